@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Int8
+from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
 from hectogpt import torch_private
@@ -21,6 +21,7 @@ from hectogpt.kernels.dtypes import prefers_bf16
 from hectogpt.model.attention import AttentionView, CausalAttention
 from hectogpt.model.inputs import Cache, LayerCache
 from hectogpt.model.lm_head import LMHead
+from hectogpt.model.shapes import Places, Vectors
 from hectogpt.model.transformer import DecoderBlock, Transformer
 
 WeightFormat = Literal["float32", "bfloat16", "int8"]
@@ -119,17 +120,13 @@ class OwnAttention(nn.Module):
         self.attention, self.kv_heads, self.d_key = attention, attention.kv_heads, attention.d_key
         self.fits = attention.is_plain
 
-    def view(self, positions: Int[Tensor, "rows time"], cache: Cache | None = None) -> AttentionView:
+    def view(self, positions: Places, cache: Cache | None = None) -> AttentionView:
         """The attention's view of a forward pass."""
         return self.attention.view(positions, cache)
 
     def forward(
-        self,
-        x: Float[Tensor, "batch time d"],
-        view: AttentionView,
-        cache: LayerCache | None = None,
-        ve: Float[Tensor, "batch time d"] | None = None,
-    ) -> Float[Tensor, "batch time d"]:
+        self, x: Vectors, view: AttentionView, cache: LayerCache | None = None, ve: Vectors | None = None
+    ) -> Vectors:
         fits = self.fits and (view.first is None or x.shape[1] == 1)
         if cache is None or not fits or cache.keys.dtype != torch.float32:
             return self.attention(x, view, cache, ve)

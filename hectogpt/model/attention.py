@@ -20,6 +20,7 @@ from hectogpt.kernels import native
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.inputs import Cache, LayerCache
 from hectogpt.model.parts import AttentionPart, QKNormLayer, RotaryLayer, ScoreBias, visible_keys
+from hectogpt.model.shapes import Heads, Places, Slots, Vectors
 
 
 class AttentionView(NamedTuple):
@@ -31,12 +32,12 @@ class AttentionView(NamedTuple):
     attention, or with parts that differ between layers.
     """
 
-    query_positions: Int[Tensor, "rows time"]
+    query_positions: Places
     key_positions: Int[Tensor, "rows slot"]
     visible: Bool[Tensor, "rows 1 time slot"] | None
     prepared: tuple[Any, ...]
     entered: list[Tensor] = []  # noqa: RUF012  each forward pass brings its own
-    first: Int[Tensor, "rows time"] | None = None
+    first: Places | None = None
 
 
 class CausalAttention(nn.Module):
@@ -63,7 +64,7 @@ class CausalAttention(nn.Module):
         self.register_state_dict_post_hook(split_qkv)
         self.register_load_state_dict_pre_hook(_fuse_qkv)
 
-    def view(self, positions: Int[Tensor, "rows time"], cache: Cache | None = None) -> AttentionView:
+    def view(self, positions: Places, cache: Cache | None = None) -> AttentionView:
         """The view of a forward pass over tokens at these positions. Every layer of a model makes the same."""
         prepared = tuple(getattr(part, "prepare", lambda p: p)(positions) for part in self.qk_parts)
         keys, visible = (positions, None) if cache is None else (cache.key_positions, cache.visible)
@@ -71,9 +72,7 @@ class CausalAttention(nn.Module):
             visible = visible_keys(positions, keys)[:, None]
         return AttentionView(positions, keys, visible, prepared)
 
-    def qkv(
-        self, x: Float[Tensor, "batch time d"], view: AttentionView, ve: Float[Tensor, "batch time d"] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def qkv(self, x: Vectors, view: AttentionView, ve: Vectors | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (ready for the dot product but for the scale), keys and values, [batch, head, time, d_head]."""
         qkv = self.W_qkv(x).unflatten(-1, (3, self.n_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -89,12 +88,8 @@ class CausalAttention(nn.Module):
         return q, k, v
 
     def forward(
-        self,
-        x: Float[Tensor, "batch time d"],
-        view: AttentionView,
-        cache: LayerCache | None = None,
-        ve: Float[Tensor, "batch time d"] | None = None,
-    ) -> Float[Tensor, "batch time d"]:
+        self, x: Vectors, view: AttentionView, cache: LayerCache | None = None, ve: Vectors | None = None
+    ) -> Vectors:
         q, k, v = self.qkv(x, view, ve)
         if cache is not None:
             k, v = cache.update(k, v)
@@ -124,14 +119,7 @@ class CausalAttention(nn.Module):
             return mask
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))
 
-    def attend(
-        self,
-        q: Float[Tensor, "batch head time d_head"],
-        k: Float[Tensor, "batch head slot d_head"],
-        v: Float[Tensor, "batch head slot d_head"],
-        mask: Tensor | None,
-        whole: bool,
-    ) -> Float[Tensor, "batch head time d_head"]:
+    def attend(self, q: Heads, k: Slots, v: Slots, mask: Tensor | None, whole: bool) -> Heads:
         """The attended values. whole: queries and keys are those of the same tokens, from the first on."""
         is_causal = mask is None and self.causal
         if whole and is_causal and self._native(q):
@@ -168,7 +156,7 @@ class CausalAttention(nn.Module):
         bias = bias if bias.dim() == 4 else bias[None]
         return (bias if visible is None else bias.masked_fill(~visible, float("-inf"))).to(dtype)
 
-    def weights(self, x: Float[Tensor, "batch time d"], view: AttentionView) -> Float[Tensor, "batch head time time"]:
+    def weights(self, x: Vectors, view: AttentionView) -> Float[Tensor, "batch head time time"]:
         """The attention map itself, which the fused kernel never forms: row t holds the weights of position t."""
         q, k, v = self.qkv(x, view)
         q, k, v, mask = self.change(q, k, v, self.mask(view, q.dtype), view)

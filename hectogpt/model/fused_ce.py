@@ -47,11 +47,12 @@ class Inputs(NamedTuple):
 
 
 class _Choices(NamedTuple):
-    """The choices of one call: dtype of the products and of the logits, and whether the softmax is the C++ kernel."""
+    """The choices of one call: dtype of the products and of the logits, rows whose logits exist at a time, and whether
+    the softmax is the C++ kernel."""
 
     matmul_dtype: torch.dtype
     soft_cap: float | None
-    chunk_rows: int | None
+    chunk_rows: int
     native: bool
 
 
@@ -97,7 +98,7 @@ def fused_losses(
     native = native and native_softmax_fits(soft_cap, matmul_dtype, bias)
     p_other, w_other = (None, None) if mixture is None else (t.reshape(-1).to(acc_dtype) for t in mixture)
     inputs = Inputs(x.reshape(-1, d), weight, bias, p_other, w_other)
-    choices = _Choices(matmul_dtype, soft_cap, chunk_rows, native)
+    choices = _Choices(matmul_dtype, soft_cap, chunk_rows or _rows_at_a_time(x.device, vocab, d, matmul_dtype), native)
     needs_grad = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs)
     if not any(needs_grad):
         loss, rows, _ = _loss_and_gradients(inputs, target, row_weight, choices, needs_grad)
@@ -153,40 +154,39 @@ def _loss_and_gradients(
     grad_x = (dz W) * factor and grad_W += dz^T (x * factor), or its transpose. The factor holds the row's weight, the
     C++ kernel's 1 / sum(exp) and the mixture's scale, so that no pass over the logits has to apply them.
     """
-    buffers = _Buffers(inputs, row_weight.dtype, choices)
-    grads = _Gradients(inputs, row_weight.dtype, choices.matmul_dtype, needs_grad)
-    losses = torch.empty(len(target), dtype=row_weight.dtype, device=target.device)
-    with float32_by_onednn(choices.matmul_dtype):
-        for start in range(0, len(target), buffers.chunk_rows):
-            rows = slice(start, min(start + buffers.chunk_rows, len(target)))
-            losses[rows], scale, dz, dz_bias = _forward_chunk(inputs, target[rows], rows, buffers)
+    acc_dtype, dtype = row_weight.dtype, choices.matmul_dtype
+    x, weight = _convert(inputs.x, dtype), _convert_weight(inputs.weight, dtype)
+    chunk = max(1, min(choices.chunk_rows, len(x)))
+    logits = x.new_empty(chunk, len(weight))
+    bias = None if inputs.bias is None else inputs.bias.to(acc_dtype)
+    softmax = ChunkSoftmax(logits, acc_dtype, bias, choices.soft_cap, choices.native)
+    grads = _Gradients(inputs, acc_dtype, dtype, needs_grad)
+    losses = torch.empty(len(target), dtype=acc_dtype, device=target.device)
+    with float32_by_onednn(dtype):
+        for start in range(0, len(target), chunk):
+            rows = slice(start, min(start + chunk, len(target)))
+            z = logits[: rows.stop - start]
+            torch.mm(x[rows], weight.t(), out=z)
+            target_logit = None
+            if dtype != acc_dtype:
+                # bf16 rounds a logit to 8 bits: the target's own is recomputed, and used in the sum as well.
+                target_logit = (inputs.x[rows].to(acc_dtype) * inputs.weight[target[rows]].to(acc_dtype)).sum(1)
+            losses[rows], scale, dz, dz_bias = softmax(z, target[rows], target_logit)
             factor = row_weight[rows]
             if inputs.p_other is not None and inputs.w_other is not None:
                 losses[rows], softmax_slope, *slopes = _mix(losses[rows], inputs.p_other[rows], inputs.w_other[rows])
                 grads.add_mixture(rows, factor, slopes)
                 factor = factor * softmax_slope
             factor = factor if scale is None else factor * scale
-            grads.add(rows, inputs.x[rows], factor, dz, dz_bias, buffers.weight)
+            grads.add(rows, inputs.x[rows], factor, dz, dz_bias, weight)
     wide = widest_dtype(losses.device)
     loss = torch.dot(losses.to(wide), row_weight.to(wide)).to(row_weight.dtype)
     return loss, losses, grads.result(inputs)
 
 
-class _Buffers:
-    """What all chunks share: inputs in the products' dtype, and the softmax with its memory."""
-
-    def __init__(self, inputs: Inputs, acc_dtype: torch.dtype, choices: _Choices) -> None:
-        rows, d, vocab, device = *inputs.x.shape, len(inputs.weight), inputs.x.device
-        self.x = _convert(inputs.x, choices.matmul_dtype)
-        self.weight = _convert_weight(inputs.weight, choices.matmul_dtype)
-        chunk_bytes = CHUNK_BYTES.get(choices.matmul_dtype, 52 << 20) if device.type == "cpu" else CHUNK_BYTES_ON_GPU
-        chunk_bytes = chunk_bytes * min(max(d, 128), 512) // 128
-        most = chunk_bytes // (vocab * self.x.element_size())
-        self.chunk_rows = max(1, min(choices.chunk_rows or max(16, most), rows))
-        self.mixed = choices.matmul_dtype != acc_dtype
-        bias = None if inputs.bias is None else inputs.bias.to(acc_dtype)
-        logits = torch.empty(self.chunk_rows, vocab, dtype=choices.matmul_dtype, device=device)
-        self.softmax = ChunkSoftmax(logits, acc_dtype, bias, choices.soft_cap, choices.native)
+def _rows_at_a_time(device: torch.device, vocab: int, d: int, dtype: torch.dtype) -> int:
+    chunk_bytes = CHUNK_BYTES.get(dtype, 52 << 20) if device.type == "cpu" else CHUNK_BYTES_ON_GPU
+    return max(16, chunk_bytes * min(max(d, 128), 512) // 128 // (vocab * dtype.itemsize))
 
 
 def _padding(d: int, dtype: torch.dtype) -> int:
@@ -201,15 +201,7 @@ def _convert(t: Tensor, dtype: torch.dtype) -> Tensor:
     return F.pad(t, (0, pad)) if pad else t
 
 
-class _Converted(NamedTuple):
-    """A weight and the number of its changes so far, and what it was converted to."""
-
-    weight: Tensor
-    version: int
-    result: Tensor
-
-
-_converted: list[_Converted] | None = None  # the last one, inside `unchanging_weights`
+_converted: list[tuple[Tensor, Tensor]] | None = None  # the last weight and its result, inside `unchanging_weights`
 
 
 @contextmanager
@@ -224,28 +216,13 @@ def unchanging_weights() -> Iterator[None]:
 
 
 def _convert_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    for last in _converted or ():
-        same = last.weight.data_ptr() == weight.data_ptr() and last.weight.shape == weight.shape
-        if same and last.version == weight._version and last.result.dtype == dtype:
-            return last.result
+    for last, result in _converted or ():
+        if last.data_ptr() == weight.data_ptr() and last.shape == weight.shape and result.dtype == dtype:
+            return result
     result = _convert(weight, dtype)
     if _converted is not None:
-        _converted[:] = [_Converted(weight, weight._version, result)]
+        _converted[:] = [(weight, result)]
     return result
-
-
-def _forward_chunk(
-    inputs: Inputs, target: Tensor, rows: slice, buffers: _Buffers
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Losses of some rows, the factor that dz lacks (None: none), dz, and dz with respect to the bias."""
-    z = buffers.softmax.logits[: len(target)]
-    torch.mm(buffers.x[rows], buffers.weight.t(), out=z)
-    target_logit = None
-    if buffers.mixed:
-        # bf16 rounds a logit to 8 bits: the target's own is recomputed, and used in the sum as well.
-        acc_dtype = buffers.softmax.acc_dtype
-        target_logit = (inputs.x[rows].to(acc_dtype) * inputs.weight[target].to(acc_dtype)).sum(1)
-    return buffers.softmax(z, target, target_logit)
 
 
 def _mix(loss: Tensor, p_other: Tensor, w_other: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -270,16 +247,13 @@ class _Gradients:
         need_x, need_weight, need_bias, *need_other = needs_grad
         self.x = torch.empty_like(inputs.x) if need_x else None
         mixed = matmul_dtype != acc_dtype
-        self.is_first = mixed and rows > 0  # whether the first chunk writes `weight`, which is not zeroed then
-        make = torch.empty if self.is_first else torch.zeros
         self.upright = not mixed and d >= WIDE  # whether the weight's gradient is [vocab, d]
         shape = (vocab, d) if self.upright else (d, vocab)
-        self.weight = make(shape, dtype=acc_dtype, device=device) if need_weight else None
+        self.weight = torch.zeros(shape, dtype=acc_dtype, device=device) if need_weight else None
         self.bias = torch.zeros(1, vocab, dtype=acc_dtype, device=device) if need_bias else None
         self.other = [torch.empty(rows, dtype=acc_dtype, device=device) if need else None for need in need_other]
-        self.partial = None
-        if need_weight and mixed:
-            self.partial = torch.empty(d + self.pad, vocab, dtype=matmul_dtype, device=device)
+        # Of one chunk, in the products' dtype, if that is not the sum's.
+        self.partial = inputs.x.new_empty(d + self.pad, vocab, dtype=matmul_dtype) if need_weight and mixed else None
 
     def add_mixture(self, rows: slice, factor: Tensor, slopes: list[Tensor]) -> None:
         """Set the gradients of the mixture's two tensors for some rows."""
@@ -301,12 +275,7 @@ class _Gradients:
                 self.weight.addmm_(scaled.t(), dz)
             else:
                 torch.mm(F.pad(scaled, (0, self.pad)).t(), dz, out=self.partial)
-                part = self.partial[: x.shape[1]]
-                if self.is_first:
-                    self.weight.copy_(part)
-                else:
-                    self.weight.add_(part)
-                self.is_first = False
+                self.weight.add_(self.partial[: x.shape[1]])
 
     def result(self, inputs: Inputs) -> list[Tensor | None]:
         """The gradients in the order and the dtypes of the inputs."""

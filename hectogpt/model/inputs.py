@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from hectogpt.errors import UserError
 from hectogpt.kernels.dtypes import widest_dtype
 from hectogpt.model.parts import Norm, visible_keys
+from hectogpt.model.shapes import Heads, Ids, Vectors
 from hectogpt.serialization import Value
 
 
@@ -53,9 +54,7 @@ class EmbeddingNormLayer(nn.Module):
         super().__init__()
         self.norm = norm
 
-    def forward(
-        self, x: Float[Tensor, "batch time d"], ids: Int[Tensor, "batch time"], cache: Cache | None = None
-    ) -> Float[Tensor, "batch time d"]:
+    def forward(self, x: Vectors, ids: Ids, cache: Cache | None = None) -> Vectors:
         return self.norm(x)
 
 
@@ -79,9 +78,7 @@ class SmearLayer(nn.Module):
         super().__init__()
         self.shares = nn.Parameter(torch.tensor(shares)[:, None].repeat(1, d_model))
 
-    def forward(
-        self, x: Float[Tensor, "batch time d"], ids: Int[Tensor, "batch time"], cache: Cache | None = None
-    ) -> Float[Tensor, "batch time d"]:
+    def forward(self, x: Vectors, ids: Ids, cache: Cache | None = None) -> Vectors:
         y = x
         for back, share in enumerate(self.shares, start=1):
             y = y + share * shift(x, back, (self, back), cache)
@@ -106,9 +103,7 @@ class TokenTableLayer(nn.Module):
         self.table = nn.Embedding(vocab_size, d_model)
         nn.init.zeros_(self.table.weight)
 
-    def forward(
-        self, x: Float[Tensor, "batch time d"], ids: Int[Tensor, "batch time"], cache: Cache | None = None
-    ) -> Float[Tensor, "batch time d"]:
+    def forward(self, x: Vectors, ids: Ids, cache: Cache | None = None) -> Vectors:
         return x + self.table(ids)
 
 
@@ -142,9 +137,7 @@ class NgramHashLayer(nn.Module):
         self.table = nn.Embedding(rows, d_model)
         nn.init.zeros_(self.table.weight)
 
-    def forward(
-        self, x: Float[Tensor, "batch time d"], ids: Int[Tensor, "batch time"], cache: Cache | None = None
-    ) -> Float[Tensor, "batch time d"]:
+    def forward(self, x: Vectors, ids: Ids, cache: Cache | None = None) -> Vectors:
         mixed = ids + 1
         ranks = mixed.to(widest_dtype(ids.device))
         for back in range(1, self.order):
@@ -180,7 +173,7 @@ class LayerCache(NamedTuple):
     slots: Tensor
 
     def update(
-        self, k: Float[Tensor, "batch head time d_key"], v: Float[Tensor, "batch head time d_head"]
+        self, k: Float[Tensor, "batch head time d_key"], v: Heads
     ) -> tuple[Float[Tensor, "batch head slot d_key"], Float[Tensor, "batch head slot d_head"]]:
         """Write k and v into their slots; return all keys and all values."""
         return self.keys.index_copy_(2, self.slots, k), self.values.index_copy_(2, self.slots, v)
@@ -219,7 +212,7 @@ class Cache:
         self.remembered: dict[object, Tensor] = {}
         self.appended: dict[object, Tensor] = {}
 
-    def advance(self, time: int) -> Int[Tensor, "batch time"]:
+    def advance(self, time: int) -> Ids:
         """Open the next `time` slots for one call of the model; return the positions of their tokens."""
         device = self.starts.device
         self.slots = torch.arange(self.length, self.length + time, device=device)

@@ -22,6 +22,7 @@ from hectogpt import errors, hardware
 from hectogpt.errors import UserError, set_to
 from hectogpt.kernels import native
 from hectogpt.kernels.dtypes import widest_dtype
+from hectogpt.model.shapes import Heads, Places
 from hectogpt.serialization import Value
 
 # --- norms ------------------------------------------------------------------------------------------------------------
@@ -242,17 +243,14 @@ class RotaryLayer(nn.Module):
         frequency = base ** (-torch.arange(self.pairs, dtype=torch.float64, device="cpu") / max(self.pairs, 1))
         self.register_buffer("frequency", frequency.float(), persistent=False)
 
-    def prepare(self, positions: Int[Tensor, "rows time"]) -> tuple[Tensor, Tensor]:
+    def prepare(self, positions: Places) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the angles, [rows, 1, time, pairs], in the widest dtype of the device."""
         angle = positions[:, None, :, None].to(widest_dtype(positions.device)) * self.frequency
         return angle.cos(), angle.sin()
 
     def forward(
-        self,
-        q: Float[Tensor, "batch head time d_head"],
-        k: Float[Tensor, "batch kv_head time d_head"],
-        prepared: tuple[Tensor, Tensor],
-    ) -> tuple[Float[Tensor, "batch head time d_head"], Float[Tensor, "batch kv_head time d_head"]]:
+        self, q: Heads, k: Float[Tensor, "batch kv_head time d_head"], prepared: tuple[Tensor, Tensor]
+    ) -> tuple[Heads, Float[Tensor, "batch kv_head time d_head"]]:
         cos, sin = (table.to(q.dtype) for table in prepared)
         return self._rotate(q, cos, sin), self._rotate(k, cos, sin)
 
@@ -278,8 +276,8 @@ class QKNormLayer(nn.Module):
         self.eps = eps
 
     def forward(
-        self, q: Float[Tensor, "batch head time d_head"], k: Float[Tensor, "batch kv_head time d_head"], positions: Any
-    ) -> tuple[Float[Tensor, "batch head time d_head"], Float[Tensor, "batch kv_head time d_head"]]:
+        self, q: Heads, k: Float[Tensor, "batch kv_head time d_head"], positions: Any
+    ) -> tuple[Heads, Float[Tensor, "batch kv_head time d_head"]]:
         size = (q.shape[-1],)
         return F.rms_norm(q, size, eps=self.eps), F.rms_norm(k, size, eps=self.eps)
 

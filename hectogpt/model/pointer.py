@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hectogpt.model.fused_ce import Mixture
 from hectogpt.model.inputs import Cache
 from hectogpt.model.parts import visible_keys
+from hectogpt.model.shapes import Ids, Vectors
 from hectogpt.serialization import Value
 
 DISTANCES = 10  # buckets of distance; the last begins 511 tokens back
@@ -61,15 +62,12 @@ class PointerHeadLayer(nn.Module):
             self.token_bias = nn.Embedding(biased_tokens, 1)
             nn.init.zeros_(self.token_bias.weight)
 
-    def weight(self, hidden: Float[Tensor, "batch time d"]) -> Float[Tensor, "batch time"]:
+    def weight(self, hidden: Vectors) -> Float[Tensor, "batch time"]:
         """The weight w of the copy in the mixture."""
         return torch.sigmoid(hidden @ self.gate + self.gate_bias)
 
     def attention(
-        self,
-        hidden: Float[Tensor, "batch time d"],
-        ids: Int[Tensor, "batch time"],
-        cache: Cache | None = None,
+        self, hidden: Vectors, ids: Ids, cache: Cache | None = None
     ) -> tuple[Float[Tensor, "batch time slot"], Int[Tensor, "batch slot"]]:
         """Attention from every position to each token up to it, itself included, and those tokens' ids."""
         if cache is None:
@@ -89,23 +87,14 @@ class PointerHeadLayer(nn.Module):
             scores = scores + self.token_bias(tokens)[..., 0][:, None]
         return scores.masked_fill(~visible, float("-inf")).softmax(dim=-1), tokens
 
-    def mixture(
-        self,
-        hidden: Float[Tensor, "batch time d"],
-        ids: Int[Tensor, "batch time"],
-        targets: Int[Tensor, "batch time"],
-    ) -> Mixture:
+    def mixture(self, hidden: Vectors, ids: Ids, targets: Ids) -> Mixture:
         """What the loss needs: the copy's probability of each target, and the weight."""
         weights, tokens = self.attention(hidden, ids)
         hit = tokens[:, None, :] == targets[:, :, None]
         return Mixture((weights * hit).sum(dim=-1), self.weight(hidden))
 
     def mix_log_probs(
-        self,
-        logits: Float[Tensor, "batch rows vocab"],
-        hidden: Float[Tensor, "batch time d"],
-        ids: Int[Tensor, "batch time"],
-        cache: Cache | None = None,
+        self, logits: Float[Tensor, "batch rows vocab"], hidden: Vectors, ids: Ids, cache: Cache | None = None
     ) -> Float[Tensor, "batch rows vocab"]:
         """Log-probabilities of the mixture, from the softmax's logits at the last `rows` positions."""
         rows = logits.shape[1]

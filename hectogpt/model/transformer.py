@@ -21,6 +21,7 @@ from hectogpt.model.attention import AttentionView, CausalAttention, split_qkv, 
 from hectogpt.model.config import MLP, Attention, Block, Init, ModelConfig
 from hectogpt.model.inputs import Cache, LayerCache
 from hectogpt.model.lm_head import LMHead
+from hectogpt.model.shapes import Ids, Places, Vectors
 
 
 class MLPLayer(nn.Module):
@@ -32,7 +33,7 @@ class MLPLayer(nn.Module):
         self.activation = config.activation.build()
         self.fc2 = nn.Linear(4 * config.d_model, config.d_model, bias=config.biases)
 
-    def forward(self, x: Float[Tensor, "batch time d"]) -> Float[Tensor, "batch time d"]:
+    def forward(self, x: Vectors) -> Vectors:
         return self.fc2(self.activation(self.fc1(x)))
 
 
@@ -51,12 +52,8 @@ class DecoderBlock(nn.Module):
         self.mlp = MLPLayer(config) if config.mlp is None else build_for(config.mlp, layer, config, nn.Module)
 
     def forward(
-        self,
-        x: Float[Tensor, "batch time d"],
-        view: AttentionView,
-        cache: LayerCache | None = None,
-        ve: Float[Tensor, "batch time d"] | None = None,
-    ) -> Float[Tensor, "batch time d"]:
+        self, x: Vectors, view: AttentionView, cache: LayerCache | None = None, ve: Vectors | None = None
+    ) -> Vectors:
         x = x + self.attention(self.pre_layer_norm(x), view, cache, ve)
         return x + self.mlp(self.post_layer_norm(x))
 
@@ -158,12 +155,7 @@ class Transformer(nn.Module):
 
     # --- forward ---
 
-    def hidden(
-        self,
-        ids: Int[Tensor, "batch time"],
-        positions: Int[Tensor, "rows time"] | None = None,
-        cache: Cache | None = None,
-    ) -> Float[Tensor, "batch time d"]:
+    def hidden(self, ids: Ids, positions: Places | None = None, cache: Cache | None = None) -> Vectors:
         """The last layer's normalised output, before the vocabulary head. `positions` default to 0, 1, 2 ..."""
         if positions is None:
             if ids.shape[1] > self.config.context_length and self.position_embeddings is not None:
@@ -189,27 +181,21 @@ class Transformer(nn.Module):
             x = block(x, view, None if cache is None else cache.layer(index), ve)
         return self.final_layer_norm(x)
 
-    def _first_of_document(self, starts: Bool[Tensor, "batch time"], cache: Cache | None) -> Int[Tensor, "batch time"]:
+    def _first_of_document(self, starts: Bool[Tensor, "batch time"], cache: Cache | None) -> Ids:
         """The place of the last start of a document up to each token, 0 if there is none."""
         so_far = starts if cache is None else cache.append((self, "starts of documents"), starts)
         places = torch.arange(so_far.shape[1], device=starts.device)
         return (so_far * places).cummax(dim=1).values[:, -starts.shape[1] :]
 
     def forward(
-        self,
-        ids: Int[Tensor, "batch time"],
-        positions: Int[Tensor, "rows time"] | None = None,
-        cache: Cache | None = None,
+        self, ids: Ids, positions: Places | None = None, cache: Cache | None = None
     ) -> Float[Tensor, "batch time vocab"]:
         """Logits of the next token after each position."""
         hidden = self.hidden(ids, positions, cache)
         return self._mix(self.lm_head(hidden, self.embeddings.weight), hidden, ids, cache)
 
     def next_logits(
-        self,
-        ids: Int[Tensor, "batch time"],
-        positions: Int[Tensor, "rows time"] | None = None,
-        cache: Cache | None = None,
+        self, ids: Ids, positions: Places | None = None, cache: Cache | None = None
     ) -> Float[Tensor, "batch vocab"]:
         """Logits of the token after the last position, at the cost of one row of the head."""
         hidden = self.hidden(ids, positions, cache)
@@ -224,11 +210,7 @@ class Transformer(nn.Module):
     # --- loss ---
 
     def loss(
-        self,
-        ids: Int[Tensor, "batch time"],
-        targets: Int[Tensor, "batch time"],
-        reduction: Literal["mean", "sum"] = "mean",
-        precision: torch.dtype | None = None,
+        self, ids: Ids, targets: Ids, reduction: Literal["mean", "sum"] = "mean", precision: torch.dtype | None = None
     ) -> Float[Tensor, ""]:
         """Cross entropy in nats of `targets` given the tokens up to each position; the logits never exist as a whole.
 
@@ -238,27 +220,19 @@ class Transformer(nn.Module):
         return self.losses(ids, targets, reduction, precision)[0]
 
     def losses(
-        self,
-        ids: Int[Tensor, "batch time"],
-        targets: Int[Tensor, "batch time"],
-        reduction: Literal["mean", "sum"] = "mean",
-        precision: torch.dtype | None = None,
+        self, ids: Ids, targets: Ids, reduction: Literal["mean", "sum"] = "mean", precision: torch.dtype | None = None
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch time"]]:
         """`loss`, and the cross entropy of each target, which has no gradient."""
         return self.losses_of(self.hidden(ids), ids, targets, reduction=reduction, precision=precision)
 
     def losses_of(
-        self,
-        hidden: Float[Tensor, "batch time d"],
-        ids: Int[Tensor, "batch time"],
-        targets: Int[Tensor, "batch time"],
-        **options: Any,
+        self, hidden: Vectors, ids: Ids, targets: Ids, **options: Any
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch time"]]:
         """`losses` from hidden states that are there already; options as those of LMHead.losses."""
         mixture = None if self.pointer is None else self.pointer.mixture(hidden, ids, targets)
         return self.lm_head.losses(hidden, targets, self.embeddings.weight, mixture=mixture, **options)
 
-    def get_loss_on_batch(self, input_ids: Int[Tensor, "batch time"]) -> Float[Tensor, ""]:
+    def get_loss_on_batch(self, input_ids: Ids) -> Float[Tensor, ""]:
         """Mean cross entropy of tokens 1.. given tokens 0.., differentiable. [batch, time >= 2] -> scalar, nats."""
         return self.loss(input_ids[:, :-1], input_ids[:, 1:])
 
@@ -270,7 +244,7 @@ class Transformer(nn.Module):
     # --- generation, the short way ---
 
     @torch.no_grad()
-    def generate(self, x: Int[Tensor, "batch time"], num_new_tokens: int) -> Int[Tensor, "batch longer"]:
+    def generate(self, x: Ids, num_new_tokens: int) -> Int[Tensor, "batch longer"]:
         """Greedy continuation: the prompt followed by `num_new_tokens` tokens, each conditioned on the last
         `context_length` tokens. Computes every token anew: hectogpt.generate has the fast way, and is tested by this
         one."""
