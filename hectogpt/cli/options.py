@@ -156,8 +156,6 @@ class TrainOptions:
 
     encoding: str = "utf-8"
     """Of text files."""
-    force: bool = False
-    """Read odd files too: tables, some that look binary."""
     eval_every: int = 0
     """Steps between held-out scores; 0 for none."""
     init: str | None = None

@@ -9,7 +9,6 @@ import copy
 import hashlib
 import os
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,7 +84,6 @@ def open_corpus(
     encoding: str = "utf-8",
     cache: Path | str | None = None,
     progress: bool = True,
-    force: bool = False,
     check: bool = True,
 ) -> Corpus:
     """Return the corpus of a source; it is tokenised on first use and read from the cache afterwards.
@@ -96,14 +94,13 @@ def open_corpus(
     a merges.txt there). A source with so few documents that dev or test would stay (nearly) empty is cut into about 128
     passages, at blank lines, else at line ends or spaces, and these are split.
     encoding: of text files. cache: the folder for token files, None for `files.cache_dir()`. progress: show a bar if
-    stderr is a terminal. force: accept a single file that looks binary, or like a table, as plain text; leave files of
-    a folder out that cannot be read or decoded. check: compare the token files with their hashes; without, another
-    process of this machine does.
+    stderr is a terminal. check: compare the token files with their hashes; without, another process of this machine
+    does.
 
     Raises UserError: DATA for anything wrong with the source, the vocabulary or the token files, USAGE for an unknown
     encoding, STORAGE for a cache that cannot be written, LOCKED if another process builds it for ten minutes.
     """
-    return CorpusCache(source, encoding=encoding, force=force, cache=cache).open(progress, check)
+    return CorpusCache(source, encoding=encoding, cache=cache).open(progress, check)
 
 
 class CorpusCache:
@@ -113,17 +110,16 @@ class CorpusCache:
     damaged. Raises UserError as `open_corpus` does.
     """
 
-    def __init__(
-        self, name: str = "sotu", *, encoding: str = "utf-8", force: bool = False, cache: Path | str | None = None
-    ) -> None:
+    def __init__(self, name: str = "sotu", *, encoding: str = "utf-8", cache: Path | str | None = None) -> None:
         cache = files.cache_dir(cache)
-        self.source = find_source(name, encoding, force)
+        self.source = find_source(name, encoding)
         self.tokenizer = find_tokenizer(name)
         if isinstance(self.source, TokenFiles):
             self.folder = self.source.paths["train"].parent
             self.fix = f"make {self.folder} again with `hectogpt data` and the source it was made from"
             return
-        key = f"{token_files.FORMAT}\0{self.source.identity}\0{encoding}\0{force}\0{self.tokenizer.sha256}"
+        # False stands for an option that is gone; with it the folders keep their names.
+        key = f"{token_files.FORMAT}\0{self.source.identity}\0{encoding}\0False\0{self.tokenizer.sha256}"
         slug = re.sub(r"[^A-Za-z0-9]+", "-", self.source.identity)[-40:].strip("-") or "corpus"
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
         self.folder = cache / f"{slug}-{digest[:12]}"
@@ -266,15 +262,10 @@ def encode_documents(
     Documents without a split get theirs by hash. workers: threads; tiktoken releases the interpreter lock. show: is
     called with the bytes of text that are done.
     """
-    own, done = threading.local(), 0
-
-    def start() -> None:
-        own.tokenizer = tokenizer.for_another_thread()
-
-    tasks = _group(documents)
-    with ThreadPoolExecutor(workers, initializer=start) as pool:
+    tasks, done = _group(documents), 0
+    with ThreadPoolExecutor(workers) as pool:
         while some := list(islice(tasks, 8 * workers)):
-            for chunks in pool.map(lambda task: _encode_task(task, own.tokenizer), some):
+            for chunks in pool.map(lambda task: _encode_task(task, tokenizer), some):
                 yield from chunks
                 done += sum(chunk.n_bytes for chunk in chunks)
                 show(done)
@@ -303,13 +294,9 @@ def _encode_task(task: list[Document], tokenizer: Tokenizer) -> list[EncodedChun
     for document in task:
         content = document.content
         split = document.split or split_of(content)
-        if isinstance(content, str):
-            new = tokenizer.encode(content)
-            sizes[split] += len(content) if content.isascii() else len(content.encode())
-        else:
-            new = content
-            sizes[split] += int(tokenizer.token_bytes[content].sum())
+        new = tokenizer.encode(content) if isinstance(content, str) else content
         ids[split] += [new, separator]
+        sizes[split] += int(tokenizer.token_bytes[new].sum())
     return [
         EncodedChunk(s, np.concatenate(parts, dtype=dtype, casting="unsafe"), len(parts) // 2, sizes[s])
         for s, parts in ids.items()

@@ -87,11 +87,10 @@ def cannot_read(name: str, error: OSError) -> UserError:
     return cannot_use(name, where + errors.reason_of(error), "check the path and its permissions")
 
 
-def read_documents(path: Path, codec: str, force: bool, column: str = "") -> Iterator[Document | LeftOut]:
+def read_documents(path: Path, codec: str, column: str = "") -> Iterator[Document | LeftOut]:
     """The documents of a file: .jsonl has one on each line, .bin has token ids, any other file is one document.
 
-    codec, force: as in `decode`, for plain text. column: the field that holds the text; without it, "text" or the only
-    one that holds text.
+    codec: as in `decode`. column: the field that holds the text; without it, "text" or the only one that holds text.
     """
     ending = path.suffix.lower()
     if ending == ".jsonl":
@@ -99,7 +98,7 @@ def read_documents(path: Path, codec: str, force: bool, column: str = "") -> Ite
     elif ending == ".bin":
         documents = _cut_at_separators(path)
     else:
-        documents = iter([Document(str(path), read_text(path, codec, force))])
+        documents = iter([Document(str(path), read_text(path, codec))])
     for document in documents:
         if isinstance(document.content, str) and not document.content.strip():
             yield LeftOut(document.label, "empty or whitespace only")
@@ -180,8 +179,8 @@ def read_bin(path: Path, tokenizer: Tokenizer | None = None, *, mapped: bool = F
 # --- plain text -------------------------------------------------------------------------------------------------------
 
 
-def read_text(path: Path, codec: str, force: bool) -> str:
-    """A whole file as text. codec, force: as in `decode`. Raises UserError (DATA), also for a file without text."""
+def read_text(path: Path, codec: str) -> str:
+    """A whole file as text. codec: as in `decode`. Raises UserError (DATA), also for a file without text."""
     try:
         with open_regular(path) as file:
             raw = file.read()
@@ -195,24 +194,22 @@ def read_text(path: Path, codec: str, force: bool) -> str:
             fix="name a file with text",
             code=errors.DATA,
         )
-    return decode(raw, str(path), codec, force)
+    return decode(raw, str(path), codec)
 
 
-def decode(raw: bytes, label: str, codec: str, force: bool) -> str:
+def decode(raw: bytes, label: str, codec: str) -> str:
     """Bytes as text.
 
-    codec: Python's name of the encoding. force: accept bytes that look binary or like another encoding. label: what
-    messages call the bytes. Raises NoTextError for binary ones, and UserError (DATA) with offset and line instead of
-    replacing a byte.
+    codec: Python's name of the encoding. label: what messages call the bytes. Raises NoTextError for binary ones, and
+    UserError (DATA) with offset and line instead of replacing a byte.
     """
     marked = next((name for mark, name in MARKS.items() if raw.startswith(mark)), "")
     is_wide = codec.startswith(("utf-16", "utf-32"))  # text in these encodings has NUL bytes
-    if b"\0" in raw and not (force or marked or is_wide):
+    if b"\0" in raw and not (marked or is_wide):
         why = f"NUL byte at offset {raw.index(0):,}"
-        fix = "name a text file, or " + set_to("force", True) + " if this is text"
-        raise NoTextError(f"{label} is binary, not text", why=why, fix=fix, code=errors.DATA)
+        raise NoTextError(f"{label} is binary, not text", why=why, fix="name a text file", code=errors.DATA)
     try:
-        if marked and not (force or is_wide):
+        if marked and not is_wide:
             raise UnicodeDecodeError(codec, raw, 0, 1, f"it looks like {marked}")
         text = raw.decode(codec)
     except UnicodeDecodeError as error:

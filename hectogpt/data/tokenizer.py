@@ -7,7 +7,6 @@ is not Unicode (lone surrogates) and for ids outside the vocabulary.
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
 import json
@@ -86,28 +85,14 @@ class Tokenizer:
             ranks[merged] = 255 + number
         self.token_bytes: np.ndarray = np.array([len(piece) for piece in ranks] + [0], dtype=np.int64)
         self.token_bytes.flags.writeable = False
-        self._ranks = ranks
-        self._encoding = self._new_encoding()
-
-    def _new_encoding(self) -> tiktoken.Encoding:
-        return tiktoken.Encoding(
-            self.name, pat_str=PATTERN, mergeable_ranks=self._ranks, special_tokens={END_OF_TEXT: self.end_of_text}
+        self._encoding = tiktoken.Encoding(
+            name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: self.end_of_text}
         )
 
     @property
     def is_gpt2(self) -> bool:
         """Whether this is GPT-2's own vocabulary."""
         return self.sha256 == VOCABULARY_SHA256
-
-    def for_another_thread(self) -> Tokenizer:
-        """A copy of this tokenizer for one other thread. It takes 30 ms to make.
-
-        Any thread may use any tokenizer, but tiktoken's regular expressions are about 12 % slower in threads other
-        than the first that used them (measured).
-        """
-        twin = copy.copy(self)
-        twin._encoding = self._new_encoding()
-        return twin
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.name!r}, n_vocab={self.n_vocab}, sha256={self.sha256[:12]}...)"

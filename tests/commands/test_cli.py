@@ -74,7 +74,7 @@ def test_an_error_shows_no_control_characters_and_no_forged_lines() -> None:
         (set_to("resume", False), "set resume to False", "--no-resume"),
         (set_to("model.lm_head.bias", False), "set model.lm_head.bias to False", "--model.lm-head.no-bias"),
         (set_to("out", words="another") + ", or no", "set out to another, or no", "--out with another, or no"),
-        ("a text (" + set_to("force", True) + ")", "a text (set force to True)", "a text (--force)"),
+        ("a text (" + set_to("json", True) + ")", "a text (set json to True)", "a text (--json)"),
         ("a run: " + set_to("save_every"), "a run: set save_every", "a run: --save-every"),
         ("set steps in run.json to 3", "set steps in run.json to 3", "set steps in run.json to 3"),
     ],

@@ -234,7 +234,7 @@ def _ways(folder: Path, name: str, content: bytes) -> Iterator[tuple[str, Callab
     yield "a corpus", _corpus(place("corpus", name), cache)
     for ending in (".txt", ".jsonl", ".bin", ".json"):
         yield f"a corpus {ending}", _corpus(place("corpora", f"x{ending}"), cache)
-        yield f"a corpus {ending} by force", _corpus(folder / "corpora" / f"x{ending}", cache, "latin-1", True)
+        yield f"a corpus {ending} in latin-1", _corpus(folder / "corpora" / f"x{ending}", cache, "latin-1")
     yield "a folder of texts", _corpus(folder / "corpora", cache)
     for split in ("train", "dev", "test"):
         place("tokens", f"{split}.bin")
@@ -243,8 +243,8 @@ def _ways(folder: Path, name: str, content: bytes) -> Iterator[tuple[str, Callab
     yield "token files with an index", _corpus(folder / "tokens", cache)
 
 
-def _corpus(path: Path | str, cache: Path, encoding: str = "utf-8", force: bool = False) -> Callable[[], object]:
-    return lambda: open_corpus(str(path), encoding=encoding, cache=cache, progress=False, force=force)
+def _corpus(path: Path | str, cache: Path, encoding: str = "utf-8") -> Callable[[], object]:
+    return lambda: open_corpus(str(path), encoding=encoding, cache=cache, progress=False)
 
 
 # --- headers of safetensors files -------------------------------------------------------------------------------------

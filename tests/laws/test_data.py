@@ -173,8 +173,7 @@ def test_folder_is_read_by_the_bytes_of_its_paths(tmp_path: Path) -> None:
     assert ".hidden" not in listed
     (folder / "latin.txt").write_bytes("é".encode("latin-1") * 3)
     (folder / "utf16.txt").write_bytes("words".encode("utf-16"))
-    refused(folder, "2 of", "latin.txt", "offset 0", "utf16.txt", "set force to True")
-    assert len(all_documents(open_corpus(str(folder), force=True))) == len(names)
+    refused(folder, "2 of", "latin.txt", "offset 0", "utf16.txt", "set encoding to latin-1")
     (folder / "utf16.txt").unlink()
     assert len(all_documents(open_corpus(str(folder), encoding="latin-1"))) == len(names) + 1
 
@@ -196,14 +195,14 @@ def test_other_encodings_are_named_and_read_exactly(tmp_path: Path, encoding: st
     path.write_bytes(raw)
     named = "latin-1" if encoding == "cp1252" else encoding
     refused(path, "is not utf-8 text", "offset", "line 1", f"set encoding to {named}")
-    assert decode(raw, "text", encoding, False).encode(encoding) == raw
+    assert decode(raw, "text", encoding).encode(encoding) == raw
     corpus = open_corpus(str(path), encoding=encoding)
     assert sum(len(d) for d in all_documents(corpus)) == len(text.encode())
 
 
 BAD_FILES = {
     "blank": (b" \n\t\n", ("whitespace only (4 bytes)",)),
-    "png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ("is binary", "NUL byte at offset 8", "set force to True")),
+    "png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ("is binary", "NUL byte at offset 8", "name a text file")),
     "latin": (b"fine\nline \xe9t\xe9", ("0xe9 at offset 10 (line 2)", "set encoding to latin-1")),
     "short": (b"a few words only", ("too short to be split", "at least 8,192 characters")),
     "t.csv": (b"id,story\n1,x\n", ("a .csv file holds records", "t.jsonl with one JSON object a line")),
