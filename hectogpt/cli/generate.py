@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 import time
@@ -19,7 +20,7 @@ from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, Token, generate
 from hectogpt.generation.quantize import quantize
-from hectogpt.generation.text import TextStream, check_memory
+from hectogpt.generation.text import check_memory
 from hectogpt.interop.open import open_model
 from hectogpt.kernels.build import describe, find
 from hectogpt.model import Transformer
@@ -105,7 +106,8 @@ def continue_all(
 ) -> Iterator[dict[str, Any]]:
     """Continue the prompts, BATCH_ROWS texts at a time; yield each text when its batch is done. live: show the tokens
     as they come."""
-    copies, stops, stream = sampling.num_return_sequences, sampling.eos_token_id, TextStream()
+    copies, stops = sampling.num_return_sequences, sampling.eos_token_id
+    characters = codecs.getincrementaldecoder("utf-8")(errors="replace")  # of tokens that end inside a character
     for first in range(0, len(prompts), size := max(1, BATCH_ROWS // copies)):
         batch = prompts[first : first + size]
         rows: list[list[Token]] = [[] for _ in range(len(batch) * copies)]
@@ -119,7 +121,7 @@ def continue_all(
         ):
             rows[token.row].append(token)
             if live and token.id not in stops:
-                write(stream.add(tokenizer.decode_bytes([token.id])))
+                write(characters.decode(tokenizer.decode_bytes([token.id])))
         for row in rows:
             yield {
                 "text": tokenizer.decode([token.id for token in row if token.id not in stops]),
@@ -127,7 +129,7 @@ def continue_all(
                 "logprobs": [token.logprob for token in row],
             }
     if live:
-        write(stream.end() + "\n")
+        write(characters.decode(b"", final=True) + "\n")
 
 
 def write(text: str) -> None:

@@ -101,8 +101,6 @@ class GenerateOptions:
     """Draw among the likeliest tokens whose probabilities reach p."""
     min_p: float = 0.0
     """Drop tokens less likely than min_p times the likeliest."""
-    repetition_penalty: float = 1.0
-    """Above 1: tokens already in the text become less likely."""
     num_return_sequences: int = 1
     """Continuations of each prompt."""
     stop_strings: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from hectogpt.errors import UserError
@@ -96,8 +96,6 @@ class Sampling:
     """Keep the smallest set of likeliest tokens whose probabilities reach p, and ties with the last."""
     min_p: float = 0.0
     """Drop tokens less likely than min_p times the likeliest."""
-    repetition_penalty: float = 1.0
-    """Logits of tokens already in the text are divided by it where positive, multiplied where negative (1909.05858)."""
     num_return_sequences: int = 1
     """Continuations of each prompt."""
     stop_strings: tuple[str, ...] = ()
@@ -111,7 +109,6 @@ class Sampling:
         self._check("top_k", self.top_k >= 0, "0 (off) or a positive number")
         self._check("top_p", 0 <= self.top_p <= 1, "between 0 and 1")
         self._check("min_p", 0 <= self.min_p <= 1, "between 0 and 1")
-        self._check("repetition_penalty", 0 < self.repetition_penalty < math.inf, "a positive number")
         self._check("num_return_sequences", self.num_return_sequences >= 1, "at least 1")
         self._check("stop_strings", all(map(_is_text, self.stop_strings)), "strings of Unicode that are not empty")
         if self.num_return_sequences > 1 and self.greedy:
@@ -137,28 +134,16 @@ def _is_text(string: str) -> bool:
 
 
 def choose(
-    logits: Float[Tensor, "rows vocab"],
-    sampling: Sampling,
-    generators: Sequence[torch.Generator],
-    seen: Bool[Tensor, "rows vocab"] | None = None,
+    logits: Float[Tensor, "rows vocab"], sampling: Sampling, generators: Sequence[torch.Generator]
 ) -> Int[Tensor, " rows"]:
     """One id per row: the likeliest token, or the one at which the cumulative probability passes a uniform number drawn
-    from the row's generator. seen: which tokens are in each row's text, for the repetition penalty."""
-    if sampling.repetition_penalty != 1.0 and seen is not None:
-        logits = penalise(logits, sampling.repetition_penalty, seen)
+    from the row's generator."""
     if sampling.greedy:
         return logits.argmax(dim=-1)
     total = probabilities(logits, sampling).cumsum(dim=-1)
     draw = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators]).to(logits.device)
     # Scaled by the sum as added up, so that the last token with mass is reached; `right` skips tokens without mass.
     return torch.searchsorted(total, (draw[:, None] * total[:, -1:]), right=True)[:, 0].clamp(max=logits.shape[1] - 1)
-
-
-def penalise(
-    logits: Float[Tensor, "rows vocab"], penalty: float, seen: Bool[Tensor, "rows vocab"]
-) -> Float[Tensor, "rows vocab"]:
-    """Make the tokens that each row has seen less likely (more, if penalty < 1)."""
-    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
 def probabilities(logits: Float[Tensor, "rows vocab"], sampling: Sampling) -> Float64[Tensor, "rows vocab"]:

@@ -16,12 +16,9 @@ from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
 from hectogpt import torch_private
-from hectogpt.kernels import decoding
+from hectogpt.kernels import native
 from hectogpt.kernels.dtypes import prefers_bf16
-from hectogpt.model.attention import AttentionView, CausalAttention
-from hectogpt.model.inputs import Cache, LayerCache
 from hectogpt.model.lm_head import LMHead
-from hectogpt.model.shapes import Places, Vectors
 from hectogpt.model.transformer import DecoderBlock, Transformer
 
 WeightFormat = Literal["float32", "bfloat16", "int8"]
@@ -57,13 +54,13 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.own_code = own_code
-        self.packed: decoding.Packed | None = None
+        self.packed: native.Packed | None = None
         self.blocked: Tensor | None = None
         weight, scale, sums = weight.detach().float(), None, None
         if form == "int8":
             weight, scale = round_rows(weight)
             if own_code:
-                self.packed = decoding.pack(weight, scale)
+                self.packed = native.pack(weight, scale)
                 weight, scale, sums = self.packed
         elif form == "bfloat16":
             weight = weight.bfloat16()
@@ -74,10 +71,8 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows out"]:
         rows = x.numel() // self.in_features
-        if self.packed is not None:
-            return decoding.linear_int8(x, self.packed, self.bias)
-        if self.own_code and rows <= decoding.most_rows(self.weight.dtype):
-            return decoding.linear(x, self.weight, self.bias)
+        if self.packed is not None or (self.own_code and rows <= native.most_rows(self.weight.dtype)):
+            return native.linear(x, self.weight if self.packed is None else self.packed, self.bias)
         y = self._gemm(x, rows)
         y = y if self.scale is None else y * self.scale[:, 0]
         return y if self.bias is None else y + self.bias
@@ -112,31 +107,6 @@ class PackedHead(nn.Module):
         return self.head.finish(self.matrix(hidden))
 
 
-class OwnAttention(nn.Module):
-    """Attention that reads a cache by our own code where that can: in float32, without a bias of the scores."""
-
-    def __init__(self, attention: CausalAttention) -> None:
-        super().__init__()
-        self.attention, self.kv_heads, self.d_key = attention, attention.kv_heads, attention.d_key
-        self.fits = attention.is_plain
-
-    def view(self, positions: Places, cache: Cache | None = None) -> AttentionView:
-        """The attention's view of a forward pass."""
-        return self.attention.view(positions, cache)
-
-    def forward(
-        self, x: Vectors, view: AttentionView, cache: LayerCache | None = None, ve: Vectors | None = None
-    ) -> Vectors:
-        fits = self.fits and (view.first is None or x.shape[1] == 1)
-        if cache is None or not fits or cache.keys.dtype != torch.float32:
-            return self.attention(x, view, cache, ve)
-        q, k, v = self.attention.qkv(x, view, ve)
-        k, v = cache.update(k, v)
-        starts = view.key_positions[:, 0].neg()
-        starts = starts if view.first is None else starts.maximum(view.first[:, 0])
-        return self.attention.W_o(decoding.attend(q, k, v, starts, int(cache.slots[0]), self.attention.scale))
-
-
 def quantize(model: Transformer, form: WeightFormat = "float32") -> Transformer:
     """A copy for generation whose linear maps, vocabulary head included, hold their weights in a smaller format.
 
@@ -146,7 +116,7 @@ def quantize(model: Transformer, form: WeightFormat = "float32") -> Transformer:
     # The memo keeps tensors shared until the module that holds them is replaced.
     shared: dict[int, object] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     light = copy.deepcopy(model, shared)
-    own_code = model.embeddings.weight.device.type == "cpu" and decoding.are_there()
+    own_code = model.embeddings.weight.device.type == "cpu" and native.are_there()
     matrix = model.lm_head.matrix(model.embeddings.weight)
     light.lm_head = PackedHead(light.lm_head, PackedLinear(matrix, None, form, own_code=own_code))  # type: ignore[assignment]
     for module in list(light.backbone.modules()):
@@ -155,7 +125,7 @@ def quantize(model: Transformer, form: WeightFormat = "float32") -> Transformer:
                 setattr(module, name, PackedLinear(child.weight, child.bias, form, own_code=own_code))
     for block in light.backbone if own_code else ():
         assert isinstance(block, DecoderBlock)
-        block.attention = OwnAttention(block.attention)  # type: ignore[assignment]
+        block.attention.reads_cache_natively = True
     return light.eval()
 
 

@@ -6,14 +6,12 @@ refuse ids outside the vocabulary before the model sees them, and logits that ar
 
 from __future__ import annotations
 
-import codecs
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from hectogpt import errors, hardware
@@ -28,7 +26,7 @@ DecodeBytes = Callable[[Sequence[int]], bytes]
 
 class Token(NamedTuple):
     """One new token: of which text, its id, and its log-probability in nats under the model's own softmax (before
-    temperature, penalty and truncation)."""
+    temperature and truncation)."""
 
     row: int
     id: int
@@ -40,14 +38,14 @@ def generate(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling | None = None,
     *,
-    seed: int | Sequence[int] = 0,
+    seed: int = 0,
     decode_bytes: DecodeBytes | None = None,
     start: int | None = None,
 ) -> Iterator[Token]:
     """Yield the new tokens of all texts, one per text and round, in the order of the texts.
 
-    Text r continues prompt r // num_return_sequences. Its generator is seeded with seed + r, or seed[r] for a sequence,
-    and draws one number per token, so a text does not depend on its neighbours. A text's last token is its stop token,
+    Text r continues prompt r // num_return_sequences. Its generator is seeded with seed + r and draws one number per
+    token, so a text does not depend on its neighbours. A text's last token is its stop token,
     the one completing a stop string (for which `decode_bytes` is needed), or number max_new_tokens. An empty prompt
     starts from `start`, by default the first eos_token_id, else the last id (end-of-text in GPT-2's vocabulary).
     Past the context length L each token is conditioned on the last L tokens of its text.
@@ -66,34 +64,33 @@ def generate(
         raise UserError("stop_strings need a tokenizer", fix="pass decode_bytes=tokenizer.decode_bytes")
     rows = len(texts) * sampling.num_return_sequences
     check_memory(model, [len(text) for text in texts], sampling)
-    ends = [seed, seed + rows - 1] if isinstance(seed, int) else list(seed)
-    if not all(-(2**63) <= end < 2**63 for end in ends):
+    if not -(2**63) <= seed <= seed + rows <= 2**63:
         raise UserError(
             f"seed = {seed}", why="it must lie between -2^63 and 2^63 - 1, also with the text's number added"
         )
-    seeds = [seed + row for row in range(rows)] if isinstance(seed, int) else list(seed)
-    if len(seeds) != rows:
-        raise UserError(f"{len(seeds)} seeds for {rows} texts", why="each text has its own generator")
     if rows == 0 or sampling.max_new_tokens == 0:
         return iter(())
-    return _generate(model, texts, sampling, seeds, decode_bytes)
+    return _generate(model, texts, sampling, range(seed, seed + rows), decode_bytes)
 
 
 def _generate(
     model: Transformer,
     prompts: list[list[int]],
     sampling: Sampling,
-    seeds: list[int],
+    seeds: range,
     decode_bytes: DecodeBytes | None,
 ) -> Iterator[Token]:
-    stops = [StopStrings(sampling.stop_strings) for _ in seeds]
+    stops = [stop.encode("utf-8") for stop in sampling.stop_strings]
+    written = [b"" for _ in seeds]
     open_rows = set(range(len(seeds)))
     for computed in _rounds(model, prompts, sampling, seeds):
         ids, picked, totals = torch.stack([numbers.double() for numbers in computed]).tolist()  # waits once
         _check_numbers(totals, open_rows)
         for row in sorted(open_rows):
             token = int(ids[row])
-            if token in sampling.eos_token_id or (decode_bytes and stops[row].completes(decode_bytes([token]))):
+            new = decode_bytes([token]) if stops and decode_bytes else b""
+            written[row] += new
+            if token in sampling.eos_token_id or completes(written[row], len(new), stops):
                 open_rows.discard(row)
             yield Token(row, token, picked[row] - totals[row])
         if not open_rows:
@@ -101,30 +98,18 @@ def _generate(
 
 
 def _rounds(
-    model: Transformer, prompts: list[list[int]], sampling: Sampling, seeds: list[int]
+    model: Transformer, prompts: list[list[int]], sampling: Sampling, seeds: range
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """For each round, of every row: the chosen id, its logit, and the log of the sum of all exponentials."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    copies = sampling.num_return_sequences
-    text = Decoder(model, prompts, sampling.max_new_tokens, copies)
-    seen = _tokens_in(prompts, model, copies) if sampling.repetition_penalty != 1.0 else None
+    text = Decoder(model, prompts, sampling.max_new_tokens, sampling.num_return_sequences)
     tokens: Tensor | None = None
     for _ in range(sampling.max_new_tokens):
         with evaluating(model):
             logits = text.prefill() if tokens is None else text.decode(tokens)
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-        tokens = choose(logits, sampling, generators, seen)
-        if seen is not None:
-            seen.scatter_(1, tokens[:, None], True)
+        tokens = choose(logits, sampling, generators)
         yield tokens, logits.gather(1, tokens[:, None])[:, 0], logits.logsumexp(dim=-1)
-
-
-def _tokens_in(prompts: list[list[int]], model: Transformer, copies: int) -> Bool[Tensor, "rows vocab"]:
-    """Which tokens of the vocabulary each text has."""
-    seen = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.bool)
-    for row, prompt in zip(seen, prompts, strict=True):
-        row[torch.tensor(prompt)] = True
-    return seen.repeat_interleave(copies, 0).to(model.embeddings.weight.device)
 
 
 def check_memory(model: Transformer, prompts: Sequence[int], sampling: Sampling, per_token: int = 0) -> None:
@@ -185,31 +170,6 @@ def complete(
     return tokenizer.decode_bytes(ids).decode("utf-8", errors="replace")
 
 
-class StopStrings:
-    """Whether the bytes of a growing text have just completed one of some strings."""
-
-    def __init__(self, strings: Sequence[str]) -> None:
-        self.wanted = [string.encode("utf-8") for string in strings]
-        self.tail = b""
-
-    def completes(self, new: bytes) -> bool:
-        """Append a token's bytes; whether they complete a string."""
-        text = self.tail + new
-        longest = max(map(len, self.wanted), default=0)
-        self.tail = text[-(longest - 1) :] if longest > 1 else b""
-        return any(wanted in text for wanted in self.wanted)
-
-
-class TextStream:
-    """Bytes in, text out: a character leaves when its last byte has come; what never becomes one is U+FFFD."""
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def add(self, new: bytes) -> str:
-        """The characters that `new` completes."""
-        return self._decoder.decode(new)
-
-    def end(self) -> str:
-        """What is left of an unfinished character."""
-        return self._decoder.decode(b"", final=True)
+def completes(text: bytes, new: int, stops: Sequence[bytes]) -> bool:
+    """Whether the last `new` bytes of a text complete one of some strings."""
+    return any(stop in text[-(len(stop) + new - 1) :] for stop in stops if new)

@@ -1,8 +1,8 @@
-"""The kernels of a training step as torch operations, in bf16 and float32: the softmax of a chunk of logits, causal
-attention, norm with rotation, GELU, and the row-wise AdamW.
+"""The kernels as torch operations. Those of a training step, in bf16 and float32: the softmax of a chunk of logits,
+causal attention, norm with rotation, GELU, and the row-wise AdamW. Those of decoding stand at the end.
 
-Nothing here is used before `use(True)`: the steps of a run for which it pays are taken within `using(True)`. Without a
-library torch's own operations do the same work; results differ in the last place.
+No kernel of a step is used before `use(True)`: the steps of a run for which it pays are taken within `using(True)`.
+Without a library torch's own operations do the same work; results differ in the last place.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Int8, Int32, Int64, UInt8
 from torch import Tensor
 
 from hectogpt.kernels.build import Library, find
@@ -63,7 +65,7 @@ def head_softmax(
     losses, scale = torch.empty(rows), torch.empty(rows)
     bias_top = 0.0 if bias is None else float(bias.amax())
     numbers = (z, side, rows, vocab, bias, bias_top, target, target_logit, float(soft_cap or 0.0))
-    _call("head_softmax", _is_bf16(z), *numbers, losses, scale)
+    call(_in_use, "head_softmax", _is_bf16(z), *numbers, losses, scale)
     return losses, scale
 
 
@@ -102,7 +104,7 @@ class _CausalAttention(torch.autograd.Function):
         q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
         out, lse = _like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
         sizes = _sizes(q, (q, k, v, out))
-        _call("causal_attention", _is_bf16(q), q, k, v, out, None, None, None, None, lse, first, *sizes, scale)
+        call(_in_use, "causal_attention", _is_bf16(q), q, k, v, out, None, None, None, None, lse, first, *sizes, scale)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.scale, ctx.first = scale, first
         return out
@@ -114,7 +116,7 @@ class _CausalAttention(torch.autograd.Function):
         grad = grad if grad.stride(-1) == 1 else grad.contiguous()
         grads = [_like(t) for t in (q, k, v)]
         tensors = (q, k, v, out, grad, *grads)
-        _call("causal_attention", _is_bf16(q), *tensors, lse, ctx.first, *_sizes(q, tensors), ctx.scale)
+        call(_in_use, "causal_attention", _is_bf16(q), *tensors, lse, ctx.first, *_sizes(q, tensors), ctx.scale)
         return (*grads, None, None)
 
 
@@ -154,7 +156,7 @@ class _NormRotate(torch.autograd.Function):
 def _norm_rotate(x: Tensor, grad: Tensor | None, cosines: Tensor, sines: Tensor, eps: float) -> Tensor:
     out = _like(x)
     sizes = _sizes(x, (x, out) if grad is None else (x, out, grad))
-    _call("norm_rotate", _is_bf16(x), x, grad, out, cosines, sines, *sizes, cosines.shape[-1], eps)
+    call(_in_use, "norm_rotate", _is_bf16(x), x, grad, out, cosines, sines, *sizes, cosines.shape[-1], eps)
     return out
 
 
@@ -175,7 +177,7 @@ class _GELU(torch.autograd.Function):
     def forward(ctx, x):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x)
         out = torch.empty_like(x)
-        _call("gelu", _is_bf16(x), x, None, out, x.numel())
+        call(_in_use, "gelu", _is_bf16(x), x, None, out, x.numel())
         return out
 
     @staticmethod
@@ -183,7 +185,7 @@ class _GELU(torch.autograd.Function):
         _refuse_second_derivatives("this GELU")
         (x,) = ctx.saved_tensors
         out, grad = torch.empty_like(x), grad.contiguous()
-        _call("gelu", _is_bf16(x), x, grad, out, x.numel())
+        call(_in_use, "gelu", _is_bf16(x), x, grad, out, x.numel())
         return out
 
 
@@ -207,7 +209,83 @@ def row_adam(
     p: Float[Tensor, "rows d"], grad: Tensor, averages: Tensor, squares: Tensor, updates: Tensor, o: RowAdamSettings
 ) -> None:
     """One step of RowAdamW over a table, in one pass over memory; changes all but the gradient."""
-    _call("row_adam", p, grad, averages, squares, updates, *p.shape, ctypes.byref(o))
+    call(_in_use, "row_adam", p, grad, averages, squares, updates, *p.shape, ctypes.byref(o))
+
+
+# --- decoding: products with small weights, attention over a cache ----------------------------------------------------
+
+# torch 2.13 has no operator that reads small weights as fast as memory delivers them: its own widen them to float32,
+# and those of the quantized dtypes, which do not, are deprecated (pytorch issue 184982). These kernels are used wherever
+# they are there, without `use`, on the CPU and without gradients.
+COLUMNS, GROUP = 64, 32  # as in linear.cpp
+
+
+class Packed(NamedTuple):
+    """A matrix W [out, in] of int8 as linear.cpp reads it: panels of 64 rows, scales, and the sums of the rows."""
+
+    panels: UInt8[Tensor, " bytes"]
+    scale: Float[Tensor, " out"]
+    sums: Int32[Tensor, " out"]
+
+
+def are_there() -> bool:
+    """Whether this machine has the kernels. The first call on a machine compiles for some seconds."""
+    return find().library is not None
+
+
+def most_rows(dtype: torch.dtype) -> int:
+    """Up to so many rows `linear` is faster than torch's products, as measured at 768 x 3072 with AVX-512 and with
+    AVX2."""
+    library = find().library
+    if library is None:
+        return 0
+    few = library.form.name.startswith("x86-64-v4")
+    return (2 if few else 6) if dtype == torch.float32 else (4 if few else 16)
+
+
+def pack(numbers: Int8[Tensor, "out in"], scale: Float[Tensor, "out 1"]) -> Packed:
+    """Whole numbers times scales, one a row."""
+    out, width = numbers.shape
+    rows = F.pad(numbers, (0, -width % GROUP, 0, -out % COLUMNS))
+    panels = rows.view(-1, COLUMNS, rows.shape[1] // 4, 4).transpose(1, 2).contiguous().view(torch.uint8).flatten()
+    return Packed(panels, scale[:, 0].float().contiguous(), numbers.sum(dim=1, dtype=torch.int32))
+
+
+def linear(
+    x: Float[Tensor, "*rows in"], weight: Float[Tensor, "out in"] | Packed, bias: Float[Tensor, " out"] | None
+) -> Float[Tensor, "*rows out"]:
+    """x W^T + bias in float32. Weights in float32 or bf16 are widened as they are read; beside int8 each row of x is
+    rounded to multiples of max|row| / 127."""
+    out = len(weight.scale if isinstance(weight, Packed) else weight)
+    x, width, y = x.float().contiguous(), x.shape[-1], torch.empty(*x.shape[:-1], out)
+    sizes = (x.numel() // width, width, out)
+    if isinstance(weight, Packed):
+        call(find().library, "linear_int8", x, *sizes, *weight, bias, y)
+    else:
+        call(find().library, "linear", _is_bf16(weight), x, *sizes, weight, bias, y)
+    return y
+
+
+def attend(
+    q: Float[Tensor, "batch head time d"],
+    keys: Float[Tensor, "batch head slot d"],
+    values: Float[Tensor, "batch head slot d"],
+    starts: Int64[Tensor, " batch"],
+    first: int,
+    scale: float,
+) -> Float[Tensor, "batch time head_d"]:
+    """Causal attention of the queries at slots first, first + 1 ... over float32 keys and values that lie in a cache's
+    buffers. Row b sees slots from starts[b] on; before them its result is 0."""
+    batch, heads, time, d = q.shape
+    q, capacity = q.contiguous(), keys.stride(1) // d
+    assert keys.stride() == values.stride() == (heads * capacity * d, capacity * d, d, 1)
+    out = torch.empty(batch, time, heads * d)
+    sizes = (batch, heads, time, d, capacity, first)
+    call(find().library, "attend", q, keys, values, starts, out, *sizes, float(scale))
+    return out
+
+
+# --- calls ------------------------------------------------------------------------------------------------------------
 
 
 def _refuse_second_derivatives(what: str) -> None:
@@ -231,14 +309,10 @@ def _is_bf16(t: Tensor) -> ctypes.c_int:
     return ctypes.c_int(t.dtype == torch.bfloat16)
 
 
-def _call(name: str, *arguments: object) -> None:
-    assert _in_use is not None
-    call(_in_use, name, *arguments)
-
-
-def call(library: Library, name: str, *arguments: object) -> None:
+def call(library: Library | None, name: str, *arguments: object) -> None:
     """Call a kernel on torch's number of threads: tensors by their addresses, whole numbers in 64 bits, others in
     float32. Raises MemoryError."""
+    assert library is not None
     converted = [_convert(argument) for argument in arguments]
     if getattr(library.code, name)(*converted, ctypes.c_int(torch.get_num_threads())):
         raise MemoryError(f"no memory for {name}")

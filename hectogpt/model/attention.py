@@ -53,6 +53,7 @@ class CausalAttention(nn.Module):
         super().__init__()
         self.layer, self.kv_heads, self.d_key = layer, config.n_heads, config.d_attention
         self.n_heads, self.causal = config.n_heads, True
+        self.reads_cache_natively = False  # by a C++ kernel; set in copies for generation
         self.scale = config.attention_scale or 1 / math.sqrt(config.d_attention)
         self.W_qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.biases)
         self.W_o = nn.Linear(config.d_model, config.d_model, bias=config.biases)
@@ -93,6 +94,11 @@ class CausalAttention(nn.Module):
         q, k, v = self.qkv(x, view, ve)
         if cache is not None:
             k, v = cache.update(k, v)
+            one_document = view.first is None or x.shape[1] == 1
+            if self.reads_cache_natively and self.is_plain and one_document and k.dtype == torch.float32:
+                starts = view.key_positions[:, 0].neg()
+                starts = starts if view.first is None else starts.maximum(view.first[:, 0])
+                return self.W_o(native.attend(q, k, v, starts, int(cache.slots[0]), self.scale))
         if view.first is not None and cache is None and self.is_plain and self._native(q):
             attended = self._attend_by_kernel(q, k, v, view.first)
         else:

@@ -7,13 +7,11 @@ is here too.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -153,17 +151,6 @@ class NgramHashLayer(nn.Module):
 
 # --- what a model remembers of earlier tokens while it decodes --------------------------------------------------------
 
-# The first slots of a buffer are attended to, in steps of this many: few shapes, little waste.
-SLOTS_STEP = 64
-
-
-def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros, not garbage: a masked slot has weight 0, and 0 times a NaN is NaN. On the CPU numpy asks the system for
-    them, which gives a page when it is first used, most of them never."""
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
-
 
 class LayerCache(NamedTuple):
     """One layer's cached keys and values, [batch, head, slot, d_head], and the slots [time] of this call's own."""
@@ -181,7 +168,8 @@ class LayerCache(NamedTuple):
 
 class Cache:
     """What a model remembers of earlier tokens while a text is decoded: keys and values of every layer, in buffers that
-    are allocated once, and what other parts keep. A slot is a column; row b's text starts at slot `starts[b]`.
+    are allocated once, and what other parts keep. A slot is a column; row b's text starts at slot `starts[b]`. Buffers
+    begin with zeros, because a masked slot has weight 0, and 0 times a NaN is NaN.
 
     A call of the model is opened by `advance`, which sets what the call sees: slots [time], where its own keys and
     values go, key_positions [batch, slot], and visible [batch, 1, time, slot], which slots each query sees (None: the
@@ -200,8 +188,8 @@ class Cache:
         dtype: torch.dtype,
     ) -> None:
         rows, device = len(starts), starts.device
-        self.keys = [zeros((rows, n, capacity, d_key), dtype, device) for n, d_key in heads]
-        self.values = [zeros((rows, n, capacity, d_value), dtype, device) for n, _ in heads]
+        self.keys = [torch.zeros(rows, n, capacity, d_key, dtype=dtype, device=device) for n, d_key in heads]
+        self.values = [torch.zeros(rows, n, capacity, d_value, dtype=dtype, device=device) for n, _ in heads]
         self.starts, self.capacity, self.context_length = starts, capacity, context_length
         self.padded = bool((starts > 0).any())
         self.length = 0
@@ -217,8 +205,7 @@ class Cache:
         device = self.starts.device
         self.slots = torch.arange(self.length, self.length + time, device=device)
         first, self.length = self.length == 0, self.length + time
-        end = self.length if first else min(-(-self.length // SLOTS_STEP) * SLOTS_STEP, self.capacity)
-        self.key_positions = torch.arange(end, device=device) - self.starts[:, None]
+        self.key_positions = torch.arange(self.length, device=device) - self.starts[:, None]
         positions = self.slots - self.starts[:, None]
         self.text = positions >= 0 if first and self.padded else None
         plain = first and not self.padded
@@ -228,8 +215,7 @@ class Cache:
 
     def layer(self, index: int) -> LayerCache:
         """What layer `index` needs during this call."""
-        end = self.key_positions.shape[1]
-        keys, values = (buffers[index].narrow(2, 0, end) for buffers in (self.keys, self.values))
+        keys, values = (buffers[index].narrow(2, 0, self.length) for buffers in (self.keys, self.values))
         return LayerCache(keys, values, self.slots)
 
     def shift(self, key: object, x: Tensor, n: int) -> Tensor:
@@ -245,7 +231,7 @@ class Cache:
     def append(self, key: object, x: Tensor) -> Tensor:
         """Rows of x [batch, time, ...] after all rows of earlier calls under this key: one for each slot so far."""
         if key not in self.appended:
-            self.appended[key] = zeros((x.shape[0], self.capacity, *x.shape[2:]), x.dtype, x.device)
+            self.appended[key] = x.new_zeros(x.shape[0], self.capacity, *x.shape[2:])
         so_far = self.appended[key][:, : self.length]
         so_far[:, self.length - x.shape[1] :] = x
         return so_far
@@ -253,7 +239,7 @@ class Cache:
     def visible_so_far(self) -> Bool[Tensor, "batch time slot"]:
         """Which of the slots so far each token of this call may look at."""
         positions = self.slots - self.starts[:, None]
-        return visible_keys(positions, self.key_positions[:, : self.length])
+        return visible_keys(positions, self.key_positions)
 
     def repeat(self, copies: int) -> None:
         """Repeat every row `copies` times, the copies side by side."""

@@ -18,7 +18,7 @@ from hectogpt import torch_private
 from hectogpt.generation import Sampling, generate
 from hectogpt.generation.decode import Decoder
 from hectogpt.generation.quantize import WeightFormat, quantize, round_rows, weight_bytes
-from hectogpt.kernels import decoding
+from hectogpt.kernels import native
 from hectogpt.kernels.build import describe
 from hectogpt.model import Transformer
 from hectogpt.model.lm_head import LMHeadConfig
@@ -145,7 +145,7 @@ def test_int8_is_off_by_at_most_half_a_step() -> None:
 
 @pytest.fixture
 def own_code() -> None:
-    if not decoding.are_there():
+    if not native.are_there():
         pytest.skip(f"no kernels here: {describe()}")
 
 
@@ -160,16 +160,16 @@ def test_own_products_are_those_of_the_rounded_numbers(out: int, width: int, thr
     torch.manual_seed(1)  # one number in many lies between two, and may be rounded to the other one
     weight, bias = torch.randn(out, width), torch.randn(out)
     numbers, scale = round_rows(weight)
-    packed = decoding.pack(numbers, scale)
+    packed = native.pack(numbers, scale)
     stands_for = (numbers * scale).double()
     for rows in (1, 4, 33):
         x = torch.randn(rows, width)
         step = (x.abs().amax(1, keepdim=True) / 127).double()
-        y = decoding.linear_int8(x, packed, bias)
+        y = native.linear(x, packed, bias)
         exact = (x / step).round() * step @ stands_for.T + bias
         torch.testing.assert_close(y.double(), exact, rtol=1e-4, atol=0.02 * stands_for.abs().amax().item())
         for row in range(rows):
-            assert torch.equal(decoding.linear_int8(x[row : row + 1], packed, bias)[0], y[row])
+            assert torch.equal(native.linear(x[row : row + 1], packed, bias)[0], y[row])
     torch.set_num_threads(before)
 
 

@@ -3,7 +3,6 @@ come whole, bad input is refused by name; draws follow the softmax, filters keep
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import fields, replace
@@ -20,8 +19,8 @@ from hectogpt.cli.options import GenerateOptions
 from hectogpt.data import load_tokenizer
 from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, Token, complete, generate
-from hectogpt.generation.decode import choose, penalise, probabilities
-from hectogpt.generation.text import StopStrings, TextStream
+from hectogpt.generation.decode import choose, probabilities
+from hectogpt.generation.text import completes
 from hectogpt.model import ModelConfig
 
 
@@ -39,12 +38,12 @@ def rows_of(tokens: Iterable[Token], rows: int) -> list[list[int]]:
 def test_a_row_alone_is_the_row_in_a_batch_and_a_seed_is_a_text(kind: str) -> None:
     model = build(KINDS[kind])
     prompts = [[1, 2, 3], [4], [], [5] * 12]
-    sampling = Sampling(max_new_tokens=8, do_sample=True, temperature=1.5, repetition_penalty=1.3)
+    sampling = Sampling(max_new_tokens=8, do_sample=True, temperature=1.5)
     together = rows_of(generate(model, prompts, sampling, seed=7), 4)
     assert together == rows_of(generate(model, prompts, sampling, seed=7), 4)
     assert together != rows_of(generate(model, prompts, sampling, seed=8), 4)
     for row, prompt in enumerate(prompts):
-        assert rows_of(generate(model, [prompt], sampling, seed=[7 + row]), 1) == [together[row]]
+        assert rows_of(generate(model, [prompt], sampling, seed=7 + row), 1) == [together[row]]
     copies = replace(sampling, num_return_sequences=4)
     expected = [rows_of(generate(model, [[1, 2, 3]], sampling, seed=s), 1)[0] for s in range(4)]
     assert rows_of(generate(model, [[1, 2, 3]], copies), 4) == expected
@@ -73,12 +72,10 @@ def test_a_text_ends_with_its_stop_token_and_the_others_go_on() -> None:
 
 @given(pieces=st.lists(st.binary(max_size=4), max_size=20), stop=st.text(min_size=1, max_size=5))
 def test_stop_strings_are_found_across_tokens(pieces: list[bytes], stop: str) -> None:
-    finder = StopStrings((stop,))
     wanted, text = stop.encode("utf-8", errors="replace"), b""
-    finder.wanted = [wanted]
     for piece in pieces:
         text += piece
-        found = finder.completes(piece)
+        found = completes(text, len(piece), [wanted])
         assert found == (wanted in text)
         if found:
             break
@@ -97,17 +94,6 @@ def test_generation_stops_at_a_stop_string() -> None:
     assert text == full[: full.index(stop.encode()) + 3]
     with pytest.raises(UserError, match="tokenizer"):
         generate(model, [[1]], sampling)
-
-
-# --- characters -------------------------------------------------------------------------------------------------------
-
-
-@given(data=st.binary(max_size=40) | st.text(max_size=20).map(str.encode), cuts=st.lists(st.integers(0, 40)))
-def test_streamed_text_joins_to_the_whole(data: bytes, cuts: list[int]) -> None:
-    stream = TextStream()
-    edges = sorted({0, len(data), *(c for c in cuts if c <= len(data))})
-    pieces = [stream.add(data[a:b]) for a, b in itertools.pairwise(edges)]
-    assert "".join(pieces) + stream.end() == data.decode("utf-8", errors="replace")
 
 
 def test_complete_with_a_tokenizer() -> None:
@@ -180,17 +166,15 @@ def test_top_p_keeps_the_smallest_sufficient_set_and_its_ties(levels: list[int],
 
 
 def test_filters_agree_with_transformers() -> None:
-    from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
+    from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)).double() * 3
     ids = torch.tensor([[1, 2, 2], [4, 5, 6], [7, 7, 7]])
-    z = RepetitionPenaltyLogitsProcessor(1.7)(ids, logits) / 0.8
+    z = logits / 0.8
     for warp in (TopKLogitsWarper(20), TopPLogitsWarper(0.9), MinPLogitsWarper(0.05)):
         z = warp(ids, z)  # type: ignore[arg-type]
     sampling = Sampling(do_sample=True, temperature=0.8, top_k=20, top_p=0.9, min_p=0.05)
-    ours = probabilities(
-        penalise(logits, 1.7, torch.zeros_like(logits, dtype=torch.bool).scatter(1, ids, True)), sampling
-    )
+    ours = probabilities(logits, sampling)
     torch.testing.assert_close(ours / ours.sum(-1, keepdim=True), z.softmax(-1))
 
 
@@ -210,7 +194,7 @@ def test_temperature_zero_is_greedy(kind: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *((name, math.nan) for name in ("temperature", "min_p", "repetition_penalty")),
+        *((name, math.nan) for name in ("temperature", "min_p")),
         *(("top_p", 1.1), ("num_return_sequences", 0), ("stop_strings", ("",))),
     ],
 )
