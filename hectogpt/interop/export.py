@@ -37,9 +37,9 @@ from hectogpt.serialization import dump
 README = "README.md"
 LARGEST_CARD = 1 << 20  # bytes of a README that is taken along
 CODE = "modeling_hectogpt.py"
-# All that an export writes, or wrote before; a folder with anything else is not replaced. Python leaves __pycache__.
+# All that an export writes; a folder with anything else is not replaced. Python leaves __pycache__.
 OURS = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-OURS |= {README, CODE, gguf_file.FILE, "__pycache__", "modeling_own.py", "idea.py"}
+OURS |= {README, CODE, gguf_file.FILE, "__pycache__"}
 CHECKED_TOKENS = 64  # with which an export is checked
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}  # of logits, relative to the largest
 

@@ -26,9 +26,9 @@ from hectogpt.json_files import read_json_object
 from hectogpt.model.config import LARGEST, ModelConfig
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import LayerNorm
-from hectogpt.model.transformer import Transformer, name_as_saved
-from hectogpt.model.weights import MODEL_TYPE, check_header, model_of, read_config, read_tensors
-from hectogpt.serialization import diff, load
+from hectogpt.model.transformer import Transformer
+from hectogpt.model.weights import MODEL_TYPE, WEIGHTS, check_header, model_of, parse_config, read_config, read_tensors
+from hectogpt.serialization import diff
 
 # --- config.json ------------------------------------------------------------------------------------------------------
 
@@ -53,7 +53,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
 DEFAULTS = {name: values[0] for name, values in FIXED.items()} | {"layer_norm_epsilon": 1e-5}
 
 
-def parse_config(config: dict[str, Any], where: str = "config.json") -> ModelConfig:
+def parse_gpt2_config(config: dict[str, Any], where: str = "config.json") -> ModelConfig:
     """The sizes of a GPT-2. Raises UserError (CHECKPOINT) that lists every problem at once."""
     problems = []
     for name, ours in SIZES.items():
@@ -98,7 +98,7 @@ def gpt2_differences(config: ModelConfig) -> dict[str, tuple[Any, Any]]:
 
 
 def write_config(config: ModelConfig, end_of_text: int, dtype: str) -> dict[str, Any]:
-    """config.json of a GPT2LMHeadModel; the inverse of `parse_config`. dtype: that of the weights, as torch names it.
+    """config.json of a GPT2LMHeadModel; the inverse of `parse_gpt2_config`. dtype: the weights', in torch's words.
 
     There is no dropout here, so its probabilities are 0.
     """
@@ -194,7 +194,6 @@ def to_huggingface(state: dict[str, Tensor], n_layers: int, *, tied: bool) -> di
 
 # --- the folder -------------------------------------------------------------------------------------------------------
 
-SAFETENSORS = "model.safetensors"
 DTYPES = {"F64", "F32", "F16", "BF16", "I64", "I32"}  # the latter two of maps of ids
 SAVE = "in transformers: AutoModelForCausalLM.from_pretrained(FOLDER{0}).save_pretrained(FOLDER, max_shard_size='99GB')"
 HALF = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -208,7 +207,7 @@ def load_gpt2(folder: Path, note: Callable[[str], None] = lambda text: None) -> 
     Raises UserError (CHECKPOINT) for files that are missing, damaged or not GPT-2's, and for weights that are not
     float64, float32, float16 or bfloat16.
     """
-    config = parse_config(read_config(folder), str(folder / "config.json"))
+    config = parse_gpt2_config(read_config(folder), str(folder / "config.json"))
     path = find_weights(folder)
     return model_of(config, to_ours(widened(read_tensors(path), folder, note), config.n_layers), path)
 
@@ -223,26 +222,21 @@ def load_exported(folder: Path, fields: dict[str, Any], note: Callable[[str], No
     Else as `load_gpt2`."""
     path = find_weights(folder)
     state = widened(read_tensors(path), folder, note)
-    try:
-        settings = load(ModelConfig, fields)
-    except UserError as error:
-        raise UserError(f"{folder / 'config.json'}: {error.what}", why=error.why, code=errors.CHECKPOINT) from None
-    # Earlier versions wrote the names of the package's modules, which differ from those of saved weights.
-    named = name_as_saved({name.removeprefix(PREFIX): tensor for name, tensor in state.items()})
-    return model_of(settings, named, path)
+    named = {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
+    return model_of(parse_config(fields, folder), named, path)
 
 
 def find_weights(folder: Path) -> Path:
     """The folder's model.safetensors. Raises UserError (CHECKPOINT) if there is none, or if a tensor's dtype is no
     weight's. Pickles are not read."""
-    path = folder / SAFETENSORS
+    path = folder / WEIGHTS
     if not os.path.lexists(path):
         others = sorted(name for name in os.listdir(folder) if name.endswith((".index.json", ".bin", ".pt", ".pth")))
         why = "the folder holds no weights"
         if others:
             why = f"it has {others[0]}; weights in several files, and pickles, which can run code, are not read"
-        fix = SAVE.format("") if others else f"copy the model's {SAFETENSORS} there"
-        raise UserError(f"no {SAFETENSORS} in {folder}", why=why, fix=fix, code=errors.CHECKPOINT)
+        fix = SAVE.format("") if others else f"copy the model's {WEIGHTS} there"
+        raise UserError(f"no {WEIGHTS} in {folder}", why=why, fix=fix, code=errors.CHECKPOINT)
     odd = [f"{name[:80]} is {dtype}" for name, (dtype, _) in check_header(path).items() if dtype not in DTYPES]
     odd = [text for text in odd if not is_mask(text.split(" ")[0])]
     if odd:

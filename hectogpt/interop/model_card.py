@@ -75,31 +75,19 @@ def write_card(
     lines += [f"# {_line(title_of(facts, name))}", ""]
     lines += [f"A decoder-only transformer with {parameters:,} parameters, exported by hectoGPT {__version__}.", ""]
     lines += ["## Use", "", USE.format(place=place)]
-    if trained := list(_training(run, summary)):
-        lines += ["## Training", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in trained), ""]
-    if differences:
-        lines += ["## Architecture", ""]
-        lines += ["The model is no GPT-2, so it comes with its own code, modeling_hectogpt.py; look at it first.", ""]
-        lines += ["| field | GPT-2 | here |", "|---|---|---|"]
-        lines += [f"| {field} | {_cell(a)} | {_cell(b)} |" for field, (a, b) in differences.items()] + [""]
-    lines += ["## Licences", "", *(f"* {line}" for line in _licences(run, bool(differences), own_vocabulary))]
-    return "\n".join(lines) + "\n"
-
-
-def _training(run: dict[str, Any], summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(what, value) of what the run's files say."""
-    yield from ((key, _cell(run[key])) for key in ("recipe", "corpus", "seed", "steps") if key in run)
-    if isinstance(first := run.get("first_weights"), dict):
-        yield "first weights", f"{_cell(first.get('source'))}, SHA-256 {_cell(first.get('sha256'))}"
+    trained: dict[str, Any] = {key: run[key] for key in ("recipe", "corpus", "seed", "steps") if key in run}
     losses = [(name, summary.get(key)) for key, name in LOSSES.items()]
     losses += [(f"{name}, same text", _object(summary.get("ngrams")).get(key)) for key, name in NGRAMS.items()]
-    for name, loss in losses:
-        if isinstance(loss, (int, float)) and math.isfinite(loss):
-            bits = summary.get("dev_bpb") if name == LOSSES["dev_loss"] else None
-            yield (
-                name,
-                f"{loss:.4f} nats per token" + (f", {bits:.4f} bits per byte" if isinstance(bits, float) else ""),
-            )
+    trained |= {name: f"{loss:.4f} nats per token" for name, loss in losses if _is_number(loss)}
+    if trained:
+        lines += ["## Training", "", "| | |", "|---|---|"]
+        lines += [f"| {key} | {_cell(value)} |" for key, value in trained.items()] + [""]
+    if differences:
+        lines += ["## Architecture", ""]
+        lines += ["The model is no GPT-2, so it comes with its own code, modeling_hectogpt.py; look at it first."]
+        lines += [f"It differs in {', '.join(differences)}.", ""]
+    lines += ["## Licences", "", *(f"* {line}" for line in _licences(run, bool(differences), own_vocabulary))]
+    return "\n".join(lines) + "\n"
 
 
 def _licences(run: dict[str, Any], remote: bool, own_vocabulary: bool) -> Iterator[str]:
@@ -114,6 +102,10 @@ def _licences(run: dict[str, Any], remote: bool, own_vocabulary: bool) -> Iterat
     if isinstance(first := run.get("first_weights"), dict):
         yield f"First weights {_line(first.get('source'))}: as their owners say."
     yield "Weights: whoever trained them says; no licence is given here."
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _object(value: Any) -> dict[str, Any]:

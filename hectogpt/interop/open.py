@@ -18,11 +18,11 @@ from hectogpt.data import Tokenizer
 from hectogpt.data.sources import HUB_NAME, TIMEOUT, check_hub_answers
 from hectogpt.errors import UserError, set_to
 from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remembered
-from hectogpt.interop.hf_model import SAFETENSORS, is_exported, load_exported, load_gpt2, read_tokenizer
+from hectogpt.interop.hf_model import is_exported, load_exported, load_gpt2, read_tokenizer
 from hectogpt.json_files import read_json_object
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.transformer import Transformer
-from hectogpt.model.weights import MODEL_TYPE, check_header, load_model, model_of, no_model, read_config
+from hectogpt.model.weights import MODEL_TYPE, WEIGHTS, check_header, load_model, model_of, no_model, read_config
 from hectogpt.run_records import (
     CHECKPOINTS,
     MOST_STATE_TENSORS,
@@ -41,7 +41,7 @@ from hectogpt.run_records import (
 )
 from hectogpt.serialization import classes_of, load
 
-FILES = ("config.json", SAFETENSORS, "vocab.json", "merges.txt", "tokenizer.json")  # of a model on the hub
+FILES = ("config.json", WEIGHTS, "vocab.json", "merges.txt", "tokenizer.json")  # of a model on the hub
 CARD = "README.md"  # says whose the weights are, which an export passes on
 
 
@@ -190,7 +190,7 @@ def fetch(name: str) -> Path:
     patterns = [*FILES, CARD]
     with contextlib.suppress(LocalEntryNotFoundError):
         folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-        if (folder / SAFETENSORS).exists():
+        if (folder / WEIGHTS).exists():
             return folder
     try:
         check_hub_answers("models", name, reached=True)
@@ -268,9 +268,8 @@ def is_readable(fields: dict[str, Any], ideas: Sequence[str] = ()) -> bool:
 
 def ideas_of(folder: Path) -> list[Source]:
     """The users' own files that made a run, as its folder says. They are names and hashes; nothing is imported."""
-    file = RUN if (folder / RUN).exists() else "config.json"  # the latter of a model that an earlier version exported
     with contextlib.suppress(UserError):
-        listed = read_json_object(folder / file, nan_as_none=True).get("ideas")
+        listed = read_json_object(folder / RUN, nan_as_none=True).get("ideas")
         items = [item for item in (listed if isinstance(listed, list) else []) if isinstance(item, dict)]
         texts = [[str(item.get(name)) for name in ("file", "path", "sha256")] for item in items]
         return [Source(Path(file).name, path, sha256) for file, path, sha256 in texts]

@@ -215,7 +215,7 @@ def row_adam(
 # --- decoding: products with small weights, attention over a cache ----------------------------------------------------
 
 # torch 2.13 has no operator that reads small weights as fast as memory delivers them: its own widen them to float32,
-# and those of the quantized dtypes, which do not, are deprecated (pytorch issue 184982). These kernels are used wherever
+# and those of the quantized dtypes, which do not, are deprecated (pytorch issue 184982). These kernels are used where
 # they are there, without `use`, on the CPU and without gradients.
 COLUMNS, GROUP = 64, 32  # as in linear.cpp
 

@@ -62,7 +62,7 @@ class CausalAttention(nn.Module):
         self.qk_parts = nn.ModuleList(module for part, module in built if part not in biases)
         self.score_biases = nn.ModuleList(module for part, module in built if part in biases)
         self.ve_scale = nn.Parameter(torch.ones(1)) if config.value_embeddings else None
-        self.register_state_dict_post_hook(split_qkv)
+        self.register_state_dict_post_hook(_split_qkv)
         self.register_load_state_dict_pre_hook(_fuse_qkv)
 
     def view(self, positions: Places, cache: Cache | None = None) -> AttentionView:
@@ -193,7 +193,7 @@ def build_part(part: AttentionPart, layer: int, config: ModelConfig) -> nn.Modul
 _QKV = ("W_q", "W_k", "W_v")
 
 
-def split_qkv(module: nn.Module | None, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+def _split_qkv(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
     """Put the textbook's three weights and biases in place of `W_qkv` of the attention with this prefix."""
     for kind in ("weight", "bias"):
         fused = state.pop(f"{prefix}W_qkv.{kind}", None)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from hectogpt.errors import UserError
-from hectogpt.model.attention import AttentionView, CausalAttention, split_qkv, wants_layer
+from hectogpt.model.attention import AttentionView, CausalAttention, wants_layer
 from hectogpt.model.config import MLP, Attention, Block, Init, ModelConfig
 from hectogpt.model.inputs import Cache, LayerCache
 from hectogpt.model.lm_head import LMHead
@@ -283,15 +283,6 @@ _SAVED_NAMES = (
     ("value_embeddings.", "values."),
     (".attention.ve_scale", ".attention.extra_share"),
 )
-
-
-def name_as_saved(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state with the names that parameters and buffers have in the modules, under the names of saved weights."""
-    named: dict[str, Tensor] = dict(state)
-    for prefix in {name.rpartition("W_qkv.")[0] for name in state if "W_qkv." in name}:
-        split_qkv(None, named, prefix, None)
-    _rename(named, "", _SAVED_NAMES)
-    return named
 
 
 def _to_saved_names(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

@@ -25,6 +25,7 @@ from hectogpt.model.config import ModelConfig
 from hectogpt.model.transformer import Transformer
 from hectogpt.serialization import IDEA_MODULE, dump, load
 
+WEIGHTS = "model.safetensors"
 MODEL_TYPE = "hectogpt"
 CONFIG_IN_HEADER = "hectogpt_config"
 FIX = "name a folder that `hectogpt train` wrote, or one in Hugging Face's GPT-2 layout"
@@ -37,7 +38,7 @@ def save_model(model: Transformer, folder: Path) -> None:
     """Write config.json and model.safetensors, each complete or not at all. Raises UserError (STORAGE)."""
     config = {"model_type": MODEL_TYPE} | dump(model.config)
     write_atomic(folder / "config.json", json.dumps(config, indent=2, allow_nan=False) + "\n")
-    path = folder / "model.safetensors"
+    path = folder / WEIGHTS
     try:
         with replacing(path) as temporary:
             save_file(saved_tensors(model), temporary, metadata={"format": "pt"})
@@ -84,7 +85,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not os.path.lexists(path):
         with contextlib.suppress(OSError, SafetensorError, ValueError):
-            with safe_open(folder / "model.safetensors", "pt") as file:
+            with safe_open(folder / WEIGHTS, "pt") as file:
                 config = json.loads((file.metadata() or {}).get(CONFIG_IN_HEADER, "null"))
             if isinstance(config, dict):
                 return config
@@ -105,11 +106,15 @@ def load_model(folder: Path) -> Transformer:
     if config.pop("model_type", None) != MODEL_TYPE:
         what = f"{folder / 'config.json'} is not a hectogpt model's"
         raise UserError(what, why=f"its model_type is not {MODEL_TYPE!r}", code=errors.CHECKPOINT)
+    return model_of(parse_config(config, folder), read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+
+
+def parse_config(fields: dict[str, Any], folder: Path) -> ModelConfig:
+    """The config of the fields in a folder's config.json. Raises UserError (CHECKPOINT)."""
     try:
-        parsed = load(ModelConfig, config)
+        return load(ModelConfig, fields)
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error.what}", why=error.why, code=errors.CHECKPOINT) from None
-    return model_of(parsed, read_tensors(folder / "model.safetensors"), folder / "model.safetensors")
 
 
 def check_manifest(folder: Path) -> None:
@@ -119,7 +124,7 @@ def check_manifest(folder: Path) -> None:
         return
     fix = f"a copy of the file; `hectogpt check {folder}` checks all of them"
     try:
-        damaged = damage(folder, read_manifest(folder), ["config.json", "model.safetensors"])
+        damaged = damage(folder, read_manifest(folder), ["config.json", WEIGHTS])
     except UserError as error:
         fix += f"; without {folder / MANIFEST} the model is loaded unchecked"
         raise UserError(error.what, why=error.why, fix=fix, code=error.code) from None
@@ -135,7 +140,6 @@ def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) ->
     number is converted. Raises UserError (CHECKPOINT).
     """
     state = _with_head(config, state)
-    check_sizes(config, state, path)
     with building(path), torch.device("meta"):
         model = Transformer(config)
         model.fit_to(state)
@@ -204,21 +208,6 @@ def check_header(path: Path, most_tensors: int = MOST_TENSORS) -> dict[str, tupl
             return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
     except (OSError, ValueError, SafetensorError) as error:
         raise errors.unreadable(path, error, fix="use a whole copy of the file", code=errors.CHECKPOINT) from None
-
-
-def check_sizes(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) -> None:
-    """Refuse a config whose main sizes are not those of the weights, before a module is built for it."""
-    table, head = state.get("embeddings.weight"), state.get("lm_head.weight")
-    expected = (config.vocab_size, config.d_model)
-    layers = len({name.split(".")[1] for name in state if name.startswith("backbone.")})
-    problems = [] if table is not None else ["embeddings.weight is missing"]
-    if table is not None and tuple(table.shape) != expected:
-        problems.append(f"embeddings.weight has shape {tuple(table.shape)}, expected {expected}")
-    if head is not None and (head.dim() != 2 or head.shape[1] != config.d_model):
-        problems.append(f"lm_head.weight has shape {tuple(head.shape)}, expected {expected}")
-    if layers != config.n_layers:
-        problems.append(f"it has tensors of {layers} layers, expected {config.n_layers}")
-    _refuse(problems, path)
 
 
 def check_tensors(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from hectogpt.data import load_tokenizer
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model
-from hectogpt.interop.hf_model import load_gpt2, parse_config, read_tokenizer, to_huggingface, to_ours
+from hectogpt.interop.hf_model import load_gpt2, parse_gpt2_config, read_tokenizer, to_huggingface, to_ours
 from hectogpt.interop.open import fetch
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.weights import save_model
@@ -122,7 +122,7 @@ def test_all_problems_are_named_at_once() -> None:
     }
     del bad["vocab_size"]
     with pytest.raises(UserError) as caught:
-        parse_config(bad)
+        parse_gpt2_config(bad)
     for name in ("vocab_size is missing", "n_embd", "n_layer", "activation", "inverse", "reorder", "epsilon"):
         assert name in caught.value.why
 
