@@ -31,8 +31,6 @@ class Options:
     action: Positional[Literal["build"]]
     source: Positional[str] = "sotu"
     """sotu, tinystories, hf:NAME, a text file, a folder, .jsonl, FILE.jsonl:COLUMN, or .bin"""
-    encoding: str = "utf-8"
-    """Of text files."""
     vocab: int | None = None
     """Train a vocabulary of so many tokens."""
     out: Path | None = None
@@ -44,7 +42,7 @@ def main(options: Options) -> None:
     """Build, then print each split's size and hash. Raises UserError (DATA) for damaged files."""
     if options.vocab is None and options.out is not None:
         raise UserError("--out is for --vocab", fix="leave it out")
-    cache = CorpusCache(options.source, encoding=options.encoding)
+    cache = CorpusCache(options.source)
     if options.vocab is None:
         corpus = cache.open()
     else:

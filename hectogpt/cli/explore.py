@@ -87,7 +87,7 @@ def make(a: ExportOptions) -> str:
     from hectogpt.data.documents import read_text
     from hectogpt.web.page import fill
 
-    text = None if a.text is None else read_text(a.text, "utf-8")
+    text = None if a.text is None else read_text(a.text)
     if a.view == "train":
         from hectogpt.web.train_page import train_page
 

@@ -152,8 +152,6 @@ class TrainOptions:
       hectogpt train adamw_128 --corpus stories.txt --steps 300 --out runs/mine
     """
 
-    encoding: str = "utf-8"
-    """Of text files."""
     eval_every: int = 0
     """Steps between held-out scores; 0 for none."""
     init: str | None = None

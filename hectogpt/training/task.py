@@ -70,11 +70,11 @@ class Resume:
     require_exact: bool = False
 
 
-def find_corpus(run: Run, progress: Progress, encoding: str = "utf-8", check: bool = True) -> Corpus:
+def find_corpus(run: Run, progress: Progress, check: bool = True) -> Corpus:
     """The run's corpus, once it is known that run, corpus and memory fit each other. check: compare its files with
     their hashes. Raises UserError."""
     precision.check_memory(run.model, torch.device("cpu"), run.data, run.dtype)
-    corpus = open_corpus(run.corpus, encoding=encoding, check=check)
+    corpus = open_corpus(run.corpus, check=check)
     for problem in corpus.problems:
         progress.line(f"note: {problem}")
     setup.check_corpus(run, corpus)

@@ -33,7 +33,6 @@ Captured = pytest.CaptureFixture[str]
         (["train", "baseline", "--model.d-model", "99000", "--model.n-heads", "1"], 8, "GiB"),
         (["train", "baseline", "--corpus", "a\x1b[31mb\x9b"], 3, "a\\x1b[31mb\\x9b"),
         (["train", "baseline", "--model.context-length", "64"], 2, "fix: --data.seq-len 64"),
-        (["train", "baseline", "--encoding", "latin1x", "--corpus", __file__], 2, "fix: --encoding utf-8"),
         (["explore", "nosuch"], 4, "no model in nosuch"),
         (["report"], 2, "python -m tools.report, in a checkout"),
     ],
@@ -82,9 +81,9 @@ def test_an_error_shows_no_control_characters_and_no_forged_lines() -> None:
 def test_settings_in_a_fix_are_named_as_options(fix: str, said: str, named: str) -> None:
     """What is no option of the command stays a field."""
     assert (fix, name_options(fix)) == (said, named)
-    fix = set_to("encoding", "latin-1") + ", or " + set_to("corpus", "x")
-    assert name_options(fix, DataOptions) == "--encoding latin-1, or set corpus to x"
-    assert name_options(pickle.loads(pickle.dumps(fix)), DataOptions) == "--encoding latin-1, or set corpus to x"
+    fix = set_to("vocab", 300) + ", or " + set_to("corpus", "x")
+    assert name_options(fix, DataOptions) == "--vocab 300, or set corpus to x"
+    assert name_options(pickle.loads(pickle.dumps(fix)), DataOptions) == "--vocab 300, or set corpus to x"
 
 
 # --- help -------------------------------------------------------------------------------------------------------------

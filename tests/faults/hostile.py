@@ -234,7 +234,6 @@ def _ways(folder: Path, name: str, content: bytes) -> Iterator[tuple[str, Callab
     yield "a corpus", _corpus(place("corpus", name), cache)
     for ending in (".txt", ".jsonl", ".bin", ".json"):
         yield f"a corpus {ending}", _corpus(place("corpora", f"x{ending}"), cache)
-        yield f"a corpus {ending} in latin-1", _corpus(folder / "corpora" / f"x{ending}", cache, "latin-1")
     yield "a folder of texts", _corpus(folder / "corpora", cache)
     for split in ("train", "dev", "test"):
         place("tokens", f"{split}.bin")
@@ -243,8 +242,8 @@ def _ways(folder: Path, name: str, content: bytes) -> Iterator[tuple[str, Callab
     yield "token files with an index", _corpus(folder / "tokens", cache)
 
 
-def _corpus(path: Path | str, cache: Path, encoding: str = "utf-8") -> Callable[[], object]:
-    return lambda: open_corpus(str(path), encoding=encoding, cache=cache, progress=False)
+def _corpus(path: Path | str, cache: Path) -> Callable[[], object]:
+    return lambda: open_corpus(str(path), cache=cache, progress=False)
 
 
 # --- headers of safetensors files -------------------------------------------------------------------------------------
@@ -401,11 +400,11 @@ ODD_FILES: dict[str, Callable[[Path], object]] = {
 # --- corpora ----------------------------------------------------------------------------------------------------------
 
 
-def corpora(folder: Path) -> Iterator[tuple[str, Path | str, dict[str, Any]]]:
-    """Odd corpora: (label, its name, options of open_corpus)."""
+def corpora(folder: Path) -> Iterator[tuple[str, Path | str]]:
+    """Odd corpora: (label, its name)."""
     names = ["", "x" * 5000, "y/" * 3000, "~nosuchuser/x", "hf:", "hf:../../x", "hf:a/b/c", "hf:" + "a" * 5000, "hf:\0",
              "a\0b", "\udc80", "/dev/zero", "/dev/null", "/nope", "x.jsonl:y", "-rf", "\x1b]0;title\x07"]  # fmt: skip
-    yield from (("the name " + repr(name)[:20], name, {}) for name in names)
+    yield from (("the name " + repr(name)[:20], name) for name in names)
     text = b"The state of our union is strong, and its people are free. " * 400
     contents = {
         "empty.txt": b"", "blank.txt": b" \n\t", "short.txt": b"a few words", "png.txt": b"\x89PNG\r\n\x1a\n" + text,
@@ -419,12 +418,10 @@ def corpora(folder: Path) -> Iterator[tuple[str, Path | str, dict[str, Any]]]:
     }  # fmt: skip
     for name, content in contents.items():
         (folder / name).write_bytes(content)
-        yield name, folder / name, {}
-    for encoding in ("unicode_escape", "undefined", "utf-7", "hex", "\0", "é" * 100):
-        yield f"encoding {encoding[:20]!r}", folder / "crlf.txt", {"encoding": encoding}
+        yield name, folder / name
     for name in ("pipe", "endless", "loop"):
         ODD_FILES[name](folder / name)
-        yield name, folder / name, {}
+        yield name, folder / name
 
 
 def check_corpora(folder: Path) -> Line:
@@ -434,9 +431,9 @@ def check_corpora(folder: Path) -> Line:
     here.mkdir(parents=True)
     with contextlib.suppress(UserError):
         open_corpus("nope", cache=cache)  # once, for the vocabulary
-    for label, name, options in corpora(here):
+    for label, name in corpora(here):
         size = os.path.getsize(name) if isinstance(name, Path) and name.is_file() else 0
-        tally.attempt(label, _corpus(name, cache, **options), size)
+        tally.attempt(label, _corpus(name, cache), size)
     return tally.line("odd corpora are refused or read as they are")
 
 

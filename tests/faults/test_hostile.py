@@ -58,7 +58,7 @@ CHECKS: dict[str, tuple[Callable[[Path], Line], int]] = {
     "headers": (hostile.check_headers, 32),
     "changed headers": (lambda folder: hostile.check_mutations(folder, 200), 200),
     "configs": (hostile.check_configs, 55),
-    "corpora": (hostile.check_corpora, 45),
+    "corpora": (hostile.check_corpora, 39),
     "records": (lambda folder: records.check(quick=True)[0], 60),
 }
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hectogpt.data import Batches, CorpusCache, open_corpus, sources, token_files
-from hectogpt.data.documents import cut_passages, decode
+from hectogpt.data.documents import cut_passages
 from hectogpt.errors import UserError
 
 
@@ -173,9 +173,7 @@ def test_folder_is_read_by_the_bytes_of_its_paths(tmp_path: Path) -> None:
     assert ".hidden" not in listed
     (folder / "latin.txt").write_bytes("é".encode("latin-1") * 3)
     (folder / "utf16.txt").write_bytes("words".encode("utf-16"))
-    refused(folder, "2 of", "latin.txt", "offset 0", "utf16.txt", "set encoding to latin-1")
-    (folder / "utf16.txt").unlink()
-    assert len(all_documents(open_corpus(str(folder), encoding="latin-1"))) == len(names) + 1
+    refused(folder, "2 of", "latin.txt", "offset 0", "utf16.txt", "save them as UTF-8")
 
 
 @pytest.mark.parametrize("record", ['{"text": "%s", "title": "t"}', '{"story": "%s", "n": 1}'])
@@ -187,23 +185,10 @@ def test_jsonl_finds_its_text(tmp_path: Path, record: str) -> None:
     assert "line 202: empty" in corpus.problems[0]
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "cp1252", "utf-32"])
-def test_other_encodings_are_named_and_read_exactly(tmp_path: Path, encoding: str) -> None:
-    text = "caf\xe9 \xfc\n" * 3000
-    raw = text.encode(encoding)
-    path = tmp_path / "text.txt"
-    path.write_bytes(raw)
-    named = "latin-1" if encoding == "cp1252" else encoding
-    refused(path, "is not utf-8 text", "offset", "line 1", f"set encoding to {named}")
-    assert decode(raw, "text", encoding).encode(encoding) == raw
-    corpus = open_corpus(str(path), encoding=encoding)
-    assert sum(len(d) for d in all_documents(corpus)) == len(text.encode())
-
-
 BAD_FILES = {
     "blank": (b" \n\t\n", ("whitespace only (4 bytes)",)),
     "png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ("is binary", "NUL byte at offset 8", "name a text file")),
-    "latin": (b"fine\nline \xe9t\xe9", ("0xe9 at offset 10 (line 2)", "set encoding to latin-1")),
+    "latin": (b"fine\nline \xe9t\xe9", ("0xe9 at offset 10 (line 2)", "save it as UTF-8")),
     "short": (b"a few words only", ("too short to be split", "at least 8,192 characters")),
     "t.csv": (b"id,story\n1,x\n", ("a .csv file holds records", "t.jsonl with one JSON object a line")),
     "a.jsonl": (b'{"text": "x"}\n{"text": \n', ("line 2", "not a JSON record")),
@@ -226,7 +211,6 @@ def test_bad_names_and_encodings(tmp_path: Path) -> None:
     (tmp_path / "story.txt").write_text("x")
     refused("sutu", "no such file or folder", "did you mean sotu?")
     refused(tmp_path / "stroy.txt", "did you mean", "story.txt")
-    refused("sotu", "unknown text encoding 'latin-one'", encoding="latin-one")
 
 
 @pytest.mark.parametrize("name", ["  ", "hf::text", "hf:../texts", "hf:/etc", "hf:texts"])
