@@ -83,9 +83,23 @@ def _generate(
     stops = [stop.encode("utf-8") for stop in sampling.stop_strings]
     written = [b"" for _ in seeds]
     open_rows = set(range(len(seeds)))
-    for computed in _rounds(model, prompts, sampling, seeds):
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    text = Decoder(model, prompts, sampling.max_new_tokens, sampling.num_return_sequences)
+    tokens: Tensor | None = None
+    for _ in range(sampling.max_new_tokens):
+        with evaluating(model):
+            logits = text.prefill() if tokens is None else text.decode(tokens)
+        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        tokens = choose(logits, sampling, generators)
+        computed = tokens, logits.gather(1, tokens[:, None])[:, 0], logits.logsumexp(dim=-1)
         ids, picked, totals = torch.stack([numbers.double() for numbers in computed]).tolist()  # waits once
-        _check_numbers(totals, open_rows)
+        if bad := [row for row in sorted(open_rows) if not math.isfinite(totals[row])]:
+            raise UserError(
+                f"the model's logits for text {bad[0]} are not finite",
+                why="its weights diverged or are damaged, or their number format overflows",
+                fix="use an earlier checkpoint, or " + set_to("precision", "float32"),
+                code=errors.DIVERGED,
+            )
         for row in sorted(open_rows):
             token = int(ids[row])
             new = decode_bytes([token]) if stops and decode_bytes else b""
@@ -95,21 +109,6 @@ def _generate(
             yield Token(row, token, picked[row] - totals[row])
         if not open_rows:
             return
-
-
-def _rounds(
-    model: Transformer, prompts: list[list[int]], sampling: Sampling, seeds: range
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """For each round, of every row: the chosen id, its logit, and the log of the sum of all exponentials."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    text = Decoder(model, prompts, sampling.max_new_tokens, sampling.num_return_sequences)
-    tokens: Tensor | None = None
-    for _ in range(sampling.max_new_tokens):
-        with evaluating(model):
-            logits = text.prefill() if tokens is None else text.decode(tokens)
-        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-        tokens = choose(logits, sampling, generators)
-        yield tokens, logits.gather(1, tokens[:, None])[:, 0], logits.logsumexp(dim=-1)
 
 
 def check_memory(model: Transformer, prompts: Sequence[int], sampling: Sampling, per_token: int = 0) -> None:
@@ -134,17 +133,6 @@ def check_memory(model: Transformer, prompts: Sequence[int], sampling: Sampling,
             why=f"that takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
             fix=set_to("num_return_sequences", fits) if fewer else set_to("max_new_tokens", words="a smaller number"),
             code=errors.MEMORY,
-        )
-
-
-def _check_numbers(totals: list[float], rows: set[int]) -> None:
-    bad = [row for row in sorted(rows) if not math.isfinite(totals[row])]
-    if bad:
-        raise UserError(
-            f"the model's logits for text {bad[0]} are not finite",
-            why="its weights diverged or are damaged, or their number format overflows",
-            fix="use an earlier checkpoint, or " + set_to("precision", "float32"),
-            code=errors.DIVERGED,
         )
 
 

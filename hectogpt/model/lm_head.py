@@ -49,21 +49,15 @@ class LMHeadConfig:
         if self.soft_cap is not None and not (self.soft_cap > 0 and math.isfinite(self.soft_cap)):
             raise UserError(f"model.lm_head.soft_cap = {self.soft_cap}", why="it must be positive and finite")
         if not math.isfinite(self.embedding_map):
-            raise UserError(
-                f"model.lm_head.embedding_map = {self.embedding_map}", why="it multiplies weights, so it must be finite"
-            )
-        if self.tied and self.embedding_map:
-            raise UserError(
-                "model.lm_head.embedding_map with model.lm_head.tied",
-                why="a tied head is the embeddings already",
-                fix="one of the two",
-            )
-        if self.tied and self.compact_vocab:
-            raise UserError(
-                "model.lm_head.compact_vocab with model.lm_head.tied",
-                why="a tied head has a row for every token, a compact one only for those in use",
-                fix="one of the two",
-            )
+            what = f"model.lm_head.embedding_map = {self.embedding_map}"
+            raise UserError(what, why="it multiplies weights, so it must be finite")
+        for name in ("embedding_map", "compact_vocab"):
+            if self.tied and getattr(self, name):
+                raise UserError(
+                    f"model.lm_head.{name} with model.lm_head.tied",
+                    why="a tied head is the embeddings, a row for every token and nothing else",
+                    fix="one of the two",
+                )
 
 
 class LMHead(nn.Module):
@@ -138,9 +132,7 @@ class LMHead(nn.Module):
 
     def matrix(self, embeddings: Float[Tensor, "vocab d"]) -> Float[Tensor, "rows d"]:
         """The whole matrix: the weight and what the embedding map adds; the row of the unused tokens gets nothing."""
-        return self._with_map(self.weight, embeddings)
-
-    def _with_map(self, weight: Tensor, embeddings: Tensor) -> Tensor:
+        weight = self._counted_once(self.weight)
         if self.embedding_map is None:
             return weight
         used, rows = self._used_tokens()
@@ -193,7 +185,7 @@ class LMHead(nn.Module):
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "*batch"]]:
         """Cross entropy in nats over the whole vocabulary, and that of each target, which has no gradient; arguments as
         those of fused_losses."""
-        weight = self._with_map(self._counted_once(self.weight), embeddings)
+        weight = self.matrix(embeddings)
         bias = None if self.bias is None else self._counted_once(self.bias)
         options |= {"weights": weights, "reduction": reduction, "soft_cap": self.config.soft_cap}
         if self.row_of_token is None:

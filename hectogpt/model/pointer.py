@@ -104,11 +104,5 @@ class PointerHeadLayer(nn.Module):
         w = self.weight(hidden[:, -rows:])[..., None]
         softmax = logits.log_softmax(dim=-1)
         # The clamp keeps the gradient of log(0), for all the tokens that cannot be copied, from being infinite.
-        tiny = torch.finfo(logits.dtype).tiny
-        if cache is None:
-            return torch.logaddexp(softmax + torch.log1p(-w), (w * copied).clamp_min(tiny).log())
-        # While decoding only the tokens of the text are visited, a few of the vocabulary. (Without gradients: those of
-        # a token that the text has twice would count twice.)
-        softmax += torch.log1p(-w)
-        added = (w * copied.gather(2, places)).clamp_min(tiny).log()
-        return softmax.scatter_(2, places, torch.logaddexp(softmax.gather(2, places), added))
+        copied = (w * copied).clamp_min(torch.finfo(logits.dtype).tiny)
+        return torch.logaddexp(softmax + torch.log1p(-w), copied.log())

@@ -48,15 +48,10 @@ def save_model(model: Transformer, folder: Path) -> None:
 
 def saved_tensors(model: Transformer) -> dict[str, torch.Tensor]:
     """Copies of the model's tensors on the CPU, by their names in files."""
-    return {name: copied(tensor) for name, tensor in named_tensors(model).items()}
-
-
-def named_tensors(model: Transformer) -> dict[str, torch.Tensor]:
-    """The model's tensors themselves, by their names in files."""
     state: dict[str, torch.Tensor] = model.state_dict()
     if model.config.lm_head.tied:
         del state["lm_head.weight"]  # one tensor, stored once; the config says that it is shared
-    return state
+    return {name: copied(tensor) for name, tensor in state.items()}
 
 
 def copied(tensor: torch.Tensor) -> torch.Tensor:
