@@ -27,13 +27,13 @@ class Decoder:
 
     Past the context length L each new token is conditioned on exactly the last L tokens of its row. Positions then move
     with every token, so such a row is computed anew from its last L tokens; rows still inside the context use the
-    cache. `copies` continues every prompt that many times, as neighbouring rows.
+    cache.
     """
 
-    def __init__(self, model: Transformer, prompts: Sequence[Sequence[int]], new_tokens: int, copies: int = 1) -> None:
+    def __init__(self, model: Transformer, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
         if not prompts or not all(len(prompt) for prompt in prompts):
             raise ValueError("every text needs at least one token to start from")
-        self.model, self.copies, self.limit = model, copies, model.config.context_length
+        self.model, self.limit = model, model.config.context_length
         self.device = model.embeddings.weight.device
         cropped = [list(prompt[-self.limit :]) for prompt in prompts]
         width = max(map(len, cropped))
@@ -45,18 +45,14 @@ class Decoder:
         self.cache = Cache(places, capacity, self.limit, heads, model.config.d_attention, dtype)
         padded = [[0] * start + text for start, text in zip(starts, cropped, strict=True)]
         self.prompts = torch.tensor(padded, device=self.device)
-        self.lengths = [len(text) for text in cropped for _ in range(copies)]
-        self.newest = self.prompts.repeat_interleave(copies, 0)  # of each row its last tokens, up to L of them
+        self.lengths = list(map(len, cropped))
+        self.newest = self.prompts  # of each row its last tokens, up to L of them
 
     @torch.no_grad()
     def prefill(self) -> Float[Tensor, "rows vocab"]:
         """Logits after the prompts: one pass over all of them."""
         positions = self.cache.advance(self.prompts.shape[1])
-        logits = self.model.next_logits(self.prompts, positions, self.cache)
-        if self.copies > 1:
-            self.cache.repeat(self.copies)
-            logits = logits.repeat_interleave(self.copies, 0)
-        return logits
+        return self.model.next_logits(self.prompts, positions, self.cache)
 
     @torch.no_grad()
     def decode(self, tokens: Sequence[int] | Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:

@@ -70,7 +70,8 @@ def generate(
         )
     if rows == 0 or sampling.max_new_tokens == 0:
         return iter(())
-    return _generate(model, texts, sampling, range(seed, seed + rows), decode_bytes)
+    repeated = [text for text in texts for _ in range(sampling.num_return_sequences)]
+    return _generate(model, repeated, sampling, range(seed, seed + rows), decode_bytes)
 
 
 def _generate(
@@ -84,7 +85,7 @@ def _generate(
     written = [b"" for _ in seeds]
     open_rows = set(range(len(seeds)))
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    text = Decoder(model, prompts, sampling.max_new_tokens, sampling.num_return_sequences)
+    text = Decoder(model, prompts, sampling.max_new_tokens)
     tokens: Tensor | None = None
     for _ in range(sampling.max_new_tokens):
         with evaluating(model):

@@ -142,13 +142,19 @@ def check_target(folder: Path, overwrite: bool) -> None:
 def _write_folder(folder: Path, model: Transformer, tokenizer: Tokenizer, has_code: bool) -> None:
     """What transformers reads, all but README.md: of a GPT2LMHeadModel, or of a model with code of its own."""
     config, state, end = model.config, saved_tensors(model), tokenizer.end_of_text
-    dtype = str(model.embeddings.weight.dtype).removeprefix("torch.")
+    settings = {
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "tie_word_embeddings": config.lm_head.tied,
+        "use_cache": True,
+        "dtype": str(model.embeddings.weight.dtype).removeprefix("torch."),
+    }
     if has_code:
         write_atomic(folder / CODE, Path(__file__).with_name(CODE).read_bytes())
-        settings = _own_config(model, end, dtype)
+        settings = _own_config(model) | settings
         state = {PREFIX + name: tensor for name, tensor in state.items()}
     else:
-        settings = write_config(config, end, dtype)
+        settings = write_config(config) | settings
         state = to_huggingface(state, config.n_layers, tied=config.lm_head.tied)
     _write_json(folder / "config.json", settings)
     _write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
@@ -157,8 +163,8 @@ def _write_folder(folder: Path, model: Transformer, tokenizer: Tokenizer, has_co
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(config.context_length))
 
 
-def _own_config(model: Transformer, end_of_text: int, dtype: str) -> dict[str, Any]:
-    """The content of config.json beside modeling_hectogpt.py."""
+def _own_config(model: Transformer) -> dict[str, Any]:
+    """What config.json says of a model with code of its own."""
     config, module = model.config, CODE.removesuffix(".py")
     return {
         "architectures": ["HectoGPTForCausalLM"],
@@ -174,11 +180,6 @@ def _own_config(model: Transformer, end_of_text: int, dtype: str) -> dict[str, A
         "hidden_size": config.d_model,
         "num_hidden_layers": config.n_layers,
         "num_attention_heads": config.n_heads,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
-        "tie_word_embeddings": config.lm_head.tied,
-        "use_cache": True,
-        "dtype": dtype,
     }
 
 

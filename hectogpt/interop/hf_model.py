@@ -97,11 +97,9 @@ def gpt2_differences(config: ModelConfig) -> dict[str, tuple[Any, Any]]:
     return diff(gpt2, config)
 
 
-def write_config(config: ModelConfig, end_of_text: int, dtype: str) -> dict[str, Any]:
-    """config.json of a GPT2LMHeadModel; the inverse of `parse_gpt2_config`. dtype: the weights', in torch's words.
-
-    There is no dropout here, so its probabilities are 0.
-    """
+def write_config(config: ModelConfig) -> dict[str, Any]:
+    """What config.json of a GPT2LMHeadModel says of the model; the inverse of `parse_gpt2_config`, but for a tied head.
+    There is no dropout here, so its probabilities are 0."""
     assert isinstance(config.norm, LayerNorm)
     return {
         "architectures": ["GPT2LMHeadModel"],
@@ -114,11 +112,6 @@ def write_config(config: ModelConfig, end_of_text: int, dtype: str) -> dict[str,
         "resid_pdrop": 0.0,
         "embd_pdrop": 0.0,
         "attn_pdrop": 0.0,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
-        "tie_word_embeddings": config.lm_head.tied,
-        "use_cache": True,
-        "dtype": dtype,
     }
 
 

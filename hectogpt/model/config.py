@@ -102,11 +102,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name, most in LARGEST.items():
             value, least = getattr(self, name), 0 if name == "n_layers" else 1
-            if value < least:
-                why = "it must not be negative" if least == 0 else "it must be at least 1"
-                raise UserError(f"model.{name} = {value}", why=why)
-            if value > most:
-                raise UserError(f"model.{name} = {_shown(value)}", why=f"it must be at most {most:,}")
+            if not least <= value <= most:
+                raise UserError(f"model.{name} = {_shown(value)}", why=f"it must lie between {least} and {most:,}")
         for name in ("inputs", "value_embeddings", "attention_parts"):
             if len(getattr(self, name)) > MOST_PARTS:
                 n_parts = len(getattr(self, name))

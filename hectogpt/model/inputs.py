@@ -240,11 +240,3 @@ class Cache:
         """Which of the slots so far each token of this call may look at."""
         positions = self.slots - self.starts[:, None]
         return visible_keys(positions, self.key_positions)
-
-    def repeat(self, copies: int) -> None:
-        """Repeat every row `copies` times, the copies side by side."""
-        self.keys = [k.repeat_interleave(copies, 0) for k in self.keys]
-        self.values = [v.repeat_interleave(copies, 0) for v in self.values]
-        for kept in (self.remembered, self.appended):
-            kept.update({key: rows.repeat_interleave(copies, 0) for key, rows in kept.items()})
-        self.starts = self.starts.repeat_interleave(copies)
