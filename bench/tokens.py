@@ -53,7 +53,7 @@ def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
     with tempfile.TemporaryDirectory() as folder:
         theirs = build_huggingface(tokenizer, Path(folder))
         works = {
-            "ours, files to shards": lambda: data.CorpusCache(corpus, cache=folder).build(False, 1),
+            "ours, files to shards": lambda: data.CorpusCache(corpus, cache=folder).build(False),
             "tiktoken alone": lambda: [plain.encode_ordinary(text) for text in texts],
             "tokenizers alone": lambda: theirs(texts),
         }

@@ -10,14 +10,13 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
-from hectogpt import errors, files, hardware
+from hectogpt import errors, files
 from hectogpt.data import token_files
 from hectogpt.data.documents import (
     MANY_DOCUMENTS,
@@ -31,13 +30,12 @@ from hectogpt.data.documents import (
     split_of,
 )
 from hectogpt.data.sources import find_source
-from hectogpt.data.token_files import INDEX, SPLITS, EncodedChunk, TokenFiles, find_tokenizer, token_type
+from hectogpt.data.token_files import INDEX, SPLITS, EncodedDocument, TokenFiles, find_tokenizer, token_type
 from hectogpt.data.tokenizer import Tokenizer, train_tokenizer
 from hectogpt.display import Progress
 from hectogpt.errors import UserError, set_to
 
 NOTED = 20  # left-out items that a corpus lists one by one; the others are only counted
-TASK_CHARACTERS = 1 << 19  # what one thread encodes at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,15 +127,14 @@ class CorpusCache:
         if isinstance(self.source, Source) and not self._is_fresh(self.source):
             with token_files.lock_folder(self.folder):
                 if not self._is_fresh(self.source):  # another process may have built it while this one waited
-                    self._build(self.source, progress, None)
+                    self._build(self.source, progress)
         return self._load(check)
 
-    def build(self, progress: bool = True, workers: int | None = None) -> Path:
-        """Tokenise the source (again) and return the folder. workers: threads, None for one on each core; the files
-        have the same bytes for any number."""
+    def build(self, progress: bool = True) -> Path:
+        """Tokenise the source (again) and return the folder."""
         if isinstance(self.source, Source):
             with token_files.lock_folder(self.folder):
-                self._build(self.source, progress, workers)
+                self._build(self.source, progress)
         return self.folder
 
     def build_with_vocabulary(self, n_vocab: int, folder: Path, progress: bool = True) -> Corpus:
@@ -185,7 +182,7 @@ class CorpusCache:
             problems = tuple(index["problems"])
         return Corpus(self.source.name, tokens, sha256, documents, self.tokenizer, self.folder, problems)
 
-    def _build(self, source: Source, progress: bool, workers: int | None) -> None:
+    def _build(self, source: Source, progress: bool) -> None:
         """Tokenise the source and replace the folder; the caller holds the lock."""
         noted: list[str] = []
         assigned, others = _assign(source, noted)
@@ -200,10 +197,8 @@ class CorpusCache:
         }
         documents, text = chain(assigned.documents, others), f"tokenising {source.name}"
         with Progress(quiet=not progress).bar(source.size, text) as show:
-            chunks = encode_documents(
-                documents, self.tokenizer, workers or hardware.usable_cores(), lambda done: show(done, text)
-            )
-            token_files.write_folder(self.folder, self.tokenizer, chunks, about)
+            encoded = encode_documents(documents, self.tokenizer, lambda done: show(done, text))
+            token_files.write_folder(self.folder, self.tokenizer, encoded, about)
 
 
 def _assign(source: Source, noted: list[str]) -> tuple[Assignment, Iterator[Document]]:
@@ -254,50 +249,15 @@ def _documents(source: Source, noted: list[str]) -> Iterator[Document]:
 
 
 def encode_documents(
-    documents: Iterable[Document], tokenizer: Tokenizer, workers: int, show: Callable[[int], None]
-) -> Iterator[EncodedChunk]:
-    """Consecutive documents, encoded and joined, those of each split apart. Few of them are in memory at a time.
-
-    Documents without a split get theirs by hash. workers: threads; tiktoken releases the interpreter lock. show: is
-    called with the bytes of text that are done.
-    """
-    tasks, done = _group(documents), 0
-    with ThreadPoolExecutor(workers) as pool:
-        while some := list(islice(tasks, 8 * workers)):
-            for chunks in pool.map(lambda task: _encode_task(task, tokenizer), some):
-                yield from chunks
-                done += sum(chunk.n_bytes for chunk in chunks)
-                show(done)
-
-
-def _group(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Consecutive documents in groups of at least TASK_CHARACTERS characters, but for the last."""
-    task: list[Document] = []
-    size = 0
+    documents: Iterable[Document], tokenizer: Tokenizer, show: Callable[[int], None]
+) -> Iterator[EncodedDocument]:
+    """The documents, encoded; one without a split gets its by hash. show: is called with the bytes of text so far."""
+    dtype, done = token_type(tokenizer.n_vocab), 0
     for document in documents:
-        task.append(document)
-        size += len(document.content)
-        if size >= TASK_CHARACTERS:
-            yield task
-            task, size = [], 0
-    if task:
-        yield task
-
-
-def _encode_task(task: list[Document], tokenizer: Tokenizer) -> list[EncodedChunk]:
-    """At most one chunk for each split."""
-    dtype = token_type(tokenizer.n_vocab)
-    separator = np.array([tokenizer.end_of_text], dtype=dtype)
-    ids: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
-    sizes = dict.fromkeys(SPLITS, 0)
-    for document in task:
         content = document.content
-        split = document.split or split_of(content)
-        new = tokenizer.encode(content) if isinstance(content, str) else content
-        ids[split] += [new, separator]
-        sizes[split] += int(tokenizer.token_bytes[new].sum())
-    return [
-        EncodedChunk(s, np.concatenate(parts, dtype=dtype, casting="unsafe"), len(parts) // 2, sizes[s])
-        for s, parts in ids.items()
-        if parts
-    ]
+        ids = tokenizer.encode(content) if isinstance(content, str) else content
+        n_bytes = int(tokenizer.token_bytes[ids].sum())
+        ended = np.append(ids, tokenizer.end_of_text).astype(dtype)
+        yield EncodedDocument(document.split or split_of(content), ended, n_bytes)
+        done += n_bytes
+        show(done)

@@ -64,25 +64,22 @@ def find_tokenizer(name: str) -> Tokenizer:
     return read_merges(merges, merges.parent.name) if merges is not None and merges.is_file() else load_tokenizer()
 
 
-class EncodedChunk(NamedTuple):
-    """Encoded documents of one split.
-
-    ids: [n] as `token_type` says, a separator after each document. n_documents: their number. n_bytes: bytes of text
-    they stand for.
-    """
+class EncodedDocument(NamedTuple):
+    """A document of a split. ids: [n] as `token_type` says, the separator last. n_bytes: of the text they stand for."""
 
     split: str
     ids: np.ndarray
-    n_documents: int
     n_bytes: int
 
 
-def write_folder(folder: Path, tokenizer: Tokenizer, chunks: Iterable[EncodedChunk], about: dict[str, Any]) -> None:
-    """Write chunks, in their order, as a new folder of token files that takes the place of `folder`. If that fails, the
-    old one stays, and nothing is left of the new one. The caller holds `lock_folder(folder)`.
+def write_folder(
+    folder: Path, tokenizer: Tokenizer, documents: Iterable[EncodedDocument], about: dict[str, Any]
+) -> None:
+    """Write documents, in their order, as a new folder of token files that takes the place of `folder`. If that fails,
+    the old one stays, and nothing is left of the new one. The caller holds `lock_folder(folder)`.
 
-    about: what the index says of the source, as it is after the last chunk. Raises UserError: DATA if a split is empty,
-    STORAGE when the disk refuses.
+    about: what the index says of the source, as it is after the last document. Raises UserError: DATA if a split is
+    empty, STORAGE when the disk refuses.
     """
     dtype, new = token_type(tokenizer.n_vocab), files.temporary_folder(folder)
     hashes = {split: hashlib.sha256() for split in SPLITS}
@@ -94,13 +91,13 @@ def write_folder(folder: Path, tokenizer: Tokenizer, chunks: Iterable[EncodedChu
             new.mkdir(parents=True)
             for split in SPLITS:
                 opened[split] = (new / f"{split}.bin").open("wb")
-            for chunk in chunks:
-                raw, entry = chunk.ids.astype(dtype, copy=False).tobytes(), entries[chunk.split]
-                opened[chunk.split].write(raw)
-                hashes[chunk.split].update(raw)
-                entry["tokens"] += len(chunk.ids)
-                entry["documents"] += chunk.n_documents
-                entry["bytes"] += chunk.n_bytes
+            for document in documents:
+                raw, entry = document.ids.astype(dtype, copy=False).tobytes(), entries[document.split]
+                opened[document.split].write(raw)
+                hashes[document.split].update(raw)
+                entry["tokens"] += len(document.ids)
+                entry["documents"] += 1
+                entry["bytes"] += document.n_bytes
             if empty := [split for split in SPLITS if not entries[split]["tokens"]]:
                 raise UserError(
                     f"{about['source']}: no document falls into {' and '.join(empty)}",

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hectogpt import torch_private
 from hectogpt.errors import DATA, UserError
+from hectogpt.kernels import native
 from hectogpt.kernels.dtypes import float32_by_onednn, widest_dtype
-from hectogpt.model.softmax import ChunkSoftmax, native_softmax_fits
 
 # Bytes of one chunk of logits: larger ones leave the last-level cache, smaller ones repack the weight more often, which
 # costs in proportion to d. Up to four times as much from d = 512 on. On the CPU bf16 logits take more: sums over chunks
@@ -26,6 +27,12 @@ CHUNK_BYTES = {torch.bfloat16: 52 << 20, torch.float32: 11 << 20}
 CHUNK_BYTES_ON_GPU = 512 << 20
 # From this d on the products with a gradient [vocab, d] are faster than those with [d, vocab].
 WIDE = 64
+# The eager form works on this much at a time. On a processor whose last-level cache is slow (Intel, 2 MB of second
+# level a core) 16 MB cost a fifth more processor time. Below 2 MB the thread barriers of every operation cost more.
+BLOCK_BYTES = 4 << 20
+# With a soft cap the C++ kernel subtracts (maximum of the raw logits) + (maximum of the bias), which is at most the
+# spread of the bias above the true maximum: beyond this many nats probabilities of 1e-12 would underflow.
+BIAS_SPREAD = 60.0
 
 
 class Mixture(NamedTuple):
@@ -53,7 +60,7 @@ class _Choices(NamedTuple):
     matmul_dtype: torch.dtype
     soft_cap: float | None
     chunk_rows: int
-    native: bool
+    by_kernel: bool
 
 
 def fused_losses(
@@ -94,11 +101,12 @@ def fused_losses(
             raise UserError("the mean loss over no targets does not exist", why="it divides by their number", code=DATA)
         row_weight /= len(target)
     matmul_dtype = precision or torch.promote_types(x.dtype, weight.dtype)
-    native = x.device.type == "cpu" and acc_dtype == torch.float32
-    native = native and native_softmax_fits(soft_cap, matmul_dtype, bias)
+    by_kernel = x.device.type == "cpu" and acc_dtype == torch.float32
+    by_kernel = by_kernel and native_softmax_fits(soft_cap, matmul_dtype, bias)
     p_other, w_other = (None, None) if mixture is None else (t.reshape(-1).to(acc_dtype) for t in mixture)
     inputs = Inputs(x.reshape(-1, d), weight, bias, p_other, w_other)
-    choices = _Choices(matmul_dtype, soft_cap, chunk_rows or _rows_at_a_time(x.device, vocab, d, matmul_dtype), native)
+    chunk_rows = chunk_rows or _rows_at_a_time(x.device, vocab, d, matmul_dtype)
+    choices = _Choices(matmul_dtype, soft_cap, chunk_rows, by_kernel)
     needs_grad = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs)
     if not any(needs_grad):
         loss, rows, _ = _loss_and_gradients(inputs, target, row_weight, choices, needs_grad)
@@ -159,7 +167,7 @@ def _loss_and_gradients(
     chunk = max(1, min(choices.chunk_rows, len(x)))
     logits = x.new_empty(chunk, len(weight))
     bias = None if inputs.bias is None else inputs.bias.to(acc_dtype)
-    softmax = ChunkSoftmax(logits, acc_dtype, bias, choices.soft_cap, choices.native)
+    softmax = ChunkSoftmax(logits, acc_dtype, bias, choices.soft_cap, choices.by_kernel)
     grads = _Gradients(inputs, acc_dtype, dtype, needs_grad)
     losses = torch.empty(len(target), dtype=acc_dtype, device=target.device)
     with float32_by_onednn(dtype):
@@ -283,3 +291,83 @@ class _Gradients:
         weight = None if weight is None else weight.to(inputs.weight.dtype)
         bias = None if self.bias is None or inputs.bias is None else self.bias[0].to(inputs.bias.dtype)
         return [self.x, weight, bias, *self.other]
+
+
+# --- the softmax of a chunk of logits ---------------------------------------------------------------------------------
+
+# Losses of its rows and the gradient with respect to the logits, in one pass, by torch's operations over blocks of rows
+# that fit the last-level cache, or by the C++ kernel. For bf16 logits the target's own comes in float32, because the
+# one in the chunk is rounded.
+
+
+class ChunkSoftmax:
+    """The softmax of chunks of logits, and the buffers that all chunks of a call share: fresh ones would cost a page
+    fault per 4 KiB. logits: [rows, vocab], where the chunks' products go; bias: [vocab], in acc_dtype."""
+
+    def __init__(
+        self, logits: Tensor, acc_dtype: torch.dtype, bias: Tensor | None, soft_cap: float | None, by_kernel: bool
+    ) -> None:
+        self.logits, self.acc_dtype, self.by_kernel = logits, acc_dtype, by_kernel
+        self.bias, self.soft_cap = bias, soft_cap
+        self.bias_side = torch.empty_like(logits) if soft_cap and bias is not None else None
+        rows, vocab = logits.shape
+        on_cpu = logits.device.type == "cpu"
+        self.block = min(rows, max(1, BLOCK_BYTES // (vocab * acc_dtype.itemsize))) if on_cpu else rows
+        self.rows = torch.arange(rows, device=logits.device)
+        block = (self.block, vocab)
+        self.work = logits.new_empty(block, dtype=acc_dtype) if logits.dtype != acc_dtype and not by_kernel else None
+        self.spare = logits.new_empty(block, dtype=acc_dtype) if soft_cap and not by_kernel else None
+
+    def __call__(
+        self, z: Tensor, target: Tensor, target_logit: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Losses of the rows of `logits` in z, the factor that dz lacks (1 / sum, or None), dz in place of the logits,
+        and dz with respect to the bias."""
+        side = None if self.bias_side is None else self.bias_side[: len(z)]
+        scale = None
+        if self.by_kernel:
+            losses, scale = native.head_softmax(z, side, target.contiguous(), target_logit, self.bias, self.soft_cap)
+        else:
+            losses = self._by_torch(z, side, target, target_logit)
+        return losses, scale, z, z if side is None else side
+
+    def _by_torch(self, z: Tensor, side: Tensor | None, target: Tensor, target_logit: Tensor | None) -> Tensor:
+        """Losses of the rows; z becomes dz, side dz with respect to the bias."""
+        losses = torch.empty(len(z), dtype=z.dtype if self.work is None else torch.float32, device=z.device)
+        for start in range(0, len(z), self.block):
+            rows = slice(start, min(start + self.block, len(z)))
+            f = z[rows] if self.work is None else self.work[: rows.stop - start].copy_(z[rows])
+            here = (self.rows[: len(f)], target[rows])
+            if target_logit is not None:
+                f[here] = target_logit[rows]
+            losses[rows] = self._rows_by_torch(f, here, None if side is None else side[rows])
+            if self.work is not None:
+                z[rows].copy_(f)
+        return losses
+
+    def _rows_by_torch(self, z: Tensor, here: tuple[Tensor, Tensor], side: Tensor | None) -> Tensor:
+        """Loss of each row; z, the raw logits, becomes (softmax - onehot) (1 - tanh^2), the gradient with respect to
+        them. here: row numbers and targets. side, if there is one, gets softmax - onehot, the gradient of the bias."""
+        tanh = None
+        if self.soft_cap and self.spare is not None:
+            tanh = torch.div(z, self.soft_cap, out=self.spare[: len(z)]).tanh_()
+            torch.mul(tanh, self.soft_cap, out=z)
+        if self.bias is not None:
+            z.add_(self.bias)
+        top = z.amax(1)
+        target_logit = z[here]
+        torch_private.softmax_(z)
+        loss = top - z.amax(1).log() - target_logit  # log-sum-exp: the largest p is exp(top) / sum
+        z[here] += -1  # indexing: scatter_ copies the whole matrix twice
+        if side is not None:
+            side.copy_(z)
+        if tanh is not None:
+            z.mul_(torch.mul(tanh, tanh, out=tanh).neg_().add_(1))
+        return loss
+
+
+def native_softmax_fits(soft_cap: float | None, dtype: torch.dtype, bias: Tensor | None) -> bool:
+    """Whether the C++ kernel is in use and takes such logits; with a cap the spread of this bias must allow it."""
+    if not (native.in_use() and dtype in native.DTYPES):
+        return False
+    return soft_cap is None or bias is None or bool(bias.detach().amax() - bias.detach().amin() <= BIAS_SPREAD)
