@@ -27,7 +27,7 @@ from bench.record import Row
 from hectogpt.data import load_tokenizer
 from hectogpt.generation import Sampling, generate
 from hectogpt.generation.decode import Decoder
-from hectogpt.generation.quantize import WeightFormat, quantize, weight_bytes
+from hectogpt.generation.quantize import WeightFormat, quantize
 from hectogpt.interop import gguf_file, open_model
 from hectogpt.model import Transformer
 
@@ -192,6 +192,12 @@ def speeds(laps: Laps, tokens: int, token_bytes: dict[str, float] | None = None)
             row["share_of_copy"] = round(token_bytes[name] * speed / peaks()["copy"], 3)
         rows.append(row)
     return rows
+
+
+def weight_bytes(model: Transformer) -> int:
+    """Bytes of weights that one decoded token reads: all but the embedding tables, of which it reads a row each."""
+    tensors = [t for m in (model.backbone, model.lm_head) for t in (*m.buffers(), *m.parameters())]
+    return sum(t.numel() * t.element_size() for t in dict.fromkeys(tensors))
 
 
 def logit_errors(models: Models, tokens: int) -> list[Row]:

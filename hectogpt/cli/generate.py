@@ -19,8 +19,8 @@ from hectogpt.data import Tokenizer
 from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, Token, generate
+from hectogpt.generation.decode import check_memory
 from hectogpt.generation.quantize import quantize
-from hectogpt.generation.text import check_memory
 from hectogpt.interop.open import open_model
 from hectogpt.kernels.build import describe, find
 from hectogpt.model import Transformer

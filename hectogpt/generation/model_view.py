@@ -37,11 +37,6 @@ class Trace(NamedTuple):
     losses: Float[np.ndarray, " predicted"]
     next_probabilities: Float[np.ndarray, " vocab"]
 
-    @property
-    def loss(self) -> float:
-        """Mean loss in nats per predicted token; nan for a prompt of one token, which predicts nothing."""
-        return float(self.losses.mean()) if self.losses.size else float("nan")
-
 
 class Prompt(NamedTuple):
     """A prompt as the model reads it: the last tokens of the text, and how many before them were cut."""

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from hectogpt import torch_private
 from hectogpt.kernels import native
 from hectogpt.kernels.dtypes import prefers_bf16
-from hectogpt.model.lm_head import LMHead
 from hectogpt.model.transformer import DecoderBlock, Transformer
 
 WeightFormat = Literal["float32", "bfloat16", "int8"]
@@ -93,20 +92,6 @@ class PackedLinear(nn.Module):
         return F.linear(x, weight).float()
 
 
-class PackedHead(nn.Module):
-    """A vocabulary head with its whole matrix, the embedding map included, in one PackedLinear."""
-
-    def __init__(self, head: LMHead, matrix: PackedLinear) -> None:
-        super().__init__()
-        self.head, self.matrix, self.embedding_map = head, matrix, None
-        head.weight, head.embedding_map = None, None  # type: ignore[assignment]
-
-    def forward(
-        self, hidden: Float[Tensor, "*batch d"], embeddings: Float[Tensor, "vocab d"]
-    ) -> Float[Tensor, "*batch vocab"]:
-        return self.head.finish(self.matrix(hidden))
-
-
 def quantize(model: Transformer, form: WeightFormat = "float32") -> Transformer:
     """A copy for generation whose linear maps, vocabulary head included, hold their weights in a smaller format.
 
@@ -118,7 +103,9 @@ def quantize(model: Transformer, form: WeightFormat = "float32") -> Transformer:
     light = copy.deepcopy(model, shared)
     own_code = model.embeddings.weight.device.type == "cpu" and native.are_there()
     matrix = model.lm_head.matrix(model.embeddings.weight)
-    light.lm_head = PackedHead(light.lm_head, PackedLinear(matrix, None, form, own_code=own_code))  # type: ignore[assignment]
+    head = light.lm_head
+    head.packed = PackedLinear(matrix, None, form, own_code=own_code)  # the embedding map included
+    head.weight, head.embedding_map = None, None  # type: ignore[assignment]
     for module in list(light.backbone.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
@@ -127,11 +114,3 @@ def quantize(model: Transformer, form: WeightFormat = "float32") -> Transformer:
         assert isinstance(block, DecoderBlock)
         block.attention.reads_cache_natively = True
     return light.eval()
-
-
-def weight_bytes(model: Transformer) -> int:
-    """Bytes of weights that one decoded token reads: all but the embedding tables, of which it reads a row each (the
-    whole embedding where the head's embedding map reads it)."""
-    modules = [model.backbone, model.lm_head, *([model.embeddings] if model.lm_head.embedding_map is not None else [])]
-    tensors = [t for m in modules for t in (*m.buffers(), *m.parameters())]
-    return sum(t.numel() * t.element_size() for t in dict.fromkeys(tensors))

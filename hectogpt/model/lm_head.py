@@ -76,6 +76,7 @@ class LMHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if config.bias else None
         self.embedding_map = nn.Linear(d_model, d_model, bias=False) if config.embedding_map else None
+        self.packed: nn.Module | None = None  # takes the place of `matrix` in copies for generation
         self.register_buffer("row_of_token", None)
         self.unused = 0  # how many tokens share the last row; 0 if the vocabulary is not compact
 
@@ -155,6 +156,9 @@ class LMHead(nn.Module):
 
     def products(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
         """[..., d] -> [..., rows], the product with `matrix(embeddings)`."""
+        if self.packed is not None:
+            packed: Tensor = self.packed(hidden)
+            return packed
         products = F.linear(hidden, self._counted_once(self.weight))
         if self.embedding_map is not None:
             # h (E B^T)^T as (h B) E^T: for the few rows of decoding cheaper than the whole matrix

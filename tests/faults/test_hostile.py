@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, generate
-from hectogpt.generation.text import check_memory
+from hectogpt.generation.decode import check_memory
 from hectogpt.interop import open_model
 from hectogpt.lab import recipes
 from hectogpt.lab.record import Record, append_record, read_records

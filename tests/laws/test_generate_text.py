@@ -19,8 +19,7 @@ from hectogpt.cli.options import GenerateOptions
 from hectogpt.data import load_tokenizer
 from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, Token, complete, generate
-from hectogpt.generation.decode import choose, probabilities
-from hectogpt.generation.text import completes
+from hectogpt.generation.decode import choose, completes, probabilities
 from hectogpt.model import ModelConfig
 
 

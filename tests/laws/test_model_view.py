@@ -48,7 +48,7 @@ def test_maps_losses_and_next_tokens_are_the_textbook_s(slow: textbook.Transform
     expected = torch.nn.functional.cross_entropy(logits[:-1], torch.from_numpy(x[1:]), reduction="none")
     np.testing.assert_allclose(seen.losses, expected, atol=1e-4)
     np.testing.assert_allclose(seen.next_probabilities, logits[-1].softmax(-1), atol=1e-5)
-    assert seen.loss == pytest.approx(slow.get_loss_on_batch(torch.from_numpy(x)[None]).item(), abs=1e-4)
+    assert seen.losses.mean() == pytest.approx(slow.get_loss_on_batch(torch.from_numpy(x)[None]).item(), abs=1e-4)
 
 
 def _maps(attention: textbook.CausalAttention, x: torch.Tensor) -> torch.Tensor:
@@ -66,14 +66,14 @@ def test_the_effect_of_a_head_is_that_of_zeros_in_its_output_weights() -> None:
         with torch.no_grad():
             for layer, head in row["heads"]:
                 model_view.attention_modules(without)[layer].W_o.weight[:, head * 8 : (head + 1) * 8] = 0
-        expected = model_view.trace(without, tokens).loss - model_view.trace(model, tokens).loss
+        expected = (model_view.trace(without, tokens).losses - model_view.trace(model, tokens).losses).mean()
         assert row["delta"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_one_token_predicts_the_next_and_has_no_loss() -> None:
     seen = model_view.trace(ours(), ids(1))
     assert seen.maps.shape == (2, 3, 1, 1)
-    assert math.isnan(seen.loss)
+    assert not len(seen.losses)
     best = model_view.most_likely_tokens(seen, 5)
     assert [p for _, p in best] == sorted((p for _, p in best), reverse=True)
     assert seen.next_probabilities.sum() == pytest.approx(1)

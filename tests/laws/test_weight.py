@@ -28,7 +28,7 @@ LINES = {
     "hectogpt/model": 2338,
     "tests": 17760,
     "tools": 5356,
-    "bench": 1730,
+    "bench": 1735,
     "reference": 817,
     "assignment": 919,
 }
