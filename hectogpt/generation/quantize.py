@@ -32,40 +32,29 @@ def round_rows(weight: Float[Tensor, "out in"]) -> tuple[Int8[Tensor, "out in"],
 
 
 class PackedLinear(nn.Module):
-    """x -> x W^T + b with W [out, in] in float32, bfloat16, or int8 with a float32 scale per row (round_rows).
-
-    own_code: the C++ kernels multiply; int8 is then laid out for them.
-    """
+    """x -> x W^T + b with W [out, in] in float32, bfloat16, or int8 with a float32 scale per row (round_rows), by the
+    C++ kernels where they are there; int8 is then laid out for them."""
 
     weight: Tensor
     scale: Tensor | None
     bias: Tensor | None
-    sums: Tensor | None
 
-    def __init__(
-        self,
-        weight: Float[Tensor, "out in"],
-        bias: Float[Tensor, " out"] | None,
-        form: WeightFormat,
-        *,
-        own_code: bool = False,
-    ) -> None:
+    def __init__(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None, form: WeightFormat) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self.own_code = own_code
+        self.own_code = weight.device.type == "cpu" and native.are_there()
         self.packed: native.Packed | None = None
         self.blocked: Tensor | None = None
-        weight, scale, sums = weight.detach().float(), None, None
+        weight, scale = weight.detach().float(), None
         if form == "int8":
             weight, scale = round_rows(weight)
-            if own_code:
+            if self.own_code:
                 self.packed = native.pack(weight, scale)
-                weight, scale, sums = self.packed
+                weight, scale, _ = self.packed
         elif form == "bfloat16":
             weight = weight.bfloat16()
         self.register_buffer("weight", weight.contiguous())
         self.register_buffer("scale", scale)
-        self.register_buffer("sums", sums)
         self.register_buffer("bias", None if bias is None else bias.detach().float())
 
     def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows out"]:
@@ -101,16 +90,15 @@ def quantize(model: Transformer, form: WeightFormat = "float32") -> Transformer:
     # The memo keeps tensors shared until the module that holds them is replaced.
     shared: dict[int, object] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     light = copy.deepcopy(model, shared)
-    own_code = model.embeddings.weight.device.type == "cpu" and native.are_there()
     matrix = model.lm_head.matrix(model.embeddings.weight)
     head = light.lm_head
-    head.packed = PackedLinear(matrix, None, form, own_code=own_code)  # the embedding map included
+    head.packed = PackedLinear(matrix, None, form)  # the embedding map included
     head.weight, head.embedding_map = None, None  # type: ignore[assignment]
     for module in list(light.backbone.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
-                setattr(module, name, PackedLinear(child.weight, child.bias, form, own_code=own_code))
-    for block in light.backbone if own_code else ():
+                setattr(module, name, PackedLinear(child.weight, child.bias, form))
+    for block in light.backbone:
         assert isinstance(block, DecoderBlock)
-        block.attention.reads_cache_natively = True
+        block.attention.reads_cache_natively = head.packed.own_code
     return light.eval()
