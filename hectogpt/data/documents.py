@@ -27,8 +27,6 @@ from hectogpt.data.tokenizer import Tokenizer, check_ids, load_tokenizer, lone_s
 from hectogpt.errors import UserError, set_to
 from hectogpt.json_files import open_regular
 
-CONVERT = "save it as UTF-8, with an editor or with iconv"
-
 
 class NoTextError(UserError):
     """The error for a file that is empty, or holds no text in any encoding."""
@@ -209,7 +207,7 @@ def decode(raw: bytes, label: str) -> str:
         raise UserError(
             f"{label} is not UTF-8 text",
             why=f"byte 0x{raw[error.start]:02x} at offset {error.start:,} (line {line:,}): {error.reason}",
-            fix=CONVERT,
+            fix="save it as UTF-8, with an editor or with iconv",
             code=errors.DATA,
         ) from None
 

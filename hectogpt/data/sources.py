@@ -54,20 +54,13 @@ class FileSource(Source):
 
     def documents(self) -> Iterator[Document | LeftOut]:
         yield from self.left_out
-        faults: list[LeftOut] = []
         for label, path in self.files:
             try:
                 yield from read_documents(path, self.column)
-            except UserError as error:
-                if not self.is_folder or label.lower().endswith(".jsonl"):  # some documents are out already
+            except NoTextError as error:
+                if not self.is_folder:
                     raise
-                if isinstance(error, NoTextError):
-                    yield LeftOut(label, error.why)
-                else:
-                    faults.append(LeftOut(label, error.why))
-        if faults:
-            why = f"{len(faults)} of {len(self.files)} files: {_listed(faults)}"
-            raise cannot_use(self.name, why, "save them as UTF-8, or take them out of the folder")
+                yield LeftOut(label, error.why)
 
 
 @dataclass(frozen=True)
@@ -218,7 +211,7 @@ def _open_folder(name: str, folder: Path) -> FileSource:
     UserError (DATA) for a folder without files of text."""
     labels, left_out = _walk(folder)
     if not labels:
-        why = f"it holds no text file ({_listed(left_out) or 'the folder is empty'})"
+        why = f"it holds no text file ({'; '.join(map(str, left_out[:8])) or 'the folder is empty'})"
         raise cannot_use(name, why, "name a folder with text files")
     files = tuple((label, folder / label) for label in labels)
     place = (name, str(folder.resolve()), *_measure(name, files))
@@ -240,12 +233,6 @@ def _measure(name: str, files: Sequence[tuple[str, Path]]) -> tuple[int, str]:
     except OSError as error:
         raise cannot_read(name, error) from None
     return size, digest.hexdigest()
-
-
-def _listed(items: list[LeftOut]) -> str:
-    """The first eight of these for a message."""
-    more = f"; and {len(items) - 8} more" if len(items) > 8 else ""
-    return "; ".join(f"{label}: {why}" for label, why in items[:8]) + more
 
 
 def _walk(folder: Path) -> tuple[list[str], list[LeftOut]]:
