@@ -20,6 +20,8 @@ from torch import Tensor
 from hectogpt.kernels.build import Library, find
 
 DTYPES = (torch.float32, torch.bfloat16)
+Heads = Float[Tensor, "batch head time d"]
+Slots = Float[Tensor, "batch head slot d"]
 LARGEST_HEAD = 128  # dimensions of an attention head that there is code for
 
 _in_use: Library | None = None
@@ -82,12 +84,8 @@ def attention_fits(dtype: torch.dtype, d_head: int) -> bool:
 
 
 def causal_attention(
-    q: Float[Tensor, "batch head time d"],
-    k: Float[Tensor, "batch head time d"],
-    v: Float[Tensor, "batch head time d"],
-    scale: float,
-    first: Int[Tensor, "batch time"] | None = None,
-) -> Float[Tensor, "batch head time d"]:
+    q: Heads, k: Heads, v: Heads, scale: float, first: Int[Tensor, "batch time"] | None = None
+) -> Heads:
     """softmax(scale q k^T) v under the causal mask, as torch's scaled_dot_product_attention. first: the first key that
     each query sees, which never falls along a text; None: 0.
 
@@ -129,9 +127,7 @@ def norm_rotate_fits(dtype: torch.dtype, d_head: int, cosines: Tensor) -> bool:
     return fits and cosines.shape[0] == 1 and cosines.shape[-1] % 16 == 0
 
 
-def norm_rotate(
-    x: Float[Tensor, "batch head time d"], cosines: Float[Tensor, "1 1 time pairs"], sines: Tensor, eps: float
-) -> Float[Tensor, "batch head time d"]:
+def norm_rotate(x: Heads, cosines: Float[Tensor, "1 1 time pairs"], sines: Tensor, eps: float) -> Heads:
     """x divided by its root mean square, then rotated; inside in float32."""
     turned: Tensor = _NormRotate.apply(x, cosines.float().contiguous(), sines.float().contiguous(), eps)
     return turned
@@ -267,12 +263,7 @@ def linear(
 
 
 def attend(
-    q: Float[Tensor, "batch head time d"],
-    keys: Float[Tensor, "batch head slot d"],
-    values: Float[Tensor, "batch head slot d"],
-    starts: Int64[Tensor, " batch"],
-    first: int,
-    scale: float,
+    q: Heads, keys: Slots, values: Slots, starts: Int64[Tensor, " batch"], first: int, scale: float
 ) -> Float[Tensor, "batch time head_d"]:
     """Causal attention of the queries at slots first, first + 1 ... over float32 keys and values that lie in a cache's
     buffers. Row b sees slots from starts[b] on; before them its result is 0."""
