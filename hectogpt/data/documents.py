@@ -13,8 +13,7 @@ import codecs
 import hashlib
 import json
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,21 +54,19 @@ class LeftOut(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source(ABC):
+class Source:
     """A source of documents.
 
     name: as the user wrote it. identity: what tells it from other sources in the cache. size: bytes, for the progress
-    bar, None if unknown. fingerprint: changes when the content does; "" for hub data, which is read once.
+    bar, None if unknown. fingerprint: changes when the content does; "" for hub data, which is read once. documents:
+    reads the source from its start; it raises UserError (DATA) for a part that cannot be read without loss.
     """
 
     name: str
     identity: str
     size: int | None
     fingerprint: str
-
-    @abstractmethod
-    def documents(self) -> Iterator[Document | LeftOut]:
-        """Read the source from its start. Raises UserError (DATA) for a part that cannot be read without loss."""
+    documents: Callable[[], Iterator[Document | LeftOut]]
 
 
 def cannot_use(name: str, why: str, fix: str) -> UserError:

