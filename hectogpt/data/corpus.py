@@ -77,11 +77,7 @@ class Corpus:
 
 
 def open_corpus(
-    source: str = "sotu",
-    *,
-    cache: Path | str | None = None,
-    progress: bool = True,
-    check: bool = True,
+    source: str = "sotu", *, cache: Path | str | None = None, progress: bool = True, check: bool = True
 ) -> Corpus:
     """Return the corpus of a source; it is tokenised on first use and read from the cache afterwards.
 
@@ -90,12 +86,11 @@ def open_corpus(
     uint16 ids; train.bin with dev.bin and test.bin beside it, or their folder (used as they are, with the vocabulary of
     a merges.txt there). A source with so few documents that dev or test would stay (nearly) empty is cut into about 128
     passages, at blank lines, else at line ends or spaces, and these are split.
-    Text is UTF-8. cache: the folder for token files, None for `files.cache_dir()`. progress: show a bar if
-    stderr is a terminal. check: compare the token files with their hashes; without, another process of this machine
-    does.
+    Text is UTF-8. cache: the folder for token files, None for `files.cache_dir()`. progress: show a bar if stderr is a
+    terminal. check: compare the token files with their hashes; without, another process of this machine does.
 
-    Raises UserError: DATA for anything wrong with the source, the vocabulary or the token files,
-    STORAGE for a cache that cannot be written, LOCKED if another process builds it for ten minutes.
+    Raises UserError: DATA for anything wrong with the source, the vocabulary or the token files, STORAGE for a cache
+    that cannot be written, LOCKED if another process builds it for ten minutes.
     """
     return CorpusCache(source, cache=cache).open(progress, check)
 
