@@ -198,10 +198,10 @@ def generate(
     """Yield the new tokens of all texts, one per text and round, in the order of the texts.
 
     Text r continues prompt r // num_return_sequences. Its generator is seeded with seed + r and draws one number per
-    token, so a text does not depend on its neighbours. A text's last token is its stop token,
-    the one completing a stop string (for which `decode_bytes` is needed), or number max_new_tokens. An empty prompt
-    starts from `start`, by default the first eos_token_id, else the last id (end-of-text in GPT-2's vocabulary).
-    Past the context length L each token is conditioned on the last L tokens of its text.
+    token, so a text does not depend on its neighbours. A text's last token is its stop token, the one completing a stop
+    string (for which `decode_bytes` is needed), or number max_new_tokens. An empty prompt starts from `start`, by
+    default the first eos_token_id, else the last id (end-of-text in GPT-2's vocabulary). Past the context length L each
+    token is conditioned on the last L tokens of its text.
 
     Raises UserError before the first token for ids outside the vocabulary (DATA), for seeds outside [-2^63, 2^63) and
     for texts that do not fit into memory (MEMORY), and for NaN or infinite logits (DIVERGED). Weights are not changed;
