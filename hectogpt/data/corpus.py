@@ -98,8 +98,8 @@ def open_corpus(
 class CorpusCache:
     """The token files of one source in the cache folder.
 
-    folder: where they are; for token files that are used as they are, their own folder. fix: what to do when they are
-    damaged. Raises UserError as `open_corpus` does.
+    folder: where they are; for token files that are used as they are, their own folder. Raises UserError as
+    `open_corpus` does.
     """
 
     def __init__(self, name: str = "sotu", *, cache: Path | str | None = None) -> None:
@@ -108,14 +108,12 @@ class CorpusCache:
         self.tokenizer = find_tokenizer(name)
         if isinstance(self.source, TokenFiles):
             self.folder = self.source.paths["train"].parent
-            self.fix = f"make {self.folder} again with `hectogpt data` and the source it was made from"
             return
         # "utf-8" and "False" were choices once: folders keep their names.
         key = f"{token_files.FORMAT}\0{self.source.identity}\0utf-8\0False\0{self.tokenizer.sha256}"
         slug = re.sub(r"[^A-Za-z0-9]+", "-", self.source.identity)[-40:].strip("-") or "corpus"
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
         self.folder = cache / f"{slug}-{digest[:12]}"
-        self.fix = f"remove the folder {self.folder}: the next use makes it again"
 
     def open(self, progress: bool = True, check: bool = True) -> Corpus:
         """Return the corpus. Builds the token files if there are none or the source has changed since."""
@@ -154,7 +152,7 @@ class CorpusCache:
         """Whether there are token files of the source as it is now. Raises UserError (DATA) for a damaged index."""
         if not os.path.exists(self.folder):  # False also for a cache that one may not enter, which the lock names
             return False
-        index = token_files.read_index(self.folder, self.fix)
+        index = token_files.read_index(self.folder)
         return not source.fingerprint or index["fingerprint"] == source.fingerprint
 
     def _load(self, check: bool = True) -> Corpus:
@@ -171,8 +169,8 @@ class CorpusCache:
                 for split, ids in tokens.items()
             }
         else:
-            index = token_files.read_index(self.folder, self.fix)
-            tokens = token_files.read_splits(self.folder, index, self.tokenizer, self.fix, check)
+            index = token_files.read_index(self.folder)
+            tokens = token_files.read_splits(self.folder, index, self.tokenizer, check)
             sha256, documents = ({s: index["splits"][s][key] for s in SPLITS} for key in ("sha256", "documents"))
             problems = tuple(index["problems"])
         return Corpus(self.source.name, tokens, sha256, documents, self.tokenizer, self.folder, problems)

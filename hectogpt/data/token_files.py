@@ -151,8 +151,8 @@ def _writing(folder: Path) -> contextlib.AbstractContextManager[None]:
     return errors.writing(f"token files to {folder}", fix=fix, kept=kept)
 
 
-def read_index(folder: Path, fix: str) -> dict[str, Any]:
-    """The index of a folder. Raises UserError (DATA), which proposes `fix`, if one bit of it is not as written."""
+def read_index(folder: Path) -> dict[str, Any]:
+    """The index of a folder. Raises UserError (DATA) if one bit of it is not as written."""
     path = folder / INDEX
     try:
         raw = path.read_bytes()
@@ -160,51 +160,43 @@ def read_index(folder: Path, fix: str) -> dict[str, Any]:
         body = {key: value for key, value in index.items() if key != "sha256"}
         sound = index.get("format") == FORMAT and render_index(body) == raw
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise damage_error(path, f"it cannot be read: {error}", fix) from None
+        raise damage_error(path, f"it cannot be read: {error}") from None
     if not sound:
-        raise damage_error(path, "it is not what was written: its own SHA-256 or format line differs", fix)
+        raise damage_error(path, "it is not what was written: its own SHA-256 or format line differs")
     return index
 
 
-def damage_error(path: Path, why: str, fix: str) -> UserError:
+def damage_error(path: Path, why: str, what: str = "token files are damaged") -> UserError:
     """The error for a token file or an index that is not as it was written."""
-    return UserError(f"token files are damaged: {path}", why=why, fix=fix, code=errors.DATA)
+    fix = f"remove {path.parent}: the next use makes a folder of the cache again, `hectogpt data build` one of your own"
+    return UserError(f"{what}: {path}", why=why, fix=fix, code=errors.DATA)
 
 
-def read_splits(
-    folder: Path, index: dict[str, Any], tokenizer: Tokenizer, fix: str, check: bool = True
-) -> dict[str, np.ndarray]:
+def read_splits(folder: Path, index: dict[str, Any], tokenizer: Tokenizer, check: bool = True) -> dict[str, np.ndarray]:
     """Split -> read-only ids [n]; with `check` each is compared with its SHA-256 (about 0.7 s per GB).
 
-    Raises UserError (DATA), which proposes `fix`, naming the damaged file; or if the files were made with another
-    tokenizer than `tokenizer`.
+    Raises UserError (DATA) naming the damaged file, or if the files were made with another tokenizer than `tokenizer`.
     """
     if index["tokenizer"]["sha256"] != tokenizer.sha256:
-        raise UserError(
-            f"token files {folder} were made with another vocabulary",
-            why=f"tokenizer SHA-256 {index['tokenizer']['sha256'][:16]}..., here {tokenizer.sha256[:16]}...",
-            fix=fix,
-            code=errors.DATA,
-        )
+        why = f"tokenizer SHA-256 {index['tokenizer']['sha256'][:16]}..., here {tokenizer.sha256[:16]}..."
+        raise damage_error(folder / INDEX, why, "token files were made with another vocabulary")
     dtype = token_type(tokenizer.n_vocab)
     mapped = sum(index["splits"][split]["tokens"] for split in SPLITS) * dtype.itemsize > MEMORY_LIMIT
-    return {split: _read_split(folder, index["splits"][split], mapped, dtype, fix, check) for split in SPLITS}
+    return {split: _read_split(folder, index["splits"][split], mapped, dtype, check) for split in SPLITS}
 
 
-def _read_split(
-    folder: Path, entry: dict[str, Any], mapped: bool, dtype: np.dtype, fix: str, check: bool
-) -> np.ndarray:
+def _read_split(folder: Path, entry: dict[str, Any], mapped: bool, dtype: np.dtype, check: bool) -> np.ndarray:
     path = folder / entry["file"]
     try:
         size = path.stat().st_size
         tokens = read_tokens(path, mapped=mapped, dtype=dtype)
     except OSError as error:
-        raise damage_error(path, f"it cannot be read: {errors.reason_of(error)}", fix) from None
+        raise damage_error(path, f"it cannot be read: {errors.reason_of(error)}") from None
     if size != entry["tokens"] * dtype.itemsize:
         why = f"{size:,} bytes, the index says {entry['tokens']:,} tokens of {dtype.itemsize}"
-        raise damage_error(path, why, fix)
+        raise damage_error(path, why)
     if check and hashlib.sha256(tokens.data).hexdigest() != entry["sha256"]:
-        raise damage_error(path, "its SHA-256 differs from the index", fix)
+        raise damage_error(path, "its SHA-256 differs from the index")
     return tokens
 
 

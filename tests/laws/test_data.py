@@ -357,7 +357,7 @@ def test_damaged_files_are_named_and_repaired(tmp_path: Path) -> None:
     }
     for words, damaged in damages.items():
         (folder / "dev.bin").write_bytes(damaged)
-        assert refused(source, "damaged", "dev.bin", words).fix.startswith(f"remove the folder {folder}:")
+        assert refused(source, "damaged", "dev.bin", words).fix.startswith(f"remove {folder}:")
     (folder / "dev.bin").unlink()
     refused(source, "dev.bin", "cannot be read")
     index = good["index.json"]
