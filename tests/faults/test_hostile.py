@@ -54,7 +54,7 @@ def copy(sound: Path, kind: str, tmp_path: Path) -> Path:
 
 
 CHECKS: dict[str, tuple[Callable[[Path], Line], int]] = {
-    "pickles": (hostile.check_pickles, 200),
+    "pickles": (hostile.check_pickles, 165),
     "headers": (hostile.check_headers, 32),
     "changed headers": (lambda folder: hostile.check_mutations(folder, 200), 200),
     "configs": (hostile.check_configs, 55),
