@@ -57,7 +57,7 @@ def write(options: Options) -> None:
     print("fill in a part, and see how far you are:\n")
     print(f"  hectogpt assignment --check {folder}")
     print(f"  cd {folder} && python -m pytest      the same tests, without hectogpt; needs pip install pytest")
-    print(f"  hectogpt grade {folder} --watch      after every save: what is wrong, then where, then which mistake")
+    print(f"  hectogpt grade {folder} --hints 1    what is wrong; 2: also where; 3: also which mistake")
     if options.solution:
         print(f"\nFor teachers: {folder}/solution holds the textbook's files and the written answers.")
 

@@ -8,9 +8,7 @@ import json
 import platform
 import re
 import sys
-import time
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,7 +22,6 @@ from hectogpt.errors import UserError
 from hectogpt.grade import submission
 from hectogpt.grade.result import Result
 from hectogpt.grade.submission import Limits, Submission
-from hectogpt.signals import Stopped, stop_on_signal
 
 
 @dataclass(frozen=True)
@@ -35,18 +32,16 @@ class Options:
 
     Examples
       hectogpt grade model_solution.py
-      hectogpt grade my_folder --hints 1 --watch
+      hectogpt grade my_folder --hints 1
       hectogpt grade submissions/ --html grades/ --csv grades.csv
     """
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """What to grade."""
     hints: Literal[1, 2, 3] | None = None
-    """1: the symptom; 2: also where; 3: also the mistake (default 3; with watch, deeper as it is needed)."""
+    """1: the symptom; 2: also where; 3: also the mistake (default 3)."""
     strict: bool = False
     """Notes count, such as more tokens than the context holds."""
-    watch: bool = False
-    """Grade again at each save."""
     csv: Path | None = None
     """A line for each submission."""
     html: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -91,10 +86,6 @@ def main(options: Options) -> None:
     torch.set_num_threads(1)  # the parent compares small tensors, several at a time
     submission.remove_leftovers()
     check_reference(limits(options))
-    if options.watch:
-        # Collected: one that is raised while Python frees an object would be lost.
-        with stop_on_signal(quiet=True) as received:
-            watch(options, received)
     found = graded(options, submissions)
     write_files(options, found)
     if options.json:
@@ -152,60 +143,6 @@ def write_files(options: Options, found: list[Result]) -> None:
     if options.gradescope is not None:
         results = json.dumps(report.gradescope(found[0], level, options.visibility), indent=1, allow_nan=False)
         files.write_atomic(options.gradescope, results + "\n")
-
-
-# --- watching -------------------------------------------------------------------------------------------------------
-
-
-def watch(options: Options, received: list[int]) -> None:
-    """Grade after every change, until a signal is received. Hints go one level deeper where the symptoms are those of
-    the last save, if no level was chosen."""
-    from hectogpt.grade import report
-    from hectogpt.grade.runner import Spare, grade
-
-    level, before = 1, ""
-    names = ", ".join(map(str, options.paths))
-    note(f"watching {names}: graded now and after every save; Ctrl-C ends", options.quiet)
-    spare = Spare()
-    try:
-        for found in changes(options.paths, received):
-            if len(found) != 1:
-                names = ", ".join(one.name for one in found[:4])
-                raise UserError(f"watch takes one submission, {len(found)} were found: {names}", fix="give one folder")
-            began = time.perf_counter()
-            result = grade(found[0], limits(options), spare=spare)
-            parts = [f"{p.part} {p.outcome} {p.reason} {[f.symptom for f in p.broken]}" for p in result.parts]
-            symptoms = result.fault + "\n".join(parts)
-            wrong = result.fault or any(p.broken or p.diagnosis for p in result.parts)  # and not merely not started
-            level = options.hints or (min(3, level + 1) if wrong and symptoms == before else 1)
-            before, seconds = symptoms, time.perf_counter() - began
-            clock, words = time.strftime("%H:%M:%S"), f"hints: level {level}, {report.LEVELS[level]}"
-            print(f"\n{clock}  graded in {seconds:.1f} s; {words}\n{report.text(result, level)}", flush=True)
-            if result.is_right(options.strict):
-                print("Everything is right. Ctrl-C ends.", flush=True)
-            spare.close()
-            spare = Spare()  # gets ready while the student reads
-    finally:
-        spare.close()
-
-
-def changes(paths: tuple[Path, ...], received: list[int]) -> Iterator[list[Submission]]:
-    """The submissions, at first and after each change of a file. One that an editor takes away for a moment is waited
-    for. Raises Stopped once a signal has been received."""
-    before: list[str] = []
-    while not received:
-        try:
-            found = submission.find(paths)
-        except UserError:
-            if not before:
-                raise
-            found = []
-        keys = [one.key for one in found]
-        if found and keys != before:
-            before = keys
-            yield found
-        time.sleep(0.3)
-    raise Stopped(received[0])
 
 
 # --- the autograder for Gradescope ----------------------------------------------------------------------------------

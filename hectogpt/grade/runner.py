@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,21 +44,15 @@ RUBBISH = (ValueError, KeyError, TypeError, AttributeError, RecursionError, Over
 # --- one submission in child processes --------------------------------------------------------------------------------
 
 
-class Spare:
-    """A child that waits for a submission, in an empty folder of its own; `close` ends both. One
-    that was started early has loaded torch by the time a file is saved."""
-
-    def __init__(self) -> None:
-        with ExitStack() as stack:
-            self.folder = stack.enter_context(temporary())
-            self.child = process.Child(CHILD, self.folder, environment(self.folder))
-            stack.callback(end_daemons, self.folder)
-            stack.callback(self.child.end)
-            self._stack = stack.pop_all()
-
-    def close(self) -> None:
-        """End the child, if it has not ended yet, with all that it has started, and remove its folder."""
-        self._stack.close()
+@contextmanager
+def waiting_child() -> Iterator[tuple[Path, process.Child]]:
+    """A child that waits for a submission, and its folder, which is empty; both end with the context, and with them all
+    that it has started."""
+    with temporary() as folder, ExitStack() as stack:
+        child = process.Child(CHILD, folder, environment(folder))
+        stack.callback(end_daemons, folder)
+        stack.callback(child.end)
+        yield folder, child
 
 
 def end_daemons(folder: Path) -> None:
@@ -96,9 +90,8 @@ def environment(folder: Path) -> dict[str, str]:
     return {name: os.environ[name] for name in kept if name in os.environ} | folders | own
 
 
-def run(submission: Submission, limits: Limits, cancelled: threading.Event, spare: Spare | None = None) -> Transcript:
-    """All that a submission's code returned in every setting. spare: a child to begin with. Raises CancelledError once
-    `cancelled` is set."""
+def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> Transcript:
+    """All that a submission's code returned in every setting. Raises CancelledError once `cancelled` is set."""
     modules = [name for name in ("model_solution", "train") if f"{name}.py" in submission.files]
     transcript, begun = Transcript(set(modules)), time.monotonic()
     left = [s.name for s in laws.SETTINGS.values() if BY_NAME[s.part].module in modules]
@@ -107,22 +100,21 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event, spar
         if rest <= 0:
             transcript.ends |= {name: ("timed out", "the time for the whole submission was over") for name in left}
             break
-        with closing(spare if spare and spare.child.process.poll() is None else Spare()) as waiting:
-            submission.write(waiting.folder)
+        with waiting_child() as (folder, child):
+            submission.write(folder)
             transcript.begin(left)
             try:
-                ending = waiting.child.listen(
+                ending = child.listen(
                     {"settings": left, "modules": modules, "memory": limits.memory},
                     transcript.receive,
                     first_seconds=min(limits.start_seconds, rest),
                     seconds=limits.seconds,
                     total_seconds=rest,
                     output_bytes=limits.output,
-                    cancelled=lambda: cancelled.is_set() or size_of(waiting.folder) > ALL_FILES,
+                    cancelled=lambda: cancelled.is_set() or size_of(folder) > ALL_FILES,
                 )
             except RUBBISH as error:
                 ending = process.Ending("broken", None, str(error)[:200])
-        spare = None
         if cancelled.is_set():
             raise CancelledError
         if ending.how == "done" or transcript.variant == "own":
@@ -168,16 +160,13 @@ def outcome_of(ending: process.Ending, transcript: Transcript, limits: Limits) -
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def grade(
-    submission: Submission, limits: Limits, cancelled: threading.Event | None = None, spare: Spare | None = None
-) -> Result:
-    """Run and judge a submission. spare: a child to begin with. Does not raise for anything that a submission does;
-    raises CancelledError."""
+def grade(submission: Submission, limits: Limits, cancelled: threading.Event | None = None) -> Result:
+    """Run and judge a submission. Does not raise for anything that a submission does; raises CancelledError."""
     name, key = submission.name, submission.key
     if submission.fault or SOLUTION not in submission.files:
         return Result(name, key, fault=submission.fault or f"there is no {SOLUTION}")
     try:
-        found = run(submission, limits, cancelled or threading.Event(), spare)
+        found = run(submission, limits, cancelled or threading.Event())
         return Result(name, key, judge(found), found.seconds, tuple(sorted(found.missing)), looks=submission.looks())
     except CancelledError:
         raise

@@ -263,40 +263,6 @@ def test_a_teacher_grades_a_class_that_is_killed_and_goes_on(tmp_path: Path) -> 
 
 @posix
 @pytest.mark.thorough
-def test_watching_goes_deeper_after_a_save_that_changes_nothing(tmp_path: Path) -> None:
-    wrong = SOURCES["scale by d_model"]
-    folder = submit(tmp_path / "anna", wrong)
-    with start(folder, "--watch", folder=tmp_path) as watching:
-        assert watching.stdout is not None
-
-        def until(word: str) -> str:
-            lines = []
-            assert watching.stdout is not None
-            for line in watching.stdout:
-                lines.append(line)
-                if word in line:
-                    break
-            return "".join(lines)
-
-        first = until("get_loss_on_batch")
-        assert "level 1" in first
-        assert "symptom:" in first
-        assert "where:" not in first
-        submit(tmp_path / "anna", wrong + "\n# another save\n")
-        second = until("get_loss_on_batch")
-        assert "where:" in second
-        assert "what:" not in second
-        submit(tmp_path / "anna", wrong + "\n# and another\n")
-        assert "divided by the root of d_model" in until("get_loss_on_batch")
-        submit(tmp_path / "anna", BASE)
-        assert "level 1" in until("Everything is right")
-        watching.send_signal(signal.SIGINT)
-        watching.communicate(timeout=60)
-    assert watching.returncode == 130
-
-
-@posix
-@pytest.mark.thorough
 def test_the_autograder_in_gradescopes_folders(here: Here, tmp_path: Path) -> None:
     """Unpacked and run as there, with this Python in place of the one that setup.sh installs."""
     source = tmp_path / "source"

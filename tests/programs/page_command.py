@@ -8,7 +8,6 @@ judgement is printed and becomes 0.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from contextlib import suppress
 from fork_server import ask
 
 SMALL = {"model.d-model": 16, "model.n-heads": 2, "model.n-layers": 1, "data.batch-size": 8, "data.seq-len": 64}
-READY = re.compile(r"Ctrl-C ends it|graded in")  # what `hectogpt watch` and `hectogpt grade --watch` print
 SIZED = (".py:", "--resume", "--init", "--model.d-model", "finetune")  # such a command is small by itself
 
 corpus, program, *arguments = sys.argv[1:]
@@ -39,20 +37,18 @@ if (trains or command == "score") and "--corpus" not in given and "--resume" not
 if command == "compare" and "--seeds" in arguments:
     arguments[arguments.index("--seeds") + 1] = "1"
 whole = [sys.executable, "-m", module, *arguments]
-if command != "watch" and "--watch" not in arguments:
+if command != "watch":
     server = os.environ.get("FORK_SERVER", "") if program == "hectogpt" else ""
     code = ask(server, arguments) if server else subprocess.run(whole).returncode
     if command in ("grade", "assignment", "judge") and code == 1:
         print("exit code 1")
         code = 0
     sys.exit(code)
-if command == "watch":
-    whole.append("--no-browser")
-with subprocess.Popen(whole, stdout=subprocess.PIPE, text=True) as child:
+with subprocess.Popen([*whole, "--no-browser"], stdout=subprocess.PIPE, text=True) as child:
     assert child.stdout is not None
     for line in child.stdout:
         print(line, end="", flush=True)
-        if READY.search(line):
+        if "Ctrl-C ends it" in line:
             while child.poll() is None:  # one that comes while an object is deleted is lost
                 child.send_signal(signal.SIGINT)
                 with suppress(subprocess.TimeoutExpired):
