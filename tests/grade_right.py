@@ -6,19 +6,14 @@ from __future__ import annotations
 from grade_solutions import BASE, body, edited
 from grade_wrong import (
     CONTEXT,
-    CROSS,
-    CUT,
     FILL,
     GELU_LINE,
     HEAD,
     JOIN,
-    LAST,
     LOOP,
-    POS,
     SCALE,
     SOFTMAX,
     TARGETS,
-    TOKEN,
 )
 
 ATTENTION, BLOCK, MLP = "CausalAttention.forward", "DecoderBlock.forward", "MLP.forward"
@@ -121,13 +116,6 @@ LOSS_GATHER = """
     picked = torch.gather(logp, 2, input_ids[:, 1:].unsqueeze(-1)).squeeze(-1)
     return -picked.mean()
 """
-LOSS_LOOP = """
-    logits = self(input_ids)
-    total = 0.0
-    for t in range(input_ids.shape[1] - 1):
-        total = total + F.cross_entropy(logits[:, t], input_ids[:, t + 1])
-    return total / (input_ids.shape[1] - 1)
-"""
 LOSS_TRANSPOSED = """
     logits = self.forward(input_ids)
     return nn.CrossEntropyLoss()(logits[:, :-1].transpose(1, 2), input_ids[:, 1:])
@@ -149,19 +137,13 @@ RIGHT: dict[str, str] = {
     "nn.Softmax, contiguous, extra arguments": edited(BASE, (SOFTMAX, "weights = nn.Softmax(dim=-1)(scores)"), (JOIN, "z = z.permute(0, 2, 1, 3).reshape(B, T, -1)"), ("self.mlp(self.post_layer_norm(x))", "self.mlp(self.post_layer_norm(x), None)"), ("def forward(self, x):\n        h = self.fc1(x)", "def forward(self, x, mask=None, *, scale=1.0):\n        h = self.fc1(x)")),
     "torch's own tanh GELU": edited(BASE, (GELU_LINE, 'return F.gelu(x, approximate="tanh")')),
     "GELU called as a function, no attribute": edited(BASE, ("        self.gelu = GELU()\n", ""), ("h = self.gelu(h)", "h = F.gelu(h, approximate='tanh')")),
-    "residuals by name": body(BASE, BLOCK, "    y = self.pre_layer_norm(x)\n    z = x + self.attention(y)\n    return z + self.mlp(self.post_layer_norm(z))"),
-    "the MLP in one line, with a debug print": body(BASE, MLP, "    print(x.shape)\n    return self.fc2(self.gelu(self.fc1(x)))"),
     "positions from the table, a loop by index": body(BASE, FORWARD, CACHED_FORWARD),
-    "positions as a batch, float32 kept out": edited(BASE, (POS, "pos = self.position_embeddings(torch.arange(0, T, dtype=torch.long, device=x.device).unsqueeze(0).repeat(B, 1))")),
     "a stack as nn.Sequential": edited(BASE, ("nn.ModuleList([DecoderBlock(config) for _ in range(config.n_layers)])", "nn.Sequential(*[DecoderBlock(config) for _ in range(config.n_layers)])"), (LOOP, "h = self.backbone(h)")),
     "generation with lists": body(BASE, GENERATE, GENERATE_LISTS),
     "generation into a buffer, by probabilities": body(BASE, GENERATE, GENERATE_BUFFER),
-    "generation, one line at a time": edited(BASE, (LAST, "last = logits[:, -1]"), (TOKEN, "token = F.softmax(last, -1).argmax(-1).unsqueeze(-1)")),
     "loss by gather, from T - 1 tokens": body(BASE, LOSS, LOSS_GATHER),
-    "loss by a loop": body(BASE, LOSS, LOSS_LOOP),
     "loss with classes second": body(BASE, LOSS, LOSS_TRANSPOSED),
     "loss of shape (1,)": edited(BASE, ("        return loss\n", "        return loss.unsqueeze(0)\n")),
-    "loss of log-probabilities": edited(BASE, (CUT, CUT + "\n        logits = F.log_softmax(logits, dim=-1)"), (CROSS, CROSS.replace("loss =", "loss = 1.0 *"))),
     "other names": BASE.replace("logits", "scores_out").replace("targets", "labels").replace(" tok", " embedded"),
     "imports of what is not installed": "from transformers import GPT2LMHeadModel\nimport huggingface_hub\n" + BASE,
 }  # fmt: skip

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from contextlib import ExitStack
 from pathlib import Path
 
 from hectogpt import errors
@@ -40,42 +39,31 @@ def choose(names: str) -> list[Part]:
 
     Raises UserError for a name that no part has.
     """
-    chosen: set[str] = set()
-    for name in filter(None, (name.strip() for name in names.split(","))):
-        if name in ("all", "scored"):
-            chosen |= {part.name for part in PARTS if part.points or name == "all"}
-        elif name in BY_NAME:
-            chosen.add(name)
-        else:
-            why = f"parts: {', '.join(BY_NAME)}; scored: those with points; all"
-            fix = did_you_mean(name, [*BY_NAME, "scored", "all"])
-            raise UserError(f"there is no part {name[:40]!r}", why=why, fix=fix)
-    if not chosen:
+    asked, known = {name.strip() for name in names.split(",")} - {""}, [*BY_NAME, "scored", "all"]
+    for name in sorted(asked.difference(known)):
+        why = f"parts: {', '.join(BY_NAME)}; scored: those with points; all"
+        raise UserError(f"there is no part {name[:40]!r}", why=why, fix=did_you_mean(name, known))
+    if not asked:
         raise UserError("no part is chosen", why="a kit without exercises is the solution", fix=set_to("parts", "all"))
-    return [part for part in PARTS if part.name in chosen]
+    return [part for part in PARTS if asked & {part.name, "all", "scored" if part.points else "all"}]
 
 
 def write_kit(folder: Path, parts: Collection[Part], solution: bool = False) -> None:
     """Write a kit with these parts left out into a folder that is new or empty.
 
-    solution: also the textbook and the written answers, in the folder `solution`. Raises UserError, and leaves nothing
-    of the kit behind, if the folder holds something or cannot be written.
+    solution: also the textbook and the written answers, in the folder `solution`. Raises UserError if the folder holds
+    something or cannot be written.
     """
     kit = contents(parts, solution)  # before anything is written
-    with errors.writing(folder), ExitStack() as undo:
+    with errors.writing(folder, kept=f"what was written of the kit, if anything: remove {folder} before you try again"):
         check_empty(folder)
         for name, content in kit.items():
             path = folder / name
-            for parent in reversed(path.parents):
-                if not parent.exists():
-                    parent.mkdir()
-                    undo.callback(parent.rmdir)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("xb") as file:
-                undo.callback(path.unlink)
                 file.write(content)
             if path.suffix == ".sh":
                 path.chmod(path.stat().st_mode | 0o111)
-        undo.pop_all()
 
 
 def check_empty(folder: Path) -> None:

@@ -63,19 +63,20 @@ def check_kit(folder: Path, tell: Callable[[Progress], None], limit: float = LIM
     folder = folder.resolve()
     names = find_parts(folder)
     found: list[Progress] = []
-    ready: list[bool] = []
+    ready = False
 
     def note(progress: Progress) -> None:
         found.append(progress)
         tell(progress)
 
     def on_message(message: dict[str, str]) -> None:
-        ready.append(True)
+        nonlocal ready
+        ready = True
         if message:
             note(Progress(**message))
 
     while left := names[len(found) :]:
-        ready.clear()
+        ready = False
         request = {"folder": str(folder), "parts": left, "limit": limit}
         outcome = ask("hectogpt.assignment.progress", request, on_message, limit * (len(left) + 1))
         if not ready:
