@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Callable
 
 from hectogpt import __version__, errors
 from hectogpt.cli.console import explain, steady_streams
@@ -70,9 +71,15 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if "RANK" in os.environ:  # what torch writes about broken connections, with its own stack, hides what broke them
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    with steady_streams(), raise_on_signal(last=argv is None):
+    given = [a for a in arguments if a != "--debug"]
+    perform(lambda: _run(given), "--debug" in arguments, last=argv is None)
+
+
+def perform(work: Callable[[], None], debug: bool = False, last: bool = False) -> None:
+    """Do a command's work; print what went wrong, and leave by SystemExit with its code. last: the process ends."""
+    with steady_streams(), raise_on_signal(last=last):
         try:
-            _perform([a for a in arguments if a != "--debug"], "--debug" in arguments)
+            _print_errors(work, debug)
         except BrokenPipeError:  # `hectogpt ... | head` closed our output; nothing is left to say
             raise SystemExit(0) from None
         except KeyboardInterrupt as stop:
@@ -81,11 +88,10 @@ def main(argv: list[str] | None = None) -> None:
             raise SystemExit(code_of(stop)) from None
 
 
-def _perform(arguments: list[str], debug: bool) -> None:
-    """Run a command; print what went wrong, and leave by SystemExit with its code."""
+def _print_errors(work: Callable[[], None], debug: bool) -> None:
     try:
         try:
-            _run(arguments)
+            work()
         finally:
             sys.stdout.flush()  # while a failure can still be printed
     except BrokenPipeError:

@@ -19,9 +19,7 @@ from functools import partial
 from typing import IO, Any, TypeVar
 
 from hectogpt import errors
-from hectogpt.cli.console import explain
-from hectogpt.errors import UserError
-from hectogpt.signals import code_of, raise_on_signal, stop_behind
+from hectogpt.cli import perform
 
 T = TypeVar("T")
 WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -69,37 +67,23 @@ class Child:
             self._do(work)
 
     def _do(self, work: Callable[[], Any]) -> None:
-        code = errors.BUG
-        with raise_on_signal():  # as around every command: a signal after the run's own handling is no default action
-            try:
-                os.dup2(self._said.fileno(), 1)
-                os.dup2(self._said.fileno(), 2)
-                sys.stdout, sys.stderr = (open(n, "w", 1, "utf-8", "replace", closefd=False) for n in (1, 2))  # noqa: SIM115
-                code = self._answered(work)
-            except KeyboardInterrupt as stop:  # a second signal, while an error was being printed
-                code = code_of(stop)
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-
-    def _answered(self, work: Callable[[], Any]) -> int:
-        """Do the work, keep what it returns; the exit code."""
-        try:
+        def answer() -> None:
             self._answer.write(json.dumps(work()).encode())
             self._answer.flush()
-            return 0
-        except UserError as error:
-            print(error, file=sys.stderr)
-            return error.code
+
+        code: object = errors.BUG
+        try:
+            os.dup2(self._said.fileno(), 1)
+            os.dup2(self._said.fileno(), 2)
+            sys.stdout, sys.stderr = (open(n, "w", 1, "utf-8", "replace", closefd=False) for n in (1, 2))  # noqa: SIM115
+            perform(answer)
+            code = 0
         except SystemExit as leaving:
-            return leaving.code if isinstance(leaving.code, int) else errors.BUG
-        except BaseException as error:
-            if stop := stop_behind(error):
-                return code_of(stop)
-            shown = explain(error)
-            print(shown, file=sys.stderr)
-            return shown.code
+            code = leaving.code
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code if isinstance(code, int) else errors.BUG)
 
     def send(self, number: int) -> None:
         """Send a signal, if it is still there to get it."""
