@@ -204,20 +204,23 @@ def task_of(case: Case, folder: Path | None, save_every: int | None = 1) -> Task
     return Task(case.run, case.corpus, "run", folder, resume, True, files, save_every)
 
 
-def train_unscored(case: Case, folder: Path, save_every: int | None = 1) -> None:
-    """As `train`, up to the last step's weights: scores are a function of these, and take as long as sixty steps."""
+def train_unscored(case: Case, folder: Path | None, save_every: int | None = 1, **changes: Any) -> tuple[float, float]:
+    """As `train`, up to the last step's weights: scores are a function of these, and take as long as sixty steps.
+    changes: of the task. From when to when the folder was held."""
     progress = Progress(quiet=False, lines=1)
-    task = task_of(case, folder, save_every)
+    task = replace(task_of(case, folder, save_every), **changes)
     taken, session = begin(task, progress)
+    begun = time.monotonic()
     with taken:
         train_in_folder(session, taken, progress, {"modified": True, "folder": str(folder)}, task)
+        return begun, time.monotonic()
 
 
 # --- a run that nobody disturbed, and others --------------------------------------------------------------------------
 
 # Breaks the run in a folder, which the second argument trains in a child; what is wrong with how that ended, in words.
 Breakage = Callable[[Path, Callable[[], None]], list[str]]
-Train = Callable[[Case, Path], None]
+Train = Callable[[Case, Path], object]
 
 
 class Undisturbed:

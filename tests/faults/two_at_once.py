@@ -12,8 +12,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,7 @@ from runs import Case, Undisturbed
 
 from hectogpt import errors
 from hectogpt.data.corpus import open_corpus
-from hectogpt.display import Progress
 from hectogpt.run_records import CHECKPOINTS, RUN
-from hectogpt.training import task as tasks
-from hectogpt.training.full_run import train_in_folder
 from hectogpt.training.run_folder import read_run
 
 APART = 0.2  # seconds between the first start and the last: as long as a small run takes to build
@@ -62,7 +58,7 @@ def starts(case: Case, where: Path, count: int, names: tuple[str, ...] = ()) -> 
     return forks.over("two at once", start, range(count), "nothing shared, nothing lost")
 
 
-def together(works: list[Callable[[], Any]], chance: random.Random) -> list[forks.Ended]:
+def together(works: Sequence[Callable[[], Any]], chance: random.Random) -> list[forks.Ended]:
     """Do all this in processes that start within APART seconds."""
 
     def late(work: Callable[[], Any], delay: float) -> Any:
@@ -79,7 +75,7 @@ class Started:
 
     def __init__(self, case: Case, where: Path) -> None:
         self.cases = [case.with_steps(5).with_seed(seed) for seed in range(4)]
-        self.alone = [Undisturbed(one, where, begin) for one in self.cases]
+        self.alone = [Undisturbed(one, where, runs.train_unscored) for one in self.cases]
 
     def differs(self, folder: Path) -> list[str]:
         """What is not in this folder as the run of its seed leaves it when it is alone."""
@@ -91,7 +87,12 @@ class Started:
 
     def with_one_name(self, base: Path, n: int, chance: random.Random) -> list[str]:
         """Runs that want runs/run: each gets a folder."""
-        ended = together([partial(begin, case, None, base) for case in self.cases[:n]], chance)
+
+        def train(case: Case) -> None:
+            os.chdir(base)
+            runs.train_unscored(case, None)
+
+        ended = together([partial(train, case) for case in self.cases[:n]], chance)
         faults = [f"ended with {one.code}: {one.said[-1000:]}" for one in ended if one.code]
         folders = [path.parent for path in base.glob(f"runs/*/{RUN}")]
         faults += [] if len(folders) == n else [f"{len(folders)} folders for {n} runs"]
@@ -99,21 +100,23 @@ class Started:
 
     def with_one_folder(self, base: Path, n: int, chance: random.Random) -> list[str]:
         """Runs that want one folder: one gets it, the others are refused."""
-        ended = together([partial(begin, case, base / "run") for case in self.cases[:n]], chance)
+        folder = base / "run"
+        works = [partial(runs.train_unscored, case, folder, out=folder, resume=None) for case in self.cases[:n]]
+        ended = together(works, chance)
         codes = sorted(one.code for one in ended)
         faults = [] if codes[0] == 0 and all(c in REFUSED for c in codes[1:]) else [f"ended with {codes}"]
-        return faults + self.differs(base / "run")
+        return faults + self.differs(folder)
 
     def resumed(self, base: Path, n: int, chance: random.Random) -> list[str]:
         """Processes that go on with the same killed run: it is as if one had."""
         folder, case = base / "run", self.cases[0]
         while runs.newest_step(folder) == 0:  # killed too early
             shutil.rmtree(folder, ignore_errors=True)
-            child = forks.Child(lambda: begin(case, folder))
+            child = forks.Child(lambda: runs.train_unscored(case, folder))
             while not list((folder / CHECKPOINTS).glob("step-*")) and not (folder / "model.safetensors").exists():
                 time.sleep(0.002)
             child.wait(kill_after=0)
-        ended = together([lambda: go_on(case, folder)] * n, chance)
+        ended = together([lambda: runs.train_unscored(case, folder)] * n, chance)
         codes = sorted(one.code for one in ended)
         faults = [] if codes[0] == 0 and set(codes) <= {0, errors.LOCKED} else [f"ended with {codes}: {ended[0].said}"]
         held = sorted(one.value for one in ended if one.value)
@@ -131,23 +134,3 @@ class Started:
         left = [path.name for path in cache.glob(".*") if not path.name.endswith(".lock")]
         open_corpus(source, cache=cache)  # compares the hashes
         return faults + ([f"left behind: {left}"] if left else [])
-
-
-def begin(case: Case, out: Path | None, inside: Path | None = None) -> None:
-    """Begin a run in `out`, or in a numbered folder below `inside`/runs, and train it to the end."""
-    if inside is not None:
-        os.chdir(inside)
-    task = replace(runs.task_of(case, None), out=out, resume=None)
-    folder, session = tasks.begin(task, Progress(quiet=True))
-    with folder:
-        train_in_folder(session, folder, Progress(quiet=True), {}, task)
-
-
-def go_on(case: Case, folder: Path) -> tuple[float, float]:
-    """Go on with the run in a folder; from when to when it was held."""
-    task = runs.task_of(case, folder)
-    taken, session = tasks.begin(task, Progress(quiet=True))
-    begun = time.monotonic()
-    with taken:
-        train_in_folder(session, taken, Progress(quiet=True), {}, task)
-        return begun, time.monotonic()
