@@ -236,8 +236,9 @@ def _what_it_takes(verdict: Verdict) -> list[str]:
         return []
     if verdict.pair.sd is None:
         return [f"One seed proves nothing: run at least {FEWEST_SEEDS}."]
-    if verdict.comparison.sequential and verdict.word == "tie":
-        return [f"The interval lies within {LEAST_DIFFERENCE} of no gain, so more seeds are not needed."]
+    if verdict.comparison.sequential:
+        tie = f"The interval lies within {LEAST_DIFFERENCE} of no gain, so more seeds are not needed."
+        return [tie if verdict.word == "tie" else "More seeds may decide it."]
     needed, seeds = seeds_needed(verdict.pair.sd), len(verdict.seeds)
     goal = f"a gain of {LEAST_DIFFERENCE} nats apart from none (p < {SIGNIFICANCE}, power {100 * POWER:.0f} %)"
     basis = f"by the SD of these differences, {verdict.pair.sd:.4f}"

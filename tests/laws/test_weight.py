@@ -15,8 +15,8 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2459,  # the ground, and what Python users call
-    "hectogpt/cli": 3240,
-    "hectogpt/lab": 4222,
+    "hectogpt/cli": 3177,
+    "hectogpt/lab": 4223,
     "hectogpt/grade": 3443,
     "hectogpt/assignment": 394,
     "hectogpt/training": 4138,
