@@ -15,7 +15,7 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2459,  # the ground, and what Python users call
-    "hectogpt/cli": 3177,
+    "hectogpt/cli": 3240,
     "hectogpt/lab": 4223,
     "hectogpt/grade": 3443,
     "hectogpt/assignment": 394,
