@@ -1,4 +1,4 @@
-"""`hectogpt generate MODEL PROMPT ...`: text on stdout as it comes (or one JSON object), remarks on stderr."""
+"""`hectogpt generate MODEL PROMPT`: text on stdout as it comes (or one JSON object), remarks on stderr."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import codecs
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -25,36 +24,45 @@ from hectogpt.interop.open import open_model
 from hectogpt.kernels.build import describe, find
 from hectogpt.model import Transformer
 
-BATCH_ROWS = 16  # texts that are continued side by side; their caches bound the memory (GPT-2 small: 75 MB a text)
 TOKEN_BYTES = 200  # what is kept of each new token until all are printed
 
 
 def main(options: GenerateOptions) -> None:
     """Load, generate, print. Raises UserError."""
-    texts = options.prompt or ("",)
     model, tokenizer = open_for(options)
     sampling = Sampling(**sampling_options(options, tokenizer.end_of_text))
-    prompts = [tokenizer.encode(text).tolist() for text in texts]
-    say_lengths(options, prompts, model.config.context_length)
-    batch = sorted(map(len, prompts))[-max(1, BATCH_ROWS // sampling.num_return_sequences) :]
-    check_memory(model, batch, sampling, TOKEN_BYTES * -(-len(prompts) // len(batch)))
+    copies, stops, prompt = sampling.num_return_sequences, sampling.eos_token_id, tokenizer.encode(options.prompt)
+    say_lengths(options, len(prompt), model.config.context_length)
+    check_memory(model, [len(prompt)], sampling, TOKEN_BYTES)
     model = place(model, options)
-    begun, total = time.perf_counter(), len(prompts) * sampling.num_return_sequences
-    live = total == 1 and not options.json
+    begun, live = time.perf_counter(), copies == 1 and not options.json
+    rows: list[list[Token]] = [[] for _ in range(copies)]
+    characters = codecs.getincrementaldecoder("utf-8")(errors="replace")  # of tokens that end inside a character
+    end, decode = tokenizer.end_of_text, tokenizer.decode_bytes
     if live:
-        write(texts[0])
-    done: list[dict[str, Any]] = []
-    for number, text in enumerate(continue_all(model, tokenizer, sampling, prompts, options.seed, live)):
-        done.append({"prompt": texts[number // sampling.num_return_sequences], "seed": options.seed + number} | text)
-        if not options.json and not live:
-            write(f"--- {len(done)} of {total} ---\n{done[-1]['prompt']}{text['text']}\n")
-    seconds, tokens = time.perf_counter() - begun, sum(len(text["ids"]) for text in done)
+        write(options.prompt)
+    for token in generate(model, [prompt.tolist()], sampling, seed=options.seed, decode_bytes=decode, start=end):
+        rows[token.row].append(token)
+        if live and token.id not in stops:
+            write(characters.decode(decode([token.id])))
+    if live:
+        write(characters.decode(b"", final=True) + "\n")
+    seconds, tokens = time.perf_counter() - begun, sum(map(len, rows))
+    texts = [
+        {
+            "seed": options.seed + number,
+            "text": tokenizer.decode([token.id for token in row if token.id not in stops]),
+            "ids": [token.id for token in row],
+            "logprobs": [token.logprob for token in row],
+        }
+        for number, row in enumerate(rows)
+    ]
     if options.json:
-        result: dict[str, Any] = {"model": options.model, "prompts": texts}
-        result |= {"prompt": texts[0]} if len(texts) == 1 else {}
-        result |= {"precision": options.precision, "seed": options.seed, "seconds": seconds, "texts": done}
-        print(json.dumps(result, allow_nan=False))
-    speed = f"{tokens / seconds:.1f} a second, prompts included"
+        answer: dict[str, Any] = {name: getattr(options, name) for name in ("model", "prompt", "precision", "seed")}
+        print(json.dumps(answer | {"seconds": seconds, "texts": texts}, allow_nan=False))
+    for number, text in enumerate(() if options.json or live else texts, start=1):
+        write(f"--- {number} of {copies} ---\n{options.prompt}{text['text']}\n")
+    speed = f"{tokens / seconds:.1f} a second, prompt included"
     note(f"{tokens} tokens in {seconds:.2f} s, {speed} ({options.precision})", options.quiet)
 
 
@@ -90,46 +98,13 @@ def sampling_options(options: GenerateOptions, end_of_text: int) -> dict[str, An
     return same | {"do_sample": not options.greedy, "eos_token_id": () if eos < 0 else (eos,)}
 
 
-def say_lengths(options: GenerateOptions, prompts: Sequence[Sequence[int]], context: int) -> None:
-    """Say that prompts are longer than the context, or that texts may become so."""
+def say_lengths(options: GenerateOptions, length: int, context: int) -> None:
+    """Say that the prompt, of so many tokens, is longer than the context, or that the text may become so."""
     remark = remarks(options.quiet)
-    for number, prompt in enumerate(prompts, start=1):
-        name = f"prompt {number}" if len(prompts) > 1 else "the prompt"
-        if len(prompt) > context:
-            remark(f"{name}'s first {len(prompt) - context} tokens lie outside the model's context")
-    if min(max(map(len, prompts)), context) + options.max_new_tokens - 1 > context:
+    if length > context:
+        remark(f"the prompt's first {length - context} tokens lie outside the model's context")
+    if min(length, context) + options.max_new_tokens - 1 > context:
         remark(f"past the context of {context} tokens each token recomputes the last {context}, which is slower")
-
-
-def continue_all(
-    model: Transformer, tokenizer: Tokenizer, sampling: Sampling, prompts: Sequence[list[int]], seed: int, live: bool
-) -> Iterator[dict[str, Any]]:
-    """Continue the prompts, BATCH_ROWS texts at a time; yield each text when its batch is done. live: show the tokens
-    as they come."""
-    copies, stops = sampling.num_return_sequences, sampling.eos_token_id
-    characters = codecs.getincrementaldecoder("utf-8")(errors="replace")  # of tokens that end inside a character
-    for first in range(0, len(prompts), size := max(1, BATCH_ROWS // copies)):
-        batch = prompts[first : first + size]
-        rows: list[list[Token]] = [[] for _ in range(len(batch) * copies)]
-        for token in generate(
-            model,
-            batch,
-            sampling,
-            seed=seed + first * copies,
-            decode_bytes=tokenizer.decode_bytes,
-            start=tokenizer.end_of_text,
-        ):
-            rows[token.row].append(token)
-            if live and token.id not in stops:
-                write(characters.decode(tokenizer.decode_bytes([token.id])))
-        for row in rows:
-            yield {
-                "text": tokenizer.decode([token.id for token in row if token.id not in stops]),
-                "ids": [token.id for token in row],
-                "logprobs": [token.logprob for token in row],
-            }
-    if live:
-        write(characters.decode(b"", final=True) + "\n")
 
 
 def write(text: str) -> None:

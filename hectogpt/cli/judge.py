@@ -60,7 +60,7 @@ def open_corpora(names: Sequence[str], quiet: bool) -> list[Corpus]:
 
 def judge_one(options: JudgeOptions, idea: str) -> Judgement:
     """Judge an idea, print its verdict, write its page."""
-    entrant = find_entrant(idea, options.base)
+    entrant = find_entrant(idea, options.on)
     if options.html is not None:
         check_writable(options.html, "html")
     corpora = open_corpora(options.corpus, options.quiet)
@@ -102,7 +102,7 @@ def work_off(options: JudgeOptions, folder: Path) -> None:
             file = read_idea(path)
             if "idea" not in functions_of(file):
                 note(f"{path} has no function idea", options.quiet)
-            elif (file.sha256, find_entrant(f"{path}:idea", options.base).base) in done:
+            elif (file.sha256, find_entrant(f"{path}:idea", options.on).base) in done:
                 note(f"{path} has a verdict", options.quiet)
             elif code := STOPPED.get(
                 judge_one(replace(options, minutes=min(options.minutes, left)), f"{path}:idea").ended

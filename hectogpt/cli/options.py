@@ -72,21 +72,20 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """Continue one prompt or several.
+    """Continue a prompt.
 
     The model is a folder that `hectogpt train` wrote, a folder in Hugging Face's GPT-2 layout, or a name on the hub.
-    Texts come in the order of the prompts, all continuations of one before those of the next.
 
     Examples
       hectogpt generate runs/minute "My fellow citizens" --max-new-tokens 40
-      hectogpt generate runs/minute "First" "Second" --temperature 0.5 --json
+      hectogpt generate runs/minute "First" --temperature 0.5 --num-return-sequences 3 --json
       hectogpt generate gpt2 "$(cat prompt.txt)" > text.txt
     """
 
     model: Positional[str]
     """Folder or hub name, such as runs/minute or gpt2."""
-    prompt: Positional[tuple[str, ...]] = ()
-    """Texts to continue. Quote each: unquoted words are a prompt each. Without a prompt a new text is started."""
+    prompt: Positional[str] = ""
+    """Text to continue, in quotes. Without one a new text is started."""
     step: Step = None
     idea: Idea = ()
     max_new_tokens: int = 100
@@ -102,13 +101,13 @@ class GenerateOptions:
     min_p: float = 0.0
     """Drop tokens less likely than min_p times the likeliest."""
     num_return_sequences: int = 1
-    """Continuations of each prompt."""
+    """Continuations of the prompt."""
     stop_strings: tuple[str, ...] = ()
     """End the text after one of these."""
     eos_token_id: int | None = None
     """Token that ends a text. Without, end-of-text; -1: none."""
     seed: int = 0
-    """Of the draws; text number i, counted from 0 through all prompts, uses seed + i."""
+    """Of the draws; continuation number i, counted from 0, uses seed + i."""
     precision: Literal["float32", "bfloat16", "int8"] = "float32"
     """Format of the weights: float32, or bfloat16 or int8, which are faster and slightly inexact."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -246,7 +245,7 @@ class JudgeOptions:
 
     idea: Positional[str] = ""
     """FILE.py:FUNCTION, or FILE.py:FUNCTION@BASE for another base."""
-    base: str = "minute"
+    on: str = "minute"
     """What ideas are applied to and compared with: a recipe, or a function of another file."""
     corpus: tuple[str, ...] = ("sotu", "tinystories")
     """Texts to judge on; tinystories is left out where it cannot be had."""

@@ -6,13 +6,11 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from command import Here
 
-from hectogpt.cli.generate import BATCH_ROWS
 from hectogpt.data import load_tokenizer
 from hectogpt.model import SIZES, Transformer
 from hectogpt.model.weights import save_model
@@ -36,7 +34,7 @@ def test_text_goes_to_stdout_and_remarks_to_stderr(run: Path, here: Here) -> Non
     assert done.stdout.startswith("My fellow")
     note, speed = done.stderr.splitlines()
     assert note.startswith(f"note: past the context of {CONTEXT} tokens each token recomputes the last {CONTEXT}")
-    assert re.fullmatch(r"30 tokens in [\d.]+ s, [\d.]+ a second, prompts included \(float32\)", speed)
+    assert re.fullmatch(r"30 tokens in [\d.]+ s, [\d.]+ a second, prompt included \(float32\)", speed)
     quiet = here("generate", run, "My fellow", "--max-new-tokens", "30", "--quiet")
     assert (quiet.stdout, quiet.stderr) == (done.stdout, "")
 
@@ -46,31 +44,10 @@ def test_json_holds_the_texts_alone(run: Path, here: Here) -> None:
     found = here("generate", run, "My fellow", *options, "--json", "--quiet")
     result = json.loads(found.stdout)
     assert found.stderr == ""
-    assert set(result) == {"model", "prompt", "prompts", "precision", "seed", "seconds", "texts"}
+    assert set(result) == {"model", "prompt", "precision", "seed", "seconds", "texts"}
     assert [(text["seed"], len(text["ids"])) for text in result["texts"]] == [(7, 5), (8, 5), (9, 5)]
     assert all(load_tokenizer().decode(text["ids"]) == text["text"] for text in result["texts"])
     shown = here("generate", run, "My fellow", *options)
     for number, text in enumerate(result["texts"], start=1):
         assert f"--- {number} of 3 ---\nMy fellow{text['text']}\n" in shown.stdout
     assert "past the context" not in shown.stderr  # 2 + 5 tokens fit
-
-
-# --- several prompts --------------------------------------------------------------------------------------------------
-
-
-def texts_of(run: Path, here: Here, *arguments: str) -> list[dict[str, Any]]:
-    done = here.ok("generate", run, *arguments, "--max-new-tokens", 6, "--temperature", "1.5", "--json", "--quiet")
-    assert done.stderr == ""
-    return json.loads(done.stdout)["texts"]
-
-
-def test_prompts_of_all_sorts_are_continued_in_their_order(run: Path, here: Here) -> None:
-    """A text is that of its prompt and seed alone, whatever is continued beside it."""
-    prompts = ["My fellow", "", "The state of our union is strong", *(f"in {year}" for year in range(1790, 1810))]
-    assert len(prompts) > BATCH_ROWS
-    texts = texts_of(run, here, *prompts, "--seed", "5")
-    assert [(text["prompt"], text["seed"]) for text in texts] == [(prompt, 5 + n) for n, prompt in enumerate(prompts)]
-    for number in (0, 1, 2, BATCH_ROWS, len(prompts) - 1):
-        (alone,) = texts_of(run, here, prompts[number], "--seed", str(5 + number))
-        assert alone["ids"] == texts[number]["ids"]
-        assert alone["logprobs"] == pytest.approx(texts[number]["logprobs"], abs=1e-4)

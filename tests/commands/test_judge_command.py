@@ -47,13 +47,13 @@ def test_a_queue_judges_each_file_once_and_goes_on_after_a_bad_one(here: Here, t
     (tmp_path / "ideas").mkdir()
     (tmp_path / "ideas" / "a.py").write_text("def idea(run):\n    return run.nothing\n")
     (tmp_path / "ideas" / "b.py").write_text("this is no Python")
-    queue = ["judge", "--queue", "ideas", "--base", "my.py:tiny", "--json", *SMALL]
+    queue = ["judge", "--queue", "ideas", "--on", "my.py:tiny", "--json", *SMALL]
     done = here(*queue)
     assert [json.loads(line)["verdict"] for line in done.stdout.splitlines()] == ["refused"]
     assert "b.py is not Python" in done.stderr
     again = here(*queue)
     assert (again.stdout, "a.py has a verdict" in again.stderr) == ("", True)
-    refused = here("judge", "ideas/a.py:idea", "--base", "my.py:tiny", *SMALL)
+    refused = here("judge", "ideas/a.py:idea", "--on", "my.py:tiny", *SMALL)
     assert refused.returncode == 2
     assert "was judged 1 time before: 1 refused" in refused.stdout
 
