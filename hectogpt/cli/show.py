@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
 from tyro.conf import Positional
 
 from hectogpt import errors
@@ -26,7 +27,6 @@ from hectogpt.run_records import (
     RUNNING,
     UNFINISHED,
     RunRecord,
-    bytes_text,
     find_runs,
     number_of,
     read_record,
@@ -184,7 +184,7 @@ def read_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
             yield label, words
     if ngrams := record.ngrams():
         yield "n-gram models", ", ".join(f"{NGRAMS[k]} {value:.3f}" for k, value in ngrams.items() if k in NGRAMS)
-    yield "written", f"{record.written}, {bytes_text(record.size)}"
+    yield "written", f"{record.written}, {decimal(record.size)}"
     for label, file in (("picture", PICTURE), ("idea", IDEA)):
         if (record.folder / file).is_file():
             yield label, str(record.folder / file)
@@ -236,6 +236,6 @@ def run_cells(record: RunRecord) -> list[str]:
         steps if record.planned in (None, record.steps) else f"{steps or 0} of {record.planned}",
         "" if record.dev_loss is None else f"{record.dev_loss:.4f}",
         "" if record.seconds is None else f"{record.seconds:.0f}",
-        bytes_text(record.size),
+        decimal(record.size),
         record.written,
     ]

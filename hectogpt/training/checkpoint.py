@@ -228,13 +228,12 @@ def take_state(model: Transformer, optimizer: OptimizerGroup) -> State:
     Raises UserError (CHECKPOINT) for an optimizer that keeps something else than tensors, numbers and texts.
     """
     tensors = {MODEL + name: tensor for name, tensor in saved_tensors(model).items()}
+    names = {id(p): name for name, p in model.named_parameters()}
     values = []
     for number, own in enumerate(optimizer.optimizers):
-        part, groups = own.state_dict(), _names(model, own)
-        names = [name for group in groups for name in group]
-        state = {names[place]: value for place, value in part["state"].items()}
-        named = [group | {"params": its} for group, its in zip(part["param_groups"], groups, strict=True)]
-        values.append(_encode(part | {"state": state, "param_groups": named}, f"optimizer.{number}", tensors))
+        state = {names[id(p)]: dict(entries) for p, entries in own.state.items()}
+        part = {"state": state, "param_groups": _named_groups(model, own)}
+        values.append(_encode(part, f"optimizer.{number}", tensors))
     return State(tensors, {"optimizers": values})
 
 
@@ -250,28 +249,20 @@ def put_state(model: Transformer, optimizer: OptimizerGroup, state: State) -> No
 
 
 def _load(model: Transformer, own: Optimizer, part: dict[str, Any]) -> None:
-    groups = _names(model, own)
-    if groups != [group["params"] for group in part["param_groups"]]:
+    """By hand: `load_state_dict` gives floats the parameter's dtype, spoils texts and imports torch's compiler."""
+    if [group["params"] for group in part["param_groups"]] != [g["params"] for g in _named_groups(model, own)]:
         raise _misfit("its optimizer has other groups of parameters")
-    numbers = {name: number for number, name in enumerate(name for group in groups for name in group)}
-    state = {numbers[name]: value for name, value in part["state"].items()}
-    numbered = [group | {"params": [numbers[name] for name in group["params"]]} for group in part["param_groups"]]
-    own.load_state_dict(part | {"state": state, "param_groups": numbered})
-    if type(own).load_state_dict is not Optimizer.load_state_dict:
-        return  # it has rules of its own
     parameters = dict(model.named_parameters())
-    for name, entries in part["state"].items():
-        # torch has given floats the parameter's dtype, and spoilt texts; it has put tensors on the right device.
-        loaded = own.state[parameters[name]]
-        for key, value in entries.items():
-            where = loaded[key].device if isinstance(loaded[key], Tensor) else parameters[name].device
-            loaded[key] = _moved(value, where)
+    own.state.clear()
+    own.state.update({parameters[n]: _moved(entries, parameters[n].device) for n, entries in part["state"].items()})
+    for group, saved in zip(own.param_groups, part["param_groups"], strict=True):
+        group.update(saved | {"params": group["params"]})
 
 
-def _names(model: Transformer, own: Optimizer) -> list[list[str]]:
-    """The names of an optimizer's parameters, group by group."""
+def _named_groups(model: Transformer, own: Optimizer) -> list[dict[str, Any]]:
+    """An optimizer's groups, with the names of their parameters."""
     names = {id(p): name for name, p in model.named_parameters()}
-    return [[names[id(p)] for p in group["params"]] for group in own.param_groups]
+    return [group | {"params": [names[id(p)] for p in group["params"]]} for group in own.param_groups]
 
 
 def _moved(value: Any, device: torch.device) -> Any:

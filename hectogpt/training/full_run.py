@@ -17,7 +17,7 @@ from hectogpt.data import Corpus
 from hectogpt.display import Progress
 from hectogpt.errors import UserError, set_to
 from hectogpt.model.weights import save_model
-from hectogpt.run_records import METRICS, read_rows
+from hectogpt.run_records import METRICS, read_scores
 from hectogpt.serialization import dump
 from hectogpt.signals import CODES, code_of, ignore_more, raise_on_signal, stop_behind, stop_on_signal
 from hectogpt.training.autosave import Autosave
@@ -99,16 +99,14 @@ def score_before(session: Session, folder: RunFolder, progress: Progress) -> Fac
         return {}
     facts: Facts = {"first_weights": {"source": first.source, "sha256": first.sha256}}
     if session.step:
-        row = next(read_rows(folder.path / METRICS), {})
-        found = {name: row.get(f"dev/{name}", row.get(f"val/{name}")) for name in ("loss", "bpb")}
-        is_score = row.get("step") == 0 and all(isinstance(number, float) for number in found.values())
-        return facts | ({f"dev_{name}_before": number for name, number in found.items()} if is_score else {})
+        before = dict(read_scores(folder.path / METRICS)).get(0)
+        return facts if before is None else facts | {"dev_loss_before": before}
     corpus = session.corpus
     progress.line(f"first weights: {first.source}; scoring {len(corpus.dev):,} held-out tokens with them ...")
     score = evaluate(session.model, corpus.tokens["dev"], corpus.tokenizer.token_bytes)
     folder.add_score(0, score)
     progress.line(f"before training: held-out loss {score}")
-    return facts | {"dev_loss_before": score.loss, "dev_bpb_before": score.bits_per_byte}
+    return facts | {"dev_loss_before": score.loss}
 
 
 def train_in_folder(session: Session, folder: RunFolder, progress: Progress, facts: Facts, task: Task) -> None:
@@ -120,7 +118,10 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, fac
         try:
             for step in progress.follow(session.steps(signals), run.steps, line, done=session.step):
                 folder.add(step, session.metrics)
-                _look(session, folder, progress, step, task.eval_every)
+                if step.number == LOOK and (names := session.unmoved()):
+                    progress.line(unmoved_note(names, step.number))
+                if score_between(session, step, task.eval_every, progress):
+                    folder.add_score(step.number, session.scores["dev"])
                 if step.number == line.done + 5 and task.shorter and (seconds := line.seconds_of_run(step)) > LONG:
                     progress.line(f"note: this run takes about {seconds / 60:.1f} minutes here; {task.shorter}")
                 if session.stopping:
@@ -145,14 +146,6 @@ def _stopped(session: Session, signals: Sequence[int], why: str = "", fix: str =
     """The error of a run that a signal has ended after a step; it may have come to another process."""
     what = f"by a signal after step {session.step} of {session.run.steps}"
     return UserError(what, why=why, fix=fix, kept=kept, code=CODES[signals[0] if signals else signal.SIGTERM])
-
-
-def _look(session: Session, folder: RunFolder, progress: Progress, step: Step, eval_every: int) -> None:
-    """Say what there is to say after a step, and score if it is time."""
-    if step.number == LOOK and (names := session.unmoved()):
-        progress.line(unmoved_note(names, step.number))
-    if score_between(session, step, eval_every, progress):
-        folder.add_score(step.number, session.scores["dev"])
 
 
 def score_between(session: Session, step: Step, every: int, progress: Progress) -> bool:

@@ -91,18 +91,14 @@ def within(seconds: float, work: Callable[[], T]) -> T:
 def describe_odd(texts: list[dict[str, Any]]) -> DisagreementError:
     """The error that names who differs in what. texts: the facts of every rank, of which two differ."""
     name = next(name for name in texts[0] if any(its.get(name) != texts[0][name] for its in texts))
-    values = [its.get(name) for its in texts]
-    counts = [values.count(value) for value in values]
-    first = counts.index(max(counts)) if 2 * max(counts) > len(values) else 0
-    odd = [rank for rank, value in enumerate(values) if value != values[first]]
+    rank = next(rank for rank, its in enumerate(texts) if its.get(name) != texts[0][name])
     differing = [
-        f"{path or name}: {_brief(one)} at rank {first}, {_brief(other)} at rank {odd[0]}"
-        for path, (one, other) in diff(values[first], values[odd[0]]).items()
+        f"{path or name}: {_brief(one)} at rank 0, {_brief(other)} at rank {rank}"
+        for path, (one, other) in diff(texts[0][name], texts[rank].get(name)).items()
     ]
     more = [f"and {len(differing) - 3} more"] if len(differing) > 3 else []
-    ranks = f"rank {odd[0]}" if len(odd) == 1 else f"ranks {', '.join(map(str, odd))}"
     return DisagreementError(
-        f"{ranks} differ{'s' if len(odd) == 1 else ''} from rank {first} in the {name}",
+        f"rank {rank} differs from rank 0 in the {name}",
         why="; ".join(differing[:3] + more),
         fix="the same installation, command, files and threads for all processes",
         kept="nothing was written",

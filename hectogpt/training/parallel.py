@@ -5,11 +5,10 @@ Small things go as texts; tensors go from process to process. No Python object t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -142,18 +141,13 @@ class SharedWorld(World):
             dist.all_reduce(torch.zeros(1))
 
     def agree(self, facts: dict[str, Any]) -> None:
-        whole = json.dumps(facts, sort_keys=True, allow_nan=False)
-        mine = torch.frombuffer(bytearray(hashlib.sha256(whole.encode()).digest()), dtype=torch.uint8)
-        every = [torch.empty_like(mine) for _ in range(self.size)]
-        self.store.set(f"facts/{self.rank}", whole)
+        self.store.set(f"facts/{self.rank}", json.dumps(facts, allow_nan=False))
         with self.guarded("the comparison of runs"):
-            dist.all_gather(every, mine)
-        if all(torch.equal(mine, other) for other in every):
-            return
-        texts = [json.loads(self.store.get(f"facts/{rank}")) for rank in range(self.size)]
-        with suppress(RuntimeError):
-            dist.barrier()  # all have read before the one that keeps the store ends
-        raise describe_odd(texts)
+            self.wait_for_all("the comparison of runs")
+            texts = [json.loads(self.store.get(f"facts/{rank}")) for rank in range(self.size)]
+            self.wait_for_all("the end of the comparison")  # by then the store may end, or have other facts
+        if any(its != texts[0] for its in texts):
+            raise describe_odd(texts)
 
     # --- the sums of gradients, in the tree of the leaves ---
     #

@@ -148,28 +148,17 @@ def check_memory(config: ModelConfig, device: torch.device, data: Data | None = 
     Both are lower bounds, so that no run is refused that would fit. Raises UserError (MEMORY).
     """
     parameters, have = config.min_parameters(), hardware.free_memory(str(device))
-    need = 16 * parameters
+    need, what = 16 * parameters, f"a model of {parameters:,} parameters does not fit"
+    fix = "a smaller model.d_model, model.n_layers or model.vocab_size"
+    if data is not None and need <= have:
+        ids = data.batch_size * (8 * data.seq_len + 36)  # of the batch, int64, and each row's place in a list
+        field = "data.micro_batch" if data.rows_at_once > 1 and 2 * ids <= have - need else "data.batch_size"
+        need += ids + data.rows_at_once * _bytes_per_row(config, data.seq_len, dtype)
+        what = f"{data.rows_at_once:,} rows of {data.seq_len:,} tokens at a time do not fit"
+        fix = set_to(field, words="fewer rows")
     if need > have:
-        raise UserError(
-            f"a model of {parameters:,} parameters does not fit",
-            why=f"training it takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
-            fix="a smaller model.d_model, model.n_layers or model.vocab_size",
-            code=errors.MEMORY,
-        )
-    if data is None:
-        return
-    rows, kept = data.rows_at_once, _bytes_per_row(config, data.seq_len, dtype)
-    ids = 8 * data.seq_len + 36  # of a row of the batch: its ids, int64, and its place in a list
-    free, need = have - need, need + data.batch_size * ids + rows * kept
-    if need > have:
-        fits = max(1, min(free // (ids + kept), data.batch_size) // 2)
-        field = "data.batch_size" if data.batch_size * ids > free // 2 or rows == 1 else "data.micro_batch"
-        raise UserError(
-            f"{rows:,} rows of {data.seq_len:,} tokens at a time do not fit",
-            why=f"training takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
-            fix=set_to(field, fits),
-            code=errors.MEMORY,
-        )
+        why = f"training takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free"
+        raise UserError(what, why=why, fix=fix, code=errors.MEMORY)
 
 
 def _bytes_per_row(config: ModelConfig, seq_len: int, dtype: Dtype) -> int:
