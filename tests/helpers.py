@@ -3,6 +3,7 @@ a few seconds."""
 
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from hectogpt.training.run import Data, LinearDecay, Run
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ModelConfig(d_model=16, n_heads=2, n_layers=2, context_length=32, vocab_size=50257)
 
+WORDS = ["the", "union", "of", "states", "has", "met", "debated", "peace,", "war", "&", "1790", "liberty;", "é", "😀"]
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
@@ -74,3 +76,8 @@ def small_run(**changes: object) -> Run:
         threads=1,
     )
     return replace(run, **changes)  # type: ignore[arg-type]
+
+
+def prose(seed: int, n_words: int) -> str:
+    rng = random.Random(seed)
+    return "".join(rng.choice(WORDS) + rng.choice([" ", " ", " ", " ", "\n", "\n\n"]) for _ in range(n_words))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command import TINY, Here, assert_good_error
-from corpora import WORDS, prose
+from helpers import WORDS, prose
 
 import hectogpt
 from hectogpt import errors

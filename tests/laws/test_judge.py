@@ -56,9 +56,9 @@ REFUSED = {
 }
 REFUSED |= {"reads_through_torch": "Permission denied"} if LANDLOCK else {}
 # In `make test`, and in CI's long chains; the others with --slow.
-QUICK = ("sees_the_next_token",)
+QUICK = ("more_steps",)  # refused in its first process; the others take three or four
 CHAINS = {"reads_the_test_text", "replaces_the_score", "trains_before_it_begins", "looks_at_the_clock", "crashes"}
-CHAINS |= {"reports_half_of_its_loss", "more_tokens"}
+CHAINS |= {"reports_half_of_its_loss", "more_tokens", "sees_the_next_token"}
 
 
 def cases(table: dict[str, str]) -> list[Any]:
