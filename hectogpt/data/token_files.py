@@ -78,8 +78,8 @@ def write_folder(
     """Write documents, in their order, as a new folder of token files that takes the place of `folder`. If that fails,
     the old one stays, and nothing is left of the new one. The caller holds `lock_folder(folder)`.
 
-    about: what the index says of the source, as it is after the last document. Raises UserError: DATA if a split is
-    empty, STORAGE when the disk refuses.
+    about: what the index says of the source, as it is after the last document. Raises UserError (DATA) if a split is
+    empty, OSError when the disk refuses.
     """
     dtype, new = token_type(tokenizer.n_vocab), files.temporary_folder(folder)
     hashes = {split: hashlib.sha256() for split in SPLITS}
@@ -87,42 +87,41 @@ def write_folder(
     entries: dict[str, dict[str, Any]] = {split: {"file": f"{split}.bin", **counts} for split in SPLITS}
     opened: dict[str, BinaryIO] = {}
     try:
-        with _writing(folder):
-            new.mkdir(parents=True)
-            for split in SPLITS:
-                opened[split] = (new / f"{split}.bin").open("wb")
-            for document in documents:
-                raw, entry = document.ids.astype(dtype, copy=False).tobytes(), entries[document.split]
-                opened[document.split].write(raw)
-                hashes[document.split].update(raw)
-                entry["tokens"] += len(document.ids)
-                entry["documents"] += 1
-                entry["bytes"] += document.n_bytes
-            if empty := [split for split in SPLITS if not entries[split]["tokens"]]:
-                raise UserError(
-                    f"{about['source']}: no document falls into {' and '.join(empty)}",
-                    why="documents are assigned to train, dev and test by their hash, 85 : 7.5 : 7.5",
-                    fix="name a source with more documents (about 100 are safe)",
-                    code=errors.DATA,
-                )
-            index = {
-                "format": FORMAT,
-                "dtype": f"{dtype.name} little-endian",
-                "n_vocab": tokenizer.n_vocab,
-                "end_of_text": tokenizer.end_of_text,
-                "tokenizer": {"name": tokenizer.name, "sha256": tokenizer.sha256},
-                "splits": {split: entry | {"sha256": hashes[split].hexdigest()} for split, entry in entries.items()},
-                **about,
-            }
-            more = {INDEX: render_index(index)} | ({} if tokenizer.is_gpt2 else {MERGES: tokenizer.merges + b"\n"})
-            for name, content in more.items():
-                opened[name] = (new / name).open("wb")
-                opened[name].write(content)
-            for file in opened.values():
-                file.flush()
-                files.sync(file.fileno())
-                file.close()
-            files.replace_folder(new, folder)
+        new.mkdir(parents=True)
+        for split in SPLITS:
+            opened[split] = (new / f"{split}.bin").open("wb")
+        for document in documents:
+            raw, entry = document.ids.astype(dtype, copy=False).tobytes(), entries[document.split]
+            opened[document.split].write(raw)
+            hashes[document.split].update(raw)
+            entry["tokens"] += len(document.ids)
+            entry["documents"] += 1
+            entry["bytes"] += document.n_bytes
+        if empty := [split for split in SPLITS if not entries[split]["tokens"]]:
+            raise UserError(
+                f"{about['source']}: no document falls into {' and '.join(empty)}",
+                why="documents are assigned to train, dev and test by their hash, 85 : 7.5 : 7.5",
+                fix="name a source with more documents (about 100 are safe)",
+                code=errors.DATA,
+            )
+        index = {
+            "format": FORMAT,
+            "dtype": f"{dtype.name} little-endian",
+            "n_vocab": tokenizer.n_vocab,
+            "end_of_text": tokenizer.end_of_text,
+            "tokenizer": {"name": tokenizer.name, "sha256": tokenizer.sha256},
+            "splits": {split: entry | {"sha256": hashes[split].hexdigest()} for split, entry in entries.items()},
+            **about,
+        }
+        more = {INDEX: render_index(index)} | ({} if tokenizer.is_gpt2 else {MERGES: tokenizer.merges + b"\n"})
+        for name, content in more.items():
+            opened[name] = (new / name).open("wb")
+            opened[name].write(content)
+        for file in opened.values():
+            file.flush()
+            files.sync(file.fileno())
+            file.close()
+        files.replace_folder(new, folder)
     finally:
         for file in opened.values():
             with contextlib.suppress(OSError):  # a full disk refuses what is still in the buffer
@@ -134,21 +133,16 @@ def write_folder(
 def lock_folder(folder: Path) -> Iterator[None]:
     """Hold the right to build `folder`, and remove what killed builders have left beside it.
 
-    Raises UserError: LOCKED if another process holds it for ten minutes, STORAGE if there can be no lock file.
+    Raises UserError: LOCKED if another process holds it for ten minutes, STORAGE when the disk refuses the lock or a
+    file that is written meanwhile.
     """
-    with contextlib.ExitStack() as stack:
-        with _writing(folder):
-            path, what = folder.with_name(f".{folder.name}.lock"), "building these token files"
-            locked = stack.enter_context(files.lock(path, what, LOCK_PATIENCE_S))
-        if locked:
-            files.remove_leftovers(folder)
-        yield
-
-
-def _writing(folder: Path) -> contextlib.AbstractContextManager[None]:
+    path, what = folder.with_name(f".{folder.name}.lock"), "building these token files"
     fix = "free some space, or name another folder: HECTOGPT_CACHE=FOLDER"
     kept = "the source text, and older token files if there were any"
-    return errors.writing(f"token files to {folder}", fix=fix, kept=kept)
+    with errors.writing(f"token files to {folder}", fix=fix, kept=kept), files.lock(path, what, LOCK_PATIENCE_S) as own:
+        if own:
+            files.remove_leftovers(folder)
+        yield
 
 
 def read_index(folder: Path) -> dict[str, Any]:

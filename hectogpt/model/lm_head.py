@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -79,10 +79,6 @@ class LMHead(nn.Module):
         self.packed: nn.Module | None = None  # takes the place of `matrix` in copies for generation
         self.register_buffer("row_of_token", None)
         self.unused = 0  # how many tokens share the last row; 0 if the vocabulary is not compact
-
-    def tie(self, embeddings: nn.Embedding) -> None:
-        """Use the embeddings' matrix as the weight."""
-        self.weight = cast(nn.Parameter, embeddings.weight)
 
     # --- the compact vocabulary ---
 

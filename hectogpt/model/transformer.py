@@ -101,7 +101,7 @@ class Transformer(nn.Module):
         self.lm_head = LMHead(config.lm_head, config.d_model, config.vocab_size)
         self.pointer = config.pointer.build(config.d_model, config.vocab_size) if config.pointer else None
         if config.lm_head.tied:
-            self.lm_head.tie(self.embeddings)
+            self.lm_head.weight = cast(nn.Parameter, self.embeddings.weight)
         self.register_state_dict_post_hook(_to_saved_names)
         self.register_load_state_dict_pre_hook(_from_saved_names)
         self.init_weights(init or Init())

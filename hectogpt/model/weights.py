@@ -11,7 +11,7 @@ import os
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -149,7 +149,7 @@ def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) ->
     aligned = {name: tensor.clone() if tensor.data_ptr() % 64 else tensor for name, tensor in state.items()}
     model.load_state_dict(aligned, assign=True)
     if config.lm_head.tied:
-        model.lm_head.tie(model.embeddings)
+        model.lm_head.weight = cast(torch.nn.Parameter, model.embeddings.weight)
     return model.eval()
 
 
