@@ -27,7 +27,7 @@ from hectogpt.model.config import LARGEST, ModelConfig
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import LayerNorm
 from hectogpt.model.transformer import Transformer
-from hectogpt.model.weights import MODEL_TYPE, WEIGHTS, check_header, model_of, parse_config, read_config, read_tensors
+from hectogpt.model.weights import WEIGHTS, check_header, model_of, parse_config, read_config, read_tensors
 from hectogpt.serialization import diff
 
 # --- config.json ------------------------------------------------------------------------------------------------------
@@ -201,27 +201,21 @@ def load_gpt2(folder: Path, note: Callable[[str], None] = lambda text: None) -> 
     float64, float32, float16 or bfloat16.
     """
     config = parse_gpt2_config(read_config(folder), str(folder / "config.json"))
-    path = find_weights(folder)
-    return model_of(config, to_ours(widened(read_tensors(path), folder, note), config.n_layers), path)
-
-
-def is_exported(config: dict[str, Any]) -> bool:
-    """Whether a config.json is that of an exported model; a run's has the model's fields themselves."""
-    return config.get("model_type") == MODEL_TYPE and isinstance(config.get("model"), dict)
+    return model_of(config, to_ours(read_weights(folder, note), config.n_layers), folder / WEIGHTS)
 
 
 def load_exported(folder: Path, fields: dict[str, Any], note: Callable[[str], None]) -> Transformer:
     """The model of a folder that `hectogpt export` wrote with code of its own; `fields` is "model" of its config.json.
     Else as `load_gpt2`."""
-    path = find_weights(folder)
-    state = widened(read_tensors(path), folder, note)
-    named = {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
-    return model_of(parse_config(fields, folder), named, path)
+    state = {name.removeprefix(PREFIX): tensor for name, tensor in read_weights(folder, note).items()}
+    return model_of(parse_config(fields, folder), state, folder / WEIGHTS)
 
 
-def find_weights(folder: Path) -> Path:
-    """The folder's model.safetensors. Raises UserError (CHECKPOINT) if there is none, or if a tensor's dtype is no
-    weight's. Pickles are not read."""
+def read_weights(folder: Path, note: Callable[[str], None]) -> dict[str, Tensor]:
+    """The tensors of model.safetensors: those of floating-point numbers in float64 if one of them is, else in float32.
+
+    Pickles are not read. Raises UserError (CHECKPOINT) if there is no such file, or if a tensor's dtype is no weight's.
+    """
     path = folder / WEIGHTS
     if not os.path.lexists(path):
         others = sorted(name for name in os.listdir(folder) if name.endswith((".index.json", ".bin", ".pt", ".pth")))
@@ -235,11 +229,7 @@ def find_weights(folder: Path) -> Path:
     if odd:
         what, fix = f"{path} holds no weights that can be used", SAVE.format(", dtype=torch.float32")
         raise UserError(what, why=f"{len(odd)} tensors are no weights, as {odd[0]}", fix=fix, code=errors.CHECKPOINT)
-    return path
-
-
-def widened(state: dict[str, Tensor], folder: Path, note: Callable[[str], None]) -> dict[str, Tensor]:
-    """The floating-point tensors in float64 if one of them is, else in float32; the others as they are."""
+    state = read_tensors(path)
     dtypes = {tensor.dtype for name, tensor in state.items() if tensor.is_floating_point() and not is_mask(name)}
     dtype = torch.float64 if torch.float64 in dtypes else torch.float32
     if half := sorted(HALF[kind] for kind in dtypes if kind in HALF):

@@ -18,7 +18,7 @@ from hectogpt.data import Tokenizer
 from hectogpt.data.sources import HUB_NAME, TIMEOUT, check_hub_answers
 from hectogpt.errors import UserError, set_to
 from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remembered
-from hectogpt.interop.hf_model import is_exported, load_exported, load_gpt2, read_tokenizer
+from hectogpt.interop.hf_model import load_exported, load_gpt2, read_tokenizer
 from hectogpt.json_files import read_json_object
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.transformer import Transformer
@@ -84,16 +84,16 @@ def open_model(
     at = find_checkpoint(folder, step, note)
     named = [read_idea(path) for path in ([idea] if isinstance(idea, (Path, str)) else idea)]
     fields = read_fields(folder, at)
-    if fields is None:
-        with WithoutInit():
+    ideas = [] if fields is None else _import_ideas(folder, fields, named)
+    with classes_of(ideas), WithoutInit():
+        if fields is None:
             model = load_gpt2(folder, note)
-    else:
-        with classes_of(_import_ideas(folder, fields, named)), WithoutInit():
-            if at is not None:
-                model = model_of(load(ModelConfig, fields), _checkpoint_weights(folder, at), folder / RUN)
-            else:
-                is_export = is_exported(read_config(folder))
-                model = load_exported(folder, fields, note) if is_export else load_model(folder)
+        elif at is not None:
+            model = model_of(load(ModelConfig, fields), _checkpoint_weights(folder, at), folder / RUN)
+        elif "model_type" in fields:
+            model = load_model(folder)
+        else:
+            model = load_exported(folder, fields, note)
     return model, read_tokenizer(folder, model.config.vocab_size)
 
 
@@ -102,7 +102,9 @@ def read_fields(folder: Path, at: int | None) -> dict[str, Any] | None:
     UserError (CHECKPOINT)."""
     if at is None:
         config = read_config(folder)
-        return config["model"] if is_exported(config) else config if config.get("model_type") == MODEL_TYPE else None
+        if config.get("model_type") != MODEL_TYPE:
+            return None
+        return config["model"] if isinstance(config.get("model"), dict) else config  # the former of an export
     fields = run_of(folder, read_object(folder / RUN)).get("model")
     if not isinstance(fields, dict):
         raise UserError(f"no model in {folder / RUN}", why="it is no run's record", code=errors.CHECKPOINT)
