@@ -5,7 +5,6 @@ A document's split depends on its SHA-256 alone, so equal documents are never in
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 import re
@@ -120,14 +119,14 @@ class CorpusCache:
         if isinstance(self.source, Source) and not self._is_fresh(self.source):
             with token_files.lock_folder(self.folder):
                 if not self._is_fresh(self.source):  # another process may have built it while this one waited
-                    self._build(self.source, progress)
+                    tokenise(self.source, self.tokenizer, self.folder, progress)
         return self._load(check)
 
     def build(self, progress: bool = True) -> Path:
         """Tokenise the source (again) and return the folder."""
         if isinstance(self.source, Source):
             with token_files.lock_folder(self.folder):
-                self._build(self.source, progress)
+                tokenise(self.source, self.tokenizer, self.folder, progress)
         return self.folder
 
     def build_with_vocabulary(self, n_vocab: int, folder: Path, progress: bool = True) -> Corpus:
@@ -142,10 +141,9 @@ class CorpusCache:
         if names and INDEX not in names:
             why, fix = f"it holds {', '.join(sorted(names)[:4])}", set_to("out", words="another folder")
             raise UserError(f"{folder} is not empty", why=why, fix=fix, kept="the folder, untouched")
-        texts = _training_texts(self.source)
-        twin = copy.copy(self)
-        twin.tokenizer, twin.folder = train_tokenizer(texts, n_vocab, folder.name), folder
-        twin.build(progress)
+        tokenizer = train_tokenizer(_training_texts(self.source), n_vocab, folder.name)
+        with token_files.lock_folder(folder):
+            tokenise(self.source, tokenizer, folder, progress)
         return open_corpus(str(folder))
 
     def _is_fresh(self, source: Source) -> bool:
@@ -174,24 +172,6 @@ class CorpusCache:
             sha256, documents = ({s: index["splits"][s][key] for s in SPLITS} for key in ("sha256", "documents"))
             problems = tuple(index["problems"])
         return Corpus(self.source.name, tokens, sha256, documents, self.tokenizer, self.folder, problems)
-
-    def _build(self, source: Source, progress: bool) -> None:
-        """Tokenise the source and replace the folder; the caller holds the lock."""
-        noted: list[str] = []
-        assigned, others = _assign(source, noted)
-        if assigned.repetitive:
-            noted.insert(0, "the text repeats itself: equal passages are in more than one split")
-        about = {
-            "source": source.identity,
-            "fingerprint": source.fingerprint,
-            "split": SPLIT_RULE,
-            "passages": assigned.passage_length,
-            "problems": noted,
-        }
-        documents, text = chain(assigned.documents, others), f"tokenising {source.name}"
-        with Progress(quiet=not progress).bar(source.size, text) as show:
-            encoded = encode_documents(documents, self.tokenizer, lambda done: show(done, text))
-            token_files.write_folder(self.folder, self.tokenizer, encoded, about)
 
 
 def _assign(source: Source, noted: list[str]) -> tuple[Assignment, Iterator[Document]]:
@@ -239,6 +219,25 @@ def _documents(source: Source, noted: list[str]) -> Iterator[Document]:
 
 
 # --- encoding ---------------------------------------------------------------------------------------------------------
+
+
+def tokenise(source: Source, tokenizer: Tokenizer, folder: Path, progress: bool) -> None:
+    """Tokenise a source and replace the folder; the caller holds `lock_folder(folder)`."""
+    noted: list[str] = []
+    assigned, others = _assign(source, noted)
+    if assigned.repetitive:
+        noted.insert(0, "the text repeats itself: equal passages are in more than one split")
+    about = {
+        "source": source.identity,
+        "fingerprint": source.fingerprint,
+        "split": SPLIT_RULE,
+        "passages": assigned.passage_length,
+        "problems": noted,
+    }
+    documents, text = chain(assigned.documents, others), f"tokenising {source.name}"
+    with Progress(quiet=not progress).bar(source.size, text) as show:
+        encoded = encode_documents(documents, tokenizer, lambda done: show(done, text))
+        token_files.write_folder(folder, tokenizer, encoded, about)
 
 
 def encode_documents(
