@@ -15,17 +15,17 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2451,  # the ground, and what Python users call
-    "hectogpt/cli": 3240,
+    "hectogpt/cli": 3156,
     "hectogpt/lab": 4223,
     "hectogpt/grade": 3443,
     "hectogpt/assignment": 394,
     "hectogpt/training": 4101,
     "hectogpt/web": 356,
-    "hectogpt/interop": 1507,
+    "hectogpt/interop": 1499,
     "hectogpt/generation": 631,
-    "hectogpt/data": 1455,
+    "hectogpt/data": 1448,
     "hectogpt/kernels": 622,
-    "hectogpt/model": 2201,
+    "hectogpt/model": 2197,
     "tests": 17576,
     "tools": 5354,
     "bench": 1735,
