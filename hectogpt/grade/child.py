@@ -28,7 +28,7 @@ from hectogpt.grade.run_part import Answer, answer_of_error, answers, empty
 
 def prepare_everything() -> None:
     """Load libraries and make weights and inputs now: before the limits, which count what is taken from then on, before
-    foreign code can change what torch does, and as a spare child does it while nobody waits."""
+    foreign code can change what torch does."""
     import matplotlib.pyplot  # noqa: F401
     import torch
 

@@ -436,8 +436,6 @@ GRADIENTS: dict[str, list[Mistake]] = {
         cut("MLP under no_grad", "the MLP half of the block", "think", what="what the MLP returns"),
         cut("pre_layer_norm detached", "what goes into attention", "first_norm"),
         cut("post_layer_norm detached", "what goes into the MLP", "second_norm"),
-        cut("norm of a detached stream, at attention", "what goes into pre_layer_norm", "first_norm", by=of_detached),
-        cut("norm of a detached stream, at the MLP", "what goes into post_layer_norm", "second_norm", by=of_detached),
         cut("input detached", "the block's input", "first_half", by=of_detached),
         cut("stream detached between the halves", "between attention and MLP", "second_half", by=of_detached, what="the stream between attention and MLP"),
     ],

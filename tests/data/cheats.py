@@ -42,6 +42,17 @@ def honest(run: Run) -> Run:
     return replace(run, optim=AdamW(lr=0.02))
 
 
+class Layer(nn.Module):
+    """A function of a weight, of the stream and of the tokens."""
+
+    def __init__(self, function, weight):
+        super().__init__()
+        self.function, self.weight = function, nn.Parameter(weight)
+
+    def forward(self, x, ids=None, cache=None):
+        return self.function(self.weight, x, ids)
+
+
 # --- rules of the base ------------------------------------------------------------------------------------------------
 
 
@@ -76,16 +87,7 @@ class Table(InputPart):
     rows: int = 1
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
-        return TableLayer(self.rows, d_model)
-
-
-class TableLayer(nn.Module):
-    def __init__(self, rows: int, d_model: int) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.empty(rows, d_model))
-
-    def forward(self, x, ids, cache=None):
-        return x + self.table[ids]
+        return Layer(lambda table, x, ids: x + table[ids], torch.empty(self.rows, d_model))
 
 
 def crashes(run: Run) -> Run:
@@ -237,16 +239,7 @@ class Future(InputPart):
     """Adds the embedding of the next token."""
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
-        return FutureLayer()
-
-
-class FutureLayer(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.share = nn.Parameter(torch.ones(1))
-
-    def forward(self, x, ids, cache=None):
-        return x + 50 * self.share * torch.cat((x[:, 1:], x[:, -1:]), dim=1)
+        return Layer(lambda share, x, ids: x + 50 * share * torch.cat((x[:, 1:], x[:, -1:]), dim=1), torch.ones(1))
 
 
 def sees_the_next_token(run: Run) -> Run:
@@ -258,16 +251,8 @@ class OverTime(Norm):
     """Subtracts a mean over the whole row, the future too."""
 
     def build(self, size: int) -> nn.Module:
-        return OverTimeLayer()
-
-
-class OverTimeLayer(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(1))
-
-    def forward(self, x):
-        return 30 * self.gain * (x - x.mean(dim=1, keepdim=True)) / (x.std() + 1e-5)
+        norm = lambda gain, x, ids: 30 * gain * (x - x.mean(dim=1, keepdim=True)) / (x.std() + 1e-5)  # noqa: E731
+        return Layer(norm, torch.ones(1))
 
 
 def normalises_over_the_row(run: Run) -> Run:
