@@ -78,18 +78,19 @@ def test_a_child_that_hangs_is_stopped_with_its_own_children() -> None:
     wait_for(lambda: ended(messages[0]["grandchild"]))
 
 
-def start_parent(what: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(PROGRAMS)])}
-    program = [sys.executable, str(PROGRAMS / "parent.py"), what]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(program, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+ASKING = """
+from hectogpt import process
+process.ask("child", {"do": "leave a child"}, lambda message: print(*message.values(), flush=True))
+"""
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_child_ends_with_its_parent(number: int) -> None:
     """However the parent dies, and with what the child has started."""
-    with start_parent("leave a child") as parent:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(PROGRAMS)])}
+    command, pipe = [sys.executable, "-c", ASKING], subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdout=pipe, text=True, start_new_session=True) as parent:
         assert parent.stdout is not None
         pids = [int(parent.stdout.readline()) for _ in range(2)]
         assert not any(map(ended, pids))
