@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "assignment": ("hectogpt.cli.assignment", "write the assignment as a kit, or check how far one is"),
     "explore": ("hectogpt.cli.explore", "attention, positions and models on interactive pages"),
     "data": ("hectogpt.cli.data", "tokenise a corpus, or check its tokens"),
-    "show": ("hectogpt.cli.show", "show a run; without a name the runs here, recipes, corpora"),
+    "show": ("hectogpt.cli.show", "show a run; without a name the runs here, and recipes"),
     "watch": ("hectogpt.cli.watch", "follow runs in the browser while they train"),
     "check": ("hectogpt.cli.check", "check a run's hashes; mend it, or compute a step again"),
     "grade": ("hectogpt.cli.grade", "grade a solution of the assignment and name its mistakes"),

