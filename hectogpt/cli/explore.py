@@ -65,21 +65,21 @@ SUBCOMMANDS = {"export": ExportOptions}
 
 
 def main(options: Options | ExportOptions) -> None:
-    """Run the command."""
+    """Write a page to a file; or write pages into a new folder, and open the first."""
     if isinstance(options, ExportOptions):
-        export(options)
-    else:
-        open_pages(options)
-
-
-def export(options: ExportOptions) -> None:
-    """Write a page to a file."""
-    if (out := options.out).suffix.lower() not in (".html", ".htm"):
-        why = "a page is HTML; print it, or take a picture of it, for other forms"
-        raise UserError(f"--out {out}", why=why, fix=f"--out {out.stem or options.view}.html")
-    content = make(options).encode("utf-8")
-    write_atomic(out, content)
-    print(printable(f"{out} ({len(content):,} bytes)"))
+        content = make(options).encode("utf-8")
+        write_atomic(options.out, content)
+        return print(printable(f"{options.out} ({len(content):,} bytes)"))
+    folder = Path(tempfile.mkdtemp(prefix="hectogpt-pages-"))
+    views: list[View] = ["train", "attention", "positions"] if options.model is None else ["model"]
+    files = [folder / f"{view}.html" for view in views]
+    for view, file in zip(views, files, strict=True):
+        page = make(ExportOptions(view, file, model=options.model, prompt=options.prompt, idea=options.idea))
+        file.write_text(page, encoding="utf-8")
+    print(printable("\n".join(map(str, files))))
+    print("Each is one file that needs no server: keep it, or mail it.")
+    if not options.no_browser:
+        webbrowser.open(files[0].as_uri())
 
 
 def make(a: ExportOptions) -> str:
@@ -117,18 +117,3 @@ def held_out_of(folder: Path, text: str | None) -> Any:
         return open_corpus(str(read_record(folder).run.get("corpus"))).tokens["dev"]
     except UserError:  # no run, or its text is elsewhere: effects are then those on the prompt, which the page says
         return None
-
-
-def open_pages(options: Options) -> None:
-    """Write pages into a new folder and open the first."""
-    a = options
-    folder = Path(tempfile.mkdtemp(prefix="hectogpt-pages-"))
-    views: list[View] = ["train", "attention", "positions"] if a.model is None else ["model"]
-    for view in views:
-        made = make(ExportOptions(view, folder / f"{view}.html", model=a.model, prompt=a.prompt, idea=a.idea))
-        (folder / f"{view}.html").write_text(made, encoding="utf-8")
-    first = folder / f"{views[0]}.html"
-    print(printable("\n".join(str(folder / f"{view}.html") for view in views)))
-    print("Each is one file that needs no server: keep it, or mail it.")
-    if not a.no_browser:
-        webbrowser.open(first.as_uri())

@@ -187,17 +187,8 @@ def package_files() -> dict[str, bytes]:
 
 
 def requirements() -> str:
-    """A requirements.txt: what the package needs, without extras, in the versions that are installed here. Raises
-    UserError if it was not installed by pip."""
-    try:
-        needed = [line for line in importlib.metadata.requires("hectogpt") or [] if "extra ==" not in line]
-        names = sorted(found[0] for line in needed if (found := re.match(r"[\w.-]+", line)))
-        versions = {name: importlib.metadata.version(name).partition("+")[0] for name in names}
-    except importlib.metadata.PackageNotFoundError:
-        raise UserError(
-            "it is not known what hectogpt needs",
-            why="it runs from a folder that was never installed",
-            fix="pip install -e . in that folder",
-            code=errors.DATA,
-        ) from None
-    return "\n".join([f"--extra-index-url {WHEELS}", *(f"{name}=={has}" for name, has in versions.items())]) + "\n"
+    """A requirements.txt: what the package needs, without extras, in the versions that are installed here."""
+    needed = [line for line in importlib.metadata.requires("hectogpt") or [] if "extra ==" not in line]
+    names = sorted(found[0] for line in needed if (found := re.match(r"[\w.-]+", line)))
+    pinned = [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]
+    return "\n".join([f"--extra-index-url {WHEELS}", *pinned]) + "\n"
