@@ -15,7 +15,7 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2451,  # the ground, and what Python users call
-    "hectogpt/cli": 3117,
+    "hectogpt/cli": 3156,
     "hectogpt/lab": 4223,
     "hectogpt/grade": 3441,
     "hectogpt/assignment": 394,
