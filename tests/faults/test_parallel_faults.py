@@ -10,11 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import forks
+import psutil
 import pytest
+from command import wait_for
 from experiments import make_corpus
 from helpers import ROOT
 
@@ -144,58 +145,48 @@ def torchrun(
     return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def end(running: subprocess.Popen[str], fails: bool = False) -> str:
+    """What it wrote to stderr until its end."""
+    _, err = running.communicate(timeout=120)
+    assert (running.returncode != 0) == fails, err
+    return err
+
+
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> Path:
     """The run that others are compared with, by torchrun and with nothing in its way."""
-    done = torchrun(folder, *FAULTY, "--steps", "6", "--out", "whole")
-    told = done.communicate(timeout=120)
-    assert done.returncode == 0, told
+    end(torchrun(folder, *FAULTY, "--steps", "6", "--out", "whole"))
     record = json.loads((folder / "whole" / "run.json").read_text())
-    assert record["sharing"] == {"processes": 2}
-    assert record["run"]["data"]["leaves"] == 4
+    assert (record["sharing"], record["run"]["data"]["leaves"]) == ({"processes": 2}, 4)
     return folder / "whole"
 
 
 def test_torchrun_starts_a_killed_process_again_and_the_run_goes_on_exactly(folder: Path, whole: Path) -> None:
     argv = ["--max-restarts", "1", *FAULTY, "--steps", "6", "--save-every", "2"]
-    done = torchrun(folder, *argv, "--out", "again", FAULT="killed 1 8")
-    told = done.communicate(timeout=120)
-    assert done.returncode == 0, told
+    end(torchrun(folder, *argv, "--out", "again", FAULT="killed 1 8"))
     record = json.loads((folder / "again" / "run.json").read_text())
     assert [entry["step"] for entry in record["resumed"]] == [3]
     assert (folder / "again/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
-def test_processes_whose_torchrun_was_killed_end_in_order(folder: Path, whole: Path) -> None:
+def test_processes_whose_torchrun_was_killed_end_in_order(folder: Path) -> None:
     """They would train on as nobody's. Rank 0 saves the step that is done."""
-    argv = [*FAULTY, "--steps", "100000", "--save-every", "0", "--out", "orphans"]
-    done = torchrun(folder, *argv)
-    metrics, children = folder / "orphans" / "metrics.jsonl", Path(f"/proc/{done.pid}/task/{done.pid}/children")
-    deadline = time.monotonic() + 60
-    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    workers = [Path("/proc", pid) for pid in children.read_text().split()]
+    running = torchrun(folder, *FAULTY, "--steps", "100000", "--save-every", "0", "--out", "orphans")
+    metrics = folder / "orphans" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0)
+    workers = psutil.Process(running.pid).children()
     assert len(workers) == 2
-    done.kill()
-    _, err = done.communicate(timeout=60)
-    while any(worker.exists() for worker in workers) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not [worker for worker in workers if worker.exists()]
-    assert "error: another of the run's 2 processes failed in step" in err
+    running.kill()
+    assert "error: another of the run's 2 processes failed in step" in end(running, fails=True)
+    assert psutil.wait_procs(workers, 60)[1] == []
 
 
-def test_sigterm_to_torchrun_saves_once_and_the_run_goes_on_alone(folder: Path, whole: Path) -> None:
+def test_sigterm_to_torchrun_saves_once_and_the_run_goes_on_alone(folder: Path) -> None:
     argv = [*FAULTY, "--steps", "6", "--save-every", "0", "--out", "ended"]
-    begun = time.monotonic()
-    done = torchrun(folder, *argv, FAULT="stopped 1 6")
-    told = done.communicate(timeout=120)
-    assert done.returncode != 0, told
-    assert time.monotonic() - begun < 60
+    err = end(torchrun(folder, *argv, FAULT="stopped 1 6"), fails=True)
     summary = json.loads((folder / "ended" / "summary.json").read_text())
-    assert summary["state"] == "interrupted"
-    assert 3 <= summary["steps"] < 6
-    assert told[1].count("stopped: by a signal after step") == 1
+    assert (summary["state"], 3 <= summary["steps"] < 6) == ("interrupted", True)
+    assert err.count("stopped: by a signal after step") == 1
 
 
 def test_a_process_with_other_code_is_named_and_nothing_is_lost(folder: Path, whole: Path) -> None:
@@ -206,10 +197,7 @@ def test_a_process_with_other_code_is_named_and_nothing_is_lost(folder: Path, wh
         file.write("# of rank 1\n")
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     program = (str(PROGRAMS / "own_copy.py"), str(folder / "copies"))
-    argv = [*FAULTY, "--steps", "8", "--resume", "whole"]
-    done = torchrun(folder, *argv, program=program)
-    _, err = done.communicate(timeout=120)
-    assert done.returncode == 1, err
+    err = end(torchrun(folder, *FAULTY, "--steps", "8", "--resume", "whole", program=program), fails=True)
     told = err[err.index("error: ") :].splitlines()
     assert told[0] == "error: rank 1 differs from rank 0 in the code"
     assert re.fullmatch(r"why: training/losses\.py: \w{12} at rank 0, \w{12} at rank 1", told[1]), told

@@ -117,14 +117,14 @@ def test_auto_takes_the_newest_run_that_fits_and_else_begins_one(whole: Path, tm
     assert "already complete" in here("train", "--resume", "auto").stdout
 
 
-def test_what_is_not_gone_on_with(run: Path, tmp_path: Path, here: Here) -> None:
+def test_what_is_not_gone_on_with(whole: Path, run: Path, tmp_path: Path, here: Here) -> None:
     """Another run; and of two that want one folder, the second is refused at once."""
-    before = files(run)
+    before, corpus = files(run), ["--corpus", whole / "tokens.bin"]
     for arguments, code, named in (
         (["baseline", "--optim.lr", "0.5", "--resume", run], 2, "optim.lr was 1e-05, now 0.5"),
         (["muon", "--resume", run], 2, "holds a run of baseline, not of muon"),
         (["--resume", tmp_path / "none"], 4, "no run in"),
-        (["baseline", "--save-every", "-1", *TINY], 2, "save_every = -1"),
+        (["baseline", "--save-every", "-1", *TINY, *corpus], 2, "save_every = -1"),
     ):
         assert_good_error(here("train", *arguments), code, named)
     assert files(run) == before
@@ -132,7 +132,7 @@ def test_what_is_not_gone_on_with(run: Path, tmp_path: Path, here: Here) -> None
     before = files(run)
     with lock(run / ".lock", "training in this folder", patience=0.0):
         assert_good_error(here("train", "--resume", run), 9, "is in use", f"process {os.getpid()}", "kept: its run")
-        assert_good_error(here("train", "baseline", *TINY, "--out", run), 9, "is in use")
+        assert_good_error(here("train", "baseline", *TINY, *corpus, "--out", run), 9, "is in use")
         assert json.loads(here("show", run, "--json").stdout)["state"] == "running"
     assert files(run) == before
 
