@@ -63,16 +63,13 @@ ENVIRONMENT = [
 Tell = Callable[[str], None]
 
 
-class RefusedError(Exception):
-    """The idea breaks a rule, or cannot be run. Its text says why."""
+class EndedError(Exception):
+    """The judgement is over. word: "refused" (the idea breaks a rule, or cannot be run) or "dishonest" (a check
+    failed). Its text says why."""
 
-
-class DishonestError(Exception):
-    """A check failed. name: the check's."""
-
-    def __init__(self, name: str, seen: str) -> None:
-        super().__init__(seen)
-        self.name = name
+    def __init__(self, word: str, why: str) -> None:
+        super().__init__(why)
+        self.word = word
 
 
 @dataclass
@@ -150,13 +147,11 @@ class Judging:
         """Run the seeds. Returns "refused" or "dishonest" with the reasons; else "", and why it ended."""
         try:
             return "", [], self.run_seeds(seconds, most_seeds)
-        except RefusedError as error:
-            return "refused", [str(error)], ""
-        except DishonestError as error:
-            return "dishonest", [f"{error.name}: {error}"], ""
+        except EndedError as error:
+            return error.word, [str(error)], ""
 
     def run_seeds(self, seconds: float, most_seeds: int) -> str:
-        """Train, score and ask, seed by seed. Returns why it ended. Raises RefusedError and DishonestError."""
+        """Train, score and ask, seed by seed. Returns why it ended. Raises EndedError."""
         begun, slowest = time.monotonic(), 0.0
         self.check("carries no weights", *weights_in_source(self.entrant.file))
         for number in range(most_seeds):
@@ -196,7 +191,7 @@ class Judging:
     # --- the processes ---
 
     def run(self, arm: str, folder: Path, seed: int, task: str, text: Corpus, stop: int | None = None) -> Answers:
-        """Do a task in a new process. Raises RefusedError if the idea's ends by an error, UserError if the base's."""
+        """Do a task in a new process. Raises EndedError if the idea's ends by an error, UserError if the base's."""
         answers, begun = Answers(), time.monotonic()
         recipe_name = self.entrant.base if arm == "base" else f"{self.entrant.idea}@{self.entrant.base}"
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
@@ -211,7 +206,7 @@ class Judging:
                 answers.losses.append(message["loss"])
             answers.values |= message
             if arm == "idea" and (broken := rules_broken(answers.values, self.runs["base"], text, answers.seconds)):
-                raise RefusedError("; ".join(broken))
+                raise EndedError("refused", "; ".join(broken))
             if message.keys() & {"step", "begins", "trained"}:
                 answers.seconds = time.monotonic() - begun
                 answers.peak_mb = max(answers.peak_mb, hardware.resident_memory_mb(child.process.pid))
@@ -222,7 +217,7 @@ class Judging:
             how = ending.last_words or f"its process ended ({ending.how}, exit code {ending.code})"
             if arm == "base":
                 raise UserError(f"{self.entrant.base} cannot be judged against", why=how)
-            raise RefusedError(f"it cannot {task}: {how}")
+            raise EndedError("refused", f"it cannot {task}: {how}")
         run = {name: value for name, value in answers.values["run"].items() if name != "seed"}
         same = self.runs.setdefault(arm, run) == run
         if arm == "idea":
@@ -234,13 +229,13 @@ class Judging:
     # --- the checks ---
 
     def check(self, name: str, fault: str, seen: str = "") -> None:
-        """Write a check to the record: what is wrong, "" if nothing is; once if it passes. Raises DishonestError for a
+        """Write a check to the record: what is wrong, "" if nothing is; once if it passes. Raises EndedError for a
         fault."""
         if fault or name not in self.passed:
             self.journal.write("check", {"name": name, "passed": not fault, "seen": (fault or seen)[:2000]})
         self.passed.add(name)
         if fault:
-            raise DishonestError(name, fault)
+            raise EndedError("dishonest", f"{name}: {fault}")
 
     def check_steps(self, trained: Answers) -> None:
         """The run did what it says."""
