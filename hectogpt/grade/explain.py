@@ -92,7 +92,7 @@ def by_error(case: Case) -> Diagnosis | None:
     """What the message of an error says, or what came instead of a tensor."""
     answers = [call.answer for call in [*case.wrong, *case.counted]]
     broken = next((answer for answer in answers if answer.kind in ("error", "other")), None)
-    return fault_diagnosis(case.part, broken) if broken else None
+    return by_answer(case.part, broken) if broken else None
 
 
 RULES: tuple[Callable[[Case], Diagnosis | None], ...] = (unstable, no_number, wrong_gradient, reproduced, by_error)
@@ -106,8 +106,8 @@ def explain_values(part: str, calls: list[Call]) -> Diagnosis | None:
     if there is none."""
     if found := [(one,) for one in MISTAKES[part] if reproduces((one,), calls)]:
         return diagnosis(part, found)
-    if fitted := fit(part, calls):
-        return fitted
+    if numbers := fit(part, calls):
+        return numbers
     if pairs := [pair for pair in pairs_of(part, calls) if reproduces(pair, calls)]:
         return diagnosis(part, pairs)
     tensors = [call for call in calls if call.answer.tensor is not None]
@@ -322,8 +322,7 @@ def by_words(part: str, words: str) -> Diagnosis | None:
     return None
 
 
-def fault_diagnosis(part: str, broken: Answer) -> Diagnosis | None:
-    """By the rules for errors, from the message and the line of code."""
-    if broken.kind == "other":
-        return by_words(part, f"result: {broken.text}")
-    return by_words(part, f"{broken.error}: {broken.text} | {broken.line.partition(': ')[2]}")
+def by_answer(part: str, broken: Answer) -> Diagnosis | None:
+    """The first rule that holds for what came instead of a tensor."""
+    error = f"{broken.error}: {broken.text} | {broken.line.partition(': ')[2]}"
+    return by_words(part, f"result: {broken.text}" if broken.kind == "other" else error)

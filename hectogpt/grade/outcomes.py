@@ -8,7 +8,7 @@ from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
 from hectogpt.grade.calls import Call, Case, Transcript, listed, pattern, short
 from hectogpt.grade.computation import symptoms
-from hectogpt.grade.explain import by_words, diagnose, fault_diagnosis
+from hectogpt.grade.explain import by_answer, by_words, diagnose
 from hectogpt.grade.laws import SETTINGS, Setting
 from hectogpt.grade.result import Diagnosis, Finding, Outcome, PartResult
 from hectogpt.grade.run_part import Answer
@@ -31,7 +31,7 @@ def judge_part(part: str, transcript: Transcript) -> PartResult:
         words = f"{module}.py cannot be imported: {describe(error)}"
         if error.kind == "memory":
             return PartResult(part, "out of memory", words)
-        return PartResult(part, "blocked", words, diagnosis=fault_diagnosis(part, error))
+        return PartResult(part, "blocked", words, diagnosis=by_answer(part, error))
     names = [setting.name for setting in laws.settings_of(part)]
     if ended := next((transcript.ends[name] for name in names if name in transcript.ends), None):
         return PartResult(part, *ended, diagnosis=by_words(part, ": ".join(ended)))
@@ -170,7 +170,7 @@ def judge_once(part: str, transcript: Transcript) -> PartResult:
             return PartResult(part, outcome, reason)
         first = broken[0]
         more = "".join(f"; {value}" for value in first.facts.values()) if first.kind == "other" else ""
-        symptom, found = describe(first) + more, fault_diagnosis(part, first) if first.kind == "error" else None
+        symptom, found = describe(first) + more, by_answer(part, first) if first.kind == "error" else None
     else:
         if any(answer.facts.get("graph kept") for answer in answers):
             words = "losses are kept as tensors with their graph: memory grows with every step"

@@ -118,27 +118,23 @@ def as_csv(found: list[Result]) -> str:
     """A line a submission: points and mistake of each part; no points for one that was not graded, but the reason. No
     cell starts a formula in a spreadsheet."""
     out = io.StringIO()
-    names = [part for part in BY_NAME if part in laws.GRADED]
-    columns = ["name", "points", "max_points", *names, *(f"{part} mistake" for part in names), "not graded"]
+    parts = laws.GRADED
+    columns = ["name", "points", "max_points", *parts, *(f"{part} mistake" for part in parts), "not graded"]
     writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
     writer.writeheader()
     most = max((result.max_points for result in found), default=0)
     for result in sorted(found, key=lambda r: r.name):
-        row: dict[str, str | int] = {
-            "name": result.name,
-            "max_points": result.max_points or most,
-            "not graded": result.fault,
-        }
-        row |= {} if result.fault else {"points": result.points}
+        row = {"name": result.name, "max_points": str(result.max_points or most), "not graded": result.fault}
+        row |= {} if result.fault else {"points": str(result.points)}
         for part in result.parts:
-            row |= {part.part: part.points, f"{part.part} mistake": part.mistake()}
+            row |= {part.part: str(part.points), f"{part.part} mistake": part.mistake()}
         writer.writerow({name: cell(value) for name, value in row.items()})
     return out.getvalue()
 
 
-def cell(value: str | int) -> str | int:
-    told = one(value) if isinstance(value, str) else value
-    return "'" + told if isinstance(told, str) and told[:1] in ("=", "+", "-", "@") else told
+def cell(value: str) -> str:
+    told = one(value)
+    return "'" + told if told[:1] in ("=", "+", "-", "@") else told
 
 
 def gradescope(result: Result, level: int = 3, visibility: str = "visible") -> dict[str, Any]:
@@ -212,7 +208,7 @@ def class_page(found: list[Result]) -> dict[str, Any]:
     counted = counts(found)
     largest = counted[0][2] if counted else 1
     mistakes = [[part, one(what), str(n), {"bar": n / largest}] for part, what, n in counted]
-    by_part = [part_line(name, found) for name in BY_NAME if name in laws.GRADED]
+    by_part = [part_line(name, found) for name in laws.GRADED]
     rows = [[{"text": one(r.name), "href": file_name(r)}, points(r), one(r.fault) or wrongs(r)] for r in found]
     return {
         "title": f"{len(found)} submissions",

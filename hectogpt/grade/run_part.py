@@ -10,8 +10,8 @@ import inspect
 import os
 import random
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import CodeType, ModuleType
@@ -140,8 +140,7 @@ def build(
     name = BY_NAME[setting.part].owner
     if not hasattr(solution, name):
         raise AttributeError(f"model_solution.py has no class {name}")
-    with no_first_weights(solution):
-        module = getattr(solution, name)(*([] if setting.part == "gelu" else [config(solution, setting.size)]))
+    module = construct(solution, name, setting.size)
     load(module, setting, dtype, patched)
     module.train(setting.train_mode)
     method = BY_NAME[setting.part].functions[-1].rpartition(".")[2]
@@ -151,15 +150,15 @@ def build(
     return module, call
 
 
-@contextmanager
-def no_first_weights(solution: ModuleType) -> Iterator[None]:
-    """A transformer that is built here draws no first weights: they are another part, and ours are loaded."""
+def construct(solution: ModuleType, name: str, size: Size) -> Any:
+    """An object of a class of the submission. A transformer draws no first weights: they are another part, and ours are
+    loaded."""
     kind: Any = getattr(solution, "Transformer", None)
     written = vars(kind).get("_init_weights") if isinstance(kind, type) else None
     if written is not None:
         kind._init_weights = lambda *_, **__: None
     try:
-        yield
+        return getattr(solution, name)(*([] if name == "GELU" else [config(solution, size)]))
     finally:
         if written is not None:
             kind._init_weights = written

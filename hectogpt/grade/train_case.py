@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.laws import Setting, Size, weights
-from hectogpt.grade.run_part import Answer, accepted, answer_of_error, config, load, no_first_weights, patch
+from hectogpt.grade.run_part import Answer, accepted, answer_of_error, config, construct, load, patch
 
 SIZE = Size(d_model=24, n_heads=3, n_layers=1, context_length=12, vocab_size=31)
 STEPS, BATCH, RATE = 6, 4, 3e-3
@@ -197,8 +197,7 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
 
 def watched_model(solution: ModuleType, batches: list[list[int]]) -> Any:
     """A transformer with our weights, blocks and loss, which adds to `batches` the rows that it is trained on."""
-    with no_first_weights(solution):
-        made = solution.Transformer(config(solution, SIZE))
+    made = construct(solution, "Transformer", SIZE)
     load(made, MODEL, torch.float32, patched=True)
     patch(made, MODEL)
     forward = made.forward
