@@ -17,7 +17,7 @@ LINES = {
     "hectogpt": 2451,  # the ground, and what Python users call
     "hectogpt/cli": 3156,
     "hectogpt/lab": 4223,
-    "hectogpt/grade": 3441,
+    "hectogpt/grade": 3434,
     "hectogpt/assignment": 394,
     "hectogpt/training": 4101,
     "hectogpt/web": 356,
