@@ -81,7 +81,7 @@ def test_damage_is_found(here: Here, tmp_path: Path) -> None:
     file = Path(facts["folder"]) / "dev.bin"
     assert file.parent.parent == tmp_path / "cache"
     file.write_bytes(b"\x00" + file.read_bytes()[1:])
-    assert_good_error(here("data", "build", "stories.txt"), errors.DATA, "dev.bin", "remove the folder")
+    assert_good_error(here("data", "build", "stories.txt"), errors.DATA, "dev.bin", "the next use makes")
 
 
 # --- completion -------------------------------------------------------------------------------------------------------
