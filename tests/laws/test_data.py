@@ -403,14 +403,7 @@ def test_damaged_files_are_named_and_repaired(tmp_path: Path) -> None:
     assert files_of(open_corpus(source).folder) == good
 
 
-def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_jsonl(tmp_path / "x.jsonl", 200)
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "file" / "cache"))
-    refused(tmp_path / "x.jsonl", "cannot write token files", "HECTOGPT_CACHE")
-
-
-def test_a_disk_that_refuses_keeps_the_older_files(tmp_path: Path) -> None:
+def test_a_disk_that_refuses_keeps_the_older_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit on the size of files stands for a full disk."""
     source = tmp_path / "x.jsonl"
     write_jsonl(source, 200)
@@ -424,6 +417,8 @@ def test_a_disk_that_refuses_keeps_the_older_files(tmp_path: Path) -> None:
     assert "why: File too large" in child.stderr
     assert files_of(folder) == before
     assert [path.name for path in folder.parent.iterdir() if not path.name.endswith(".lock")] == [folder.name]
+    monkeypatch.setenv("HECTOGPT_CACHE", str(source / "cache"))
+    refused(source, "cannot write token files", "HECTOGPT_CACHE")
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:

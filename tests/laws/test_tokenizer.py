@@ -109,8 +109,8 @@ def test_every_damage_to_the_vocabulary_is_named(tmp_path: Path) -> None:
     good = tokenizer.VOCABULARY.read_bytes()
     path = tmp_path / "vocab.bpe.xz"
     rng = random.Random(0)
-    copies = [good[: rng.randrange(len(good))] for _ in range(5)] + [b"", lzma.compress(b"#version: 0.2\na b\n")]
-    for _ in range(20):
+    copies = [good[: rng.randrange(len(good))], b"", lzma.compress(b"#version: 0.2\na b\n")]
+    for _ in range(9):
         flipped = bytearray(good)
         flipped[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
         copies.append(bytes(flipped))
