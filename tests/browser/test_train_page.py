@@ -27,7 +27,7 @@ pytestmark = pytest.mark.browser
 
 SIZES = {"model.d_model": 24, "model.n_heads": 3, "model.n_layers": 2, "model.context_length": 128}
 FIELDS = SIZES | {"data.batch_size": 4, "data.seq_len": 128}
-STEPS = 40
+STEPS = 30
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,9 @@ SNAPSHOT = Path(__file__).parents[1] / "data" / "recipes.json"
 ABLATIONS = [recipes.WITHOUT + change.__name__ for change in LADDER]
 
 
-@pytest.mark.parametrize("name", [*recipes.names(), *ABLATIONS])
+@pytest.mark.parametrize(
+    "name", [*recipes.names(), *(pytest.param(name, marks=pytest.mark.thorough) for name in ABLATIONS)]
+)
 def test_every_recipe_takes_two_steps_within_the_limit(name: str, corpus: Corpus) -> None:
     whole = recipes.recipe(name)
     assert whole.model.min_parameters() < 60e6
