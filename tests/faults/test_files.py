@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import environment
 from helpers import ROOT
 
 from hectogpt import files
@@ -118,6 +119,7 @@ for module, names in ((signal, ["SIGHUP"]), (os, lacks)):
 PROGRAM = """
 import os, pathlib, signal
 from hectogpt import signals, process
+from hectogpt.cli import main
 from hectogpt.files import append_line, write_atomic
 assert set(signals.CODES) == {signal.SIGINT, signal.SIGTERM}
 with signals.stop_on_signal() as received:
@@ -130,18 +132,15 @@ ended = process.ask("child", {"do": "hang"}, messages.append, timeout=1.0)
 assert ended.error == "no answer in time", ended
 append_line(pathlib.Path("l.jsonl"), "{}")
 write_atomic(pathlib.Path("f"), "x")
+main(["show"])
 """
 
 
 def test_what_windows_lacks_is_not_needed(tmp_path: Path) -> None:
-    """no SIGHUP, no process groups, no fork, no flock."""
+    """No SIGHUP, no process groups, no fork, no flock."""
     (tmp_path / "sitecustomize.py").write_text(WINDOWS, encoding="utf-8")
     path = os.pathsep.join(map(str, (tmp_path, ROOT, PROGRAMS)))
-    environment = os.environ | {"PYTHONPATH": path, "HECTOGPT_CACHE": str(tmp_path / "cache")}
-    for command in (["-c", PROGRAM], ["-m", "hectogpt", "show"]):
-        done = subprocess.run(
-            [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert "Traceback" not in done.stderr
+    known, program = environment(tmp_path, PYTHONPATH=path), [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(program, cwd=tmp_path, env=known, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     assert (tmp_path / "l.jsonl").read_bytes() == b"{}\n"
