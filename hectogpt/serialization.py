@@ -22,6 +22,7 @@ import types
 import typing
 from abc import ABC
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
 from hectogpt.errors import UserError
@@ -31,6 +32,8 @@ IDEA_MODULE = "hectogpt_idea_"  # begins the names of the modules that users' ow
 MOST_ITEMS = 1000  # of a list in a file; ours have a handful
 
 _CLASSES: dict[str, type[Value]] = {}
+# The users' classes that `load` finds, in this thread; None: all.
+_own_classes: ContextVar[dict[str, type[Value]] | None] = ContextVar("own_classes", default=None)
 _type_hints = functools.cache(typing.get_type_hints)  # takes most of the time of reading a record
 
 
@@ -73,19 +76,16 @@ def classes_of(ideas: Iterable[str]) -> Iterator[None]:
 
     ideas: SHA-256 of their sources. A file that is not loaded has no classes.
     """
-    before = dict(_CLASSES)
+    own: dict[str, type[Value]] = {}
+    for module in [idea_module(sha256) for sha256 in ideas]:
+        for item in list(vars(sys.modules[module]).values()) if module in sys.modules else ():
+            if isinstance(item, type) and issubclass(item, Value) and item.__module__ == module:
+                own[item.__name__] = item
+    token = _own_classes.set(own)
     try:
-        for name, kind in before.items():
-            if kind.__module__.startswith(IDEA_MODULE):
-                del _CLASSES[name]
-        for module in [idea_module(sha256) for sha256 in ideas]:
-            for item in list(vars(sys.modules[module]).values()) if module in sys.modules else ():
-                if isinstance(item, type) and issubclass(item, Value) and item.__module__ == module:
-                    _CLASSES[item.__name__] = item
         yield
     finally:
-        _CLASSES.clear()
-        _CLASSES.update(before)
+        _own_classes.reset(token)
 
 
 def idea_module(sha256: str) -> str:
@@ -169,7 +169,10 @@ def _load_dataclass(kind: type, data: dict[str, Any], where: str) -> Any:
 
 def _class_named(name: str, base: type, where: str) -> type:
     """The class of this name, old or new, if it is `base` or derives from it and can have values."""
-    known = {key: c for key, c in _CLASSES.items() if issubclass(c, base) and not inspect.isabstract(c)}
+    classes, own = dict(_CLASSES), _own_classes.get()
+    if own is not None:
+        classes = {key: c for key, c in classes.items() if not c.__module__.startswith(IDEA_MODULE)} | own
+    known = {key: c for key, c in classes.items() if issubclass(c, base) and not inspect.isabstract(c)}
     if name in known:
         return known[name]
     allowed = sorted({c.__name__ for c in known.values()})
