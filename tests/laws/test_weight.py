@@ -14,7 +14,7 @@ from helpers import ROOT
 from tools import layers
 
 LINES = {
-    "hectogpt": 2451,  # the ground, and what Python users call
+    "hectogpt": 2454,  # the ground, and what Python users call
     "hectogpt/cli": 3156,
     "hectogpt/lab": 4223,
     "hectogpt/grade": 3434,
