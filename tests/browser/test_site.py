@@ -12,7 +12,7 @@ import pytest
 from browsers import axe_faults, wait_until
 from helpers import ROOT
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.thorough]
 pytest.importorskip("furo")
 PAGES = ["index", "search", "docs/start", "docs/exit-codes"]  # long ones take axe minutes
 
