@@ -5,10 +5,10 @@ The weights are drawn so that nothing is trivial: attention is peaked, gains and
 prompts differ, and no two axes have the same length. All are float64, from a generator of their own, so two processes
 that ask for the same setting get the same numbers.
 
-A law that does not count is a note: the assignment never asks for it. Tolerances are relative to the spread of the right result. In float64 the allowed difference is a
-hundred times the error of right solutions that round to float32 inside (3e-7; without such rounding 1e-14), and the
-nearest mistake is four hundred times above it. A submission that cannot run in float64 is judged in float32, with fifty
-times on both sides. Tests measure these numbers.
+A law that does not count is a note: the assignment never asks for it. Tolerances are relative to the spread of the
+right result. In float64 the allowed difference is a hundred times the error of right solutions that round to float32
+inside (3e-7; without such rounding 1e-14), and the nearest mistake is four hundred times above it. A submission that
+cannot run in float64 is judged in float32, with fifty times on both sides. Tests measure these numbers.
 """
 
 # ruff: noqa: E501  # a table, an entry a line
