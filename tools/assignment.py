@@ -1,6 +1,6 @@
 """The expected values of the assignment's tests, computed by the textbook: python -m tools.assignment.
 
-Writes assignment/tests/expected.json. tests/test_assignment_values.py computes them anew and compares.
+Writes assignment/tests/expected.json. tests/commands/test_assignment.py computes them anew and compares.
 Weights and inputs are drawn once, on a fixed stream, and rounded, so that the file is short and can be read.
 """
 

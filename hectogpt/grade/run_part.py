@@ -63,6 +63,8 @@ def of_frame(header: dict[str, Any], body: bytes) -> Answer:
     tensors = load_tensors(body) if body else {}
     kind, text, error, line = (str(header[name])[:2000] for name in ("kind", "text", "error", "line"))
     facts = dict(list(header["facts"].items())[:FACTS])
+    if not all(isinstance(facts.get(name, []), list) for name in ("absent", "batches", "unnamed")):
+        raise ValueError("facts that are no lists")
     if (kind == "tensor") != ("" in tensors):
         raise ValueError("a tensor is missing")
     return Answer(kind, tensors.pop("", None), text, error, line, facts, tensors)

@@ -1,4 +1,4 @@
-"""`hectogpt grade` as its users run it: submissions in processes of their own, each way to end, a class, watching,
+"""`hectogpt grade` as its users run it: submissions in processes of their own, each way to end, a class,
 Gradescope; what is not about processes is in laws/test_grade_*.py and test_grade_report.py."""
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def test_a_child_that_hangs_ends_with_the_grader(tmp_path: Path, monkeypatch: py
     assert list(tmp_path.glob("hectogpt-grade-*")) == []
 
 
-# --- a class, watching, Gradescope ------------------------------------------------------------------------------------
+# --- a class, Gradescope ----------------------------------------------------------------------------------------------
 
 
 @posix
