@@ -17,7 +17,7 @@ LINES = {
     "hectogpt": 2454,  # the ground, and what Python users call
     "hectogpt/cli": 3117,
     "hectogpt/lab": 4218,
-    "hectogpt/grade": 3434,
+    "hectogpt/grade": 3436,
     "hectogpt/assignment": 394,
     "hectogpt/training": 4101,
     "hectogpt/web": 356,
