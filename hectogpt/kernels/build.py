@@ -14,8 +14,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import sysconfig
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -30,7 +28,6 @@ PREBUILT = FOLDER / "prebuilt"  # in wheels for one platform
 # Never -ffast-math, which makes exp wrong by 41 %.
 OPTIONS = ("-w", "-O2", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast")
 
-PROBE = "#include <Python.h>\n#include <vector>\nint probe() { return std::vector<int>(1).size(); }\n"
 SECONDS = 180.0  # for all files together; most machines need 10
 # Loads the OpenMP that torch brings, if there is one, then the library, and runs its check.
 CHECK = """import ctypes, sys
@@ -176,24 +173,8 @@ def describe() -> str:
 
 
 def cpp_compiler() -> str:
-    """The C++ compiler that is called, by torch.compile too: $CXX or the system's usual one."""
+    """The C++ compiler that is called: $CXX or the system's usual one."""
     return os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
-
-
-def cpp_compiler_fault() -> str | None:
-    """Why the C++ compiler does not work; None if it does. Compiles a probe of three lines, which takes about half a
-    second. Like torch's code, the probe includes Python's header."""
-    include = [f"-I{sysconfig.get_path(path)}" for path in ("include", "platinclude")]
-    options = [] if sys.platform == "win32" else ["-std=c++17", "-fPIC"]
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "probe.cpp")
-            source.write_text(PROBE, encoding="utf-8")
-            _run([*options, *include, "-c", str(source), "-o", str(Path(folder, "probe.o"))], 60.0)
-    except OSError as error:
-        missing = "Python.h" in str(error)
-        return "Python.h is missing, which generated code includes" if missing else str(error)
-    return None
 
 
 def compile_library(sources: Sequence[Path], library: Path, options: Sequence[str]) -> None:
