@@ -46,7 +46,8 @@ def main(corpus_name: str, recipe_name: str, seed: int, tracks: Sequence[str] = 
     fields |= {"losses": five_digits(result.losses), "grad_norms": five_digits(result.grad_norms)}
     for comparison in missing:
         score = SCORINGS.get(comparison.track.scoring)
-        record = comparison.add(trial, fields | (score(session, SPLITS) if score else {}), begun)
+        fields["wall_seconds"] = round(time.perf_counter() - begun, 2)
+        record = comparison.add(trial, fields | (score(session, SPLITS) if score else {}))
         print(f"\r{comparison.track.name}, {corpus_name}, seed {seed}: {record.outcome('test')}", flush=True)
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ from hectogpt import hardware
 from hectogpt.data import Corpus
 from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError
-from hectogpt.files import lock
 from hectogpt.lab.ideas import files_of
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.plan import Arm
@@ -115,7 +112,6 @@ class Comparison:
         self.records: dict[tuple[str, int], Record] = {}
         self.failed: list[Record] = []
         self._ngrams: dict[tuple[Data, int, int], dict[str, float]] = {}
-        self._known: dict[str, Record] = {}  # what the file of records had when it was last read
 
     @property
     def split(self) -> str:
@@ -128,34 +124,27 @@ class Comparison:
 
     def missing(self) -> list[Trial]:
         """Read the records; the trials that have none that counts (if `test`: none with a test score)."""
-        self.refresh()
-        found = {trial.name: self.find(trial) for trial in self.trials()}
-        self.records = {name: record for name, record in found.items() if record is not None}
-        return [trial for trial in self.trials() if trial.name not in self.records]
-
-    def refresh(self) -> None:
-        """Read what is new in the file of records."""
-        self._known = {}
+        known: dict[str, Record] = {}
         for record in read_records(self.out):
             key = record.key()
-            if record.counts and (key not in self._known or self._known[key].test_loss is None):
-                self._known[key] = record
-
-    def find(self, trial: Trial) -> Record | None:
-        """The trial's record among those that were read last; None if there is none that counts."""
-        found = self._known.get(self._key(trial))
-        return None if found is None or found.loss(self.split) is None else found
-
-    def _key(self, trial: Trial) -> str:
-        return trial_key(dump(self.run_of(trial)), self.corpus.sha256, self.track.name, trial.seed)
+            if record.counts and (key not in known or known[key].test_loss is None):
+                known[key] = record
+        self.records, missing = {}, []
+        for trial in self.trials():
+            key = trial_key(dump(self.run_of(trial)), self.corpus.sha256, self.track.name, trial.seed)
+            if key in known and known[key].loss(self.split) is not None:
+                self.records[trial.name] = known[key]
+            else:
+                missing.append(trial)
+        return missing
 
     def request(self, trial: Trial) -> dict[str, Any]:
         """What the trial's process is asked."""
         return request_of(self.run_of(trial), self.corpus, ["dev", *["test"] * self.test], self.track.scoring)
 
-    def add(self, trial: Trial, result: dict[str, Any], begun: float) -> Record:
-        """Append the record of a trial that has ended; its ideas are kept beside the records. result: of `trial.ask`.
-        begun: of time.perf_counter, when the trial began. Raises UserError (STORAGE)."""
+    def add(self, trial: Trial, result: dict[str, Any]) -> Record:
+        """Append the record of a trial that has ended; its ideas are kept beside the records. result: of `trial.ask`,
+        and the trial's `wall_seconds`. Raises UserError (STORAGE)."""
         run = self.run_of(trial)
         for idea in files_of(run):
             idea.keep(self.out.parent / "ideas" / f"{idea.sha256}.py")
@@ -172,7 +161,6 @@ class Comparison:
             "steps": run.steps,
             "train_tokens": run.steps * run.data.batch_size * run.data.seq_len,
             "run": dump(run),
-            "wall_seconds": round(time.perf_counter() - begun, 2),
         }
         names = [field.name for field in dataclasses.fields(Record)]
         record = Record(**{name: fields[name] for name in names if name in fields})
@@ -184,21 +172,6 @@ class Comparison:
         else:
             self.failed.append(record)
         return record
-
-    def claim(self, trial: Trial) -> ExitStack | None:
-        """Take the right to run a trial, held until it is closed; None if another process holds it. A holder that dies
-        loses it.
-
-        Where the file system has no locks everybody gets it, and a trial may be run twice, which harms nothing.
-        """
-        held, path = ExitStack(), self.out.with_name(f".{self.out.name}.{self._key(trial)[:16]}")
-        try:  # a tenth of a second is for one that only asks whether it is locked
-            held.enter_context(lock(path, "running this trial", patience=0.1))
-        except UserError:
-            return None
-        except OSError:  # nothing can be written there: adding the record will fail
-            pass
-        return held
 
     def run_of(self, trial: Trial) -> Run:
         """The trial's run: its seed, as many threads as the track allows unless the run says how many, and the corpus

@@ -1,6 +1,6 @@
 """Runs the trials of a comparison: in processes of this machine, several at a time, or on the machines of Ray.
 
-`perform` alone touches the comparison, its records and claims; an engine only does one trial at a time in a process.
+`perform` alone touches the comparison and its records; an engine only does one trial at a time in a process.
 A trial's bits come from its run, seed and threads, so they are the same wherever it runs and whatever runs beside it.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from hectogpt import __version__, files, hardware, process
@@ -21,8 +21,6 @@ from hectogpt.display import Progress
 from hectogpt.errors import UserError, set_to
 from hectogpt.lab.compare import Comparison, Trial
 from hectogpt.lab.trial import PACKAGE, OnStep, ask
-
-POLL_SECONDS = 0.5  # between looks for a trial that another process has left
 
 
 @dataclass(frozen=True)
@@ -35,54 +33,37 @@ class Engine:
 
 
 def perform(comparison: Comparison, trials: Sequence[Trial], engine: Engine, progress: Progress) -> None:
-    """Run those of the trials that nobody has run when it is their turn, `engine.workers` at a time: a bar for all of
-    them on a terminal, and a line for what came of each.
-
-    A trial that another process is running is left to it until it is recorded; one whose process dies is run here. The
-    comparison then has the records of all. An exception kills the trials under way. Raises UserError (STORAGE).
+    """Run the trials, `engine.workers` at a time, with a bar for all on a terminal and a line for what came of each.
+    The comparison then has the records of all. An exception kills the trials under way. Raises UserError (STORAGE).
     """
-    waiting, running = list(trials), dict[tuple[str, int], tuple[ExitStack, float]]()
     posts, cancelled = SimpleQueue[tuple[Trial, tuple[int, float] | Future[dict[str, Any]]]](), threading.Event()
     steps, ended = dict.fromkeys((trial.name for trial in trials), 0), 0
     bar = progress.bar(sum(trial.arm.run.steps for trial in trials), "")
 
-    def start(trial: Trial, pool: ThreadPoolExecutor) -> None:
-        future = pool.submit(engine.do, comparison.request(trial), lambda *step: posts.put((trial, step)), cancelled)
-        future.add_done_callback(lambda done: posts.put((trial, done)))
+    def do(trial: Trial) -> dict[str, Any]:
+        begun = time.perf_counter()
+        result = engine.do(comparison.request(trial), lambda *step: posts.put((trial, step)), cancelled)
+        return result | {"wall_seconds": round(time.perf_counter() - begun, 2)}
 
-    with ExitStack() as claims, ThreadPoolExecutor(engine.workers) as pool, ExitStack() as end, bar as show:
+    def start(trial: Trial) -> None:
+        pool.submit(do, trial).add_done_callback(lambda done: posts.put((trial, done)))
+
+    with ThreadPoolExecutor(engine.workers) as pool, ExitStack() as end, bar as show:
+        end.callback(pool.shutdown, wait=False, cancel_futures=True)
         end.callback(cancelled.set)
-        while waiting or running:
-            for trial in list(waiting):
-                if len(running) == engine.workers:
-                    break
-                claim = comparison.claim(trial)
-                if claim is None:
-                    continue
-                claims.push(claim)
-                waiting.remove(trial)
-                comparison.refresh()
-                if comparison.find(trial):
-                    claim.close()
-                    steps[trial.name], ended = trial.arm.run.steps, ended + 1
-                else:
-                    running[trial.name] = claim, time.perf_counter()
-                    start(trial, pool)
-            try:
-                is_full = running and (not waiting or len(running) == engine.workers)
-                trial, post = posts.get(timeout=None if is_full else POLL_SECONDS)
-            except Empty:
-                continue
+        for trial in trials:
+            start(trial)
+        while ended < len(trials):
+            trial, post = posts.get()
             name = f"{trial.arm.label}, seed {trial.seed}"
             if isinstance(post, tuple):
                 steps[trial.name] = post[0]
                 show(sum(steps.values()), f"{name}: loss {post[1]:.3f}")
                 continue
-            result, (claim, begun) = post.result(), running.pop(trial.name)
+            result = post.result()
             if engine.workers > 1 and isinstance(result.get("machine"), dict):
                 result["machine"] = result["machine"] | {"workers": engine.workers}
-            record = comparison.add(trial, result, begun)
-            claim.close()
+            record = comparison.add(trial, result)
             steps[trial.name], ended = trial.arm.run.steps, ended + 1
             progress.line(f"{ended} of {len(trials)}: {name}: {record.outcome(comparison.split)}")
     comparison.missing()

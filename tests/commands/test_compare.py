@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,7 @@ def performed(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Compa
     this = small_comparison(corpus, tmp_path_factory.mktemp("records") / "r.jsonl", 1e-2, 1e38)
     origin = {"version": "0", "commit": None, "dirty": False}
     for one in this.missing()[:2]:
-        this.add(one, origin | list(train_and_score(this.request(one)))[-1], time.perf_counter())
+        this.add(one, origin | list(train_and_score(this.request(one)))[-1])
     return this
 
 
