@@ -16,7 +16,7 @@ from tools import layers
 LINES = {
     "hectogpt": 2454,  # the ground, and what Python users call
     "hectogpt/cli": 3117,
-    "hectogpt/lab": 4172,
+    "hectogpt/lab": 4218,
     "hectogpt/grade": 3436,
     "hectogpt/assignment": 394,
     "hectogpt/training": 4101,
@@ -26,7 +26,7 @@ LINES = {
     "hectogpt/data": 1448,
     "hectogpt/kernels": 622,
     "hectogpt/model": 2197,
-    "tests": 17501,
+    "tests": 17524,
     "tools": 5355,
     "bench": 1735,
     "reference": 817,
