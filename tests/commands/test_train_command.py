@@ -1,21 +1,18 @@
-"""`hectogpt train` as from a shell: what a run leaves behind, how it is stopped, what it says."""
+"""`hectogpt train` as from a shell: what a run leaves behind, what it says. `python tests/faults killed` stops it."""
 
 from __future__ import annotations
 
 import json
 import re
-import signal
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import forks
 import numpy as np
 import pytest
-from command import TINY, Here, assert_good_error, wait_for, write_tokens
+from command import TINY, Here, assert_good_error, write_tokens
 from safetensors.torch import load_file
 
-from hectogpt.cli import main
 from hectogpt.cli.help import RUN_FIELDS, command_help, recipe_lines
 from hectogpt.cli.options import TrainOptions
 from hectogpt.data import open_corpus
@@ -96,27 +93,6 @@ def test_a_run_that_cannot_be_set_up_leaves_no_folder(tokens: Path, tmp_path: Pa
     arguments = ["train", "baseline", *TINY, "--corpus", tokens, "--device", "tpu", "--quiet", *out]
     assert_good_error(here(*arguments), 2, "tpu")
     assert sorted(p for p in tmp_path.rglob("*") if "cache" not in p.parts) == before
-
-
-# --- signals ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_signal_keeps_what_was_learned(tokens: Path, tmp_path: Path) -> None:
-    out, metrics = tmp_path / "stopped", tmp_path / "stopped" / "metrics.jsonl"
-    child = forks.Child(lambda: main(["train", "baseline", *TINY[:-1], "3000", f"--out={out}", f"--corpus={tokens}"]))
-    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 3)
-    child.send(signal.SIGINT)
-    wait_for((out / "summary.json").exists)
-    child.send(signal.SIGTERM)  # while it ends, which changes nothing
-    ended = child.wait()
-    assert ended.code == 130, ended.said
-    assert ended.said.splitlines()[-1] == f"kept: weights, metrics and run.json in {out}"
-    assert "Traceback" not in ended.said
-    summary = read(out / "summary.json")
-    assert summary["state"] == "interrupted"
-    assert summary["steps"] == metrics.read_text().count("\n") >= 3
-    assert (out / "model.safetensors").exists()
 
 
 def test_neither_a_picture_nor_a_lock_that_fails_costs_the_run(

@@ -14,7 +14,6 @@ from typing import Any
 import forks
 import runs
 from forks import Line
-from runs import Case
 
 from hectogpt import errors
 from hectogpt.cli.check import verify_run
@@ -23,6 +22,7 @@ from hectogpt.errors import UserError
 from hectogpt.python import load
 from hectogpt.run_records import CHECKPOINTS
 from hectogpt.training.checkpoint import Checkpoints
+from hectogpt.training.run import Run
 
 PAGE = 4096
 Target = tuple[Path, Callable[[], str]]  # a file, and what is wrong with how damage of it is met; "" if it is refused
@@ -34,7 +34,7 @@ def check(quick: bool) -> list[Line]:
         return [damaged(where, cases["plain"], 80 if quick else 800)]
 
 
-def damaged(where: Path, case: Case, count: int) -> Line:
+def damaged(where: Path, case: Run, count: int) -> Line:
     """The line of so many damages. Each worker has a run of its own."""
     made: dict[str, list[Target]] = {}
 
@@ -85,7 +85,7 @@ KINDS: dict[str, Callable[[bytes, random.Random], bytes]] = {
 }
 
 
-def targets(where: Path, case: Case) -> Iterator[Target]:
+def targets(where: Path, case: Run) -> Iterator[Target]:
     """The files of a run's folder and token files, and who reads each of them."""
     run, source = where / "run", where / "text.txt"
     runs.train(case, run)

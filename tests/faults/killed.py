@@ -13,16 +13,18 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import forks
 import runs
 from forks import Line
 from operations import Points
-from runs import Breakage, Case, Undisturbed
+from runs import Breakage, Undisturbed
 
 from hectogpt.run_records import METRICS, RUN, SUMMARY
 from hectogpt.signals import CODES
+from hectogpt.training.run import Run
 
 AT_A_TIME = 4  # random kills of one run, before it is left to end
 STEPS = 60  # of runs that are killed or stopped at random moments
@@ -36,8 +38,8 @@ def check(quick: bool) -> list[Line]:
     """All lines. quick: fewer tries, of one kind of run."""
     with runs.place(warm=("plain", "idea", "top")) as (where, cases):
         kinds = {name: case for name, case in cases.items() if not quick or name == "idea"}
-        longer = {name: Undisturbed(case.with_steps(STEPS), where) for name, case in kinds.items()}
-        by_time = Undisturbed(cases["idea"].with_steps(STEPS), where, train_by_time)
+        longer = {name: Undisturbed(replace(case, steps=STEPS), where) for name, case in kinds.items()}
+        by_time = Undisturbed(replace(cases["idea"], steps=STEPS), where, train_by_time)
         stopped = range(6 if quick else 60)
         return [
             forks.over("killed anywhere", lambda n: at_random(longer, n), range(6 if quick else 50)),
@@ -91,52 +93,45 @@ def nth(name: str, times: int) -> Callable[[int, str], bool]:
     return happens
 
 
-def points_of(run: Undisturbed, begin: Path | None = None, steps: bool = True) -> list[tuple[int, str]]:
-    """Every point that the run passes, and its name. begin: a folder to begin with a copy of. steps: those of passes
-    and updates too."""
+def points_of(run: Undisturbed, steps: bool = True) -> list[tuple[int, str]]:
+    """Every point that the run passes, and its name. steps: those of passes and updates too."""
     folder = run.new_folder()
-    passed = folder.with_name("passed.json")
 
-    def work() -> None:
+    def work() -> list[str]:
         points = Points(folder)
-        if begin is not None:
-            shutil.copytree(begin, folder)
-            points.names.clear()
         if steps:
             points.and_steps()
-        run.train(run.case, folder)
-        passed.write_text(json.dumps(points.names))
+        run.train(run.planned, folder)
+        return points.names
 
-    forks.value_of(work)
-    found = list(enumerate(json.loads(passed.read_text())))
+    found = list(enumerate(forks.value_of(work)))
     shutil.rmtree(folder.parent)
     return found
 
 
-def point_kills(name: str, case: Case, where: Path, every: int, only: str = "") -> Line:
-    """The line of kills at every point of training, or at one of `every` of them. only: at points with these words."""
-    run = Undisturbed(case.with_steps(FEW_STEPS), where, runs.train_unscored)
-    points = [point for point, named in points_of(run) if only in named][::every]
-    return forks.over(
-        f"killed at every point, {name}", lambda point: run.faults(killed_at(lambda here, _: here == point)), points
-    )
+def kills(promise: str, run: Undisturbed, points: list[tuple[int, str]]) -> Line:
+    """The line of kills at these points."""
+    return forks.over(promise, lambda point: run.faults(killed_at(lambda here, _: here == point[0])), points)
 
 
-def score_kills(case: Case, where: Path, every: int) -> Line:
-    """The line of kills at every point of what follows the last step: weights, score, picture, summary, manifest."""
-    run, trained = Undisturbed(case.with_steps(FEW_STEPS), where), where / "trained"
-    rows = [point for point, name in points_of(run) if name == f"write {METRICS}"]
-    killed_at(lambda here, _: here == rows[-1])(trained, lambda: run.train(run.case, trained))
-    points = [point for point, _ in points_of(run, trained)][::every]
-    return forks.over(
-        "killed while scoring", lambda p: run.faults(killed_at(lambda here, _: here == p), begin=trained), points
-    )
+def point_kills(name: str, case: Run, where: Path, every: int) -> Line:
+    """The line of kills at every point of training, or at one of `every` of them."""
+    run = Undisturbed(replace(case, steps=FEW_STEPS), where, runs.train_unscored)
+    return kills(f"killed at every point, {name}", run, points_of(run)[::every])
 
 
-def crash_loop(case: Case, where: Path) -> Line:
+def score_kills(case: Run, where: Path, every: int) -> Line:
+    """The line of kills at points of what follows the last step: weights, score, picture, summary, manifest."""
+    run = Undisturbed(replace(case, steps=FEW_STEPS), where)
+    points = points_of(run)
+    rows = [point for point, name in points if name == f"write {METRICS}"]
+    return kills("killed while scoring", run, points[rows[FEW_STEPS - 1] + 1 :: every])
+
+
+def crash_loop(case: Run, where: Path) -> Line:
     """The line of starts, each killed while it saves its first checkpoint: nothing piles up, and what was there stays.
     Of a run that has a checkpoint, and of one that has none."""
-    run = Undisturbed(case.with_steps(FEW_STEPS), where, runs.train_unscored)
+    run = Undisturbed(replace(case, steps=FEW_STEPS), where, runs.train_unscored)
 
     def starts(first: list[Breakage]) -> list[str]:
         sizes: list[int] = []
@@ -155,7 +150,7 @@ def crash_loop(case: Case, where: Path) -> Line:
 # --- signals ----------------------------------------------------------------------------------------------------------
 
 
-def train_by_time(case: Case, folder: Path) -> None:
+def train_by_time(case: Run, folder: Path) -> None:
     """Train with checkpoints saved by time, as by default: a signal's is the only one."""
     runs.train(case, folder, None)
 
@@ -184,6 +179,9 @@ def one_signal(run: Undisturbed, number: int) -> Breakage:
             state = json.loads((folder / SUMMARY).read_text()).get("state")
             if (rows, state) != (kept, "interrupted"):
                 return [f"{rows} steps are in the metrics, {kept} in the checkpoint, the state is {state}"]
+            told = ended.said.splitlines()[-1].startswith("kept: weights, metrics and run.json in ")
+            if not told or not (folder / "model.safetensors").exists():
+                return [f"the weights are not kept, or nobody is told: {ended.said[-1000:]}"]
         elif ended.code and (folder / METRICS).exists() and (folder / METRICS).read_bytes():
             return [] if "stopped while" in ended.said else [f"steps are lost: {ended.said[-1000:]}"]
         return []

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ import forks
 import runs
 from forks import Line
 from operations import Disk, State, write_state
-from runs import Case
 
 from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
 from hectogpt.files import append_line, write_atomic
 from hectogpt.model.weights import load_model, save_model
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
+from hectogpt.training.run import Run
 from hectogpt.training.run_folder import RunFolder
 from hectogpt.training.session import Session
 
@@ -46,12 +46,8 @@ class Saving:
     after: tuple[str, ...]
 
 
-def states_of(
-    saving: Saving, where: Path, plant: Callable[[], object] = lambda: None, most: int | None = None
-) -> tuple[int, list[str]]:
-    """The number of different states of the disk while this is saved, and the wrong ones, in words.
-
-    plant: a bug. most: stop at so many wrong ones."""
+def states_of(saving: Saving, where: Path, most: int | None = None) -> tuple[int, list[str]]:
+    """The number of different states of the disk while this is saved, and the wrong ones, in words; at most so many."""
     folder, copy = where / "disk" / "run", where / "cut" / "run"
     shutil.rmtree(folder.parent, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -62,7 +58,6 @@ def states_of(
         for state in disk.states():
             seen.setdefault((phase, frozenset(state.items())), state)
 
-    plant()
     disk = Disk(folder, keep)
     saving.act(folder)
     disk.moment = lambda disk: None
@@ -83,9 +78,9 @@ def states_of(
 # --- what is saved ----------------------------------------------------------------------------------------------------
 
 
-def checkpoint_saving(case: Case) -> Saving:
+def checkpoint_saving(case: Run) -> Saving:
     """A checkpoint of step 8 beside those of steps 5, 6 and 7, of which the oldest is removed."""
-    session = Session.open(case.with_steps(10).run, case.corpus)
+    session = Session.open(replace(case, steps=10), runs.small_corpus())
     made: dict[int, Checkpoint] = {}
     for step in session.steps():
         made[step.number] = session.checkpoint()
@@ -114,15 +109,15 @@ def _newest(folder: Path, names: dict[str, str]) -> str:
     return "nothing" if found is None else names.get(runs.content_of(found), "wrong data")
 
 
-def weights_saving(case: Case) -> Saving:
+def weights_saving(case: Run) -> Saving:
     """The weights of a run, in the place of others."""
     models = []
     for seed in (1, 2):
-        models.append(Session.open(case.with_seed(seed).run, case.corpus).model)
+        models.append(Session.open(replace(case, seed=seed), runs.small_corpus()).model)
     names = {_hash_of(model): name for model, name in zip(models, ("old", "new"), strict=True)}
 
     def taken(folder: Path) -> RunFolder:
-        return RunFolder(folder, case.run, False, ExitStack(), False)
+        return RunFolder(folder, case, False, ExitStack(), False)
 
     def prepare(folder: Path) -> None:
         save_model(models[0], folder)

@@ -18,7 +18,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -112,24 +113,8 @@ def idea(run: Run) -> Run:
 '''
 
 
-@dataclass(frozen=True)
-class Case:
-    """A run and its text."""
-
-    run: Run
-    corpus: Corpus
-
-    def with_steps(self, steps: int) -> Case:
-        """The same with another number of steps."""
-        return replace(self, run=replace(self.run, steps=steps))
-
-    def with_seed(self, seed: int) -> Case:
-        """The same with another seed."""
-        return replace(self, run=replace(self.run, seed=seed))
-
-
 @contextmanager
-def place(steps: int = 30, warm: Sequence[str] = ()) -> Iterator[tuple[Path, dict[str, Case]]]:
+def place(steps: int = 30, warm: Sequence[str] = ()) -> Iterator[tuple[Path, dict[str, Run]]]:
     """A folder in memory if there is one, since waiting for a disk would be most of the time, and the kinds of runs by
     name. The package's cache lies in it from now on. warm: kinds that are trained once, so that children find loaded
     what is loaded on first use."""
@@ -139,7 +124,7 @@ def place(steps: int = 30, warm: Sequence[str] = ()) -> Iterator[tuple[Path, dic
     try:
         cases = make_cases(folder, steps)
         for name in warm:
-            train(cases[name].with_steps(2), folder / "warm" / name)
+            train(replace(cases[name], steps=2), folder / "warm" / name)
         gc.collect()
         gc.freeze()  # a collection in a child would copy the pages of all these objects
         yield folder, cases
@@ -147,6 +132,7 @@ def place(steps: int = 30, warm: Sequence[str] = ()) -> Iterator[tuple[Path, dic
         shutil.rmtree(folder)
 
 
+@cache
 def small_corpus() -> Corpus:
     """Sentences of a few words, in a vocabulary of 261 ids."""
     tokenizer = Tokenizer(MERGES.encode(), "small")
@@ -167,14 +153,13 @@ def small_corpus() -> Corpus:
     )
 
 
-def make_cases(folder: Path, steps: int = 30) -> dict[str, Case]:
+def make_cases(folder: Path, steps: int = 30) -> dict[str, Run]:
     """The three kinds of runs by name. The user's file is written to `folder`."""
-    corpus = small_corpus()
     file = folder / "proof_idea.py"
     file.write_text(IDEA, encoding="utf-8")
     plain = replace(recipes.recipe("baseline"), schedule=LinearDecay(warmup=3))
     runs = {"plain": plain, "idea": ideas.find_run(f"{file}:idea@baseline"), "top": recipes.recipe("top")}
-    return {name: Case(_shrunk(run, corpus, steps), corpus) for name, run in runs.items()}
+    return {name: _shrunk(run, small_corpus(), steps) for name, run in runs.items()}
 
 
 def _shrunk(run: Run, corpus: Corpus, steps: int) -> Run:
@@ -192,23 +177,22 @@ def _shrunk(run: Run, corpus: Corpus, steps: int) -> Run:
     )
 
 
-def train(case: Case, folder: Path, save_every: int | None = 1) -> None:
+def train(run: Run, folder: Path, save_every: int | None = 1) -> None:
     """Begin the run in `folder`, or go on with it; to the end, scores and picture included."""
-    run_and_score(task_of(case, folder, save_every), Progress(quiet=False, lines=1))
+    run_and_score(task_of(run, folder, save_every), Progress(quiet=False, lines=1))
 
 
-def task_of(case: Case, folder: Path | None, save_every: int | None = 1) -> Task:
+def task_of(run: Run, folder: Path | None, save_every: int | None = 1) -> Task:
     """The run in a folder, which is begun, or gone on with if it is there."""
     resume = Resume(folder) if folder is not None and (folder / RUN).exists() else None
-    files = ideas.files_of(case.run)
-    return Task(case.run, case.corpus, "run", folder, resume, True, files, save_every)
+    return Task(run, small_corpus(), "run", folder, resume, True, ideas.files_of(run), save_every)
 
 
-def train_unscored(case: Case, folder: Path | None, save_every: int | None = 1, **changes: Any) -> tuple[float, float]:
+def train_unscored(run: Run, folder: Path | None, save_every: int | None = 1, **changes: Any) -> tuple[float, float]:
     """As `train`, up to the last step's weights: scores are a function of these, and take as long as sixty steps.
     changes: of the task. From when to when the folder was held."""
     progress = Progress(quiet=False, lines=1)
-    task = replace(task_of(case, folder, save_every), **changes)
+    task = replace(task_of(run, folder, save_every), **changes)
     taken, session = begin(task, progress)
     begun = time.monotonic()
     with taken:
@@ -220,20 +204,20 @@ def train_unscored(case: Case, folder: Path | None, save_every: int | None = 1, 
 
 # Breaks the run in a folder, which the second argument trains in a child; what is wrong with how that ended, in words.
 Breakage = Callable[[Path, Callable[[], None]], list[str]]
-Train = Callable[[Case, Path], object]
+Train = Callable[[Run, Path], object]
 
 
 class Undisturbed:
     """A run as it is if nobody disturbs it: what it leaves, what each of its checkpoints holds, how long it takes."""
 
-    def __init__(self, case: Case, where: Path, train: Train = train) -> None:
+    def __init__(self, planned: Run, where: Path, train: Train = train) -> None:
         """Raises RuntimeError if the run does not come to its end."""
-        self.case, self.where, self.train = case, where, train
+        self.planned, self.where, self.train = planned, where, train
         folder, begun = self.new_folder(), time.monotonic()
-        forks.value_of(lambda: train(case, folder))
+        forks.value_of(lambda: train(planned, folder))
         self.seconds, self.signature = time.monotonic() - begun, signature(folder)
         shutil.rmtree(folder.parent)
-        session = Session.open(case.run, case.corpus)
+        session = Session.open(planned, small_corpus())
         self.contents = {step.number: content_of(session.checkpoint()) for step in session.steps()}
 
     def new_folder(self) -> Path:
@@ -241,26 +225,22 @@ class Undisturbed:
         self.where.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(dir=self.where)) / "run"
 
-    def faults(
-        self, *breakages: Breakage, begin: Path | None = None, folder: Path | None = None, ignore: Sequence[str] = ()
-    ) -> list[str]:
+    def faults(self, *breakages: Breakage, folder: Path | None = None, ignore: Sequence[str] = ()) -> list[str]:
         """Break a run in these ways, then let it go on to its end; what is wrong, in words.
 
-        begin: a folder to begin with a copy of. folder: the run's, if not a new one. ignore: parts of its signature.
+        folder: the run's, if not a new one. ignore: parts of its signature.
         """
         side = self.new_folder().with_name("saved")
         folder = folder or side.with_name("run")
-        if begin is not None:
-            shutil.copytree(begin, folder)
 
         def train() -> None:
             acknowledge_saves(side)
-            self.train(self.case, folder)
+            self.train(self.planned, folder)
 
         faults = []
         for breakage in breakages:
             faults += breakage(folder, train) + self.lost(folder, side)
-        faults += self.faults_at_end(forks.run(lambda: self.train(self.case, folder)), folder, ignore)
+        faults += self.faults_at_end(forks.run(lambda: self.train(self.planned, folder)), folder, ignore)
         shutil.rmtree(side.parent)
         return faults
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import forks
@@ -31,7 +32,7 @@ MAY_DIFFER = ("steps",)  # a run whose last checkpoint could not be saved has ot
 def check(quick: bool) -> list[Line]:
     """All lines. quick: fewer sizes and operations."""
     with runs.place(STEPS, warm=("plain",)) as (where, cases):
-        run = Undisturbed(cases["plain"].with_steps(STEPS), where, runs.train_unscored)
+        run = Undisturbed(replace(cases["plain"], steps=STEPS), where, runs.train_unscored)
         points = killed.points_of(run, steps=False)
         tries = [(*point, number, for_good) for number, point in enumerate(points) for for_good in (False, True)]
         tries = [one for one in tries if one[2] % (12 if quick else 4 if one[3] else 2) == 0 or one[1] == "fsync"]
@@ -39,11 +40,10 @@ def check(quick: bool) -> list[Line]:
             pass
         sizes = range(12, 700, 120 if quick else 24) if may_mount else ()
         operations = forks.over("file operation fails (EIO, ENOSPC)", lambda one: fail_at(run, *one), tries, KEPT)
-        places = ["closed", "read only"] if may_mount else ["closed"]
         return [
             *([forks.over("disk full", lambda size: fill_disk(run, size), sizes, KEPT)] if sizes else []),
             operations,
-            forks.over("read-only", lambda kind: refuse_folder(run, kind), places, KEPT),
+            forks.over("a folder without permission", lambda _: refuse_folder(run), [""], KEPT),
         ]
 
 
@@ -111,24 +111,20 @@ def fail_at(run: Undisturbed, point: int, name: str, number: int, for_good: bool
     return run.faults(fail, ignore=MAY_DIFFER)
 
 
-def refuse_folder(run: Undisturbed, kind: str) -> list[str]:
-    """A folder without permission, as a user who is not root, or a file system that is read-only: the run ends before
-    its first step and names the folder."""
-    place = run.new_folder().with_name(kind)
+def refuse_folder(run: Undisturbed) -> list[str]:
+    """Train in a folder without permission, as a user who is not root: the run ends before its first step and names the
+    folder."""
+    place = run.new_folder().with_name("closed")
+    place.mkdir(mode=0o555)
+    for folder in place.parents[:2]:
+        folder.chmod(0o755)
 
     def train() -> None:
-        if kind == "closed" and os.getuid() == 0:
+        if os.getuid() == 0:
             os.setgid(65534)
             os.setuid(65534)
-        run.train(run.case, place / "run")
+        run.train(run.planned, place / "run")
 
-    if kind == "closed":
-        place.mkdir(mode=0o555)
-        for folder in place.parents[:2]:
-            folder.chmod(0o755)
-        ended = forks.run(train)
-    else:
-        with small_file_system(place, "ro"):
-            ended = forks.run(train)
+    ended = forks.run(train)
     good = ended.code == errors.STORAGE and str(place) in ended.said and "step 0" not in ended.said
     return [] if good else [f"ended with {ended.code}: {ended.said[-1000:]}"]

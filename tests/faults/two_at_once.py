@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from typing import Any
 import forks
 import runs
 from forks import Line
-from runs import Case, Undisturbed
+from runs import Undisturbed
 
 from hectogpt import errors
 from hectogpt.data.corpus import open_corpus
 from hectogpt.run_records import CHECKPOINTS, RUN
+from hectogpt.training.run import Run
 from hectogpt.training.run_folder import read_run
 
 APART = 0.2  # seconds between the first start and the last: as long as a small run takes to build
@@ -37,7 +39,7 @@ def check(quick: bool) -> list[Line]:
         return [starts(cases["plain"], where, 8 if quick else 50)]
 
 
-def starts(case: Case, where: Path, count: int, names: tuple[str, ...] = ()) -> Line:
+def starts(case: Run, where: Path, count: int, names: tuple[str, ...] = ()) -> Line:
     """The line of so many starts, of two and of four processes in turn. names: of the ways; all without any."""
     started = Started(case, where)
     ways = {
@@ -73,8 +75,8 @@ def together(works: Sequence[Callable[[], Any]], chance: random.Random) -> list[
 class Started:
     """Runs of a few steps with several seeds, what each of them leaves when it is alone, and ways to start several."""
 
-    def __init__(self, case: Case, where: Path) -> None:
-        self.cases = [case.with_steps(5).with_seed(seed) for seed in range(4)]
+    def __init__(self, case: Run, where: Path) -> None:
+        self.cases = [replace(case, steps=5, seed=seed) for seed in range(4)]
         self.alone = [Undisturbed(one, where, runs.train_unscored) for one in self.cases]
 
     def differs(self, folder: Path) -> list[str]:
@@ -88,7 +90,7 @@ class Started:
     def with_one_name(self, base: Path, n: int, chance: random.Random) -> list[str]:
         """Runs that want runs/run: each gets a folder."""
 
-        def train(case: Case) -> None:
+        def train(case: Run) -> None:
             os.chdir(base)
             runs.train_unscored(case, None)
 
