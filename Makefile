@@ -43,7 +43,7 @@ check: $(ENV)/.test  ## what pre-commit runs: formatting, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-proof: $(ENV)/.test  ## tests what docs/reliability.md promises, with many tries; writes its table
+proof: $(ENV)/.test  ## tests what docs/reliability.md promises, with many tries; prints its table
 	$(BIN)/python tests/faults
 
 bench: $(ENV)/.test  ## side-by-side timings, 15 minutes, appended to results/bench.jsonl; fills docs/performance.md

@@ -19,12 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from forks import WORKERS, Line
-from promises import ROOT
-
-sys.path.append(str(ROOT / "tests"))
-
 from command import TINY, write_tokens
+from forks import WORKERS, Line
+from helpers import ROOT
 
 FULL = Path("/dev/full")
 COMPUTED = ("step", "tokens", "train/loss", "train/grad_norm", "train/lr", "dev/loss", "dev/bpb")
