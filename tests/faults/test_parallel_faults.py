@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -20,6 +19,7 @@ from experiments import make_corpus
 from helpers import ROOT
 
 from hectogpt.cli import main
+from hectogpt.training import checkpoint
 from hectogpt.training.launch import find_launch
 
 pytestmark = [
@@ -40,15 +40,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def in_two(cwd: list[Path], argv: list[list[str]], hung: int | None = None, **environment: str) -> list[forks.Ended]:
+def in_two(
+    cwd: list[Path], argv: list[list[str]], hung: int | None = None, package: Path | None = None, **environment: str
+) -> list[forks.Ended]:
     """How a command ends in two processes that share a run, forked from this one: torch is loaded once. The one that
-    hangs is killed when the other has ended, as by torchrun."""
+    hangs is killed when the other has ended, as by torchrun. package: where rank 1 has its code from."""
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(forks.free_port())} | environment
 
     def work(rank: int) -> None:
         os.chdir(cwd[rank])
         own = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
         os.environ.update(own | environment)
+        checkpoint.code_hash.cache_clear()
+        checkpoint.PACKAGE = package if rank == 1 and package else checkpoint.PACKAGE
         main([*argv[rank], *SIZES, "--steps", "4", "--save-every", "2"])
 
     children = [forks.Child(lambda rank=rank: work(rank)) for rank in (0, 1)]
@@ -92,7 +96,8 @@ def test_a_failed_process_ends_the_others(fault: str, rank: int, code: int, caus
     [
         ("configuration", "in the configuration\nwhy: seed: 0 at rank 0, 1 at rank 1"),
         ("idea", "in the idea file\nwhy: idea file: "),
-        ("data", "in the data\nwhy: dev: "),
+        ("data", "in the data\nwhy: train: "),
+        ("code", "in the code\nwhy: training/losses.py: "),
     ],
 )
 def test_processes_with_different_runs_do_not_begin(what: str, named: str, folder: Path, tmp_path: Path) -> None:
@@ -108,11 +113,16 @@ def test_processes_with_different_runs_do_not_begin(what: str, named: str, folde
         if what == "idea":
             with (path / "fault.py").open("a") as file:
                 file.write(f"\n# of rank {rank}\n")
+    package = tmp_path / "copy"
+    shutil.copytree(ROOT / "hectogpt", package, ignore=shutil.ignore_patterns("__pycache__"))
+    if what == "code":
+        with (package / "training" / "losses.py").open("a") as file:
+            file.write("# of rank 1\n")
     train = FAULTY if what == "idea" else ["train", "baseline"]
     argv = [[*train, "--corpus", "text", "--out", str(tmp_path / "run")] for _ in own]
     argv[1] += ["--seed", "1"] if what == "configuration" else []
-    first, other = in_two(own, argv)
-    assert (first.code, other.code) == (2, 2), first.said
+    first, other = in_two(own, argv, package=package)
+    assert (first.code, other.code, other.said) == (2, 2, ""), first.said
     assert first.said.startswith("error: rank 1 differs from rank 0 " + named)
     assert "kept: nothing was written" in first.said
     assert not (tmp_path / "run").exists()
@@ -135,12 +145,10 @@ def test_a_busy_port_is_told_at_every_rank(folder: Path) -> None:
 # --- torchrun itself --------------------------------------------------------------------------------------------------
 
 
-def torchrun(
-    folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "hectogpt"), **environment: str
-) -> subprocess.Popen[str]:
+def torchrun(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     split = arguments.index("train")
-    command += [*arguments[:split], *program, *arguments[split:], "--corpus", str(folder), *SIZES]
+    command += [*arguments[:split], "-m", "hectogpt", *arguments[split:], "--corpus", str(folder), *SIZES]
     env = os.environ | {"HECTOGPT_CACHE": str(folder / "cache")} | environment
     return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -152,21 +160,15 @@ def end(running: subprocess.Popen[str], fails: bool = False) -> str:
     return err
 
 
-@pytest.fixture(scope="module")
-def whole(folder: Path) -> Path:
-    """The run that others are compared with, by torchrun and with nothing in its way."""
+def test_torchrun_starts_a_killed_process_again_and_the_run_goes_on_exactly(folder: Path) -> None:
     end(torchrun(folder, *FAULTY, "--steps", "6", "--out", "whole"))
     record = json.loads((folder / "whole" / "run.json").read_text())
     assert (record["sharing"], record["run"]["data"]["leaves"]) == ({"processes": 2}, 4)
-    return folder / "whole"
-
-
-def test_torchrun_starts_a_killed_process_again_and_the_run_goes_on_exactly(folder: Path, whole: Path) -> None:
     argv = ["--max-restarts", "1", *FAULTY, "--steps", "6", "--save-every", "2"]
     end(torchrun(folder, *argv, "--out", "again", FAULT="killed 1 8"))
     record = json.loads((folder / "again" / "run.json").read_text())
     assert [entry["step"] for entry in record["resumed"]] == [3]
-    assert (folder / "again/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert (folder / "again/model.safetensors").read_bytes() == (folder / "whole/model.safetensors").read_bytes()
 
 
 def test_processes_whose_torchrun_was_killed_end_in_order(folder: Path) -> None:
@@ -187,24 +189,6 @@ def test_sigterm_to_torchrun_saves_once_and_the_run_goes_on_alone(folder: Path) 
     summary = json.loads((folder / "ended" / "summary.json").read_text())
     assert (summary["state"], 3 <= summary["steps"] < 6) == ("interrupted", True)
     assert err.count("stopped: by a signal after step") == 1
-
-
-def test_a_process_with_other_code_is_named_and_nothing_is_lost(folder: Path, whole: Path) -> None:
-    """Rank 1 has a copy of the package with one line more; the run that it was to go on with stays as it is."""
-    copy = folder / "copies" / "rank1" / "hectogpt"
-    shutil.copytree(ROOT / "hectogpt", copy, ignore=shutil.ignore_patterns("__pycache__"))
-    with open(copy / "training" / "losses.py", "a", encoding="utf-8") as file:
-        file.write("# of rank 1\n")
-    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
-    program = (str(PROGRAMS / "own_copy.py"), str(folder / "copies"))
-    err = end(torchrun(folder, *FAULTY, "--steps", "8", "--resume", "whole", program=program), fails=True)
-    told = err[err.index("error: ") :].splitlines()
-    assert told[0] == "error: rank 1 differs from rank 0 in the code"
-    assert re.fullmatch(r"why: training/losses\.py: \w{12} at rank 0, \w{12} at rank 1", told[1]), told
-    assert "kept: nothing was written" in told
-    assert len(re.findall("^error: ", err, re.MULTILINE)) == 1, "rank 0 alone; torchrun repeats it in its report"
-    assert re.search(r"exitcode *: 2\b", err), err
-    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 
 
 def test_without_torchrun_a_process_is_alone() -> None:
