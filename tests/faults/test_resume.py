@@ -15,6 +15,7 @@ import pytest
 import torch
 from command import TINY, Here, assert_good_error, write_tokens
 from helpers import ROOT
+from runs import rows_of
 
 import hectogpt
 from hectogpt.cli import main
@@ -26,7 +27,6 @@ from hectogpt.run_records import read_state
 from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.run_folder import RunFolder, read_run, read_steps
 
-CLOCKS = {"train/dt", "train/tok_per_sec", "mem_mb", "run"}
 SIX = [*TINY[:-1], "6", "--save-every", "2", "--quiet"]
 
 
@@ -48,8 +48,7 @@ def run(whole: Path, tmp_path: Path) -> Path:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name not in CLOCKS} for row in found]
+    return [row | {"run": ""} for row in rows_of(folder)]  # the folder's name
 
 
 def files(folder: Path) -> dict[str, bytes]:
