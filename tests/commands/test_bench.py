@@ -72,35 +72,30 @@ def test_the_committed_pages_are_what_the_committed_records_give() -> None:
 # --- tools.same_bits --------------------------------------------------------------------------------------------------
 
 
-def result(losses: tuple[float, ...] = (10.5, 9.25), **tensors: torch.Tensor) -> Result:
-    """A result with these losses, and these tensors beside one."""
-    steps = [(n, loss, 1.5) for n, loss in enumerate(losses, start=1)]
-    return Result(steps, {"w": torch.zeros(1), **tensors}, ["float32", "float32"])
+def result_of(
+    folder: Path, loss: float, entry: float, dtype: torch.dtype = torch.float32, **more: torch.Tensor
+) -> Result:
+    """What is read from a run's folder with this loss in its second step, and this entry in its weights."""
+    rows = [{"step": n, "train/loss": value, "train/grad_norm": 2.0} for n, value in ((1, 0.1), (2, loss))]
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"step": 2, "val/loss": 3.0}])))
+    (folder / "run.json").write_text('{"machine": {"dtype": "float32", "head_dtype": "bfloat16"}}')
+    save_file({"w": torch.tensor([[math.nan], [entry]], dtype=dtype), **more}, folder / "model.safetensors")
+    return read_result(folder)
 
 
-def test_the_first_difference_is_named_with_both_values() -> None:
-    after = float(np.nextafter(9.25, 10))
-    assert first_difference(result(), result((10.5, after))) == f"step 2, train/loss: 9.25 there, {after!r} here"
-    assert first_difference(result(), result((10.5,))) == "2 steps there, 1 here"
-    more = result(a=torch.zeros(()))
-    assert first_difference(more, result()) == "tensor a exists only there"
-    assert first_difference(result(), more) == "tensor a exists only here"
-    assert first_difference(more, more) == ""
-    half = result(w=torch.zeros(2, dtype=torch.bfloat16))
-    assert first_difference(result(), half) == "tensor w: float32 [1] there, bfloat16 [2] here"
-    numbers = [result(w=torch.tensor([math.nan, 0.0, x], dtype=torch.bfloat16)) for x in (0.0, -0.0)]
-    assert first_difference(numbers[0], numbers[0]) == ""
-    assert first_difference(*numbers) == "tensor w: 1 entries of bfloat16 [3] differ, by 0.0 at most"
-
-
-def test_a_run_is_read_from_its_folder(tmp_path: Path) -> None:
-    metrics = '{"step": 1, "train/loss": 0.1, "train/grad_norm": 2.0}\n{"step": 1, "val/loss": 3.0}\n'
-    for name, weight in (("a", 1.0), ("b", 1.25)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "metrics.jsonl").write_text(metrics)
-        (tmp_path / name / "run.json").write_text('{"machine": {"dtype": "float32", "head_dtype": "bfloat16"}}')
-        save_file({"w": torch.tensor([[0.5], [weight]])}, tmp_path / name / "model.safetensors")
-    a, b = read_result(tmp_path / "a"), read_result(tmp_path / "b")
-    assert (a.steps, a.dtypes) == ([(1, 0.1, 2.0)], ["float32", "bfloat16"])
-    assert first_difference(a, read_result(tmp_path / "a")) == ""
-    assert first_difference(a, b) == "tensor w: 1 entries of float32 [2, 1] differ, by 0.25 at most"
+def test_the_first_difference_of_two_runs_is_named_with_both_values(tmp_path: Path) -> None:
+    same, after = result_of(tmp_path / "a", 9.25, 0.0), float(np.nextafter(9.25, 10))
+    assert (same.steps, same.dtypes) == ([(1, 0.1, 2.0), (2, 9.25, 2.0)], ["float32", "bfloat16"])
+    more, half = torch.zeros(()), torch.bfloat16
+    for other, difference in (
+        (result_of(tmp_path / "c", 9.25, 0.0), ""),
+        (result_of(tmp_path / "b", after, 0.0), f"step 2, train/loss: 9.25 there, {after!r} here"),
+        (Result(same.steps[:1], same.tensors, same.dtypes), "2 steps there, 1 here"),
+        (result_of(tmp_path / "d", 9.25, 0.0, a=more), "tensor a exists only here"),
+        (result_of(tmp_path / "e", 9.25, 0.0, half), "tensor w: float32 [2, 1] there, bfloat16 [2, 1] here"),
+        (result_of(tmp_path / "f", 9.25, 0.25), "tensor w: 1 entries of float32 [2, 1] differ, by 0.25 at most"),
+        (result_of(tmp_path / "g", 9.25, -0.0), "tensor w: 1 entries of float32 [2, 1] differ, by 0.0 at most"),
+    ):
+        assert first_difference(same, other) == difference
+    assert first_difference(result_of(tmp_path / "h", 9.25, 0.0, a=more), same) == "tensor a exists only there"

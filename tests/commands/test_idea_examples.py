@@ -40,6 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_command_writes_a_file_says_what_to_type_and_never_overwrites(here: Here, tmp_path: Path) -> None:
+    assert sections_changed(public.recipe("top"), find_run(f"{EXAMPLE}:idea")) == {"schedule", "ideas"}
     shown = here.ok("idea").stdout.splitlines()
     assert shown[-2:] == ["  hectogpt train my_idea.py:idea", "  hectogpt compare top my_idea.py:idea"]
     assert (tmp_path / "my_idea.py").read_bytes() == EXAMPLE.read_bytes()
@@ -49,11 +50,6 @@ def test_the_command_writes_a_file_says_what_to_type_and_never_overwrites(here: 
     assert (tmp_path / "my_idea.py").read_text() == "mine"
     assert_good_error(here("idea", "mine"), errors.USAGE, "mine.py")
     assert_good_error(here("idea", "absent/mine.py"), errors.STORAGE, "absent/mine.py")
-
-
-def test_the_first_example_changes_the_schedule() -> None:
-    run, top = find_run(f"{EXAMPLE}:idea"), public.recipe("top")
-    assert sections_changed(top, run) == {"schedule", "ideas"}
 
 
 @pytest.mark.thorough
