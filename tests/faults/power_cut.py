@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,12 +35,11 @@ REFUSED = "refused"
 
 @dataclass(frozen=True)
 class Saving:
-    """Something that is saved. prepare: makes the folder as it was before. act: saves. load: what is found, in words.
+    """Something that is saved. work: makes the folder as it was before, yields, saves. load: what is found, in words.
     before, after: what may be found while it is being saved, and once that has returned."""
 
     name: str
-    prepare: Callable[[Path], None]
-    act: Callable[[Path], None]
+    work: Callable[[Path], Iterator[None]]
     load: Callable[[Path], str]
     before: tuple[str, ...]
     after: tuple[str, ...]
@@ -51,7 +50,8 @@ def states_of(saving: Saving, where: Path, most: int | None = None) -> tuple[int
     folder, copy = where / "disk" / "run", where / "cut" / "run"
     shutil.rmtree(folder.parent, ignore_errors=True)
     folder.mkdir(parents=True)
-    saving.prepare(folder)
+    work = saving.work(folder)
+    next(work)
     seen: dict[tuple[str, frozenset[tuple[str, bytes | None]]], State] = {}
 
     def keep(disk: Disk, phase: str = "before") -> None:
@@ -59,7 +59,7 @@ def states_of(saving: Saving, where: Path, most: int | None = None) -> tuple[int
             seen.setdefault((phase, frozenset(state.items())), state)
 
     disk = Disk(folder, keep)
-    saving.act(folder)
+    next(work, None)
     disk.moment = lambda disk: None
     keep(disk, "after")
     wrong: list[str] = []
@@ -86,45 +86,32 @@ def checkpoint_saving(case: Run) -> Saving:
         made[step.number] = session.checkpoint()
     names = {runs.content_of(found): f"step {step}" for step, found in made.items()}
 
-    def prepare(folder: Path) -> None:
+    def work(folder: Path) -> Iterator[None]:
         for step in (5, 6, 7):
             Checkpoints(folder).save(made[step])
+        yield
+        Checkpoints(folder).save(made[8])
 
-    return Saving(
-        "a checkpoint",
-        prepare,
-        lambda folder: Checkpoints(folder).save(made[8]),
-        lambda folder: _newest(folder, names),
-        ("step 7", "step 8"),
-        ("step 8",),
-    )
+    def load(folder: Path) -> str:
+        try:
+            found = Checkpoints(folder).newest(lambda note: None)
+        except UserError as error:
+            return f"nothing: {error.what}"
+        return "nothing" if found is None else names.get(runs.content_of(found), "wrong data")
 
-
-def _newest(folder: Path, names: dict[str, str]) -> str:
-    """Which of the checkpoints whose contents have these names is found as the newest, in words."""
-    try:
-        found = Checkpoints(folder).newest(lambda note: None)
-    except UserError as error:
-        return f"nothing: {error.what}"
-    return "nothing" if found is None else names.get(runs.content_of(found), "wrong data")
+    return Saving("a checkpoint", work, load, ("step 7", "step 8"), ("step 8",))
 
 
 def weights_saving(case: Run) -> Saving:
     """The weights of a run, in the place of others."""
-    models = []
-    for seed in (1, 2):
-        models.append(Session.open(replace(case, seed=seed), runs.small_corpus()).model)
+    models = [Session.open(replace(case, seed=seed), runs.small_corpus()).model for seed in (1, 2)]
     names = {_hash_of(model): name for model, name in zip(models, ("old", "new"), strict=True)}
 
-    def taken(folder: Path) -> RunFolder:
-        return RunFolder(folder, case, False, ExitStack(), False)
-
-    def prepare(folder: Path) -> None:
+    def work(folder: Path) -> Iterator[None]:
+        run = RunFolder(folder, case, False, ExitStack(), False)
         save_model(models[0], folder)
-        taken(folder).seal()
-
-    def act(folder: Path) -> None:
-        run = taken(folder)
+        run.seal()
+        yield
         run.unseal()
         save_model(models[1], folder)
         run.seal()
@@ -135,7 +122,7 @@ def weights_saving(case: Run) -> Saving:
         except UserError:
             return REFUSED
 
-    return Saving("weights", prepare, act, load, ("old", "new", REFUSED), ("new",))
+    return Saving("weights", work, load, ("old", "new", REFUSED), ("new",))
 
 
 def _hash_of(model: Any) -> str:
@@ -148,15 +135,17 @@ def _hash_of(model: Any) -> str:
 def text_saving() -> Saving:
     """A file of text that is replaced (run.json, summary.json, metrics.jsonl when a run goes on)."""
     texts = {"old\n" * 100: "old", "new\n" * 100: "new"}
-    old, new = texts
-    return Saving(
-        "a text",
-        lambda folder: write_atomic(folder / "a.json", old),
-        lambda folder: write_atomic(folder / "a.json", new),
-        lambda folder: texts.get("".join(path.read_text() for path in folder.glob("a.json")), "wrong data"),
-        ("old", "new"),
-        ("new",),
-    )
+
+    def work(folder: Path) -> Iterator[None]:
+        old, new = texts
+        write_atomic(folder / "a.json", old)
+        yield
+        write_atomic(folder / "a.json", new)
+
+    def load(folder: Path) -> str:
+        return texts.get("".join(path.read_text() for path in folder.glob("a.json")), "wrong data")
+
+    return Saving("a text", work, load, ("old", "new"), ("new",))
 
 
 def record_saving(before: int) -> Saving:
@@ -169,15 +158,13 @@ def record_saving(before: int) -> Saving:
         whole = [row for row in rows if row in found]
         return str(len(whole)) if whole == rows[: len(whole)] else "wrong data"
 
-    def prepare(folder: Path) -> None:
+    def work(folder: Path) -> Iterator[None]:
         if before:
             (folder / "a.jsonl").write_text("".join(row + "\n" for row in rows[:before]))
-
-    def act(folder: Path) -> None:
+        yield
         append_line(folder / "a.jsonl", rows[before])
 
-    name = f"a record after {before}"
-    return Saving(name, prepare, act, load, (str(before), str(before + 1)), (str(before + 1),))
+    return Saving(f"a record after {before}", work, load, (str(before), str(before + 1)), (str(before + 1),))
 
 
 def corpus_saving(where: Path) -> Saving:
@@ -193,10 +180,11 @@ def corpus_saving(where: Path) -> Saving:
             return f"{error.what}: {error.why}"
         return "right" if found.sha256 == expected else "wrong data"
 
-    def act(folder: Path) -> None:
+    def work(folder: Path) -> Iterator[None]:
+        yield
         open_corpus(str(source), cache=folder, progress=False)
 
-    return Saving("token files", lambda folder: None, act, load, ("right",), ("right",))
+    return Saving("token files", work, load, ("right",), ("right",))
 
 
 def check(quick: bool) -> list[Line]:
