@@ -81,14 +81,9 @@ def test_figures_are_stable_bytes(tmp_path: Path) -> None:
     assert {f"{name}.svg" for name in figures.FIGURES} == {p.name for p in (answers.FOLDER / "figures").iterdir()}
 
 
-@pytest.fixture
-def markdown() -> None:
+def test_page_has_formulas_and_figures_and_fetches_nothing(tmp_path: Path) -> None:
     pytest.importorskip("latex2mathml")
     pytest.importorskip("mdit_py_plugins")
-
-
-@pytest.mark.usefixtures("markdown")
-def test_page_has_formulas_and_figures_and_fetches_nothing(tmp_path: Path) -> None:
     (tmp_path / "f.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>", encoding="utf-8")
     text = "# A\n\n$x_i \\lt \\ln n$\n\n$$y = 1$$\n\n![described](f.svg)\n"
     (tmp_path / "a.md").write_text(text, encoding="utf-8")
@@ -110,14 +105,3 @@ def test_the_committed_pdf_has_a_page_for_every_question() -> None:
     ]
     assert [len(found) for found in starts] == [1] * len(POINTS)
     assert all(a < b for a, b in pairwise(starts)), "no two questions on one page"
-
-
-@pytest.mark.browser
-@pytest.mark.usefixtures("markdown")
-def test_equal_pages_print_equal_pdfs(tmp_path: Path) -> None:
-    html = answers.make_page([answers.FOLDER / "positions.md"])
-    for name in ("a.pdf", "b.pdf"):
-        answers.print_pdf(html, tmp_path / name)
-    printed = (tmp_path / "a.pdf").read_bytes()
-    assert printed.startswith(b"%PDF")
-    assert printed == (tmp_path / "b.pdf").read_bytes()
