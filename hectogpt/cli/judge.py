@@ -15,7 +15,6 @@ from hectogpt.cli.options import JudgeOptions
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.display import printable
 from hectogpt.errors import UserError
-from hectogpt.files import write_atomic
 from hectogpt.idea_file import read_idea
 from hectogpt.lab.compare import short_name
 from hectogpt.lab.ideas import functions_of
@@ -23,12 +22,10 @@ from hectogpt.lab.judge import STOPPED, judge, replay
 from hectogpt.lab.judgement import Judgement, find_entrant, read_judgement
 from hectogpt.lab.record import check_writable
 from hectogpt.lab.verdict import OPENINGS
-from hectogpt.web.page import fill
 
 NOT_BETTER = 1
 CODES = {"better": 0, "refused": 2, "dishonest": 3}
 COSTS = {"seconds": "{:,.1f} s", "peak_mb": "{:,.0f} MiB", "params": "{:,.0f} parameters"}
-KINDS = {"better": "good", "worse": "bad", "dishonest": "bad", "refused": "bad"}
 
 
 def main(options: JudgeOptions) -> None:
@@ -59,10 +56,8 @@ def open_corpora(names: Sequence[str], quiet: bool) -> list[Corpus]:
 
 
 def judge_one(options: JudgeOptions, idea: str) -> Judgement:
-    """Judge an idea, print its verdict, write its page."""
+    """Judge an idea and print its verdict."""
     entrant = find_entrant(idea, options.on)
-    if options.html is not None:
-        check_writable(options.html, "html")
     corpora = open_corpora(options.corpus, options.quiet)
     check_writable(options.out / "record")
     limits: dict[str, Any] = {"minutes": options.minutes, "most_seeds": options.seeds, "threads": options.threads}
@@ -70,9 +65,6 @@ def judge_one(options: JudgeOptions, idea: str) -> Judgement:
     # Who asks often enough is lucky once.
     earlier = [one for one in records_in(options.out) if one.path != found.path and one.name == found.name]
     show(options.json, as_json(found, earlier), [verdict_text(found, earlier)])
-    if options.html is not None:
-        write_atomic(options.html, fill("report", page_data(found, earlier)))
-        note(f"page: {options.html}", options.quiet)
     return found
 
 
@@ -173,27 +165,4 @@ def as_json(found: Judgement, earlier: Sequence[Judgement]) -> dict[str, Any]:
         "checks": [{name: check[name] for name in ("name", "passed", "seen")} for check in found.checks],
         "earlier": [judgement.word for judgement in earlier],
         "record": str(found.path),
-    }
-
-
-def page_data(found: Judgement, earlier: Sequence[Judgement]) -> dict[str, Any]:
-    """Title and blocks of the page of a verdict."""
-    begin = found.begin
-    forms = ("{corpus}", "{arm}", "{seed}", "{loss:.4f}", "{seconds:.1f}", "{peak_mb:,}")
-    trials = [[form.format(**trial) for form in forms] for trial in found.trials]
-    passed = {True: {"text": "passed", "kind": "good"}, False: {"text": "failed", "kind": "bad"}}
-    checks = [[passed[c["passed"]], c["name"], c["seen"]] for c in found.checks]
-    setting = f"{begin['at']}; hectoGPT {begin['version']}; {begin['machine']}, {begin['threads']} threads"
-    return {
-        "title": printable(f"{begin['idea']} on {begin['base']}"),
-        "blocks": [
-            {"text": printable(setting), "kind": "soft"},
-            {"word": found.word, "text": verdict_text(found, earlier), "kind": KINDS.get(found.word, "other")},
-            {"heading": "Checks"},
-            {"table": {"head": ["", "check", "seen"], "rows": checks}},
-            {"heading": "Trials"},
-            {"table": {"head": ["corpus", "arm", "seed", "test loss", "seconds", "MiB"], "rows": trials}},
-            {"heading": "Source"},
-            {"code": printable(str(begin["source"]))},
-        ],
     }

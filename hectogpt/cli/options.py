@@ -257,8 +257,6 @@ class JudgeOptions:
     """Threads of a training (0: two, or one on a processor with one core)."""
     out: Path = Path("judgements")
     """Folder for the records, one file for each judgement."""
-    html: Path | None = None
-    """Write a page of the verdict to this file; it works offline."""
     replay: Path | None = None
     """Do the judgement of this record again, with its source and seeds, and say whether it holds (exit code 0 or 1)."""
     queue: Path | None = None

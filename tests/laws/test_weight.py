@@ -15,7 +15,7 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2454,  # the ground, and what Python users call
-    "hectogpt/cli": 3117,
+    "hectogpt/cli": 3084,
     "hectogpt/lab": 4218,
     "hectogpt/grade": 3436,
     "hectogpt/assignment": 394,
