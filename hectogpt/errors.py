@@ -5,9 +5,8 @@ Every room raises `UserError`; only the command line turns it into lines on stde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from hectogpt.display import printable
 
@@ -27,42 +26,10 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 
-class Setting(NamedTuple):
-    """A field of a run, or a parameter of a function, with the value that mends an error, or words for it. As text it
-    is spelled as in Python."""
-
-    field: str
-    value: str
-    words: str
-
-    def __str__(self) -> str:
-        return f"set {self.field}" + (f" to {self.value or self.words}" if self.value or self.words else "")
-
-
-class Fix(str):
-    """A cure that names settings. parts: its texts and settings, in order, for a surface that spells them otherwise."""
-
-    parts: tuple[str | Setting, ...]
-
-    def __new__(cls, *parts: str | Setting) -> Fix:
-        made = super().__new__(cls, "".join(map(str, parts)))
-        made.parts = parts
-        return made
-
-    def __add__(self, more: str) -> Fix:
-        return Fix(*self.parts, *(more.parts if isinstance(more, Fix) else (more,)))
-
-    def __radd__(self, before: str) -> Fix:
-        return Fix(before, *self.parts)
-
-    def spell(self, spelled: Callable[[Setting], str]) -> str:
-        """The text with other words for the settings."""
-        return "".join(spelled(part) if isinstance(part, Setting) else part for part in self.parts)
-
-
-def set_to(field: str, value: object = "", words: str = "") -> Fix:
-    """ "set FIELD to VALUE" in an error's fix; words: what the value has to be, in place of one."""
-    return Fix(Setting(field, str(value), words))
+def set_to(field: str, value: object) -> str:
+    """ "set FIELD to VALUE" in an error's fix, which the command line spells as an option. field: of a run, or a
+    parameter of a function. value: or in words what it has to be."""
+    return f"set {field} to {value}"
 
 
 class UserError(Exception):

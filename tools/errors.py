@@ -52,9 +52,8 @@ def text_of(node: ast.expr) -> str:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return text_of(node.left) + text_of(node.right)
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "set_to":
-        values = [*node.args, *(word.value for word in node.keywords)]
-        field, *value = ["{}" if isinstance(value, ast.BinOp) else text_of(value) for value in values]
-        return " to ".join([f"set {field}", *value])
+        field, value = ["{}" if isinstance(value, ast.BinOp) else text_of(value) for value in node.args]
+        return f"set {field} to {value}"
     if isinstance(node, ast.IfExp):
         return f"{text_of(node.body)} or {text_of(node.orelse)}"
     # An exit code; text has no such name outside f-strings.

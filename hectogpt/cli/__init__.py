@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable
 
 from hectogpt import __version__, errors
 from hectogpt.cli.console import explain, steady_streams
-from hectogpt.errors import Fix, Setting, UserError
+from hectogpt.errors import UserError
 from hectogpt.serialization import did_you_mean
 from hectogpt.signals import WORDS, code_of, ignore_more, raise_on_signal, stop_behind
 
@@ -48,6 +49,9 @@ GONE = {
     "explore numbers": "python -m tools.numbers, in a checkout",
     "bench": "docs/performance.md shows the timings; python -m bench, in a checkout, measures them",
 }
+
+# "set FIELD to " of errors.set_to, and whether the value is True or False.
+SETTING = re.compile(r"\bset (?P<field>[a-z][\w.]*) to (?P<switch>(?:True|False)\b)?")
 
 EXIT_CODES = """Exit codes: 0 done, 1 a bug or a failed check, 2 usage, 3 data, 4 unusable
 checkpoint or model, 5 exactness impossible, 6 diverged, 7 storage, 8 memory,
@@ -154,13 +158,11 @@ def name_options(fix: str, kind: type | None = None) -> str:
     kind: the class of the command's options; a setting that it has not stays as it is.
     """
 
-    def option(setting: Setting) -> str:
-        if kind is not None and not hasattr(kind, setting.field):
-            return str(setting)
-        section, dot, name = setting.field.replace("_", "-").rpartition(".")
-        words = f"with {setting.words}" if setting.words else "" if setting.value == "True" else setting.value
-        if setting.value == "False":
-            name, words = f"no-{name}", ""
-        return f"--{section}{dot}{name} {words}".rstrip()
+    def option(setting: re.Match[str]) -> str:
+        if kind is not None and not hasattr(kind, setting["field"]):
+            return setting[0]
+        section, dot, name = setting["field"].replace("_", "-").rpartition(".")
+        no = "no-" * (setting["switch"] == "False")
+        return f"--{section}{dot}{no}{name}" + ("" if setting["switch"] else " ")
 
-    return fix.spell(option) if isinstance(fix, Fix) else fix
+    return SETTING.sub(option, fix)

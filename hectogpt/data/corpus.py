@@ -139,7 +139,7 @@ class CorpusCache:
             raise _without_text(self.source.name)
         names = os.listdir(folder) if os.path.isdir(folder) else [folder.name] if os.path.lexists(folder) else []
         if names and INDEX not in names:
-            why, fix = f"it holds {', '.join(sorted(names)[:4])}", set_to("out", words="another folder")
+            why, fix = f"it holds {', '.join(sorted(names)[:4])}", set_to("out", "another folder")
             raise UserError(f"{folder} is not empty", why=why, fix=fix, kept="the folder, untouched")
         tokenizer = train_tokenizer(_training_texts(self.source), n_vocab, folder.name)
         with token_files.lock_folder(folder):

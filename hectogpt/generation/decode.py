@@ -285,7 +285,7 @@ def check_memory(model: Transformer, prompts: Sequence[int], sampling: Sampling,
         raise UserError(
             f"{'a text' if rows == 1 else f'{rows:,} texts'} of up to {new:,} new tokens {verb} not fit",
             why=f"that takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
-            fix=set_to("num_return_sequences", fits) if fewer else set_to("max_new_tokens", words="a smaller number"),
+            fix=set_to("num_return_sequences", fits) if fewer else set_to("max_new_tokens", "a smaller number"),
             code=errors.MEMORY,
         )
 

@@ -268,7 +268,7 @@ def _printable(value: Any) -> Any:
 def check_writable(path: Path, field: str = "out") -> None:
     """Make the folder of a file. Raises UserError (STORAGE) for one that could not be written after hours of trials.
     field: the argument that named it."""
-    with errors.writing(path, fix=set_to(field, words="a file you may write to")):
+    with errors.writing(path, fix=set_to(field, "a file you may write to")):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -283,5 +283,5 @@ def append_record(path: Path, record: Record) -> None:
     row["overrides"] = {name: json_value(value) for name, value in record.overrides.items()}
     line = json.dumps(row, allow_nan=False)
     kept = f"the records written before, and this line, to be added by hand: {line}"
-    with errors.writing(path, fix=set_to("out", words="a file you may write to"), kept=kept):
+    with errors.writing(path, fix=set_to("out", "a file you may write to"), kept=kept):
         append_line(path, line)

@@ -159,7 +159,7 @@ class SinusoidalPositions(Positions):
             raise UserError(
                 f"a table of {context_length:,} sinusoidal positions with {d_model:,} dimensions does not fit",
                 why=f"making it takes {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
-                fix=set_to("model.context_length", words="a smaller number"),
+                fix=set_to("model.context_length", "a smaller number"),
                 code=errors.MEMORY,
             )
         return SinusoidalPositionsLayer(context_length, d_model, self.base)

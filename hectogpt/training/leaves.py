@@ -55,7 +55,7 @@ def choose_leaves(data: Data, processes: int) -> Data:
         raise UserError(
             f"{processes} processes cannot share {what}",
             why=f"all take equal parts, so there may be {', '.join(counts)}{' or ' * bool(counts)}{most}",
-            fix="another number of processes, or " + set_to(field, words=f"a power of two times {processes}{more}"),
+            fix="another number of processes, or " + set_to(field, f"a power of two times {processes}{more}"),
         )
     if data.leaves is not None:
         return data

@@ -47,7 +47,7 @@ from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, load_run
 
 OURS = (RUN, METRICS, SUMMARY, "config.json", "model.safetensors", PICTURE, MERGES)
-WRITABLE = set_to("out", words="a folder you may write to")
+WRITABLE = set_to("out", "a folder you may write to")
 
 
 class RunFolder:
@@ -74,7 +74,7 @@ class RunFolder:
         cannot be written (STORAGE).
         """
         if out is None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-            raise UserError(f"{name!r} cannot be a folder's name", fix=set_to("out", words="a folder"))
+            raise UserError(f"{name!r} cannot be a folder's name", fix=set_to("out", "a folder"))
         text = _render({"run": dump(run), "modified": modified})
         names = [name, *(f"{name}-{n}" for n in range(2, 10000))]
         for path in [out] if out is not None else [root / name for name in names]:
@@ -99,7 +99,7 @@ class RunFolder:
         raise UserError(
             f"{out or root / name} already holds a run",
             why=f"it has a {RUN}",
-            fix=set_to("out", words="another folder")
+            fix=set_to("out", "another folder")
             + ", "
             + set_to("resume", "auto")
             + f", or remove {out or root / name} first",
@@ -268,7 +268,7 @@ def _lock(path: Path, held: ExitStack) -> bool:
         raise UserError(
             f"{path} is in use",
             why=error.why,
-            fix="wait for it or stop it, or " + set_to("out", words="another folder"),
+            fix="wait for it or stop it, or " + set_to("out", "another folder"),
             kept="its run, untouched",
             code=error.code,
         ) from None

@@ -126,7 +126,7 @@ def check_space(session: Session, folder: RunFolder, progress: Progress) -> None
         raise UserError(
             f"the disk of {folder.path} is full",
             why=f"the weights take {weights:,} bytes, {free:,} are free",
-            fix="free some space on it, or " + set_to("out", words="a folder on another disk"),
+            fix="free some space on it, or " + set_to("out", "a folder on another disk"),
             code=errors.STORAGE,
         )
     if free < 1.1 * 3 * weights * (folder.checkpoints.keep + 1):
@@ -203,7 +203,7 @@ def check_same(folder: Path, before: Run, after: Run) -> None:
         raise UserError(
             f"{folder} holds another run",
             why="; ".join(found[:3]) + more,
-            fix="leave these options out, or " + set_to("out", words="another folder for a new run"),
+            fix="leave these options out, or " + set_to("out", "another folder for a new run"),
             kept="the old run, untouched",
         )
 

@@ -197,7 +197,7 @@ def test_a_seed_that_no_generator_takes_is_refused() -> None:
 def test_the_command_says_what_is_too_much(here: Here, sound: Path) -> None:
     done = here("generate", sound / "run", "hello", "--quiet", "--max-new-tokens", "10" + "0" * 12)
     assert done.returncode == errors.MEMORY
-    assert "--max-new-tokens with a smaller number" in done.stderr
+    assert "--max-new-tokens a smaller number" in done.stderr
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
