@@ -14,8 +14,8 @@ from helpers import ROOT
 from tools import layers
 
 LINES = {
-    "hectogpt": 2421,  # the ground, and what Python users call
-    "hectogpt/cli": 3086,
+    "hectogpt": 2454,  # the ground, and what Python users call
+    "hectogpt/cli": 3117,
     "hectogpt/lab": 4218,
     "hectogpt/grade": 3436,
     "hectogpt/assignment": 394,
