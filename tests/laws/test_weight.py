@@ -14,7 +14,7 @@ from helpers import ROOT
 from tools import layers
 
 LINES = {
-    "hectogpt": 2485,  # the ground, and what Python users call
+    "hectogpt": 2454,  # the ground, and what Python users call
     "hectogpt/cli": 3117,
     "hectogpt/lab": 4218,
     "hectogpt/grade": 3436,
