@@ -9,7 +9,7 @@ docs/python.md explains the names below in ten minutes; docs/architecture.md say
 to use     recipe train generate attention_maps compare load open_corpus replace
 results    RunResult EvalResult Step ComparisonResult Verdict UserError
 a run      Run ModelConfig Init Data DataOrder Shuffled BigramInit Session Corpus Tokenizer Sampling
-model      Transformer AttentionPart QKPart ScoreBias Rotary QKNorm ALiBi InputPart shift EmbeddingNorm Smear
+model      Transformer AttentionPart QKPart ScoreBias Rotary QKNorm InputPart shift EmbeddingNorm Smear
            TokenTable NgramHash Norm LayerNorm RMSNorm Activation GELU ReLU2 Positions NoPositions LearnedPositions
            SinusoidalPositions LMHeadConfig PointerHead Block DecoderBlock Attention CausalAttention MLP
 training   AfterStep Loss CrossEntropy Predictions Schedule Constant LinearDecay Cosine Optim OptimizerGroup PerKind
@@ -38,7 +38,7 @@ _MODULES = {
     "hectogpt.model.lm_head": ("LMHeadConfig",),
     "hectogpt.model.pointer": ("PointerHead",),
     "hectogpt.model.parts": (
-        *("AttentionPart", "QKPart", "ScoreBias", "Rotary", "QKNorm", "ALiBi"),
+        *("AttentionPart", "QKPart", "ScoreBias", "Rotary", "QKNorm"),
         *("Norm", "LayerNorm", "RMSNorm", "Activation", "GELU", "ReLU2"),
         *("Positions", "NoPositions", "LearnedPositions", "SinusoidalPositions"),
     ),

@@ -14,7 +14,6 @@ from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import (
     GELU,
     Activation,
-    ALiBi,
     AttentionPart,
     LayerNorm,
     LearnedPositions,
@@ -45,7 +44,6 @@ __version__: str
 __all__ = [
     "GELU",
     "MLP",
-    "ALiBi",
     "Activation",
     "AdamW",
     "AfterStep",

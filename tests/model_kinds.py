@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from helpers import peaked
+from torch import Tensor, nn
 
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.inputs import EmbeddingNorm, NgramHash, Smear, TokenTable
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.model.parts import ALiBi, NoPositions, QKNorm, ReLU2, RMSNorm, Rotary, SinusoidalPositions
+from hectogpt.model.parts import NoPositions, QKNorm, ReLU2, RMSNorm, Rotary, ScoreBias, SinusoidalPositions
 from hectogpt.model.pointer import PointerHead
+
+
+@dataclass(frozen=True)
+class ALiBi(ScoreBias):
+    """Attention with linear biases (2108.12409): head h of n subtracts 2^(-8 h / n) per token of distance, h from 1."""
+
+    def build(self, n_heads: int, d_head: int) -> nn.Module:
+        return ALiBiLayer(n_heads)
+
+
+class ALiBiLayer(nn.Module):
+    slopes: Tensor
+
+    def __init__(self, n_heads: int) -> None:
+        super().__init__()
+        slopes = 2.0 ** (-8 * torch.arange(1, n_heads + 1, device="cpu") / n_heads)
+        self.register_buffer("slopes", slopes[:, None, None], persistent=False)
+
+    def forward(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+        return self.slopes * (key_positions - query_positions)
+
 
 L = 10  # context length
 GPT2 = ModelConfig(16, 2, 2, L, 40)
@@ -42,7 +64,7 @@ KINDS = {
         norm=RMSNorm(gain=True),
         activation=ReLU2(),
         biases=False,
-        attention_parts=(Rotary(100.0, 0.5), QKNorm(), ALiBi()),
+        attention_parts=(Rotary(100.0, 0.5), QKNorm()),
         inputs=(EmbeddingNorm(), NgramHash(2, 97), Smear()),
         value_embeddings=(TokenTable(), NgramHash(3, 89)),
         lm_head=LMHeadConfig(bias=True, soft_cap=9.0, compact_vocab=True, embedding_map=0.3),

@@ -48,9 +48,9 @@ class TextCache:
         new = torch.ones_like(ids, dtype=torch.bool) if text is None else text[:, -ids.shape[1] :]
         self.ids = ids if self.ids is None else torch.cat((self.ids, ids), dim=1)
         self.text = new if self.text is None else torch.cat((self.text, new), dim=1)
-        self.key_positions = torch.where(self.text, self.text.long().cumsum(dim=1) - 1, -1)
-        positions = self.key_positions[:, -ids.shape[1] :]
-        q, k = positions[..., None], self.key_positions[:, None]
+        columns = torch.where(self.text, self.text.long().cumsum(dim=1) - 1, -1)
+        positions = columns[:, -ids.shape[1] :]
+        q, k = positions[..., None], columns[:, None]
         self.visible = self.attended = ((k <= q) & (k >= 0)) | (k == q)
         if document_start is not None:
             columns = torch.arange(self.ids.shape[1], device=ids.device)
@@ -109,12 +109,6 @@ def rotate(q: Tensor, k: Tensor, positions: Tensor, pairs: int, base: float) -> 
 def normalise(q: Tensor, k: Tensor, positions: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Divide each query and key by its root mean square (2010.04245)."""
     return F.rms_norm(q, q.shape[-1:], eps=eps), F.rms_norm(k, k.shape[-1:], eps=eps)
-
-
-def alibi(queries: Tensor, keys: Tensor, n_heads: int) -> Tensor:
-    """Head h of n subtracts 2^(-8 h / n) from a score per token of distance, h from 1 (2108.12409)."""
-    slopes = 2.0 ** (-8 * torch.arange(1, n_heads + 1, device=keys.device) / n_heads)
-    return slopes[:, None, None].double() * (keys - queries)
 
 
 class ReLU2(nn.Module):
@@ -223,7 +217,6 @@ PARTS: dict[str, Callable[..., Any]] = {
     "SinusoidalPositions": lambda context_length, d_model, base: partial(sinusoidal, d_model=d_model, base=base),
     "Rotary": lambda n_heads, d_head, base, fraction: partial(rotate, pairs=round(d_head // 2 * fraction), base=base),
     "QKNorm": lambda n_heads, d_head, eps: partial(normalise, eps=eps),
-    "ALiBi": lambda n_heads, d_head: partial(alibi, n_heads=n_heads),
     **{part.__name__: part for part in (ReLU2, EmbeddingNorm, Smear, TokenTable, NgramHash, PointerHead)},
 }
 
@@ -245,9 +238,7 @@ class Attention(nn.Module):
         self.W_q, self.W_k, self.W_v, self.W_o = (nn.Linear(d, d, bias=settings["biases"]) for _ in range(4))
         d_head = d // self.n_heads
         self.scale = settings["attention_scale"] or d_head**-0.5
-        parts = [(part["type"], build(part, self.n_heads, d_head)) for part in settings["attention_parts"]]
-        self.qk_parts = [part for name, part in parts if name != "ALiBi"]
-        self.score_biases = [part for name, part in parts if name == "ALiBi"]
+        self.qk_parts = [build(part, self.n_heads, d_head) for part in settings["attention_parts"]]
         self.extra_share = nn.Parameter(torch.ones(1)) if settings["value_embeddings"] else None
 
     def forward(self, x: Tensor, extra: Tensor | None, positions: Tensor, cache: TextCache) -> Tensor:
@@ -258,11 +249,7 @@ class Attention(nn.Module):
         for part in self.qk_parts:
             q, k = part(q, k, positions)
         k, v = cache.append((self, "k"), k, dim=2), cache.append((self, "v"), v, dim=2)
-        mask = cache.attended[:, None]
-        if self.score_biases:
-            places = positions[:, None, :, None], cache.key_positions[:, None, None, :]
-            mask = torch.where(mask, sum(part(*places) for part in self.score_biases), float("-inf")).to(q.dtype)
-        attended = F.scaled_dot_product_attention(q, k, v, mask, scale=self.scale)
+        attended = F.scaled_dot_product_attention(q, k, v, cache.attended[:, None], scale=self.scale)
         return self.W_o(attended.transpose(1, 2).flatten(-2))
 
 

@@ -280,25 +280,3 @@ class QKNormLayer(nn.Module):
     ) -> tuple[Heads, Float[Tensor, "batch kv_head time d_head"]]:
         size = (q.shape[-1],)
         return F.rms_norm(q, size, eps=self.eps), F.rms_norm(k, size, eps=self.eps)
-
-
-@dataclass(frozen=True)
-class ALiBi(ScoreBias):
-    """Attention with linear biases (2108.12409): head h of n subtracts 2^(-8 h / n) per token of distance, h from 1."""
-
-    def build(self, n_heads: int, d_head: int) -> nn.Module:
-        return ALiBiLayer(n_heads)
-
-
-class ALiBiLayer(nn.Module):
-    slopes: Tensor
-
-    def __init__(self, n_heads: int) -> None:
-        super().__init__()
-        slopes = 2.0 ** (-8 * torch.arange(1, n_heads + 1, device="cpu") / n_heads)
-        self.register_buffer("slopes", slopes[:, None, None], persistent=False)
-
-    def forward(
-        self, query_positions: Int[Tensor, "rows 1 time 1"], key_positions: Int[Tensor, "rows 1 1 slot"]
-    ) -> Float[Tensor, "rows head time slot"]:
-        return self.slopes * (key_positions - query_positions)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from model_kinds import GPT2, KINDS, build, random_ids
+from model_kinds import GPT2, KINDS, ALiBi, build, random_ids
 from torch import Tensor
 
 from hectogpt.model import ModelConfig
 from hectogpt.model.attention import CausalAttention
-from hectogpt.model.parts import ALiBi, NoPositions, QKNorm, Rotary, visible_keys
+from hectogpt.model.parts import NoPositions, QKNorm, Rotary, visible_keys
 
 # --- the mask ---------------------------------------------------------------------------------------------------------
 

@@ -7,12 +7,12 @@ from inspect import isabstract
 
 import pytest
 import torch
-from model_kinds import BARE, KINDS, build, random_ids
+from model_kinds import BARE, KINDS, ALiBi, build, random_ids
 from torch import Tensor
 
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.inputs import EmbeddingNorm, InputPart, NgramHash, Smear, TokenTable
-from hectogpt.model.parts import Activation, ALiBi, AttentionPart, Norm, Positions, QKNorm, Rotary
+from hectogpt.model.parts import Activation, AttentionPart, Norm, Positions, QKNorm, Rotary
 from hectogpt.serialization import dump
 
 # Every part alone, so that a failure names the part.

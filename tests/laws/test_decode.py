@@ -11,7 +11,7 @@ import torch
 from command import Here
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from model_kinds import GPT2, KINDS, L, build, random_ids
+from model_kinds import GPT2, KINDS, ALiBi, L, build, random_ids
 from torch import Tensor
 
 from hectogpt import torch_private
@@ -22,7 +22,6 @@ from hectogpt.kernels import native
 from hectogpt.kernels.build import describe
 from hectogpt.model import Transformer
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.model.parts import ALiBi
 from hectogpt.model.weights import save_model
 
 
