@@ -11,8 +11,7 @@ import functools
 import hashlib
 import json
 import lzma
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +30,6 @@ END_OF_TEXT = "<|endoftext|>"
 
 # GPT-2's pattern that splits text before merging, in the possessive form tiktoken uses: same result, less backtracking.
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
-
-# Long text is encoded in chunks. A cut changes no ids at two places only: before a whitespace that follows a
-# non-whitespace, and before the last whitespace of a run (GPT-2's pattern joins that one to the next word).
-# The class is Unicode's White_Space, which is tiktoken's \s; Python's \s has four control characters more.
-CHUNK = 1 << 18
-_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-_CUT = re.compile(rf"(?<=[^{_SPACE}])(?=[{_SPACE}])|(?<=[{_SPACE}])(?=[{_SPACE}][^{_SPACE}])")
 
 
 def _printable_bytes() -> dict[str, int]:
@@ -100,12 +92,10 @@ class Tokenizer:
     def encode(self, text: str) -> np.ndarray:
         """Return the token ids, int64 [n]. "<|endoftext|>" inside the text is plain text, never the separator.
 
-        Raises UserError (DATA) for a lone surrogate, naming its position.
+        Raises UserError (DATA) for a lone surrogate, naming its position, and for a million spaces in a row.
         """
-        if not text:
-            return np.empty(0, dtype=np.int64)
         try:
-            ids = [self._encoding.encode_to_numpy(chunk, disallowed_special=()) for chunk in _chunks(text)]
+            return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int64)
         except UnicodeEncodeError:
             raise UserError(
                 f"text is not Unicode: {lone_surrogate(text)}",
@@ -113,7 +103,13 @@ class Tokenizer:
                 fix="remove it, or decode the text again from its original bytes",
                 code=errors.DATA,
             ) from None
-        return np.concatenate(ids, dtype=np.int64)
+        except ValueError as error:  # its regular expression's stack
+            raise UserError(
+                "the text cannot be cut into words",
+                why=f"it has a run of about a million spaces or line ends: {error}",
+                fix="shorten it",
+                code=errors.DATA,
+            ) from None
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The bytes of a 1-D sequence of ids; the separator gives b"<|endoftext|>".
@@ -156,19 +152,6 @@ def check_ids(ids: np.ndarray, n_vocab: int, what: str) -> None:
             fix="use tokens made with this vocabulary",
             code=errors.DATA,
         )
-
-
-def _chunks(text: str) -> Iterator[str]:
-    """Parts of about CHUNK characters whose ids, joined, are those of the whole text.
-
-    A run of whitespace longer than a chunk ends its chunk: tiktoken's regular expression overflows its stack
-    on about a million whitespace characters before a word, but not at the end of a text.
-    """
-    start = 0
-    while len(text) - start > CHUNK and (cut := _CUT.search(text, start + CHUNK)):
-        yield text[start : cut.start()]
-        start = cut.start()
-    yield text[start:]
 
 
 def _read_vocabulary(path: Path) -> bytes:
