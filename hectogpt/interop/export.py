@@ -188,30 +188,17 @@ def _write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> 
 
 
 def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The content of tokenizer.json, as the library tokenizers writes a GPT-2's. There, unlike here, the text
-    <|endoftext|> becomes the separator."""
-    vocabulary = tokenizer.vocabulary()
-    end = vocabulary.pop(END_OF_TEXT)
+    """The content of tokenizer.json. There, unlike here, the text <|endoftext|> becomes the separator."""
     merges = [line for line in tokenizer.merges.decode("utf-8").splitlines() if not line.startswith("#version")]
     by_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    options: dict[str, Any] = {"dropout": None, "unk_token": None, "continuing_subword_prefix": ""}
-    options |= {"end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "ignore_merges": False}
     return {
         "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": end, "content": END_OF_TEXT, **flags}],
-        "normalizer": None,
+        "added_tokens": [{"id": tokenizer.end_of_text, "content": END_OF_TEXT, **flags}],
         "pre_tokenizer": by_bytes,
         "post_processor": by_bytes | {"trim_offsets": False},
         "decoder": by_bytes,
-        "model": {
-            "type": "BPE",
-            **options,
-            "vocab": vocabulary | {END_OF_TEXT: end},
-            "merges": [line.split(" ") for line in merges],
-        },
+        "model": {"type": "BPE", "vocab": tokenizer.vocabulary(), "merges": [line.split(" ") for line in merges]},
     }
 
 
