@@ -29,7 +29,7 @@ from hectogpt.data.documents import (
     split_of,
 )
 from hectogpt.data.sources import find_source
-from hectogpt.data.token_files import INDEX, SPLITS, EncodedDocument, TokenFiles, find_tokenizer, token_type
+from hectogpt.data.token_files import INDEX, SPLITS, TokenFiles, find_tokenizer
 from hectogpt.data.tokenizer import Tokenizer, train_tokenizer
 from hectogpt.display import Progress
 from hectogpt.errors import UserError, set_to
@@ -242,14 +242,14 @@ def tokenise(source: Source, tokenizer: Tokenizer, folder: Path, progress: bool)
 
 def encode_documents(
     documents: Iterable[Document], tokenizer: Tokenizer, show: Callable[[int], None]
-) -> Iterator[EncodedDocument]:
-    """The documents, encoded; one without a split gets its by hash. show: is called with the bytes of text so far."""
-    dtype, done = token_type(tokenizer.n_vocab), 0
+) -> Iterator[tuple[str, np.ndarray, int]]:
+    """Split, ids and bytes of text of each document, as `write_folder` takes them; one without a split gets its by
+    hash. show: is called with the bytes of text so far."""
+    done = 0
     for document in documents:
         content = document.content
         ids = tokenizer.encode(content) if isinstance(content, str) else content
         n_bytes = int(tokenizer.token_bytes[ids].sum())
-        ended = np.append(ids, tokenizer.end_of_text).astype(dtype)
-        yield EncodedDocument(document.split or split_of(content), ended, n_bytes)
+        yield document.split or split_of(content), np.append(ids, tokenizer.end_of_text), n_bytes
         done += n_bytes
         show(done)

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -64,22 +64,15 @@ def find_tokenizer(name: str) -> Tokenizer:
     return read_merges(merges, merges.parent.name) if merges is not None and merges.is_file() else load_tokenizer()
 
 
-class EncodedDocument(NamedTuple):
-    """A document of a split. ids: [n] as `token_type` says, the separator last. n_bytes: of the text they stand for."""
-
-    split: str
-    ids: np.ndarray
-    n_bytes: int
-
-
 def write_folder(
-    folder: Path, tokenizer: Tokenizer, documents: Iterable[EncodedDocument], about: dict[str, Any]
+    folder: Path, tokenizer: Tokenizer, documents: Iterable[tuple[str, np.ndarray, int]], about: dict[str, Any]
 ) -> None:
     """Write documents, in their order, as a new folder of token files that takes the place of `folder`. If that fails,
     the old one stays, and nothing is left of the new one. The caller holds `lock_folder(folder)`.
 
-    about: what the index says of the source, as it is after the last document. Raises UserError (DATA) if a split is
-    empty, OSError when the disk refuses.
+    documents: split, ids [n] with the separator last, and the bytes of the text they stand for. about: what the index
+    says of the source, as it is after the last document. Raises UserError (DATA) if a split is empty, OSError when the
+    disk refuses.
     """
     dtype, new = token_type(tokenizer.n_vocab), files.temporary_folder(folder)
     hashes = {split: hashlib.sha256() for split in SPLITS}
@@ -90,13 +83,13 @@ def write_folder(
         new.mkdir(parents=True)
         for split in SPLITS:
             opened[split] = (new / f"{split}.bin").open("wb")
-        for document in documents:
-            raw, entry = document.ids.astype(dtype, copy=False).tobytes(), entries[document.split]
-            opened[document.split].write(raw)
-            hashes[document.split].update(raw)
-            entry["tokens"] += len(document.ids)
+        for split, ids, n_bytes in documents:
+            raw, entry = ids.astype(dtype).tobytes(), entries[split]
+            opened[split].write(raw)
+            hashes[split].update(raw)
+            entry["tokens"] += len(ids)
             entry["documents"] += 1
-            entry["bytes"] += document.n_bytes
+            entry["bytes"] += n_bytes
         if empty := [split for split in SPLITS if not entries[split]["tokens"]]:
             raise UserError(
                 f"{about['source']}: no document falls into {' and '.join(empty)}",

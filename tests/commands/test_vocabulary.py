@@ -18,7 +18,7 @@ import hectogpt
 from hectogpt import errors
 from hectogpt.data import Tokenizer, find_tokenizer, open_corpus
 from hectogpt.data.documents import split_of
-from hectogpt.data.token_files import EncodedDocument, write_folder
+from hectogpt.data.token_files import write_folder
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.training.run import Data, Run
 
@@ -120,7 +120,7 @@ def test_a_vocabulary_above_65536(tmp_path: Path) -> None:
     draw = random.Random(0)
     documents = [[draw.choice((3, 69_999, 70_001)) for _ in range(60)] + [tokenizer.end_of_text] for _ in range(30)]
     splits = ["train"] * 28 + ["dev", "test"]
-    chunks = [EncodedDocument(split, np.array(ids), 100) for split, ids in zip(splits, documents, strict=True)]
+    chunks = [(split, np.array(ids), 100) for split, ids in zip(splits, documents, strict=True)]
     about = {"source": "large", "fingerprint": "", "split": "", "passages": 0, "problems": []}
     write_folder(tmp_path / "large", tokenizer, chunks, about)
     corpus = open_corpus(str(tmp_path / "large"))
