@@ -53,16 +53,6 @@ class Inputs(NamedTuple):
     w_other: Float[Tensor, " rows"] | None
 
 
-class _Choices(NamedTuple):
-    """The choices of one call: dtype of the products and of the logits, rows whose logits exist at a time, and whether
-    the softmax is the C++ kernel."""
-
-    matmul_dtype: torch.dtype
-    soft_cap: float | None
-    chunk_rows: int
-    by_kernel: bool
-
-
 def fused_losses(
     x: Float[Tensor, "*rows d"],
     weight: Float[Tensor, "vocab d"],
@@ -105,13 +95,14 @@ def fused_losses(
     by_kernel = by_kernel and native_softmax_fits(soft_cap, matmul_dtype, bias)
     p_other, w_other = (None, None) if mixture is None else (t.reshape(-1).to(acc_dtype) for t in mixture)
     inputs = Inputs(x.reshape(-1, d), weight, bias, p_other, w_other)
-    chunk_rows = chunk_rows or _rows_at_a_time(x.device, vocab, d, matmul_dtype)
-    choices = _Choices(matmul_dtype, soft_cap, chunk_rows, by_kernel)
+    chunk = max(1, min(chunk_rows or _rows_at_a_time(x.device, vocab, d, matmul_dtype), len(inputs.x)))
     needs_grad = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs)
-    if not any(needs_grad):
-        loss, rows, _ = _loss_and_gradients(inputs, target, row_weight, choices, needs_grad)
-    else:
-        loss, rows = _FusedCrossEntropy.apply(*inputs, target, row_weight, choices, needs_grad)
+    with torch.no_grad():
+        logits = x.new_empty(chunk, vocab, dtype=matmul_dtype)
+        softmax = ChunkSoftmax(logits, acc_dtype, None if bias is None else bias.to(acc_dtype), soft_cap, by_kernel)
+        loss, rows, grads = _loss_and_gradients(inputs, target, row_weight, softmax, needs_grad)
+    if any(needs_grad):
+        loss = _WithGradients.apply(loss, grads, *inputs)
     return loss, rows.view(targets.shape)
 
 
@@ -130,19 +121,16 @@ def check_targets(target: Int[Tensor, " rows"], vocab: int) -> None:
         )
 
 
-class _FusedCrossEntropy(torch.autograd.Function):
-    """Loss and gradients in forward; backward only scales them."""
+class _WithGradients(torch.autograd.Function):
+    """The loss, whose gradients with respect to the inputs are known already; backward only scales them."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, p_other, w_other, target, row_weight, choices, needs_grad):  # type: ignore[no-untyped-def]
-        inputs = Inputs(x, weight, bias, p_other, w_other)
-        loss, rows, grads = _loss_and_gradients(inputs, target, row_weight, choices, needs_grad)
+    def forward(ctx, loss, grads, *inputs):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(*grads)
-        ctx.mark_non_differentiable(rows)
-        return loss, rows
+        return loss.clone()
 
     @staticmethod
-    def backward(ctx, grad_output, _):  # type: ignore[no-untyped-def]
+    def backward(ctx, grad_output):  # type: ignore[no-untyped-def]
         # Not torch's once_differentiable: it lets a plain loss.backward(create_graph=True) pass, whose second
         # derivatives would then lack this loss's part without a word.
         if torch.is_grad_enabled():
@@ -150,11 +138,11 @@ class _FusedCrossEntropy(torch.autograd.Function):
         # On the CPU a factor of 1 costs no pass; on CUDA looking at it would be a sync.
         unit = grad_output.device.type == "cpu" and grad_output.item() == 1.0
         scaled = (g if g is None or unit else g * grad_output.to(g.dtype) for g in ctx.saved_tensors)
-        return (*scaled, None, None, None, None)
+        return (None, None, *scaled)
 
 
 def _loss_and_gradients(
-    inputs: Inputs, target: Tensor, row_weight: Tensor, choices: _Choices, needs_grad: tuple[bool, ...]
+    inputs: Inputs, target: Tensor, row_weight: Tensor, softmax: ChunkSoftmax, needs_grad: tuple[bool, ...]
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """The loss, that of every row, and the wanted gradients, chunk by chunk.
 
@@ -162,12 +150,9 @@ def _loss_and_gradients(
     grad_x = (dz W) * factor and grad_W += dz^T (x * factor), or its transpose. The factor holds the row's weight, the
     C++ kernel's 1 / sum(exp) and the mixture's scale, so that no pass over the logits has to apply them.
     """
-    acc_dtype, dtype = row_weight.dtype, choices.matmul_dtype
+    acc_dtype, logits = row_weight.dtype, softmax.logits
+    dtype, chunk = logits.dtype, len(logits)
     x, weight = _convert(inputs.x, dtype), _convert_weight(inputs.weight, dtype)
-    chunk = max(1, min(choices.chunk_rows, len(x)))
-    logits = x.new_empty(chunk, len(weight))
-    bias = None if inputs.bias is None else inputs.bias.to(acc_dtype)
-    softmax = ChunkSoftmax(logits, acc_dtype, bias, choices.soft_cap, choices.by_kernel)
     grads = _Gradients(inputs, acc_dtype, dtype, needs_grad)
     losses = torch.empty(len(target), dtype=acc_dtype, device=target.device)
     with float32_by_onednn(dtype):
