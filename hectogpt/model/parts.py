@@ -22,7 +22,7 @@ from hectogpt import errors, hardware
 from hectogpt.errors import UserError, set_to
 from hectogpt.kernels import native
 from hectogpt.kernels.dtypes import widest_dtype
-from hectogpt.model.shapes import Heads, Places
+from hectogpt.model.shapes import Heads, Keys, Places
 from hectogpt.serialization import Value
 
 # --- norms ------------------------------------------------------------------------------------------------------------
@@ -248,9 +248,7 @@ class RotaryLayer(nn.Module):
         angle = positions[:, None, :, None].to(widest_dtype(positions.device)) * self.frequency
         return angle.cos(), angle.sin()
 
-    def forward(
-        self, q: Heads, k: Float[Tensor, "batch kv_head time d_head"], prepared: tuple[Tensor, Tensor]
-    ) -> tuple[Heads, Float[Tensor, "batch kv_head time d_head"]]:
+    def forward(self, q: Heads, k: Keys, prepared: tuple[Tensor, Tensor]) -> tuple[Heads, Keys]:
         cos, sin = (table.to(q.dtype) for table in prepared)
         return self._rotate(q, cos, sin), self._rotate(k, cos, sin)
 
@@ -275,8 +273,6 @@ class QKNormLayer(nn.Module):
         super().__init__()
         self.eps = eps
 
-    def forward(
-        self, q: Heads, k: Float[Tensor, "batch kv_head time d_head"], positions: Any
-    ) -> tuple[Heads, Float[Tensor, "batch kv_head time d_head"]]:
+    def forward(self, q: Heads, k: Keys, positions: Any) -> tuple[Heads, Keys]:
         size = (q.shape[-1],)
         return F.rms_norm(q, size, eps=self.eps), F.rms_norm(k, size, eps=self.eps)

@@ -7,4 +7,5 @@ Ids = Int[Tensor, "batch time"]
 Places = Int[Tensor, "rows time"]  # positions of tokens in their texts
 Vectors = Float[Tensor, "batch time d"]
 Heads = Float[Tensor, "batch head time d_head"]
+Keys = Float[Tensor, "batch kv_head time d_head"]
 Slots = Float[Tensor, "batch head slot d_head"]

@@ -217,18 +217,13 @@ class Transformer(nn.Module):
         precision: dtype of the matrix products inside the vocabulary head (None: the parameters' own). torch.bfloat16
         is faster on processors that multiply it natively; sums stay wider.
         """
-        return self.losses(ids, targets, reduction, precision)[0]
-
-    def losses(
-        self, ids: Ids, targets: Ids, reduction: Literal["mean", "sum"] = "mean", precision: torch.dtype | None = None
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch time"]]:
-        """`loss`, and the cross entropy of each target, which has no gradient."""
-        return self.losses_of(self.hidden(ids), ids, targets, reduction=reduction, precision=precision)
+        return self.losses_of(self.hidden(ids), ids, targets, reduction=reduction, precision=precision)[0]
 
     def losses_of(
         self, hidden: Vectors, ids: Ids, targets: Ids, **options: Any
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch time"]]:
-        """`losses` from hidden states that are there already; options as those of LMHead.losses."""
+        """`loss` from hidden states that are there already, and that of each target, which has no gradient; options as
+        those of LMHead.losses."""
         mixture = None if self.pointer is None else self.pointer.mixture(hidden, ids, targets)
         return self.lm_head.losses(hidden, targets, self.embeddings.weight, mixture=mixture, **options)
 
