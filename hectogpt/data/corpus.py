@@ -20,7 +20,6 @@ from hectogpt.data import token_files
 from hectogpt.data.documents import (
     MANY_DOCUMENTS,
     SPLIT_RULE,
-    Assignment,
     Document,
     Source,
     assign_splits,
@@ -174,8 +173,8 @@ class CorpusCache:
         return Corpus(self.source.name, tokens, sha256, documents, self.tokenizer, self.folder, problems)
 
 
-def _assign(source: Source, noted: list[str]) -> tuple[Assignment, Iterator[Document]]:
-    """The first documents with their splits, and the others, whose split is by hash. `noted` as for `_documents`."""
+def _assign(source: Source, noted: list[str]) -> Iterator[Document]:
+    """The documents; where these are many, their splits are by hash and open. `noted` as for `_documents`."""
     documents = _documents(source, noted)
     first = list(islice(documents, MANY_DOCUMENTS))
     if not first:
@@ -185,14 +184,17 @@ def _assign(source: Source, noted: list[str]) -> tuple[Assignment, Iterator[Docu
             fix="name a source with text",
             code=errors.DATA,
         )
-    many = len(first) == MANY_DOCUMENTS  # then no document's split depends on the others
-    return Assignment(first, 0, False) if many else assign_splits(first, source.name), documents
+    if len(first) == MANY_DOCUMENTS:  # then no document's split depends on the others
+        return chain(first, documents)
+    assigned, repetitive = assign_splits(first, source.name)
+    if repetitive:
+        noted.insert(0, "the text repeats itself: equal passages are in more than one split")
+    return iter(assigned)
 
 
 def _training_texts(source: Source) -> Iterator[str]:
     """The text of each training document. Raises UserError (DATA) for ids."""
-    assigned, others = _assign(source, [])
-    for document in chain(assigned.documents, others):
+    for document in _assign(source, []):
         if not isinstance(document.content, str):
             raise _without_text(source.name)
         if (document.split or split_of(document.content)) == "train":
@@ -213,7 +215,7 @@ def _documents(source: Source, noted: list[str]) -> Iterator[Document]:
             continue
         count += 1
         if count <= NOTED:
-            noted.append(str(item))
+            noted.append(item)
     if count > NOTED:
         noted.append(f"left out {count - NOTED:,} more")
 
@@ -224,17 +226,14 @@ def _documents(source: Source, noted: list[str]) -> Iterator[Document]:
 def tokenise(source: Source, tokenizer: Tokenizer, folder: Path, progress: bool) -> None:
     """Tokenise a source and replace the folder; the caller holds `lock_folder(folder)`."""
     noted: list[str] = []
-    assigned, others = _assign(source, noted)
-    if assigned.repetitive:
-        noted.insert(0, "the text repeats itself: equal passages are in more than one split")
+    documents = _assign(source, noted)
     about = {
         "source": source.identity,
         "fingerprint": source.fingerprint,
         "split": SPLIT_RULE,
-        "passages": assigned.passage_length,
         "problems": noted,
     }
-    documents, text = chain(assigned.documents, others), f"tokenising {source.name}"
+    text = f"tokenising {source.name}"
     with Progress(quiet=not progress).bar(source.size, text) as show:
         encoded = encode_documents(documents, tokenizer, lambda done: show(done, text))
         token_files.write_folder(folder, tokenizer, encoded, about)
@@ -242,14 +241,13 @@ def tokenise(source: Source, tokenizer: Tokenizer, folder: Path, progress: bool)
 
 def encode_documents(
     documents: Iterable[Document], tokenizer: Tokenizer, show: Callable[[int], None]
-) -> Iterator[tuple[str, np.ndarray, int]]:
-    """Split, ids and bytes of text of each document, as `write_folder` takes them; one without a split gets its by
-    hash. show: is called with the bytes of text so far."""
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Split and ids of each document, as `write_folder` takes them; one without a split gets its by hash. show: is
+    called with the bytes of text so far."""
     done = 0
     for document in documents:
         content = document.content
         ids = tokenizer.encode(content) if isinstance(content, str) else content
-        n_bytes = int(tokenizer.token_bytes[ids].sum())
-        yield document.split or split_of(content), np.append(ids, tokenizer.end_of_text), n_bytes
-        done += n_bytes
+        yield document.split or split_of(content), np.append(ids, tokenizer.end_of_text)
+        done += int(tokenizer.token_bytes[ids].sum())
         show(done)

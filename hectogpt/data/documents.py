@@ -1,7 +1,7 @@
 """The documents of one file, plain text, JSON lines or token ids, and the split of each.
 
 Text is kept byte for byte: nothing is replaced, and line ends and byte order marks stay. What is left out comes as a
-`LeftOut` in the same stream. Raises UserError (DATA) for what cannot be read without loss, with the offset or the line.
+message in the same stream. Raises UserError (DATA) for what cannot be read without loss, with the offset or the line.
 
 A document goes to train, dev or test by the hash of its content, so adding or reordering documents changes nothing. A
 source of few documents is cut into passages first, so that a single book has a dev and a test split too.
@@ -43,14 +43,9 @@ class Document(NamedTuple):
     split: str = ""
 
 
-class LeftOut(NamedTuple):
-    """A part of a source that does not become a document: where it is, and why it is left out."""
-
-    label: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"left out {self.label}: {self.why}"
+def left_out(label: str, why: str) -> str:
+    """What a source gives in place of a part that does not become a document."""
+    return f"left out {label}: {why}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class Source:
     identity: str
     size: int | None
     fingerprint: str
-    documents: Callable[[], Iterator[Document | LeftOut]]
+    documents: Callable[[], Iterator[Document | str]]
 
 
 def cannot_use(name: str, why: str, fix: str) -> UserError:
@@ -81,7 +76,7 @@ def cannot_read(name: str, error: OSError) -> UserError:
     return cannot_use(name, where + errors.reason_of(error), "check the path and its permissions")
 
 
-def read_documents(path: Path, column: str = "") -> Iterator[Document | LeftOut]:
+def read_documents(path: Path, column: str = "") -> Iterator[Document | str]:
     """The documents of a file: .jsonl has one on each line, .bin has token ids, any other file is one document.
 
     column: the field that holds the text; without it, "text" or the only one that holds text.
@@ -95,7 +90,7 @@ def read_documents(path: Path, column: str = "") -> Iterator[Document | LeftOut]
         documents = iter([Document(str(path), read_text(path))])
     for document in documents:
         if isinstance(document.content, str) and not document.content.strip():
-            yield LeftOut(document.label, "empty or whitespace only")
+            yield left_out(document.label, "empty or whitespace only")
         else:
             yield document
 
@@ -218,18 +213,6 @@ PASSAGES, SHORTEST, LONGEST = 128, 64, 8192  # passages to aim at, and their bou
 SPLIT_RULE = "u = first 8 bytes of the document's SHA-256 / 2**64; train u < 0.85, dev u < 0.925, else test"
 
 
-class Assignment(NamedTuple):
-    """Documents with their splits.
-
-    passage_length: characters that a passage has at least, 0 if the documents are whole. repetitive: the text repeats
-    itself so much that equal passages are in several splits.
-    """
-
-    documents: list[Document]
-    passage_length: int
-    repetitive: bool
-
-
 def split_of(content: str | np.ndarray, salt: bytes = b"") -> str:
     """The split that a document belongs to: train, dev or test, by a number in [0, 1): the first 8 bytes, big-endian,
     of the SHA-256 of `salt` and the UTF-8 text (or the ids as little-endian uint16), divided by 2**64."""
@@ -238,15 +221,15 @@ def split_of(content: str | np.ndarray, salt: bytes = b"") -> str:
     return "train" if number < TRAIN_SHARE else "dev" if number < DEV_SHARE else "test"
 
 
-def assign_splits(documents: list[Document], name: str) -> Assignment:
-    """Assign a split to each document, or to passages of them if whole ones leave a split (nearly) empty.
+def assign_splits(documents: list[Document], name: str) -> tuple[list[Document], bool]:
+    """The documents with a split each, or passages of them if whole ones leave a split (nearly) empty; and whether the
+    text repeats itself, so that passages are assigned by their number too, and equal ones are in several splits.
 
-    Passages of a text that repeats itself are assigned by their number and content. name: the source's, for labels.
-    Raises UserError (DATA) for text that is too short to be split.
+    name: the source's, for labels. Raises UserError (DATA) for text that is too short to be split.
     """
     whole = [document._replace(split=split_of(document.content)) for document in documents]
     if fills_every_split(whole):
-        return Assignment(whole, 0, False)
+        return whole, False
     total = sum(len(document.content) for document in documents)
     for repetitive in (False, True) if total >= PASSAGES * SHORTEST else (False,):
         length = min(max(total // PASSAGES, SHORTEST), LONGEST)
@@ -258,7 +241,7 @@ def assign_splits(documents: list[Document], name: str) -> Assignment:
                 for number, text in enumerate(texts)
             ]
             if fills_every_split(parts):
-                return Assignment(parts, length, repetitive)
+                return parts, repetitive
             length //= 2
     raise UserError(
         f"{name} is too short to be split: {total:,} characters or tokens in {len(documents)} documents",

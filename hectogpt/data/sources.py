@@ -1,6 +1,6 @@
 """Sources of text by name: sotu, tinystories, hf:NAME, files, folders, and token files that are used as they are.
 
-A source yields its documents in a fixed order, with their bytes kept, and a `LeftOut` for what it leaves out.
+A source yields its documents in a fixed order, with their bytes kept, and a message for what it leaves out.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pathlib import Path
 
 from hectogpt.data.documents import (
     Document,
-    LeftOut,
     NoTextError,
     Source,
     cannot_read,
     cannot_use,
     column_of_text,
+    left_out,
     read_documents,
 )
 from hectogpt.data.token_files import TokenFiles, find_splits
@@ -38,20 +38,20 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._
 
 
 def read_files(
-    files: Sequence[tuple[str, Path]], column: str = "", left_out: Sequence[LeftOut] | None = None
-) -> Iterator[Document | LeftOut]:
+    files: Sequence[tuple[str, Path]], column: str = "", beside: Sequence[str] | None = None
+) -> Iterator[Document | str]:
     """The documents of local files, (label, path), in this order; each is one or, by its ending, several.
 
-    column: as in `read_documents`. left_out: of a folder what it has beside them; files without text are left out too.
+    column: as in `read_documents`. beside: messages about what else is in their folder; files without text are left out too.
     """
-    yield from left_out or ()
+    yield from beside or ()
     for label, path in files:
         try:
             yield from read_documents(path, column)
         except NoTextError as error:
-            if left_out is None:
+            if beside is None:
                 raise
-            yield LeftOut(label, error.why)
+            yield left_out(label, error.why)
 
 
 # --- the Hugging Face hub ---------------------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ def hub_source(name: str, dataset: str, column: str, split: str) -> Source:
     return Source(name, identity, None, "", partial(read_hub, name, dataset, column, split))
 
 
-def read_hub(name: str, dataset: str, column: str, split: str) -> Iterator[Document | LeftOut]:
+def read_hub(name: str, dataset: str, column: str, split: str) -> Iterator[Document | str]:
     """The documents of a data set, read as a stream: neither memory nor disk hold the whole. A part of a split, as in
     train[:1%], is downloaded first."""
     try:
@@ -84,7 +84,7 @@ def read_hub(name: str, dataset: str, column: str, split: str) -> Iterator[Docum
             if isinstance(text, str) and text.strip():
                 yield Document(f"{name} row {number}", text)
             else:
-                yield LeftOut(f"row {number}", "empty")
+                yield left_out(f"row {number}", "empty")
     except ImportError:
         raise UserError(
             f"corpus {name} needs the package datasets",
@@ -206,12 +206,12 @@ def _list_sotu() -> tuple[tuple[str, Path], ...]:
 def _open_folder(name: str, folder: Path) -> Source:
     """The text files below a folder. Hidden files are ignored; links, empty files and binary ones are left out. Raises
     UserError (DATA) for a folder without files of text."""
-    labels, left_out = _walk(folder)
+    labels, beside = _walk(folder)
     if not labels:
-        why = f"it holds no text file ({'; '.join(map(str, left_out[:8])) or 'the folder is empty'})"
+        why = f"it holds no text file ({'; '.join(beside[:8]) or 'the folder is empty'})"
         raise cannot_use(name, why, "name a folder with text files")
     files = tuple((label, folder / label) for label in labels)
-    documents = partial(read_files, files, left_out=left_out)
+    documents = partial(read_files, files, beside=beside)
     return Source(name, str(folder.resolve()), *_measure(name, files), documents)
 
 
@@ -232,14 +232,14 @@ def _measure(name: str, files: Sequence[tuple[str, Path]]) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _walk(folder: Path) -> tuple[list[str], list[LeftOut]]:
+def _walk(folder: Path) -> tuple[list[str], list[str]]:
     """The files below a folder by their relative paths, sorted by bytes, and what is left out.
 
     Links are not followed: they may run in circles, and who trains on a folder from elsewhere and publishes the model
     must not publish a file of their own.
     """
     files: list[str] = []
-    left_out: list[LeftOut] = []
+    beside: list[str] = []
 
     def fail(error: OSError) -> None:
         raise cannot_read(str(folder), error)
@@ -250,10 +250,10 @@ def _walk(folder: Path) -> tuple[list[str], list[LeftOut]]:
         for inner in [*links, *(name for name in names if not name.startswith("."))]:
             label = os.path.relpath(os.path.join(path, inner), folder)
             if why := _why_left_out(os.path.join(path, inner)):
-                left_out.append(LeftOut(label, why))
+                beside.append(left_out(label, why))
             else:
                 files.append(label)
-    return sorted(files, key=os.fsencode), sorted(left_out, key=lambda item: os.fsencode(item.label))
+    return sorted(files, key=os.fsencode), sorted(beside, key=os.fsencode)
 
 
 def _why_left_out(path: str) -> str:

@@ -65,31 +65,28 @@ def find_tokenizer(name: str) -> Tokenizer:
 
 
 def write_folder(
-    folder: Path, tokenizer: Tokenizer, documents: Iterable[tuple[str, np.ndarray, int]], about: dict[str, Any]
+    folder: Path, tokenizer: Tokenizer, documents: Iterable[tuple[str, np.ndarray]], about: dict[str, Any]
 ) -> None:
     """Write documents, in their order, as a new folder of token files that takes the place of `folder`. If that fails,
     the old one stays, and nothing is left of the new one. The caller holds `lock_folder(folder)`.
 
-    documents: split, ids [n] with the separator last, and the bytes of the text they stand for. about: what the index
-    says of the source, as it is after the last document. Raises UserError (DATA) if a split is empty, OSError when the
-    disk refuses.
+    documents: split and ids [n] with the separator last. about: what the index says of the source, as it is after the
+    last document. Raises UserError (DATA) if a split is empty, OSError when the disk refuses.
     """
     dtype, new = token_type(tokenizer.n_vocab), files.temporary_folder(folder)
     hashes = {split: hashlib.sha256() for split in SPLITS}
-    counts = {"tokens": 0, "documents": 0, "bytes": 0}
-    entries: dict[str, dict[str, Any]] = {split: {"file": f"{split}.bin", **counts} for split in SPLITS}
+    entries: dict[str, dict[str, Any]] = {s: {"file": f"{s}.bin", "tokens": 0, "documents": 0} for s in SPLITS}
     opened: dict[str, BinaryIO] = {}
     try:
         new.mkdir(parents=True)
         for split in SPLITS:
             opened[split] = (new / f"{split}.bin").open("wb")
-        for split, ids, n_bytes in documents:
+        for split, ids in documents:
             raw, entry = ids.astype(dtype).tobytes(), entries[split]
             opened[split].write(raw)
             hashes[split].update(raw)
             entry["tokens"] += len(ids)
             entry["documents"] += 1
-            entry["bytes"] += n_bytes
         if empty := [split for split in SPLITS if not entries[split]["tokens"]]:
             raise UserError(
                 f"{about['source']}: no document falls into {' and '.join(empty)}",

@@ -120,8 +120,8 @@ def test_a_vocabulary_above_65536(tmp_path: Path) -> None:
     draw = random.Random(0)
     documents = [[draw.choice((3, 69_999, 70_001)) for _ in range(60)] + [tokenizer.end_of_text] for _ in range(30)]
     splits = ["train"] * 28 + ["dev", "test"]
-    chunks = [(split, np.array(ids), 100) for split, ids in zip(splits, documents, strict=True)]
-    about = {"source": "large", "fingerprint": "", "split": "", "passages": 0, "problems": []}
+    chunks = [(split, np.array(ids)) for split, ids in zip(splits, documents, strict=True)]
+    about = {"source": "large", "fingerprint": "", "split": "", "problems": []}
     write_folder(tmp_path / "large", tokenizer, chunks, about)
     corpus = open_corpus(str(tmp_path / "large"))
     assert corpus.train.dtype == np.uint32
