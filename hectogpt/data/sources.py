@@ -42,7 +42,8 @@ def read_files(
 ) -> Iterator[Document | str]:
     """The documents of local files, (label, path), in this order; each is one or, by its ending, several.
 
-    column: as in `read_documents`. beside: messages about what else is in their folder; files without text are left out too.
+    column: as in `read_documents`. beside: messages about what else is in their folder; then files without text are
+    left out too.
     """
     yield from beside or ()
     for label, path in files:
