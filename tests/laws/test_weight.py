@@ -15,17 +15,17 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2452,  # the ground, and what Python users call
-    "hectogpt/cli": 3083,
+    "hectogpt/cli": 3117,
     "hectogpt/lab": 4142,
     "hectogpt/grade": 3409,
     "hectogpt/assignment": 394,
     "hectogpt/training": 4102,
     "hectogpt/web": 356,
-    "hectogpt/interop": 1473,
+    "hectogpt/interop": 1499,
     "hectogpt/generation": 631,
-    "hectogpt/data": 1403,
-    "hectogpt/kernels": 603,
-    "hectogpt/model": 2152,
+    "hectogpt/data": 1448,
+    "hectogpt/kernels": 622,
+    "hectogpt/model": 2197,
     "tests": 17254,
     "tools": 5346,
     "bench": 1735,
