@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from command import environment
+from command import Here, assert_good_error, environment
 
 from hectogpt import cli, errors, idea_file
 from hectogpt.cli import COMMANDS, main, name_options
@@ -20,7 +20,6 @@ from hectogpt.cli.data import Options as DataOptions
 from hectogpt.errors import UserError, set_to
 
 FULL = Path("/dev/full")
-Captured = pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
@@ -37,19 +36,14 @@ Captured = pytest.CaptureFixture[str]
     ],
 )
 def test_errors_say_what_why_and_what_to_do(
-    arguments: list[str], code: int, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    arguments: list[str], code: int, named: str, tmp_path: Path, here: Here
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    printed = capsys.readouterr().err
-    assert caught.value.code == code, printed
-    assert printed.startswith("error: ")
-    assert named in printed
+    done = here(*arguments)
+    assert_good_error(done, code, named)
     with pytest.raises(UserError) as raised:
         main([*arguments, "--debug"])
     memory = r"[\d.,]+ GiB are free"  # another number a moment later
-    assert re.sub(memory, "", str(raised.value)) + "\n" == re.sub(memory, "", printed)
+    assert re.sub(memory, "", str(raised.value)) + "\n" == re.sub(memory, "", done.stderr)
     assert not list(tmp_path.iterdir())
 
 
@@ -95,14 +89,11 @@ def test_help_fits_a_screen() -> None:
     assert all(name in cli.usage() for name in COMMANDS)
 
 
-def test_versions_help_and_old_names(capsys: Captured) -> None:
-    main(["--version"])
-    assert "hectogpt " in capsys.readouterr().out
-    for arguments in ([], *([name] for name in cli.GONE)):
-        with pytest.raises(SystemExit) as caught:
-            main(arguments)
-        assert caught.value.code == 2
-    assert "fix: hectogpt check RUN --diagnose\n" in capsys.readouterr().err
+def test_versions_help_and_old_names(here: Here) -> None:
+    assert here("--version").stdout.startswith("hectogpt ")
+    answers = [here(*arguments) for arguments in ([], *([name] for name in cli.GONE))]
+    assert {done.returncode for done in answers} == {2}
+    assert "fix: hectogpt check RUN --diagnose\n" in "".join(done.stderr for done in answers)
 
 
 def test_help_of_a_command_loads_no_torch_and_shows_examples(tmp_path: Path) -> None:
@@ -143,38 +134,34 @@ def fail_with(error: BaseException | signal.Signals, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(cli.COMMANDS, "broken", ("broken", "raises"))
 
 
-def failed(capsys: Captured, *arguments: str) -> tuple[int, str]:
-    with pytest.raises(SystemExit) as caught:
-        main(["broken", *arguments])
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert isinstance(caught.value.code, int)
-    return caught.value.code, printed.err
-
-
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize(("name", "code", "word"), [("SIGTERM", 143, "terminated"), ("SIGHUP", 129, "hung up")])
 def test_every_command_ends_in_order_at_a_signal(
-    name: str, code: int, word: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    name: str, code: int, word: str, monkeypatch: pytest.MonkeyPatch, here: Here
 ) -> None:
     number = signal.Signals[name]
     before = signal.signal(number, signal.SIG_DFL)  # the tests may run under nohup, which ignores SIGHUP
     try:
         fail_with(number, monkeypatch)
-        assert failed(capsys) == (code, word + "\n")
+        done = here("broken")
+        assert (done.returncode, done.stdout, done.stderr) == (code, "", word + "\n")
         assert signal.getsignal(number) == signal.SIG_DFL
     finally:
         signal.signal(number, before)
 
 
-def test_a_bug_is_one_error_below_its_traceback(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+def test_a_bug_is_one_error_below_its_traceback(monkeypatch: pytest.MonkeyPatch, here: Here) -> None:
     fail_with(KeyError("no\x1bkey"), monkeypatch)
-    code, printed = failed(capsys)
-    what, why, fix = printed.splitlines()[-3:]
-    assert (code, what, why) == (errors.BUG, "error: this is a bug in hectogpt", "why: KeyError: 'no\\x1bkey'")
+    done = here("broken")
+    what, why, fix = done.stderr.splitlines()[-3:]
+    assert (done.returncode, what, why) == (
+        errors.BUG,
+        "error: this is a bug in hectogpt",
+        "why: KeyError: 'no\\x1bkey'",
+    )
     assert "hectogpt doctor" in fix
-    assert printed.startswith("Traceback")
-    assert "\x1b" not in printed
+    assert done.stderr.startswith("Traceback")
+    assert "\x1b" not in done.stderr
     with pytest.raises(KeyError):
         main(["broken", "--debug"])
 
@@ -189,13 +176,12 @@ def test_a_bug_is_one_error_below_its_traceback(monkeypatch: pytest.MonkeyPatch,
     ],
 )
 def test_a_full_disk_and_full_memory_are_no_bugs(
-    raised: BaseException, code: int, named: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    raised: BaseException, code: int, named: str, monkeypatch: pytest.MonkeyPatch, here: Here
 ) -> None:
     fail_with(raised, monkeypatch)
-    found, printed = failed(capsys)
-    assert found == code
-    assert named in printed
-    assert ("Traceback" in printed) == (code == errors.BUG)
+    done = here("broken")
+    assert (done.returncode, named in done.stderr, done.stdout) == (code, True, "")
+    assert ("Traceback" in done.stderr) == (code == errors.BUG)
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------
