@@ -50,25 +50,18 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hectogpt import AdamW, InputPart, Norm, Optim, OptimizerGroup, Run, Schedule, Transformer, replace, shift
+from hectogpt import InputPart, Optim, OptimizerGroup, replace
 
 
 @dataclass(frozen=True)
-class NoisyPast(InputPart):
-    """Adds a learned share of the token before, and drops a tenth."""
-
-    def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
-        return NoisyPastLayer(d_model)
+class Noise(InputPart):
+    def build(self, d_model, vocab_size, norm):
+        return NoiseLayer(0.1)
 
 
-class NoisyPastLayer(nn.Module):
-    def __init__(self, d_model):
-        super().__init__()
-        self.share = nn.Parameter(torch.zeros(d_model))
-        self.dropout = nn.Dropout(0.1)
-
+class NoiseLayer(nn.Dropout):
     def forward(self, x, ids, cache=None):
-        return self.dropout(x + self.share * shift(x, 1, self, cache))
+        return super().forward(x)
 
 
 class Momentum(torch.optim.Optimizer):
@@ -97,19 +90,13 @@ class Momentum(torch.optim.Optimizer):
 class OwnMomentum(Optim):
     lr: float = 0.01
 
-    def build(self, model: Transformer) -> OptimizerGroup:
+    def build(self, model):
         return OptimizerGroup([Momentum(model.parameters(), self.lr)])
 
 
-@dataclass(frozen=True)
-class Halving(Schedule):
-    def factor(self, step: int, steps: int) -> float:
-        return 0.5 ** (3 * step / steps)
-
-
-def idea(run: Run) -> Run:
-    model = replace(run.model, inputs=(*run.model.inputs, NoisyPast()))
-    return replace(run, model=model, optim=OwnMomentum(), schedule=Halving())
+def idea(run):
+    model = replace(run.model, inputs=(*run.model.inputs, Noise()))
+    return replace(run, model=model, optim=OwnMomentum())
 '''
 
 
