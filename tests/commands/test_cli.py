@@ -96,8 +96,9 @@ def test_versions_help_and_old_names(here: Here) -> None:
     assert "fix: hectogpt check RUN --diagnose\n" in "".join(done.stderr for done in answers)
 
 
-def test_help_of_a_command_loads_no_torch_and_shows_examples(tmp_path: Path) -> None:
-    program = "import sys, hectogpt.cli as c\nfor name in c.COMMANDS:\n    print('====', name)\n"
+def test_help_and_show_load_no_torch_and_help_has_examples(tmp_path: Path) -> None:
+    program = "import sys, hectogpt.cli as c\nc.main(['show'])\nassert not {'torch', 'numpy'} & set(sys.modules)\n"
+    program += "for name in c.COMMANDS:\n    print('====', name)\n"
     program += "    try: c.main([name, '--help'])\n    except SystemExit as stop: assert not stop.code\n"
     program += "assert not {'torch', 'matplotlib'} & set(sys.modules)"
     known = environment(tmp_path, COLUMNS="80")
