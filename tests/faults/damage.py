@@ -25,6 +25,7 @@ from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.run import Run
 
 PAGE = 4096
+KINDS = ("a cut", "a flipped bit", "a page of zeros", "a tail of zeros")
 Target = tuple[Path, Callable[[], str]]  # a file, and what is wrong with how damage of it is met; "" if it is refused
 
 
@@ -44,45 +45,31 @@ def damaged(where: Path, case: Run, count: int) -> Line:
             folder.mkdir()
             made["here"] = list(targets(folder, case))
         path, notices = made["here"][number // len(KINDS) % len(made["here"])]
-        content, chance = path.read_bytes(), random.Random(number)
+        content, chance, kind = path.read_bytes(), random.Random(number), KINDS[number % len(KINDS)]
         changed = content
         while changed == content:  # a page that was zero before, say
-            changed = list(KINDS.values())[number % len(KINDS)](content, chance)
+            changed = spoil(kind, content, chance)
         faults = [] if notices() else [f"{path.name} is refused though it is sound"]
         path.write_bytes(changed)
         fault = notices()
         path.write_bytes(content)
-        return faults + ([f"{list(KINDS)[number % len(KINDS)]} in {path.name}: {fault}"] if fault else [])
+        return faults + ([f"{kind} in {path.name}: {fault}"] if fault else [])
 
     return forks.over("damage", work, range(count), "0 loaded")
 
 
-def flip(content: bytes, chance: random.Random) -> bytes:
-    """One bit is another."""
-    changed, place = bytearray(content), chance.randrange(len(content))
-    changed[place] ^= 1 << chance.randrange(8)
-    return bytes(changed)
-
-
-def zero_page(content: bytes, chance: random.Random) -> bytes:
-    """An aligned page of zeros."""
-    start = chance.randrange(len(content)) // PAGE * PAGE
-    end = min(start + PAGE, len(content))
-    return content[:start] + bytes(end - start) + content[end:]
-
-
-def zero_tail(content: bytes, chance: random.Random) -> bytes:
-    """Zeros from some place to the end, as after a loss of power."""
-    start = chance.randrange(len(content))
-    return content[:start] + bytes(len(content) - start)
-
-
-KINDS: dict[str, Callable[[bytes, random.Random], bytes]] = {
-    "a cut": lambda content, chance: content[: chance.randrange(len(content))],
-    "a flipped bit": flip,
-    "a page of zeros": zero_page,
-    "a tail of zeros": zero_tail,
-}
+def spoil(kind: str, content: bytes, chance: random.Random) -> bytes:
+    """The content cut short, with another bit, with an aligned page of zeros, or with zeros from some place to the end,
+    as after a loss of power."""
+    size, at = len(content), chance.randrange(len(content))
+    page = at // PAGE * PAGE
+    start, end, new = {
+        "a cut": (at, size, b""),
+        "a flipped bit": (at, at + 1, bytes([content[at] ^ 1 << chance.randrange(8)])),
+        "a page of zeros": (page, page + PAGE, bytes(min(PAGE, size - page))),
+        "a tail of zeros": (at, size, bytes(size - at)),
+    }[kind]
+    return content[:start] + new + content[end:]
 
 
 def targets(where: Path, case: Run) -> Iterator[Target]:
