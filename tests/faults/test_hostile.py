@@ -28,6 +28,7 @@ from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, generate
 from hectogpt.generation.decode import check_memory
 from hectogpt.interop import open_model
+from hectogpt.interop.hf_model import read_tokenizer
 from hectogpt.lab import recipes
 from hectogpt.lab.record import Record, append_record, read_records
 from hectogpt.model import Init, Transformer
@@ -146,13 +147,8 @@ def test_a_tokenizer_that_does_not_fit_or_is_no_tokenizer(sound: Path, tmp_path:
     with pytest.raises(UserError, match=r"merges\.txt(.|\n)*bytes"):
         open_model(folder)
     shutil.copy(sound / "gpt2" / "merges.txt", folder)
-    state = load_file(folder / "model.safetensors")
-    table = state["transformer.wte.weight"]
-    save_file(state | {"transformer.wte.weight": torch.cat((table, table[:40]))}, folder / "model.safetensors")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"vocab_size": 297}
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(UserError, match=r"no usable tokenizer(.|\n)*it has 257 ids, the model 297"):
-        open_model(folder)
+        read_tokenizer(folder, 297)
 
 
 # --- sizes and numbers beyond all reason ------------------------------------------------------------------------------
