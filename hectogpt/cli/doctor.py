@@ -93,7 +93,8 @@ def find_all() -> Iterator[Finding]:
     absent, fact = absent_of(REQUIRED), f"{len(REQUIRED)} others that training needs are installed"
     fix = f"python -m pip install {' '.join(absent)}"
     yield judged("packages", fact, f"not installed: {' '.join(absent)}" if absent else "", fix, "missing")
-    yield find_processor()
+    features = ", ".join(hardware.cpu_features()) or f"{platform.machine()}, no known vector instructions"
+    yield Finding("processor", "ok", f"{hardware.cpu_name()} ({features})")
     usable, physical = hardware.usable_cores(), hardware.physical_cores()
     fact = f"{physical} physical, {usable} logical; training uses {physical}, one thread on each (--threads)"
     yield Finding("cores", "ok", fact)
@@ -132,16 +133,6 @@ def absent_of(names: Sequence[str]) -> list[str]:
             return False
 
     return [name for name in names if not is_there(name)]
-
-
-def find_processor() -> Finding:
-    """Its vector instructions, and what they are good for."""
-    features = hardware.cpu_features()
-    fact = f"{hardware.cpu_name()} ({', '.join(features) or f'{platform.machine()}, no known vector instructions'}); "
-    by_amd = "amd" in hardware.cpu_name().lower()  # as kernels/dtypes.py decides, which needs torch
-    if "amx_bf16" in features or ("avx512_bf16" in features and by_amd):
-        return Finding("processor", "ok", fact + "models from d_model = 128 on train in bf16")
-    return Finding("processor", "note", fact + "bf16 products are slow or missing: training runs in float32")
 
 
 def gpu_text() -> str:

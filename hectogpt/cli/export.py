@@ -9,8 +9,6 @@ from hectogpt.cli.options import ExportOptions
 from hectogpt.display import columns, value_text
 from hectogpt.interop.export import export
 
-MOST_FIELDS = 20  # differing fields that are listed
-
 
 def main(options: ExportOptions) -> None:
     """Export, and say what was done and why. Raises UserError."""
@@ -38,7 +36,6 @@ def lines_of(kind: str, folder: str, differences: dict[str, tuple[Any, Any]]) ->
     rows = [[one_line(field), *(one_line(value_text(value)) for value in pair)] for field, pair in differences.items()]
     return [
         f"{folder}: HectoGPTForCausalLM with its code in modeling_hectogpt.py, since the model is no GPT-2:",
-        *columns(["field", "GPT-2", "this model"], rows[:MOST_FIELDS], left=3),
-        *([f"  and {len(rows) - MOST_FIELDS} more"] if len(rows) > MOST_FIELDS else []),
+        *columns(["field", "GPT-2", "this model"], rows, left=3),
         f'  AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)',
     ]
