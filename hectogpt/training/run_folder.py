@@ -55,7 +55,6 @@ class RunFolder:
 
     def __init__(self, path: Path, run: Run, modified: bool, held: ExitStack, locked: bool) -> None:
         self.path, self.run, self.modified = path, run, modified
-        self.ideas: list[dict[str, str]] = []
         self.checkpoints = Checkpoints(path / CHECKPOINTS)
         self.sharing: dict[str, Any] = {}  # how processes share the run
         self.locked = locked  # False where the file system has no locks
@@ -131,24 +130,18 @@ class RunFolder:
             self._metrics = None
             self._held.close()
 
-    def give_up(self) -> None:
-        """Take away what this run has written so far, and let go of the folder: it was never begun."""
-        self.__exit__()
-        for name in (RUN, METRICS, MERGES, *(idea["file"] for idea in self.ideas)):
-            with suppress(OSError):
-                (self.path / name).unlink(missing_ok=True)
-
     def begin(self, machine: Machine, ideas: Sequence[IdeaFile], tokenizer: Tokenizer) -> None:
         """Write what the run is made of: what the machine chose, copies of the user's own files, and the vocabulary of
         the text if it is not GPT-2's, so that the folder's model can be used without it. Open metrics.jsonl."""
+        copies = []
         for number, idea in enumerate(ideas, start=1):
             name = "idea.py" if number == 1 else f"idea_{number}.py"
             idea.keep(self.path / name)
-            self.ideas.append({"file": name, "path": str(idea.path), "sha256": idea.sha256})
+            copies.append({"file": name, "path": str(idea.path), "sha256": idea.sha256})
         if not tokenizer.is_gpt2:
             write_atomic(self.path / MERGES, tokenizer.merges + b"\n")
         record = {"run": dump(self.run), "modified": self.modified, "machine": machine.describe()} | self.sharing
-        write_atomic(self.path / RUN, _render(record | ({"ideas": self.ideas} if self.ideas else {})))
+        write_atomic(self.path / RUN, _render(record | ({"ideas": copies} if copies else {})))
         self._open_metrics([])
 
     def start_over(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,45 +92,34 @@ def begin(task: Task, progress: Progress, world: World = ALONE) -> tuple[RunFold
 
 
 def _begin_new(task: Task, progress: Progress, world: World) -> tuple[RunFolder, Session]:
-    """Take the run's folder, then build the model and say what will be done; if that fails, nothing of the folder is
-    left."""
-    wanted = task.out or Path("runs") / task.name
-    before = {path for path in (wanted, *wanted.parents) if path.exists()}
+    """Build the model, then take the run's folder and say what will be done."""
+    session = Session.open(task.run, task.corpus, world=world)
+    check_space(session, task.out or Path("runs"))
     folder = RunFolder.create(task.run, task.modified, task.name, task.out)
     folder.checkpoints.keep, folder.sharing = task.keep_checkpoints, world.record
     try:
-        session = Session.open(task.run, task.corpus, world=world)
-        check_space(session, folder, progress)
         say_what_is_done(session, folder, progress)
         folder.begin(session.machine, task.own_files, task.corpus.tokenizer)
     except BaseException:
-        folder.give_up()
-        with suppress(OSError):  # a folder that holds something else stays
-            for path in (folder.path, *folder.path.parents):
-                if path not in before:
-                    path.rmdir()
+        folder.__exit__()
         raise
     return folder, session
 
 
-def check_space(session: Session, folder: RunFolder, progress: Progress) -> None:
-    """Refuse a disk without room for the weights; where there is no room for as many checkpoints as are kept, keep one.
-    Raises UserError (STORAGE)."""
+def check_space(session: Session, where: Path) -> None:
+    """Refuse a disk without room for the weights. Raises UserError (STORAGE)."""
     weights = sum(p.nbytes for p in session.model.parameters())
     try:
-        free = free_bytes(folder.path)
+        free = free_bytes(where)
     except OSError:  # it cannot be known: writing will tell
         return
     if free < 1.1 * weights:
         raise UserError(
-            f"the disk of {folder.path} is full",
+            f"the disk of {where} is full",
             why=f"the weights take {weights:,} bytes, {free:,} are free",
             fix="free some space on it, or " + set_to("out", "a folder on another disk"),
             code=errors.STORAGE,
         )
-    if free < 1.1 * 3 * weights * (folder.checkpoints.keep + 1):
-        folder.checkpoints.keep = 1
-        progress.line(f"note: {free:,} bytes are free on the disk of {folder.path}: one checkpoint is kept at a time")
 
 
 def _go_on(task: Task, resume: Resume, progress: Progress, world: World) -> tuple[RunFolder, Session]:
