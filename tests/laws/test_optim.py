@@ -98,11 +98,11 @@ def test_an_optimizer_with_set_step_is_told_and_any_other_gets_its_learning_rate
         a.grad, b.grad = torch.ones(3), torch.ones(3)
         before_a, before_b = a.detach().clone(), b.detach().clone()
         group.step(step, factor)
-        torch.testing.assert_close(before_a - a.detach(), torch.full((3,), 0.5))  # it does with the factor as it likes
+        torch.testing.assert_close(before_a - a.detach(), torch.full((3,), 0.5 * factor))
         torch.testing.assert_close(before_b - b.detach(), torch.full((3,), 0.25 * factor))
     assert told.calls == ((0, 1.0), (1, 0.5), (2, 0.0))
     assert plain.param_groups[0]["initial_lr"] == 0.25
-    assert group.lr == 0.5  # of the first one
+    assert group.lr == 0.0  # of the first one
     group.zero_grad()
     assert a.grad is b.grad is None
 

@@ -85,7 +85,7 @@ class FollowsSteps(Protocol):
     """A torch optimizer with more than learning rates that depends on the step, such as a momentum that rises."""
 
     def set_step(self, step: int, factor: float) -> None:
-        """Make ready for 0-based `step`: every learning rate is its group's `initial_lr` times `factor`."""
+        """Make ready for 0-based `step`; every group's learning rate is already `initial_lr` times `factor`."""
 
 
 class OptimizerGroup:
@@ -116,13 +116,11 @@ class OptimizerGroup:
         `split_kinds`. again: computes gradients of the same batch anew and returns its loss, for an optimizer whose
         `step` needs a closure."""
         for optimizer in self.optimizers:
-            groups = optimizer.param_groups
-            factors = [of_kind(group["kind"]) if of_kind and "kind" in group else factor for group in groups]
+            for group in optimizer.param_groups:
+                own = of_kind(group["kind"]) if of_kind and "kind" in group else factor
+                group["lr"] = group["initial_lr"] * own
             if isinstance(optimizer, FollowsSteps):
-                optimizer.set_step(step, factors[0] if factors else factor)
-            else:
-                for group, own in zip(groups, factors, strict=True):
-                    group["lr"] = group["initial_lr"] * own
+                optimizer.set_step(step, factor)
             if needs_closure(optimizer):
                 assert again is not None
                 optimizer.step(cast(Any, again))
@@ -157,9 +155,3 @@ def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     """Whether its `step` computes gradients anew: its closure has no default."""
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty
-
-
-def scale_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's learning rate to `factor` times its initial one."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor

@@ -16,7 +16,7 @@ from hectogpt.kernels.dtypes import float32_by_onednn, prefers_bf16
 from hectogpt.model import Transformer
 from hectogpt.model.attention import CausalAttention
 from hectogpt.training.optim.adamw import AdamW
-from hectogpt.training.optim.groups import Optim, OptimizerGroup, QuickOptimizer, kinds, scale_lr
+from hectogpt.training.optim.groups import Optim, OptimizerGroup, QuickOptimizer, kinds
 
 # Coefficients of the quintic p(s) = a s + b s^3 + c s^5 that pushes singular values towards 1 (K. Jordan's Muon).
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -111,8 +111,7 @@ class MuonOptimizer(QuickOptimizer):
         super().__init__([group], {})
 
     def set_step(self, step: int, factor: float) -> None:
-        """Set learning rate and momentum of 0-based `step`."""
-        scale_lr(self, factor)
+        """Set the momentum of 0-based `step`."""
         self.param_groups[0].update(momentum=self.config.momentum_at(step), step=step)
 
     @torch.no_grad()
