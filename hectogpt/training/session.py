@@ -28,7 +28,7 @@ from hectogpt.run_records import OWN
 from hectogpt.serialization import dump
 from hectogpt.training import loop, precision, setup
 from hectogpt.training.checkpoint import Checkpoint, State, code_hash, put_state, take_state
-from hectogpt.training.evaluate import EvalResult, FirstNumbers, RunResult, evaluate
+from hectogpt.training.evaluate import EvalResult, RunResult, evaluate, hash_trained
 from hectogpt.training.first_weights import hash_state
 from hectogpt.training.leaves import ALONE, LeafGradients, World
 from hectogpt.training.loop import Gradients, Step
@@ -67,7 +67,7 @@ class Session:
         self.setup_seconds = 0.0
         self.peak_mb = 0.0
         self.weights_only = False  # whether the optimizer is new although steps are done
-        self.first_numbers = FirstNumbers(model)
+        self.first_hashes = hash_trained(model)
         self.stopping = False
 
     @classmethod
@@ -210,7 +210,7 @@ class Session:
     def unmoved(self) -> list[str]:
         """Names of trained tensors whose numbers are still those that this session began with: the first weights, also
         where it has gone on from a checkpoint of a run that drew them."""
-        return self.first_numbers.unmoved(self.model)
+        return [name for name, found in hash_trained(self.model).items() if found == self.first_hashes.get(name)]
 
     def evaluate(self, split: str = "dev") -> EvalResult:
         """Score the model on a held-out split, "dev" or "test", on the machine's device."""
