@@ -22,9 +22,8 @@ from bench.step import Setting
 from hectogpt.data import open_corpus
 from hectogpt.lab.recipes import recipe
 from hectogpt.model import ModelConfig
-from hectogpt.training.launch import find_launch
 from hectogpt.training.leaves import ALONE, choose_leaves
-from hectogpt.training.parallel import SharedWorld
+from hectogpt.training.parallel import SharedWorld, find_launch
 from hectogpt.training.run import Run
 from hectogpt.training.session import Session
 

@@ -29,9 +29,8 @@ from hectogpt.serialization import dump
 from hectogpt.training import setup
 from hectogpt.training.checkpoint import file_hashes
 from hectogpt.training.full_run import follow
-from hectogpt.training.launch import DisagreementError, Launch, PeerError, find_launch
 from hectogpt.training.leaves import ALONE, World, choose_leaves
-from hectogpt.training.parallel import SharedWorld, recorded
+from hectogpt.training.parallel import DisagreementError, Launch, PeerError, SharedWorld, find_launch, recorded
 from hectogpt.training.run import Run, changes, is_modified, label_of, load_run
 from hectogpt.training.run_folder import read_run
 from hectogpt.training.task import Resume, Task, check_same, find_corpus, named_folder, runs_of, size_notes

@@ -20,7 +20,6 @@ from hectogpt.errors import UserError, set_to
 from hectogpt.kernels.dtypes import widest_dtype
 from hectogpt.model import Transformer
 from hectogpt.model.fused_ce import unchanging_weights
-from hectogpt.training.launch import Launch
 from hectogpt.training.loop import Gradients
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Data, Run
@@ -75,11 +74,12 @@ def add_in_tree(parts: list[Tensor]) -> Tensor:
 class World:
     """The processes that share a run, as one of them sees them: here the one process of a run that no other shares.
 
-    launch: how torchrun started it. in_words: how many there are. record: the same for run.json.
+    local: rank and size among those on this machine, if torchrun started them. in_words: how many there are. record: the
+    same for run.json.
     """
 
     rank, size = 0, 1
-    launch: Launch | None = None
+    local: tuple[int, int] | None = None
     in_words = ""
 
     def __init__(self) -> None:

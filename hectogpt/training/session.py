@@ -272,18 +272,18 @@ def _choose_machine(world: World, run: Run, chosen: Mapping[str, Any]) -> Machin
 
     chosen: the machine that a checkpoint names, {} without one. Raises UserError for more processes than GPUs.
     """
-    local = world.launch
-    if local is None:
+    if world.local is None:
         return precision.choose(run, chosen)
+    rank, size = world.local
     if torch.cuda.is_available() and run.device in ("auto", "cuda"):
-        if local.local_size > torch.cuda.device_count():
+        if size > torch.cuda.device_count():
             raise UserError(
-                f"{local.local_size} processes on a machine with {torch.cuda.device_count()} GPUs",
+                f"{size} processes on a machine with {torch.cuda.device_count()} GPUs",
                 fix="a process for each GPU, or " + set_to("device", "cpu"),
             )
-        torch.cuda.set_device(local.local_rank)
-        run = replace(run, device=f"cuda:{local.local_rank}")
-    usual = {"threads": max(1, hardware.physical_cores() // local.local_size)} | dict(chosen)
+        torch.cuda.set_device(rank)
+        run = replace(run, device=f"cuda:{rank}")
+    usual = {"threads": max(1, hardware.physical_cores() // size)} | dict(chosen)
     return precision.choose(run, world.share(lambda: precision.choose(run, usual).describe()))
 
 

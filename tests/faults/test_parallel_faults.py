@@ -20,7 +20,7 @@ from helpers import ROOT
 
 from hectogpt.cli import main
 from hectogpt.training import checkpoint
-from hectogpt.training.launch import find_launch
+from hectogpt.training.parallel import find_launch
 
 pytestmark = [
     pytest.mark.thorough,
