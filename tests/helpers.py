@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.model import ModelConfig
 from hectogpt.model.fused_ce import fused_losses
+from hectogpt.training.evaluate import RunResult
 from hectogpt.training.optim import AdamW
 from hectogpt.training.run import Data, LinearDecay, Run
+from hectogpt.training.session import Session
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ModelConfig(d_model=16, n_heads=2, n_layers=2, context_length=32, vocab_size=50257)
@@ -76,6 +78,15 @@ def small_run(**changes: object) -> Run:
         threads=1,
     )
     return replace(run, **changes)  # type: ignore[arg-type]
+
+
+def train(run: Run, corpus: Corpus) -> RunResult:
+    """Train a run to its end, without a folder, and score it."""
+    session = Session.open(run, corpus)
+    for _ in session.steps():
+        pass
+    session.evaluate()
+    return session.result()
 
 
 def prose(seed: int, n_words: int) -> str:

@@ -41,22 +41,35 @@ def diagnose(session: Session, most: int = 3) -> Finding:
     run, model, machine = session.run, session.model, session.machine
     batches = setup.make_batches(run, session.corpus)
     batch = torch.from_numpy(batches.at(session.step)).to(machine.device)
-    watch = _Watch(model)
+    first: dict[str, str] = {}  # modules inside others are done before them, so the first is an innermost one
+
+    def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point():
+            note("forward", name, output)
+            if output.requires_grad:
+                output.register_hook(partial(note, "backward", name))
+
+    def note(stage: str, name: str, numbers: Tensor) -> None:
+        if not numbers.isfinite().all():
+            first.setdefault(stage, name)
+
+    hooks = [module.register_forward_hook(partial(look, name)) for name, module in model.named_modules() if name]
     model.train()
     try:
         loss = Gradients(run, model, batches, machine).accumulate(batch, session.step)
     finally:
-        watch.stop()
+        for hook in hooks:
+            hook.remove()
     norm = float(model.gradient_norm())
     weights = [name for name, p in model.named_parameters() if not p.isfinite().all()]
     gradients = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
     stage, module = None, None
     if weights:
         stage, module = "weights", weights[0]
-    elif watch.forward is not None or not loss.isfinite():
-        stage, module = "forward", watch.forward or "lm_head (the loss)"
+    elif "forward" in first or not loss.isfinite():
+        stage, module = "forward", first.get("forward", "lm_head (the loss)")
     elif gradients:
-        stage, module = "backward", watch.backward or gradients[-1]
+        stage, module = "backward", first.get("backward", gradients[-1])
     model.zero_grad(set_to_none=True)
     losses = _row_losses(session, batch)
     bad = [row for row, value in enumerate(losses) if not math.isfinite(value)]
@@ -81,32 +94,3 @@ def _row_losses(session: Session, batch: Tensor) -> list[float]:
         with session.machine.autocast():
             losses.append(float(session.model.loss(row[:, :-1], row[:, 1:], precision=session.machine.head_dtype)))
     return losses
-
-
-class _Watch:
-    """Watches every module: the first whose output, and the first whose output's gradient, is not finite. Modules
-    inside others are done before them, so the first is an innermost one."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.forward: str | None = None
-        self.backward: str | None = None
-        self.handles = [
-            module.register_forward_hook(partial(self._look, name)) for name, module in model.named_modules() if name
-        ]
-
-    def _look(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        if not isinstance(output, Tensor) or not output.is_floating_point():
-            return
-        if self.forward is None and not output.isfinite().all():
-            self.forward = name
-        if output.requires_grad:
-            output.register_hook(lambda gradient: self._see_gradient(name, gradient))
-
-    def _see_gradient(self, name: str, gradient: Tensor) -> None:
-        if self.backward is None and not gradient.isfinite().all():
-            self.backward = name
-
-    def stop(self) -> None:
-        """Watch no longer."""
-        for handle in self.handles:
-            handle.remove()

@@ -74,8 +74,8 @@ def add_in_tree(parts: list[Tensor]) -> Tensor:
 class World:
     """The processes that share a run, as one of them sees them: here the one process of a run that no other shares.
 
-    local: rank and size among those on this machine, if torchrun started them. in_words: how many there are. record: the
-    same for run.json.
+    local: rank and size among those on this machine, if torchrun started them. in_words, record: how many there are,
+    for people and for run.json.
     """
 
     rank, size = 0, 1

@@ -294,12 +294,3 @@ def _check_equal(world: World, model: Transformer, facts: Mapping[str, Any]) -> 
     weights = hash_state({name: tensor.cpu() for name, tensor in model.state_dict().items()})
     machine = {name: value for name, value in facts.items() if name != "device"}
     world.agree({"machine": machine, "weights": weights})
-
-
-def train(run: Run, corpus: Corpus | None = None) -> RunResult:
-    """Train a run to its end and score it on dev. Raises UserError as Session does."""
-    session = Session.open(run, corpus)
-    for _ in session.steps():
-        pass
-    session.evaluate("dev")
-    return session.result()

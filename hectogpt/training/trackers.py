@@ -117,11 +117,9 @@ class Trackers:
 
 def _identity(folder: Path) -> str:
     """What distinguishes this folder's run from others of its name; the same when it is resumed."""
-    path, identity = folder / RECORD, secrets.token_hex(4)
     with suppress(UserError):
-        found = read_json_object(path).get("id")
-        if isinstance(found, str) and found.isalnum() and len(found) <= 32:
-            return found
+        return str(read_json_object(folder / RECORD)["id"])[:32]
+    identity = secrets.token_hex(4)
     with suppress(UserError):  # a run that cannot be resumed there is still tracked
-        write_atomic(path, f'{{"id": "{identity}"}}\n')
+        write_atomic(folder / RECORD, f'{{"id": "{identity}"}}\n')
     return identity

@@ -13,7 +13,7 @@ import pytest
 import torch
 from command import TINY, Here, assert_good_error
 from experiments import make_corpus
-from helpers import ROOT, small_run
+from helpers import ROOT, small_run, train
 from helpers import TINY as TINY_MODEL
 
 import hectogpt as public
@@ -23,7 +23,6 @@ from hectogpt.idea_file import read_idea
 from hectogpt.lab.ideas import find_run
 from hectogpt.serialization import idea_module
 from hectogpt.training.run import sections_changed
-from hectogpt.training.session import train
 
 EXAMPLE = ROOT / "hectogpt" / "lab" / "examples" / "schedule.py"
 SMALL = [*TINY[:-1], "2", "--corpus", "tokens"]

@@ -17,8 +17,8 @@ from hectogpt import hardware
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.json_files import write_manifest
-from hectogpt.training.autosave import Autosave
 from hectogpt.training.checkpoint import STATE, Checkpoints, put_state
+from hectogpt.training.full_run import Autosave
 from hectogpt.training.optim import AdamW
 from hectogpt.training.run import Data, Run
 from hectogpt.training.session import Session

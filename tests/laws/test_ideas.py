@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from experiments import perform
-from helpers import ROOT, peaked
+from helpers import ROOT, peaked, train
 
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
@@ -31,7 +31,7 @@ from hectogpt.lab.tracks import TRACKS
 from hectogpt.model.weights import load_model, save_model
 from hectogpt.serialization import dump, idea_module
 from hectogpt.training.run import Data, Run, load_run, sections_changed
-from hectogpt.training.session import Session, train
+from hectogpt.training.session import Session
 from tools.report import write_report
 
 HEAD = """\

@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from experiments import small_run
+from helpers import train
 from model_kinds import KINDS, build, random_ids
 
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.training.losses import CrossEntropy, Loss, Predictions
-from hectogpt.training.session import train
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from command import TINY as TINY_OPTIONS
 from command import Here
 from experiments import run_trial
-from helpers import TINY, small_run
+from helpers import TINY, small_run, train
 from torch import Tensor, nn
 
 import hectogpt
@@ -22,7 +22,7 @@ from hectogpt.data import Corpus
 from hectogpt.training.plot import plot_run
 from hectogpt.training.run import Data
 from hectogpt.training.run_folder import read_run
-from hectogpt.training.session import Session, train
+from hectogpt.training.session import Session
 
 
 def numbers(summary: dict[str, object]) -> dict[str, object]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from experiments import make_corpus, run_trial, small_run
+from helpers import train
 
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
@@ -30,7 +31,7 @@ from hectogpt.lab.trial import request_of, train_and_score
 from hectogpt.training.checkpoint import put_state, take_state
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.run import Run, Schedule
-from hectogpt.training.session import Session, train
+from hectogpt.training.session import Session
 from hectogpt.training.setup import make_batches, training_tokens
 
 

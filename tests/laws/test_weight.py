@@ -26,7 +26,7 @@ LINES = {
     "hectogpt/data": 1448,
     "hectogpt/kernels": 622,
     "hectogpt/model": 2197,
-    "tests": 17205,
+    "tests": 17210,
     "tools": 5346,
     "bench": 1735,
     "reference": 817,
