@@ -124,20 +124,16 @@ class NgramTable:
     """
 
     def __init__(self, contexts: np.ndarray, targets: np.ndarray, vocab: int) -> None:
-        inside = contexts >= 0
-        self.vocab, self._inside = vocab, inside
-        keys = contexts[inside] * vocab + targets[inside]
-        self.keys, self._first, self._entries, self.counts = np.unique(
-            keys, return_index=True, return_inverse=True, return_counts=True
-        )
+        self.vocab = vocab
+        self.keys, self.counts = np.unique((contexts * vocab + targets)[contexts >= 0], return_counts=True)
         self._set_totals()
 
-    def count_contexts_of(self, longer: NgramTable) -> None:
+    def count_contexts_of(self, longer: NgramTable, extensions: np.ndarray) -> None:
         """Count, in place of occurrences, the different entries of a longer pattern that end in each entry of this one:
-        Kneser and Ney's continuation counts."""
-        entry_at = np.full(self._inside.shape, -1)
-        entry_at[self._inside] = self._entries
-        self.counts = np.bincount(entry_at[longer._inside][longer._first], minlength=len(self.keys))
+        Kneser and Ney's continuation counts. extensions: of the longer pattern's contexts, a context of this one times
+        `vocab` plus the token before it."""
+        ends = extensions[longer.keys // self.vocab] // self.vocab * self.vocab + longer.keys % self.vocab
+        self.counts = np.bincount(np.searchsorted(self.keys, ends), minlength=len(self.keys))
         self._set_totals()
 
     def _set_totals(self) -> None:
@@ -146,10 +142,6 @@ class NgramTable:
         self.totals = np.bincount(contexts, self.counts, size).astype(np.int64)
         kinds = (self.counts == 1, self.counts == 2, self.counts >= 3)
         self.kinds = np.stack([np.bincount(contexts, kind, size) for kind in kinds])
-
-    def forget_rows(self) -> None:
-        """Free what only `count_contexts_of` needs."""
-        del self._inside, self._first, self._entries
 
     def look_up(self, contexts: np.ndarray, targets: np.ndarray) -> Level:
         """What the table says of these targets after these contexts, -1 for a context that never occurred."""
@@ -198,9 +190,7 @@ class KneserNey:
             self.tables[pattern] = NgramTable(contexts[pattern], rows[:, 1:], vocab)
         self.neighbours = [pattern for pattern in patterns if pattern == tuple(range(len(pattern)))]
         for shorter, longer in pairwise(self.neighbours):
-            self.tables[shorter].count_contexts_of(self.tables[longer])
-        for table in self.tables.values():
-            table.forget_rows()
+            self.tables[shorter].count_contexts_of(self.tables[longer], self._extensions[longer])
         after = np.bincount(np.unique(rows[:, :-1] * vocab + rows[:, 1:]) % vocab, minlength=vocab) + ADDED
         self.continuation = after / after.sum()
         self.discounts = {
