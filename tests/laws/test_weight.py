@@ -16,7 +16,7 @@ from tools import layers
 LINES = {
     "hectogpt": 2452,  # the ground, and what Python users call
     "hectogpt/cli": 3117,
-    "hectogpt/lab": 4142,
+    "hectogpt/lab": 4132,
     "hectogpt/grade": 3409,
     "hectogpt/assignment": 394,
     "hectogpt/training": 4102,
