@@ -148,21 +148,13 @@ def generate(
 
     Raises UserError for an option that does not exist or does not fit.
     """
-    model, tokenizer = load(source)
-    sampling = _sampling({"do_sample": not greedy, "temperature": TEMPERATURE} | options, tokenizer.end_of_text)
-    return prompt + complete(model, tokenizer, prompt, replace(sampling, max_new_tokens=max_new_tokens), seed=seed)
-
-
-def _sampling(options: dict[str, Any], end_of_text: int) -> Sampling:
-    eos, stops = options.get("eos_token_id"), options.get("stop_strings", ())
-    eos = end_of_text if eos is None else eos
-    options["eos_token_id"] = tuple(eos) if isinstance(eos, (tuple, list)) else (eos,) if eos >= 0 else ()
-    options["stop_strings"] = (stops,) if isinstance(stops, str) else tuple(stops)
     known = [f.name for f in fields(Sampling) if f.name not in ("max_new_tokens", "num_return_sequences")]
     for name in set(options).difference(known):
         fix = did_you_mean(name, known)
         raise UserError(f"generate has no option {name!r}", why=f"it has {', '.join(known)}", fix=fix)
-    return Sampling(**options)
+    model, tokenizer = load(source)
+    options = {"max_new_tokens": max_new_tokens, "do_sample": not greedy, "temperature": TEMPERATURE} | options
+    return prompt + complete(model, tokenizer, prompt, Sampling.of(tokenizer.end_of_text, **options), seed=seed)
 
 
 def attention_maps(source: Source, text: str) -> Float[np.ndarray, "layers heads time time"]:

@@ -30,7 +30,8 @@ TOKEN_BYTES = 200  # what is kept of each new token until all are printed
 def main(options: GenerateOptions) -> None:
     """Load, generate, print. Raises UserError."""
     model, tokenizer = open_for(options)
-    sampling = Sampling(**sampling_options(options, tokenizer.end_of_text))
+    same: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(Sampling) if f.name != "do_sample"}
+    sampling = Sampling.of(tokenizer.end_of_text, do_sample=not options.greedy, **same)
     copies, stops, prompt = sampling.num_return_sequences, sampling.eos_token_id, tokenizer.encode(options.prompt)
     say_lengths(options, len(prompt), model.config.context_length)
     check_memory(model, [len(prompt)], sampling, TOKEN_BYTES)
@@ -89,13 +90,6 @@ def place(model: Transformer, options: GenerateOptions) -> Transformer:
     # The copy also multiplies the head's embedding map out, which would be done anew for every token.
     copied = form != "float32" or model.lm_head.embedding_map is not None
     return quantize(model, form) if copied else model
-
-
-def sampling_options(options: GenerateOptions, end_of_text: int) -> dict[str, Any]:
-    """The options as those of Sampling."""
-    same: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(Sampling) if f.name != "do_sample"}
-    eos = end_of_text if options.eos_token_id is None else options.eos_token_id
-    return same | {"do_sample": not options.greedy, "eos_token_id": () if eos < 0 else (eos,)}
 
 
 def say_lengths(options: GenerateOptions, length: int, context: int) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -56,6 +56,15 @@ class Sampling:
     """A text ends with the token that completes one of these."""
     eos_token_id: tuple[int, ...] = ()
     """A text ends with one of these tokens."""
+
+    @classmethod
+    def of(cls, end_of_text: int, **options: Any) -> Sampling:
+        """From options as they are written: stop_strings may be one text; eos_token_id one id, None for end-of-text, or
+        -1 for none."""
+        eos, stops = options.pop("eos_token_id", None), options.pop("stop_strings", ())
+        eos = end_of_text if eos is None else eos
+        ends = tuple(eos) if isinstance(eos, (tuple, list)) else (eos,) if eos >= 0 else ()
+        return cls(**options, eos_token_id=ends, stop_strings=(stops,) if isinstance(stops, str) else tuple(stops))
 
     def __post_init__(self) -> None:
         self._check("max_new_tokens", self.max_new_tokens >= 0, "at least 0")

@@ -22,7 +22,7 @@ LINES = {
     "hectogpt/training": 4102,
     "hectogpt/web": 356,
     "hectogpt/interop": 1499,
-    "hectogpt/generation": 631,
+    "hectogpt/generation": 640,
     "hectogpt/data": 1448,
     "hectogpt/kernels": 622,
     "hectogpt/model": 2197,
