@@ -14,8 +14,8 @@ from helpers import ROOT
 from tools import layers
 
 LINES = {
-    "hectogpt": 2452,  # the ground, and what Python users call
-    "hectogpt/cli": 3117,
+    "hectogpt": 2444,  # the ground, and what Python users call
+    "hectogpt/cli": 3065,
     "hectogpt/lab": 4132,
     "hectogpt/grade": 3409,
     "hectogpt/assignment": 394,
