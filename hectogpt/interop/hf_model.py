@@ -67,8 +67,7 @@ def parse_gpt2_config(config: dict[str, Any], where: str = "config.json") -> Mod
         if not any(chosen[name] is value or (isinstance(value, str) and chosen[name] == value) for value in allowed):
             expected = " or ".join(json.dumps(value, allow_nan=False) for value in allowed)
             problems.append(f"{name} is {_shown(config, name)}, expected {expected}")
-    inner = config.get("n_inner")
-    width = config.get("n_embd")
+    inner, width = config.get("n_inner"), config.get("n_embd")
     if inner is not None and not (type(inner) is type(width) is int and inner == 4 * width):
         problems.append(f"n_inner is {_shown(config, 'n_inner')}, expected null or 4 n_embd")
     epsilon = chosen["layer_norm_epsilon"]
@@ -271,20 +270,17 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
 def _parse_tokenizer_json(path: Path) -> tuple[bytes, dict[str, int]]:
     """The merges in merges.txt's form, and token -> id."""
     content = _json(path)
-    model = content.get("model")
-    split = content.get("pre_tokenizer")
+    model, split, added = (content.get(name) for name in ("model", "pre_tokenizer", "added_tokens"))
     if not isinstance(model, dict) or not isinstance(split, dict):
         raise _no_tokenizer(path.parent, f"{path.name} has no model or no pre_tokenizer")
     if model.get("type", "BPE") != "BPE" or split.get("type") != "ByteLevel" or split.get("add_prefix_space"):
         raise _no_tokenizer(path.parent, f"{path.name} is not a byte-level BPE with GPT-2's word pattern")
-    merges: Any = model.get("merges")
-    vocabulary: Any = model.get("vocab")
+    merges, vocabulary = model.get("merges"), model.get("vocab")
     if not isinstance(merges, list) or not isinstance(vocabulary, dict):
         raise _no_tokenizer(path.parent, f"{path.name} lacks its merges or its vocabulary")
     pairs = [[merge] if isinstance(merge, str) else merge for merge in merges]  # "a b", or ["a", "b"]
     if not all(isinstance(pair, list) and all(isinstance(p, str) and p.isprintable() for p in pair) for pair in pairs):
         raise _no_tokenizer(path.parent, f"a merge of {path.name} is no pair of strings")
-    added = content.get("added_tokens")
     for token in added if isinstance(added, list) else []:
         if isinstance(token, dict) and isinstance(token.get("content"), str) and isinstance(token.get("id"), int):
             vocabulary[token["content"]] = token["id"]
