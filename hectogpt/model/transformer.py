@@ -44,10 +44,7 @@ class DecoderBlock(nn.Module):
         super().__init__()
         self.layer = layer
         self.pre_layer_norm = config.norm.build(config.d_model)
-        own = config.attention
-        self.attention = (
-            CausalAttention(layer, config) if own is None else build_for(own, layer, config, CausalAttention)
-        )
+        self.attention = build_for(config.attention, layer, config, CausalAttention)
         self.post_layer_norm = config.norm.build(config.d_model)
         self.mlp = MLPLayer(config) if config.mlp is None else build_for(config.mlp, layer, config, nn.Module)
 
@@ -61,9 +58,11 @@ class DecoderBlock(nn.Module):
 Built = TypeVar("Built", bound=nn.Module)
 
 
-def build_for(part: Block | Attention | MLP, layer: int, config: ModelConfig, kind: type[Built]) -> Built:
-    """The module of a layer's part. Raises UserError for one that is not of the kind, and for a block or an MLP whose
-    output does not have the shape of its input, when it runs."""
+def build_for(part: Block | Attention | MLP | None, layer: int, config: ModelConfig, kind: type[Built]) -> Built:
+    """The module of a layer's part; without one GPT-2's. Raises UserError for one that is not of the kind, and for a
+    block or an MLP whose output does not have the shape of its input, when it runs."""
+    if part is None:
+        return kind(layer, config)
     module, name = part.build(layer, config), type(part).__name__
     if not isinstance(module, kind):
         raise UserError(f"{name}.build returned {type(module).__name__}", why=f"it has to be a {kind.__name__}")
@@ -89,10 +88,7 @@ class Transformer(nn.Module):
         self.inputs = nn.ModuleList(part.build(*sizes) for part in config.inputs)
         self.value_embeddings = nn.ModuleList(part.build(*sizes) for part in config.value_embeddings)
         self.backbone = nn.ModuleList(
-            DecoderBlock(layer, config)
-            if config.block is None
-            else build_for(config.block, layer, config, DecoderBlock)
-            for layer in range(config.n_layers)
+            build_for(config.block, layer, config, DecoderBlock) for layer in range(config.n_layers)
         )
         self.shares_view = (
             config.block is None and config.attention is None and not any(map(wants_layer, config.attention_parts))

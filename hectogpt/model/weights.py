@@ -222,19 +222,11 @@ def check_tensors(
         if tensor.shape != own.shape:
             problems.append(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(own.shape)}")
         if tensor.dtype != wanted:
-            problems.append(f"{name} has the dtype {_short(tensor.dtype)}, expected {_short(wanted)}")
+            found, expects = (str(kind).removeprefix("torch.") for kind in (tensor.dtype, wanted))
+            problems.append(f"{name} has the dtype {found}, expected {expects}")
     if not problems:
         problems += [f"{name} is not finite" for name, tensor in state.items() if not tensor.isfinite().all()]
-    _refuse(problems, path)
-
-
-def _refuse(problems: list[str], path: Path) -> None:
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise UserError(
-            f"{path} does not fit its config.json", why="; ".join(problems[:5]) + more, code=errors.CHECKPOINT
-        )
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+        why = "; ".join(problems[:5]) + more
+        raise UserError(f"{path} does not fit its config.json", why=why, code=errors.CHECKPOINT)
