@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,34 +78,26 @@ def write_card(
     trained: dict[str, Any] = {key: run[key] for key in ("recipe", "corpus", "seed", "steps") if key in run}
     losses = [(name, summary.get(key)) for key, name in LOSSES.items()]
     losses += [(f"{name}, same text", _object(summary.get("ngrams")).get(key)) for key, name in NGRAMS.items()]
-    trained |= {name: f"{loss:.4f} nats per token" for name, loss in losses if _is_number(loss)}
+    numbers = ((name, loss) for name, loss in losses if isinstance(loss, (int, float)) and math.isfinite(loss))
+    trained |= {name: f"{loss:.4f} nats per token" for name, loss in numbers}
     if trained:
         lines += ["## Training", "", "| | |", "|---|---|"]
-        lines += [f"| {key} | {_cell(value)} |" for key, value in trained.items()] + [""]
+        lines += [f"| {key} | {_line(value_text(value, longest=200))} |" for key, value in trained.items()] + [""]
     if differences:
         lines += ["## Architecture", ""]
         lines += ["The model is no GPT-2, so it comes with its own code, modeling_hectogpt.py; look at it first."]
         lines += [f"It differs in {', '.join(differences)}.", ""]
-    lines += ["## Licences", "", *(f"* {line}" for line in _licences(run, bool(differences), own_vocabulary))]
-    return "\n".join(lines) + "\n"
-
-
-def _licences(run: dict[str, Any], remote: bool, own_vocabulary: bool) -> Iterator[str]:
     gpt2 = "GPT-2's vocabulary, Copyright (c) 2019 OpenAI, modified MIT License."
     own = "a vocabulary of its own; its tokens are strings of the text it was made of."
-    yield f"Tokenizer: {own if own_vocabulary else gpt2}"
-    if remote:
-        yield "modeling_hectogpt.py: the hectoGPT authors, MIT License."
+    lines += ["## Licences", "", f"* Tokenizer: {own if own_vocabulary else gpt2}"]
+    if differences:
+        lines += ["* modeling_hectogpt.py: the hectoGPT authors, MIT License."]
     if "corpus" in run:
-        corpus = str(run["corpus"])
-        yield f"Training text {_line(corpus)}: {TEXTS.get(corpus, 'as its owners say; hectoGPT does not know it.')}"
+        said = TEXTS.get(str(run["corpus"]), "as its owners say; hectoGPT does not know it.")
+        lines += [f"* Training text {_line(run['corpus'])}: {said}"]
     if isinstance(first := run.get("first_weights"), dict):
-        yield f"First weights {_line(first.get('source'))}: as their owners say."
-    yield "Weights: whoever trained them says; no licence is given here."
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+        lines += [f"* First weights {_line(first.get('source'))}: as their owners say."]
+    return "\n".join([*lines, "* Weights: whoever trained them says; no licence is given here.", ""])
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -120,8 +112,3 @@ def _plain_line(value: Any) -> str:
 def _line(value: Any) -> str:
     """A value as text on one line, without what Markdown and HTML would act on."""
     return "".join("\\" + c if c in "\\`*_[]<>|#" else c for c in _plain_line(value))
-
-
-def _cell(value: Any) -> str:
-    """A value for a cell of a table, as in Rotary(base=10000.0)."""
-    return _line(value_text(value, longest=200))

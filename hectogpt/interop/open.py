@@ -161,22 +161,14 @@ def _checkpoint_weights(folder: Path, step: int) -> dict[str, Tensor]:
 
 
 def find_folder(name_or_folder: str | Path, download: bool) -> Path:
-    """A model's folder: the one that is named, or with `download` that of a name on the hub. Raises UserError as
-    `open_model` does."""
-    folder = Path(name_or_folder)
+    """A model's folder: the one that is named, or with `download` that of a name on the hub, of which nothing is
+    downloaded if this machine's cache has it. Raises UserError as `open_model` does, within seconds if the hub does not
+    answer."""
+    folder, name = Path(name_or_folder), str(name_or_folder)
     if os.path.isdir(folder):  # False, and no error, also for what cannot be a path
         return folder
-    if download:
-        return fetch(str(name_or_folder))
-    raise no_model(str(folder)[:200], "there is no such folder")
-
-
-def fetch(name: str) -> Path:
-    """The folder of the hub's model `name`. Nothing is downloaded if this machine's cache has it.
-
-    Raises UserError (USAGE) for what cannot be a name, and within seconds UserError (CHECKPOINT) if the hub does
-    not answer; both say which files to copy by hand.
-    """
+    if not download:
+        raise no_model(str(folder)[:200], "there is no such folder")
     by_hand = f"copy {', '.join(FILES[:4])} into a folder and name that folder"
     if not HUB_NAME.match(name):
         raise UserError(f"no folder {name[:200]!r}", why="and it cannot be a name on the hub", fix=by_hand)

@@ -14,7 +14,7 @@ from hectogpt.data import load_tokenizer
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model
 from hectogpt.interop.hf_model import load_gpt2, parse_gpt2_config, read_tokenizer, to_huggingface, to_ours
-from hectogpt.interop.open import fetch
+from hectogpt.interop.open import find_folder
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.weights import save_model
 
@@ -189,7 +189,7 @@ def test_opening_gives_model_and_tokenizer_and_draws_no_random_weights(tmp_path:
 @pytest.mark.parametrize("name", ["../x", "a/b/c", "gpt2\n"])
 def test_names_that_are_no_names_never_reach_the_hub(name: str) -> None:
     with pytest.raises(UserError):
-        fetch(name)
+        find_folder(name, download=True)
 
 
 @pytest.mark.network
