@@ -139,15 +139,17 @@ def compiled(form: Form, *more: str) -> Path:
 def _use(form: Form, path: Path, made: str, reasons: list[str]) -> Library | None:
     """Load a library that passes its check. What has passed on this kind of processor is not checked again."""
     key = hashlib.sha256(path.read_bytes() + hardware.cpu_name().encode()).hexdigest()[:16]
-    with suppress(UserError):
+    passed = None
+    with suppress(UserError):  # a user without a home folder: checked every time
         passed = files.cache_dir() / "kernels" / f"{key}.passed"
-    if not passed.exists():
+    if passed is None or not passed.exists():
         if fault := check_library(path, openmp_of_torch()):
             reasons.append(f"{form.name} ({made}): {fault}")
             return None
-        with suppress(OSError):
-            passed.parent.mkdir(parents=True, exist_ok=True)
-            passed.touch()
+        if passed is not None:
+            with suppress(OSError):
+                passed.parent.mkdir(parents=True, exist_ok=True)
+                passed.touch()
     try:
         return Library(form, ctypes.CDLL(str(path)), made)
     except OSError as error:

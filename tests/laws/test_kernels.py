@@ -257,3 +257,11 @@ def test_a_prebuilt_library_that_does_not_run_gives_way(
     assert not native.use(True)
     assert f"{best.name} (came with the package): " in build.describe()
     assert reason in build.describe()
+
+
+def test_a_prebuilt_library_is_used_without_a_cache_folder(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, form = elsewhere / "right.cpp", build.forms()[0]
+    source.write_text('extern "C" int check(int print) { return 0; }')
+    compile_library([source], elsewhere / f"{form.name}.so", ["-w", "-shared", "-fPIC"])
+    monkeypatch.setenv("HECTOGPT_CACHE", "~nobody-of-this-name/cache")
+    assert build.describe() == f"{form.name}, came with the package"
