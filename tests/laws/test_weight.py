@@ -26,7 +26,7 @@ LINES = {
     "hectogpt/data": 1448,
     "hectogpt/kernels": 622,
     "hectogpt/model": 2197,
-    "tests": 17210,
+    "tests": 17218,
     "tools": 5346,
     "bench": 1735,
     "reference": 817,
