@@ -15,20 +15,20 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2444,  # the ground, and what Python users call
-    "hectogpt/cli": 3065,
+    "hectogpt/cli": 3064,
     "hectogpt/lab": 4132,
     "hectogpt/grade": 3409,
     "hectogpt/assignment": 394,
-    "hectogpt/training": 4102,
+    "hectogpt/training": 4003,
     "hectogpt/web": 356,
-    "hectogpt/interop": 1499,
+    "hectogpt/interop": 1448,
     "hectogpt/generation": 640,
-    "hectogpt/data": 1448,
-    "hectogpt/kernels": 622,
-    "hectogpt/model": 2197,
+    "hectogpt/data": 1403,
+    "hectogpt/kernels": 605,
+    "hectogpt/model": 2140,
     "tests": 17218,
     "tools": 5346,
-    "bench": 1735,
+    "bench": 1734,
     "reference": 817,
     "assignment": 919,
 }
