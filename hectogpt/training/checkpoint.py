@@ -132,11 +132,9 @@ class Checkpoints:
 
     def remove_leftovers(self) -> None:
         """Remove what killed processes have left of saving and removing."""
-        if self.folder.is_dir():
-            for path in self.folder.iterdir():
-                match = re.fullmatch(r"\.(step-\d{8,})\.(new|old)-\d+", path.name)
-                if match:
-                    files.remove_leftovers(self.folder / match[1])
+        for path in self.folder.glob(".step-*"):
+            if re.fullmatch(r"\.step-\d{8,}\.(new|old)-\d+", path.name):
+                shutil.rmtree(path, ignore_errors=True)
 
     def remove(self) -> None:
         """Remove all, and their folder."""

@@ -220,8 +220,7 @@ class Autosave:
             problem = f"no checkpoint for now: a copy takes {needed:,} bytes of memory, {free:,} are free"
         else:
             try:
-                self.before()
-                self.checkpoints.save(session.checkpoint())
+                self.last(session)
             except (UserError, OSError) as error:
                 problem = f"{error.what}: {error.why}" if isinstance(error, UserError) else str(error)
                 if isinstance(error, UserError) and error.code == errors.CHECKPOINT:  # nor can any later one be
