@@ -31,6 +31,7 @@ from hectogpt.training.task import Task, begin
 from hectogpt.training.trackers import Trackers
 
 T = TypeVar("T")
+LONG = 90.0  # seconds of a run from which a quicker one is named
 LOOK = 10  # steps after which tensors that have not moved are named
 AT_STAKE = 10.0  # seconds of work that a kill may cost, if that is to be had
 SHARE = 0.02  # of the time that saving may take
@@ -123,6 +124,8 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, fac
                     progress.line(unmoved_note(names, step.number))
                 if score_between(session, step, task.eval_every, progress):
                     folder.add_score(step.number, session.scores["dev"])
+                if step.number == line.done + 5 and task.shorter and (seconds := line.seconds_of_run(step)) > LONG:
+                    progress.line(f"note: this run takes about {seconds / 60:.1f} minutes here; {task.shorter}")
                 if session.stopping:
                     break
                 if step.number < run.steps:
@@ -169,9 +172,13 @@ class StepLine:
         self.run, self.done = run, done
         self.begun = time.perf_counter()
 
+    def seconds_of_run(self, step: Step) -> float:
+        """The seconds that all steps take at the pace so far."""
+        return (time.perf_counter() - self.begun) / (step.number - self.done) * self.run.steps
+
     def __call__(self, step: Step) -> str:
         steps = self.run.steps
-        left = (time.perf_counter() - self.begun) / (step.number - self.done) * (steps - step.number)
+        left = self.seconds_of_run(step) * (1 - step.number / steps)
         speed = step.own_tokens / step.seconds
         return (
             f"step {step.number:05d}/{steps:05d} | eta {left / 60:.1f}m | loss {step.loss:.3f} | lr {step.lr:.1e} | "

@@ -33,7 +33,8 @@ class Task:
     out: the folder; runs/NAME, runs/NAME-2 ... without it. resume: a run to go on with instead. modified: whether the
     recipe was changed. own_files: the user's own that made the run. save_every: steps between checkpoints, 0 for none;
     None for by time, and none once the run is done. keep_checkpoints: how many stay, the newest. eval_every: steps
-    between held-out scores on the way, 0 for none. track: names of trackers.
+    between held-out scores on the way, 0 for none. track: names of trackers. shorter: what to say of a quicker run if
+    this one takes more than LONG seconds.
     """
 
     run: Run
@@ -46,6 +47,7 @@ class Task:
     save_every: int | None = None
     eval_every: int = 0
     track: Sequence[str] = ()
+    shorter: str = ""
     keep_checkpoints: int = KEEP
 
     def __post_init__(self) -> None:
