@@ -15,11 +15,11 @@ from tools import layers
 
 LINES = {
     "hectogpt": 2444,  # the ground, and what Python users call
-    "hectogpt/cli": 3062,
+    "hectogpt/cli": 3064,
     "hectogpt/lab": 4132,
     "hectogpt/grade": 3409,
     "hectogpt/assignment": 394,
-    "hectogpt/training": 3991,
+    "hectogpt/training": 4000,
     "hectogpt/web": 356,
     "hectogpt/interop": 1448,
     "hectogpt/generation": 640,
