@@ -213,13 +213,16 @@ class Transformer(nn.Module):
         precision: dtype of the matrix products inside the vocabulary head (None: the parameters' own). torch.bfloat16
         is faster on processors that multiply it natively; sums stay wider.
         """
-        return self.losses_of(self.hidden(ids), ids, targets, reduction=reduction, precision=precision)[0]
+        return self.losses(ids, targets, reduction=reduction, precision=precision)[0]
+
+    def losses(self, ids: Ids, targets: Ids, **options: Any) -> tuple[Float[Tensor, ""], Float[Tensor, "batch time"]]:
+        """`loss`, and the cross entropy of each target, which has no gradient; options as those of LMHead.losses."""
+        return self.losses_of(self.hidden(ids), ids, targets, **options)
 
     def losses_of(
         self, hidden: Vectors, ids: Ids, targets: Ids, **options: Any
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch time"]]:
-        """`loss` from hidden states that are there already, and that of each target, which has no gradient; options as
-        those of LMHead.losses."""
+        """`losses` from hidden states that are there already."""
         mixture = None if self.pointer is None else self.pointer.mixture(hidden, ids, targets)
         return self.lm_head.losses(hidden, targets, self.embeddings.weight, mixture=mixture, **options)
 

@@ -69,8 +69,7 @@ def evaluate(
         for part in cut(tokens, seq_len):
             for at in range(0, len(part), rows):
                 some = torch.from_numpy(part[at : at + rows].astype(np.int64)).to(device)
-                ids, targets = some[:, :-1], some[:, 1:]
-                loss, each = model.losses_of(model.hidden(ids), ids, targets, reduction="sum")
+                loss, each = model.losses(some[:, :-1], some[:, 1:], reduction="sum")
                 total += loss.item()
                 losses.append(each.cpu().double().numpy().ravel())
     n, n_bytes = len(tokens) - 1, int(token_bytes[tokens[1:]].sum())
