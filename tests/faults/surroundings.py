@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -19,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from command import TINY, write_tokens
+from command import HECTOGPT, TINY, write_tokens
 from forks import WORKERS, Line
 from helpers import ROOT
 
-FULL = Path("/dev/full")
+FULL = ">/dev/full"
 COMPUTED = ("step", "tokens", "train/loss", "train/grad_norm", "train/lr", "dev/loss", "dev/bpb")
 BITS, STREAMS, ANSWERS = (
     "surroundings: the same bits in every locale, environment, hash seed and clock",
@@ -38,7 +37,6 @@ time.time = lambda: _time() + (next(_calls) * 7919 % 13 - 6) * 30 * 86400.0
 for _name, _real in _leaps.items():
     setattr(time, _name, lambda real=_real: real() + 5.0 * next(_calls))
 """
-WARNINGS = ("-X", "warn_default_encoding", "-W", "error::EncodingWarning:hectogpt")  # a file opened without an encoding
 EVERYTHING_ODD: dict[str, str | None] = {
     **{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii", "LANGUAGE": "tr"},
     **{"PYTHONHASHSEED": "1", "TZ": "Pacific/Kiritimati", "COLUMNS": "20", "TERM": "dumb", "NO_COLOR": "1"},
@@ -67,27 +65,24 @@ COMMANDS: dict[tuple[str, ...], int] = {  # and their exit codes; RUN stands for
 
 @dataclass(frozen=True)
 class Surrounding:
-    """Environment variables (None: not set), options of Python, the shell's words for the streams, whether the clock
-    jumps."""
+    """Environment variables (None: not set), the shell's words for the streams, whether the clock jumps."""
 
     environment: dict[str, str | None] = field(default_factory=dict)
-    python: tuple[str, ...] = ()
     streams: str = ""
     clock: bool = False
 
 
-ODD, JUMPING = Surrounding(EVERYTHING_ODD, WARNINGS), Surrounding(clock=True)
+ODD, JUMPING = Surrounding(EVERYTHING_ODD), Surrounding(clock=True)
 
 
 def trainings(quick: bool) -> Iterator[tuple[str, Surrounding]]:
     """(promise, surrounding) of every training but the ordinary one."""
-    full = f">{FULL} 2>{FULL} <&-" if FULL.exists() else ">&- 2>&- <&-"
     yield BITS, ODD
-    yield STREAMS, Surrounding({"PYTHONHASHSEED": "random"}, streams=full, clock=True)
+    yield STREAMS, Surrounding({"PYTHONHASHSEED": "random"}, f"{FULL} 2>/dev/full <&-", clock=True)
     if not quick:
         yield from ((BITS, Surrounding(environment)) for environment in ENVIRONMENTS)
         yield BITS, JUMPING
-        yield from ((STREAMS, Surrounding(streams=words)) for words in (full.split(" 2>")[0], "2>&-", ">&-"))
+        yield from ((STREAMS, Surrounding(streams=words)) for words in (FULL, "2>&-", ">&-"))
 
 
 def check(quick: bool) -> list[Line]:
@@ -118,7 +113,7 @@ def trained(place: Path, surrounding: Surrounding) -> tuple[Any, Path]:
     told, with exit code 7, after all is kept."""
     command = ["train", "baseline", *TINY[:-1], "3", "--corpus", "täxt.bin", "--out", "run"]
     code, said, folder = run_in(place, command, surrounding)
-    wanted, run = 7 if surrounding.streams.startswith(f">{FULL}") else 0, folder / "run"
+    wanted, run = 7 if surrounding.streams.startswith(FULL) else 0, folder / "run"
     if code != wanted or "Traceback" in said or "Error:" in said:
         return f"exit code {code}, not {wanted}: {said[-400:]}", run
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -143,7 +138,7 @@ def run_in(place: Path, arguments: Sequence[str], surrounding: Surrounding) -> t
     (folder / "täxt.bin").symlink_to(place / "täxt.bin")
     path = os.pathsep.join([str(place)] * surrounding.clock + [str(ROOT)])
     own = {"HECTOGPT_CACHE": str(folder / "cache"), "PYTHONPATH": path, "COLUMNS": "100"}
-    command = [sys.executable, *surrounding.python, "-m", "hectogpt", *arguments]
+    command = [*HECTOGPT, *arguments]
     if surrounding.streams:
         command = ["/bin/sh", "-c", f'"$@" {surrounding.streams}', "sh", *command]
     known = {name: value for name, value in (os.environ | own | surrounding.environment).items() if value is not None}
