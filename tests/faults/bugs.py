@@ -22,6 +22,7 @@ import runs
 import storage
 import two_at_once
 from runs import Undisturbed
+from two_at_once import Started
 
 from hectogpt import files, json_files
 from hectogpt.training import checkpoint, full_run, loop, run_folder
@@ -125,7 +126,7 @@ def by_damage(cases: Cases, where: Path) -> int:
 
 def by_starts(cases: Cases, where: Path) -> int:
     """Starts of several processes."""
-    return two_at_once.starts(cases["plain"], where, 4, ("resumed", "one folder")).failures
+    return two_at_once.starts(cases["plain"], where, 4, (Started.resumed, Started.with_one_folder)).failures
 
 
 def by_crashes(cases: Cases, where: Path) -> int:

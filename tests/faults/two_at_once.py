@@ -33,33 +33,6 @@ APART = 0.2  # seconds between the first start and the last: as long as a small 
 REFUSED = (errors.LOCKED, errors.USAGE)  # another process has it, or it holds a run
 
 
-def check(quick: bool) -> list[Line]:
-    """All lines. quick: fewer starts."""
-    with runs.place(warm=("plain",)) as (where, cases):
-        return [starts(cases["plain"], where, 8 if quick else 50)]
-
-
-def starts(case: Run, where: Path, count: int, names: tuple[str, ...] = ()) -> Line:
-    """The line of so many starts, of two and of four processes in turn. names: of the ways; all without any."""
-    started = Started(case, where)
-    ways = {
-        "one name": started.with_one_name,
-        "one folder": started.with_one_folder,
-        "resumed": started.resumed,
-        "corpora": started.corpora,
-    }
-
-    def start(number: int) -> list[str]:
-        name = (names or tuple(ways))[number % len(names or ways)]
-        n = 2 if number // len(names or ways) % 2 == 0 else 4
-        base = Path(tempfile.mkdtemp(dir=where))
-        faults = [f"{name} x {n}: {fault}" for fault in ways[name](base, n, random.Random(number))]
-        shutil.rmtree(base)
-        return faults
-
-    return forks.over("two at once", start, range(count), "nothing shared, nothing lost")
-
-
 def together(works: Sequence[Callable[[], Any]], chance: random.Random) -> list[forks.Ended]:
     """Do all this in processes that start within APART seconds."""
 
@@ -136,3 +109,26 @@ class Started:
         left = [path.name for path in cache.glob(".*") if not path.name.endswith(".lock")]
         open_corpus(source, cache=cache)  # compares the hashes
         return faults + ([f"left behind: {left}"] if left else [])
+
+
+WAYS = (Started.with_one_name, Started.with_one_folder, Started.resumed, Started.corpora)
+
+
+def starts(case: Run, where: Path, count: int, ways: Sequence[Callable[..., list[str]]] = WAYS) -> Line:
+    """The line of so many starts, of two and of four processes in turn."""
+    started = Started(case, where)
+
+    def start(number: int) -> list[str]:
+        way, n = ways[number % len(ways)], 2 if number // len(ways) % 2 == 0 else 4
+        base = Path(tempfile.mkdtemp(dir=where))
+        faults = [f"{way.__name__} x {n}: {fault}" for fault in way(started, base, n, random.Random(number))]
+        shutil.rmtree(base)
+        return faults
+
+    return forks.over("two at once", start, range(count), "nothing shared, nothing lost")
+
+
+def check(quick: bool) -> list[Line]:
+    """The line of starts. quick: fewer of them."""
+    with runs.place(warm=("plain",)) as (where, cases):
+        return [starts(cases["plain"], where, 8 if quick else 50)]
