@@ -1,4 +1,4 @@
-"""`hectogpt` as a child process, for tests of its commands; options of a small run, and a small corpus."""
+"""`hectogpt` as a child process, for tests of its commands; options of a small run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from hectogpt.cli import main
@@ -18,15 +17,6 @@ from hectogpt.kernels.build import find
 HECTOGPT = [sys.executable, "-m", "hectogpt"]
 TINY = ["--model.d-model", "16", "--model.n-heads", "2", "--model.n-layers", "1", "--model.context-length", "64"]
 TINY += ["--data.seq-len", "64", "--data.batch-size", "4", "--threads", "1", "--steps", "4"]
-
-
-def write_tokens(path: Path, documents: int = 80, length: int = 120, seed: int = 1) -> Path:
-    """Documents of repeating tokens, as GPT-2 ids."""
-    generator = np.random.default_rng(seed)
-    words = generator.integers(0, 50000, 50)
-    texts = [np.append(words[generator.integers(0, 50, length)], 50256) for _ in range(documents)]
-    np.concatenate(texts).astype("<u2").tofile(path)
-    return path
 
 
 def environment(cwd: Path, **more: str) -> dict[str, str]:

@@ -120,7 +120,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="session")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of tokens, for commands."""
-    from command import write_tokens
+    from helpers import write_tokens
 
     return write_tokens(tmp_path_factory.mktemp("tokens") / "stories.bin")
 

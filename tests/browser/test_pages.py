@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 from browsers import axe_faults
-from command import write_tokens
-from helpers import ROOT
+from helpers import ROOT, write_tokens
 
 import hectogpt
 from hectogpt.cli import main

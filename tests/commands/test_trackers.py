@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from command import TINY, Here, assert_good_error, hectogpt, write_tokens
+from command import TINY, Here, assert_good_error, hectogpt
+from helpers import write_tokens
 
 from hectogpt import errors
 from hectogpt.training import trackers as module

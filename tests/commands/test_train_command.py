@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import TINY, Here, assert_good_error, write_tokens
+from command import TINY, Here, assert_good_error
+from helpers import write_tokens
 from safetensors.torch import load_file
 
 from hectogpt.cli.help import RUN_FIELDS, command_help, recipe_lines
@@ -116,13 +117,13 @@ def test_neither_a_picture_nor_a_lock_that_fails_costs_the_run(
 
 
 def test_a_small_text_is_said_to_be_small(tmp_path: Path, here: Here) -> None:
-    write_tokens(tmp_path / "train.bin", documents=3)
-    write_tokens(tmp_path / "test.bin", documents=1)
-    write_tokens(tmp_path / "dev.bin", documents=1)
+    write_tokens(tmp_path / "train.bin", n_documents=3)
+    write_tokens(tmp_path / "test.bin", n_documents=1)
+    write_tokens(tmp_path / "dev.bin", n_documents=1)
     arguments = ["train", "baseline", *TINY[:-1], "8", "--corpus", tmp_path]
     said = here(*arguments, "--dry-run").stderr
-    assert "note: 8 steps read the 363 tokens of training text 6 times over" in said
-    assert "note: the held-out text has only 121 tokens, so the score is rough: its standard error is about" in said
+    assert "note: 8 steps read the 603 tokens of training text 3 times over" in said
+    assert "note: the held-out text has only 201 tokens, so the score is rough: its standard error is about" in said
     assert here(*arguments, "--dry-run", "--quiet").stderr == ""
 
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from command import HECTOGPT, TINY, write_tokens
+from command import HECTOGPT, TINY
 from forks import WORKERS, Line
-from helpers import ROOT
+from helpers import ROOT, write_tokens
 
 FULL = ">/dev/full"
 COMPUTED = ("step", "tokens", "train/loss", "train/grad_norm", "train/lr", "dev/loss", "dev/bpb")

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from command import TINY, Here, assert_good_error, write_tokens
-from helpers import ROOT
+from command import TINY, Here, assert_good_error
+from helpers import ROOT, write_tokens
 from runs import rows_of
 
 import hectogpt
