@@ -24,6 +24,7 @@ from hectogpt.training.losses import CrossEntropy, Loss
 from hectogpt.training.optim import AdamW, Kind, Optim
 
 MOST_THREADS = 1024
+MOST_PARTS = 10_000  # of a batch, computed one after the other
 PARTS = ("leaves", "micro_batch")  # of a batch, which change no more than the last bits
 # A run may go on with these changed; all but the last two can change bits, which is then said.
 CHANGEABLE = {"device", "dtype", "head_dtype", "threads", *(f"data.{part}" for part in PARTS)}
@@ -142,6 +143,12 @@ class Data:
                 f"data.micro_batch = {self.micro_batch}", why=f"it must lie between 1 and {self.batch_size}"
             )
         if self.leaves is None:
+            if self.batch_size > MOST_PARTS * self.rows_at_once:
+                raise UserError(
+                    f"data.micro_batch = {self.micro_batch} with data.batch_size = {self.batch_size}",
+                    why=f"a step computes one part after the other, and at most {MOST_PARTS:,} of them",
+                    fix=set_to("data.micro_batch", -(-self.batch_size // MOST_PARTS)),
+                )
             return
         if self.leaves < 1 or self.batch_size % self.leaves:
             divisors = [str(n) for n in range(1, min(self.batch_size, 1024) + 1) if self.batch_size % n == 0]
