@@ -19,7 +19,7 @@ LINES = {
     "hectogpt/lab": 4132,
     "hectogpt/grade": 3409,
     "hectogpt/assignment": 394,
-    "hectogpt/training": 3999,
+    "hectogpt/training": 4006,
     "hectogpt/web": 356,
     "hectogpt/interop": 1448,
     "hectogpt/generation": 640,
