@@ -109,6 +109,7 @@ def judge(
             "base": entrant.base,
             "sha256": entrant.file.sha256,
             "source": entrant.file.source,
+            "base_source": entrant.base_file and entrant.base_file.source,
             "corpora": names,
             "corpus_sha256": {name: corpus.sha256 for name, corpus in zip(names, corpora, strict=True)},
             "minutes": minutes,

@@ -27,7 +27,7 @@ from hectogpt.errors import UserError
 from hectogpt.files import append_line
 from hectogpt.idea_file import IdeaFile, read_idea
 from hectogpt.json_files import parse_json_object, read_bytes
-from hectogpt.lab.ideas import SPEC, functions_of, is_idea, no_function
+from hectogpt.lab.ideas import SPEC, functions_of, no_function
 from hectogpt.lab.recipes import recipe
 from hectogpt.lab.sequential import pair_of
 from hectogpt.lab.statistics import Paired
@@ -46,12 +46,12 @@ FIRST = "0" * 64  # the hash before the first line
 
 @dataclass(frozen=True)
 class Entrant:
-    """What is judged: a function of a file, and the base that it is applied to, a recipe or FILE.py:FUNCTION[@RECIPE]
-    with the same file's name."""
+    """What is judged: a function of a file, and the recipe (or function of another file) that it is applied to."""
 
     file: IdeaFile
     function: str
     base: str
+    base_file: IdeaFile | None
 
     @property
     def idea(self) -> str:
@@ -64,25 +64,30 @@ def find_entrant(name: str, base: str = "minute") -> Entrant:
     match = SPEC.match(name)
     if match is None:
         raise UserError(f"no idea {name}", why="an idea is written FILE.py:FUNCTION", fix="hectogpt judge my.py:idea")
-    file, base = read_idea(match["path"]), match["base"] or base
-    functions = [match["function"]]
-    if other := SPEC.match(base):
-        if read_idea(other["path"]).sha256 != file.sha256:
-            raise UserError(f"{base} is in another file", why="judge takes one", fix="base and idea in one file")
-        functions.append(other["function"])
-        base = base.replace(other["path"], file.path.name, 1)
-    for function in functions:
-        if function not in functions_of(file):
-            raise no_function(file, function)
-    if recipe_name := other["base"] if other else base:
-        recipe(recipe_name)
-    return Entrant(file, match["function"], base)
+    file, function, base = read_idea(match["path"]), match["function"], match["base"] or base
+    if function not in functions_of(file):
+        raise no_function(file, function)
+    other = SPEC.match(base)
+    if other is None:
+        recipe(base)
+        return Entrant(file, function, base, None)
+    base_file = read_idea(other["path"])
+    if base_file.path.name == file.path.name and base_file.sha256 != file.sha256:
+        raise UserError(f"two files are called {file.path.name}", fix="another name for one of them")
+    below = other["base"]
+    if below is not None:
+        recipe(below)
+    return Entrant(
+        file, function, f"{base_file.path.name}:{other['function']}{f'@{below}' if below else ''}", base_file
+    )
 
 
 def entrant_of(begin: Mapping[str, Any]) -> Entrant:
-    """What was judged, from the source in the first line of its record."""
+    """What was judged, from the sources in the first line of its record."""
     name, _, function = begin["idea"].partition(":")
-    return Entrant(IdeaFile(Path(name), begin["source"]), function, begin["base"])
+    base = begin["base"]
+    base_file = IdeaFile(Path(base.partition(":")[0]), begin["base_source"]) if begin["base_source"] else None
+    return Entrant(IdeaFile(Path(name), begin["source"]), function, base, base_file)
 
 
 def weights_in_source(file: IdeaFile) -> tuple[str, str]:
@@ -103,11 +108,12 @@ def weights_in_source(file: IdeaFile) -> tuple[str, str]:
 
 @contextmanager
 def folder_for(entrant: Entrant, arm: str) -> Iterator[Path]:
-    """A new folder for a process, with the file if its arm needs it; gone at the end."""
+    """A new folder for a process, with the files that its arm needs; gone at the end."""
     with tempfile.TemporaryDirectory(prefix="judge-", ignore_cleanup_errors=True) as name:
         folder = Path(os.path.realpath(name))
-        if arm == "idea" or is_idea(entrant.base):
-            (folder / entrant.file.path.name).write_text(entrant.file.source, encoding="utf-8")
+        for file in (entrant.base_file, entrant.file if arm == "idea" else None):
+            if file is not None:
+                (folder / file.path.name).write_text(file.source, encoding="utf-8")
         yield folder
 
 
