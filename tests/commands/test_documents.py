@@ -70,7 +70,7 @@ PRINTED = {
     "docs/parallel": ["held-out loss after 2 steps", "equal to the last bit"],
     "docs/scale": ["verdict", "sbatch"],
     "docs/python": ["Run own_document", r"\nAnna walked to", r"my_idea\.py:half_way", "already holds a run"],
-    "docs/grading": ["my_folder: 0 of 30", "exit code 1", "hints: level 1"],
+    "docs/grading": ["my_folder: 0 of 30", "exit code 1"],
     "docs/grading-teacher": ["anna: 0/30", "ben: 30/30", "exit code 1"],
     "docs/assignment-student": ["0 of 14 tests passed", "submission.zip"],
 }

@@ -16,7 +16,7 @@ from tools import layers
 LINES = {
     "hectogpt": 2444,  # the ground, and what Python users call
     "hectogpt/cli": 3064,
-    "hectogpt/lab": 4132,
+    "hectogpt/lab": 4139,
     "hectogpt/grade": 3409,
     "hectogpt/assignment": 394,
     "hectogpt/training": 4006,
