@@ -70,8 +70,6 @@ def run_and_report(options: CompareOptions, comparison: Comparison) -> None:
     """Run the trials and say what came of all."""
     workers = options.workers
     check_writable(options.out)
-    if options.html is not None:
-        check_writable(options.html, "html")
     local = None if options.engine == "ray" else local_engine(comparison, 1 if workers is None else workers)
     # Standard output is for the results; what Ray prints is none.
     with redirect_stdout(sys.stderr), nullcontext(local) if local else open_ray(comparison, workers) as engine:
@@ -80,12 +78,6 @@ def run_and_report(options: CompareOptions, comparison: Comparison) -> None:
     if found.results or options.json:
         lines = result_lines(options, comparison, found) if found.results else ()
         show(options.json, results_json(options, comparison, found), lines, options.quiet)
-    if options.html is not None and found.results:
-        from hectogpt.lab.comparison_page import page_data
-        from hectogpt.web.page import fill
-
-        write_atomic(options.html, fill("report", page_data(comparison, found)))
-        note(f"page: {options.html}", options.quiet)
     raise_for_crashes(comparison)
     if all(record.status == "diverged" for record in found.records):
         raise UserError(

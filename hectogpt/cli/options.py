@@ -186,7 +186,7 @@ class CompareOptions:
 
     Examples
       hectogpt compare baseline muon --seeds 3
-      hectogpt compare top my_idea.py:muon --until decided --html verdict.html
+      hectogpt compare top my_idea.py:muon --until decided
       hectogpt compare top --without all --seeds 5 --json
       hectogpt compare adamw_128 --sweep optim.lr=0.001,0.003 --steps 50
     """
@@ -222,8 +222,6 @@ class CompareOptions:
     """ray: tasks of a Ray cluster. slurm: writes the script of an array, or follows one that runs."""
     dry_run: bool = False
     """Show what would be run; with slurm the script."""
-    html: Path | None = None
-    """Write a page with verdicts, curves, table and the source of ideas to this file; it works offline."""
     json: Json = False
     quiet: Silent = False
 

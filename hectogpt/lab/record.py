@@ -265,10 +265,9 @@ def _printable(value: Any) -> Any:
     return printable(value) if isinstance(value, str) else value
 
 
-def check_writable(path: Path, field: str = "out") -> None:
-    """Make the folder of a file. Raises UserError (STORAGE) for one that could not be written after hours of trials.
-    field: the argument that named it."""
-    with errors.writing(path, fix=set_to(field, "a file you may write to")):
+def check_writable(path: Path) -> None:
+    """Make the folder of a file. Raises UserError (STORAGE) for one that could not be written after hours of trials."""
+    with errors.writing(path, fix=set_to("out", "a file you may write to")):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

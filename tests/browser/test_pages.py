@@ -138,7 +138,7 @@ def test_a_trained_models_page(browser: Any, run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [400, 1366])
 def test_a_report_shows_every_block_and_text_as_text(width: int, browser: Any, tmp_path: Path) -> None:
-    """The page of comparisons, of the grader and of the ladder."""
+    """The page of the grader and of the ladder."""
     evil = "<img src=x onerror=document.title='ran'>"
     lines = {"label": evil, "xLabel": "step", "yLabel": evil, "levels": [{"name": evil, "y": 2}]}
     rows = [[evil, {"text": evil, "href": "javascript:alert(1)", "kind": "good"}, {"bar": 0.5}, None]]

@@ -113,8 +113,7 @@ def test_table_verdicts_and_json(corpus: Corpus, tmp_path: Path, here: Here, mon
     printed = " ".join(lines)
     for part in ("5.0000 ± 0.0954", "+0.1000 [", "optim.lr=0.2 is better than baseline", "ties with baseline"):
         assert part in printed
-    done = here(*given, "--json", "--html", tmp_path / "new" / "v.html")
-    assert "optim.lr=0.2" in (tmp_path / "new" / "v.html").read_text(encoding="utf-8")
+    done = here(*given, "--json")
     assert "9 trials, 9 recorded" in done.stderr, "--quiet alone hides progress"
     answer = json.loads(done.stdout)
     better, tie = answer["verdicts"]
@@ -147,7 +146,7 @@ def test_until_decided_looks_seed_by_seed(corpus: Corpus, tmp_path: Path, here: 
 def test_a_dry_run_runs_nothing(corpus: Corpus, tmp_path: Path, here: Here) -> None:
     given = ["compare", *small_command(corpus, tmp_path / "r.jsonl", "--dry-run")]
     assert "2 trials, 0 recorded" in here(*given).stdout
-    printed = here(*given, "--until", "decided", "--html", str(tmp_path / "v.html")).stdout
+    printed = here(*given, "--until", "decided").stdout
     assert "1 a seed" in printed
     assert "at most 1 seed;" in printed
     assert list(tmp_path.iterdir()) == []
@@ -157,7 +156,7 @@ def test_a_dry_run_runs_nothing(corpus: Corpus, tmp_path: Path, here: Here) -> N
     ("more", "code", "named"),
     [
         (["--until", "decided", "--engine", "slurm"], errors.USAGE, "fix: --seeds 10"),
-        (["--html", "."], errors.STORAGE, "Is a directory"),
+        (["--out", "."], errors.STORAGE, "Is a directory"),
         (["--seeds", "0"], errors.USAGE, "at least one seed"),
         (["--sweep", "lr"], errors.USAGE, "--sweep optim.lr=0.001,0.003"),
     ],

@@ -1,21 +1,17 @@
-"""Verdicts: numbers and words of made-up comparisons; the page about a comparison."""
+"""Verdicts: numbers and words of made-up comparisons."""
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from experiments import make_up, numbered_arms, record_of
 
 from hectogpt.data import Corpus
 from hectogpt.lab.compare import Comparison, Result
-from hectogpt.lab.comparison_page import page_data, stack
-from hectogpt.lab.plan import plan
 from hectogpt.lab.statistics import seeds_needed
 from hectogpt.lab.verdict import ComparisonResult, Verdict
 
@@ -110,46 +106,3 @@ def test_a_sequential_verdict_counts_the_seeds_up_to_the_decision(corpus: Corpus
     (verdict,) = ComparisonResult.of(this).verdicts
     assert (verdict.word, verdict.seeds) == ("better", (0, 1, 2))
     assert "The interval is valid although the comparison was looked at after every seed." in verdict.text
-
-
-# --- the page about a comparison --------------------------------------------------------------------------------------
-
-
-def page_of(comparison: Comparison, notes: tuple[str, ...] = ()) -> str:
-    """The page's data as JSON, which is all that differs between pages."""
-    data = page_data(comparison, replace(ComparisonResult.of(comparison), notes=notes))
-    return json.dumps(data, ensure_ascii=False, allow_nan=False)
-
-
-def test_everything_is_on_the_page(corpus: Corpus, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("from hectogpt import replace\ndef fast(run):\n    return replace(run, seed=1)\n")
-    arms = plan(["baseline", f"{tmp_path}/mine.py:fast", "muon"])
-    losses = dict(zip([arm.label for arm in arms], ([5.0, 5.1, 5.2], [4.9, 5.01, 5.09], [5.0, 5.1, 5.21]), strict=True))
-    with_idea = make_up(corpus, tmp_path / "r.jsonl", arms, losses)
-    with_idea.ended = "decided after 3 seeds"
-    page = page_of(with_idea, ("a note", "red \x1b[31m"))
-    for verdict in ComparisonResult.of(with_idea).verdicts:
-        assert json.dumps(verdict.text, ensure_ascii=False) in page
-    (idea,) = (arm for arm in with_idea.arms if arm.run.ideas)
-    parts = ("mine.py", "a note", r"red \\x1b[31m", "decided after 3 seeds", "trigram 4.90", "unigram counts 6.40")
-    assert [part for part in (*parts, idea.run.ideas[0]) if part not in page] == []
-    assert page.count('"points"') == 3 + 2, "three arms, two gains"
-
-
-def test_curves_that_are_short_broken_or_absent(corpus: Corpus, tmp_path: Path) -> None:
-    this = make_up(
-        corpus, tmp_path / "r.jsonl", numbered_arms(3), {"lr 1": [5.0, 5.1], "lr 2": [4.0, 10.8], "lr 3": [5.0]}
-    )
-    broken: dict[tuple[str, int], list[Any]] = {("lr 1", 0): [], ("lr 2", 1): [9.5]}
-    broken |= {("lr 2", 0): [9.0, 8.0]}
-    for key, losses in broken.items():
-        this.records[key].losses[:] = losses
-    curves = stack([this.records["lr 2", 0], this.records["lr 2", 1]])
-    assert (curves.shape, np.isfinite(curves).sum()) == ((2, 2), 3)
-    assert re.search(r"\bnan\b", page_of(this)) is None
-    for key, record in this.records.items():
-        this.records[key] = replace(record, losses=[], ngram_kn3=None)
-    assert "blocks" in page_of(this)
-    alone = page_of(make_up(corpus, tmp_path / "one.jsonl", numbered_arms(1), {"lr 1": [5.0]}))
-    assert '"title": "lr 1"' in alone
-    assert "Gain over" not in alone

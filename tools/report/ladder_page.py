@@ -9,12 +9,13 @@ from typing import Any
 from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError
 from hectogpt.lab import recipes
+from hectogpt.lab.recipes import WITHOUT
 from hectogpt.lab.record import experiment_key, failures
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, SIGNIFICANCE
 from hectogpt.serialization import dump
 from tools.report import front as fronts
 from tools.report.front import Front
-from tools.report.leaderboard import WITHOUT, Entry, Leaderboard, compare_entries, count_pairs
+from tools.report.leaderboard import Entry, Leaderboard, compare_entries, count_pairs
 from tools.report.seconds import NO_SECONDS, Seconds
 from tools.report.tables import (
     ONE_MACHINE,

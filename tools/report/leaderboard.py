@@ -17,13 +17,11 @@ import numpy as np
 from scipy import stats
 
 from hectogpt.display import NGRAMS
-from hectogpt.lab.comparison_page import gain_curves, stack
+from hectogpt.lab.recipes import WITHOUT
 from hectogpt.lab.record import NOT_IDENTITY, Record, arm_label, parse_run
 from hectogpt.lab.statistics import Paired, Summary, compare_pairs, summarize
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.training.run import sections_changed
-
-WITHOUT = "without-"
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Entry:
     @property
     def seeds(self) -> str:
         """The number of seeds in words, "1 seed" or "8 seeds"."""
-        return count_seeds(len(self.records))
+        return "1 seed" if len(self.records) == 1 else f"{len(self.records)} seeds"
 
     @property
     def split(self) -> str:
@@ -89,7 +87,7 @@ class Entry:
 
     def curves(self, name: str) -> np.ndarray:
         """`losses` or `grad_norms` as [seeds, steps], with NaN after the last step of a run that stopped early."""
-        curves = stack(self.records, name)
+        curves = _stack(self.records, name)
         return curves[~np.isnan(curves).all(axis=1)]
 
 
@@ -148,11 +146,6 @@ class Leaderboard:
         return next((e for e in [*self.rungs, *self.others, *self.ablations] if e.name == name), None)
 
 
-def count_seeds(n: int) -> str:
-    """ "1 seed" or "8 seeds"."""
-    return "1 seed" if n == 1 else f"{n} seeds"
-
-
 def count_pairs(n: int) -> str:
     """ "1 pair" or "8 pairs"."""
     return "1 pair" if n == 1 else f"{n} pairs"
@@ -169,8 +162,19 @@ def compare_entries(new: Entry, old: Entry) -> tuple[Paired | None, str]:
 
 def compare_curves(new: Entry, old: Entry) -> np.ndarray:
     """[seeds, steps]: training loss of `old` minus that of `new` on the same batches, for the seeds that both have."""
-    gains = gain_curves(new.records, old.records)
-    return gains[..., ~np.isnan(gains).all(axis=0)]
+    before = {record.seed: record for record in old.records}
+    shared = [record for record in new.records if record.seed in before]
+    both = _stack([before[record.seed] for record in shared] + shared, "losses")
+    gains = both[: len(shared)] - both[len(shared) :]
+    return np.asarray(gains[..., ~np.isnan(gains).all(axis=0)])
+
+
+def _stack(records: Sequence[Record], name: str) -> np.ndarray:
+    """[records, steps]: their curves, with NaN after the last step of a run that stopped early."""
+    curves = [getattr(record, name) or [] for record in records]
+    steps = max(map(len, curves), default=0)
+    padded = [[*curve, *[np.nan] * (steps - len(curve))] for curve in curves]
+    return np.array(padded, dtype=float).reshape(len(curves), steps)
 
 
 def changed_sections(new: Entry, old: Entry) -> str:

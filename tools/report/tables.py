@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hectogpt.display import NGRAMS, printable
+from hectogpt.lab.recipes import WITHOUT
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired, Summary, selection_bias
-from tools.report.leaderboard import WITHOUT, Entry, Leaderboard, changed_sections, compare_entries
+from tools.report.leaderboard import Entry, Leaderboard, changed_sections, compare_entries
 from tools.report.seconds import NO_SECONDS, Seconds
 
 EMPTY = ""

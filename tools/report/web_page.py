@@ -1,4 +1,4 @@
-"""The ladder as a page that opens without a network: loss rung by rung, learning curves, and the table.
+"""The ladder as a page that opens without a network: loss rung by rung, and the table.
 
 It is written beside LADDER.md, and the site has it.
 """
@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hectogpt.lab.comparison_page import chart, curve, mean_of
 from hectogpt.web.page import fill
 from tools.report.leaderboard import Leaderboard
 from tools.report.tables import ladder_table
 
-CURVES = 5  # rungs whose learning curves are drawn, from the first to the last
 LEVELS = {"unigram": "unigram", "kn2": "bigram", "best": "best counting"}
 COLUMNS = ("#", "rung", "what changed", "dev", "test", "n", "bits/byte", "gain over the rung below [95 %]", "p")
 
@@ -33,14 +31,9 @@ def web_page(boards: Sequence[Leaderboard], descriptions: Mapping[str, str]) -> 
         ]
         found = [(place, entry.summary(split)) for place, entry in enumerate(board.rungs)]
         points = [[place, round(summary.mean, 4)] for place, summary in found if summary is not None]
-        losses = chart(f"Loss on {split} by rung; dashed: n-gram models", [{"name": "", "points": points}], levels)
-        losses["chart"] |= {"xLabel": "rung", "height": 320}
-        count = min(CURVES, len(board.rungs))
-        drawn = {round(i * (len(board.rungs) - 1) / max(count - 1, 1)) for i in range(count)}
-        means = [
-            curve(board.rungs[place].name, mean_of(board.rungs[place].curves("losses")), i)
-            for i, place in enumerate(sorted(drawn))
-        ]
+        label = f"Loss on {split} by rung; dashed: n-gram models"
+        losses = {"label": label, "xLabel": "rung", "yLabel": "nats per token", "height": 320}
+        losses |= {"curves": [{"name": "", "points": points}], "levels": levels}
         table = ladder_table(board, descriptions)
         places = [table.header.index(name) for name in COLUMNS]
         words = {name: {"kind": "words"} for name in ("rung", "what changed")}
@@ -51,8 +44,5 @@ def web_page(boards: Sequence[Leaderboard], descriptions: Mapping[str, str]) -> 
             ]
             for row in table.rows
         ]
-        blocks += [
-            *({"heading": board.name}, losses, chart("Training loss of some rungs, means over seeds", means, levels)),
-            {"table": {"head": list(COLUMNS), "rows": rows}},
-        ]
+        blocks += [{"heading": board.name}, {"chart": losses}, {"table": {"head": list(COLUMNS), "rows": rows}}]
     return fill("report", {"title": "The ladder: one change a rung, a hundred steps each", "blocks": blocks})
