@@ -16,7 +16,7 @@ from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
 from hectogpt import torch_private
-from hectogpt.kernels import native
+from hectogpt.kernels import build, native
 from hectogpt.kernels.dtypes import prefers_bf16
 from hectogpt.model.transformer import DecoderBlock, Transformer
 
@@ -42,7 +42,7 @@ class PackedLinear(nn.Module):
     def __init__(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None, form: WeightFormat) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self.own_code = weight.device.type == "cpu" and native.are_there()
+        self.own_code = weight.device.type == "cpu" and build.find().library is not None
         self.packed: native.Packed | None = None
         self.blocked: Tensor | None = None
         weight, scale = weight.detach().float(), None

@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -84,9 +83,9 @@ def machine() -> str:
 
 
 def forms() -> list[Form]:
-    """Those that this processor names, the best one first."""
-    here = [form for form in FORMS if form.machine == machine()]
-    if sys.platform == "darwin" and machine() == "aarch64":
+    """Those that this processor names, the best one first; none on Windows."""
+    here = [form for form in FORMS if form.machine == machine() and sys.platform != "win32"]
+    if sys.platform == "darwin":
         return here  # every Apple processor; the system names no flags
     return [form for form in here if all(map(hardware.has_cpu_flag, form.flags))]
 
@@ -95,73 +94,35 @@ def forms() -> list[Form]:
 def find() -> Found:
     """The library for this processor, compiled if need be (about ten seconds, once on a machine)."""
     reasons: list[str] = []
-    here = forms()
-    if not here:
-        known = "AVX2 or NEON" if machine() in ("x86_64", "aarch64") else "an x86 or ARM processor of 64 bits"
-        return Found(None, (f"the kernels need {known}",))
-    for path, form in [(PREBUILT / f"{form.name}.so", form) for form in here]:
-        if path.exists() and (library := _use(form, path, "came with the package", reasons)):
-            return Found(library, tuple(reasons))
-    if sys.platform == "win32":
-        return Found(None, (*reasons, "on Windows none are compiled"))
-    for form in here:
+    for form in forms():
+        prebuilt = PREBUILT / f"{form.name}.so"
         try:
-            path = compiled(form)
+            if prebuilt.exists():
+                check_library(prebuilt)
+                library = Library(form, ctypes.CDLL(str(prebuilt)), "came with the package")
+            else:
+                library = Library(form, ctypes.CDLL(str(compiled(form))), f"compiled by {cpp_compiler()}")
+            return Found(library, tuple(reasons))
         except (FileNotFoundError, TimeoutError) as error:  # as for every other form
             return Found(None, (*reasons, str(error)))
-        except OSError as error:
+        except (OSError, UserError) as error:  # the latter: there is no folder for the cache
             reasons.append(f"{form.name}: {error}")
-            continue
-        if library := _use(form, path, f"compiled by {cpp_compiler()}", reasons):
-            return Found(library, tuple(reasons))
-        if "cannot be loaded" in reasons[-1]:  # a folder from which nothing may be executed, as for every other form
-            break
-    return Found(None, tuple(reasons))
+    return Found(None, tuple(reasons or ["the kernels need Linux or macOS, and AVX2 or NEON"]))
 
 
 def compiled(form: Form, *more: str) -> Path:
-    """The library of a form in the cache folder, compiled if it is not there. more: options of the compiler. Raises
-    OSError as `compile_library` does, and for a folder that cannot be written."""
+    """The library of a form in the cache folder; compiled and checked if it is not there. more: options of the
+    compiler. Raises OSError as `compile_library` and `check_library` do, or for a folder that cannot be written."""
     options = (*OPTIONS, *form.options, *more)
-    text = b"".join(path.read_bytes() for path in (*sorted(FOLDER.glob("*.h")), *sources()))
-    text += " ".join((cpp_compiler(), *options)).encode()
-    try:
-        library = files.cache_dir() / "kernels" / f"{form.name}-{hashlib.sha256(text).hexdigest()[:16]}.so"
-        if not library.exists():
-            library.parent.mkdir(parents=True, exist_ok=True)
-            with files.replacing(library) as temporary:
-                compile_library(sources(), temporary, options)
-    except UserError as error:  # no folder for the cache
-        raise OSError(str(error)) from None
+    key = " ".join((files.code_hash([FOLDER]), hardware.cpu_name(), cpp_compiler(), *options))
+    name = f"{form.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    library = files.cache_dir() / "kernels" / name
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(library) as new:
+            compile_library(sources(), new, options)
+            check_library(new)
     return library
-
-
-def _use(form: Form, path: Path, made: str, reasons: list[str]) -> Library | None:
-    """Load a library that passes its check. What has passed on this kind of processor is not checked again."""
-    key = hashlib.sha256(path.read_bytes() + hardware.cpu_name().encode()).hexdigest()[:16]
-    passed = None
-    with suppress(UserError):  # a user without a home folder: checked every time
-        passed = files.cache_dir() / "kernels" / f"{key}.passed"
-    if passed is None or not passed.exists():
-        if fault := check_library(path, openmp_of_torch()):
-            reasons.append(f"{form.name} ({made}): {fault}")
-            return None
-        if passed is not None:
-            with suppress(OSError):
-                passed.parent.mkdir(parents=True, exist_ok=True)
-                passed.touch()
-    try:
-        return Library(form, ctypes.CDLL(str(path)), made)
-    except OSError as error:
-        reasons.append(f"{form.name} ({made}): it cannot be loaded: {error}")
-        return None
-
-
-def openmp_of_torch() -> Path | None:
-    """The library of OpenMP that torch brings; kernels use it, so that there is one set of threads."""
-    spec = importlib.util.find_spec("torch")
-    folders = [] if spec is None else [Path(place) for place in spec.submodule_search_locations or ()]
-    return next((path for folder in folders for path in sorted((folder / "lib").glob("libgomp*.so*"))), None)
 
 
 def describe() -> str:
@@ -176,7 +137,7 @@ def describe() -> str:
 
 def cpp_compiler() -> str:
     """The C++ compiler that is called: $CXX or the system's usual one."""
-    return os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
+    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
 def compile_library(sources: Sequence[Path], library: Path, options: Sequence[str]) -> None:
@@ -185,43 +146,40 @@ def compile_library(sources: Sequence[Path], library: Path, options: Sequence[st
     Raises FileNotFoundError without a compiler, TimeoutError for one that takes minutes, and OSError with the
     compiler's words for another failure.
     """
-    command = [*options, *map(str, sources), "-o", str(library)]
-    try:
-        _run(["-fopenmp", *command], SECONDS)
-    except (FileNotFoundError, TimeoutError):
-        raise
-    except OSError as error:
-        if "openmp" not in str(error) and "omp" not in str(error):
-            raise
-        _run(["-pthread", *command], SECONDS)
-
-
-def _run(arguments: Sequence[str], seconds: float) -> None:
-    name = cpp_compiler()
+    name, said = cpp_compiler(), ""
     if shutil.which(name) is None:
         raise FileNotFoundError(f"there is no program {name} on the PATH")
-    try:
-        done = subprocess.run([name, *arguments], capture_output=True, text=True, errors="replace", timeout=seconds)
-    except subprocess.TimeoutExpired:
-        raise TimeoutError(f"{name} has not compiled within {seconds:.0f} s") from None
-    except OSError as error:
-        raise OSError(f"{name} cannot be run: {error.strerror or error}") from None
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        said = [line for line in lines if "error" in line] or lines or [f"exit code {done.returncode}"]
-        raise OSError(f"{name} failed: {said[0][:300]}")
+    for threads in ("-fopenmp", "-pthread"):
+        command = [name, threads, *options, *map(str, sources), "-o", str(library)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"{name} has not compiled within {SECONDS:.0f} s") from None
+        if not done.returncode:
+            return
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+        said = next((line for line in lines if "error" in line), lines[0])
+    raise OSError(f"{name} failed: {said[:300]}")
 
 
-def check_library(library: Path, openmp: Path | None) -> str | None:
-    """Why a library cannot be used on this processor; None if it can. Its check runs in a process of its own, because
-    an instruction that the processor lacks ends the process."""
-    command = [sys.executable, "-I", "-S", "-c", CHECK, str(library), str(openmp or "")]
+def check_library(library: Path) -> None:
+    """Raise OSError for a library that cannot be used on this processor. Its check runs in a process of its own,
+    because an instruction that the processor lacks ends the process."""
+    command = [sys.executable, "-I", "-S", "-c", CHECK, str(library), str(openmp_of_torch() or "")]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"its check cannot be run: {error}"
+    except subprocess.TimeoutExpired:
+        raise OSError("its check has no end") from None
     if done.returncode < 0:
-        return f"its check was ended by signal {-done.returncode} (4: an instruction that the processor lacks)"
+        raise OSError(f"its check was ended by signal {-done.returncode} (4: an instruction that the processor lacks)")
     if done.returncode and done.stderr:
-        return f"it cannot be loaded: {done.stderr.strip().splitlines()[-1][:200]}"
-    return f"{done.returncode} of its kernels are wrong here" if done.returncode else None
+        raise OSError(f"it cannot be loaded: {done.stderr.strip().splitlines()[-1][:200]}")
+    if done.returncode:
+        raise OSError(f"{done.returncode} of its kernels are wrong here")
+
+
+def openmp_of_torch() -> Path | None:
+    """The library of OpenMP that torch brings; kernels use it, so that there is one set of threads."""
+    spec = importlib.util.find_spec("torch")
+    folders = [] if spec is None else [Path(place) for place in spec.submodule_search_locations or ()]
+    return next((path for folder in folders for path in sorted((folder / "lib").glob("libgomp*.so*"))), None)

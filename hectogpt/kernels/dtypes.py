@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import platform
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from hectogpt import hardware
+from hectogpt.kernels.build import machine
 
 WITHOUT_FLOAT64 = frozenset({"mps"})  # kinds of devices
 
@@ -44,7 +44,7 @@ def float32_by_onednn(dtype: torch.dtype) -> Iterator[None]:
 @functools.cache
 def prefers_onednn() -> bool:
     """Whether float32 products are faster by oneDNN, and the same: on x86 processors of AMD without AMX tiles."""
-    return is_x86() and "amd" in hardware.cpu_name().lower() and not hardware.has_cpu_flag("amx_tile")
+    return machine() == "x86_64" and "amd" in hardware.cpu_name().lower() and not hardware.has_cpu_flag("amx_tile")
 
 
 def prefers_bf16() -> bool:
@@ -53,8 +53,3 @@ def prefers_bf16() -> bool:
     ARM, a product in bf16 takes 12 to 400 times as long (pytorch issue 146508)."""
     is_amd = "amd" in hardware.cpu_name().lower()
     return hardware.has_cpu_flag("amx_tile") or (is_amd and hardware.has_cpu_flag("avx512_bf16"))
-
-
-def is_x86() -> bool:
-    """Whether the processor is an x86 of 64 bits."""
-    return platform.machine().lower() in ("x86_64", "amd64")

@@ -224,11 +224,6 @@ class Packed(NamedTuple):
     sums: Int32[Tensor, " out"]
 
 
-def are_there() -> bool:
-    """Whether this machine has the kernels. The first call on a machine compiles for some seconds."""
-    return find().library is not None
-
-
 def most_rows(dtype: torch.dtype) -> int:
     """Up to so many rows `linear` is faster than torch's products, as measured at 768 x 3072 with AVX-512 and with
     AVX2."""

@@ -19,7 +19,7 @@ from hectogpt.generation import Sampling, generate
 from hectogpt.generation.decode import Decoder
 from hectogpt.generation.quantize import WeightFormat, quantize, round_rows
 from hectogpt.kernels import native
-from hectogpt.kernels.build import describe
+from hectogpt.kernels.build import describe, find
 from hectogpt.model import Transformer
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.weights import save_model
@@ -148,7 +148,7 @@ def test_int8_is_off_by_at_most_half_a_step() -> None:
 
 @pytest.fixture
 def own_code() -> None:
-    if not native.are_there():
+    if find().library is None:
         pytest.skip(f"no kernels here: {describe()}")
 
 
