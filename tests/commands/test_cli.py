@@ -1,4 +1,4 @@
-"""The command line itself: dispatch, help, exit codes, how errors and bugs are printed, and streams that fail."""
+"""The command line itself: dispatch, help, exit codes, how errors and bugs are printed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from hectogpt import cli, errors, idea_file
 from hectogpt.cli import COMMANDS, main, name_options
 from hectogpt.cli.data import Options as DataOptions
 from hectogpt.errors import UserError, set_to
-
-FULL = Path("/dev/full")
 
 
 @pytest.mark.parametrize(
@@ -183,24 +181,3 @@ def test_a_full_disk_and_full_memory_are_no_bugs(
     done = here("broken")
     assert (done.returncode, named in done.stderr, done.stdout) == (code, True, "")
     assert ("Traceback" in done.stderr) == (code == errors.BUG)
-
-
-# --- streams ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
-@pytest.mark.parametrize(
-    ("streams", "code", "printed"),
-    [
-        (">&- 2>&- <&-", 0, ""),
-        ("| true", 0, ""),
-        ("2>/dev/full", 0, ""),
-        (">/dev/full", 7, "error: cannot use standard output, or a file"),
-    ],
-)
-def test_a_stream_that_fails_in_a_shell(streams: str, code: int, printed: str, tmp_path: Path) -> None:
-    """The exit code is not 120, with which Python says that it could not flush a stream at its end. A training is tried
-    by `python tests/faults surroundings`."""
-    shell = f'"{sys.executable}" -m hectogpt --help {streams}'
-    done = subprocess.run(["sh", "-c", shell], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
-    assert (done.returncode, done.stderr.startswith(printed), bool(done.stderr)) == (code, True, bool(printed))
