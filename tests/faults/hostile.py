@@ -1,39 +1,45 @@
-"""Files from strangers: pickles that would run code, crafted and damaged headers, configs, corpora.
+"""Files from strangers: pickles that would run code, crafted and damaged headers, configs, corpora, records.
 
-Every file is given to every way in which a user can name a model or a corpus. It may be refused by a UserError, or read
-for what it is; it may not run code, raise anything else, or cost more time and memory than its size explains.
+Every file is given to every way in which a user can name a model, a corpus or a record. It may be refused by a
+UserError, or read for what it is; it may not run code, raise anything else, or cost more time and memory than its size
+explains.
 """
 
 from __future__ import annotations
 
-import contextlib
+import faulthandler
 import io
+import itertools
 import json
 import os
 import pickle
 import random
+import re
 import shutil
-import signal
 import struct
-import tarfile
 import tempfile
 import time
+import traceback
 import tracemalloc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 import torch
 from forks import Line
 from safetensors.torch import save_file
 
+from hectogpt import errors
 from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model
 from hectogpt.interop.hf_model import to_huggingface
+from hectogpt.lab import recipes
+from hectogpt.lab.record import read_records
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.weights import save_model
@@ -42,82 +48,55 @@ from hectogpt.serialization import dump
 
 SECONDS = 0.3  # of processor time for one refusal, and one more per 100 MB of the file
 FLOOR = 16 << 20  # bytes that a refusal may cost whatever the file's size: parsed headers, torch's modules
-HANG = 20.0  # seconds after which a try counts as one without end
+HANG = 30  # seconds after which the proof ends with the traceback of a try that has not ended
 SIZES = ModelConfig(16, 2, 1, 16, 257)
-LIVE = "canary"  # the folder that a pickle makes when it is unpickled
+
+Try = tuple[str, Callable[[], object], int]  # its name, what reads the file, the file's bytes
 
 
-@dataclass
-class Tally:
-    """Tries of one promise: what went wrong, and the most that one of them cost."""
-
-    tries: int = 0
-    seconds: float = 0.0
-    memory: int = 0
-    refused: int = 0
-    failures: list[str] = field(default_factory=list)
-    begun: float = field(default_factory=time.perf_counter)
-
-    def attempt(
-        self, name: str, action: Callable[[], object], size: int = 0, must_refuse: bool = False, timed: bool = True
-    ) -> object:
-        """One try, and one more to measure Python's memory where it must be refused. size: of the file in bytes.
-        Returns what the action returned, None if it was refused."""
-        self.tries += 1
-        begun, value, refused = time.process_time(), None, False
-        try:
-            with _no_longer_than(HANG):
-                value = action()
-        except UserError:
-            refused = True
-        except BaseException as error:  # whatever it is, a user would see a traceback
-            self.failures.append(f"{name}: {type(error).__name__}: {str(error)[:100]}")
-            return None
-        spent = time.process_time() - begun
-        self.refused += refused
-        if must_refuse and not refused:
-            self.failures.append(f"{name}: accepted")
-        if refused and timed:
-            self.seconds = max(self.seconds, spent)
-            if spent > SECONDS * (1 + size / 1e8):
-                self.failures.append(f"{name}: {1000 * spent:.0f} ms")
-        if refused and must_refuse:
-            peak = _memory_of(action)
-            self.memory = max(self.memory, peak)
-            if peak > 2 * size + FLOOR:
-                self.failures.append(f"{name}: {peak / 2**20:.0f} MiB for a file of {size / 2**20:.1f}")
-        return value
-
-    def line(self, promise: str) -> Line:
-        detail = f"{self.refused} refused, the slowest in {1000 * self.seconds:.0f} ms of processor time"
-        detail += f", at most {self.memory / 2**20:.1f} MiB of Python's memory" if self.memory else ""
-        detail += "".join(f"; {failure}" for failure in self.failures[:5])
-        return Line(promise, self.tries, len(self.failures), time.perf_counter() - self.begun, detail)
-
-
-def _memory_of(action: Callable[[], object]) -> int:
-    """The bytes that Python takes at its peak for something that is refused."""
+def fault_of(name: str, read: Callable[[], object], size: int, must_refuse: bool = False) -> str:
+    """What is wrong with how a file is met, "" if nothing."""
     tracemalloc.start()
+    faulthandler.dump_traceback_later(HANG, exit=True)
+    begun = time.process_time()
     try:
-        with contextlib.suppress(UserError):
-            action()
-        return tracemalloc.get_traced_memory()[1]
+        read()
+        return f"{name}: accepted" if must_refuse else ""
+    except UserError:
+        spent, peak = time.process_time() - begun, tracemalloc.get_traced_memory()[1]
+        if spent > SECONDS * (1 + size / 1e8):
+            return f"{name}: {1000 * spent:.0f} ms"
+        return f"{name}: {peak / 2**20:.0f} MiB for {size:,} bytes" if peak > 2 * size + FLOOR else ""
+    except BaseException:  # whatever it is, a user would see a traceback
+        return f"{name}: {traceback.format_exc(limit=-1)}"
     finally:
+        faulthandler.cancel_dump_traceback_later()
         tracemalloc.stop()
 
 
-@contextlib.contextmanager
-def _no_longer_than(seconds: float) -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise TimeoutError(f"not done after {seconds:.0f} s")
+def line_of(promise: str, tries: Iterator[Try], must_refuse: bool = False) -> Line:
+    """The line of these tries. A file is spoilt just before its try is taken from `tries`."""
+    begun = time.monotonic()
+    faults = [fault_of(*one, must_refuse) for one in tries]
+    return forks.line(promise, len(faults), list(filter(None, faults)), begun, "")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+
+def check(quick: bool) -> list[Line]:
+    """All of them. quick: fewer changed bytes and records."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for kind, write in (("run", write_run), ("gpt2", write_gpt2)):
+            open_model(write(folder / kind))  # and nothing is imported while time is measured
+        (folder / "text.txt").write_bytes(b"The state of our union is strong. " * 400)
+        read_corpus(folder / "text.txt", folder)()
+        return [
+            line_of("pickles never run", pickle_tries(folder)),
+            line_of("crafted safetensors headers are refused", header_tries(folder), must_refuse=True),
+            line_of("safetensors headers with a changed byte", byte_tries(folder, 200 if quick else 2000)),
+            line_of("configs that are no model's, and files that are none", config_tries(folder), must_refuse=True),
+            line_of("odd corpora are refused or read as they are", corpus_tries(folder)),
+            line_of("odd records: read or refused in one clear error", record_tries(folder, quick)),
+        ]
 
 
 # --- folders to spoil -------------------------------------------------------------------------------------------------
@@ -142,6 +121,22 @@ def write_gpt2(folder: Path) -> Path:
     return folder
 
 
+def spoilt(folder: Path, kind: str, name: str, new: bytes | Callable[[Path], object]) -> Path:
+    """A copy of a sound folder of this kind with something else in the place of one file, which may be there or not."""
+    path = shutil.copytree(folder / kind, Path(tempfile.mkdtemp(dir=folder)) / kind)
+    (path / name).unlink(missing_ok=True)
+    if isinstance(new, bytes):
+        (path / name).write_bytes(new)
+    else:
+        new(path / name)
+    return path
+
+
+def read_corpus(path: Path | str, folder: Path) -> Callable[[], object]:
+    """Opens a corpus of this name."""
+    return lambda: open_corpus(str(path), cache=folder / "cache", progress=False)
+
+
 # --- pickles ----------------------------------------------------------------------------------------------------------
 
 
@@ -155,173 +150,137 @@ class Canary:
         return os.mkdir, (str(self.path),)
 
 
-def pickles(canary: Path) -> dict[str, tuple[bytes, Callable[[io.BytesIO], object]]]:
-    """File name -> content of six containers, each with a live canary; and how one should never be loaded, which is the
-    control that its canary is alive."""
-
-    def saved(**options: Any) -> bytes:
-        buffer = io.BytesIO()
-        torch.save({"weight": Canary(canary)}, buffer, **options)
-        return buffer.getvalue()
-
-    def unpack(file: io.BytesIO) -> object:
-        with tarfile.open(fileobj=file) as archive:
-            return pickle.loads(archive.extractfile("pickle").read())  # type: ignore[union-attr]
-
-    plain = pickle.dumps({"weight": Canary(canary)})
-    tar, array = io.BytesIO(), io.BytesIO()
-    with tarfile.open(fileobj=tar, mode="w") as archive:
-        for name in ("sys_info", "pickle", "tensors", "storages"):
-            member = tarfile.TarInfo(name)
-            member.size = len(plain)
-            archive.addfile(member, io.BytesIO(plain))
+def pickle_tries(folder: Path) -> Iterator[Try]:
+    """Three containers of a pickle, whatever each is called and wherever it lies; what would load each shows that its
+    canary is alive."""
+    canary, zipped, array = folder / "canary", io.BytesIO(), io.BytesIO()
+    torch.save({"weight": Canary(canary)}, zipped)
     np.save(array, np.array([Canary(canary)], dtype=object), allow_pickle=True)
-    load = partial(torch.load, weights_only=False)
-    return {
-        "model.pt": (saved(), load),
-        "legacy.pt": (saved(_use_new_zipfile_serialization=False), load),
-        "model.tar": (tar.getvalue(), unpack),
-        "pytorch_model.bin": (saved(), load),
-        "renamed.safetensors": (plain, pickle.load),
-        "array.npy": (array.getvalue(), partial(np.load, allow_pickle=True)),
-    }
 
+    def read(action: Callable[[], object]) -> None:
+        try:
+            action()
+        finally:
+            assert not canary.exists(), "its code ran"
 
-def check_pickles(folder: Path) -> Line:
-    """No container of a pickle runs code, whatever it is called and wherever it lies."""
-    tally, canary = Tally(), folder / LIVE
-    folder.mkdir(parents=True)
-    for name, (content, load) in pickles(canary).items():
+    loaders: tuple[tuple[str, bytes, Callable[[io.BytesIO], object]], ...] = (
+        ("pytorch_model.bin", zipped.getvalue(), partial(torch.load, weights_only=False)),
+        ("model.pickle", pickle.dumps({"weight": Canary(canary)}), pickle.load),
+        ("array.npy", array.getvalue(), partial(np.load, allow_pickle=True)),
+    )
+    for name, content, load in loaders:
         load(io.BytesIO(content))
-        canary.rmdir()  # it was alive
-        for label, action in _ways(folder / name.strip("."), name, content):
-            tally.attempt(f"{name} as {label}", action, len(content), timed=False)
-            if canary.exists():
-                tally.failures.append(f"{name} as {label}: its code ran")
-                canary.rmdir()
-    return tally.line("pickles in 6 containers never run")
+        canary.rmdir()
+        for label, action in _ways(folder, name, content):
+            yield f"{name} as {label}", partial(read, action), len(content)
 
 
 def _ways(folder: Path, name: str, content: bytes) -> Iterator[tuple[str, Callable[[], object]]]:
     """Every way in which a user can name this content as a model or as a corpus."""
-    cache = folder / "cache"
-
-    def place(*parts: str) -> Path:
-        path = folder.joinpath(*parts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        return path
-
-    for kind, write in (("run", write_run), ("gpt2", write_gpt2)):
-        sound = write(folder / kind)
-        beside = shutil.copytree(sound, folder / f"{kind} beside")
+    for kind in ("run", "gpt2"):
+        beside = spoilt(folder, kind, name, content)
         (beside / "model.safetensors").unlink()
-        (beside / name).write_bytes(content)
         yield f"only weights of a {kind}", partial(open_model, beside)
-        for spoilt in ("model.safetensors", *(f"{part}.json" for part in ("config", "vocab", "tokenizer", "run"))):
-            path = shutil.copytree(sound, folder / f"{kind} {spoilt}")
-            (path / spoilt).write_bytes(content)
-            yield f"{spoilt} of a {kind}", partial(open_model, path)
-        yield f"run.json of a {kind}, to be listed", partial(read_record, path)
-    yield "a model by itself", partial(open_model, place("model", name))
-    yield "a corpus", _corpus(place("corpus", name), cache)
-    for ending in (".txt", ".jsonl", ".bin", ".json"):
-        yield f"a corpus {ending}", _corpus(place("corpora", f"x{ending}"), cache)
-    yield "a folder of texts", _corpus(folder / "corpora", cache)
+        for file in ("model.safetensors", *(f"{part}.json" for part in ("config", "vocab", "tokenizer", "run"))):
+            yield f"{file} of a {kind}", partial(open_model, spoilt(folder, kind, file, content))
+    yield "run.json, to be listed", partial(read_record, spoilt(folder, "run", "run.json", content))
+    texts, tokens = (Path(tempfile.mkdtemp(dir=folder)) for _ in range(2))
+    for path in (texts / name, *(texts / f"x{ending}" for ending in (".txt", ".jsonl", ".bin", ".json"))):
+        path.write_bytes(content)
+        yield f"a corpus {path.suffix}", read_corpus(path, folder)
+    yield "a model by itself", partial(open_model, texts / name)
+    yield "a folder of texts", read_corpus(texts, folder)
     for split in ("train", "dev", "test"):
-        place("tokens", f"{split}.bin")
-    yield "token files", _corpus(folder / "tokens", cache)
-    place("tokens", "index.json")
-    yield "token files with an index", _corpus(folder / "tokens", cache)
-
-
-def _corpus(path: Path | str, cache: Path) -> Callable[[], object]:
-    return lambda: open_corpus(str(path), cache=cache, progress=False)
+        (tokens / f"{split}.bin").write_bytes(content)
+    yield "token files", read_corpus(tokens, folder)
+    (tokens / "index.json").write_bytes(content)
+    yield "token files with an index", read_corpus(tokens, folder)
 
 
 # --- headers of safetensors files -------------------------------------------------------------------------------------
 
 
 def headers(whole: bytes) -> dict[str, bytes]:
-    """16 crafted files, made from one that is sound."""
+    """Crafted files, made from one that is sound."""
     length = int.from_bytes(whole[:8], "little")
     entries: dict[str, Any] = json.loads(whole[8 : 8 + length])
     data = whole[8 + length :]
     names = [name for name in entries if name != "__metadata__"]
     first, second = sorted(names, key=lambda name: entries[name]["data_offsets"])[:2]
 
+    def seal(header: str | bytes, data: bytes = data) -> bytes:
+        header = header.encode() if isinstance(header, str) else header
+        return struct.pack("<Q", len(header)) + header + data
+
     def changed(name: str, **fields: Any) -> bytes:
-        return seal(json.dumps(entries | {name: entries[name] | fields}).encode(), data)
+        return seal(json.dumps(entries | {name: entries[name] | fields}))
 
     begin, end = entries[first]["data_offsets"]
-    text = json.dumps(entries)
     nothing = ",".join(f'"t{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for i in range(200_000))
-    values = bytearray(data)
-    values[begin : begin + 4] = struct.pack("<f", float("nan"))
+    values = bytearray(whole)
+    struct.pack_into("<f", values, 8 + length + begin, float("nan"))
     return {
         "empty": b"",
         "length 2^63": struct.pack("<Q", 2**63) + whole[8:],
         "longer than the file": struct.pack("<Q", len(whole)) + whole[8:],
-        "no JSON": seal(b"not json" * 20, data),
-        "no UTF-8": seal(
-            text.encode().replace(b"backbone", b"back\xff\xfene", 1).replace(b"wte", b"\xff\xfee", 1), data
-        ),
+        "no JSON": seal(b"not json" * 20),
+        "no UTF-8": seal(json.dumps(entries).encode().replace(first.encode(), b"\xff\xfe", 1)),
         "overlap": changed(second, data_offsets=[begin, end], shape=entries[first]["shape"]),
-        "hole": seal(json.dumps({n: e for n, e in entries.items() if n != first}).encode(), data),
+        "hole": seal(json.dumps({n: e for n, e in entries.items() if n != first})),
         "shape overflow": changed(first, shape=[2**62, 2**62]),
         "negative": changed(first, shape=[-1, -(end - begin) // 4]),
         "shape and bytes": changed(first, shape=[*entries[first]["shape"], 2]),
         "dtype": changed(first, dtype="F31"),
         "trailing bytes": whole + b"\0",
-        "metadata": seal(json.dumps(entries | {"__metadata__": {"format": 1}}).encode(), data),
-        "nesting": seal(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", data),
-        "200,000 tensors": seal(f"{{{nothing}}}".encode(), b""),
-        "not a number": whole[: 8 + length] + bytes(values),
+        "metadata": seal(json.dumps(entries | {"__metadata__": {"format": 1}})),
+        "nesting": seal(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        "200,000 tensors": seal(f"{{{nothing}}}", b""),
+        "not a number": bytes(values),
     }
 
 
-def seal(header: bytes, data: bytes) -> bytes:
-    """A safetensors file of a header and data."""
-    return struct.pack("<Q", len(header)) + header + data
+def header_tries(folder: Path) -> Iterator[Try]:
+    """Weights whose header is crafted."""
+    for kind in ("run", "gpt2"):
+        for name, content in headers((folder / kind / "model.safetensors").read_bytes()).items():
+            path = spoilt(folder, kind, "model.safetensors", content)
+            yield f"{kind}, {name}", partial(open_model, path), len(content)
 
 
-LIKELY = b'0123456789{}[]":, abcFIU_.'  # bytes of a header: most others are no JSON at once
+def byte_tries(folder: Path, count: int) -> Iterator[Try]:
+    """A header with a changed byte is refused, or names the same tensors."""
+    chance, likely = random.Random(0), b'0123456789{}[]":, abcFIU_.'  # most other bytes are no JSON at once
+    for kind in ("run", "gpt2"):
+        expected, path = open_model(folder / kind)[0].state_dict(), folder / kind / "model.safetensors"
+        whole = path.read_bytes()
 
+        def read(kind: str = kind, expected: dict[str, torch.Tensor] = expected) -> None:
+            found = open_model(folder / kind)[0].state_dict()
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
-def check_headers(folder: Path, count: int) -> list[Line]:
-    """Crafted headers are refused in little time and memory. A header with a changed byte is refused, or names the same
-    tensors; so many are tried."""
-    crafted, mutated, chance = Tally(), Tally(), random.Random(0)
-    for path in (write_run(folder / "run"), write_gpt2(folder / "gpt2")):
-        expected = open_model(path)[0].state_dict()  # and nothing is imported while time is measured
-        weights = path / "model.safetensors"
-        whole = weights.read_bytes()
-        for name, content in headers(whole).items():
-            weights.write_bytes(content)
-            crafted.attempt(f"{path.name}, {name}", partial(open_model, path), len(content), must_refuse=True)
         for _ in range(count // 2):
             at = chance.randrange(8 + int.from_bytes(whole[:8], "little"))
             changed = bytearray(whole)
-            changed[at] = chance.choice(LIKELY) if chance.random() < 0.5 else chance.randrange(256)
-            weights.write_bytes(changed)
-            opened = mutated.attempt(f"{path.name}, byte {at}", partial(open_model, path), len(whole))
-            found = expected if opened is None else opened[0].state_dict()  # type: ignore[index]
-            same = found.keys() == expected.keys() and all(torch.equal(found[name], t) for name, t in expected.items())
-            mutated.failures += [] if same else [f"{path.name}, byte {at}: other weights"]
-    return [
-        crafted.line("16 crafted safetensors headers are refused"),
-        mutated.line("safetensors headers with a changed byte"),
-    ]
+            changed[at] = chance.choice(likely) if chance.random() < 0.5 else chance.randrange(256)
+            path.write_bytes(changed)
+            yield f"{kind}, byte {at}", read, len(whole)
+        path.write_bytes(whole)
 
 
 # --- configs ----------------------------------------------------------------------------------------------------------
 
+ODD_FILES: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "endless": lambda path: path.symlink_to("/dev/zero"),
+    "folder": lambda path: path.mkdir(),
+    "loop": lambda path: path.symlink_to(path),
+}
 
-def configs() -> list[tuple[str, str, bytes]]:
-    """Configs that are no model's: (label, kind of folder, content of config.json)."""
+
+def config_tries(folder: Path) -> Iterator[Try]:
+    """Configs that are no model's, merges that make a token of a gigabyte, and what is no file in the place of one."""
     own: dict[str, Any] = {"model_type": "hectogpt", **dump(SIZES)}
-    theirs: dict[str, Any] = {"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 16}
-    theirs["vocab_size"] = 257
     ours: list[dict[str, Any]] = [
         {"d_model": 10**9, "n_heads": 1}, {"vocab_size": 10**12}, {"context_length": 2**62}, {"d_model": 10**30},
         {"n_layers": 10**5}, {"n_layers": -1}, {"inputs": [{"type": "EmbeddingNorm"}] * 10**4}, {"norm": None},
@@ -337,54 +296,33 @@ def configs() -> list[tuple[str, str, bytes]]:
         {"layer_norm_epsilon": 1}, {"model_type": ["gpt2"]}, {"tie_word_embeddings": "yes"},
         {"auto_map": {"AutoModel": "x.Y"}, "n_layer": 2},
     ]  # fmt: skip
-    text = json.dumps(own)
+    theirs, text = json.loads((folder / "gpt2" / "config.json").read_text()), json.dumps(own).encode()
     raw = [
-        ("nothing", b""), ("a list", b"[]"), ("half", text.encode()[:-20]), ("no UTF-8", b"\xff\xfe" + text.encode()),
-        ("nesting", b"[" * 100_000), ("nested objects", b'{"a":' * 100_000), ("2 MB", text.encode() + b" " * (2 << 20)),
-        ("NaN", text.replace("16", "NaN", 1).encode()), ("1e999", text.replace("16", "1e999", 1).encode()),
-        ("digits", b'{"a": ' + b"9" * 5000 + b"}"),
+        b"", b"[]", text[:-20], b"\xff\xfe" + text, b"[" * 100_000, b'{"a":' * 100_000, text + b" " * (2 << 20),
+        text.replace(b"16", b"NaN", 1), text.replace(b"16", b"1e999", 1), b'{"a": ' + b"9" * 5000 + b"}",
     ]  # fmt: skip
-    found = [(f"run {str(change)[:60]}", "run", json.dumps(own | change).encode()) for change in ours]
-    found += [(f"gpt2 {str(change)[:60]}", "gpt2", json.dumps(theirs | change).encode()) for change in others]
-    return found + [(f"run, {label}", "run", content) for label, content in raw]
-
-
-def check_configs(folder: Path) -> Line:
-    """Configs that are no model's are refused, in little time and memory."""
-    tally = Tally()
-    paths = {"run": write_run(folder / "run"), "gpt2": write_gpt2(folder / "gpt2")}
-    for path in paths.values():
-        open_model(path)
-    for label, kind, content in configs():
-        config = paths[kind] / "config.json"
-        config.write_bytes(content)
-        tally.attempt(label, partial(open_model, paths[kind]), len(content), must_refuse=True)
-    sound = write_run(folder / "sound")
+    found = [("run", json.dumps(own | change).encode()) for change in ours]
+    found += [("gpt2", json.dumps(theirs | change).encode()) for change in others]
+    for kind, content in [*found, *(("run", content) for content in raw)]:
+        path = spoilt(folder, kind, "config.json", content)
+        yield f"{kind}, {content[:300]!r}", partial(open_model, path), len(content)
+    doubling = "\n".join(f"{'a' * 2**i} {'a' * 2**i}" for i in range(20))
+    for merges in (doubling.encode(), b"a b\n" * (2 << 20)):
+        path = spoilt(folder, "gpt2", "merges.txt", merges)
+        yield f"{len(merges)} bytes of merges", partial(open_model, path), len(merges)
     for label, spoil in ODD_FILES.items():
         for name in ("config.json", "model.safetensors", "merges.txt", "tokenizer.json"):
-            path = shutil.copytree(sound, folder / f"{label} as {name}")
-            (path / name).unlink(missing_ok=True)
-            spoil(path / name)
-            tally.attempt(f"{label} as {name}", partial(open_model, path), must_refuse=True)
-    return tally.line("configs that are no model's, and files that are none")
-
-
-ODD_FILES: dict[str, Callable[[Path], object]] = {
-    "pipe": os.mkfifo,
-    "endless": lambda path: path.symlink_to("/dev/zero"),
-    "folder": lambda path: path.mkdir(),
-    "loop": lambda path: path.symlink_to(path),
-}
+            yield f"{label} as {name}", partial(open_model, spoilt(folder, "run", name, spoil)), 0
 
 
 # --- corpora ----------------------------------------------------------------------------------------------------------
 
 
-def corpora(folder: Path) -> Iterator[tuple[str, Path | str]]:
-    """Odd corpora: (label, its name)."""
+def corpus_tries(folder: Path) -> Iterator[Try]:
+    """Odd names of corpora, and odd files."""
     names = ["", "x" * 5000, "y/" * 3000, "~nosuchuser/x", "hf:", "hf:../../x", "hf:a/b/c", "hf:" + "a" * 5000, "hf:\0",
              "a\0b", "\udc80", "/dev/zero", "/dev/null", "/nope", "x.jsonl:y", "-rf", "\x1b]0;title\x07"]  # fmt: skip
-    yield from (("the name " + repr(name)[:20], name) for name in names)
+    yield from (("the name " + repr(name)[:20], read_corpus(name, folder), 0) for name in names)
     text = b"The state of our union is strong, and its people are free. " * 400
     contents = {
         "empty.txt": b"", "blank.txt": b" \n\t", "short.txt": b"a few words", "png.txt": b"\x89PNG\r\n\x1a\n" + text,
@@ -398,32 +336,73 @@ def corpora(folder: Path) -> Iterator[tuple[str, Path | str]]:
     }  # fmt: skip
     for name, content in contents.items():
         (folder / name).write_bytes(content)
-        yield name, folder / name
+        yield name, read_corpus(folder / name, folder), len(content)
     for name in ("pipe", "endless", "loop"):
         ODD_FILES[name](folder / name)
-        yield name, folder / name
+        yield name, read_corpus(folder / name, folder), 0
 
 
-def check_corpora(folder: Path) -> Line:
-    """Odd corpora are refused, or read as they are."""
-    tally, cache = Tally(), folder / "cache"
-    here = folder / "texts"
-    here.mkdir(parents=True)
-    with contextlib.suppress(UserError):
-        open_corpus("nope", cache=cache)  # once, for the vocabulary
-    for label, name in corpora(here):
-        size = os.path.getsize(name) if isinstance(name, Path) and name.is_file() else 0
-        tally.attempt(label, _corpus(name, cache), size)
-    return tally.line("odd corpora are refused or read as they are")
+# --- records of trials ------------------------------------------------------------------------------------------------
+
+MARKUP = 't"><img src=x onerror=document.body.remove()><i id="'
+SCRIPT = "</script><script>document.body.remove()</script><!--<script>"
+ESCAPE = "a\x1b]0;pwn\x07\x9b31mb\r\x7f"
+MARKDOWN = "x](javascript:a) | y\n# heading\n<b onclick=a>"
+TEXTS = (MARKUP, SCRIPT, ESCAPE, "a\0b", "a\ud800b", "a\u202eb", "$\\frac{$ $x^2$", MARKDOWN, "[bold]x[/nope]", "", " ",
+         "../../x", "x" * 300)  # fmt: skip
+NUMBERS: tuple[Any, ...] = (float("nan"), float("inf"), -1, True, 10**400, 1e300, "3", [3], {}, 1.5, 0, 1e12, -0.0)
+ODD: tuple[Any, ...] = (
+    *TEXTS, *NUMBERS, *([one] for one in (*TEXTS, *NUMBERS)), "x" * 5000, 10**30, None, [], {}, {"a": 1}, [[1]], [None],
+    {MARKUP: MARKUP, "model.norm": {"type": SCRIPT}, "x": [ESCAPE]}, {"__class__.__init__": 1}, {"steps": "100"},
+    {"steps": 3, "model": {"norm": {"type": ["LayerNorm"]}}, "ideas": [SCRIPT]}, [1e-12, 1e12, 1.0], [3.0] * 5000,
+    {"steps": 3, "model": json.loads("[" * 200 + "]" * 200)},
+)  # fmt: skip
+# No record at all; the last has only the fields that are needed.
+LINES = (
+    b"[" * 100_000, b'{"a":' * 100_000, b"\0" * 500, b'{"corpus": "\xff\xfe"}', b'\xef\xbb\xbf{"corpus": "c"}',
+    b'{"corpus": "c", "track": "clo', b'{"corpus": "c"} {"corpus": "c"}', b'{"corpus": "c", "corpus": "d"}',
+    b'{"seed": ' + b"9" * 5000 + b"}", b"[1, 2]",
+    b'{"corpus": "c", "track": "t", "recipe": "r", "seed": 0, "run": {"steps": 1}}',
+)  # fmt: skip
 
 
-def check(quick: bool) -> list[Line]:
-    """All of them. quick: fewer changed bytes."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        return [
-            check_pickles(folder / "pickles"),
-            *check_headers(folder / "headers", 500 if quick else 2000),
-            check_configs(folder / "configs"),
-            check_corpora(folder / "corpora"),
-        ]
+def good_row(recipe: str, seed: int) -> dict[str, Any]:
+    """A record as `hectogpt compare` writes it, with a made-up curve."""
+    loss = (3.5 if recipe == "baseline" else 3.0) + seed / 100
+    run, curve = dump(replace(recipes.recipe(recipe), threads=1, seed=seed)), [loss + 7 * 0.9**n for n in range(100)]
+    row: dict[str, Any] = {"corpus": "c", "track": "closed", "recipe": recipe, "arm": recipe, "seed": seed, "run": run}
+    row |= dict.fromkeys(("dev_loss", "test_loss"), loss) | dict.fromkeys(("losses", "grad_norms"), curve)
+    row |= {"dev_bpb": 1.1, "test_bpb": 1.1, "seconds": 9.5, "params": 1000, "peak_mb": 500.0, "steps": 100}
+    row |= {"corpus_sha256": {}, "overrides": {}, "modified": False, "dirty": False}
+    return row | {"commit": "0" * 40, "version": "0"}
+
+
+def record_tries(folder: Path, quick: bool) -> Iterator[Try]:
+    """Files with a record that has an odd value in one field, and with lines that are none. quick: some of them."""
+    good, sound = good_row("baseline", 0), json.dumps(good_row("learning_rate", 1))
+    good |= {"machine": {}, "error": None, "rules_broken": [], "status": "ok", "ngram_kn3": 3.3, "ngram_split": "test"}
+    odd = list(itertools.product([*good, MARKUP], ODD))
+    changes = random.Random(0).sample(odd, 150) if quick else odd
+    rows = [
+        good | ({"status": "failed"} if number % 5 == 0 else {}) | {field: value}
+        for number, (field, value) in enumerate(changes)
+    ]
+    path = folder / "records.jsonl"
+    for content in (*(f"{sound}\n{json.dumps(row)}\n".encode() for row in rows), *(line + b"\n" for line in LINES)):
+        path.write_bytes(content)
+        yield f"{content[-300:]!r}", partial(read_printable, path), len(content)
+
+
+def read_printable(path: Path) -> None:
+    """Read records, in which no name and no message may hold a control character: no table, page or terminal gets one.
+    Settings of a run are made printable where they are shown."""
+    try:
+        records = read_records(path)
+    except UserError as error:
+        clear = error.code == errors.DATA and re.search(r"line \d+ is not a record", error.what)
+        if not clear or len(str(error)) > 2000 or not str(error).replace("\n", "").isprintable():
+            raise AssertionError(f"not clear: {error}") from error
+        raise
+    shown = [{n: v for n, v in asdict(record).items() if n not in ("run", "overrides")} for record in records]
+    escaped = re.search(r"(?<!\\)(?:\\\\)*\\[xuUrt]", repr(shown))  # what repr wrote for what cannot be printed
+    assert not escaped, f"not printable: {escaped.string[escaped.start() - 50 :][:100]}"
