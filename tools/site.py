@@ -6,7 +6,6 @@ docs/conf.py calls `fill`.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import os
@@ -43,12 +42,11 @@ def run_command(*arguments: str) -> str:
 
 
 def commands() -> str:
-    """Every command's --help, a section each; commands of commands below theirs."""
+    """Every command's --help, a section each."""
     sections = []
-    for name, (module, what) in cli.COMMANDS.items():
-        sections += [f"## hectogpt {name}", f"{what[0].upper()}{what[1:]}.", block(run_command(name, "--help"))]
-        for inner in getattr(importlib.import_module(module), "SUBCOMMANDS", {}):
-            sections += [f"### hectogpt {name} {inner}", block(run_command(name, inner, "--help"))]
+    for name, what in cli.COMMANDS.items():
+        help_text = block(run_command(*name.split(), "--help"))
+        sections += [f"## hectogpt {name}", f"{what[0].upper()}{what[1:]}.", help_text]
     return "\n\n".join(sections)
 
 

@@ -1,7 +1,6 @@
 """The command line: finds the command, runs it, and turns errors into one message and an exit code.
 
-A command's module is imported only when it is called, so that `hectogpt --help` needs neither torch nor tyro. Each has
-`main`, which gets the options, or what follows the command's name.
+A command's module is imported only when it is called, so that `hectogpt --help` needs neither torch nor tyro.
 """
 
 from __future__ import annotations
@@ -18,36 +17,24 @@ from hectogpt.errors import UserError
 from hectogpt.serialization import did_you_mean
 from hectogpt.signals import WORDS, code_of, ignore_more, raise_on_signal, stop_behind
 
-# command: (module, what it does)
-COMMANDS: dict[str, tuple[str, str]] = {
-    "train": ("hectogpt.cli.train", "train a recipe for its hundred steps; writes runs/NAME"),
-    "generate": ("hectogpt.cli.generate", "continue prompts with a trained or imported model"),
-    "export": ("hectogpt.cli.export", "write a model for transformers, vLLM or llama.cpp"),
-    "score": ("hectogpt.cli.score", "score models on held-out text beside n-gram models"),
-    "compare": ("hectogpt.cli.compare", "run recipes over paired seeds and test the differences"),
-    "judge": ("hectogpt.cli.judge", "judge an idea against its base, and check what it says"),
-    "idea": ("hectogpt.cli.idea", "write an example of an idea of your own, in one file"),
-    "assignment": ("hectogpt.cli.assignment", "write the assignment as a kit, or check how far one is"),
-    "explore": ("hectogpt.cli.explore", "attention, positions and models on interactive pages"),
-    "data": ("hectogpt.cli.data", "tokenise a corpus, or check its tokens"),
-    "show": ("hectogpt.cli.show", "show a run; without a name the runs here, and recipes"),
-    "watch": ("hectogpt.cli.watch", "follow runs in the browser while they train"),
-    "check": ("hectogpt.cli.check", "check a run's hashes; mend it, or compute a step again"),
-    "grade": ("hectogpt.cli.grade", "grade a solution of the assignment and name its mistakes"),
-    "doctor": ("hectogpt.cli.doctor", "say what this machine and installation can do, what is missing"),
-    "completion": ("hectogpt.cli.completion", "print a completion script for bash or zsh"),
-}
-
-# A command of an earlier version, or two words of one: what does its work now.
-GONE = {
-    "list": "hectogpt show, without a name",
-    "verify": "hectogpt check RUN, for a corpus hectogpt data build SOURCE",
-    "finish": "hectogpt check RUN --repair",
-    "replay": "hectogpt check RUN --replay",
-    "diagnose": "hectogpt check RUN --diagnose",
-    "report": "python -m tools.report, in a checkout",
-    "explore numbers": "python -m tools.numbers, in a checkout",
-    "bench": "docs/performance.md shows the timings; python -m bench, in a checkout, measures them",
+# command: what it does. `main` of its module gets its options; that of train gets its words.
+COMMANDS = {
+    "train": "train a recipe for its hundred steps; writes runs/NAME",
+    "generate": "continue prompts with a trained or imported model",
+    "export": "write a model for transformers, vLLM or llama.cpp",
+    "score": "score models on held-out text beside n-gram models",
+    "compare": "run recipes over paired seeds and test the differences",
+    "judge": "judge an idea against its base, and check what it says",
+    "idea": "write an example of an idea of your own, in one file",
+    "assignment": "write the assignment as a kit, or check how far one is",
+    "explore": "attention, positions and models on interactive pages",
+    "explore export": "save such a page as one file",
+    "data": "tokenise a corpus, or check its tokens",
+    "show": "show a run; without a name the runs here, and recipes",
+    "watch": "follow runs in the browser while they train",
+    "check": "check a run's hashes; mend it, or compute a step again",
+    "grade": "grade a solution of the assignment and name its mistakes",
+    "doctor": "say what this machine and installation can do, what is missing",
 }
 
 # "set FIELD to " of errors.set_to, and whether the value is True or False.
@@ -61,7 +48,7 @@ checkpoint or model, 5 exactness impossible, 6 diverged, 7 storage, 8 memory,
 def usage() -> str:
     """The text of `hectogpt --help`."""
     lines = ["usage: hectogpt COMMAND [options]      hectogpt COMMAND --help lists the options"]
-    lines += [f"  {name:<12}{what}" for name, (_, what) in COMMANDS.items()]
+    lines += [f"  {name:<16}{what}" for name, what in COMMANDS.items()]
     lines += ["", "  --version   print the version       --debug   show the traceback of an error"]
     lines += ["Start with:  hectogpt train", EXIT_CODES]
     return "\n".join(lines)
@@ -122,34 +109,23 @@ def _run(arguments: list[str]) -> None:
     if arguments[0] in ("-V", "--version"):
         print(f"hectogpt {__version__}")
         return
-    command, given = arguments[0], arguments[1:]
-    if gone := {command, " ".join(arguments[:2])} & GONE.keys():
-        raise UserError(f"`hectogpt {min(gone)}` is gone", fix=GONE[min(gone)])
-    if command not in COMMANDS:
-        why = f"commands: {', '.join(COMMANDS)}"
-        raise UserError(f"unknown command {command!r}", why=why, fix=did_you_mean(command, COMMANDS))
+    command = next((name for name in (" ".join(arguments[:2]), arguments[0]) if name in COMMANDS), None)
+    if command is None:
+        why, fix = f"commands: {', '.join(COMMANDS)}", did_you_mean(arguments[0], COMMANDS)
+        raise UserError(f"unknown command {arguments[0]!r}", why=why, fix=fix)
     from hectogpt.cli.help import command_help, read_options
-    from hectogpt.cli.options import TrainOptions
+    from hectogpt.cli.options import OPTIONS
 
-    if command == "train" and {"-h", "--help"} & set(given):
-        return print(command_help(TrainOptions, command))
-    kind = options_of(command)
-    inner = getattr(sys.modules.get(COMMANDS[command][0]), "SUBCOMMANDS", {})
-    if given and given[0] in inner:
-        kind, command, given = inner[given[0]], f"{command} {given[0]}", given[1:]
+    given = arguments[len(command.split()) :]
+    if {"-h", "--help"} & set(given):
+        return print(command_help(OPTIONS[command], command))
+    kind = None if command == "train" else OPTIONS.get(command)
     options = given if kind is None else read_options(kind, given, command)
     try:
-        importlib.import_module(COMMANDS[arguments[0]][0]).main(options)
+        importlib.import_module(f"hectogpt.cli.{command.split()[0]}").main(options)
     except UserError as error:
         error.fix = name_options(error.fix, kind)
         raise
-
-
-def options_of(command: str) -> type | None:
-    """The class of a command's options; None for one that reads its words itself, as train does."""
-    from hectogpt.cli.options import OPTIONS
-
-    return OPTIONS.get(command) or getattr(importlib.import_module(COMMANDS[command][0]), "Options", None)
 
 
 def name_options(fix: str, kind: type | None = None) -> str:

@@ -3,41 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from hectogpt import errors
+from hectogpt.cli.options import AssignmentOptions
 from hectogpt.display import printable
 
 
-@dataclass(frozen=True)
-class Options:
-    """Write a folder to work in: the three files with parts to fill in, a test for each, the questions, a text.
-
-    The folder needs no hectoGPT: its tests run with pytest. With --check, run them on a folder written before.
-
-    Examples
-      hectogpt assignment my_gpt            stubs, tests, questions and a text
-      hectogpt assignment --check my_gpt    each part: not started, passed, failed
-      hectogpt assignment small --parts mlp,attention
-      hectogpt assignment class --parts scored --solution
-    """
-
-    folder: Annotated[Path, tyro.conf.Positional]
-    """Folder to write, or to check. A folder that holds something is never written to."""
-    check: bool = False
-    """Say how far the folder is. The exit code is 0 if all parts pass, else 1."""
-    parts: str = "all"
-    """What is left out for the student, with commas between: gelu, mlp, attention, block, init, forward, generate,
-    loss, converter, pretrained, chunks, train, plot; scored for those that carry points, as in the course; all."""
-    solution: bool = False
-    """Also write the textbook's files and the written answers, to the folder `solution`: for teachers."""
-
-
-def main(options: Options) -> None:
+def main(options: AssignmentOptions) -> None:
     """Run the command."""
     if options.check:
         check(options.folder)
@@ -45,7 +18,7 @@ def main(options: Options) -> None:
         write(options)
 
 
-def write(options: Options) -> None:
+def write(options: AssignmentOptions) -> None:
     """Write a kit and print what to do next. Raises UserError."""
     from hectogpt.assignment.kit import choose, write_kit
 

@@ -101,7 +101,7 @@ def repair(options: CheckOptions) -> None:
         progress.line(f"{damaged}: it is made again from the last checkpoint")
     corpus = find_corpus(trained, progress)
     task = Task(trained, corpus, "", resume=where, own_files=ideas.files_of(trained), save_every=0)
-    print_result(run_and_score(task, progress, options.prompt), options.json, options.quiet)
+    print_result(run_and_score(task, progress), options.json, options.quiet)
 
 
 def read_own_run(folder: Path, options: CheckOptions) -> Run:

@@ -3,42 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from tyro.conf import Positional
 
 from hectogpt.cli.console import note, show
-from hectogpt.cli.help import Json
+from hectogpt.cli.options import DataOptions
 from hectogpt.data import CorpusCache
 from hectogpt.errors import UserError
 
 
-@dataclass(frozen=True)
-class Options:
-    """Tokenise a corpus into its cache; one that is there is checked against its hashes.
-
-    Tokens are those of GPT-2. With --vocab a vocabulary is trained on the training part of the text, and the tokens go
-    into a folder, which is the corpus from then on.
-
-    Examples
-      hectogpt data build stories.txt
-      hectogpt data build stories.txt --vocab 1000      makes stories-vocab-1000
-      hectogpt data build sotu --json
-    """
-
-    action: Positional[Literal["build"]]
-    source: Positional[str] = "sotu"
-    """sotu, tinystories, hf:NAME, a text file, a folder, .jsonl, FILE.jsonl:COLUMN, or .bin"""
-    vocab: int | None = None
-    """Train a vocabulary of so many tokens."""
-    out: Path | None = None
-    """With --vocab: the folder for tokens and vocabulary (default: SOURCE-vocab-N)."""
-    json: Json = False
-
-
-def main(options: Options) -> None:
+def main(options: DataOptions) -> None:
     """Build, then print each split's size and hash. Raises UserError (DATA) for damaged files."""
     if options.vocab is None and options.out is not None:
         raise UserError("--out is for --vocab", fix="leave it out")

@@ -15,7 +15,7 @@ from typing import Literal
 import hectogpt
 from hectogpt import errors, files, hardware, process, torch_private
 from hectogpt.cli.console import one_line, show
-from hectogpt.cli.help import Json
+from hectogpt.cli.options import DoctorOptions
 from hectogpt.errors import UserError
 from hectogpt.kernels.build import describe
 
@@ -46,20 +46,7 @@ class Finding:
     fix: str = ""
 
 
-@dataclass(frozen=True)
-class Options:
-    """Say what this machine and installation can do, what is missing, and which feature needs it. The exit code is 0
-    unless something is missing that `hectogpt train` needs.
-
-    Examples
-      hectogpt doctor
-      hectogpt doctor --json
-    """
-
-    json: Json = False
-
-
-def main(options: Options) -> None:
+def main(options: DoctorOptions) -> None:
     """Print the findings. Raises UserError (code 1) after them if `hectogpt train` cannot run."""
     findings = list(find_all())
     missing = [finding for finding in findings if finding.state == "missing"]

@@ -9,67 +9,22 @@ import platform
 import re
 import sys
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
 
 from hectogpt import errors, files, hardware
 from hectogpt.assignment.parts import SOURCES
 from hectogpt.cli.console import note
+from hectogpt.cli.options import GradeOptions
 from hectogpt.errors import UserError
 from hectogpt.grade import submission
 from hectogpt.grade.result import Result
 from hectogpt.grade.submission import Limits, Submission
 
 
-@dataclass(frozen=True)
-class Options:
-    """Grade submissions of the assignment: files, folders or .zip archives with model_solution.py, or folders of these;
-    utils.py and train.py beside it too. Each runs in processes of its own, in a copy. Exit codes: 0 all right, 1
-    something is wrong, 2 usage, 5 the grader itself does not work.
-
-    Examples
-      hectogpt grade model_solution.py
-      hectogpt grade my_folder --hints 1
-      hectogpt grade submissions/ --html grades/ --csv grades.csv
-    """
-
-    paths: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """What to grade."""
-    hints: Literal[1, 2, 3] | None = None
-    """1: the symptom; 2: also where; 3: also the mistake (default 3)."""
-    strict: bool = False
-    """Notes count, such as more tokens than the context holds."""
-    csv: Path | None = None
-    """A line for each submission."""
-    html: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """A page for each submission, and an overview; they work offline."""
-    out: Path | None = None
-    """The records (default grades.jsonl for a class); what is recorded there is not graded again."""
-    jobs: int = 0
-    """Submissions at the same time (0: one on each core)."""
-    timeout: float = 10.0
-    """Seconds for one step of a submission."""
-    memory: float = 2.0
-    """GiB for a submission, beside torch."""
-    make_autograder: Annotated[Path | None, tyro.conf.arg(metavar="ZIP")] = None
-    """Write the autograder for Gradescope, and do nothing else."""
-    gradescope: Path | None = None
-    """Write Gradescope's results.json, for one submission."""
-    visibility: Literal["visible", "hidden", "after_due_date", "after_published"] = "visible"
-    """When students see the tests in Gradescope."""
-    json: bool = False
-    """Print one JSON object."""
-    quiet: bool = False
-    """Print results and errors only."""
-
-
-def main(options: Options) -> None:
+def main(options: GradeOptions) -> None:
     """Grade; leaves with code 1 if something is wrong. Raises UserError for a usage that makes no sense."""
     if options.make_autograder is not None:
-        files.write_atomic(options.make_autograder, archive(options.visibility, options.hints or 3))
+        files.write_atomic(options.make_autograder, archive(options.visibility, options.hints))
         note(f"wrote {options.make_autograder}: upload it to Gradescope as the autograder", options.quiet)
         return
     if not options.paths:
@@ -97,13 +52,13 @@ def main(options: Options) -> None:
         raise SystemExit(errors.BUG)
 
 
-def limits(options: Options) -> Limits:
+def limits(options: GradeOptions) -> Limits:
     """The limits of one submission."""
     total, memory = max(90.0, 9 * options.timeout), int(options.memory * 2**30)
     return Limits(seconds=options.timeout, total_seconds=total, memory=memory)
 
 
-def graded(options: Options, submissions: list[Submission]) -> list[Result]:
+def graded(options: GradeOptions, submissions: list[Submission]) -> list[Result]:
     """The results, shown as they come."""
     from hectogpt.grade import report
     from hectogpt.grade.runner import grade_all
@@ -117,7 +72,7 @@ def graded(options: Options, submissions: list[Submission]) -> list[Result]:
         found.append(result)
         kept += recorded
         if not options.json:
-            print(report.line(result) if several else report.text(result, options.hints or 3), flush=True)
+            print(report.line(result) if several else report.text(result, options.hints), flush=True)
     if several and not options.json:
         print(f"\n{report.overview(found)}")
     if out is not None:
@@ -126,22 +81,21 @@ def graded(options: Options, submissions: list[Submission]) -> list[Result]:
     return found
 
 
-def write_files(options: Options, found: list[Result]) -> None:
+def write_files(options: GradeOptions, found: list[Result]) -> None:
     """The files that were asked for."""
     from hectogpt.grade import report
 
-    level = options.hints or 3
     if options.html is not None:
         from hectogpt.web.page import fill
 
         options.html.mkdir(parents=True, exist_ok=True)
-        for name, content in report.pages(found, level).items():
+        for name, content in report.pages(found, options.hints).items():
             files.write_atomic(options.html / name, fill("report", content))
         note(f"pages: {options.html / 'index.html'}", options.quiet)
     if options.csv is not None:
         files.write_atomic(options.csv, report.as_csv(found))
     if options.gradescope is not None:
-        results = json.dumps(report.gradescope(found[0], level, options.visibility), indent=1, allow_nan=False)
+        results = json.dumps(report.gradescope(found[0], options.hints, options.visibility), indent=1, allow_nan=False)
         files.write_atomic(options.gradescope, results + "\n")
 
 

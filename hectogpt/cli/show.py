@@ -9,16 +9,15 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.filesize import decimal
-from tyro.conf import Positional
 
 from hectogpt import errors
 from hectogpt.cli.console import one_line, remarks, show
-from hectogpt.cli.help import Json, recipe_lines
+from hectogpt.cli.help import recipe_lines
+from hectogpt.cli.options import ShowOptions
 from hectogpt.display import NGRAMS, OTHER_TOKENS, columns, facts_text, printable, value_text
 from hectogpt.errors import UserError
 from hectogpt.run_records import (
@@ -59,22 +58,7 @@ FACTS = (
 )
 
 
-@dataclass(frozen=True)
-class Options:
-    """Show a run: its numbers, its picture's path, its samples, and the fields that differ from its recipe. Without a
-    name list the runs below ./runs, and the recipes.
-
-    Examples
-      hectogpt show
-      hectogpt show runs/minute --json
-    """
-
-    run: Positional[str] = ""
-    """Folder that `hectogpt train` wrote, or its name below runs/."""
-    json: Json = False
-
-
-def main(options: Options) -> None:
+def main(options: ShowOptions) -> None:
     """Show a run, or all that is here. Raises UserError."""
     if options.run:
         show_run(read_record(choose(options.run, Path("runs"))), options.json)

@@ -6,16 +6,13 @@ import threading
 import time
 import webbrowser
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tyro.conf import Positional
-
 from hectogpt import errors
 from hectogpt.cli.console import one_line
-from hectogpt.cli.help import Idea
+from hectogpt.cli.options import WatchOptions
 from hectogpt.cli.show import choose
 from hectogpt.display import NGRAMS, OTHER_TOKENS, printable
 from hectogpt.errors import UserError
@@ -43,28 +40,6 @@ COLUMNS = {"step": "step", "loss": "train/loss", "norm": "train/grad_norm", "sec
 MOST_BYTES = 8 << 20  # of a file's end that are read, some 30,000 rows, so that a long one does not hold up the page
 MOST_POINTS = 1000  # of a curve as it is drawn
 NO_CURVES: dict[str, Any] = {"columns": {name: [] for name in COLUMNS}, "heldOut": [], "pace": None}
-
-
-@dataclass(frozen=True)
-class Options:
-    """Show runs in the browser while they train: loss, gradient norm, seconds a step; what their newest checkpoint
-    writes and looks at. Only reads: a run is neither slowed nor changed. Ctrl-C ends it.
-
-    Examples
-      hectogpt watch             while `hectogpt train` runs in another terminal
-      hectogpt watch runs/minute runs/minute-2
-      hectogpt watch copied-from-elsewhere --no-browser --port 4000
-    """
-
-    runs: Positional[tuple[str, ...]] = ()
-    """Folders of runs, or names below runs/ (default: the newest there, those in training, and those that begin)."""
-    prompt: str | None = None
-    """Text that the newest checkpoint continues, and whose attention is drawn."""
-    idea: Idea = ()
-    port: int = 0
-    """Port on 127.0.0.1; 0 is a free one."""
-    no_browser: bool = False
-    """Print the address and open nothing."""
 
 
 @lru_cache(maxsize=2 * MOST_RUNS)
@@ -178,7 +153,7 @@ def _usual(record: RunRecord | None) -> dict[str, Any] | None:
     return None if band is None else {"name": record.recipe, "mean": band.mean, "sd": band.sd, "n": band.n}
 
 
-def main(options: Options) -> None:
+def main(options: WatchOptions) -> None:
     """Serve the page until a signal. Raises UserError."""
     folders = list(dict.fromkeys(choose(name, Path("runs")) for name in options.runs))
     if len(folders) > MOST_RUNS:

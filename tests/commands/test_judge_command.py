@@ -1,4 +1,4 @@
-"""`hectogpt judge`: a verdict with its record and page, done again, a queue, exit codes."""
+"""`hectogpt judge`: a verdict with its record and page, done again, exit codes."""
 
 from __future__ import annotations
 
@@ -43,26 +43,18 @@ def test_a_verdict_has_a_record_and_can_be_done_again(here: Here, tmp_path: Path
 
 
 @pytest.mark.thorough
-def test_a_queue_judges_each_file_once_and_goes_on_after_a_bad_one(here: Here, tmp_path: Path) -> None:
-    (tmp_path / "ideas").mkdir()
-    (tmp_path / "ideas" / "a.py").write_text("def idea(run):\n    return run.nothing\n")
-    (tmp_path / "ideas" / "b.py").write_text("this is no Python")
-    queue = ["judge", "--queue", "ideas", "--on", "my.py:tiny", "--json", *SMALL]
-    done = here(*queue)
-    assert [json.loads(line)["verdict"] for line in done.stdout.splitlines()] == ["refused"]
-    assert "b.py is not Python" in done.stderr
-    again = here(*queue)
-    assert (again.stdout, "a.py has a verdict" in again.stderr) == ("", True)
-    refused = here("judge", "ideas/a.py:idea", "--on", "my.py:tiny", *SMALL)
-    assert refused.returncode == 2
-    assert "was judged 1 time before: 1 refused" in refused.stdout
+def test_an_idea_that_cannot_run_is_refused_each_time(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def idea(run):\n    return run.nothing\n")
+    given = ["judge", "a.py:idea", "--on", "my.py:tiny", *SMALL]
+    done = here(*given, "--json")
+    assert (done.returncode, json.loads(done.stdout)["verdict"]) == (2, "refused")
+    assert "was judged 1 time before: 1 refused" in here(*given).stdout
 
 
 def test_wrong_words_are_answered(here: Here) -> None:
-    for arguments in ([], ["my.py:honest", "--replay", "record"], ["my.py:honest", "--queue", "ideas"]):
+    for arguments in ([], ["my.py:honest", "--replay", "record"]):
         assert_good_error(here("judge", *arguments), errors.USAGE, "judge takes an idea")
     assert_good_error(here("judge", "my.py"), errors.USAGE, "FILE.py:FUNCTION")
     assert_good_error(here("judge", "my.py:nothing"), errors.USAGE, "has no function 'nothing'")
     assert_good_error(here("judge", "no.py:idea"), errors.USAGE, "no file no.py")
     assert_good_error(here("judge", "my.py:tiny@misspelt"), errors.USAGE, "misspelt")
-    assert_good_error(here("judge", "--queue", "nowhere"), errors.USAGE, "no folder nowhere")

@@ -1,10 +1,9 @@
-"""`hectogpt doctor`, `data` and `completion`."""
+"""`hectogpt doctor` and `data`."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -15,7 +14,7 @@ from command import Here, assert_good_error
 from helpers import ROOT
 
 from hectogpt import errors, hardware
-from hectogpt.cli import COMMANDS, doctor
+from hectogpt.cli import doctor
 
 NAMES = ["hectogpt", "Python", "torch", "numpy", "packages", "processor", "cores", "kernels", "memory"]
 NAMES += ["GPU", "runs", "cache", *(f"extra {name}" for name in doctor.EXTRAS)]
@@ -80,26 +79,3 @@ def test_damage_is_found(here: Here, tmp_path: Path) -> None:
     assert file.parent.parent == tmp_path / "cache"
     file.write_bytes(b"\x00" + file.read_bytes()[1:])
     assert_good_error(here("data", "build", "stories.txt"), errors.DATA, "dev.bin", "the next use makes")
-
-
-# --- completion -------------------------------------------------------------------------------------------------------
-
-CASES = {
-    "hectogpt tr": "train",
-    "hectogpt train --head-dtype bfl": "bfloat16",
-    "hectogpt train --model.n-l": "--model.n-layers",
-    "hectogpt generate runs/top --prec": "--precision",
-}
-
-
-def test_bash_completes(tmp_path: Path, here: Here) -> None:
-    (tmp_path / "hectogpt.bash").write_text(here("completion", "bash").stdout)
-    program = "source hectogpt.bash\nfor line in " + " ".join(map(repr, CASES)) + "; do\n"
-    program += (
-        "  COMP_WORDS=($line) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))\n  _tyro_hectogpt; echo ${COMPREPLY[*]}\ndone"
-    )
-    done = subprocess.run(["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True)
-    assert (done.stderr, done.stdout.splitlines()) == ("", list(CASES.values()))
-    script = here("completion", "zsh").stdout
-    assert script.startswith("#compdef hectogpt")
-    assert all(re.search(rf"\b{name}\b", script) for name in COMMANDS)

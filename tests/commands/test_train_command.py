@@ -14,8 +14,8 @@ from command import TINY, Here, assert_good_error
 from helpers import write_tokens
 from safetensors.torch import load_file
 
-from hectogpt.cli.help import RUN_FIELDS, command_help, recipe_lines
-from hectogpt.cli.options import TrainOptions
+from hectogpt.cli.help import command_help, recipe_lines
+from hectogpt.cli.options import RUN_FIELDS, TrainOptions
 from hectogpt.data import open_corpus
 from hectogpt.lab import recipes
 from hectogpt.lab.scoring import default_prompt, find_curve
