@@ -17,7 +17,7 @@ from helpers import ROOT, prose
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hectogpt.data import Batches, Corpus, CorpusCache, load_tokenizer, open_corpus, sources, token_files
+from hectogpt.data import Batches, Corpus, load_tokenizer, open_corpus, sources, token_files
 from hectogpt.data.documents import PASSAGES, cut_passages
 from hectogpt.errors import UserError
 
@@ -175,12 +175,6 @@ def test_the_embedded_corpus_never_changes() -> None:
     assert sotu.sha256 == SOTU_SHA256
     assert sotu.folder.name == "sotu-bb643094395d"  # so that existing caches stay valid
     assert sum(sotu.n_documents.values()) == 249
-    assert sum(len(d) for d in all_documents(sotu)) == 12_185_751
-    assert sum(len(sotu.tokens[name]) for name in SPLITS) == 2_388_908 + 249
-    assert len(sotu.dev) > 100_000
-    assert len(sotu.test) > 100_000
-    assert sotu.n_vocab == 50_257
-    assert sotu.tokens == {"train": sotu.train, "dev": sotu.dev, "test": sotu.test}
 
 
 def test_folder_is_read_by_the_bytes_of_its_paths(tmp_path: Path) -> None:
@@ -195,21 +189,16 @@ def test_folder_is_read_by_the_bytes_of_its_paths(tmp_path: Path) -> None:
     (folder / "empty.txt").touch()
     (folder / "blank.txt").write_text(" \n")
     (folder / "image").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
-    (folder / "loop").symlink_to(folder)
-    (folder / "broken").symlink_to(folder / "nowhere")
     corpus = open_corpus(str(folder))
     for name in SPLITS:
         order = [d.split(b":")[0] for d in documents(corpus.tokens[name])]
         assert order == sorted(order)
     assert {d.split(b":")[0].decode() for d in all_documents(corpus)} == set(names)
     listed = " ".join(corpus.problems)
-    assert all(f"left out {word}: " in listed for word in ("empty.txt", "blank.txt", "image", "broken"))
+    assert all(f"left out {word}: " in listed for word in ("empty.txt", "blank.txt", "image"))
     assert ".hidden" not in listed
-    (folder / "latin.txt").write_bytes("é".encode("latin-1") * 3)
     (folder / "utf16.txt").write_bytes("words".encode("utf-16"))
-    refused(folder, "latin.txt", "offset 0", "save it as UTF-8")
-    (folder / "latin.txt").unlink()
-    refused(folder, "utf16.txt", "offset 0")
+    refused(folder, "utf16.txt", "offset 0", "save it as UTF-8")
 
 
 @pytest.mark.parametrize("record", ['{"text": "%s", "title": "t"}', '{"story": "%s", "n": 1}'])
@@ -243,18 +232,12 @@ def test_bad_files(tmp_path: Path, name: str) -> None:
     assert not list((tmp_path / "cache").glob("*/"))
 
 
-def test_bad_names_and_encodings(tmp_path: Path) -> None:
-    (tmp_path / "story.txt").write_text("x")
-    refused("sutu", "no such file or folder", "did you mean sotu?")
-    refused(tmp_path / "stroy.txt", "did you mean", "story.txt")
-
-
-@pytest.mark.parametrize("name", ["  ", "hf::text", "hf:../texts", "hf:/etc", "hf:texts"])
-def test_no_name_stands_for_a_folder_by_chance(name: str, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_name_stands_for_a_folder_by_chance(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty one not for the current folder; `datasets` reads what is a path here, and takes it for the hub's."""
     monkeypatch.chdir(texts.parent)
-    assert "set corpus to" in refused(name).fix
-    assert open_corpus("texts").n_documents["train"] > 0
+    for name in ("  ", "hf::text", "hf:../texts", "hf:/etc", "hf:texts"):
+        assert "set corpus to" in refused(name).fix
+    refused("sutu", "no such file or folder", "did you mean sotu?")
 
 
 def test_a_column_of_a_jsonl_is_chosen_by_name(tmp_path: Path) -> None:
@@ -308,10 +291,11 @@ def test_links_are_left_out_and_listed(texts: Path, tmp_path: Path) -> None:
     (texts / "chain.txt").symlink_to(texts / "plain.txt")
     (texts / "folder").symlink_to(beside.parent)
     (texts / "inside.txt").symlink_to(texts / "d0" / "0.txt")
+    (texts / "broken.txt").symlink_to("nowhere")
     corpus = open_corpus(str(texts))
     assert not any(b"secret" in text for text in all_documents(corpus))
     assert sum(corpus.n_documents.values()) == 120
-    links = ["chain.txt", "d0/relative.txt", "folder", "inside.txt", "plain.txt"]
+    links = ["broken.txt", "chain.txt", "d0/relative.txt", "folder", "inside.txt", "plain.txt"]
     assert sorted(corpus.problems) == [f"left out {name}: a link" for name in links]
 
 
@@ -359,13 +343,6 @@ def test_a_cache_folder_is_a_source_and_checked(tmp_path: Path) -> None:
     refused(copy, "made with another vocabulary")
 
 
-def test_rebuilt_byte_for_byte(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "x.jsonl", 2000)
-    builds = [files_of(CorpusCache(str(tmp_path / "x.jsonl")).build()) for _ in range(2)]
-    assert builds[0] == builds[1]
-    assert set(builds[0]) == {"train.bin", "dev.bin", "test.bin", "index.json"}
-
-
 def test_mapped_equals_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_jsonl(tmp_path / "x.jsonl", 300)
     read = open_corpus(str(tmp_path / "x.jsonl"))
@@ -373,7 +350,6 @@ def test_mapped_equals_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     mapped = open_corpus(str(tmp_path / "x.jsonl"))
     assert isinstance(mapped.train, np.memmap)
     assert all(np.array_equal(read.tokens[split], mapped.tokens[split]) for split in SPLITS)
-    assert np.array_equal(Batches(read.train, 64).at(3), Batches(mapped.train, 64).at(3))
 
 
 def test_damaged_files_are_named_and_repaired(tmp_path: Path) -> None:
@@ -387,7 +363,6 @@ def test_damaged_files_are_named_and_repaired(tmp_path: Path) -> None:
     damages = {
         "its SHA-256 differs": raw[:7] + bytes([raw[7] ^ 4]) + raw[8:],
         f"{len(raw) - 3:,} bytes, the index says": raw[:-3],
-        f"{len(raw) + 1:,} bytes, the index says": raw + b"\0",
     }
     for words, damaged in damages.items():
         (folder / "dev.bin").write_bytes(damaged)
@@ -418,11 +393,3 @@ def test_a_disk_that_refuses_keeps_the_older_files(tmp_path: Path, monkeypatch: 
     assert [path.name for path in folder.parent.iterdir() if not path.name.endswith(".lock")] == [folder.name]
     monkeypatch.setenv("HECTOGPT_CACHE", str(source / "cache"))
     refused(source, "cannot write token files", "HECTOGPT_CACHE")
-
-
-def test_an_error_leaves_nothing(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "x.jsonl", 2000)
-    with (tmp_path / "x.jsonl").open("a") as file:
-        file.write("no record\n")
-    refused(tmp_path / "x.jsonl", "line 2001")
-    assert [path.name for path in (tmp_path / "cache").iterdir() if not path.name.endswith(".lock")] == []
