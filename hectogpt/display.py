@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
@@ -11,11 +10,11 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# Key of an n-gram model in summaries and records -> its name. `mkn5`, order 5 with fitted discounts, and `best`, which
-# has caches too, are in files of earlier versions.
 OTHER_TOKENS = (
     "Runs with different vocabularies predict different tokens: only bits per byte (hectogpt score) compare them."
 )
+# Key of an n-gram model in summaries and records -> its name. `mkn5`, order 5 with fitted discounts, and `best`, which
+# has caches too, are in files of earlier versions.
 NGRAMS = {
     "uniform": "uniform",
     "unigram": "unigram counts",
@@ -80,31 +79,10 @@ def table_html(title: str, header: Sequence[str], rows: Iterable[Sequence[str]])
 # --- progress: a live line on a terminal, plain lines elsewhere (a notebook, a file), nothing when quiet --------------
 
 
-def notebook_line() -> Callable[[str], None] | None:
-    """In Jupyter a function that shows a text in the place of the one before it; None elsewhere."""
-    ipython = sys.modules.get("IPython")
-    if ipython is None or not hasattr(ipython.get_ipython(), "kernel"):
-        return None
-    from IPython.display import display  # a package of Jupyter's
-
-    handle: Any = None
-
-    def show(text: str) -> None:
-        nonlocal handle
-        data = {"text/plain": printable(text)}
-        if handle is None:
-            handle = display(data, raw=True, display_id=True)
-        else:
-            handle.update(data, raw=True)
-
-    return show
-
-
 class Progress:
     """Shows where a long task is.
 
-    lines: about how many plain lines a task gets where there is no terminal. In Jupyter a task is one line that is
-    written anew; rich's own display there needs ipywidgets.
+    lines: about how many plain lines a task gets where there is no terminal.
     """
 
     def __init__(self, quiet: bool, lines: int = 100) -> None:
@@ -121,15 +99,11 @@ class Progress:
     def follow(self, items: Iterable[T], total: int, describe: Callable[[T], str], done: int = 0) -> Iterator[T]:
         """Pass the items through and show each; where there is no terminal, about `lines` of them. done: how many of
         the total come before these."""
-        show_text, every = notebook_line(), max(1, total // self.lines)
-        with self.bar(total, "first step ...") as show_bar:
+        every = max(1, total // self.lines)
+        with self.bar(total, "first step ...") as show:
             for number, item in enumerate(items, start=done + 1):
-                if self.quiet:
-                    pass
-                elif show_text:
-                    show_text(describe(item))
-                elif self.console.is_terminal:
-                    show_bar(number, describe(item))
+                if self.console.is_terminal:
+                    show(number, describe(item))
                 elif number % every == 0 or number in (1, total):
                     self.line(describe(item))
                 yield item
@@ -138,7 +112,7 @@ class Progress:
     def bar(self, total: int | None, first: str) -> Iterator[Callable[[int, str], None]]:
         """A bar of `total` parts on a terminal, nothing elsewhere; yields the function to call with the number of parts
         that are done, and the text beside the bar."""
-        if self.quiet or not self.console.is_terminal or notebook_line():
+        if self.quiet or not self.console.is_terminal:
             yield lambda number, text: None
             return
         from rich.progress import BarColumn, Progress, TextColumn

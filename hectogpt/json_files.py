@@ -65,7 +65,7 @@ def read_json_object(
         raise errors.unreadable(path, error, fix=fix, code=code) from None
 
 
-def parse_json_object(content: bytes | str, *, nan_as_none: bool = False) -> dict[str, Any]:
+def parse_json_object(content: bytes, *, nan_as_none: bool = False) -> dict[str, Any]:
     """The JSON object that `content` is, UTF-8. Raises ValueError with the reason for anything else.
 
     nan_as_none: nan, infinity and 1e999, which JSON lacks, become None; otherwise they are refused.
@@ -78,29 +78,24 @@ def parse_json_object(content: bytes | str, *, nan_as_none: bool = False) -> dic
         return value if math.isfinite(value) else None
 
     try:
-        text = content if isinstance(content, str) else content.decode("utf-8")
-        found = json.loads(text, parse_constant=number, parse_float=number)
-        shallow = _is_shallow(found)
+        found = json.loads(content.decode("utf-8"), parse_constant=number, parse_float=number)
+        depth = _depth(found)
     except RecursionError:
-        shallow, found = False, {}
+        found, depth = {}, DEEPEST + 1
     except ValueError as error:
         raise ValueError(f"it is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise ValueError("it is not a JSON object")
-    if not shallow:
+    if depth > DEEPEST:
         raise ValueError("its objects are nested too deeply")
     return found
 
 
-def _is_shallow(value: Any) -> bool:
-    """Whether a JSON value has at most DEEPEST objects and arrays inside each other."""
-    level = [value]
-    for _ in range(DEEPEST + 1):
-        inner = [
-            outer.values() if isinstance(outer, dict) else outer for outer in level if isinstance(outer, dict | list)
-        ]
-        level = [item for items in inner for item in items]
-    return not level
+def _depth(value: Any) -> int:
+    """How many objects and arrays are inside each other in a JSON value."""
+    if not isinstance(value, dict | list):
+        return 0
+    return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
 
 
 # --- manifest.json: file formats do not notice a flipped bit; the manifest does, and has a hash of its own ------------
@@ -113,21 +108,8 @@ def write_manifest(folder: Path, names: Iterable[str], facts: dict[str, Any]) ->
     """
     paths = {name: folder / name for name in names}
     files = {name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for name, path in paths.items()}
-    write_atomic(folder / MANIFEST, _sealed(facts | {"files": files}))
-
-
-def narrow_manifest(folder: Path, names: Iterable[str]) -> None:
-    """Take all other files out of a manifest: they are about to change. The hashes of these stay as they are, for the
-    files may have been damaged since. A manifest that is missing or damaged itself is left alone.
-
-    Raises UserError (STORAGE) if it cannot be written.
-    """
-    try:
-        content = read_manifest(folder)
-    except UserError:
-        return
-    content["files"] = {name: content["files"][name] for name in names if name in content["files"]}
-    write_atomic(folder / MANIFEST, _sealed(content))
+    content = facts | {"files": files}
+    write_atomic(folder / MANIFEST, json.dumps(content | {"sha256": _hash(content)}, indent=1, allow_nan=False) + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -141,11 +123,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def damage(folder: Path, manifest: dict[str, Any], names: Iterable[str] | None = None) -> list[str]:
-    """What is wrong with the files of a manifest (with these, if it names them), in words; [] if all is well."""
+def damage(folder: Path, manifest: dict[str, Any], names: Iterable[str] | None = None) -> dict[str, str]:
+    """What is wrong with each file of a manifest (with these, if it names them), in words; "" if it is as it was."""
     files = manifest["files"]
-    wanted = list(files) if names is None else [name for name in names if name in files]
-    return [f"{folder / name}: {fault}" for name in wanted if (fault := _fault(folder, name, files[name]))]
+    return {name: _fault(folder, name, files[name]) for name in (files if names is None else names) if name in files}
 
 
 def _fault(folder: Path, name: str, expected: Any) -> str:
@@ -162,10 +143,6 @@ def _fault(folder: Path, name: str, expected: Any) -> str:
         return "" if is_same else "its content has changed: its SHA-256 is another one"
     except OSError as error:
         return errors.reason_of(error)
-
-
-def _sealed(content: dict[str, Any]) -> str:
-    return json.dumps(content | {"sha256": _hash(content)}, indent=1, allow_nan=False) + "\n"
 
 
 def _hash(content: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ be another program's, damaged or hostile: every value is checked before it is us
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -220,7 +219,7 @@ def checkpoint_problem(folder: Path, step: int) -> str:
             return f"{path}: its manifest is of format {manifest.get('format')}, step {manifest.get('step')}"
         if STATE not in manifest["files"]:
             return f"{path}: its manifest does not name {STATE}"
-        return next(iter(damage(path, manifest)), "")
+        return next((f"{path / name}: {fault}" for name, fault in damage(path, manifest).items() if fault), "")
     except UserError as error:
         return f"{error.what}: {error.why}"
 
@@ -239,18 +238,13 @@ def text_of(value: Any) -> str | None:
 
 
 def number_of(value: Any) -> float | None:
-    """The value if it is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer of hundreds of digits
-        return None
+    """The value if it is a number from -10^15 to 10^15, which can be drawn."""
+    return value if type(value) in (int, float) and abs(value) <= 1e15 else None
 
 
 def count_of(value: Any) -> int | None:
     """The value if it is a whole number from 0 to 10^15."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**15 else None
+    return value if type(value) is int and 0 <= value <= 10**15 else None
 
 
 def measure(folder: Path) -> tuple[int, float]:

@@ -65,12 +65,9 @@ def verify_run(folder: Path) -> dict[Path, str]:
     found: dict[Path, str] = {}
     if (folder / MANIFEST).exists():
         try:
-            manifest = read_manifest(folder)
+            found = {folder / name: fault for name, fault in damage(folder, read_manifest(folder)).items()}
         except UserError as error:
             found[folder / MANIFEST] = f"{error.what}: {error.why}"
-        else:
-            for name in manifest["files"]:
-                found[folder / name] = "".join(damage(folder, manifest, [name])).partition(": ")[2]
     checkpoints = Checkpoints(folder / CHECKPOINTS)
     return found | {checkpoints.path(step): checkpoints.problem(step) for step in checkpoints.steps()}
 

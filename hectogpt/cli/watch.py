@@ -62,8 +62,8 @@ def read_curves(path: Path, size: int, changed: int) -> dict[str, Any]:
 
 
 def number(value: Any) -> float | None:
-    """The value in seven digits if it is a finite number that a drawing can hold."""
-    return None if (found := number_of(value)) is None or abs(found) > 1e15 else float(f"{found:.7g}")
+    """The value in seven digits if it is a number that can be drawn."""
+    return None if (found := number_of(value)) is None else float(f"{found:.7g}")
 
 
 class Board:

@@ -119,12 +119,12 @@ def check_manifest(folder: Path) -> None:
         return
     fix = f"a copy of the file; `hectogpt check {folder}` checks all of them"
     try:
-        damaged = damage(folder, read_manifest(folder), ["config.json", WEIGHTS])
+        faults = damage(folder, read_manifest(folder), ["config.json", WEIGHTS])
     except UserError as error:
         fix += f"; without {folder / MANIFEST} the model is loaded unchecked"
         raise UserError(error.what, why=error.why, fix=fix, code=error.code) from None
-    if damaged:
-        raise UserError(f"the model in {folder} is damaged", why="; ".join(damaged), fix=fix, code=errors.CHECKPOINT)
+    if damaged := "; ".join(f"{folder / name}: {fault}" for name, fault in faults.items() if fault):
+        raise UserError(f"the model in {folder} is damaged", why=damaged, fix=fix, code=errors.CHECKPOINT)
 
 
 def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) -> Transformer:

@@ -24,7 +24,7 @@ from hectogpt.data.tokenizer import MERGES
 from hectogpt.errors import UserError, set_to
 from hectogpt.files import write_atomic
 from hectogpt.idea_file import IdeaFile
-from hectogpt.json_files import MANIFEST, narrow_manifest, read_json_object, write_manifest
+from hectogpt.json_files import MANIFEST, read_json_object, write_manifest
 from hectogpt.run_records import (
     CHECKPOINTS,
     FIX,
@@ -155,7 +155,7 @@ class RunFolder:
         it is of the end of these steps.
         """
         record, summary = read_object(self.path / RUN), read_summary(self.path)
-        narrow_manifest(self.path, ("config.json", "model.safetensors"))
+        self.unseal()
         if (summary.get("state", "done"), summary.get("steps")) != ("done", len(done)):
             (self.path / SUMMARY).unlink(missing_ok=True)
         again = record.get("resumed")

@@ -141,7 +141,7 @@ BUGS: dict[str, tuple[Callable[[], object], Callable[[Cases, Path], int]]] = {
         lambda: [everywhere(sync, nothing) for sync in (files.sync_file, files.sync)],
         by_power_cut,
     ),
-    "hashes are not checked": (lambda: everywhere(json_files.damage, lambda *_, **__: []), by_damage),
+    "hashes are not checked": (lambda: everywhere(json_files.damage, lambda *_, **__: {}), by_damage),
     "dropout draws from what no step seeds": (
         lambda: everywhere(loop.seeded, unseeded),
         lambda cases, where: by_kills(cases, where, "idea"),

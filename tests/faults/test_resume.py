@@ -137,7 +137,7 @@ def test_what_is_not_gone_on_with(whole: Path, run: Path, tmp_path: Path, here: 
 
 
 def test_a_run_that_goes_on_is_no_longer_what_it_was(run: Path, here: Here) -> None:
-    """Killed again, or with more steps planned, it is unfinished; its old weights are still checked."""
+    """Killed again, or with more steps planned, it is unfinished."""
     before = read_run(run)
     for longer, summary in ((before, "interrupted"), (replace(before, steps=9), "done")):
         path = run / "summary.json"
@@ -149,7 +149,6 @@ def test_a_run_that_goes_on_is_no_longer_what_it_was(run: Path, here: Here) -> N
         assert path.exists() == (summary == "done")
         assert json.loads(here("show", run, "--json").stdout)["state"] == "unfinished"
         assert here("check", run).returncode == 0
-        assert json.loads((run / "manifest.json").read_text())["files"].keys() == {"config.json", "model.safetensors"}
         path.write_text(json.dumps({"state": "done", "steps": 6}))
 
 
