@@ -18,7 +18,7 @@ from forks import Child, Line
 from hectogpt import hardware, process
 
 # Each in a process of its own, in this order.
-PROOFS = ("killed", "power_cut", "damage", "storage", "two_at_once", "hostile", "surroundings", "bugs")
+PROOFS = ("killed", "power_cut", "damage", "two_at_once", "hostile", "surroundings", "bugs")
 
 
 def main(arguments: list[str]) -> int:

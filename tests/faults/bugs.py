@@ -19,7 +19,6 @@ import forks
 import killed
 import power_cut
 import runs
-import storage
 import two_at_once
 from runs import Undisturbed
 from two_at_once import Started
@@ -98,7 +97,8 @@ def raising(**_: Any) -> Iterator[list[int]]:
 
 def by_kills(cases: Cases, where: Path, kind: str = "plain") -> int:
     """Kills at points of a run of this kind."""
-    return killed.point_kills(kind, cases[kind], where, every=9).failures
+    run = Undisturbed(replace(cases[kind], steps=killed.FEW_STEPS), where, runs.train_unscored)
+    return killed.point_kills(run, every=9).failures
 
 
 def by_power_cut(cases: Cases, where: Path) -> int:
@@ -108,15 +108,15 @@ def by_power_cut(cases: Cases, where: Path) -> int:
 
 def by_storage(cases: Cases, where: Path) -> int:
     """Failing storage."""
-    run = Undisturbed(replace(cases["plain"], steps=storage.STEPS), where, runs.train_unscored)
-    halves = [(point, name) for point, name in killed.points_of(run, steps=False) if name == "half of write tensors"]
-    return sum(len(storage.fail_at(run, point, name, 1, False)) for point, name in halves[-3:])
+    run = Undisturbed(replace(cases["plain"], steps=killed.FEW_STEPS), where, runs.train_unscored)
+    halves = [one for one in killed.points_of(run, steps=False) if one[1] == "half of write tensors"]
+    return sum(len(killed.fail_at(run, (*one, False))) for one in halves[-3:])
 
 
 def by_signals(cases: Cases, where: Path) -> int:
     """Signals."""
     run = Undisturbed(replace(cases["plain"], steps=40), where, killed.train_by_time)
-    return sum(len(run.faults(killed.one_signal(run, number))) for number in range(6))
+    return killed.line("", run, killed.stopped, range(6)).failures
 
 
 def by_damage(cases: Cases, where: Path) -> int:
@@ -127,11 +127,6 @@ def by_damage(cases: Cases, where: Path) -> int:
 def by_starts(cases: Cases, where: Path) -> int:
     """Starts of several processes."""
     return two_at_once.starts(cases["plain"], where, 4, (Started.resumed, Started.with_one_folder)).failures
-
-
-def by_crashes(cases: Cases, where: Path) -> int:
-    """Starts that are killed again and again."""
-    return killed.crash_loop(cases["plain"], where).failures
 
 
 # name -> what plants it, and what a proof then sees
@@ -149,7 +144,7 @@ BUGS: dict[str, tuple[Callable[[], object], Callable[[Cases, Path], int]]] = {
     "AdamW's count of steps is not saved": (forget_steps, by_kills),
     "names in folders are not synced": (lambda: everywhere(files.sync_folder, nothing), by_power_cut),
     "a checkpoint that cannot be written counts as saved": (save_or_not, by_storage),
-    "what killed processes were writing stays": (leave_leftovers, by_crashes),
+    "what killed processes were writing stays": (leave_leftovers, by_kills),
     "two processes may train in one folder": (lambda: setattr(run_folder, "_lock", lambda *_: True), by_starts),
     "a signal ends the run without a checkpoint": (lambda: setattr(full_run, "stop_on_signal", raising), by_signals),
 }

@@ -1,106 +1,119 @@
-"""Killed and stopped: kill -9 at random moments, at every point of training, saving and scoring, and signals.
+"""Broken runs: killed at random moments and at every point of training, saving and scoring; stopped by signals; on
+storage that fails.
 
 After each: no step that was reported as saved is lost, and no checkpoint is found half under its name. In the end
 weights, checkpoints, metrics and scores are those of a run that nobody disturbed, bit by bit. A signal ends the run
-after the step under way, with a checkpoint of it and the signal's exit code; a second one ends it at once.
+after the step under way, with a checkpoint of it and the signal's exit code; a second one ends it at once. A run whose
+storage fails ends with exit code 7 and a message, or goes on and tells.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import shutil
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import forks
 import runs
-from forks import Line
+from forks import Ended, Line
 from operations import Points
-from runs import Breakage, Undisturbed
+from runs import Undisturbed
 
+from hectogpt import errors
 from hectogpt.run_records import METRICS, RUN, SUMMARY
 from hectogpt.signals import CODES
 from hectogpt.training.run import Run
 
+Train = Callable[[], None]
+Breakage = Callable[[Undisturbed, Any, Path, Train], list[str]]
 AT_A_TIME = 4  # random kills of one run, before it is left to end
 STEPS = 60  # of runs that are killed or stopped at random moments
-FEW_STEPS = 5  # of those that are killed at every point: the first checkpoint is removed at the fourth
-STARTS = 10
-AT_MOMENT = 3  # temporary files that a start may be writing when it is killed
+FEW_STEPS = 5  # of those that are broken at every point: the first checkpoint is removed at the fourth
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ERRORS = (errno.EIO, errno.ENOSPC, errno.EACCES)
+KEPT = "all saved before is there"
+ENOUGH = "64m"  # of a small file system
+MAY_DIFFER = ("steps",)  # a run whose last checkpoint could not be saved has others
 
 
 def check(quick: bool) -> list[Line]:
     """All lines. quick: fewer tries, of one kind of run."""
     with runs.place(warm=("plain", "idea", "top")) as (where, cases):
-        kinds = {name: case for name, case in cases.items() if not quick or name == "idea"}
-        longer = {name: Undisturbed(replace(case, steps=STEPS), where) for name, case in kinds.items()}
-        by_time = Undisturbed(replace(cases["idea"], steps=STEPS), where, train_by_time)
-        stopped = range(6 if quick else 60)
-        return [
-            forks.over("killed anywhere", lambda n: at_random(longer, n), range(6 if quick else 50)),
-            *(
-                point_kills(name, case, where, 11 if quick else 1 if name == "plain" else 5)
-                for name, case in kinds.items()
-            ),
-            *([] if quick else [score_kills(cases["plain"], where, every=2)]),
-            forks.over("stopped by a signal", lambda n: by_time.faults(one_signal(by_time, n)), stopped),
-            forks.over("stopped by two", lambda n: longer["idea"].faults(two_signals(longer["idea"], n)), stopped[::2]),
-            crash_loop(cases["idea"], where),
-        ]
+
+        def run_of(case: Run, steps: int, train: runs.Train = runs.train) -> Undisturbed:
+            return Undisturbed(replace(case, steps=steps), where, train)
+
+        lines: list[Line] = []
+        for kind, case in cases.items():
+            if kind == "idea" or not quick:
+                lines.append(
+                    line(
+                        f"killed anywhere, {kind}", run_of(case, STEPS), at_random, range(6 if quick else 17), AT_A_TIME
+                    )
+                )
+                every = 11 if quick else 1 if kind == "plain" else 5
+                train = runs.train if kind == "plain" else runs.train_unscored  # one kind is killed while scoring too
+                lines.append(point_kills(run_of(case, FEW_STEPS, train), every, kind))
+        by_time = run_of(cases["idea"], STEPS, train_by_time)
+        saving, plain = run_of(cases["idea"], STEPS), run_of(cases["plain"], FEW_STEPS, runs.train_unscored)
+        lines.append(line("stopped by a signal", by_time, stopped, range(6 if quick else 60)))
+        lines.append(line("stopped by two", saving, stopped_twice, range(3 if quick else 30)))
+        tries = [(*point, for_good) for point in points_of(plain, steps=False) for for_good in (False, True)]
+        chosen = [one for n, one in enumerate(tries) if not quick or n % 13 == 0 or one[1] == "fsync"]
+        lines.append(forks.over("file operation fails (EIO, ENOSPC, EACCES)", partial(fail_at, plain), chosen, KEPT))
+        with small_file_system(where / "probe", "64k") as may_mount:
+            pass
+        sizes = range(12, 700, 120 if quick else 24) if may_mount else ()
+        return lines + ([forks.over("disk full", partial(fill_disk, plain), sizes, KEPT)] if sizes else [])
+
+
+def line(promise: str, run: Undisturbed, breakage: Breakage, items: Sequence[Any], times: int = 1) -> Line:
+    """The line of a run that is broken in one way, so many times for each item, before it goes on to its end."""
+    return forks.over(promise, lambda item: run.faults(*[partial(breakage, run, item)] * times), items)
 
 
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 
-def at_random(undisturbed: dict[str, Undisturbed], number: int) -> list[str]:
-    """Kill one of the runs several times, at random moments."""
-    chance, run = random.Random(number), list(undisturbed.values())[number % len(undisturbed)]
-
-    def kill(_: Path, train: Callable[[], None]) -> list[str]:
-        ended = forks.run(train, kill_after=chance.uniform(0.01, 0.35 * run.seconds))
-        return [] if ended.killed or ended.code == 0 else [f"ended with {ended.code}: {ended.said[-2000:]}"]
-
-    return run.faults(*[kill] * AT_A_TIME)
+def at_random(run: Undisturbed, _: int, folder: Path, train: Train) -> list[str]:
+    """A kill at a random moment."""
+    ended = forks.run(train, kill_after=random.Random().uniform(0.01, 0.35 * run.seconds))
+    return [] if ended.killed or ended.code == 0 else [f"ended with {ended.code}: {ended.said[-2000:]}"]
 
 
-def killed_at(happens: Callable[[int, str], bool]) -> Breakage:
-    """A kill at the first point that is chosen."""
-
-    def kill(folder: Path, train: Callable[[], None]) -> list[str]:
-        def work() -> None:
-            Points(folder, happens).and_steps()
-            train()
-
-        ended = forks.run(work)
-        return [] if ended.killed else [f"it was not killed but ended with {ended.code}: {ended.said[-2000:]}"]
-
-    return kill
+def killed_at(run: Undisturbed, point: tuple[int, str], folder: Path, train: Train) -> list[str]:
+    """A kill at a point."""
+    ended = broken_at(folder, train, at=point[0], steps=True)
+    return [] if ended.killed else [f"it was not killed but ended with {ended.code}: {ended.said[-2000:]}"]
 
 
-def nth(name: str, times: int) -> Callable[[int, str], bool]:
-    """Whether a point of this name is passed for the nth time."""
-    seen = []
+def broken_at(folder: Path, train: Train, **points: Any) -> Ended:
+    """How a training ends that is broken at these points."""
 
-    def happens(_: int, named: str) -> bool:
-        seen.extend([1] if named == name else [])
-        return len(seen) == times
+    def work() -> None:
+        Points(folder, **points)
+        train()
 
-    return happens
+    return forks.run(work)
 
 
-def points_of(run: Undisturbed, steps: bool = True) -> list[tuple[int, str]]:
+def points_of(run: Undisturbed, steps: bool) -> list[tuple[int, str]]:
     """Every point that the run passes, and its name. steps: those of passes and updates too."""
     folder = run.new_folder()
 
     def work() -> list[str]:
-        points = Points(folder)
-        if steps:
-            points.and_steps()
+        points = Points(folder, steps=steps)
         run.train(run.planned, folder)
         return points.names
 
@@ -109,96 +122,103 @@ def points_of(run: Undisturbed, steps: bool = True) -> list[tuple[int, str]]:
     return found
 
 
-def kills(promise: str, run: Undisturbed, points: list[tuple[int, str]]) -> Line:
-    """The line of kills at these points."""
-    return forks.over(promise, lambda point: run.faults(killed_at(lambda here, _: here == point[0])), points)
-
-
-def point_kills(name: str, case: Run, where: Path, every: int) -> Line:
-    """The line of kills at every point of training, or at one of `every` of them."""
-    run = Undisturbed(replace(case, steps=FEW_STEPS), where, runs.train_unscored)
-    return kills(f"killed at every point, {name}", run, points_of(run)[::every])
-
-
-def score_kills(case: Run, where: Path, every: int) -> Line:
-    """The line of kills at points of what follows the last step: weights, score, picture, summary, manifest."""
-    run = Undisturbed(replace(case, steps=FEW_STEPS), where)
-    points = points_of(run)
-    rows = [point for point, name in points if name == f"write {METRICS}"]
-    return kills("killed while scoring", run, points[rows[FEW_STEPS - 1] + 1 :: every])
-
-
-def crash_loop(case: Run, where: Path) -> Line:
-    """The line of starts, each killed while it saves its first checkpoint: nothing piles up, and what was there stays.
-    Of a run that has a checkpoint, and of one that has none."""
-    run = Undisturbed(replace(case, steps=FEW_STEPS), where, runs.train_unscored)
-
-    def starts(first: list[Breakage]) -> list[str]:
-        sizes: list[int] = []
-
-        def killed(folder: Path, train: Callable[[], None]) -> list[str]:
-            faults = killed_at(nth("half of write tensors", 1))(folder, train)
-            sizes.append(len(list(folder.rglob("*"))))
-            grows = max(sizes) - min(sizes) > AT_MOMENT
-            return faults + ([f"the number of files grows: {sizes}"] if grows else [])
-
-        return run.faults(*first, *[killed] * STARTS)
-
-    return forks.over("crash loop", starts, [[], [killed_at(nth("rename", 3))]], "no growth")
+def point_kills(run: Undisturbed, every: int, kind: str = "") -> Line:
+    """The line of kills at every point of a run, or at one of `every` of them."""
+    return line(f"killed at every point, {kind}", run, killed_at, points_of(run, steps=True)[::every])
 
 
 # --- signals ----------------------------------------------------------------------------------------------------------
 
 
-def train_by_time(case: Run, folder: Path) -> None:
+def train_by_time(run: Run, folder: Path) -> None:
     """Train with checkpoints saved by time, as by default: a signal's is the only one."""
-    runs.train(case, folder, None)
+    runs.train(run, folder, None)
 
 
-def start(folder: Path, train: Callable[[], None], chance: random.Random, seconds: float) -> forks.Child:
-    """Start the run, wait until it has its folder, and then for up to so many seconds."""
+def stopped(run: Undisturbed, number: int, folder: Path, train: Train, again: bool = False) -> list[str]:
+    """A signal at a random moment once the run has its folder. again: and another, before or while the first one's
+    checkpoint is saved."""
+    kind, chance = SIGNALS[number % len(SIGNALS)], random.Random(number)
     child = forks.Child(train)
     while not (folder / RUN).exists():
         time.sleep(0.001)
-    time.sleep(chance.uniform(0, seconds))
-    return child
-
-
-def one_signal(run: Undisturbed, number: int) -> Breakage:
-    """One signal at a random moment."""
-
-    def stop(folder: Path, train: Callable[[], None]) -> list[str]:
-        kind = SIGNALS[number % len(SIGNALS)]
-        child = start(folder, train, random.Random(number), 0.8 * run.seconds)
-        child.send(kind)
-        ended = child.wait()
-        if ended.code not in (0, CODES[kind]) or (ended.code == 0 and "stopped" in ended.said):
-            return [f"ended with {ended.code}, not {CODES[kind]}: {ended.said[-1000:]}"]
-        if "by a signal after step" in ended.said:
-            rows, kept = len(runs.rows_of(folder)), runs.newest_step(folder)
-            state = json.loads((folder / SUMMARY).read_text()).get("state")
-            if (rows, state) != (kept, "interrupted"):
-                return [f"{rows} steps are in the metrics, {kept} in the checkpoint, the state is {state}"]
-            told = ended.said.splitlines()[-1].startswith("kept: weights, metrics and run.json in ")
-            if not told or not (folder / "model.safetensors").exists():
-                return [f"the weights are not kept, or nobody is told: {ended.said[-1000:]}"]
-        elif ended.code and (folder / METRICS).exists() and (folder / METRICS).read_bytes():
-            return [] if "stopped while" in ended.said else [f"steps are lost: {ended.said[-1000:]}"]
-        return []
-
-    return stop
-
-
-def two_signals(run: Undisturbed, number: int) -> Breakage:
-    """Two signals, the second before or while the first one's checkpoint is saved; older ones must stay."""
-
-    def stop(folder: Path, train: Callable[[], None]) -> list[str]:
-        kind, chance = SIGNALS[number % len(SIGNALS)], random.Random(number)
-        child = start(folder, train, chance, 0.5 * run.seconds)
-        child.send(kind)
+    time.sleep(chance.uniform(0, 0.7 * run.seconds))
+    child.send(kind)
+    if again:
         time.sleep(chance.uniform(0, 0.02))
         child.send(kind)
-        ended = child.wait()
-        return [] if ended.code in (0, CODES[kind]) else [f"ended with {ended.code}: {ended.said[-1000:]}"]
+    ended = child.wait()
+    if ended.code not in (0, CODES[kind]) or (ended.code == 0 and "stopped" in ended.said):
+        return [f"ended with {ended.code}, not {CODES[kind]}: {ended.said[-1000:]}"]
+    if "by a signal after step" in ended.said:
+        rows, kept = len(runs.rows_of(folder)), runs.newest_step(folder)
+        state = json.loads((folder / SUMMARY).read_text()).get("state")
+        if (rows, state) != (kept, "interrupted"):
+            return [f"{rows} steps are in the metrics, {kept} in the checkpoint, the state is {state}"]
+        told = ended.said.splitlines()[-1].startswith("kept: weights, metrics and run.json in ")
+        if not told or not (folder / "model.safetensors").exists():
+            return [f"the weights are not kept, or nobody is told: {ended.said[-1000:]}"]
+    elif ended.code and not again and (folder / METRICS).exists() and (folder / METRICS).read_bytes():
+        return [] if "stopped while" in ended.said else [f"steps are lost: {ended.said[-1000:]}"]
+    return []
 
-    return stop
+
+stopped_twice = partial(stopped, again=True)
+
+
+# --- storage ----------------------------------------------------------------------------------------------------------
+
+
+def fail_at(run: Undisturbed, point: tuple[int, str, bool]) -> list[str]:
+    """Train with a file operation that fails, and all after it if it does so for good."""
+    at, name, for_good = point
+    error = ERRORS[at % (2 if name == "fsync" else 3)]  # a folder that may not be read cannot be synced
+
+    def fail() -> None:
+        raise OSError(error, os.strerror(error))
+
+    def failing(folder: Path, train: Train) -> list[str]:
+        ended = broken_at(folder, train, at=at, for_good=for_good, act=fail)
+        said = any(words in ended.said for words in ("goes on and tries again", "could not be saved"))
+        unsaid = name == "fsync" and ended.code == 0 and not said
+        return ended_in_order(ended) + ([f"nobody is told of it: {ended.said[-500:]}"] if unsaid else [])
+
+    return run.faults(failing, ignore=MAY_DIFFER)
+
+
+def ended_in_order(ended: Ended) -> list[str]:
+    """What is wrong with how a run met a failure of its storage, in words."""
+    if ended.code not in (0, errors.STORAGE):
+        return [f"ended with {ended.code}: {ended.said[-2000:]}"]
+    if ended.code == errors.STORAGE and not ("error: " in ended.said and "why: " in ended.said):
+        return [f"no message: {ended.said[-2000:]}"]
+    if "could not be saved" in ended.said and not ("it takes " in ended.said and " are free" in ended.said):
+        return [f"bytes needed and free are not told: {ended.said[-2000:]}"]
+    return []
+
+
+@contextmanager
+def small_file_system(folder: Path, size: str) -> Iterator[bool]:
+    """A file system of its own in memory; yields False where this user may not mount one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    mounted = bool(shutil.which("mount")) and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill_disk(run: Undisturbed, kilobytes: int) -> list[str]:
+    """Train on a disk of this size, which is enlarged afterwards."""
+    disk = run.new_folder().with_name("disk")
+
+    def fill(_: Path, train: Train) -> list[str]:
+        ended = forks.run(train)
+        subprocess.run(["mount", "-o", f"remount,size={ENOUGH}", str(disk)], check=True, capture_output=True)
+        full = ended.code != 0 or "could not be saved" in ended.said or kilobytes >= 60
+        return ended_in_order(ended) + ([] if full else ["the disk was not full"])
+
+    with small_file_system(disk, f"{kilobytes}k"):
+        return run.faults(fill, folder=disk / "run", ignore=MAY_DIFFER)

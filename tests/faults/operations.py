@@ -133,37 +133,30 @@ def die() -> None:
 
 
 class Points(Watch):
-    """The points that this process passes, and what happens at some of them.
+    """The points that this process passes; at one of them, or at it and all after it (`for_good`), it calls `act`.
 
-    happens: whether `act` is called at this point, of this name. point: how many were passed before. What can be
-    interrupted has two points: before it, and when half of it is done.
+    What can be interrupted has two points: before it, and when half of it is done. steps: every forward pass, backward
+    pass and optimizer step is a point too.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        happens: Callable[[int, str], bool] = lambda point, name: False,
-        act: Callable[[], object] = die,
+        self, folder: Path, at: int = -1, for_good: bool = False, act: Callable[[], object] = die, steps: bool = False
     ) -> None:
-        self.happens, self.act = happens, act
+        self.at, self.for_good, self.act = at, for_good and at >= 0, act
         self.names: list[str] = []
         super().__init__(folder)
+        for owner, name in ((Transformer, "loss"), (torch.Tensor, "backward"), (OptimizerGroup, "step")) * steps:
+            setattr(owner, name, self._passed(name, getattr(owner, name)))
 
     def before(self, name: str, half: Callable[[], object] | None = None) -> None:
         """A point is passed, or two."""
         for part in (None,) if half is None else (None, half):
-            named = name if part is None else f"half of {name}"
-            self.names.append(named)
-            if self.happens(len(self.names) - 1, named):
+            here = len(self.names)
+            self.names.append(name if part is None else f"half of {name}")
+            if here == self.at or (self.for_good and here > self.at):
                 if part is not None:
                     part()
                 self.act()
-
-    def and_steps(self) -> Points:
-        """Make points of every forward pass, backward pass and optimizer step too."""
-        for owner, name in ((Transformer, "loss"), (torch.Tensor, "backward"), (OptimizerGroup, "step")):
-            setattr(owner, name, self._passed(name, getattr(owner, name)))
-        return self
 
     def _passed(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **keywords: Any) -> Any:
