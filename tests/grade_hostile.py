@@ -49,7 +49,7 @@ FRAMES = """
     import gc
     f = next(o for o in gc.get_objects() if type(o).__name__ == "Frames")
     while True:
-        f.send({"setting": "mlp", "variant": "own", "dtype": "float64", "kind": "error", "facts": {}}, bytes(10**7))
+        f.send({"dtype": "float64", "answers": []}, bytes(10**7))
 """
 HOSTILE: dict[str, Hostile] = {
     "a file of others replaced": Hostile(at(GENERATE, "    import os\n    open('a', 'w').close()\n    os.replace('a', '../evil')\n    return x"), "generate", "failed", "no changes outside"),

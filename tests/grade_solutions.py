@@ -238,14 +238,15 @@ def transcript(source: str, parts: tuple[str, ...] = (), **others: str) -> Trans
             try:
                 modules[name] = module(name, text)
             except Exception as error:
-                errors[name] = answer_of_error(error, {"importing": True})
+                errors[name] = answer_of_error(error)
     finally:
         for name, old in before.items():
             sys.modules.pop(name, None)
             if old is not None:
                 sys.modules[name] = old
-    asked = [setting for setting in laws.SETTINGS.values() if not parts or setting.part in parts]
-    found.begin([setting.name for setting in asked])
+    settings = [setting for setting in laws.SETTINGS.values() if not parts or setting.part in parts]
+    asked = [(one.name, variant) for variant in ("patched", "own") for one in settings]
+    found.begin(asked)
     for header, body in replies(asked, modules, errors, set()):
         found.receive(json.loads(json.dumps(header)), body)
     return found

@@ -39,7 +39,6 @@ def main(options: GradeOptions) -> None:
     from hectogpt.grade.runner import check_reference
 
     torch.set_num_threads(1)  # the parent compares small tensors, several at a time
-    submission.remove_leftovers()
     check_reference(limits(options))
     found = graded(options, submissions)
     write_files(options, found)

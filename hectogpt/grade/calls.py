@@ -16,10 +16,10 @@ from hectogpt.grade import laws
 from hectogpt.grade.computation import Computation, Mistake, kind_of
 from hectogpt.grade.laws import INPUT, Setting, cotangent, given, order, state_of, weights
 from hectogpt.grade.result import Outcome
-from hectogpt.grade.run_part import Answer, of_frame
+from hectogpt.grade.run_part import Answer, of_frame, of_header
 
 Made = Tensor | str  # what a computation returns, or the name of the error that it raises
-ALL_BYTES, EACH = 32 << 20, 8 << 10  # of one child, each frame counting EACH more than it has
+ALL_BYTES = 32 << 20  # of one child
 
 
 @lru_cache(maxsize=20_000)
@@ -245,7 +245,7 @@ class Transcript:
 
     files: modules that were handed in. calls: (setting, variant) -> calls in order. imports: module -> why it cannot be
     imported. missing: packages that stand-ins took the place of. ends: setting -> (outcome, words) of a child that died
-    in it; "" for the import. empty: parts whose function consists of nothing.
+    in it; "" for the import.
     """
 
     files: set[str] = field(default_factory=set)
@@ -253,36 +253,33 @@ class Transcript:
     imports: dict[str, Answer] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)
     ends: dict[str, tuple[Outcome, str]] = field(default_factory=dict)
-    empty: set[str] = field(default_factory=set)
     seconds: float = 0.0
-    asked: list[str] = field(default_factory=list)  # the settings that the child was given
-    now: str = ""  # the one that it is in; "" while it imports
-    variant: str = ""
+    left: list[tuple[str, str]] = field(default_factory=list)  # what the child has not answered yet; first the import
     ready: bool = False  # whether the child has begun with the submission
-    size: int = 0  # of all frames, in bytes
+    size: int = 0  # of all its frames, in bytes
 
-    def begin(self, asked: list[str]) -> None:
-        """A new child."""
-        self.asked, self.now, self.variant, self.ready, self.size = asked, "", "", False, 0
+    def begin(self, asked: list[tuple[str, str]]) -> None:
+        """A new child, which is asked for these (setting, variant)."""
+        self.left, self.ready, self.size = [("", ""), *asked], False, 0
 
     def receive(self, header: dict[str, Any], body: bytes) -> None:
         """Take in one frame. Raises what `of_frame` does, and TypeError or AttributeError, for one that cannot be
         understood, or is more than answers to the settings can be."""
-        self.size += EACH + len(str(header)) + len(body)
-        if self.size > ALL_BYTES:
+        self.size += len(str(header)) + len(body)
+        if self.size > ALL_BYTES or not self.left:
             raise ValueError("more answers than there are questions")
         if "ready" in header:
             self.ready = True
-        elif "begin" in header:
-            self.now, self.variant = one_of(self.asked, header["begin"]), one_of(("patched", "own"), header["variant"])
-        elif "imports" in header:
-            self.imports = {one_of(self.files, name): of_frame(one, b"") for name, one in header["imports"].items()}
-            self.missing = {str(name)[:60] for name in header["missing"][:20]}
-            self.empty = {one_of(BY_NAME, part) for part in header["empty"]}
+            return
+        name, variant = self.left[0]
+        if name:
+            setting, dtype = laws.SETTINGS[name], one_of(laws.TOLERANCE, header["dtype"])
+            made = of_frame(header, body)[: len(order(setting))]
+            self.calls[name, variant] = [Call(setting, place, answer, dtype) for place, answer in enumerate(made)]
         else:
-            calls = self.calls.setdefault((self.now, self.variant), [])
-            dtype = one_of(laws.TOLERANCE, header["dtype"])
-            calls.append(Call(laws.SETTINGS[self.now], len(calls), of_frame(header, body), dtype))
+            self.imports = {one_of(self.files, name): of_header(one, {}) for name, one in header["imports"].items()}
+            self.missing = {str(name)[:60] for name in header["missing"][:20]}
+        del self.left[0]
 
     def case(self, part: str, variant: str) -> Case:
         """The calls of a part in a variant."""

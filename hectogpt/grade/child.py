@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
-from itertools import product
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -23,7 +22,7 @@ from hectogpt import hardware, process
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws, train_case
 from hectogpt.grade.laws import Setting
-from hectogpt.grade.run_part import Answer, answer_of_error, answers, empty
+from hectogpt.grade.run_part import Answer, answer_of_error, answers, frame_of
 
 
 def prepare_everything() -> None:
@@ -41,50 +40,42 @@ def prepare_everything() -> None:
 
 
 def main() -> None:
-    """Prepare; read the request {"settings": [names], "modules": [names], "memory": bytes}; send frames; end."""
+    """Prepare; read the request {"asked": [[setting, variant], ...], "modules": [names], "memory": bytes}; send frames;
+    end."""
     frames = process.frames()
     prepare_everything()
     request = frames.receive()
     folder = Path.cwd()
-    train_case.data_file(folder / "datasets")
-    settings = [laws.SETTINGS[name] for name in request["settings"]]
     finder = Finder(folder)
     sys.meta_path.insert(0, finder)
-    sys.path.insert(0, str(folder))
     hardware.limit_this_process(request["memory"], 1 << 28)
     shut_in(folder)
     frames.send({"ready": True})
-
     modules, errors = import_submission(request["modules"], finder)
-    for header, body in replies(settings, modules, errors, finder.missing):
+    for header, body in replies(request["asked"], modules, errors, finder.missing):
         frames.send(header, body)
     frames.done()
 
 
 def replies(
-    settings: list[Setting], modules: dict[str, ModuleType], errors: dict[str, Answer], missing: set[str]
+    asked: Sequence[tuple[str, str]], modules: dict[str, ModuleType], errors: dict[str, Answer], missing: set[str]
 ) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """The frames of a submission: what was imported; and for each setting with our lower parts ("patched"), then for
-    each with the submission's own ("own"), that it begins, and its answers. What dies with our lower parts is the
-    part's own fault, and what dies later costs nothing."""
-    failed = {name: error.frame()[0] for name, error in errors.items()}
-    yield {"imports": failed, "missing": sorted(missing), "empty": empty(modules)}, b""
-    for variant in ("patched", "own"):
-        for setting in (s for s in settings if BY_NAME[s.part].module in modules):
-            yield {"begin": setting.name, "variant": variant}, b""
-            dtype, made = every_answer(setting, modules, variant)
-            for answer in made:
-                header, body = answer.frame()
-                yield {"dtype": dtype, **header}, body
+    """The frames of a submission: what was imported; and for each (setting, variant) that is asked its answers."""
+    yield {"imports": {name: error.header() for name, error in errors.items()}, "missing": sorted(missing)}, b""
+    for name, variant in asked:
+        dtype, made = every_answer(laws.SETTINGS[name], modules, variant == "patched")
+        header, body = frame_of(made)
+        yield {"dtype": dtype, **header}, body
 
 
-def every_answer(setting: Setting, modules: dict[str, ModuleType], variant: str) -> tuple[str, list[Answer]]:
-    """(dtype, answers) of a setting: in float64, or in float32 where float64 raised and float32 does so less often.
-    What is not a part of the model is run as "patched" only."""
-    if setting.part in laws.ONCE:
-        once = train_case.training if setting.part == "train" else train_case.picture
+def every_answer(setting: Setting, modules: dict[str, ModuleType], patched: bool) -> tuple[str, list[Answer]]:
+    """(dtype, answers) of a setting: in float64, or in float32 where float64 raised and float32 does so less often;
+    none without its module."""
+    if BY_NAME[setting.part].module not in modules:
+        return "float64", []
+    if setting.part == "train":
         try:
-            return "float64", once(setting, modules) if variant == "patched" else []
+            return "float64", train_case.training(setting, modules)
         except BaseException as error:
             return "float64", [answer_of_error(error)]
 
@@ -92,7 +83,7 @@ def every_answer(setting: Setting, modules: dict[str, ModuleType], variant: str)
         return sum((a.kind == "error") + ("gradient" in a.facts) for a in made)
 
     def of(dtype: str) -> tuple[str, list[Answer]]:
-        return dtype, answers(setting, modules["model_solution"], variant == "patched", dtype)
+        return dtype, answers(setting, modules["model_solution"], patched, dtype)
 
     double = of("float64")
     return min(double, of("float32"), key=lambda found: errors(found[1])) if errors(double[1]) else double
@@ -136,15 +127,14 @@ class LazyAnnotations(SourceFileLoader):
 
 
 class Finder:
-    """Finds the submission's files, whose annotations are not evaluated if `lazy`; and stand-ins, for HEAVY modules and
-    for those that were missing."""
+    """Finds the submission's files; and stand-ins, for HEAVY modules and for those that were missing."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.lazy, self.missing = folder, False, set[str]()
+        self.folder, self.missing = folder, set[str]()
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> Any:
         file = self.folder / f"{name}.py"
-        if self.lazy and path is None and file.is_file():
+        if path is None and file.is_file():
             return spec_from_file_location(name, file, loader=LazyAnnotations(name, str(file)))
         if name.partition(".")[0] in HEAVY | self.missing:
             return ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
@@ -162,14 +152,13 @@ def import_submission(names: Sequence[str], finder: Finder) -> tuple[dict[str, M
     from now on fails."""
     modules: dict[str, ModuleType] = {}
     errors: dict[str, Answer] = {}
-    for name, finder.lazy in product(names, (False, True)):
-        if name not in modules:
-            try:
-                modules[name] = import_with_stand_ins(name, finder)
-            except BaseException as error:
-                errors.setdefault(name, answer_of_error(error, {"importing": True}))
+    for name in names:
+        try:
+            modules[name] = import_with_stand_ins(name, finder)
+        except BaseException as error:
+            errors[name] = answer_of_error(error)
     Absent.importing = False
-    return modules, {name: error for name, error in errors.items() if name not in modules}
+    return modules, errors
 
 
 def import_with_stand_ins(name: str, finder: Finder) -> ModuleType:

@@ -202,9 +202,7 @@ SETTINGS: dict[str, Setting] = {setting.name: setting for setting in (
     Setting("loss, three layers", "loss", "values with three layers", LOSS, NARROW, ((3, 5), (2, 7)), gradient=True),
     Setting("train", "train", "losses and gradient norms", "Loss, backward, gradient norm, step, for every batch."),
     Setting("train, clipped", "train", "clipping", "Gradients are clipped to the given norm before each step."),
-    Setting("plot", "plot", "picture", "A figure with the training loss and the gradient norm is saved."),
 )}  # fmt: skip
-ONCE = ("train", "plot")  # parts that are run once, and judged each in its own way
 GRADED = tuple(part for part in BY_NAME if any(setting.part == part for setting in SETTINGS.values()))
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
 from hectogpt.grade.calls import Call, Case, Transcript, listed, pattern, short
 from hectogpt.grade.computation import symptoms
 from hectogpt.grade.explain import by_answer, by_words, diagnose
-from hectogpt.grade.laws import SETTINGS, Setting
+from hectogpt.grade.laws import Setting
 from hectogpt.grade.result import Diagnosis, Finding, Outcome, PartResult
 from hectogpt.grade.run_part import Answer
 from hectogpt.grade.train_case import BATCHES, MISTAKES, Run, close, curve
@@ -35,10 +33,8 @@ def judge_part(part: str, transcript: Transcript) -> PartResult:
     names = [setting.name for setting in laws.settings_of(part)]
     if ended := next((transcript.ends[name] for name in names if name in transcript.ends), None):
         return PartResult(part, *ended, diagnosis=by_words(part, ": ".join(ended)))
-    if part in transcript.empty:
-        return PartResult(part, "not started", "the function is empty")
-    if part in laws.ONCE:
-        return judge_once(part, transcript)
+    if part == "train":
+        return judge_train(transcript)
     patched, own = (transcript.case(part, variant) for variant in ("patched", "own"))
     if not patched.is_whole:
         return PartResult(part, "grader fault", "nothing came back")
@@ -149,66 +145,62 @@ def wrong_gradients(calls: list[Call]) -> str:
     return ""
 
 
-# --- parts that are run once: training, the picture ----------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
-Group = list[list[Answer]]  # of each setting
-Seen = tuple[str, Diagnosis | None]  # the symptom, "" if there is none, and the mistake
-
-
-def judge_once(part: str, transcript: Transcript) -> PartResult:
-    """The result of such a part, with notes on what happened after that which counts."""
-    names = [setting.name for setting in laws.settings_of(part)]
-    made = [[call.answer for call in transcript.calls.get((name, "patched"), [])] for name in names]
+def judge_train(transcript: Transcript) -> PartResult:
+    """Without clipping and with it, and notes on what happened after that which counts."""
+    settings = laws.settings_of("train")
+    made = [[call.answer for call in transcript.calls.get((one.name, "patched"), [])] for one in settings]
     answers = [answer for group in made for answer in group]
     if not all(made):
-        return PartResult(part, "grader fault", "nothing came back")
+        return PartResult("train", "grader fault", "nothing came back")
     notes = []
     if broken := [answer for answer in answers if answer.tensor is None]:
-        outcome, reason = outcome_of(part, broken, transcript)
+        outcome, reason = outcome_of("train", broken, transcript)
         if outcome != "failed":
-            return PartResult(part, outcome, reason)
-        first = broken[0]
-        more = "".join(f"; {value}" for value in first.facts.values()) if first.kind == "other" else ""
-        symptom, found = describe(first) + more, by_answer(part, first) if first.kind == "error" else None
+            return PartResult("train", outcome, reason)
+        symptom = describe(broken[0])
+        found = by_answer("train", broken[0]) if broken[0].kind == "error" else None
     else:
         if any(answer.facts.get("graph kept") for answer in answers):
             words = "losses are kept as tensors with their graph: memory grows with every step"
             notes.append(Finding("plain numbers kept", words, "Losses are recorded as numbers."))
         if after := next((str(a.facts["after"]) for a in answers if a.facts.get("after")), ""):
-            words = f"after the {'losses were recorded' if part == 'train' else 'picture was saved'}: {short(after)}"
+            words = f"after the losses were recorded: {short(after)}"
             notes.append(Finding("to the end", words, "The function ends without an error."))
-        symptom, found = (judge_train if part == "train" else judge_plot)(made, notes)
+        symptom, found = explain_curves([run_of(*one) for one in zip(settings, made, strict=True)], notes)
     if not symptom:
-        return PartResult(part, "passed", "", tuple(notes))
-    setting = laws.settings_of(part)[0]
-    return PartResult(part, "failed", "", (Finding(setting.law, symptom, setting.says, True), *notes), found)
+        return PartResult("train", "passed", "", tuple(notes))
+    setting = settings[0]
+    return PartResult("train", "failed", "", (Finding(setting.law, symptom, setting.says, True), *notes), found)
 
 
-def judge_train(made: Group, notes: list[Finding]) -> Seen:
-    """Without clipping and with it. The first that holds: wrong batches, the right curve, a known mistake, another
-    optimizer or schedule."""
-    both = []
-    for setting, answers in zip((SETTINGS["train"], SETTINGS["train, clipped"]), made, strict=True):
-        losses, norms = [answer.tensor.float() for answer in answers if answer.tensor is not None]
-        batches = [[int(row) for row in batch] for batch in answers[0].facts["batches"]]
-        both.append(Run(setting, losses, norms, batches))
-    for run in both:
+def run_of(setting: Setting, answers: list[Answer]) -> Run:
+    """What was recorded in a setting. Raises ValueError for answers that are no two lists of numbers."""
+    losses, norms = [answer.tensor.float() for answer in answers if answer.tensor is not None]
+    return Run(setting, losses, norms, [[int(row) for row in batch] for batch in answers[0].facts["batches"]])
+
+
+def explain_curves(runs: list[Run], notes: list[Finding]) -> tuple[str, Diagnosis | None]:
+    """The symptom, "" if there is none, and the mistake. The first that holds: wrong batches, the right curve, a known
+    mistake, another optimizer or schedule."""
+    for run in runs:
         for name, what in (row[1:] for row in BATCHES if row[0](run.batches)):
             rows_taken = "; ".join(str(batch[:6]) for batch in run.batches[:3])
             found = Diagnosis((name,), "how the text is cut into batches", what, effect=symptoms()["train"][name])
             return f"rows of the text in the first steps: {rows_taken}", found
-    comparable = all(run.comparable for run in both)
-    wrong = [run for run in both if not comparable or run.difference()]
+    comparable = all(run.comparable for run in runs)
+    wrong = [run for run in runs if not comparable or run.difference()]
     if not wrong:
         return "", None
-    symptom = next(filter(None, (run.difference() for run in both)), "losses and gradient norms differ")
+    symptom = next(filter(None, (run.difference() for run in runs)), "losses and gradient norms differ")
     # Some mistakes show in one of the two only.
     if known := [loop for loop in MISTAKES if comparable and not any(run.difference(loop) for run in wrong)]:
         first, *others = (loop.name for loop in known)
         effect = symptoms()["train"][first]
         return symptom, Diagnosis((first,), "the training loop", known[0].what, tuple(others), effect=effect)
-    if words := another_schedule(both[0], comparable):
+    if words := another_schedule(runs[0], comparable):
         notes.append(Finding("another optimizer or schedule", words, "The assignment's baseline uses AdamW."))
         return "", None
     return symptom, None
@@ -224,17 +216,3 @@ def another_schedule(run: Run, comparable: bool) -> str:
     if not (close(run.losses[:1], loss) and close(run.norms[:1], norm)):
         return ""
     return "the first step is right and the loss falls; the rest follows another optimizer or schedule: not comparable"
-
-
-def judge_plot(made: Group, notes: list[Finding]) -> Seen:
-    """Blank, or the same for other losses or gradient norms: these are not in it."""
-    grey, *others = [answer.tensor.double() for answer in made[0] if answer.tensor is not None]
-    same = [name for other, name in zip(others, ("loss", "gradient norm"), strict=False) if torch.equal(other, grey)]
-    if grey.numel() < 100 or float(grey.std()) < 1e-3 or len(torch.unique((grey * 255).round())) < 4:
-        what = "The picture is saved after it was shown or closed: it is blank."
-        return "the picture is blank", Diagnosis(("blank picture",), "the order of saving and showing", what)
-    if same:
-        what = f"The {same[0]} is not drawn: two panels are asked for, the loss and the gradient norm."
-        symptom = f"the picture is the same whatever the {same[0]} is"
-        return symptom, Diagnosis(("a panel is missing",), "the panels", what)
-    return "", None

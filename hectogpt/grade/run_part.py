@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from hectogpt.assignment.parts import BY_NAME, PARTS, SOURCES
+from hectogpt.assignment.parts import BY_NAME, SOURCES
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.laws import INPUT, Setting, Size, cotangent, given, order, state_of
 from hectogpt.hardware import is_out_of_memory
@@ -51,16 +51,36 @@ class Answer:
     facts: dict[str, Any] = field(default_factory=dict)
     gradient: dict[str, Tensor] = field(default_factory=dict)
 
-    def frame(self) -> tuple[dict[str, Any], bytes]:
-        """As JSON; and its numbers and gradient as the bytes of a safetensors file."""
-        header = {name: value for name, value in vars(self).items() if name not in ("tensor", "gradient")}
-        tensors = self.gradient | ({} if self.tensor is None else {"": self.tensor})
-        return header, save_tensors({name: value.contiguous() for name, value in tensors.items()})
+    def header(self) -> dict[str, Any]:
+        """All but its numbers, as JSON."""
+        return {name: value for name, value in vars(self).items() if name not in ("tensor", "gradient")}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its numbers and gradient, the former without a name."""
+        return self.gradient | ({} if self.tensor is None else {"": self.tensor})
 
 
-def of_frame(header: dict[str, Any], body: bytes) -> Answer:
-    """A frame as an answer. Raises ValueError, KeyError and what safetensors raises for one that is none."""
-    tensors = load_tensors(body) if body else {}
+def frame_of(made: list[Answer]) -> tuple[dict[str, Any], bytes]:
+    """Answers as JSON; and their numbers as the bytes of a safetensors file."""
+    tensors = {
+        f"{place} {name}": value.clone(memory_format=torch.contiguous_format)
+        for place, answer in enumerate(made)
+        for name, value in answer.tensors().items()
+    }
+    return {"answers": [answer.header() for answer in made]}, save_tensors(tensors)
+
+
+def of_frame(header: dict[str, Any], body: bytes) -> list[Answer]:
+    """A frame as answers. Raises ValueError, KeyError and what safetensors raises for one that is none."""
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for name, value in load_tensors(body).items():
+        place, _, name = name.partition(" ")
+        tensors.setdefault(place, {})[name] = value
+    return [of_header(one, tensors.get(str(place), {})) for place, one in enumerate(header["answers"])]
+
+
+def of_header(header: dict[str, Any], tensors: dict[str, Tensor]) -> Answer:
+    """An answer with these numbers."""
     kind, text, error, line = (str(header[name])[:2000] for name in ("kind", "text", "error", "line"))
     facts = dict(list(header["facts"].items())[:FACTS])
     if not all(isinstance(facts.get(name, []), list) for name in ("absent", "batches", "unnamed")):
@@ -117,19 +137,6 @@ def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[st
     known = inspect.signature(function).parameters
     every = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
     return {name: value for name, value in arguments.items() if every or name in known}
-
-
-def empty(modules: dict[str, ModuleType]) -> list[str]:
-    """The parts whose function consists of nothing, `pass` or `return None` say: it uses no name and no attribute."""
-    found: list[str] = []
-    for part in PARTS:
-        function: Any = modules.get(part.module)
-        for step in part.functions[-1].split("."):
-            function = getattr(function, step, None)
-        code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
-        if isinstance(code, CodeType) and not (code.co_names or code.co_cellvars or code.co_freevars):
-            found.append(part.name)
-    return found
 
 
 # --- building ---------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import signal
+import tempfile
 import threading
 import time
 import traceback
@@ -31,7 +32,7 @@ from hectogpt.grade import laws
 from hectogpt.grade.calls import Transcript
 from hectogpt.grade.outcomes import judge
 from hectogpt.grade.result import Outcome, PartResult, Result
-from hectogpt.grade.submission import SOLUTION, Limits, Submission, read_submission, temporary
+from hectogpt.grade.submission import SOLUTION, Limits, Submission, read_submission
 from hectogpt.process import CancelledError
 from hectogpt.serialization import load
 
@@ -47,8 +48,11 @@ RUBBISH = (ValueError, KeyError, TypeError, AttributeError, RecursionError, Over
 @contextmanager
 def waiting_child() -> Iterator[tuple[Path, process.Child]]:
     """A child that waits for a submission, and its folder, which is empty; both end with the context, and with them all
-    that it has started."""
-    with temporary() as folder, ExitStack() as stack:
+    that it has started. Only this user may enter the folder around it."""
+    outer = tempfile.TemporaryDirectory(prefix="hectogpt-grade-", ignore_cleanup_errors=True)
+    with outer, ExitStack() as stack:
+        folder = Path(outer.name, "submission")
+        folder.mkdir()
         child = process.Child(CHILD, folder, environment(folder))
         stack.callback(end_daemons, folder)
         stack.callback(child.end)
@@ -94,18 +98,22 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> T
     """All that a submission's code returned in every setting. Raises CancelledError once `cancelled` is set."""
     modules = [name for name in ("model_solution", "train") if f"{name}.py" in submission.files]
     transcript, begun = Transcript(set(modules)), time.monotonic()
-    left = [s.name for s in laws.SETTINGS.values() if BY_NAME[s.part].module in modules]
+    asked = [one for one in laws.SETTINGS.values() if BY_NAME[one.part].module in modules]
+    # What dies with our lower parts is the part's own fault, and what dies later costs nothing.
+    left = [(one.name, "patched") for one in asked] + [(one.name, "own") for one in asked if one.part != "train"]
     while left:
         rest = limits.total_seconds - (time.monotonic() - begun)
         if rest <= 0:
-            transcript.ends |= {name: ("timed out", "the time for the whole submission was over") for name in left}
+            words = "the time for the whole submission was over"
+            transcript.ends |= {name: ("timed out", words) for name, variant in left if variant == "patched"}
             break
         with waiting_child() as (folder, child):
-            submission.write(folder)
+            for name, content in submission.files.items():
+                (folder / name).write_bytes(content)
             transcript.begin(left)
             try:
                 ending = child.listen(
-                    {"settings": left, "modules": modules, "memory": limits.memory},
+                    {"asked": left, "modules": modules, "memory": limits.memory},
                     transcript.receive,
                     first_seconds=min(limits.start_seconds, rest),
                     seconds=limits.seconds,
@@ -117,14 +125,14 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> T
                 ending = process.Ending("broken", None, str(error)[:200])
         if cancelled.is_set():
             raise CancelledError
-        if ending.how == "done" or transcript.variant == "own":
+        (now, variant), *left = transcript.left or [("", "own")]
+        if variant == "own":
             break  # all parts have been run apart from each other by then
-        transcript.ends[transcript.now] = outcome_of(ending, transcript, limits)
-        if not transcript.now:
+        transcript.ends[now] = outcome_of(ending, transcript, limits)
+        if not now:
             break  # it cannot even be imported
         # What ended in one setting would end in the others of that part too.
-        part = laws.SETTINGS[transcript.now].part
-        left = [name for name in left[left.index(transcript.now) + 1 :] if laws.SETTINGS[name].part != part]
+        left = [one for one in left if laws.SETTINGS[one[0]].part != laws.SETTINGS[now].part]
     transcript.seconds = time.monotonic() - begun
     return transcript
 

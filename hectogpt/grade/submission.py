@@ -1,21 +1,18 @@
-"""Submissions: finding them in files, folders and archives, their limits, and a temporary copy to run."""
+"""Submissions: finding them in files, folders and archives, and their limits."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-import shutil
-import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from hectogpt import errors, hardware
+from hectogpt import errors
 from hectogpt.assignment.parts import SOURCES
 from hectogpt.errors import UserError
 
@@ -23,7 +20,6 @@ SOLUTION = "model_solution.py"
 LARGEST = 2_000_000  # bytes of one file
 MOST = 60  # files of one submission
 DEEPEST = 4  # folders between a path that is given and a submission
-TEMPORARY = "hectogpt-grade-"  # how names of temporary folders begin
 LOOKS = re.compile(
     r"^\s*(import|from)\s+(hectogpt|reference|inspect|ctypes|gc)\b|sys\.modules|_getframe|f_back|f_locals|get_objects"
     r"|__subclasses__|__import__|import_module|spec_from_file|\bexec\(|\beval\(|model_solution\.py"
@@ -69,30 +65,6 @@ class Submission:
         lines = ((name, n, line) for name, text in texts.items() for n, line in enumerate(text.splitlines(), 1))
         found = (f"{name}:{n}: {line.strip()[:160]}" for name, n, line in lines if LOOKS.search(line))
         return tuple(islice(found, 20))
-
-    def write(self, folder: Path) -> None:
-        """Copy the files into a folder."""
-        for name, content in self.files.items():
-            (folder / name).write_bytes(content)
-
-
-@contextmanager
-def temporary() -> Iterator[Path]:
-    """An empty temporary folder, which is removed at the end; only this user may enter the folder around it, whose name
-    says which process it belongs to."""
-    prefix = f"{TEMPORARY}{os.getpid()}-"
-    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as outer:
-        folder = Path(outer, "submission")
-        folder.mkdir()
-        yield folder
-
-
-def remove_leftovers() -> None:
-    """Remove the temporary copies of graders that were killed: folders whose process is gone."""
-    for outer in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
-        number = outer.name.removeprefix(TEMPORARY).partition("-")[0]
-        if number.isdecimal() and not hardware.is_process(int(number)):
-            shutil.rmtree(outer, ignore_errors=True)
 
 
 def find(paths: tuple[Path, ...]) -> list[Submission]:

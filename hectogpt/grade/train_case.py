@@ -1,7 +1,7 @@
-"""train.py: a few steps through the starter's own handles, the right curve and known wrong ones; and its picture.
+"""train.py: a few steps through the starter's own handles, the right curve and known wrong ones.
 
 All rows of the text differ, and the curves are computed from the rows that the submission took: a shuffle changes
-nothing, and rows that are used again are seen. `training` and `picture` are the child's work; it knows no right value.
+nothing, and rows that are used again are seen. `training` is the child's work, and knows no right value.
 """
 
 # ruff: noqa: E501  # a table, an entry a line
@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -155,12 +154,6 @@ BATCHES: list[tuple[Callable[[list[list[int]]], bool], str, str]] = [
 # --- the child's work: training ---------------------------------------------------------------------------------------
 
 
-def data_file(folder: Path) -> None:
-    """Write the file that the starter's get_chunked_tinystories finds instead of downloading the text."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(text().clone(), folder / f"tinystories_10pct_chunk_size_{SIZE.context_length}.pt")
-
-
 def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
     """Losses and gradient norms, as train() gives them to plot_results, or returns them. Facts of the first: the rows of
     each batch, and an error after they were given."""
@@ -183,14 +176,14 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
     except BaseException as error:
         if not recorded:
             raise
-        facts |= after(error)
+        answer = answer_of_error(error)
+        facts["after"] = f"{answer.error}: {answer.text[:200]}, at {answer.line}"
     finally:
         vars(train).update(before)
     if not recorded and isinstance(result, tuple | list) and len(result) >= 2:
         recorded.append((result[0], result[1]))
     if not recorded:
-        lacks = {"lacks": "neither returned nor given to plot_results"}
-        return [Answer("other", text="None" if result is None else f"a {type(result).__name__}", facts=lacks)]
+        return [Answer("other", text="no losses, and gave none to plot_results")]
     losses, norms = recorded[-1]
     return [numbers(losses, facts), numbers(norms, {})]
 
@@ -219,49 +212,7 @@ def watched_model(solution: ModuleType, batches: list[list[int]]) -> Any:
     return made
 
 
-def after(error: BaseException) -> dict[str, Any]:
-    """An error after what counts, as a fact."""
-    answer = answer_of_error(error)
-    return {"after": f"{answer.error}: {answer.text[:200]}, at {answer.line}"}
-
-
 def numbers(values: Any, facts: dict[str, Any]) -> Answer:
     kept = any(isinstance(value, Tensor) and value.requires_grad for value in values)
     listed = [float(v.detach() if isinstance(v, Tensor) else v) for v in list(values)[:1000]]
     return Answer("tensor", torch.tensor(listed, dtype=torch.float64), facts=facts | {"graph kept": kept})
-
-
-# --- the child's work: the picture ------------------------------------------------------------------------------------
-
-CURVE, OTHER = [3.0, 2.5, 2.2, 2.0], [9.0, 1.0, 8.0, 2.0]
-
-
-def picture(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
-    """The pictures that plot_results saves, as small tensors of grey values: of one run, of one with other losses, of
-    one with other gradient norms; or an error or `other` if there is none."""
-    runs = ((CURVE, CURVE), (OTHER, CURVE), (CURVE, OTHER))
-    made = [drawn(modules["train"], losses, norms) for losses, norms in runs]
-    return made if made[0].kind == "tensor" else made[:1]
-
-
-def drawn(train: ModuleType, losses: list[float], norms: list[float]) -> Answer:
-    """The picture of one run. An error after it was saved is a fact."""
-    from matplotlib import image
-
-    for old in Path().glob("*.png"):
-        old.unlink()
-    asked: dict[str, Any] = {"losses": [*losses], "grad_norms": [*norms], "save_path": "graded_picture.png"}
-    facts: dict[str, Any] = {}
-    try:
-        wanted = accepted(train.plot_results, asked)
-        train.plot_results(**wanted) if len(wanted) > 1 else train.plot_results(*asked.values())
-    except BaseException as error:
-        if not any(Path().glob("*.png")):
-            raise
-        facts = after(error)
-    saved = max(Path().glob("*.png"), key=lambda path: path.stat().st_mtime, default=None)
-    if saved is None:
-        return Answer("other", text="None", facts={"lacks": "no picture was saved"})
-    grey = torch.as_tensor(image.imread(str(saved))[..., :3].mean(-1))
-    step = [max(1, length // 200) for length in grey.shape]
-    return Answer("tensor", grey[:: step[0], :: step[1]].double(), facts=facts)

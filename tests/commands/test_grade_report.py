@@ -31,7 +31,7 @@ def wrong() -> Result:
         ("        return loss\n", f"        raise ValueError({EVIL!r})\n"),
         ("context = x[:, -self.config.context_length:]", "context = x"),
     )
-    parts = [part for part in laws.GRADED if part not in ("train", "plot")]
+    parts = [part for part in laws.GRADED if part != "train"]
     return Result(EVIL, "0" * 64, tuple(judged(source, *parts).values()), 1.5)
 
 
@@ -70,10 +70,6 @@ def test_submissions_are_found_in_files_folders_and_archives(tmp_path: Path) -> 
     }
     (alone,) = submission.find((tmp_path / "anna" / "model_solution.py",))
     assert alone.key == found["anna"].key
-    with submission.temporary() as folder:
-        alone.write(folder)
-        assert sorted(path.name for path in folder.iterdir()) == ["model_solution.py", "utils.py"]
-    assert not folder.exists()
     write(tmp_path, "anna/helper.py")
     assert submission.find((tmp_path / "anna",))[0].key != alone.key
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,12 +100,11 @@ def test_the_students_page_says_how_to_get_an_input() -> None:
     torch.testing.assert_close(made["y"], calls.outcome((), SETTINGS["attention"], 0))
 
 
-# --- train.py and its picture -----------------------------------------------------------------------------------------
+# --- train.py --------------------------------------------------------------------------------------------------------
 
 HERE = TRAIN.replace("from datasets import load_dataset\n", "").replace("from transformers import AutoTokenizer\n", "")
 CLIP = "norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)"
 STEP = "        optimizer.step()\n"
-SAVE = "    fig.savefig(save_path)\n"
 NORM = "torch.stack([p.grad.norm() for p in model.parameters()]).norm()"
 SAME = "        batch = batch.to(device)\n"
 LOADER = "loader = torch.utils.data.DataLoader(data, batch_size=batch_size)"
@@ -137,12 +135,6 @@ NOTED_TRAINING = {
 }
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures are written into the current folder."""
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.mark.parametrize("name", WRONG_TRAINING)
 def test_a_mistake_in_the_loop_is_named(name: str) -> None:
     result = judged(BASE, "train", train=WRONG_TRAINING[name])["train"]
@@ -166,21 +158,3 @@ def test_every_mistake_of_the_loop_shows_with_clipping_or_without() -> None:
     runs = [train_case.Run(setting, *curve, IN_ORDER) for setting, curve in right.items()]
     assert all(float(run.losses[-1]) < float(run.losses[0]) - 0.1 for run in runs)
     assert [loop.name for loop in train_case.MISTAKES if not any(run.difference(loop) for run in runs)] == []
-
-
-@pytest.mark.parametrize(
-    ("edits", "name"),
-    [
-        ([], None),
-        ([("    plt.close(fig)\n", "    plt.close(figure)\n")], None),  # an error after it was saved is a note
-        ([(SAVE, ""), ("fig, (a, b) = plt.subplots(1, 2)", "fig = plt.figure()\n" + SAVE + "    a, b = fig.subplots(1, 2)")], "blank picture"),
-        ([(SAVE, "")], "no picture was saved"),
-        ([("    b.plot(grad_norms)\n", "")], "a panel is missing"),
-        ([("b.plot(grad_norms)", "b.plot(losses)")], "a panel is missing"),
-    ],
-)  # fmt: skip
-def test_pictures(edits: list[tuple[str, str]], name: str | None) -> None:
-    result = judged(BASE, "plot", train=edited(HERE, *edits))["plot"]
-    assert result.outcome == ("failed" if name else "passed")
-    assert name is None or name in result.mistake() + result.why()
-    assert [note.law for note in result.notes] == ["to the end"] * ("plt.close(figure)" in str(edits))
