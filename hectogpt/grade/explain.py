@@ -1,6 +1,6 @@
 """Why a part is wrong: the mistake it may be. Only what reproduces the results is named.
 
-Rules are tried in order. The tables of known mistakes stand in mistakes.py. Numbers of the formulas that may be
+The tables of known mistakes stand in mistakes.py. Numbers of the formulas that may be
 mistyped are not listed but fitted: a family is the computation with free numbers in one step. They are fitted to a few
 answers by least squares; only what then reproduces all answers is named, with its numbers. What ends in an error, or in
 a result that is no tensor, is told by its message.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -32,73 +33,50 @@ Mistakes = tuple[Mistake, ...]
 
 
 def diagnose(case: Case) -> Diagnosis | None:
-    """The mistake in a part that has failed, by the first rule that knows one."""
-    return next(filter(None, (rule(case) for rule in RULES)), None)
-
-
-def unstable(case: Case) -> Diagnosis | None:
-    """The first input, given again at the end, has another result."""
-    for calls in case.calls.values():
-        first, again = calls[0].answer.tensor, calls[-1].answer.tensor
-        if first is None or again is None or calls[0] not in case.counted or difference(again, first) <= 1e-4:
-            continue
+    """The mistake in a part that has failed: a state that is kept, NaN, what gives the same gradients or the same numbers,
+    or what the message of an error says."""
+    if any(changed(calls) for calls in case.calls.values() if calls[0] in case.counted):
         if case.part == "generate":
             what = "Tokens are drawn at random, or a state is kept between calls; greedy decoding takes the likeliest."
             return Diagnosis(("sampling for greedy",), "the choice of the next token", what)
         what = "The same input gives another output the second time: something is random or kept between calls."
         return Diagnosis(("another answer the second time",), "what is kept between calls", what)
-    return None
-
-
-def no_number(case: Case) -> Diagnosis | None:
-    """NaN everywhere has many causes: none of them is named alone."""
-    tensors = [call.answer.tensor for call in case.built]
-    if not case.wrong or not all(tensor is not None and tensor.isnan().all() for tensor in tensors):
-        return None
-    why = ": minus infinity fills whole rows of the scores, or is multiplied by zero" * (case.part == "attention")
-    return Diagnosis(("NaN everywhere",), "the causal mask" if why else "the result", f"Every number is NaN{why}.")
-
-
-def wrong_gradient(case: Case) -> Diagnosis | None:
-    """The values are right, their gradients are not."""
-    asked = [call for call in case.built if call.setting.gradient]
-    if case.wrong or not asked:
-        return None
-    told = next((str(call.answer.facts["gradient"]) for call in asked if call.answer.facts.get("gradient")), "")
-    if found := by_words(case.part, told):
-        return found
-    if fitting := [(one,) for one in GRADIENTS[case.part] if not any(call.wrong_gradients((one,)) for call in asked)]:
-        return diagnosis(case.part, fitting)
-    wrong = list(dict.fromkeys(name for call in asked for name in call.wrong_gradients()))
-    without = [name for name in wrong if any(call.without([name]) for call in asked)]
-    if without and not told:
-        what = "On the way to it something is detached, taken by .data, or computed under no_grad."
-        few = without == wrong and len(wrong) <= 4
-        names = tuple(f"{name} by .data" for name in wrong) if few else ("no gradient of some weights",)
-        return Diagnosis(names, listed(without), what)
-    return None
-
-
-def reproduced(case: Case) -> Diagnosis | None:
-    """A mistake that gives the same numbers. Past the context alone a text may have lost its beginning."""
-    if case.wrong and any(call.answer.tensor is not None for call in case.built):
-        return explain_values(case.part, case.built)
-    if case.part == "generate" and case.built and not case.wrong:
-        return diagnosis("generate", [(one,) for one in MISTAKES["generate"] if one.name == "returned text cropped"])
-    return None
-
-
-def by_error(case: Case) -> Diagnosis | None:
-    """What the message of an error says, or what came instead of a tensor."""
+    tensors, found = [call.answer.tensor for call in case.built], None
+    if case.wrong and all(tensor is not None and tensor.isnan().all() for tensor in tensors):
+        why = ": minus infinity fills whole rows of the scores, or is multiplied by zero" * (case.part == "attention")
+        return Diagnosis(("NaN everywhere",), "the causal mask" if why else "the result", f"Every number is NaN{why}.")
+    if case.wrong and any(tensor is not None for tensor in tensors):
+        found = explain_values(case.part, case.built)
+    elif case.built and not case.wrong and case.part == "generate":  # a text has lost its beginning past the context
+        found = diagnosis("generate", [(one,) for one in MISTAKES["generate"] if one.name == "returned text cropped"])
+    elif case.built and not case.wrong:
+        found = wrong_gradient(case.part, [call for call in case.built if call.setting.gradient])
     answers = [call.answer for call in [*case.wrong, *case.counted]]
     broken = next((answer for answer in answers if answer.kind in ("error", "other")), None)
-    return by_answer(case.part, broken) if broken else None
+    return found or (by_answer(case.part, broken) if broken else None)
 
 
-RULES: tuple[Callable[[Case], Diagnosis | None], ...] = (unstable, no_number, wrong_gradient, reproduced, by_error)
+def changed(calls: list[Call]) -> bool:
+    """Whether the first input, given again at the end, has another result."""
+    first, again = calls[0].answer.tensor, calls[-1].answer.tensor
+    return first is not None and again is not None and difference(again, first) > 1e-4
 
 
-# --- what reproduces the values ---------------------------------------------------------------------------------------
+def wrong_gradient(part: str, calls: list[Call]) -> Diagnosis | None:
+    """The values of these calls are right, their gradients are not."""
+    told = next((str(call.answer.facts["gradient"]) for call in calls if call.answer.facts.get("gradient")), "")
+    if found := by_words(part, told):
+        return found
+    if fitting := [(one,) for one in GRADIENTS[part] if not any(call.wrong_gradients((one,)) for call in calls)]:
+        return diagnosis(part, fitting)
+    wrong = list(dict.fromkeys(name for call in calls for name in call.wrong_gradients()))
+    without = [name for name in wrong if any(call.without([name]) for call in calls)]
+    if told or not without:
+        return None
+    few = without == wrong and len(wrong) <= 4
+    names = tuple(f"{name} by .data" for name in wrong) if few else ("no gradient of some weights",)
+    what = "On the way to it something is detached, taken by .data, or computed under no_grad."
+    return Diagnosis(names, listed(without), what)
 
 
 def explain_values(part: str, calls: list[Call]) -> Diagnosis | None:
@@ -176,8 +154,10 @@ class Number:
 
 @dataclass(frozen=True)
 class Family:
-    """where: the step. changes: from the values of its numbers, method -> what takes its place."""
+    """part: where it is tried, "" for all. where: the step. changes: from the values of its numbers, method -> what takes
+    its place."""
 
+    part: str
     where: str
     changes: Callable[[list[float]], Mapping[str, Method]]
     numbers: tuple[Number, ...]
@@ -197,35 +177,26 @@ CURVE = (
 )
 SCALE, MASK, ORDER = "the scale of the scores", "the causal mask", "the order of mask and scale"
 FILLED = "which large scores outweigh: minus infinity hides the future"
-FAMILIES: list[tuple[str, Family]] = [
-    ("gelu", Family("GELU.forward", lambda v: {"gelu": gelu(v)}, CURVE)),
-    ("mlp", Family("the activation between fc1 and fc2", lambda v: {"bend": gelu(v)}, CURVE)),
-    ("attention", Family(SCALE, lambda v: {"scale": lambda s, t: t * v[0]}, (
-        Number("scores times", "The scores are multiplied by {value}, whatever the width of a head.", None, (0.1, 1.0)),))),
-    ("attention", Family(SCALE, lambda v: {"scale": lambda s, t: t * v[0] / s.size.d_attention**0.5}, (
-        Number("scale times", "The scores, divided by the root of the head's width, are {value} times what they should be.", 1.0, (0.5, 2.0, -1.0)),))),
-    ("attention", Family(MASK, lambda v: {"hide": lambda s, t: t.masked_fill(s.future(t), v[0])}, (
-        Number("mask of", f"The future is filled with {{value}}, {FILLED}.", None, (-1.0, -8.0, -15.0)),))),
-    ("attention", Family(MASK, lambda v: {"hide": lambda s, t: t + v[0] * s.future(t)}, (
-        Number("added to the future:", f"{{value}} is added to the scores of the future, {FILLED}.", 0.0, (-1.0, -8.0, -15.0)),))),
-    ("attention", Family(ORDER, lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t.masked_fill(s.future(t), v[0])))}, (
-        Number("before the scale, mask of", f"The future is filled with {{value}} before the scores are scaled, {FILLED}.", None, (-4.0, -20.0)),))),
-    ("attention", Family(ORDER, lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t + v[0] * s.future(t)))}, (
-        Number("before the scale, added to the future:", f"{{value}} is added to the scores of the future before they are scaled, {FILLED}.", 0.0, (-4.0, -20.0)),))),
-    ("block", Family("the norms", lambda v: {"eps": lambda s: v[0]}, (
-        Number("eps", "The eps of the norms is {value}, not GPT-2's 1e-5.", 1e-5, (1e-6, 1e-4)),))),
-    ("loss", Family("the cross entropy", lambda v: {"surprise": lambda s, y, t: (1 - v[0]) * Computation.surprise(s, y, t) - v[0] * y.log_softmax(-1).mean(-1)}, (
-        Number("label smoothing", "Label smoothing of {value} is on.", 0.0, (0.05,)),))),
-    ("", Family("the result", lambda v: {"after": lambda s, y: v[0] * y}, (
-        Number("result times", "Every number is {value} times the right one.", 1.0, (1.0,)),))),
-]  # fmt: skip
+FAMILIES = (
+    Family("gelu", "GELU.forward", lambda v: {"gelu": gelu(v)}, CURVE),
+    Family("mlp", "the activation between fc1 and fc2", lambda v: {"bend": gelu(v)}, CURVE),
+    Family("attention", SCALE, lambda v: {"scale": lambda s, t: t * v[0]}, (Number("scores times", "The scores are multiplied by {value}, whatever the width of a head.", None, (0.1, 1.0)),)),
+    Family("attention", SCALE, lambda v: {"scale": lambda s, t: t * v[0] / s.size.d_attention**0.5}, (Number("scale times", "The scores, divided by the root of the head's width, are {value} times what they should be.", 1.0, (0.5, 2.0, -1.0)),)),
+    Family("attention", MASK, lambda v: {"hide": lambda s, t: t.masked_fill(s.future(t), v[0])}, (Number("mask of", f"The future is filled with {{value}}, {FILLED}.", None, (-1.0, -8.0, -15.0)),)),
+    Family("attention", MASK, lambda v: {"hide": lambda s, t: t + v[0] * s.future(t)}, (Number("added to the future:", f"{{value}} is added to the scores of the future, {FILLED}.", 0.0, (-1.0, -8.0, -15.0)),)),
+    Family("attention", ORDER, lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t.masked_fill(s.future(t), v[0])))}, (Number("before the scale, mask of", f"The future is filled with {{value}} before the scores are scaled, {FILLED}.", None, (-4.0, -20.0)),)),
+    Family("attention", ORDER, lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t + v[0] * s.future(t)))}, (Number("before the scale, added to the future:", f"{{value}} is added to the scores of the future before they are scaled, {FILLED}.", 0.0, (-4.0, -20.0)),)),
+    Family("block", "the norms", lambda v: {"eps": lambda s: v[0]}, (Number("eps", "The eps of the norms is {value}, not GPT-2's 1e-5.", 1e-5, (1e-6, 1e-4)),)),
+    Family("loss", "the cross entropy", lambda v: {"surprise": lambda s, y, t: (1 - v[0]) * Computation.surprise(s, y, t) - v[0] * y.log_softmax(-1).mean(-1)}, (Number("label smoothing", "Label smoothing of {value} is on.", 0.0, (0.05,)),)),
+    Family("", "the result", lambda v: {"after": lambda s, y: v[0] * y}, (Number("result times", "Every number is {value} times the right one.", 1.0, (1.0,)),)),
+)  # fmt: skip
 
 
 def fit(part: str, calls: list[Call]) -> Diagnosis | None:
     """The first family that reproduces all answers with some numbers, and these numbers."""
     if not all((t := call.answer.tensor) is not None and t.numel() and t.isfinite().all() for call in calls):
         return None
-    return next(filter(None, (fitted(family, calls) for of, family in FAMILIES if of in (part, ""))), None)
+    return next(filter(None, (fitted(family, calls) for family in FAMILIES if family.part in (part, ""))), None)
 
 
 def fitted(family: Family, calls: list[Call]) -> Diagnosis | None:
@@ -251,18 +222,15 @@ def fitted(family: Family, calls: list[Call]) -> Diagnosis | None:
     first = [number.starts[0] for number in family.numbers]
     more = [(n, start) for n, number in enumerate(family.numbers) for start in number.starts[1:]]
     for start in (first, *([*first[:n], other, *first[n + 1 :]] for n, other in more)):
-        try:
+        with suppress(ArithmeticError):
             values = least_squares(misses, start, method="lm", diff_step=1e-6, max_nfev=100, **EXACT).x
-        except ArithmeticError:
-            continue
-        if not all(call.agrees(made(values, call)) for call in calls):
-            continue
-        rows = [(number, round(float(value), 9) + 0.0) for number, value in zip(family.numbers, values, strict=True)]
-        others = [(n, v) for n, v in rows if n.right is None or abs(v - n.right) > 1e-3 * abs(n.right) + 1e-12]
-        if others:
-            names = tuple(f"{number.name} {value:.5g}" for number, value in others)
-            what = " ".join(number.what.format(value=f"{value:.5g}") for number, value in others)
-            return Diagnosis(names, family.where, what)
+            if not all(call.agrees(made(values, call)) for call in calls):
+                continue
+            rows = [(n, round(float(value), 9) + 0.0) for n, value in zip(family.numbers, values, strict=True)]
+            if others := [(n, v) for n, v in rows if n.right is None or abs(v - n.right) > 1e-3 * abs(n.right) + 1e-12]:
+                names = tuple(f"{number.name} {value:.5g}" for number, value in others)
+                what = " ".join(number.what.format(value=f"{value:.5g}") for number, value in others)
+                return Diagnosis(names, family.where, what)
     return None
 
 
