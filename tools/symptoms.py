@@ -122,7 +122,7 @@ def made_by(kind: Kind, setting: Setting, number: int, state: dict[str, Tensor] 
     try:
         with torch.no_grad():
             result = kind(state or weights(setting), setting.size).run(setting.part, given(setting, number), new)
-        return Answer("tensor", result)
+        return Answer("tensor", {"": result})
     except Exception as error:
         return answer_of_error(error)
 

@@ -193,23 +193,21 @@ class Call:
     def wrong_gradients(self, mistakes: tuple[Mistake, ...] = ()) -> list[str]:
         """Names of the gradients that are not those of the mistakes (of the right part). A difference is relative to
         the gradient's size, or to a tenth of the largest one's: that of W_k's bias is zero but for rounding."""
-        made, facts = gradient(mistakes, self.setting, self.number), self.answer.facts
-        if made is None or "gradient" in facts:
-            return [] if made is None and "gradient" in facts else ["all"]
+        made, answer = gradient(mistakes, self.setting, self.number), self.answer
+        if made is None or answer.backward:
+            return [] if made is None and answer.backward else ["all"]
         sizes = {name: float(right.square().mean().sqrt()) for name, right in made.items()}
         least, limit = max(0.1 * max(sizes.values()), 1e-12), laws.GRADIENT * self.tolerance
 
         def is_right(name: str, right: Tensor) -> bool:
-            yours = self.answer.gradient.get(name, torch.zeros_like(right))
+            yours = answer.numbers.get(name, torch.zeros_like(right))
             return yours.shape == right.shape and float((yours - right).abs().max()) <= limit * max(sizes[name], least)
 
-        return [
-            name for name, right in made.items() if name not in facts.get("absent", ()) and not is_right(name, right)
-        ]
+        return [name for name, right in made.items() if name not in answer.absent and not is_right(name, right)]
 
     def without(self, names: list[str]) -> list[str]:
         """Those of the names that no gradient reaches."""
-        return [name for name in names if name not in self.answer.gradient]
+        return [name for name in names if name not in self.answer.numbers]
 
 
 @dataclass
@@ -227,7 +225,7 @@ class Case:
     @cached_property
     def built(self) -> list[Call]:
         """The counted ones, where the part could be built."""
-        return [call for call in self.counted if not call.answer.facts.get("building")]
+        return [call for call in self.counted if not call.answer.building]
 
     @cached_property
     def wrong(self) -> list[Call]:
@@ -264,7 +262,7 @@ class Transcript:
 
     def receive(self, header: dict[str, Any], body: bytes) -> None:
         """Take in one frame. Raises what `of_frame` does, and TypeError or AttributeError, for one that cannot be
-        understood, or is more than answers to the settings can be."""
+        understood, and ValueError for more than answers to the settings can be."""
         self.size += len(str(header)) + len(body)
         if self.size > ALL_BYTES or not self.left:
             raise ValueError("more answers than there are questions")

@@ -80,7 +80,7 @@ def every_answer(setting: Setting, modules: dict[str, ModuleType], patched: bool
             return "float64", [answer_of_error(error)]
 
     def errors(made: list[Answer]) -> int:
-        return sum((a.kind == "error") + ("gradient" in a.facts) for a in made)
+        return sum((a.kind == "error") + bool(a.backward) for a in made)
 
     def of(dtype: str) -> tuple[str, list[Answer]]:
         return dtype, answers(setting, modules["model_solution"], patched, dtype)

@@ -64,7 +64,7 @@ def changed(calls: list[Call]) -> bool:
 
 def wrong_gradient(part: str, calls: list[Call]) -> Diagnosis | None:
     """The values of these calls are right, their gradients are not."""
-    told = next((str(call.answer.facts["gradient"]) for call in calls if call.answer.facts.get("gradient")), "")
+    told = next(filter(None, (call.answer.backward for call in calls)), "")
     if found := by_words(part, told):
         return found
     if fitting := [(one,) for one in GRADIENTS[part] if not any(call.wrong_gradients((one,)) for call in calls)]:

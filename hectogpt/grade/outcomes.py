@@ -58,7 +58,7 @@ def outcome_of(part: str, answers: list[Answer], transcript: Transcript) -> tupl
         return "not started", words
     if any(answer.kind == "memory" for answer in answers):
         return "out of memory", "it asked for more memory than it may have"
-    if not first.facts.get("building"):
+    if not first.building:
         return "failed", ""
     if "has no class" in first.text:
         return "not started", first.text
@@ -66,7 +66,7 @@ def outcome_of(part: str, answers: list[Answer], transcript: Transcript) -> tupl
         return "changed", f"{short(first.text)}: not comparable"
     for call, *_ in transcript.calls.values():
         answer, title = call.answer, BY_NAME[call.setting.part].title
-        if call.setting.part not in below or not answer.facts.get("building"):
+        if call.setting.part not in below or not answer.building:
             continue
         same = (answer.error, answer.text) == (first.error, first.text) or answer.error == first.error == "LookupError"
         if same or "has no class" in answer.text:
@@ -107,8 +107,8 @@ def findings_of(case: Case) -> list[Finding]:
         if symptom := wrong_gradients(calls):
             law = laws.SETTINGS[name].law.replace("values", "gradient")
             found.append(Finding(law, symptom, DIFFERENTIATED, True))
-    if names := next((call.answer.facts["unnamed"] for call in case.counted if call.answer.facts.get("unnamed")), ()):
-        named = short(" and ".join(map(str, names)), 60)
+    if names := next(filter(None, (call.answer.unnamed for call in case.counted)), ()):
+        named = short(" and ".join(names), 60)
         words = f"it has no argument named {named}, which the course's own tests pass by name"
         found.append(Finding("names of arguments", words, BY_NAME_CALLED))
     return found
@@ -136,8 +136,8 @@ def wrong_values(calls: list[Call]) -> str:
 
 def wrong_gradients(calls: list[Call]) -> str:
     for call in (call for call in calls if call.setting.gradient):
-        if told := call.answer.facts.get("gradient"):
-            return f"backward: {short(str(told))}"
+        if call.answer.backward:
+            return f"backward: {short(call.answer.backward)}"
         if wrong := call.wrong_gradients():
             if without := call.without(wrong):
                 return f"no gradient reaches {listed(without)}"
@@ -163,10 +163,10 @@ def judge_train(transcript: Transcript) -> PartResult:
         symptom = describe(broken[0])
         found = by_answer("train", broken[0]) if broken[0].kind == "error" else None
     else:
-        if any(answer.facts.get("graph kept") for answer in answers):
+        if any(answer.kept for answer in answers):
             words = "losses are kept as tensors with their graph: memory grows with every step"
             notes.append(Finding("plain numbers kept", words, "Losses are recorded as numbers."))
-        if after := next((str(a.facts["after"]) for a in answers if a.facts.get("after")), ""):
+        if after := next(filter(None, (answer.after for answer in answers)), ""):
             words = f"after the losses were recorded: {short(after)}"
             notes.append(Finding("to the end", words, "The function ends without an error."))
         symptom, found = explain_curves([run_of(*one) for one in zip(settings, made, strict=True)], notes)
@@ -179,7 +179,7 @@ def judge_train(transcript: Transcript) -> PartResult:
 def run_of(setting: Setting, answers: list[Answer]) -> Run:
     """What was recorded in a setting. Raises ValueError for answers that are no two lists of numbers."""
     losses, norms = [answer.tensor.float() for answer in answers if answer.tensor is not None]
-    return Run(setting, losses, norms, [[int(row) for row in batch] for batch in answers[0].facts["batches"]])
+    return Run(setting, losses, norms, [[*batch] for batch in answers[0].batches])
 
 
 def explain_curves(runs: list[Run], notes: list[Finding]) -> tuple[str, Diagnosis | None]:

@@ -12,10 +12,10 @@ import random
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,10 +27,10 @@ from hectogpt.assignment.parts import BY_NAME, SOURCES
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.laws import INPUT, Setting, Size, cotangent, given, order, state_of
 from hectogpt.hardware import is_out_of_memory
+from hectogpt.serialization import load
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 LARGEST = 2_000_000  # numbers in a result that is looked at
-FACTS = 12  # facts of an answer that are believed
 
 # --- answers ----------------------------------------------------------------------------------------------------------
 
@@ -39,25 +39,33 @@ FACTS = 12  # facts of an answer that are believed
 class Answer:
     """What one call gave.
 
-    kind: tensor, error, other (no tensor), memory. text: the message of an error, or what came instead of a tensor.
-    line: where in the submission an error arose, as "model_solution.py:88: code". facts: what was seen beside.
-    gradient: by name, without those that none reaches; empty if there is none, and facts["gradient"] says why."""
+    kind: error, other (no tensor), memory, or tensor. numbers: the result, without a name, and its gradients by name,
+    without those that none reaches. text: the message of an error, or what came instead of a tensor. error: its class.
+    line: where in the submission it arose, as "model_solution.py:88: code". building: whether the part could not even
+    be built. backward: why there are no gradients. absent: weights that the module lacks, or has in another shape.
+    unnamed: arguments that it has under other names. Of train(): batches, the rows of each; kept, whether the losses
+    hold their graph; after, an error after they were recorded."""
 
-    kind: str
-    tensor: Tensor | None = None
+    kind: Literal["error", "other", "memory", "tensor"]
+    numbers: dict[str, Tensor] = field(default_factory=dict)
     text: str = ""
     error: str = ""
     line: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
-    gradient: dict[str, Tensor] = field(default_factory=dict)
+    building: bool = False
+    backward: str = ""
+    absent: tuple[str, ...] = ()
+    unnamed: tuple[str, ...] = ()
+    batches: tuple[tuple[int, ...], ...] = ()
+    kept: bool = False
+    after: str = ""
+
+    @property
+    def tensor(self) -> Tensor | None:
+        return self.numbers.get("")
 
     def header(self) -> dict[str, Any]:
         """All but its numbers, as JSON."""
-        return {name: value for name, value in vars(self).items() if name not in ("tensor", "gradient")}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Its numbers and gradient, the former without a name."""
-        return self.gradient | ({} if self.tensor is None else {"": self.tensor})
+        return {name: value for name, value in vars(self).items() if name != "numbers"}
 
 
 def frame_of(made: list[Answer]) -> tuple[dict[str, Any], bytes]:
@@ -65,13 +73,13 @@ def frame_of(made: list[Answer]) -> tuple[dict[str, Any], bytes]:
     tensors = {
         f"{place} {name}": value.clone(memory_format=torch.contiguous_format)
         for place, answer in enumerate(made)
-        for name, value in answer.tensors().items()
+        for name, value in answer.numbers.items()
     }
     return {"answers": [answer.header() for answer in made]}, save_tensors(tensors)
 
 
 def of_frame(header: dict[str, Any], body: bytes) -> list[Answer]:
-    """A frame as answers. Raises ValueError, KeyError and what safetensors raises for one that is none."""
+    """A frame as answers. Raises UserError, ValueError, KeyError and what safetensors raises for one that is none."""
     tensors: dict[str, dict[str, Tensor]] = {}
     for name, value in load_tensors(body).items():
         place, _, name = name.partition(" ")
@@ -79,39 +87,33 @@ def of_frame(header: dict[str, Any], body: bytes) -> list[Answer]:
     return [of_header(one, tensors.get(str(place), {})) for place, one in enumerate(header["answers"])]
 
 
-def of_header(header: dict[str, Any], tensors: dict[str, Tensor]) -> Answer:
+def of_header(header: dict[str, Any], numbers: dict[str, Tensor]) -> Answer:
     """An answer with these numbers."""
-    kind, text, error, line = (str(header[name])[:2000] for name in ("kind", "text", "error", "line"))
-    facts = dict(list(header["facts"].items())[:FACTS])
-    if not all(isinstance(facts.get(name, []), list) for name in ("absent", "batches", "unnamed")):
-        raise ValueError("facts that are no lists")
-    if (kind == "tensor") != ("" in tensors):
+    answer: Answer = load(Answer, {name: v[:2000] if isinstance(v, str) else v for name, v in header.items()})
+    if (answer.kind == "tensor") != ("" in numbers):
         raise ValueError("a tensor is missing")
-    return Answer(kind, tensors.pop("", None), text, error, line, facts, tensors)
+    return replace(answer, numbers=numbers)
 
 
-def answer_of(result: Any, facts: dict[str, Any]) -> Answer:
+def answer_of(result: Any) -> Answer:
     """What a call returned."""
     if isinstance(result, Tensor) and result.layout == torch.strided and not result.is_complex():
         if result.numel() > LARGEST:
-            return Answer("other", text=f"a tensor of shape {list(result.shape)}", facts=facts)
-        return Answer("tensor", result.detach().cpu(), facts=facts)
+            return Answer("other", text=f"a tensor of shape {list(result.shape)}")
+        return Answer("tensor", {"": result.detach().cpu()})
     if isinstance(result, bool | int | float):
-        return Answer("tensor", torch.tensor(result, dtype=torch.float64), facts=facts)
+        return Answer("tensor", {"": torch.tensor(result, dtype=torch.float64)})
     text = "None" if result is None else f"a {type(result).__name__}"
-    if isinstance(result, tuple | list):
-        text += f" of {len(result)}"
-    return Answer("other", text=text, facts=facts)
+    return Answer("other", text=text + f" of {len(result)}" if isinstance(result, tuple | list) else text)
 
 
-def answer_of_error(error: BaseException, facts: dict[str, Any] | None = None) -> Answer:
+def answer_of_error(error: BaseException) -> Answer:
     """An exception as an answer. The message may hold anything: the parent shortens and escapes it."""
     try:
         text, memory = str(error)[:2000], is_out_of_memory(error)
     except BaseException:
         text, memory = "(its message cannot be made)", False
-    name = type(error).__name__
-    return Answer("memory" if memory else "error", text=text, error=name, line=place(error), facts=facts or {})
+    return Answer("memory" if memory else "error", text=text, error=type(error).__name__, line=place(error))
 
 
 def place(error: BaseException) -> str:
@@ -150,7 +152,7 @@ def build(
     if not hasattr(solution, name):
         raise AttributeError(f"model_solution.py has no class {name}")
     module = construct(solution, name, setting.size)
-    load(module, setting, dtype, patched)
+    fill(module, setting, dtype, patched)
     module.train(setting.train_mode)
     method = BY_NAME[setting.part].functions[-1].rpartition(".")[2]
     call = module if method == "forward" else getattr(module, method)
@@ -182,7 +184,7 @@ def config(solution: ModuleType, size: Size) -> Any:
 BELOW = {"block": ("mlp.", "attention."), **dict.fromkeys(("forward", "generate", "loss", "train"), ("backbone.",))}
 
 
-def load(module: nn.Module, setting: Setting, dtype: torch.dtype, patched: bool = False) -> None:
+def fill(module: nn.Module, setting: Setting, dtype: torch.dtype, patched: bool = False) -> None:
     """Our weights into the module, in the dtype. Raises LookupError for a parameter that is missing, that we do not
     know, or that has another shape; if the parts below are to be patched, not for theirs, but all of a block's must
     not be missing."""
@@ -220,20 +222,20 @@ def patch(module: nn.Module, setting: Setting) -> None:
         usable = {n: own[n] if n in own and own[n].shape == v.shape else v.to(like) for n, v in state.items()}
         return Computation(usable, setting.size)
 
-    def replace(owner: Any, function: Callable[[Tensor], Tensor]) -> None:
+    def instead(owner: Any, function: Callable[[Tensor], Tensor]) -> None:
         owner.forward = lambda x, *args, **kwargs: function(x)
 
     if part == "mlp" and isinstance(getattr(module, "gelu", None), nn.Module):
-        replace(module.gelu, lambda x: ours(module).gelu(x))
+        instead(module.gelu, lambda x: ours(module).gelu(x))
     if part == "block":
-        replace(module.attention, lambda x: ours(module).attention("attention.", x))
-        replace(module.mlp, lambda x: ours(module).mlp("mlp.", x))
+        instead(module.attention, lambda x: ours(module).attention("attention.", x))
+        instead(module.mlp, lambda x: ours(module).mlp("mlp.", x))
     if part == "forward":
         blocks: Any = module.backbone
         for block in blocks:
-            replace(block, partial(ours(block).block, ""))
+            instead(block, partial(ours(block).block, ""))
     if part in ("generate", "loss", "train"):
-        replace(module, lambda ids: ours(module).forward(ids))
+        instead(module, lambda ids: ours(module).forward(ids))
 
 
 # --- calling ----------------------------------------------------------------------------------------------------------
@@ -251,7 +253,7 @@ def answers(setting: Setting, solution: ModuleType, patched: bool, dtype: str) -
     try:
         built = build(setting, solution, patched, DTYPES[dtype])
     except BaseException as error:
-        return [answer_of_error(error, {"building": True})]
+        return [replace(answer_of_error(error), building=True)]
     for number in order(setting):
         made.append(one_call(setting, *built, number, DTYPES[dtype]))
         if made[-1].kind == "memory":
@@ -269,30 +271,29 @@ def one_call(setting: Setting, module: nn.Module, call: Callable[..., Any], numb
             result = call(leaf.clone(), **arguments)  # in place nothing may be done to a leaf
     except BaseException as error:
         return answer_of_error(error)
-    facts: dict[str, Any] = {}
+    answer = answer_of(result)
     with suppress(TypeError, ValueError):  # nothing that can be looked at
-        facts["unnamed"] = [name for name in KEYWORDS.get(setting.part, ()) if not accepted(call, {name: None})]
-    answer = answer_of(result, facts)
+        answer.unnamed = tuple(n for n in KEYWORDS.get(setting.part, ()) if not accepted(call, {n: None}))
     if setting.gradient:
         differentiate(setting, module, number, leaf, result, answer)
     return answer
 
 
 def differentiate(setting: Setting, module: nn.Module, number: int, leaf: Tensor, result: Any, answer: Answer) -> None:
-    """Add the gradients to the answer. facts["absent"]: weights that the module lacks, or has in another shape."""
+    """Add the gradients to the answer."""
     if not isinstance(result, Tensor) or result.numel() > LARGEST:
-        answer.facts["gradient"] = "it carries no gradient"
+        answer.backward = "it carries no gradient"
         return
     if not result.requires_grad:
-        answer.facts["gradient"] = "the result carries no gradient: it does not depend on any weight for autograd"
+        answer.backward = "the result carries no gradient: it does not depend on any weight for autograd"
         return
     try:
         result.backward(cotangent(setting, result.shape).to(result))
     except BaseException as error:
-        answer.facts["gradient"] = f"{type(error).__name__}: {str(error)[:400]}"
+        answer.backward = f"{type(error).__name__}: {str(error)[:400]}"
         return
     own = dict(module.named_parameters(remove_duplicate=False)) | {INPUT: leaf}
     wanted = state_of(setting) | {INPUT: given(setting, number)}
     found = {name: own[name] for name, value in wanted.items() if name in own and own[name].shape == value.shape}
-    answer.facts["absent"] = [name for name in wanted if name not in found]
-    answer.gradient = {name: one.grad.double().cpu() for name, one in found.items() if one.grad is not None}
+    answer.absent = tuple(name for name in wanted if name not in found)
+    answer.numbers |= {name: one.grad.double().cpu() for name, one in found.items() if one.grad is not None}

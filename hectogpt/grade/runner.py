@@ -39,7 +39,7 @@ from hectogpt.serialization import load
 CHILD = "hectogpt.grade.child"
 ALL_FILES = 512 << 20  # bytes that a submission may write
 # What a frame raises that cannot be understood: the submission has written to the private channel.
-RUBBISH = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, SafetensorError)
+RUBBISH = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, SafetensorError, UserError)
 
 
 # --- one submission in child processes --------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.laws import Setting, Size, weights
-from hectogpt.grade.run_part import Answer, accepted, answer_of_error, config, construct, load, patch
+from hectogpt.grade.run_part import Answer, accepted, answer_of_error, config, construct, fill, patch
 
 SIZE = Size(d_model=24, n_heads=3, n_layers=1, context_length=12, vocab_size=31)
 STEPS, BATCH, RATE = 6, 4, 3e-3
@@ -155,8 +155,7 @@ BATCHES: list[tuple[Callable[[list[list[int]]], bool], str, str]] = [
 
 
 def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
-    """Losses and gradient norms, as train() gives them to plot_results, or returns them. Facts of the first: the rows of
-    each batch, and an error after they were given."""
+    """Losses and gradient norms, as train() gives them to plot_results, or returns them."""
     train, solution = modules["train"], modules["model_solution"]
     recorded: list[tuple[Any, Any]] = []
     batches: list[list[int]] = []
@@ -167,8 +166,7 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
     }
     before = {name: value for name, value in vars(train).items() if name in replaced}
     arguments = {"learning_rate": RATE, "gradient_clipping": clip_of(setting), "batch_size": BATCH, "max_steps": STEPS}
-    facts: dict[str, Any] = {"batches": batches}
-    result: Any = None
+    result, after = None, ""
     try:
         torch.manual_seed(0)
         vars(train).update(replaced)
@@ -177,7 +175,7 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
         if not recorded:
             raise
         answer = answer_of_error(error)
-        facts["after"] = f"{answer.error}: {answer.text[:200]}, at {answer.line}"
+        after = f"{answer.error}: {answer.text[:200]}, at {answer.line}"
     finally:
         vars(train).update(before)
     if not recorded and isinstance(result, tuple | list) and len(result) >= 2:
@@ -185,13 +183,14 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
     if not recorded:
         return [Answer("other", text="no losses, and gave none to plot_results")]
     losses, norms = recorded[-1]
-    return [numbers(losses, facts), numbers(norms, {})]
+    rows = tuple(map(tuple, batches))
+    return [replace(numbers(losses), batches=rows, after=after), numbers(norms)]
 
 
 def watched_model(solution: ModuleType, batches: list[list[int]]) -> Any:
     """A transformer with our weights, blocks and loss, which adds to `batches` the rows that it is trained on."""
     made = construct(solution, "Transformer", SIZE)
-    load(made, MODEL, torch.float32, patched=True)
+    fill(made, MODEL, torch.float32, patched=True)
     patch(made, MODEL)
     forward = made.forward
 
@@ -212,7 +211,7 @@ def watched_model(solution: ModuleType, batches: list[list[int]]) -> Any:
     return made
 
 
-def numbers(values: Any, facts: dict[str, Any]) -> Answer:
+def numbers(values: Any) -> Answer:
     kept = any(isinstance(value, Tensor) and value.requires_grad for value in values)
     listed = [float(v.detach() if isinstance(v, Tensor) else v) for v in list(values)[:1000]]
-    return Answer("tensor", torch.tensor(listed, dtype=torch.float64), facts=facts | {"graph kept": kept})
+    return Answer("tensor", {"": torch.tensor(listed, dtype=torch.float64)}, kept=kept)

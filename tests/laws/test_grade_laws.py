@@ -48,7 +48,7 @@ def calls_of(part: str) -> list[Call]:
     """The right answers in every setting of a part whose values count."""
     asked = [setting for setting in laws.settings_of(part) if setting.counts]
     made = [Call(s, n, Answer("error"), "float64") for s in asked for n in range(len(s.inputs))]
-    return [Call(c.setting, c.place, Answer("tensor", c.right), c.dtype) for c in made]
+    return [Call(c.setting, c.place, Answer("tensor", {"": c.right}), c.dtype) for c in made]
 
 
 @pytest.mark.parametrize("part", MISTAKES)
@@ -70,7 +70,7 @@ def test_every_known_mistake_of_a_gradient_leaves_the_values_right_and_shows(par
     for mistake in GRADIENTS[part]:
         made = calls.gradient((mistake,), setting, 0)
         assert made is None or not all(torch.allclose(made[name], right[name]) for name in right), mistake.name
-        same = Call(setting, 0, Answer("tensor", value), "float64")
+        same = Call(setting, 0, Answer("tensor", {"": value}), "float64")
         assert same.agrees(calls.outcome((mistake,), setting, 0)), mistake.name
 
 
