@@ -30,7 +30,7 @@ COMMANDS = {
     "explore": "attention, positions and models on interactive pages",
     "explore export": "save such a page as one file",
     "data": "tokenise a corpus, or check its tokens",
-    "show": "show a run; without a name the runs here, and recipes",
+    "show": "show a run; without a name the runs here",
     "watch": "follow runs in the browser while they train",
     "check": "check a run's hashes; mend it, or compute a step again",
     "grade": "grade a solution of the assignment and name its mistakes",

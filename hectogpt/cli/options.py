@@ -358,7 +358,7 @@ class DataOptions:
 @dataclass(frozen=True)
 class ShowOptions:
     """Show a run: its numbers, its picture's path, its samples, and the fields that differ from its recipe. Without a
-    name list the runs below ./runs, and the recipes.
+    name list the runs below ./runs.
 
     Examples
       hectogpt show

@@ -1,12 +1,10 @@
-"""`hectogpt show [RUN]`: a run's numbers, samples and what differs from its recipe; without a name all that is here.
+"""`hectogpt show [RUN]`: a run's numbers, samples and what differs from its recipe; without a name the runs here.
 
 Loads torch for the differences alone.
 """
 
 from __future__ import annotations
 
-import shutil
-import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +14,6 @@ from rich.filesize import decimal
 
 from hectogpt import errors
 from hectogpt.cli.console import one_line, remarks, show
-from hectogpt.cli.help import recipe_lines
 from hectogpt.cli.options import ShowOptions
 from hectogpt.display import NGRAMS, OTHER_TOKENS, columns, facts_text, printable, value_text
 from hectogpt.errors import UserError
@@ -59,11 +56,11 @@ FACTS = (
 
 
 def main(options: ShowOptions) -> None:
-    """Show a run, or all that is here. Raises UserError."""
+    """Show a run, or the runs that are here. Raises UserError."""
     if options.run:
         show_run(read_record(choose(options.run, Path("runs"))), options.json)
     else:
-        show_all(options.json)
+        show_runs(options.json)
 
 
 def choose(name: str, root: Path) -> Path:
@@ -90,7 +87,7 @@ def show_run(record: RunRecord, as_json: bool) -> None:
     answer: dict[str, Any] = {"picture": str(picture) if picture.is_file() else None, "base": recipe, "note": remark}
     answer |= {"differences": differences, "samples": samples, "ngrams": record.ngrams()}
     answer |= {"summary": record.summary, "run": record.run}
-    show(as_json, record.as_json() | answer, () if as_json else run_lines(record, recipe, differences, remark))
+    show(as_json, record.as_json() | answer, run_lines(record, recipe, differences, remark))
 
 
 def run_lines(record: RunRecord, recipe: str, differences: dict[str, tuple[Any, Any]], remark: str) -> Iterator[str]:
@@ -173,24 +170,18 @@ def fill(form: str, values: dict[str, Any]) -> str:
         return ""
 
 
-# --- all that is here -------------------------------------------------------------------------------------------------
+# --- the runs that are here -------------------------------------------------------------------------------------------
 
 
-def show_all(as_json: bool) -> None:
-    """Print runs and recipes; remarks about folders that are left out go to stderr."""
+def show_runs(as_json: bool) -> None:
+    """Print a line for each run; remarks about folders that are left out go to stderr."""
     runs, notes = find_runs(Path("runs"))
     if len({record.n_vocab for record in runs}) > 1:
         notes.append(OTHER_TOKENS)
-    recipes = recipe_lines()
     header = ["folder", "recipe", "state", "steps", "dev loss", "seconds", "size", "written"]
-    lines = ["Runs below runs/, the newest last"]
-    lines += columns(header, list(map(run_cells, runs)), left=3) if runs else ["  none yet: hectogpt train"]
-    lines += ["\nRecipes: the ladder from the baseline up, each with what it adds, then others (hectogpt train NAME)"]
-    room = max(shutil.get_terminal_size().columns - 26, 40) if sys.stdout.isatty() else 10_000
-    for name, what in [*recipes, ("top", "Another name of the ladder's last rung, which reaches the lowest loss")]:
-        lines.append(f"  {name:<22}  {textwrap.shorten(what, room, placeholder=' ...')}")
+    lines = ["Runs below runs/, the newest last", *columns(header, list(map(run_cells, runs)), left=3)]
     answer = {"runs": [record.as_json() for record in runs], "notes": notes}
-    show(as_json, answer | {"recipes": [{"name": name, "what": what} for name, what in recipes]}, lines)
+    show(as_json, answer, lines if runs else ["no run below runs/ yet: hectogpt train"])
     for line in () if as_json else notes:
         remarks()(one_line(line))
 

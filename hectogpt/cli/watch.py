@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 import time
 import webbrowser
-from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,7 @@ from hectogpt.cli.options import WatchOptions
 from hectogpt.cli.show import choose
 from hectogpt.display import NGRAMS, OTHER_TOKENS, printable
 from hectogpt.errors import UserError
-from hectogpt.run_records import (
-    METRICS,
-    RUNNING,
-    UNFINISHED,
-    RunRecord,
-    find_runs,
-    number_of,
-    read_record,
-    read_rows,
-    score_of,
-)
+from hectogpt.run_records import METRICS, RUNNING, UNFINISHED, find_runs, number_of, read_record, read_rows, score_of
 from hectogpt.signals import code_of
 from hectogpt.web.page import fill
 from hectogpt.web.server import PageServer
@@ -37,33 +25,8 @@ LEVELS = ("unigram", "kn2", "kn3")  # n-gram models whose losses are drawn
 
 # column -> the row's key
 COLUMNS = {"step": "step", "loss": "train/loss", "norm": "train/grad_norm", "seconds": "train/dt"}
-MOST_BYTES = 8 << 20  # of a file's end that are read, some 30,000 rows, so that a long one does not hold up the page
+MOST_BYTES = 2 << 20  # of a file's end that are read, some 8,000 rows, so that a long one does not hold up the page
 MOST_POINTS = 1000  # of a curve as it is drawn
-NO_CURVES: dict[str, Any] = {"columns": {name: [] for name in COLUMNS}, "heldOut": [], "pace": None}
-
-
-@lru_cache(maxsize=2 * MOST_RUNS)
-def read_curves(path: Path, size: int, changed: int) -> dict[str, Any]:
-    """What a metrics.jsonl holds: the columns that are drawn, "heldOut" (step, loss), and the median "pace" of the last
-    ten steps. size, changed: of the file, which is read again when they change.
-
-    It may be another program's, damaged, or replaced while it is read: every value is checked.
-    """
-    rows = list(read_rows(path, MOST_BYTES))
-    steps = [row for row in rows if "train/loss" in row]
-    drawn = steps[:: -max(1, -(-len(steps) // MOST_POINTS))][::-1]  # the last one among them
-    scored = [(row["step"], number(score_of(row))) for row in rows if "train/loss" not in row]
-    seconds = sorted(dt for row in steps[-10:] if (dt := number(row.get("train/dt"))) is not None)
-    return {
-        "columns": {name: [number(row.get(key)) for row in drawn] for name, key in COLUMNS.items()},
-        "heldOut": [[step, score] for step, score in scored if score is not None],
-        "pace": seconds[len(seconds) // 2] if seconds else None,
-    }
-
-
-def number(value: Any) -> float | None:
-    """The value in seven digits if it is a number that can be drawn."""
-    return None if (found := number_of(value)) is None else float(f"{found:.7g}")
 
 
 class Board:
@@ -87,14 +50,12 @@ class Board:
             names = [run["name"] for run in runs]
             wanted = query.get("look") or (names[-1] if names else "")
             look = self._look(self.folders[names.index(wanted)]) if wanted in names else None
-            vocabularies = {run.pop("vocabulary") for run in runs} - {None}
-            others = [OTHER_TOKENS] if len(vocabularies) > 1 else []
+            others = [OTHER_TOKENS] if len({run.pop("vocabulary") for run in runs} - {None}) > 1 else []
             return {"runs": runs, "look": look, "notes": self.notes + others}
 
     def _scan(self, root: Path) -> None:
-        found, self.notes = find_runs(root)
-        self.notes = [printable(note) for note in self.notes]
-        self._scanned = time.monotonic()
+        found, notes = find_runs(root)
+        self.notes, self._scanned = list(map(printable, notes)), time.monotonic()
         for record in found[-1:] + [record for record in found if record.state == RUNNING]:
             if record.folder not in self.folders and len(self.folders) < MOST_RUNS:
                 self.folders.append(record.folder)
@@ -114,43 +75,38 @@ class Board:
 
 
 def run_data(folder: Path) -> dict[str, Any]:
-    """What the page shows of a run; of one that is damaged or not there yet, what there is."""
-    record, problem, curves = None, "", NO_CURVES
-    with suppress(OSError):
-        status = (folder / METRICS).stat()
-        curves = read_curves(folder / METRICS, status.st_size, status.st_mtime_ns)
+    """What the page shows of a run; of one that is damaged or not there yet, what there is. Its files may be another
+    program's, or replaced while they are read: every value is checked."""
+    rows = list(read_rows(folder / METRICS, MOST_BYTES))
+    steps = [row for row in rows if "train/loss" in row]
+    drawn = steps[:: -max(1, -(-len(steps) // MOST_POINTS))][::-1]  # the last one among them
+    scores = [(row["step"], number(score_of(row))) for row in rows]
+    found: dict[str, Any] = {
+        "name": one_line(str(folder)),
+        "rows": {name: [number(row.get(key)) for row in drawn] for name, key in COLUMNS.items()},
+        "heldOut": [score for score in scores if score[1] is not None],
+        **{"state": "", "problem": "", "planned": None, "left": None, "levels": {}, "devLoss": None},
+        "vocabulary": None,
+    }
     try:
         record = read_record(folder)
     except UserError as error:  # it is being copied, say
-        problem = printable(f"{error.what}: {error.why}")
-    columns, pace = curves["columns"], curves["pace"]
-    planned, step = record.planned if record else None, (columns["step"] or [None])[-1]
-    training = record is not None and record.state in (RUNNING, UNFINISHED)
-    known = training and pace is not None and planned is not None and step is not None
-    ngrams = record.ngrams() if record else {}
-    return {
-        "name": one_line(str(folder)),
-        "state": record.state if record else "",
-        "problem": problem,
-        "planned": planned,
-        "left": max(planned - step, 0) * pace if known else None,
-        "rows": columns,
-        "heldOut": curves["heldOut"],
-        "levels": {NGRAMS[key]: ngrams[key] for key in LEVELS if key in ngrams},
-        "devLoss": record.dev_loss if record else None,
-        "usual": _usual(record),
-        "vocabulary": record.n_vocab if record else None,
+        return found | {"problem": printable(f"{error.what}: {error.why}")}
+    seconds = sorted(dt for row in steps[-10:] if (dt := number(row.get("train/dt"))) is not None)
+    if seconds and record.planned is not None and record.state in (RUNNING, UNFINISHED):
+        found["left"] = max(record.planned - steps[-1]["step"], 0) * seconds[len(seconds) // 2]
+    return found | {
+        "state": record.state,
+        "planned": record.planned,
+        "levels": {NGRAMS[key]: loss for key, loss in record.ngrams().items() if key in LEVELS},
+        "devLoss": record.dev_loss,
+        "vocabulary": record.n_vocab,
     }
 
 
-def _usual(record: RunRecord | None) -> dict[str, Any] | None:
-    """Mean and SD of the recorded held-out losses of a run's recipe on its corpus; None if there are none."""
-    if record is None or record.changed:
-        return None
-    from hectogpt.lab.scoring import band_of
-
-    band = band_of(record.recipe, str(record.run.get("corpus", "")), record.planned)
-    return None if band is None else {"name": record.recipe, "mean": band.mean, "sd": band.sd, "n": band.n}
+def number(value: Any) -> float | None:
+    """The value if it is a number that a drawing can hold."""
+    return None if (found := number_of(value)) is None or abs(found) > 1e15 else found
 
 
 def main(options: WatchOptions) -> None:

@@ -112,31 +112,15 @@ def samples(session: Session, prompt: str) -> dict[str, str]:
 # --- what a loss is compared with: recorded runs of the recipe, the baseline's curve on the text ----------------------
 
 
-@dataclass(frozen=True)
-class Band:
-    """Mean and SD of n recorded dev losses, nats per token."""
-
-    mean: float
-    sd: float
-    n: int
-
-
-def band_of(recipe: str, corpus: str, steps: int | None) -> Band | None:
-    """The band of a recipe's full runs on a corpus; None if fewer than two are recorded. lab/baselines/bands.json is
-    written by tools/report from results/ladder.jsonl."""
-    bands = json.loads((Path(__file__).parent / "baselines" / "bands.json").read_text(encoding="utf-8"))
-    found = bands.get(f"{recipe} {corpus} {steps}")
-    return None if found is None else Band(*found)
-
-
 def is_it_usual(recipe: str, corpus: str, steps: int | None, loss: float) -> str:
-    """How a whole run's held-out loss lies to those on record, in words; "" if there are none. Within four SD, or 0.01,
-    is usual."""
-    band = band_of(recipe, corpus, steps)
-    if band is None:
+    """How a whole run's held-out loss lies to those on record, in words; "" if fewer than two are. Within four SD, or
+    0.01, is usual. tools/report writes the file from results/ladder.jsonl: mean and SD of n losses, nats per token."""
+    bands = json.loads((Path(__file__).parent / "baselines" / "bands.json").read_text(encoding="utf-8"))
+    if (band := bands.get(f"{recipe} {corpus} {steps}")) is None:
         return ""
-    others, apart = f"{band.n} runs on record: {band.mean:.3f} ± {band.sd:.3f}", loss - band.mean
-    if abs(apart) <= max(4 * band.sd, 0.01):
+    mean, sd, n = band
+    others, apart = f"{n} runs on record: {mean:.3f} ± {sd:.3f}", loss - mean
+    if abs(apart) <= max(4 * sd, 0.01):
         return f"as usual ({others})"
     return f"{abs(apart):.3f} {'above' if apart > 0 else 'below'} the usual ({others})"
 

@@ -1,4 +1,4 @@
-"""`hectogpt show`: a run's numbers and what differs from its recipe; all that is here; damaged and hostile folders."""
+"""`hectogpt show`: a run's numbers and what differs from its recipe; the runs here; damaged and hostile folders."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def change_run(folder: Path, **changes: Any) -> None:
 
 
 def test_an_empty_folder_stays_empty(tmp_path: Path, here: Here) -> None:
-    assert here.ok("show").stdout.count("none yet") == 1
+    assert here.ok("show").stdout == "no run below runs/ yet: hectogpt train\n"
     assert_good_error(here("show", "runs/nothing"), errors.CHECKPOINT, "no run 'runs/nothing'", "hectogpt train")
     assert not list(tmp_path.iterdir())
 
 
-def test_runs_and_recipes_are_listed(here: Here, tmp_path: Path) -> None:
+def test_runs_are_listed(here: Here, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     write_run(runs / "new", summary_of(state="diverged", dev_loss=None, steps=7), at=1_700_000_300)
     write_run(runs / "old", summary_of("muon", seconds=61.25), "muon", at=1_700_000_100)
@@ -86,10 +86,7 @@ def test_runs_and_recipes_are_listed(here: Here, tmp_path: Path) -> None:
     assert facts["state"].startswith("unfinished: it was killed: `hectogpt train --resume ")
     assert (facts["steps"], "held-out loss" in facts) == ("37 of 100", False)
     assert re.search(r"runs/group/going +baseline +unfinished +37 of 100 ", done.stdout)
-    assert [entry["name"] for entry in listed["recipes"]] == recipes.names()
-    assert all(recipes.describe(entry["name"]).startswith(entry["what"]) for entry in listed["recipes"])
     assert (done.stderr, listed["notes"]) == ("", [])
-    assert done.stdout.index("runs/old") < done.stdout.index("soap_rare_tokens")
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------

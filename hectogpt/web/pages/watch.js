@@ -1,9 +1,9 @@
 /** Runs while they train: the server's data, asked for every second. */
 
 import { describeRow, showHeads } from "../kit/heads.js";
-import { byId, fromBase64, make, makeTable, say, showChart, shown, signed } from "../kit/kit.js";
+import { byId, fromBase64, make, makeTable, say, showChart, shown } from "../kit/kit.js";
 
-/** @typedef {{name: string, state: string, planned: number | null, left: number | null, rows: {step: number[], loss: (number | null)[], norm: (number | null)[], seconds: (number | null)[]}, heldOut: [number, number][], levels: Record<string, number>, usual: {name: string, mean: number, sd: number, n: number} | null, devLoss: number | null, problem: string}} Run */
+/** @typedef {{name: string, state: string, planned: number | null, left: number | null, rows: {step: number[], loss: (number | null)[], norm: (number | null)[], seconds: (number | null)[]}, heldOut: [number, number][], levels: Record<string, number>, devLoss: number | null, problem: string}} Run */
 
 let [shownStep, shownRun] = [-1, ""];
 
@@ -41,10 +41,8 @@ function drawRuns(runs) {
 function describe(run) {
   const last = [...run.rows.loss].reverse().find((loss) => loss !== null);
   if (last === undefined || last === null) return `${run.name} has no step yet.`;
-  const usual = run.usual;
-  if (!usual || run.devLoss === null) return `${run.name}: loss ${shown(last)} at step ${run.rows.step[run.rows.step.length - 1]}.`;
-  const away = run.devLoss - usual.mean;
-  return `${run.name}: held-out loss ${shown(run.devLoss, 4)}, ${signed(away, 3)} beside the ${usual.n} recorded runs of ${usual.name} (${shown(usual.mean, 3)} ± ${shown(usual.sd, 3)})${Math.abs(away) <= 2 * usual.sd + 0.01 ? ": as usual." : away > 0 ? ": worse than usual." : ": better than usual."}`;
+  if (run.devLoss !== null) return `${run.name}: held-out loss ${shown(run.devLoss, 4)}.`;
+  return `${run.name}: loss ${shown(last)} at step ${run.rows.step[run.rows.step.length - 1]}.`;
 }
 
 /** @typedef {{step: number, text: string, tokens: string[], maps: string, shape: [number, number, number]}} Look */
