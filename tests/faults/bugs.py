@@ -103,7 +103,7 @@ def by_kills(cases: Cases, where: Path, kind: str = "plain") -> int:
 
 def by_power_cut(cases: Cases, where: Path) -> int:
     """The model of the disk, on which is all that was written before."""
-    return len(power_cut.states_of(power_cut.checkpoint_saving(cases["plain"]), where, most=1)[1])
+    return len(power_cut.states_of(power_cut.checkpoint_saving(cases["plain"]), where)[1])
 
 
 def by_storage(cases: Cases, where: Path) -> int:

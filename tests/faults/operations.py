@@ -9,11 +9,12 @@ from __future__ import annotations
 import builtins
 import io
 import itertools
+import math
 import os
 import random
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,7 @@ class Points(Watch):
 # --- what a disk may hold after a loss of power -----------------------------------------------------------------------
 
 MOST = 400  # states of one moment; of more a fixed random choice is taken
-State = dict[str, bytes | None]  # path -> content, None for a folder
+State = tuple[tuple[str, bytes | None], ...]  # paths and contents, None for a folder; it comes before what is in it
 
 
 @dataclass
@@ -184,8 +185,10 @@ class Node:
     kept: dict[str, Node] = field(default_factory=dict)
     changes: list[list[tuple[str, Node | None]]] = field(default_factory=list)
 
-    def forms(self) -> list[bytes]:
-        """What a file may hold on disk: all of it first."""
+    def forms(self) -> list[Any]:
+        """What a file may hold on disk, or which of a folder's changes: all of it first."""
+        if self.is_folder:
+            return list(itertools.product((True, False), repeat=min(len(self.changes), 12)))
         if self.content == self.synced:
             return [self.content]
         start = self.synced if self.content.startswith(self.synced) else b""
@@ -257,45 +260,34 @@ class Disk(Watch):
             node.content = content
         return bool(changed)
 
-    def states(self) -> list[State]:
+    def states(self) -> Iterator[State]:
         """What the disk may hold if the power is lost now; if there are very many, a part of them."""
-        choices: dict[int, list[Any]] = {}
-        self._choices(self.root, choices)
-        count = 1
-        for options in choices.values():
-            count *= len(options)
-        if count <= MOST:
-            picks = list(itertools.product(*choices.values()))
-        else:
-            chance = random.Random(count)
-            picks = [tuple(options[place] for options in choices.values()) for place in (0, -1)]
-            picks += [tuple(map(chance.choice, choices.values())) for _ in range(MOST)]
-        states: list[Any] = []
+        nodes: dict[int, Node] = {}
+        self._collect(self.root, nodes)
+        forms = [node.forms() for node in nodes.values()]
+        picks: Iterable[tuple[Any, ...]] = itertools.product(*forms)
+        if math.prod(map(len, forms)) > MOST:
+            chance = random.Random(0)
+            some = [tuple(map(chance.choice, forms)) for _ in range(MOST)]
+            picks = [tuple(form[0] for form in forms), tuple(form[-1] for form in forms), *some]
         for pick in picks:
-            states.append({})
-            self._render(self.root, "", dict(zip(choices, pick, strict=True)), states[-1])
-        return states
+            yield tuple(self._render(self.root, "", dict(zip(nodes, pick, strict=True))))
 
-    def _choices(self, node: Node, choices: dict[int, list[Any]]) -> None:
-        """For each file its forms, for each folder which of its changes are on disk; by the node's id."""
-        if id(node) in choices:
-            return
-        flags = itertools.product((True, False), repeat=min(len(node.changes), 12))
-        choices[id(node)] = list(flags) if node.is_folder else node.forms()
-        for child in [*node.kept.values(), *(new for change in node.changes for _, new in change if new is not None)]:
-            self._choices(child, choices)
+    def _collect(self, node: Node, nodes: dict[int, Node]) -> None:
+        """All that may be on the disk, by its id."""
+        if id(node) not in nodes:
+            nodes[id(node)] = node
+            for child in [*node.kept.values(), *(new for change in node.changes for _, new in change if new)]:
+                self._collect(child, nodes)
 
-    def _render(self, node: Node, where: str, chosen: dict[int, Any], state: State) -> None:
-        entries = dict(node.kept)
+    def _render(self, node: Node, where: str, chosen: dict[int, Any]) -> Iterator[tuple[str, bytes | None]]:
+        entries: dict[str, Node | None] = dict(node.kept)
         for change, is_kept in zip(node.changes, chosen[id(node)], strict=False):
-            for name, new in change if is_kept else []:
-                if new is None:
-                    entries.pop(name, None)
-                else:
-                    entries[name] = new
+            entries.update(change if is_kept else [])
         for name, child in entries.items():
-            state[f"{where}{name}"] = None if child.is_folder else chosen[id(child)]
-            self._render(child, f"{where}{name}/", chosen, state)
+            if child is not None:
+                yield f"{where}{name}", None if child.is_folder else chosen[id(child)]
+                yield from self._render(child, f"{where}{name}/", chosen)
 
 
 def _read(path: Path) -> Node:
@@ -310,7 +302,7 @@ def write_state(state: State, folder: Path) -> None:
     """Make `folder` hold this state."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name, content in state.items():  # a folder comes before what is in it
+    for name, content in state:
         if content is None:
             (folder / name).mkdir()
         else:
