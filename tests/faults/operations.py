@@ -26,12 +26,11 @@ from hectogpt.model import Transformer
 from hectogpt.training.optim import OptimizerGroup
 
 CALLS = ("mkdir", "rename", "replace", "unlink", "rmdir", "link", "chmod", "open", "fsync")
-MOVES = ("rename", "replace", "link")  # their first argument is a second path
 WRITES = os.O_CREAT | os.O_WRONLY | os.O_RDWR
 
 
 class Watch:
-    """Sees each operation of this process on files below `folder`, before and after it."""
+    """Sees each operation of this process on files below `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(os.path.abspath(folder))
@@ -43,8 +42,8 @@ class Watch:
     def before(self, name: str, half: Callable[[], object] | None = None) -> None:
         """half: does half of the operation, for those that can be interrupted."""
 
-    def after(self, name: str, path: Path, new: Path | None = None) -> None:
-        """path: what was changed, made, synced or moved. new: where it was moved or linked to."""
+    def synced(self, path: Path) -> None:
+        """A file or a folder was synced."""
 
     def path_of(self, where: Any, folder: int | None = None) -> Path | None:
         """The path of a name or a descriptor; None for one that is not below the folder. folder: a descriptor."""
@@ -65,7 +64,8 @@ class Watch:
                 return original(where, *arguments, **given)
             self.before(name)
             result = original(where, *arguments, **given)
-            self.after(name, path, self.path_of(arguments[0]) if name in MOVES else None)
+            if name == "fsync":
+                self.synced(path)
             return result
 
         return call
@@ -76,9 +76,7 @@ class Watch:
             if path is None:
                 return original(where, mode, *arguments, **keywords)
             self.before(f"open {path.name} ({mode})", lambda: original(where, mode, *arguments, **keywords).close())
-            file = original(where, mode, *arguments, **keywords)
-            self.after("write", path)
-            return Writing(file, path, self)
+            return Writing(original(where, mode, *arguments, **keywords), path, self)
 
         return call
 
@@ -88,12 +86,9 @@ class Watch:
                 original(tensors, path, *arguments, **keywords)
                 os.truncate(path, os.path.getsize(path) // 2)
 
-            found = self.path_of(path)
-            if found is not None:
+            if self.path_of(path) is not None:
                 self.before("write tensors", half)
             original(tensors, path, *arguments, **keywords)
-            if found is not None:
-                self.after("write", found)
 
         return call
 
@@ -185,6 +180,10 @@ class Node:
     kept: dict[str, Node] = field(default_factory=dict)
     changes: list[list[tuple[str, Node | None]]] = field(default_factory=list)
 
+    def sync(self) -> None:
+        """All of it is on disk."""
+        self.synced, self.kept, self.changes = self.content, dict(self.entries), []
+
     def forms(self) -> list[Any]:
         """What a file may hold on disk, or which of a folder's changes: all of it first."""
         if self.is_folder:
@@ -204,61 +203,43 @@ class Disk(Watch):
 
     What was synced is there. A file written since then may be whole, empty, cut in half, or have zeros where its second
     half or all of it should be. Of the new, changed and removed names in a folder that was not synced since, each may
-    be on disk or not.
+    be on disk or not; those that one operation has changed go together.
     """
 
     def __init__(self, folder: Path, moment: Callable[[Disk], None]) -> None:
-        self.moment, self.root = moment, _read(folder)
         super().__init__(folder)
+        self.moment, self.nodes = moment, dict[int, Node]()  # by their inodes
+        self.root = self.look()
+        for node in self.nodes.values():
+            node.sync()
 
     def before(self, name: str, half: Callable[[], object] | None = None) -> None:
-        """What was written since the last operation counts from now on."""
-        if self._note_contents():
-            self.moment(self)
-
-    def after(self, name: str, path: Path, new: Path | None = None) -> None:
-        """The model changes as the files have."""
-        if name == "fsync":
-            node = self._node(path)
-            node.synced, node.kept, node.changes = node.content, dict(node.entries), []
-        elif path == self.folder:
-            return
-        elif name == "mkdir":
-            self._change((path, Node(True)))
-        elif name in ("unlink", "rmdir"):
-            self._change((path, None))
-        elif name == "link" and new is not None:
-            self._change((new, self._node(path)))
-        elif name in ("rename", "replace") and new is not None:
-            self._change((path, None), (new, self._node(path)))
-        elif name == "write" and path.name not in self._node(path.parent).entries:
-            self._change((path, Node(False)))
-        self._note_contents()
+        """The operation before this one is done."""
+        self.look()
         self.moment(self)
 
-    def _node(self, path: Path) -> Node:
-        node = self.root
-        for name in path.relative_to(self.folder).parts:
-            node = node.entries[name]
+    def synced(self, path: Path) -> None:
+        """The file or folder is on disk as it is now."""
+        self.look()
+        self.nodes[path.stat().st_ino].sync()
+        self.moment(self)
+
+    def look(self) -> Node:
+        """See what has changed since the last look: what one operation has done."""
+        before, self.nodes = self.nodes, {}
+        return self._look_at(self.folder, before)
+
+    def _look_at(self, path: Path, before: dict[int, Node]) -> Node:
+        number = path.stat().st_ino
+        node = self.nodes[number] = before.get(number) or Node(path.is_dir())
+        if not node.is_folder:
+            node.content = path.read_bytes()
+            return node
+        now = {child.name: self._look_at(child, before) for child in path.iterdir()}
+        names = [name for name in {**node.entries, **now} if now.get(name) is not node.entries.get(name)]
+        node.changes += [[(name, now.get(name)) for name in names]] if names else []
+        node.entries = now
         return node
-
-    def _change(self, *changes: tuple[Path, Node | None]) -> None:
-        """Names of one folder that change together."""
-        parent = self._node(changes[0][0].parent)
-        for path, node in changes:
-            if node is None:
-                del parent.entries[path.name]
-            else:
-                parent.entries[path.name] = node
-        parent.changes.append([(path.name, node) for path, node in changes])
-
-    def _note_contents(self) -> bool:
-        """Whether a file has another content than before."""
-        files = [(self._node(path), path.read_bytes()) for path in self.folder.rglob("*") if path.is_file()]
-        changed = [(node, content) for node, content in files if node.content != content]
-        for node, content in changed:
-            node.content = content
-        return bool(changed)
 
     def states(self) -> Iterator[State]:
         """What the disk may hold if the power is lost now; if there are very many, a part of them."""
@@ -288,14 +269,6 @@ class Disk(Watch):
             if child is not None:
                 yield f"{where}{name}", None if child.is_folder else chosen[id(child)]
                 yield from self._render(child, f"{where}{name}/", chosen)
-
-
-def _read(path: Path) -> Node:
-    """The node of what is on disk for certain."""
-    if not path.is_dir():
-        return Node(False, path.read_bytes(), path.read_bytes())
-    entries = {child.name: _read(child) for child in path.iterdir()}
-    return Node(True, entries=entries, kept=dict(entries))
 
 
 def write_state(state: State, folder: Path) -> None:

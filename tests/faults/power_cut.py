@@ -49,8 +49,9 @@ def states_of(saving: Saving, where: Path) -> tuple[int, list[str]]:
     during: set[State] = set()
     disk = Disk(folder, lambda disk: during.update(disk.states()))
     saving.save_new(folder)
-    disk.moment = lambda disk: None
+    disk.look()
     after = set(disk.states())
+    disk.moment = lambda disk: None
     wrong: list[str] = []
     allowed = ("old", "new", *(["refused"] if saving.refused else []))
     for states, good in ((after, ("new",)), (during, allowed)):
