@@ -1,4 +1,5 @@
-"""Files whole or not at all: replacing, appending, locks, and where the cache lies."""
+"""Where the cache lies, permissions, leftovers, and what Windows lacks. That files are whole or not at all, and locks:
+`python tests/faults power_cut killed two_at_once`."""
 
 from __future__ import annotations
 
@@ -13,14 +14,10 @@ from command import environment
 from helpers import ROOT
 
 from hectogpt import files
-from hectogpt.errors import UserError
 
 PROGRAMS = ROOT / "tests" / "programs"
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
-
-
-# --- the cache ----------------------------------------------------------------------------------------------------
 
 
 def test_where_the_cache_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,33 +34,6 @@ def test_where_the_cache_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("XDG_CACHE_HOME", xdg)
         assert files.cache_dir(chosen) == tmp_path / expected
     assert not list(tmp_path.iterdir())
-
-
-# --- replacing ----------------------------------------------------------------------------------------------------
-
-
-def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
-    """Also after an error, which leaves nothing else."""
-    path = tmp_path / "file"
-    files.write_atomic(path, "ümlaut\n")
-    assert path.read_bytes() == "ümlaut\n".encode()
-
-    def write(error: type[BaseException] | None) -> None:
-        with files.replacing(path) as temporary:
-            assert temporary.parent == path.parent, "a rename across file systems would copy"
-            temporary.write_text("new")
-            assert path.read_bytes() == "ümlaut\n".encode()
-            if error is not None:
-                raise error
-
-    for error in (ValueError, KeyboardInterrupt):
-        with pytest.raises(error):
-            write(error)
-    with pytest.raises(UserError, match="cannot write"):
-        files.write_atomic(path / "below a file", "text")
-    write(None)
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @posix
@@ -86,22 +56,6 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
         path.mkdir()
     files.remove_leftovers(folder)
     assert sorted(tmp_path.iterdir()) == sorted(keep)
-
-
-@posix
-def test_a_lock_is_held_by_one_and_given_back(tmp_path: Path) -> None:
-    """That of a killed process is free: `python tests/faults two_at_once`."""
-    path = tmp_path / "new" / "lock"
-    with files.lock(path, "at work", patience=0.0) as held:
-        assert held is True
-        with pytest.raises(UserError, match="is locked") as caught, files.lock(path, "at work", patience=0.1):
-            pass
-        assert f"process {os.getpid()} " in caught.value.why
-        assert "is at work" in caught.value.why
-    with pytest.raises(ValueError, match="inside"), files.lock(path, "at work", patience=0.0):
-        raise ValueError("inside")
-    with files.lock(path, "at work", patience=0.0) as held:
-        assert held is True
 
 
 # --- Windows ----------------------------------------------------------------------------------------------------------
