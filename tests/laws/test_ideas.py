@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from experiments import perform
@@ -32,7 +31,6 @@ from hectogpt.model.weights import load_model, save_model
 from hectogpt.serialization import dump, idea_module
 from hectogpt.training.run import Data, Run, load_run, sections_changed
 from hectogpt.training.session import Session
-from tools.report import write_report
 
 HEAD = """\
 from dataclasses import dataclass
@@ -145,7 +143,6 @@ def test_names_that_name_nothing(write: Write) -> None:
         ("exit(1)", "it called exit() (mine.py, line 8: exit(1))"),
         ("return replace(run, stepz=3)", "unexpected keyword argument 'stepz'"),
         ("raise ValueError('no')", "ValueError: no (mine.py, line 8"),
-        ("return replace(run, model=replace(run.model, n_heads=7))", "model.n_heads = 7"),
         ("return replace(run, steps=0)", "steps = 0"),
         ("return replace(run, schedule=Wrong(torch.ones(2)))", "cannot write a Tensor into a run file"),
         ("return replace(run, schedule=Wrong(0.0))", "Wrong.factor(0, 100) is None"),
@@ -190,6 +187,8 @@ def test_two_classes_of_one_name_in_one_run_are_refused(write: Write) -> None:
 
 LITERATURE = ROOT / "docs" / "literature.py"
 NAMES = [name for name in ideas.functions_of(read_idea(LITERATURE)) if name != "distilled"]
+ONE_OF_EACH_SEAM = {"smoothed", "swiglu", "u_net", "forgetting", "window", "masked", "averaged", "sam", "by_kind"}
+ONE_OF_EACH_SEAM |= {"orthogonal", "rare_twice", "small_first"}
 SMALL_RUN = replace(
     recipes.recipe("minute"),
     model=replace(recipes.recipe("minute").model, d_model=16, n_heads=2, n_layers=3, context_length=16),
@@ -204,7 +203,9 @@ def losses_without(corpus: Corpus) -> list[float]:
     return [step.loss for step in Session.open(SMALL_RUN, corpus).steps()]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [n if n in ONE_OF_EACH_SEAM else pytest.param(n, marks=pytest.mark.thorough) for n in NAMES]
+)
 def test_an_idea_of_the_literature_trains_resumes_is_saved_decodes_and_is_explored(
     corpus: Corpus, losses_without: list[float], tmp_path: Path, name: str
 ) -> None:
@@ -242,13 +243,6 @@ def test_an_idea_of_the_literature_trains_resumes_is_saved_decodes_and_is_explor
     assert torch.allclose(model(changed[None])[0, :9], logits[0, :9], atol=1e-5), "the future changes nothing before it"
 
 
-def test_a_mixture_draws_its_share_from_the_rows_of_the_first_text() -> None:
-    order = find_run(f"{LITERATURE}:mixture@minute").data.order
-    numbers = order.order(np.zeros((1000, 4)), 0, 0)
-    assert (numbers < 500).mean() == pytest.approx(0.8, abs=0.04)
-    assert 990 < numbers.max() < 1000
-
-
 @pytest.mark.usefixtures("write")
 def test_a_student_learns_from_its_teacher(corpus: Corpus, tmp_path: Path) -> None:
     (tmp_path / "runs" / "teacher").mkdir(parents=True)
@@ -261,7 +255,6 @@ def test_a_student_learns_from_its_teacher(corpus: Corpus, tmp_path: Path) -> No
     ("body", "told"),
     [
         ("MLP", "Wrong: layer 0 makes (1, 2, 4) of (1, 2, 16)"),
-        ("Block", "Wrong.build returned Linear, why: it has to be a DecoderBlock"),
         ("Attention", "Wrong.build returned Linear, why: it has to be a CausalAttention"),
     ],
 )
@@ -306,15 +299,6 @@ def test_trials_are_told_apart_by_the_source_that_they_ran(corpus: Corpus, write
     assert {path.stem for path in Path("records/ideas").iterdir()} == {kept[0].run["ideas"][0], kept[1].run["ideas"][0]}
     assert "Halved(2.0)" in Path("records/ideas", f"{kept[0].run['ideas'][0]}.py").read_text()
 
-    # A report of these records needs no file, and imports none.
-    Path("mine.py").unlink()
-    canary = "from pathlib import Path\nPath('canary').touch()\n"
-    for path in [*Path("records/ideas").iterdir(), Path("other.py")]:
-        path.write_text(canary)
-    write_report(Path("records/compare.jsonl"), Path("report"), Path("none"), Path("bands.json"))
-    assert "mine.py:f" in Path("report/LADDER.md").read_text(encoding="utf-8")
-    assert not Path("canary").exists()
-
 
 def test_a_build_that_gives_no_group_is_named(corpus: Corpus, write: Write) -> None:
     optim = "@dataclass(frozen=True)\nclass Plain(Optim):\n    def build(self, model):\n"
@@ -343,14 +327,10 @@ def test_the_source_that_was_read_is_imported_and_once(tmp_path: Path) -> None:
 
 
 def test_what_the_file_prints_goes_to_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = "import sys\nprint('one')\nsys.stdout.write('two\\n')\n"
-    source += "def later(file):\n    print('three')\n    print('four', file=file)\n"
-    module = load_idea(write_file(tmp_path, source))
-    with open(tmp_path / "out", "w") as file:
-        module.later(file)
+    source = "import sys\nprint('one')\nsys.stdout.write('two\\n')\ndef later():\n    print('three')\n"
+    load_idea(write_file(tmp_path, source)).later()
     told = capsys.readouterr()
     assert (told.out, told.err.split()) == ("", ["one", "two", "three"])
-    assert (tmp_path / "out").read_text() == "four\n"
 
 
 @pytest.mark.parametrize(
