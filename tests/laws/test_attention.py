@@ -8,28 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from model_kinds import GPT2, KINDS, ALiBi, build, random_ids
 from torch import Tensor
 
 from hectogpt.model import ModelConfig
 from hectogpt.model.attention import CausalAttention
-from hectogpt.model.parts import NoPositions, QKNorm, Rotary, visible_keys
+from hectogpt.model.parts import NoPositions, QKNorm, Rotary
 
 # --- the mask ---------------------------------------------------------------------------------------------------------
-
-
-@given(
-    queries=st.lists(st.lists(st.integers(-3, 9), min_size=4, max_size=4), min_size=1, max_size=3),
-    keys=st.lists(st.integers(-3, 9), min_size=1, max_size=9),
-)
-def test_visible_keys_by_hand(queries: list[list[int]], keys: list[int]) -> None:
-    """A query sees the keys at its own and at earlier positions. Padding, at negative positions, is seen by nobody but
-    itself."""
-    found = visible_keys(torch.tensor(queries), torch.tensor([keys] * len(queries)))
-    expected = [[[(0 <= k <= q) or k == q for k in keys] for q in row] for row in queries]
-    assert found.tolist() == expected
 
 
 # --- the attention map ------------------------------------------------------------------------------------------------
@@ -63,22 +49,6 @@ def test_the_map_is_the_one_the_output_is_made_with(kind: str, causal: bool) -> 
     assert bool((weights.triu(1) == 0).all()) == causal
     assert weights.amax(-1)[..., 4:].median() > 0.3  # uneven, so that a wrong scale would show
     torch.testing.assert_close(layer.W_o((weights @ v).transpose(1, 2).flatten(-2)), layer(x, view))
-
-
-def test_alibi_by_hand() -> None:
-    """Head h of n, counted from 1, subtracts 2^(-8 h / n) per token of distance from its scores."""
-    layer, x, positions = attention_of(ATTENTIONS["alibi"])
-    view = layer.view(positions)
-    q, k, _ = layer.qkv(x, view)
-    expected = torch.zeros(2, 2, 9, 9, dtype=torch.float64)
-    for b in range(2):
-        for h in range(2):
-            for t in range(9):
-                scores = [
-                    q[b, h, t] @ k[b, h, s] / math.sqrt(8) - 2.0 ** (-4 * (h + 1)) * (t - s) for s in range(t + 1)
-                ]
-                expected[b, h, t, : t + 1] = torch.stack(scores).softmax(0)
-    torch.testing.assert_close(layer.weights(x, view), expected)
 
 
 # --- parts of queries and keys ----------------------------------------------------------------------------------------

@@ -27,13 +27,6 @@ def test_copying_stays_within_its_bounds(n: int, gap: float, seed: int) -> None:
     assert c.error[0] <= c.error_bound[0] * slack
 
 
-@SMALL
-@given(st.integers(2, 100_000), st.floats(0.01, 0.999))
-def test_gap_for_weight_suffices_when_all_others_tie(n: int, weight: float) -> None:
-    gap = attention.gap_for_weight(weight, n)
-    assert 1 / (1 + (n - 1) * math.exp(-gap)) == pytest.approx(weight, rel=1e-9)
-
-
 def test_a_key_in_the_hull_of_the_others_cannot_be_copied() -> None:
     rng = np.random.default_rng(0)
     keys = rng.standard_normal((4, 3))
@@ -91,19 +84,6 @@ def test_projections_are_distributed_as_those_of_real_keys(normalise: bool) -> N
 
 def density_of(law: attention.LogisticNormal, w: np.ndarray) -> np.ndarray:
     return norm.pdf(logit(w), law.centre, law.scale) / (w * (1 - w))
-
-
-@SMALL
-@given(st.floats(-6, 6), st.floats(0.05, 80))
-def test_logistic_normal_integrates_to_its_moments(centre: float, scale: float) -> None:
-    law = attention.LogisticNormal(centre, scale)
-    z = np.linspace(-9, 9, 40_001)
-    mass = np.exp(-z * z / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
-    w = expit(centre + scale * z)
-    assert law.mean() == pytest.approx((w * mass).sum(), abs=1e-9)
-    assert law.variance() == pytest.approx((w * w * mass).sum() - (w * mass).sum() ** 2, abs=1e-9)
-    assert law.above(0.7) + law.below(0.7) == pytest.approx(1, abs=1e-12)
-    assert law.below(0.7) == pytest.approx(mass[w < 0.7].sum(), abs=1e-3)
 
 
 def test_one_head_has_two_humps_from_beta_two_on() -> None:

@@ -147,23 +147,6 @@ def test_frequencies_follow_the_probabilities(sampling: Sampling) -> None:
     assert stats.chisquare(counts[alive].numpy(), n * p[alive].numpy() / p[alive].sum().item()).pvalue > 1e-4
 
 
-levels = st.lists(st.integers(-4, 4), min_size=2, max_size=12)  # few values, so that ties are common
-
-
-@given(levels=levels, p=st.floats(0, 1))
-def test_top_p_keeps_the_smallest_sufficient_set_and_its_ties(levels: list[int], p: float) -> None:
-    logits = torch.tensor([levels]).double()
-    full = logits.softmax(-1)[0].tolist()
-    kept = (probabilities(logits, Sampling(do_sample=True, top_k=0, top_p=p))[0] > 0).tolist()
-    mass = math.fsum(q for q, k in zip(full, kept, strict=True) if k)
-    assert any(kept)
-    assert mass >= p - 1e-12
-    least = min(q for q, k in zip(full, kept, strict=True) if k)
-    assert all(k or q < least for q, k in zip(full, kept, strict=True))
-    above = math.fsum(q for q in full if q > least)
-    assert above < p + 1e-12 or above == 0
-
-
 def test_filters_agree_with_transformers() -> None:
     from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 

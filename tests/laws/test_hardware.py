@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import platform
-import resource
 import subprocess
 from pathlib import Path
 
-import forks
 import numpy as np
 import pytest
 import torch
 
 from hectogpt import hardware, process
-from hectogpt.training import precision
 
 linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 
@@ -24,28 +20,6 @@ def test_cores_and_names() -> None:
     assert hardware.cpu_name()
     assert hardware.device_name("cpu") == hardware.cpu_name()
     assert set(hardware.cpu_features()) <= {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc of glibc")
-def test_freed_memory_is_kept_and_given_back() -> None:
-    """A training step's large tensors get the pages of the step before."""
-
-    def work() -> list[float]:
-        def new_pages() -> int:
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            for _ in range(9):
-                torch.ones(1 << 22)
-            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-        usual = new_pages()
-        precision.keep_freed_memory()
-        held = (new_pages(), new_pages(), hardware.resident_memory_mb(os.getpid()))
-        precision.give_back_memory()
-        return [usual, held[1], held[2] - hardware.resident_memory_mb(os.getpid())]
-
-    usual, kept, given_back = forks.value_of(work)
-    assert kept < usual / 9
-    assert given_back > 10
 
 
 @linux

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from hectogpt.data import load_tokenizer
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model
-from hectogpt.interop.hf_model import load_gpt2, parse_gpt2_config, read_tokenizer, to_huggingface, to_ours
+from hectogpt.interop.hf_model import load_gpt2, parse_gpt2_config, read_tokenizer
 from hectogpt.interop.open import find_folder
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.weights import save_model
@@ -63,16 +63,6 @@ def test_the_layout_on_the_hub_without_prefix_and_with_masks(saved: Path) -> Non
     rewrite_config(saved, n_ctx=24, torch_dtype="float32")
     got = load_gpt2(saved).state_dict()
     assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_the_table_reads_both_ways(saved: Path, tied: bool) -> None:
-    file = load_file(saved / "model.safetensors")
-    if not tied:
-        file["lm_head.weight"] = torch.randn(60, 32)
-    back = to_huggingface(to_ours(file, 2), 2, tied=tied)
-    assert back.keys() == file.keys()
-    assert all(torch.equal(back[name], file[name]) for name in file)
 
 
 def test_pickles_are_refused_unread(saved: Path) -> None:

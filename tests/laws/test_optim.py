@@ -80,33 +80,6 @@ def test_numbers_reach_their_kinds_and_decay_spares_what_it_should() -> None:
 # --- the group ----------------------------------------------------------------------------------------------------
 
 
-class Told(torch.optim.SGD):
-    """An optimizer that is told the step."""
-
-    calls: tuple[tuple[int, float], ...] = ()
-
-    def set_step(self, step: int, factor: float) -> None:
-        self.calls += ((step, factor),)
-
-
-def test_an_optimizer_with_set_step_is_told_and_any_other_gets_its_learning_rate() -> None:
-    a, b = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
-    told = Told([a], lr=0.5)
-    plain = torch.optim.SGD([{"params": [b], "lr": 0.25}], lr=1.0)  # of torch, as it is
-    group = OptimizerGroup([told, plain])
-    for step, factor in enumerate((1.0, 0.5, 0.0)):
-        a.grad, b.grad = torch.ones(3), torch.ones(3)
-        before_a, before_b = a.detach().clone(), b.detach().clone()
-        group.step(step, factor)
-        torch.testing.assert_close(before_a - a.detach(), torch.full((3,), 0.5 * factor))
-        torch.testing.assert_close(before_b - b.detach(), torch.full((3,), 0.25 * factor))
-    assert told.calls == ((0, 1.0), (1, 0.5), (2, 0.0))
-    assert plain.param_groups[0]["initial_lr"] == 0.25
-    assert group.lr == 0.0  # of the first one
-    group.zero_grad()
-    assert a.grad is b.grad is None
-
-
 @every
 def test_saved_state_is_the_whole_state(optim: Optim) -> None:
     """An optimizer that has loaded another's state goes on as the other does, to the last bit."""
@@ -154,28 +127,6 @@ def test_a_row_keeps_its_learning_rate_until_it_has_been_updated(name: str, fain
             p.grad = gradient if p is table else torch.zeros_like(p)
         optimizer.step(step, factor)
     torch.testing.assert_close(table.detach(), torch.stack([row.detach() for row in alone]))
-
-
-def test_fused_adamw_is_torchs() -> None:
-    """Three steps of ours and of torch.optim.AdamW(fused=True): weights and state equal to the last bit."""
-    settings = AdamW(lr=0.01, eps=1e-6, weight_decay=0.1, decay_all=False)
-    one, other = Transformer(DEPARTED), Transformer(DEPARTED)
-    other.load_state_dict(one.state_dict())
-    ours = settings.build(one)
-    (own,) = ours.optimizers
-    names = {p: name for name, p in one.named_parameters()}
-    theirs_of = dict(other.named_parameters())
-    groups = [group | {"params": [theirs_of[names[p]] for p in group["params"]]} for group in own.param_groups]
-    theirs = torch.optim.AdamW(groups, fused=True)
-    for step in range(3):
-        set_gradients(one, step)
-        set_gradients(other, step)
-        ours.step(step, 1.0)
-        theirs.step()
-    for name, parameter in one.named_parameters():
-        assert torch.equal(parameter, theirs_of[name])
-        for key, value in own.state[parameter].items():
-            assert torch.equal(value, theirs.state[theirs_of[name]][key])
 
 
 # --- muon -------------------------------------------------------------------------------------------------------------

@@ -171,12 +171,6 @@ def test_a_sweep_is_a_grid_of_overrides() -> None:
     assert override(run, {"gradient_clipping": None}) == replace(run, gradient_clipping=None)
 
 
-def test_old_names_are_todays() -> None:
-    arms = plan(["rare"], sweep=["data.window=128", "optim.rest.row_fall=.4"])
-    assert arms == plan(["soap_rare_tokens"], sweep=["data.seq_len=128", "optim.rest.row_lr_power=.4"])
-    assert [arm.label for arm in plan([], without=["wide"])] == [TOP, "without-width_256"]
-
-
 def test_values_are_read_as_json_reads_them() -> None:
     assert parse_sweep("a.b=1,2.5,.5,true,None,auto") == [("a.b", v) for v in (1, 2.5, 0.5, True, None, "auto")]
     assert parse_sweep("optim.betas=[0.8,0.95],[0.9,0.99]") == [("optim.betas", v) for v in ([0.8, 0.95], [0.9, 0.99])]

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import integrate, stats
+from scipy import stats
 
 from hectogpt.lab.sequential import ALPHA, EFFECT_VARIANCE, compare_sequentially, half_width, look
-from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired, compare_pairs, seeds_needed, selection_bias, summarize
+from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired, compare_pairs, seeds_needed
 
 losses = st.floats(0, 12, allow_nan=False)
 
@@ -56,14 +56,6 @@ def test_paired_is_scipys_paired_test(pairs: list[tuple[float, float]]) -> None:
 )
 def test_verdicts(new: list[float], verdict: str) -> None:
     assert compared(new, [3.0] * 5).verdict == verdict
-
-
-def test_small_samples() -> None:
-    assert summarize([2.0]).sd is None
-    summary = summarize([1.0, 2.0, 3.0])
-    assert (summary.mean, summary.sd, summary.min, summary.max) == (2.0, 1.0, 1.0, 3.0)
-    assert selection_bias(0.01, 300) == pytest.approx(0.034, abs=5e-4)
-    assert selection_bias(0.01, 1) == 0
 
 
 @pytest.mark.parametrize("sd", [0.003, 0.01, 0.02, 0.05, 0.1])
@@ -135,30 +127,6 @@ def e_value(n: np.ndarray, distance: np.ndarray, squares: np.ndarray) -> np.ndar
     """E_n(m0) of the module's text; distance: d, the mean gain minus m0."""
     total, shrink = squares + n * distance**2, 1 / (1 + n * EFFECT_VARIANCE)
     return np.asarray(shrink**0.5 * ((squares + n * distance**2 * shrink) / total) ** (-n / 2))
-
-
-def ratio_by_integration(x: np.ndarray) -> float:
-    """The likelihood ratio of x / sigma with sigma under d sigma / sigma, by numerical integration over the mean in
-    units of sigma and over log sigma. No formula of the module is used."""
-
-    width = math.sqrt(EFFECT_VARIANCE)
-    log_sigmas, effects = np.linspace(-8, 14, 1001), np.linspace(-8 * width, 8 * width, 4001)
-
-    def likelihoods(effects: np.ndarray) -> np.ndarray:
-        """[effects]: over log sigma."""
-        scaled = x[:, None, None] * np.exp(-log_sigmas)[:, None] - effects
-        logs = -len(x) * log_sigmas[:, None] - (scaled**2).sum(0) / 2
-        return np.asarray(integrate.trapezoid(np.exp(logs), log_sigmas, axis=0))
-
-    prior = stats.norm.pdf(effects, 0, width)
-    return float(integrate.trapezoid(likelihoods(effects) * prior, effects) / likelihoods(np.zeros(1))[0])
-
-
-@pytest.mark.parametrize("values", [[0.4], [0.3, 0.5], [1.0, 1.2, 0.7], [-0.4, 0.1, -0.9, -0.3]])
-def test_e_values_are_ratios_of_likelihoods(values: list[float]) -> None:
-    x = np.array(values)
-    n, mean, squares = np.array([float(len(x))]), np.array([x.mean()]), np.array([((x - x.mean()) ** 2).sum()])
-    assert e_value(n, mean, squares)[0] == pytest.approx(ratio_by_integration(x), rel=1e-4)
 
 
 def test_the_interval_is_where_the_e_value_is_small() -> None:

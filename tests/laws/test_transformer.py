@@ -16,9 +16,8 @@ from torch import Tensor
 from hectogpt.errors import UserError
 from hectogpt.model import SIZES, Init, ModelConfig, Transformer
 from hectogpt.model.attention import CausalAttention
-from hectogpt.model.inputs import NgramHash
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.model.parts import RMSNorm, SinusoidalPositions
+from hectogpt.model.parts import SinusoidalPositions
 
 SMALL = ModelConfig(d_model=24, n_heads=3, n_layers=2, context_length=16, vocab_size=61)
 
@@ -125,32 +124,12 @@ def test_a_row_does_not_see_the_others(kind: str, batch: int, seed: int) -> None
     torch.testing.assert_close(together, alone, rtol=1e-11, atol=1e-11)
 
 
-def test_only_n_grams_of_common_tokens_have_a_row() -> None:
-    every, common = (NgramHash(2, 997, common=limit).build(4, 61, RMSNorm()) for limit in (None, 6))
-    torch.nn.init.normal_(every.get_parameter("table.weight"))
-    common.load_state_dict(every.state_dict())
-    tokens = torch.tensor([[35, 0, 35, 1, 17, 1, 5, 60, 60]])
-    has_row = torch.tensor([[True, True, True, False, True, True, True, False, False]])  # 36 alone, then 36 x 1 ...
-    nothing = torch.zeros(1, 9, 4)
-    torch.testing.assert_close(common(nothing, tokens), every(nothing, tokens) * has_row[..., None], rtol=0, atol=0)
-    common(nothing, tokens)[0, ~has_row[0]].sum().backward()
-    assert not common.get_parameter("table.weight").grad.any()  # a pair without a row does not move one
-
-
 def test_a_compact_head_and_an_embedding_map_start_at_zero() -> None:
     mapped = Transformer(replace(GPT2, lm_head=LMHeadConfig(embedding_map=0.3)), Init(head=0.5))
     assert not mapped.lm_head.embedding_map.weight.any()
     compact = build(replace(GPT2, lm_head=LMHeadConfig(compact_vocab=True)))
     compact.init_weights(Init(head=0.5), seed=0)
     assert not compact.lm_head.weight.any()
-
-
-def test_a_tied_head_is_the_embeddings() -> None:
-    model = build(replace(GPT2, lm_head=LMHeadConfig(bias=True, soft_cap=9.0, tied=True)))
-    assert model.lm_head.weight is model.embeddings.weight
-    hidden = torch.randn(2, 16, dtype=torch.float64)
-    expected = 9 * torch.tanh(hidden @ model.embeddings.weight.T / 9) + model.get_parameter("lm_head.bias")
-    torch.testing.assert_close(model.lm_head(hidden, model.embeddings.weight), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_more_tokens_than_the_context_are_refused() -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY, small_run
 from model_kinds import KINDS, build, random_ids
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.model import ModelConfig
 from hectogpt.model.inputs import EmbeddingNorm, NgramHash, Smear, TokenTable
@@ -23,8 +20,6 @@ from hectogpt.model.parts import QKNorm, ReLU2, RMSNorm, Rotary
 from hectogpt.model.pointer import PointerHead
 from hectogpt.model.weights import load_model, save_model
 from hectogpt.serialization import dump
-from hectogpt.training.precision import choose
-from hectogpt.training.setup import build_model
 
 OLD_RUN = Path(__file__).parents[1] / "data" / "old_run"
 OLD_CONFIG = ModelConfig(
@@ -69,20 +64,6 @@ def test_a_saved_model_comes_back_bit_for_bit(kind: str, tmp_path: Path) -> None
     x = random_ids(3, model.config.context_length, model.config.vocab_size)
     assert torch.equal(again(x), model(x))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
-
-
-def test_the_saved_config_is_the_one_that_was_asked_for(corpus: Corpus, tmp_path: Path) -> None:
-    """What the corpus adds to a run's model, the tokens in use, stands in the weights and not in the config."""
-    asked = replace(TINY, n_layers=1, lm_head=LMHeadConfig(compact_vocab=True))
-    run = small_run(model=asked)
-    model = build_model(run, choose(run), corpus)
-    assert model.config == asked
-    assert len(model.lm_head.weight) < 500 < asked.vocab_size
-    save_model(model, tmp_path)
-    saved = json.loads((tmp_path / "config.json").read_text())
-    assert saved == {"model_type": "hectogpt", **dump(asked)}
-    assert set(saved["lm_head"]) == {"bias", "soft_cap", "tied", "compact_vocab", "embedding_map"}
-    assert "word_rows" in load_file(tmp_path / "model.safetensors")
 
 
 # --- an earlier version -----------------------------------------------------------------------------------------------
