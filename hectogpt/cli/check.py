@@ -10,7 +10,7 @@ import torch
 from hectogpt import errors
 from hectogpt.cli.console import show
 from hectogpt.cli.options import CheckOptions
-from hectogpt.cli.train import print_result
+from hectogpt.cli.train import result_lines
 from hectogpt.data import open_corpus
 from hectogpt.display import Progress, printable
 from hectogpt.errors import UserError, set_to
@@ -98,7 +98,8 @@ def repair(options: CheckOptions) -> None:
         progress.line(f"{damaged}: it is made again from the last checkpoint")
     corpus = find_corpus(trained, progress)
     task = Task(trained, corpus, "", resume=where, own_files=ideas.files_of(trained), save_every=0)
-    print_result(run_and_score(task, progress), options.json, options.quiet)
+    done = run_and_score(task, progress)
+    show(options.json, done.summary, result_lines(done), options.quiet)
 
 
 def read_own_run(folder: Path, options: CheckOptions) -> Run:

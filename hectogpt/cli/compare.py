@@ -75,9 +75,8 @@ def run_and_report(options: CompareOptions, comparison: Comparison) -> None:
     with redirect_stdout(sys.stderr), nullcontext(local) if local else open_ray(comparison, workers) as engine:
         run_trials(options, comparison, engine, comparison.rounds(engine.workers))
     found = ComparisonResult.of(comparison)
-    if found.results or options.json:
-        lines = result_lines(options, comparison, found) if found.results else ()
-        show(options.json, results_json(options, comparison, found), lines, options.quiet)
+    answer = results_json(options, comparison, found)
+    show(options.json, answer, result_lines(comparison, found, answer), options.quiet)
     raise_for_crashes(comparison)
     if all(record.status == "diverged" for record in found.records):
         raise UserError(
@@ -101,11 +100,8 @@ def run_trials(options: CompareOptions, comparison: Comparison, engine: Engine, 
     except KeyboardInterrupt as stop:
         ignore_more()
         left, trials = len(comparison.missing()), comparison.trials()
-        where = (
-            f"at seed {comparison.seeds[-1]}" if comparison.sequential else f"{left} of {len(trials)} trials missing"
-        )
         raise UserError(
-            f"{WORDS[code_of(stop)]}, {where}",
+            f"{WORDS[code_of(stop)]}, {left} of {len(trials)} trials missing",
             fix="the same command goes on where it stopped",
             kept=f"the finished trials, in {comparison.out}" if left < len(trials) else "",
             code=code_of(stop),
@@ -151,6 +147,29 @@ def results_json(options: CompareOptions, comparison: Comparison, found: Compari
     return answer
 
 
+def result_lines(comparison: Comparison, found: ComparisonResult, answer: dict[str, Any]) -> list[str]:
+    """The final table, the n-gram baselines, what must be said about single trials, and the verdicts. answer: the
+    results as plain values."""
+    if not found.results:
+        return []
+    levels = ", ".join(f"{NGRAMS[name]} {level:.3f}" for name, level in answer["ngrams"].items())
+    words = SEQUENTIAL_WORDS if comparison.sequential else VERDICT_WORDS
+    lines = ["", f"N-gram baselines of the same tokens ({comparison.split}): {levels}"]
+    lines.append(f"Gains: {comparison.split} nats/token over paired seeds, positive is better. {words}")
+    if best := answer.get("best"):
+        lines.append(
+            "Best of {of}: {arm}. The best of so many equal settings would lie about {selection_bias:.3f} below its "
+            "true mean by luck alone: run it again on fresh seeds (--first-seed {fresh}) and quote those.".format(
+                **best, fresh=comparison.seeds[-1] + 1
+            )
+        )
+    lines += found.notes
+    lines += [""] * bool(found.verdicts) + [verdict.text for verdict in found.verdicts]
+    lines += [f"Seeds: {comparison.ended}."] * bool(comparison.ended)
+    table = columns(*result_table(found.results, comparison.split), width=width())
+    return table + [text for line in lines for text in textwrap.wrap(line, width()) or [""]]
+
+
 def plan_lines(comparison: Comparison) -> list[str]:
     """What would be run."""
     missing, rows, broken = comparison.missing(), [], []
@@ -171,27 +190,6 @@ def state_line(comparison: Comparison) -> str:
         n, left = len(comparison.trials()), len(comparison.missing())
         return f"{title}: {n} trials, {n - left} recorded in {comparison.out}, {left} to run"
     return f"{title}: seed by seed until decided, at most {most} seed{'s' * (most != 1)}; {comparison.out}"
-
-
-def result_lines(options: CompareOptions, comparison: Comparison, found: ComparisonResult) -> list[str]:
-    """The final table, the n-gram baselines, what must be said about single trials, and the verdicts."""
-    results = found.results
-    levels = ", ".join(f"{NGRAMS[name]} {level:.3f}" for name, level in ngram_means(results).items())
-    words = SEQUENTIAL_WORDS if comparison.sequential else VERDICT_WORDS
-    lines = ["", f"N-gram baselines of the same tokens ({comparison.split}): {levels}"]
-    lines.append(f"Gains: {comparison.split} nats/token over paired seeds, positive is better. {words}")
-    if options.sweep and len(results) > 1:
-        best, bias = best_of(results)
-        lines.append(
-            f"Best of {len(results)}: {best.arm.label}. The best of so many equal settings would lie about {bias:.3f} "
-            f"below its true mean by luck alone: run it again on fresh seeds (--first-seed {comparison.seeds[-1] + 1}) "
-            "and quote those."
-        )
-    lines += found.notes
-    lines += [""] * bool(found.verdicts) + [verdict.text for verdict in found.verdicts]
-    lines += [f"Seeds: {comparison.ended}."] * bool(comparison.ended)
-    table = columns(*result_table(results, comparison.split), width=width())
-    return table + [text for line in lines for text in textwrap.wrap(line, width()) or [""]]
 
 
 def width() -> int:
@@ -218,10 +216,8 @@ def array_script(comparison: Comparison, at_a_time: int | None) -> str:
     """The script for `sbatch`. Each task runs the command again as it was typed here, for its own trial.
     slurm.schedmd.com: "Job array support"."""
     threads, out = threads_of(comparison), shlex.quote(str(comparison.out.absolute()))
-    trials = comparison.trials()
-    numbers = ",".join(str(trials.index(trial)) for trial in comparison.missing()) + (
-        f"%{at_a_time}" if at_a_time else ""
-    )
+    trials, most = comparison.trials(), f"%{at_a_time}" if at_a_time else ""
+    numbers = ",".join(str(trials.index(trial)) for trial in comparison.missing()) + most
     gpu = comparison.track.allows_gpu and may_use_gpu(comparison)
     words = [word for word in sys.argv[1:] if word != "--dry-run"]
     if len({comparison.run_of(Trial(arm, 0)).threads for arm in comparison.arms}) == 1:

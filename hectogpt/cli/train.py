@@ -7,6 +7,7 @@ prints, the others follow it. A process that fails says so itself; that another 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field, make_dataclass, replace
 from json import dumps
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 import tyro
 
 from hectogpt import errors
-from hectogpt.cli.console import loss_table, note, one_line
+from hectogpt.cli.console import loss_table, one_line, remarks, show
 from hectogpt.cli.options import TrainOptions
 from hectogpt.data import Corpus, find_tokenizer
 from hectogpt.display import NGRAMS, Progress, printable
@@ -74,33 +75,28 @@ def parse(argv: list[str], base: Run | None = None) -> Asked:
     """Read a command line. base: what the overrides are applied to, instead of the recipe's own Run."""
     named = bool(argv) and not argv[0].startswith("-")
     given, words = (argv[0], argv[1:]) if named else (DEFAULT, argv)
-    quiet, name = "--quiet" in words, recipes.current_recipe(given)
+    remark, name = remarks("--quiet" in words), recipes.current_recipe(given)
     if name != given:
-        note(f"note: the recipe {given} is now called {name}", quiet)
+        remark(f"the recipe {given} is now called {name}")
     recipe = ideas.find_run(name)
     corpus = value_of("--corpus", words) or recipe.corpus
     recipe = setup.fit_vocabulary(replace(recipe, corpus=corpus), find_tokenizer(corpus))
     if source := value_of("--init", words):
         own = [idea] if (idea := value_of("--idea", words)) else []
-        recipe = ideas.start_from(recipe, source, own, lambda text: note(f"note: {text}", quiet))
+        recipe = ideas.start_from(recipe, source, own, remark)
         base = None if base is None else ideas.start_from(base, source, own)
     base = recipe if base is None else base
+    unnamed = tyro.conf.arg(name="")
+    arguments: list[Any] = [("options", Annotated[TrainOptions, unnamed], field(default=TrainOptions()))]
+    arguments += [("run", Annotated[Run, unnamed], field(default=base))]
     parsed: Any = tyro.cli(
-        arguments_of(base),
+        make_dataclass("Train", arguments, frozen=True),
         args=["--help" if word == "--help-all" else word for word in words],
         prog=f"hectogpt train {name}",
         description=recipes.describe(base.recipe) if base.recipe in recipes.names() else "",
         config=(tyro.conf.AvoidSubcommands,),
     )
     return Asked(parsed.options, parsed.run, recipe, ideas.folder_name(name) if named else None, argv)
-
-
-def arguments_of(base: Run) -> type:
-    """The class of a command line: options and the fields of a Run."""
-    parts = [("options", TrainOptions, field(default=TrainOptions())), ("run", Run, field(default=base))]
-    return make_dataclass(
-        "Train", [(n, Annotated[kind, tyro.conf.arg(name="")], f) for n, kind, f in parts], frozen=True
-    )
 
 
 def value_of(option: str, words: list[str]) -> str | None:
@@ -212,7 +208,8 @@ def finish(plan: Asked, corpus: Corpus, progress: Progress, world: World = ALONE
     if options.dry_run:
         show_plan(run, corpus, label_of(run, modified), progress)
     else:
-        print_result(run_and_score(task, progress, options.prompt, world), options.json, options.quiet)
+        done = run_and_score(task, progress, options.prompt, world)
+        show(options.json, done.summary, result_lines(done), options.quiet)
 
 
 def show_plan(run: Run, corpus: Corpus, label: str, progress: Progress) -> None:
@@ -225,14 +222,9 @@ def show_plan(run: Run, corpus: Corpus, label: str, progress: Progress) -> None:
     print(printable(f"{run.tokens:,} training tokens of {len(corpus.train):,} in {corpus.name} ({epochs:.2f} epochs)"))
 
 
-def print_result(done: FullRun, json: bool, quiet: bool) -> None:
-    """Print the summary as JSON; or the run beside the baseline and the n-gram models, its two continuations, and where
-    its files are."""
+def result_lines(done: FullRun) -> Iterator[str]:
+    """The run beside the baseline and the n-gram models, its two continuations, and where its files are."""
     summary = done.summary
-    if json:
-        print(dumps(summary, allow_nan=False))
-    if json or quiet:
-        return
     losses = {label: summary["ngrams"][key] for key, label in NGRAMS.items() if key in summary["ngrams"]}
     losses |= {"baseline": done.baseline.dev_loss} if done.baseline else {}
     losses |= {"before training": summary["dev_loss_before"]} if "dev_loss_before" in summary else {}
@@ -240,14 +232,14 @@ def print_result(done: FullRun, json: bool, quiet: bool) -> None:
     losses |= {label: summary["dev_loss"], f"{label} + n-grams": summary["dev_loss_with_ngrams"]}
     bits = summary["dev_bpb"] / summary["dev_loss"]
     rows = [(name, loss, loss * bits) for name, loss in sorted(losses.items(), key=lambda row: -row[1])]
-    print(f"{one_line(summary['corpus'])}: held-out loss after {summary['steps']} steps")
-    print("\n".join(loss_table(rows)))
+    yield f"{one_line(summary['corpus'])}: held-out loss after {summary['steps']} steps"
+    yield from loss_table(rows)
     whole = () if summary["modified"] else (summary["recipe"], summary["corpus"], summary["steps"], summary["dev_loss"])
     if whole and (said := is_it_usual(*whole)):
-        print(f"This loss is {said}.")
+        yield f"This loss is {said}."
     for name, text in summary["samples"].items():
-        print(printable(f"{name}: {text}"))
-    print(printable(f"\nThe picture: {summary['folder']}/{PICTURE}\nAll of it:   {summary['folder']}"))
+        yield f"{name}: {text}"
+    yield f"\nThe picture: {summary['folder']}/{PICTURE}\nAll of it:   {summary['folder']}"
 
 
 # --- under torchrun ---------------------------------------------------------------------------------------------------
@@ -276,17 +268,8 @@ def _train_as_one(launch: Launch, asked: Asked) -> None:
         facts = {"code": file_hashes() | {"torch": torch.__version__}, "idea file": config.pop("ideas")}
         world.agree(facts | {"configuration": config, "options": [options.dist_timeout]})
         progress = Progress(options.quiet or not world.is_first)
-        plan: Asked | None = None
-
-        def decide() -> dict[str, Any] | None:
-            nonlocal plan
-            plan = find_plan(asked, progress)
-            if plan is None:
-                return None
-            data: dict[str, Any] = dump(replace(plan.run, data=choose_leaves(plan.run.data, world.size)))
-            return data
-
-        decided = world.share(decide)
+        plan = find_plan(asked, progress) if world.is_first else None
+        decided = world.share(lambda: plan and dump(replace(plan.run, data=choose_leaves(plan.run.data, world.size))))
         if decided is None:
             world.wait_for_all("the end")  # rank 0 may keep the store
             return
