@@ -2,10 +2,10 @@
 
 What is run apart in this way cannot take the caller with it: a crash, a leak or an endless loop ends the child alone.
 The caller takes the child with it, however it ends: the child's standard input stays open as long as the caller lives,
-and its end ends the child. Used for trials (`ask`, `answer`) and for code of others (`Child`, `Frames`).
+and its end ends the child. Used for trials, for the tests of a kit and for code of others.
 
-A frame is a line of JSON and behind it raw bytes. The line holds their number and a token that only the request
-holds: what code of others writes to the pipe by accident is no frame. Standard library only.
+A frame is a message, a line of JSON, and behind it raw bytes. The line also holds their number and a token that only
+the request holds: what code of others writes to the pipe by accident is no frame. Standard library only.
 
 `python -m hectogpt.process MODULE` is the child's side: it watches over the caller, and runs the module.
 """
@@ -31,7 +31,7 @@ from typing import IO, Any
 
 _ROOT = Path(__file__).resolve().parents[1]  # the child imports the same files as the caller
 LAST_WORDS = 100_000  # bytes that are kept of what a child writes beside its answer
-FRAME_BYTES = 64 << 20  # the largest body of a frame that is believed
+MESSAGE_BYTES, BODY_BYTES = 8 << 20, 64 << 20  # the largest of a frame that are believed
 
 # --- the caller's side ------------------------------------------------------------------------------------------------
 
@@ -50,16 +50,10 @@ def ask(
     """Run `python -m module`, which calls `answer`, with this request, and pass on each message of its reply.
 
     timeout: seconds after which the child is killed. cancelled: once set, the child is killed and CancelledError is
-    raised. The child is killed as well when this function is left by an exception (Ctrl-C, an error in on_message), and
-    ends when this process dies; with it those that it has started.
+    raised.
     """
-    child = Child(module)
-    ending = child.listen(
-        request,
-        lambda header, body: on_message(json.loads(body)),
-        total_seconds=timeout,
-        cancelled=cancelled.is_set if cancelled else None,
-    )
+    stop, child = cancelled.is_set if cancelled else None, Child(module)
+    ending = child.listen(request, lambda message, _: on_message(message), total_seconds=timeout, cancelled=stop)
     if ending.how == "cancelled":
         raise CancelledError
     return ending
@@ -84,8 +78,8 @@ class Ending:
 
 
 class Child:
-    """`python -m module` in `folder`, started and waiting for its request. environment: its variables, all of them. It
-    ends when this process does. process: itself."""
+    """`python -m module` in `folder`, started and waiting for its request. environment: its variables, all of them.
+    process: itself. It ends when this process does, and is listened to once."""
 
     def __init__(self, module: str, folder: Path | None = None, environment: Mapping[str, str] | None = None) -> None:
         environment = os.environ if environment is None else environment
@@ -97,7 +91,7 @@ class Child:
             stderr=subprocess.PIPE,
             cwd=folder,
             env={**environment, "PYTHONPATH": os.pathsep.join(path)},
-            start_new_session=True,  # Ctrl-C reaches the caller alone, which ends the child
+            start_new_session=True,  # Ctrl-C reaches the caller alone, which ends the child and its group
         )
         self._printed, self._killed_for, self._deadline, self._over = b"", "", math.inf, threading.Event()
 
@@ -112,8 +106,8 @@ class Child:
         output_bytes: int = sys.maxsize,
         cancelled: Callable[[], bool] | None = None,
     ) -> Ending:
-        """Send the request, pass on each frame until the one with {"done": true} or the child's end, then end it with
-        all that it has started; an exception ends it too.
+        """Send the request, pass on each frame until the one with {"done": true} or the child's end. When this is left,
+        also by an exception (Ctrl-C, an error in on_frame), the child ends with all that it has started.
 
         first_seconds, seconds: the longest silence before the first frame and after it. output_bytes: what it may
         print. cancelled: asked now and then; ends the child once it holds.
@@ -143,7 +137,12 @@ class Child:
             how = "broken"
         finally:
             self._over.set()
-            code = self.end()
+            code = child.poll()
+            self._end_all()
+            child.wait()
+            for stream in (child.stdout, child.stdin):  # the thread that reads standard error closes it
+                with suppress(BrokenPipeError):
+                    stream.close()
             reader.join(timeout=5)
         words = self._printed.decode("utf-8", errors="replace").strip()
         return Ending(self._killed_for or how, None if self._killed_for else code, words)
@@ -171,29 +170,15 @@ class Child:
         if not self._over.is_set():
             self._killed_for = why
             self._over.set()
-            kill(self.process)
+            self._end_all()
 
-    def end(self) -> int | None:
-        """End it, with processes that it has left behind. Returns the exit code that it had by then."""
-        child = self.process
-        code = child.poll()
-        kill(child)
-        child.wait()
-        listened = self._over.is_set()  # then the thread that reads standard error closes it
-        for stream in (child.stdout, child.stdin, None if listened else child.stderr):
-            with suppress(BrokenPipeError):
-                if stream is not None:
-                    stream.close()
-        return code
-
-
-def kill(child: subprocess.Popen[Any]) -> None:
-    """End it with what it has started, which may hold its output open. The child leads a group of its own."""
-    if hasattr(os, "killpg"):
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-    else:
-        child.kill()
+    def _end_all(self) -> None:
+        """End it with what it has started, which may hold its output open."""
+        if hasattr(os, "killpg"):
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        else:
+            self.process.kill()
 
 
 class BrokenFrameError(Exception):
@@ -201,20 +186,20 @@ class BrokenFrameError(Exception):
 
 
 def read_frame(stream: IO[bytes], token: str) -> tuple[dict[str, Any], bytes] | None:
-    """A header and its body; None at the end of the stream. Raises BrokenFrameError for what is no frame, or lacks the
-    token."""
-    line = stream.readline(1 << 20)
+    """A message and its body; None at the end of the stream. Raises BrokenFrameError for what is no frame, or lacks
+    the token."""
+    line = stream.readline(MESSAGE_BYTES)
     if not line.endswith(b"\n"):
         return None
     try:
-        header = json.loads(line)
+        message = json.loads(line)
     except (ValueError, RecursionError):
         raise BrokenFrameError from None
-    size = header.get("bytes", 0) if isinstance(header, dict) and header.pop("token", None) == token else -1
-    if not isinstance(size, int) or not 0 <= size <= FRAME_BYTES:
+    size = message.pop("bytes", 0) if isinstance(message, dict) and message.pop("token", None) == token else -1
+    if not isinstance(size, int) or not 0 <= size <= BODY_BYTES:
         raise BrokenFrameError
     body = stream.read(size)
-    return (header, body) if len(body) == size else None
+    return (message, body) if len(body) == size else None
 
 
 # --- the child's side -------------------------------------------------------------------------------------------------
@@ -286,11 +271,11 @@ class Frames:
         self._token = request.pop("token")
         return request
 
-    def send(self, header: dict[str, Any], body: bytes = b"") -> None:
+    def send(self, message: dict[str, Any], body: bytes = b"") -> None:
         """Send one frame. A copy of this process, forked by the code of others, ends instead."""
         if os.getpid() != self._owner:
             os._exit(0)
-        line = json.dumps({**header, "bytes": len(body), "token": self._token}, allow_nan=False).encode()
+        line = json.dumps({**message, "bytes": len(body), "token": self._token}, allow_nan=False).encode()
         self._file.write(line + b"\n" + body)
         self._file.flush()
 
@@ -311,7 +296,7 @@ def frames() -> Frames:
 def answer(reply: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]) -> None:
     """Send each message of the reply to the request that `ask` sent."""
     for message in reply(frames().receive()):
-        frames().send({}, json.dumps(message, allow_nan=False).encode())
+        frames().send(message)
 
 
 def serve(module: str) -> None:

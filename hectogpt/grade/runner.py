@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,17 +46,16 @@ RUBBISH = (ValueError, KeyError, TypeError, AttributeError, RecursionError, Over
 
 
 @contextmanager
-def waiting_child() -> Iterator[tuple[Path, process.Child]]:
-    """A child that waits for a submission, and its folder, which is empty; both end with the context, and with them all
-    that it has started. Only this user may enter the folder around it."""
-    outer = tempfile.TemporaryDirectory(prefix="hectogpt-grade-", ignore_cleanup_errors=True)
-    with outer, ExitStack() as stack:
-        folder = Path(outer.name, "submission")
+def private_folder() -> Iterator[Path]:
+    """A folder for a submission, which only this user may enter; it ends with the context, and with it all processes
+    that know its name."""
+    with tempfile.TemporaryDirectory(prefix="hectogpt-grade-", ignore_cleanup_errors=True) as outer:
+        folder = Path(outer, "submission")
         folder.mkdir()
-        child = process.Child(CHILD, folder, environment(folder))
-        stack.callback(end_daemons, folder)
-        stack.callback(child.end)
-        yield folder, child
+        try:
+            yield folder
+        finally:
+            end_daemons(folder)
 
 
 def end_daemons(folder: Path) -> None:
@@ -107,12 +106,12 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> T
             words = "the time for the whole submission was over"
             transcript.ends |= {name: ("timed out", words) for name, variant in left if variant == "patched"}
             break
-        with waiting_child() as (folder, child):
+        with private_folder() as folder:
             for name, content in submission.files.items():
                 (folder / name).write_bytes(content)
             transcript.begin(left)
             try:
-                ending = child.listen(
+                ending = process.Child(CHILD, folder, environment(folder)).listen(
                     {"asked": left, "modules": modules, "memory": limits.memory},
                     transcript.receive,
                     first_seconds=min(limits.start_seconds, rest),

@@ -10,7 +10,6 @@ by whatever means it came about.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -197,8 +196,7 @@ class Judging:
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         child = Child("hectogpt.lab.contestant", folder, environment)
 
-        def receive(_: dict[str, Any], body: bytes) -> None:
-            message = json.loads(body)
+        def receive(message: dict[str, Any], _: bytes) -> None:
             nonlocal begun
             if "begins" in message:
                 begun = time.monotonic()
