@@ -1,11 +1,10 @@
-"""Text for terminals, small tables as text and as HTML for notebooks, and progress on stderr."""
+"""Text for terminals, small tables as text, and progress on stderr."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from html import escape
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -67,13 +66,6 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1,
         found.append("  ".join(["", *cells]).rstrip())
         found += [f"  {first[at : at + widths[0]]}" for at in range(widths[0], len(first), widths[0] or 1)]
     return found
-
-
-def table_html(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A title and a table as HTML, all text escaped."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><caption>{escape(title)}</caption>" + (f"<tr>{head}</tr>" if head else "") + f"{body}</table>"
 
 
 # --- progress: a live line on a terminal, plain lines elsewhere (a notebook, a file), nothing when quiet --------------

@@ -68,7 +68,7 @@ def _(mo):
     mo.md(r"""
     ## A run
 
-    A recipe is a frozen value. `replace` gives a changed one, and a notebook shows its fields.
+    A recipe is a frozen value. `replace` gives a changed one, and `print` shows its fields.
     """)
     return
 
@@ -85,14 +85,14 @@ def _(hectogpt, replace, text):
         steps=20,
         threads=1,
     )
-    run
+    print(run)
     return (run,)
 
 
 @app.cell
 def _(hectogpt, run):
     result = hectogpt.train(run)
-    result
+    print(result)
     return (result,)
 
 
@@ -193,7 +193,7 @@ def _(folder):
 @app.cell
 def _(hectogpt, idea, run):
     comparison = hectogpt.compare([run, f"{idea}:half_way"], seeds=2)
-    comparison
+    print(comparison)
     return
 
 

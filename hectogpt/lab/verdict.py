@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any
 
-from hectogpt.display import columns, printable, table_html
+from hectogpt.display import columns, printable
 from hectogpt.lab.compare import Comparison, Result, result_table, short_name
 from hectogpt.lab.record import Record, failures
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, POWER, SIGNIFICANCE, Paired, VerdictWord, p_text, seeds_needed
@@ -99,10 +98,6 @@ class Verdict:
     def __repr__(self) -> str:
         return f"<Verdict {self.arm} against {self.first}: {self.word}, gain {self.gain:+.4f}>"
 
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        return f"<p>{escape(str(self))}</p>"
-
     def as_json(self) -> dict[str, Any]:
         """Plain values: the pair's numbers, what it is about, costs, lost trials, and the text."""
         comparison, numbers = self.comparison, asdict(self.pair)
@@ -166,22 +161,13 @@ class ComparisonResult:
             seeds=tuple(comparison.seeds),
         )
 
-    def _table(self) -> tuple[str, list[str], list[list[str]]]:
-        title = f"{self.corpus}: {self.split} loss, nats/token, {len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}"
-        return title, *result_table(self.results, self.split)
-
     def __repr__(self) -> str:
         return f"<ComparisonResult {' / '.join(result.arm.label for result in self.results)}>"
 
     def __str__(self) -> str:
-        title, header, rows = self._table()
-        lines = [title, *columns(header, rows), *map(str, self.verdicts), *self.notes]
+        title = f"{self.corpus}: {self.split} loss, nats/token, {len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}"
+        lines = [title, *columns(*result_table(self.results, self.split)), *map(str, self.verdicts), *self.notes]
         return printable("\n".join(lines))
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        remarks = [(str(text),) for text in (*self.verdicts, *self.notes)]
-        return table_html(*self._table()) + (table_html("", (), remarks) if remarks else "")
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import torch
 
 from hectogpt import errors
 from hectogpt.data import Tokenizer
-from hectogpt.display import facts_text, table_html
+from hectogpt.display import facts_text
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
 from hectogpt.model.transformer import evaluating
@@ -145,10 +145,6 @@ class RunResult:
 
     def __str__(self) -> str:
         return facts_text(self._title, self.facts())
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the facts, as a table."""
-        return table_html(self._title, (), self.facts().items())
 
     def summary(self) -> dict[str, Any]:
         """The numbers as plain values, for summary.json and records."""

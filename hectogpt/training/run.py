@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from torch import Tensor
 
 from hectogpt.data import Corpus, DataOrder, Shuffled
-from hectogpt.display import facts_text, table_html, value_text
+from hectogpt.display import facts_text, value_text
 from hectogpt.errors import UserError, set_to
 from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.serialization import Value, classes_of, diff, load
@@ -246,10 +246,6 @@ class Run:
 
     def __str__(self) -> str:
         return facts_text(f"Run {self.recipe}", self._facts())
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        return table_html(f"Run {self.recipe}", (), self._facts().items())
 
 
 def load_run(data: Any) -> Run:

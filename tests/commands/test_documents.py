@@ -207,7 +207,7 @@ print(nbformat.writes(NotebookClient(nbformat.read(sys.argv[1], 4), timeout=400)
 # notebook -> what its outputs hold
 SHOWN = {
     "attention_by_hand": ["0 [0.333 0.333 0.333]", "1.0000", "(1, 2, 6, 6)"],
-    "first_idea": ["<caption>Run adamw_128</caption>", "'Anna walked to", "my_idea.py:half_way@adamw_128"],
+    "first_idea": ["Run adamw_128", "'Anna walked to", "my_idea.py:half_way@adamw_128"],
     "grading_a_class": ["clara: 24/30", "('ben', '30', '30')", "scale by d_model"],
 }
 
