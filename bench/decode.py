@@ -103,7 +103,7 @@ def decode_ours(model: Transformer, prompts: list[list[int]], new: int) -> Lap:
     """Steps of one token, after the prompt's pass."""
 
     def lap() -> float:
-        decoder = Decoder(model, prompts, new + 1)
+        decoder = Decoder(model, torch.tensor(prompts), new + 1)
         tokens = decoder.prefill().argmax(dim=-1)
         begun = time.perf_counter()
         for _ in range(new):
@@ -173,7 +173,7 @@ def prefills(models: Models, tokens: int) -> dict[str, Lap]:
     prompts = random_prompts(1, tokens)
     works: dict[str, Work] = {}
     for form, model in models.quantized.items():
-        works[f"hectogpt {form}"] = partial(lambda m: list(generate(m, prompts, Sampling(1))), model)
+        works[f"hectogpt {form}"] = partial(lambda m: list(generate(m, prompts[0], Sampling(1))), model)
     works |= {name: partial(call, 1) for name, call in others(models, prompts).items()}
     for form, path in models.llama.items():
         works[f"llama.cpp {form}"] = partial(llama.Llama(path, torch.get_num_threads(), 1, tokens).prefill, prompts)
@@ -214,8 +214,8 @@ def logit_errors(models: Models, tokens: int) -> list[Row]:
 
 def logits_along(model: Transformer, ids: list[int]) -> Tensor:
     """Logits after each token of a text, [token, vocab]."""
-    decoder = Decoder(model, [ids[:1]], len(ids))
-    return torch.cat([decoder.prefill(), *(decoder.decode([token]) for token in ids[1:])])
+    decoder = Decoder(model, torch.tensor([ids[:1]]), len(ids))
+    return torch.cat([decoder.prefill(), *(decoder.decode(torch.tensor([token])) for token in ids[1:])])
 
 
 def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:

@@ -34,15 +34,15 @@ def main(options: GenerateOptions) -> None:
     sampling = Sampling.of(tokenizer.end_of_text, do_sample=not options.greedy, **same)
     copies, stops, prompt = sampling.num_return_sequences, sampling.eos_token_id, tokenizer.encode(options.prompt)
     say_lengths(options, len(prompt), model.config.context_length)
-    check_memory(model, [len(prompt)], sampling, TOKEN_BYTES)
+    check_memory(model, len(prompt), sampling, TOKEN_BYTES)
     model = place(model, options)
     begun, live = time.perf_counter(), copies == 1 and not options.json
     rows: list[list[Token]] = [[] for _ in range(copies)]
     characters = codecs.getincrementaldecoder("utf-8")(errors="replace")  # of tokens that end inside a character
-    end, decode = tokenizer.end_of_text, tokenizer.decode_bytes
+    decode = tokenizer.decode_bytes
     if live:
         write(options.prompt)
-    for token in generate(model, [prompt.tolist()], sampling, seed=options.seed, decode_bytes=decode, start=end):
+    for token in generate(model, prompt.tolist(), sampling, seed=options.seed, decode_bytes=decode):
         rows[token.row].append(token)
         if live and token.id not in stops:
             write(characters.decode(decode([token.id])))

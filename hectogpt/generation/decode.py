@@ -1,12 +1,10 @@
-"""Texts continued by a model, several at once, token by token.
+"""A text continued by a model, in several ways at once, token by token.
 
 `generate` works on ids and yields tokens as they come; `complete` takes a text and returns its continuation. Both
 refuse ids outside the vocabulary before the model sees them, and logits that are not numbers after it.
 
-One pass goes over the prompts (prefill), then one token per row and pass (decode). A cache holds keys and values of
-earlier tokens, and what other parts of a model remember. Prompts of unequal length are padded on the left, so that the
-last column is every row's newest token. Padding is masked in attention, has no position, and reads as zeros to parts
-that look at earlier tokens.
+One pass goes over the prompt (prefill), then one token per row and pass (decode). A cache holds keys and values of
+earlier tokens, and what other parts of a model remember.
 """
 
 from __future__ import annotations
@@ -133,54 +131,33 @@ def probabilities(logits: Float[Tensor, "rows vocab"], sampling: Sampling) -> Fl
 
 
 class Decoder:
-    """The continuation of several texts, one row each.
+    """The continuation of several texts of one length, one row each.
 
     Past the context length L each new token is conditioned on exactly the last L tokens of its row. Positions then move
-    with every token, so such a row is computed anew from its last L tokens; rows still inside the context use the
-    cache.
+    with every token, so rows are computed anew.
     """
 
-    def __init__(self, model: Transformer, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
-        if not prompts or not all(len(prompt) for prompt in prompts):
-            raise ValueError("every text needs at least one token to start from")
-        self.model, self.limit = model, model.config.context_length
-        self.device = model.embeddings.weight.device
-        cropped = [list(prompt[-self.limit :]) for prompt in prompts]
-        width = max(map(len, cropped))
-        starts = [width - len(text) for text in cropped]
-        capacity = min(width + new_tokens, max(starts) + self.limit)
+    def __init__(self, model: Transformer, texts: Int[Tensor, "rows time"], new_tokens: int) -> None:
+        self.model, self.limit, like = model, model.config.context_length, model.embeddings.weight
+        self.newest = texts[:, -self.limit :].to(like.device)  # of each row its last tokens, up to L of them
+        rows, width = self.newest.shape
         attentions = [block.attention for block in cast(Iterable[DecoderBlock], model.backbone)]
-        heads, dtype = [(a.kv_heads, a.d_key) for a in attentions], model.embeddings.weight.dtype
-        places = torch.tensor(starts, device=self.device)
-        self.cache = Cache(places, capacity, self.limit, heads, model.config.d_attention, dtype)
-        padded = [[0] * start + text for start, text in zip(starts, cropped, strict=True)]
-        self.prompts = torch.tensor(padded, device=self.device)
-        self.lengths = list(map(len, cropped))
-        self.newest = self.prompts  # of each row its last tokens, up to L of them
+        heads = [(a.kv_heads, a.d_key) for a in attentions]
+        self.cache = Cache(rows, min(width + new_tokens, self.limit), heads, model.config.d_attention, like)
 
     @torch.no_grad()
     def prefill(self) -> Float[Tensor, "rows vocab"]:
-        """Logits after the prompts: one pass over all of them."""
-        positions = self.cache.advance(self.prompts.shape[1])
-        return self.model.next_logits(self.prompts, positions, self.cache)
+        """Logits after the texts: one pass over all of them."""
+        return self.model.next_logits(self.newest, self.cache.advance(self.newest.shape[1]), self.cache)
 
     @torch.no_grad()
-    def decode(self, tokens: Sequence[int] | Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
-        """Append one token to each row; return the logits after them. Ids in a tensor are not waited for."""
-        tokens = torch.as_tensor(tokens, device=self.device)
-        self.lengths = [length + 1 for length in self.lengths]
-        self.newest = torch.cat((self.newest, tokens[:, None]), dim=1)[:, -self.limit :]
-        long = [row for row, length in enumerate(self.lengths) if length > self.limit]
-        logits = None
-        if len(long) < len(self.lengths):
-            logits = self.model.next_logits(tokens[:, None], self.cache.advance(1), self.cache)
-        if long:
-            anew = self.model.next_logits(self.newest[long])
-            if logits is None:
-                return anew
-            logits[long] = anew
-        assert logits is not None
-        return logits
+    def decode(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
+        """Append one token to each row; return the logits after them. The ids are not waited for."""
+        tokens = tokens.to(self.newest.device)[:, None]
+        self.newest = torch.cat((self.newest, tokens), dim=1)[:, -self.limit :]
+        if self.cache.length == self.limit:
+            return self.model.next_logits(self.newest)
+        return self.model.next_logits(tokens, self.cache.advance(1), self.cache)
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
@@ -197,48 +174,40 @@ class Token(NamedTuple):
 
 def generate(
     model: Transformer,
-    prompts: Sequence[Sequence[int]],
+    prompt: Sequence[int],
     sampling: Sampling | None = None,
     *,
     seed: int = 0,
     decode_bytes: DecodeBytes | None = None,
-    start: int | None = None,
 ) -> Iterator[Token]:
-    """Yield the new tokens of all texts, one per text and round, in the order of the texts.
+    """Yield the new tokens of all continuations of a prompt, one per continuation and round, in their order.
 
-    Text r continues prompt r // num_return_sequences. Its generator is seeded with seed + r and draws one number per
-    token, so a text does not depend on its neighbours. A text's last token is its stop token, the one completing a stop
-    string (for which `decode_bytes` is needed), or number max_new_tokens. An empty prompt starts from `start`, by
-    default the first eos_token_id, else the last id (end-of-text in GPT-2's vocabulary). Past the context length L each
-    token is conditioned on the last L tokens of its text.
+    The generator of continuation r is seeded with seed + r and draws one number per token, so a text does not depend on
+    its neighbours. A text's last token is its stop token, the one completing a stop string (for which `decode_bytes` is
+    needed), or number max_new_tokens. An empty prompt starts from the last id, end-of-text. Past the context length L
+    each token is conditioned on the last L tokens of its text.
 
     Raises UserError before the first token for ids outside the vocabulary (DATA), for seeds outside [-2^63, 2^63) and
     for texts that do not fit into memory (MEMORY), and for NaN or infinite logits (DIVERGED). Weights are not changed;
     a model in training mode is switched to evaluation while tokens are computed.
     """
     sampling = sampling or Sampling()
-    if start is None:
-        start = (*sampling.eos_token_id, model.config.vocab_size - 1)[0]
-    texts = [list(map(int, prompt)) or [start] for prompt in prompts]
-    for row, text in enumerate(texts):
-        check_ids(np.array(text), model.config.vocab_size, f"prompt {row}")
+    text = np.array(prompt if len(prompt) else [model.config.vocab_size - 1], dtype=np.int64)
+    check_ids(text, model.config.vocab_size, "the prompt")
     if sampling.stop_strings and decode_bytes is None:
         raise UserError("stop_strings need a tokenizer", fix="pass decode_bytes=tokenizer.decode_bytes")
-    rows = len(texts) * sampling.num_return_sequences
-    check_memory(model, [len(text) for text in texts], sampling)
+    rows = sampling.num_return_sequences
+    check_memory(model, len(text), sampling)
     if not -(2**63) <= seed <= seed + rows <= 2**63:
         raise UserError(
             f"seed = {seed}", why="it must lie between -2^63 and 2^63 - 1, also with the text's number added"
         )
-    if rows == 0 or sampling.max_new_tokens == 0:
-        return iter(())
-    repeated = [text for text in texts for _ in range(sampling.num_return_sequences)]
-    return _generate(model, repeated, sampling, range(seed, seed + rows), decode_bytes)
+    return _generate(model, torch.from_numpy(text).expand(rows, -1), sampling, range(seed, seed + rows), decode_bytes)
 
 
 def _generate(
     model: Transformer,
-    prompts: list[list[int]],
+    texts: Int[Tensor, "rows time"],
     sampling: Sampling,
     seeds: range,
     decode_bytes: DecodeBytes | None,
@@ -247,11 +216,11 @@ def _generate(
     written = [b"" for _ in seeds]
     open_rows = set(range(len(seeds)))
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    text = Decoder(model, prompts, sampling.max_new_tokens)
+    decoder = Decoder(model, texts, sampling.max_new_tokens)
     tokens: Tensor | None = None
     for _ in range(sampling.max_new_tokens):
         with evaluating(model):
-            logits = text.prefill() if tokens is None else text.decode(tokens)
+            logits = decoder.prefill() if tokens is None else decoder.decode(tokens)
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
         tokens = choose(logits, sampling, generators)
         computed = tokens, logits.gather(1, tokens[:, None])[:, 0], logits.logsumexp(dim=-1)
@@ -274,27 +243,24 @@ def _generate(
             return
 
 
-def check_memory(model: Transformer, prompts: Sequence[int], sampling: Sampling, per_token: int = 0) -> None:
-    """Refuse texts whose caches and logits cannot fit into memory, before anything is allocated.
-
-    prompts: the number of tokens of each prompt. per_token: bytes that the caller keeps of each new token.
-    Raises UserError (MEMORY).
-    """
+def check_memory(model: Transformer, prompt_tokens: int, sampling: Sampling, per_token: int = 0) -> None:
+    """Refuse texts whose caches and logits cannot fit into memory, before anything is allocated. per_token: bytes that
+    the caller keeps of each new token. Raises UserError (MEMORY)."""
     config, weight = model.config, model.embeddings.weight
-    rows, new = len(prompts) * sampling.num_return_sequences, sampling.max_new_tokens
-    width = min(max(prompts, default=1) + new, config.context_length)
+    rows, new = sampling.num_return_sequences, sampling.max_new_tokens
+    width = min(prompt_tokens + new, config.context_length)
     numbers = 2 * config.n_layers * width * config.d_model + config.vocab_size
     # Beside keys, values and logits: the softmax and its sums in float64, a generator, Python's objects.
     row = numbers * weight.element_size() + 10_000 + (0 if sampling.greedy else 3 * 8 * config.vocab_size)
     row += per_token * new
     need, have = rows * row, hardware.free_memory(str(weight.device))
     if new and need > have:
-        fits = have // max(1, len(prompts) * row) // 2
-        fewer, verb = fits and sampling.num_return_sequences > 1, "does" if rows == 1 else "do"
+        texts = "a text" if rows == 1 else f"{rows:,} texts"
+        fewer = rows > 1 and have // row // 2
         raise UserError(
-            f"{'a text' if rows == 1 else f'{rows:,} texts'} of up to {new:,} new tokens {verb} not fit",
+            f"{texts} of up to {new:,} new tokens {'does' if rows == 1 else 'do'} not fit",
             why=f"that takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
-            fix=set_to("num_return_sequences", fits) if fewer else set_to("max_new_tokens", "a smaller number"),
+            fix=set_to("num_return_sequences", fewer) if fewer else set_to("max_new_tokens", "a smaller number"),
             code=errors.MEMORY,
         )
 
@@ -307,18 +273,12 @@ def complete(
     Ends before an end-of-text token; a stop string is part of the text.
     """
     sampling = sampling or Sampling()
-    tokens = generate(
-        model,
-        [tokenizer.encode(prompt).tolist()],
-        sampling,
-        seed=seed,
-        decode_bytes=tokenizer.decode_bytes,
-        start=tokenizer.end_of_text,
-    )
-    ids = [token.id for token in tokens if token.row == 0]
-    if ids and ids[-1] in sampling.eos_token_id:
-        ids.pop()
-    return tokenizer.decode_bytes(ids).decode("utf-8", errors="replace")
+    ids = tokenizer.encode(prompt).tolist()
+    tokens = generate(model, ids, sampling, seed=seed, decode_bytes=tokenizer.decode_bytes)
+    new = [token.id for token in tokens if token.row == 0]
+    if new and new[-1] in sampling.eos_token_id:
+        new.pop()
+    return tokenizer.decode(new)
 
 
 def completes(text: bytes, new: int, stops: Sequence[bytes]) -> bool:

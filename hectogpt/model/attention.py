@@ -68,10 +68,10 @@ class CausalAttention(nn.Module):
     def view(self, positions: Places, cache: Cache | None = None) -> AttentionView:
         """The view of a forward pass over tokens at these positions. Every layer of a model makes the same."""
         prepared = tuple(getattr(part, "prepare", lambda p: p)(positions) for part in self.qk_parts)
-        keys, visible = (positions, None) if cache is None else (cache.key_positions, cache.visible)
-        if visible is None and len(self.score_biases):  # the kernel takes a mask or its own causal one, not both
-            visible = visible_keys(positions, keys)[:, None]
-        return AttentionView(positions, keys, visible, prepared)
+        keys = positions if cache is None else torch.arange(cache.length, device=positions.device)[None]
+        # The kernel takes a mask or its own causal one, not both.
+        plain = positions.shape == keys.shape and not len(self.score_biases)
+        return AttentionView(positions, keys, None if plain else visible_keys(positions, keys)[:, None], prepared)
 
     def qkv(self, x: Vectors, view: AttentionView, ve: Vectors | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (ready for the dot product but for the scale), keys and values, [batch, head, time, d_head]."""
@@ -96,8 +96,7 @@ class CausalAttention(nn.Module):
             k, v = cache.update(k, v)
             one_document = view.first is None or x.shape[1] == 1
             if self.reads_cache_natively and self.is_plain and one_document and k.dtype == torch.float32:
-                starts = view.key_positions[:, 0].neg()
-                starts = starts if view.first is None else starts.maximum(view.first[:, 0])
+                starts = cache.slots.new_zeros(len(x)) if view.first is None else view.first[:, 0]
                 return self.W_o(native.attend(q, k, v, starts, int(cache.slots[0]), self.scale))
         if view.first is not None and cache is None and self.is_plain and self._native(q):
             attended = self._attend_by_kernel(q, k, v, view.first)

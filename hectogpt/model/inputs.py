@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from hectogpt.errors import UserError
 from hectogpt.kernels.dtypes import widest_dtype
-from hectogpt.model.parts import Norm, visible_keys
-from hectogpt.model.shapes import Heads, Ids, Vectors
+from hectogpt.model.parts import Norm
+from hectogpt.model.shapes import Heads, Ids, Places, Vectors
 from hectogpt.serialization import Value
 
 
@@ -167,51 +167,28 @@ class LayerCache(NamedTuple):
 
 
 class Cache:
-    """What a model remembers of earlier tokens while a text is decoded: keys and values of every layer, in buffers that
-    are allocated once, and what other parts keep. A slot is a column; row b's text starts at slot `starts[b]`. Buffers
-    begin with zeros, because a masked slot has weight 0, and 0 times a NaN is NaN.
+    """What a model remembers of earlier tokens while texts of one length are decoded: keys and values of every layer,
+    in buffers that are allocated once, and what other parts keep. A slot is a column, and the position of its tokens.
 
-    A call of the model is opened by `advance`, which sets what the call sees: slots [time], where its own keys and
-    values go, key_positions [batch, slot], and visible [batch, 1, time, slot], which slots each query sees (None: the
-    plain causal mask, from slot 0 on, nothing padded).
+    A call of the model is opened by `advance`, which sets slots [time], where the call's own keys and values go.
 
     capacity: slots. heads: for each layer the number of heads, and of numbers in a key; d_value: of those in a value.
+    like: a tensor with the dtype and the device of the buffers.
     """
 
-    def __init__(
-        self,
-        starts: Int[Tensor, " batch"],
-        capacity: int,
-        context_length: int,
-        heads: Sequence[tuple[int, int]],
-        d_value: int,
-        dtype: torch.dtype,
-    ) -> None:
-        rows, device = len(starts), starts.device
-        self.keys = [torch.zeros(rows, n, capacity, d_key, dtype=dtype, device=device) for n, d_key in heads]
-        self.values = [torch.zeros(rows, n, capacity, d_value, dtype=dtype, device=device) for n, _ in heads]
-        self.starts, self.capacity, self.context_length = starts, capacity, context_length
-        self.padded = bool((starts > 0).any())
-        self.length = 0
-        self.slots = torch.arange(0, device=starts.device)
-        self.key_positions: Int[Tensor, "batch slot"] = torch.empty(len(starts), 0, dtype=torch.long)
-        self.visible: Bool[Tensor, "batch 1 time slot"] | None = None
-        self.text: Bool[Tensor, "batch time"] | None = None  # which slots of this call are text; None: all
+    def __init__(self, rows: int, capacity: int, heads: Sequence[tuple[int, int]], d_value: int, like: Tensor) -> None:
+        self.keys = [like.new_empty(rows, n, capacity, d_key) for n, d_key in heads]
+        self.values = [like.new_empty(rows, n, capacity, d_value) for n, _ in heads]
+        self.capacity, self.length = capacity, 0
+        self.slots = torch.arange(0, device=like.device)
         self.remembered: dict[object, Tensor] = {}
         self.appended: dict[object, Tensor] = {}
 
-    def advance(self, time: int) -> Ids:
-        """Open the next `time` slots for one call of the model; return the positions of their tokens."""
-        device = self.starts.device
-        self.slots = torch.arange(self.length, self.length + time, device=device)
-        first, self.length = self.length == 0, self.length + time
-        self.key_positions = torch.arange(self.length, device=device) - self.starts[:, None]
-        positions = self.slots - self.starts[:, None]
-        self.text = positions >= 0 if first and self.padded else None
-        plain = first and not self.padded
-        self.visible = None if plain else visible_keys(positions, self.key_positions)[:, None]
-        # Padding gets position 0; a row past the context length is recomputed elsewhere and ignored here.
-        return positions.clamp(0, self.context_length - 1)
+    def advance(self, time: int) -> Places:
+        """Open the next `time` slots for one call of the model; return the positions of their tokens, [1, time]."""
+        self.slots = torch.arange(self.length, self.length + time, device=self.slots.device)
+        self.length += time
+        return self.slots[None]
 
     def layer(self, index: int) -> LayerCache:
         """What layer `index` needs during this call."""
@@ -220,9 +197,7 @@ class Cache:
 
     def shift(self, key: object, x: Tensor, n: int) -> Tensor:
         """Rows of x [batch, time, ...] moved `n` later in time. The last rows of earlier calls under this key move in,
-        zeros where the text starts (padding is not text)."""
-        if self.text is not None:
-            x = x * self.text.reshape(*self.text.shape, *(1,) * (x.dim() - 2)).to(x.dtype)
+        zeros where the text starts."""
         before = self.remembered[key] if key in self.remembered else x.new_zeros(x.shape[0], n, *x.shape[2:])
         joined = torch.cat((before, x), dim=1)
         self.remembered[key] = joined[:, -n:]
@@ -231,12 +206,7 @@ class Cache:
     def append(self, key: object, x: Tensor) -> Tensor:
         """Rows of x [batch, time, ...] after all rows of earlier calls under this key: one for each slot so far."""
         if key not in self.appended:
-            self.appended[key] = x.new_zeros(x.shape[0], self.capacity, *x.shape[2:])
+            self.appended[key] = x.new_empty(x.shape[0], self.capacity, *x.shape[2:])
         so_far = self.appended[key][:, : self.length]
         so_far[:, self.length - x.shape[1] :] = x
         return so_far
-
-    def visible_so_far(self) -> Bool[Tensor, "batch time slot"]:
-        """Which of the slots so far each token of this call may look at."""
-        positions = self.slots - self.starts[:, None]
-        return visible_keys(positions, self.key_positions)

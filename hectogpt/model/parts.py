@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hectogpt import errors, hardware
 from hectogpt.errors import UserError, set_to
 from hectogpt.kernels import native
 from hectogpt.kernels.dtypes import widest_dtype
@@ -103,13 +102,8 @@ class ReLU2Layer(nn.Module):
 def visible_keys(
     query_positions: Int[Tensor, "*rows time"], key_positions: Int[Tensor, "*rows slot"]
 ) -> Bool[Tensor, "*rows time slot"]:
-    """The causal mask: True where a query may attend to a key, at its own position or an earlier one.
-
-    Padding has negative positions. No query sees it, but for a query in the padding itself, which sees its own place,
-    because a row of the softmax must not be empty.
-    """
-    q, k = query_positions[..., :, None], key_positions[..., None, :]
-    return ((k <= q) & (k >= 0)) | (k == q)
+    """The causal mask: True where a query may attend to a key, at its own position or an earlier one."""
+    return key_positions[..., None, :] <= query_positions[..., :, None]
 
 
 @dataclass(frozen=True)
@@ -154,31 +148,19 @@ class SinusoidalPositions(Positions):
                 why="sines and cosines come in pairs, so d_model must be even",
                 fix=set_to("model.d_model", d_model + 1),
             )
-        need, have = 3 * 8 * context_length * d_model, hardware.free_memory()  # the angles, their sines, their cosines
-        if need > have:
-            raise UserError(
-                f"a table of {context_length:,} sinusoidal positions with {d_model:,} dimensions does not fit",
-                why=f"making it takes {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
-                fix=set_to("model.context_length", "a smaller number"),
-                code=errors.MEMORY,
-            )
-        return SinusoidalPositionsLayer(context_length, d_model, self.base)
+        return SinusoidalPositionsLayer(d_model, self.base)
 
 
 class SinusoidalPositionsLayer(nn.Module):
-    table: Tensor
-
-    def __init__(self, context_length: int, d_model: int, base: float) -> None:
+    def __init__(self, d_model: int, base: float) -> None:
         super().__init__()
-        # In float64: at position 1023 a float32 angle is already off by 6e-5. On the CPU: the table is not saved, so it
-        # has to exist when weights are loaded into a model that was built on the meta device.
-        frequency = base ** (-torch.arange(0, d_model, 2, dtype=torch.float64, device="cpu") / d_model)
-        angle = torch.arange(context_length, dtype=torch.float64, device="cpu")[:, None] * frequency
-        table = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)
-        self.register_buffer("table", table.float(), persistent=False)
+        self.d_model, self.base = d_model, base
 
     def forward(self, positions: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d"]:
-        return self.table[positions]
+        wide = widest_dtype(positions.device)  # at position 1023 a float32 angle is already off by 6e-5
+        even = torch.arange(0, self.d_model, 2, dtype=wide, device=positions.device)
+        angle = positions[..., None] * self.base ** (-even / self.d_model)
+        return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2).float()
 
 
 # --- attention parts --------------------------------------------------------------------------------------------------

@@ -72,20 +72,19 @@ class PointerHeadLayer(nn.Module):
         """Attention from every position to each token up to it, itself included, and those tokens' ids."""
         if cache is None:
             keys, tokens = F.pad(hidden, (0, 0, 1, 0))[:, :-1], ids
-            positions = torch.arange(ids.shape[1], device=ids.device)
-            visible = visible_keys(positions, positions)
         else:
             keys = cache.append((self, "keys"), cache.shift(self, hidden, 1))
-            tokens, visible = cache.append((self, "tokens"), ids), cache.visible_so_far()
+            tokens = cache.append((self, "tokens"), ids)
+        slots = torch.arange(keys.shape[1], device=ids.device)
+        own = slots[-ids.shape[1] :]
         scores = (hidden * self.query_scale) @ keys.transpose(1, 2) * hidden.shape[-1] ** -0.5
         if self.distance_bias is not None and self.token_bias is not None:
-            slots = torch.arange(scores.shape[2], device=ids.device)
-            back = (slots[-ids.shape[1] :, None] - slots).clamp_min(0)
+            back = (own[:, None] - slots).clamp_min(0)
             bucket = (back + 1).log2().long().clamp_max(DISTANCES - 1)
             # Looked up as rows: the gradient of an indexed vector is added up in any order.
             scores = scores + F.embedding(bucket, self.distance_bias[:, None])[..., 0]
             scores = scores + self.token_bias(tokens)[..., 0][:, None]
-        return scores.masked_fill(~visible, float("-inf")).softmax(dim=-1), tokens
+        return scores.masked_fill(~visible_keys(own, slots), float("-inf")).softmax(dim=-1), tokens
 
     def mixture(self, hidden: Vectors, ids: Ids, targets: Ids) -> Mixture:
         """What the loss needs: the copy's probability of each target, and the weight."""

@@ -159,7 +159,7 @@ class Transformer(nn.Module):
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
         x = self.embeddings(ids)
         if self.position_embeddings is not None:
-            x = x + self.position_embeddings(positions).to(x.dtype)  # a table of constants may be wider
+            x = x + self.position_embeddings(positions).to(x.dtype)  # sines may be wider
         for part in self.inputs:
             x = part(x, ids, cache)
         ve = torch.zeros_like(x) if self.value_embeddings else None

@@ -15,9 +15,6 @@ from hectogpt.model import ModelConfig
 from hectogpt.model.attention import CausalAttention
 from hectogpt.model.parts import NoPositions, QKNorm, Rotary
 
-# --- the mask ---------------------------------------------------------------------------------------------------------
-
-
 # --- the attention map ------------------------------------------------------------------------------------------------
 
 ATTENTIONS = {

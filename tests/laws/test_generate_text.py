@@ -36,22 +36,17 @@ def rows_of(tokens: Iterable[Token], rows: int) -> list[list[int]]:
 @pytest.mark.parametrize("kind", ["everything", "everything else"])
 def test_a_row_alone_is_the_row_in_a_batch_and_a_seed_is_a_text(kind: str) -> None:
     model = build(KINDS[kind])
-    prompts = [[1, 2, 3], [4], [], [5] * 12]
     sampling = Sampling(max_new_tokens=8, do_sample=True, temperature=1.5)
-    together = rows_of(generate(model, prompts, sampling, seed=7), 4)
-    assert together == rows_of(generate(model, prompts, sampling, seed=7), 4)
-    assert together != rows_of(generate(model, prompts, sampling, seed=8), 4)
-    for row, prompt in enumerate(prompts):
-        assert rows_of(generate(model, [prompt], sampling, seed=7 + row), 1) == [together[row]]
-    copies = replace(sampling, num_return_sequences=4)
-    expected = [rows_of(generate(model, [[1, 2, 3]], sampling, seed=s), 1)[0] for s in range(4)]
-    assert rows_of(generate(model, [[1, 2, 3]], copies), 4) == expected
+    for prompt in ([1, 2, 3], [5] * 12):
+        alone = [rows_of(generate(model, prompt, sampling, seed=s), 1)[0] for s in range(4)]
+        assert rows_of(generate(model, prompt, replace(sampling, num_return_sequences=4)), 4) == alone
+        assert alone[0] != alone[1]
 
 
 def test_log_probabilities_are_the_model_s_own() -> None:
     model = build(GPT2)
     text = [1, 2]
-    for token in generate(model, [text], Sampling(max_new_tokens=12, do_sample=True, temperature=3.0, top_k=7)):
+    for token in generate(model, text, Sampling(max_new_tokens=12, do_sample=True, temperature=3.0, top_k=7)):
         logits = model(torch.tensor([text[-L:]]))[0, -1]
         assert token.logprob == pytest.approx(logits.log_softmax(-1)[token.id].item(), abs=1e-9)
         text.append(token.id)
@@ -62,9 +57,10 @@ def test_log_probabilities_are_the_model_s_own() -> None:
 
 def test_a_text_ends_with_its_stop_token_and_the_others_go_on() -> None:
     model = build(GPT2)
-    full = rows_of(generate(model, [[1], [2]], Sampling(max_new_tokens=15)), 2)
+    two = Sampling(max_new_tokens=15, do_sample=True, num_return_sequences=2)
+    full = rows_of(generate(model, [1], two), 2)
     stop = full[0][4]
-    ended = rows_of(generate(model, [[1], [2]], Sampling(max_new_tokens=15, eos_token_id=(stop,))), 2)
+    ended = rows_of(generate(model, [1], replace(two, eos_token_id=(stop,))), 2)
     for before, after in zip(full, ended, strict=True):
         assert after == (before[: before.index(stop) + 1] if stop in before else before)
 
@@ -86,13 +82,13 @@ def test_generation_stops_at_a_stop_string() -> None:
     def spell(ids: Iterable[int]) -> bytes:
         return bytes(97 + i for i in ids)
 
-    full = spell(rows_of(generate(model, [[1]], Sampling(max_new_tokens=20)), 1)[0])
+    full = spell(rows_of(generate(model, [1], Sampling(max_new_tokens=20)), 1)[0])
     stop = full[5:8].decode()
     sampling = Sampling(max_new_tokens=20, stop_strings=("???", stop))
-    text = spell(rows_of(generate(model, [[1]], sampling, decode_bytes=spell), 1)[0])
+    text = spell(rows_of(generate(model, [1], sampling, decode_bytes=spell), 1)[0])
     assert text == full[: full.index(stop.encode()) + 3]
     with pytest.raises(UserError, match="tokenizer"):
-        generate(model, [[1]], sampling)
+        generate(model, [1], sampling)
 
 
 def test_complete_with_a_tokenizer() -> None:
@@ -100,7 +96,7 @@ def test_complete_with_a_tokenizer() -> None:
     model = build(ModelConfig(8, 2, 1, 16, tokenizer.n_vocab), dtype=torch.float32)
     numbers = Sampling(max_new_tokens=5)
     text = complete(model, tokenizer, "Hello", numbers)
-    ids = rows_of(generate(model, [tokenizer.encode("Hello").tolist()], numbers), 1)[0]
+    ids = rows_of(generate(model, tokenizer.encode("Hello").tolist(), numbers), 1)[0]
     assert text == tokenizer.decode(ids)
     first = replace(numbers, eos_token_id=(ids[0],))
     assert complete(model, tokenizer, "Hello", first) == ""
@@ -113,14 +109,13 @@ def test_complete_with_a_tokenizer() -> None:
 def test_an_empty_prompt_starts_from_end_of_text() -> None:
     model = build(GPT2)
     numbers = Sampling(max_new_tokens=8)
-    assert rows_of(generate(model, [[]], numbers), 1) == rows_of(generate(model, [[39]], numbers), 1)
-    assert rows_of(generate(model, [[]], numbers, start=5), 1) == rows_of(generate(model, [[5]], numbers), 1)
+    assert rows_of(generate(model, [], numbers), 1) == rows_of(generate(model, [39], numbers), 1)
 
 
 @pytest.mark.parametrize("bad", [40, -1, 10**12])
 def test_ids_out_of_range_are_refused_before_the_model(bad: int) -> None:
-    with pytest.raises(UserError, match=rf"prompt 1: id {bad} at position 2"):
-        generate(build(GPT2), [[1], [1, 2, bad]])
+    with pytest.raises(UserError, match=rf"the prompt: id {bad} at position 2"):
+        generate(build(GPT2), [1, 2, bad])
 
 
 # --- how the next token is chosen -------------------------------------------------------------------------------------
@@ -167,7 +162,7 @@ def test_temperature_zero_is_greedy(kind: str) -> None:
     expected = model.generate(torch.tensor([[3, 1]]), 12)[0, 2:].tolist()
     zero = Sampling(max_new_tokens=12, do_sample=True, temperature=0.0)
     for sampling in (Sampling(max_new_tokens=12), zero, replace(zero, temperature=1e-12), replace(zero, top_k=1)):
-        assert [token.id for token in generate(model, [[3, 1]], sampling)] == expected
+        assert [token.id for token in generate(model, [3, 1], sampling)] == expected
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
