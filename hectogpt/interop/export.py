@@ -124,16 +124,19 @@ def check_target(folder: Path, overwrite: bool) -> None:
     Raises UserError."""
     if not os.path.lexists(folder):
         return
-    if not folder.is_dir():
-        raise UserError(f"{folder} is a file", fix="name a folder", kept="the file, untouched")
-    if folder.samefile("."):
-        raise UserError(f"{folder} is where you are", why="it would be replaced", fix="name a folder inside it")
-    names = sorted(path.name for path in folder.iterdir())
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     foreign = [name for name in names if name not in OURS]
-    if foreign or (names and not overwrite):
-        why = f"it holds {', '.join((foreign or names)[:4])}{' and more' if len(foreign or names) > 4 else ''}"
-        fix = "name another folder" + ("" if foreign else ", or " + set_to("overwrite", True))
-        raise UserError(f"{folder} is not empty", why=why, fix=fix, kept="the folder, untouched")
+    fix = "name another folder"
+    if not folder.is_dir():
+        why = "it is a file"
+    elif folder.samefile("."):
+        why = "it is where you are, and would be replaced"
+    elif foreign or (names and not overwrite):
+        why = f"it holds {', '.join((foreign or names)[:4])}"
+        fix += "" if foreign else ", or " + set_to("overwrite", True)
+    else:
+        return
+    raise UserError(f"{folder} is not an empty folder", why=why, fix=fix, kept="what is there, untouched")
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -204,14 +207,9 @@ def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def _tokenizer_config(context_length: int) -> dict[str, Any]:
     """The content of tokenizer_config.json."""
-    names = {name: END_OF_TEXT for name in ("bos_token", "eos_token", "unk_token")}
-    return {
-        "tokenizer_class": "GPT2Tokenizer",
-        "add_prefix_space": False,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": context_length,
-        **names,
-    }
+    flags = {"add_prefix_space": False, "clean_up_tokenization_spaces": False}
+    names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+    return {"tokenizer_class": "GPT2Tokenizer", "model_max_length": context_length, **flags, **names}
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------
@@ -225,7 +223,7 @@ def check_logits(folder: Path, kind: str, model: Transformer, note: Callable[[st
         return
     import transformers
 
-    from hectogpt.interop.modeling_hectogpt import HectoGPTForCausalLM
+    from hectogpt.interop.modeling_hectogpt import CACHE, HectoGPTForCausalLM
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -238,8 +236,7 @@ def check_logits(folder: Path, kind: str, model: Transformer, note: Callable[[st
             ours, first = model(ids), theirs(ids[:, :1], use_cache=True)
             found = [theirs(ids, use_cache=False).logits, first.logits]
             if length > 1:
-                name = "cache" if first.get("cache") is not None else "past_key_values"  # of old versions
-                found += [theirs(ids[:, 1:], use_cache=True, **{name: first[name]}).logits]
+                found += [theirs(ids[:, 1:], use_cache=True, **{CACHE: first[CACHE]}).logits]
         worst = float((torch.cat(found, dim=1) - torch.cat((ours, ours), dim=1)).abs().max())
         why = f"its logits there differ by {worst:.1e} of at most {float(ours.abs().max()):.1e}"
         same = worst <= TOLERANCE[ours.dtype] * max(1.0, float(ours.abs().max()))

@@ -6,8 +6,6 @@ table that is read in both directions. The code in a folder is not run: the clas
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -23,11 +21,11 @@ from hectogpt.data import Tokenizer, load_tokenizer
 from hectogpt.data.tokenizer import MERGES, read_merges, tokenizer_of
 from hectogpt.errors import UserError
 from hectogpt.json_files import read_json_object
-from hectogpt.model.config import LARGEST, ModelConfig
+from hectogpt.model.config import ModelConfig
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import LayerNorm
 from hectogpt.model.transformer import Transformer
-from hectogpt.model.weights import WEIGHTS, check_header, model_of, parse_config, read_config, read_tensors
+from hectogpt.model.weights import WEIGHTS, model_of, parse_config, read_config, read_tensors
 from hectogpt.serialization import diff
 
 # --- config.json ------------------------------------------------------------------------------------------------------
@@ -48,38 +46,22 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "scale_attn_by_inverse_layer_idx": (False,),
     "reorder_and_upcast_attn": (False,),
     "add_cross_attention": (False,),
-    "tie_word_embeddings": (True, False),
 }
-DEFAULTS = {name: values[0] for name, values in FIXED.items()} | {"layer_norm_epsilon": 1e-5}
 
 
-def parse_gpt2_config(config: dict[str, Any], where: str = "config.json") -> ModelConfig:
-    """The sizes of a GPT-2. Raises UserError (CHECKPOINT) that lists every problem at once."""
-    problems = []
-    for name, ours in SIZES.items():
-        value, most = config.get(name), LARGEST[ours]
-        if type(value) is not int or not 1 <= value <= most:
-            problems.append(f"{name} is {_shown(config, name)}, expected a whole number from 1 to {most:,}")
-    if not problems and config["n_embd"] % config["n_head"]:
-        problems.append(f"n_embd {config['n_embd']} is not divisible by n_head {config['n_head']}")
-    chosen = DEFAULTS | config
-    for name, allowed in FIXED.items():
-        if not any(chosen[name] is value or (isinstance(value, str) and chosen[name] == value) for value in allowed):
-            expected = " or ".join(json.dumps(value, allow_nan=False) for value in allowed)
-            problems.append(f"{name} is {_shown(config, name)}, expected {expected}")
-    inner, width = config.get("n_inner"), config.get("n_embd")
-    if inner is not None and not (type(inner) is type(width) is int and inner == 4 * width):
-        problems.append(f"n_inner is {_shown(config, 'n_inner')}, expected null or 4 n_embd")
-    epsilon = chosen["layer_norm_epsilon"]
-    if type(epsilon) is not float or not 0 < epsilon < 1:
-        problems.append(f"layer_norm_epsilon is {_shown(config, 'layer_norm_epsilon')}, expected one between 0 and 1")
-    if problems:
-        raise UserError(f"{where} is not a GPT-2's", why="; ".join(problems), code=errors.CHECKPOINT)
-    return ModelConfig(
-        **{ours: config[name] for name, ours in SIZES.items()},
-        norm=LayerNorm(eps=epsilon),
-        lm_head=LMHeadConfig(tied=chosen["tie_word_embeddings"]),
-    )
+def parse_gpt2_config(config: dict[str, Any], folder: Path) -> ModelConfig:
+    """The config of the GPT-2 in a folder. Raises UserError (CHECKPOINT) for one that is none, which names every
+    setting that changes GPT-2's formulas."""
+    width = config.get("n_embd")
+    fixed = FIXED | {"n_inner": (None, 4 * width if isinstance(width, int) else None)}
+    odd = [f"{name} is missing" for name in SIZES if name not in config]
+    odd += [f"{n} is {config[n]!r:.40}" for n, values in fixed.items() if config.get(n, values[0]) not in values]
+    if odd:
+        raise UserError(f"{folder / 'config.json'} is not a GPT-2's", why="; ".join(odd), code=errors.CHECKPOINT)
+    fields = {ours: config[name] for name, ours in SIZES.items()}
+    fields["norm"] = {"type": "LayerNorm", "eps": config.get("layer_norm_epsilon", 1e-5)}
+    fields["lm_head"] = {"tied": config.get("tie_word_embeddings", True)}
+    return parse_config(fields, folder)
 
 
 def gpt2_differences(config: ModelConfig) -> dict[str, tuple[Any, Any]]:
@@ -89,9 +71,7 @@ def gpt2_differences(config: ModelConfig) -> dict[str, tuple[Any, Any]]:
     gpt2 = replace(gpt2, lm_head=LMHeadConfig(tied=config.lm_head.tied))
     if type(config.norm) is LayerNorm:
         gpt2 = replace(gpt2, norm=config.norm)
-    if config.attention_scale is not None and math.isclose(config.attention_scale, config.d_attention**-0.5):
-        gpt2 = replace(gpt2, attention_scale=config.attention_scale)
-    if not config.n_layers:
+    if not config.n_layers:  # which transformers' cache does not take
         gpt2 = replace(gpt2, n_layers=1)
     return diff(gpt2, config)
 
@@ -114,14 +94,10 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _shown(config: dict[str, Any], name: str) -> str:
-    return repr(config[name])[:40] if name in config else "missing"
-
-
 # --- names of tensors -------------------------------------------------------------------------------------------------
 
 GPT2_PREFIX = "transformer."  # of every name in a GPT-2 but the head's; files on the hub may lack it
-MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)\Z")  # constants in old files
+MASKS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)\Z")  # constants in old files
 
 # GPT-2's name of a tensor -> ours, several where theirs is these on top of each other. In a layer both stand behind
 # their prefix and before .weight and .bias. The weights of attn and mlp are [in, out] there (Conv1D), [out, in] here.
@@ -152,18 +128,13 @@ def names(n_layers: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
                 yield f"h.{layer}.{theirs}.{kind}", names, ".c_" in theirs and kind == "weight"
 
 
-def is_mask(name: str) -> bool:
-    """Whether a tensor of a Hugging Face file is one of the constants in old files."""
-    return MASKS.match(name.removeprefix(GPT2_PREFIX)) is not None
-
-
 def to_ours(state: dict[str, Tensor], n_layers: int) -> dict[str, Tensor]:
     """Rename, split and transpose a Hugging Face state dict, with or without the prefix. Mask constants are dropped.
 
     A head that the file lacks stays absent (it is tied). Names that are not in the table are kept, so that
     `check_tensors` reports them.
     """
-    left = {key.removeprefix(GPT2_PREFIX): tensor for key, tensor in state.items() if not is_mask(key)}
+    left = {key.removeprefix(GPT2_PREFIX): tensor for key, tensor in state.items() if not MASKS.match(key)}
     result: dict[str, Tensor] = {}
     for theirs, ours, transposed in names(n_layers):
         if (tensor := left.pop(theirs, None)) is not None:
@@ -186,9 +157,9 @@ def to_huggingface(state: dict[str, Tensor], n_layers: int, *, tied: bool) -> di
 
 # --- the folder -------------------------------------------------------------------------------------------------------
 
-DTYPES = {"F64", "F32", "F16", "BF16", "I64", "I32"}  # the latter two of maps of ids
-SAVE = "in transformers: AutoModelForCausalLM.from_pretrained(FOLDER{0}).save_pretrained(FOLDER, max_shard_size='99GB')"
-HALF = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
+FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+SAVE = "in transformers: AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).save_pretrained(FOLDER, "
+SAVE += "max_shard_size='99GB')"
 PREFIX = "model."  # of the names of tensors in a model that was exported with its code
 
 
@@ -199,7 +170,7 @@ def load_gpt2(folder: Path, note: Callable[[str], None] = lambda text: None) -> 
     Raises UserError (CHECKPOINT) for files that are missing, damaged or not GPT-2's, and for weights that are not
     float64, float32, float16 or bfloat16.
     """
-    config = parse_gpt2_config(read_config(folder), str(folder / "config.json"))
+    config = parse_gpt2_config(read_config(folder), folder)
     return model_of(config, to_ours(read_weights(folder, note), config.n_layers), folder / WEIGHTS)
 
 
@@ -213,27 +184,21 @@ def load_exported(folder: Path, fields: dict[str, Any], note: Callable[[str], No
 def read_weights(folder: Path, note: Callable[[str], None]) -> dict[str, Tensor]:
     """The tensors of model.safetensors: those of floating-point numbers in float64 if one of them is, else in float32.
 
-    Pickles are not read. Raises UserError (CHECKPOINT) if there is no such file, or if a tensor's dtype is no weight's.
+    Pickles are not read. Raises UserError (CHECKPOINT) if there is no such file, or if its numbers are no weights.
     """
     path = folder / WEIGHTS
     if not os.path.lexists(path):
-        others = sorted(name for name in os.listdir(folder) if name.endswith((".index.json", ".bin", ".pt", ".pth")))
-        why = "the folder holds no weights"
-        if others:
-            why = f"it has {others[0]}; weights in several files, and pickles, which can run code, are not read"
-        fix = SAVE.format("") if others else f"copy the model's {WEIGHTS} there"
-        raise UserError(f"no {WEIGHTS} in {folder}", why=why, fix=fix, code=errors.CHECKPOINT)
-    odd = [f"{name[:80]} is {dtype}" for name, (dtype, _) in check_header(path).items() if dtype not in DTYPES]
-    odd = [text for text in odd if not is_mask(text.split(" ")[0])]
-    if odd:
-        what, fix = f"{path} holds no weights that can be used", SAVE.format(", dtype=torch.float32")
-        raise UserError(what, why=f"{len(odd)} tensors are no weights, as {odd[0]}", fix=fix, code=errors.CHECKPOINT)
+        why = "weights in several files are not read, nor pickles (.bin, .pt), which can run code"
+        raise UserError(f"no {WEIGHTS} in {folder}", why=why, fix=SAVE, code=errors.CHECKPOINT)
     state = read_tensors(path)
-    dtypes = {tensor.dtype for name, tensor in state.items() if tensor.is_floating_point() and not is_mask(name)}
+    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    if other := dtypes - FLOATS:
+        what, why = f"{path} holds no weights that can be used", f"it has numbers of the dtype {other.pop()}"
+        raise UserError(what, why=why, fix=SAVE, code=errors.CHECKPOINT)
     dtype = torch.float64 if torch.float64 in dtypes else torch.float32
-    if half := sorted(HALF[kind] for kind in dtypes if kind in HALF):
-        target = str(dtype).removeprefix("torch.")
-        note(f"the weights in {folder} are {' and '.join(half)}; they were converted to {target}")
+    if half := dtypes & {torch.float16, torch.bfloat16}:
+        was, now = (" and ".join(sorted(str(d).removeprefix("torch.") for d in some)) for some in (half, {dtype}))
+        note(f"the weights in {folder} are {was}; they were converted to {now}")
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
@@ -270,21 +235,15 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
 def _parse_tokenizer_json(path: Path) -> tuple[bytes, dict[str, int]]:
     """The merges in merges.txt's form, and token -> id."""
     content = _json(path)
-    model, split, added = (content.get(name) for name in ("model", "pre_tokenizer", "added_tokens"))
-    if not isinstance(model, dict) or not isinstance(split, dict):
-        raise _no_tokenizer(path.parent, f"{path.name} has no model or no pre_tokenizer")
-    if model.get("type", "BPE") != "BPE" or split.get("type") != "ByteLevel" or split.get("add_prefix_space"):
-        raise _no_tokenizer(path.parent, f"{path.name} is not a byte-level BPE with GPT-2's word pattern")
-    merges, vocabulary = model.get("merges"), model.get("vocab")
-    if not isinstance(merges, list) or not isinstance(vocabulary, dict):
-        raise _no_tokenizer(path.parent, f"{path.name} lacks its merges or its vocabulary")
-    pairs = [[merge] if isinstance(merge, str) else merge for merge in merges]  # "a b", or ["a", "b"]
-    if not all(isinstance(pair, list) and all(isinstance(p, str) and p.isprintable() for p in pair) for pair in pairs):
-        raise _no_tokenizer(path.parent, f"a merge of {path.name} is no pair of strings")
-    for token in added if isinstance(added, list) else []:
-        if isinstance(token, dict) and isinstance(token.get("content"), str) and isinstance(token.get("id"), int):
-            vocabulary[token["content"]] = token["id"]
-    return "\n".join(map(" ".join, pairs)).encode(), vocabulary
+    try:
+        model, split = content["model"], content["pre_tokenizer"]
+        if model.get("type", "BPE") != "BPE" or split["type"] != "ByteLevel" or split.get("add_prefix_space"):
+            raise ValueError
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
+        return "\n".join(merges).encode(), model["vocab"] | added
+    except (LookupError, TypeError, AttributeError, ValueError):  # whatever is not where the format has it
+        raise _no_tokenizer(path.parent, f"{path.name} is no byte-level BPE with GPT-2's word pattern") from None
 
 
 def _json(path: Path) -> dict[str, Any]:

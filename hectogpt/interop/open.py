@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.data.sources import HUB_NAME, TIMEOUT, check_hub_answers
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import UserError, first_line, set_to
 from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remembered
 from hectogpt.interop.hf_model import load_exported, load_gpt2, read_tokenizer
 from hectogpt.json_files import read_json_object
@@ -41,8 +41,8 @@ from hectogpt.run_records import (
 )
 from hectogpt.serialization import classes_of, load
 
-FILES = ("config.json", WEIGHTS, "vocab.json", "merges.txt", "tokenizer.json")  # of a model on the hub
-CARD = "README.md"  # says whose the weights are, which an export passes on
+# Of a model on the hub. Its README says whose the weights are, which an export passes on.
+FILES = ["config.json", WEIGHTS, "vocab.json", "merges.txt", "tokenizer.json", "README.md"]
 
 
 class WithoutInit(TorchFunctionMode):
@@ -51,12 +51,10 @@ class WithoutInit(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function, or return the tensor that it was to fill."""
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            tensor = kwargs["tensor"] if "tensor" in kwargs else args[0]
-            if tensor.is_meta:
-                return tensor
-        return func(*args, **kwargs)
+        tensor = next(iter((*args, *(kwargs or {}).values())), None)
+        if getattr(func, "__module__", None) == "torch.nn.init" and isinstance(tensor, Tensor) and tensor.is_meta:
+            return tensor
+        return func(*args, **(kwargs or {}))
 
 
 def open_model(
@@ -121,15 +119,12 @@ def find_checkpoint(
             raise UserError(f"step {step} of {folder}", why="only the folder of a run has checkpoints")
         return None
     steps, has_weights = checkpoint_steps(folder / CHECKPOINTS), os.path.lexists(folder / "config.json")
-    if step is not None:
-        if step in steps:
-            return step
-        if has_weights and read_summary(folder).get("steps") == step:
-            return None
+    if step in steps:
+        return step
+    if step is not None and not (has_weights and read_summary(folder).get("steps") == step):
         why = f"it has those of steps {', '.join(map(str, steps))}" if steps else "it has none: save_every keeps some"
-        fix = "name one of these, or leave the step out" if steps else "leave the step out"
-        raise UserError(f"{folder} has no checkpoint of step {step}", why=why, fix=fix, code=errors.CHECKPOINT)
-    if has_weights and not _is_under_way(folder):
+        raise UserError(f"{folder} has no checkpoint of step {step}", why=why, code=errors.CHECKPOINT)
+    if step is not None or (has_weights and not _is_under_way(folder)):
         return None
     for at in reversed(steps):
         if problem := checkpoint_problem(folder / CHECKPOINTS, at):
@@ -137,10 +132,10 @@ def find_checkpoint(
             continue
         note(f"the run in {folder} is not finished: these are the weights of its checkpoint of step {at}")
         return at
-    if not has_weights:
-        why, fix = "it is not finished and has no checkpoint", "train the run to its end"
-        raise UserError(f"the run in {folder} has no model yet", why=why, fix=fix, code=errors.CHECKPOINT)
-    return None
+    if has_weights:
+        return None
+    why, fix = "it is not finished and has no checkpoint", "train the run to its end"
+    raise UserError(f"the run in {folder} has no model yet", why=why, fix=fix, code=errors.CHECKPOINT)
 
 
 def _is_under_way(folder: Path) -> bool:
@@ -169,31 +164,26 @@ def find_folder(name_or_folder: str | Path, download: bool) -> Path:
         return folder
     if not download:
         raise no_model(str(folder)[:200], "there is no such folder")
-    by_hand = f"copy {', '.join(FILES[:4])} into a folder and name that folder"
-    if not HUB_NAME.match(name):
-        raise UserError(f"no folder {name[:200]!r}", why="and it cannot be a name on the hub", fix=by_hand)
     try:
+        if not HUB_NAME.match(name):
+            raise ValueError("it cannot be a name on the hub")
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError:
-        raise UserError(
-            f"no folder {name[:200]!r}",
-            why="to look for it on the hub, the package huggingface_hub is needed",
-            fix=f"python -m pip install 'hectogpt[hf]', or {by_hand}",
-        ) from None
-    patterns = [*FILES, CARD]
-    with contextlib.suppress(LocalEntryNotFoundError):
-        folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-        if (folder / WEIGHTS).exists():
-            return folder
-    try:
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        with contextlib.suppress(LocalEntryNotFoundError):
+            folder = Path(snapshot_download(name, allow_patterns=FILES, local_files_only=True))
+            if (folder / WEIGHTS).exists():
+                return folder
         check_hub_answers("models", name, reached=True)
-        return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=TIMEOUT))
-    except (HfHubHTTPError, OSError, ValueError) as error:  # LocalEntryNotFoundError is one of them
+        return Path(snapshot_download(name, allow_patterns=FILES, etag_timeout=TIMEOUT))
+    except (ImportError, OSError, ValueError) as error:
+        fix = f"copy {', '.join(FILES[:4])} into a folder and name that folder"
+        if isinstance(error, ImportError):
+            fix = f"python -m pip install 'hectogpt[hf]', or {fix}"
         raise UserError(
-            f"{name!r} is neither a folder here nor a model that the hub gave",
-            why=(str(error).strip() or type(error).__name__).splitlines()[0][:200],
-            fix=by_hand,
+            f"{name[:200]!r} is neither a folder here nor a model that the hub gave",
+            why=first_line(error)[:200] or type(error).__name__,
+            fix=fix,
             code=errors.CHECKPOINT,
         ) from None
 
@@ -214,25 +204,21 @@ def _import_ideas(folder: Path, config: dict[str, Any], named: Sequence[IdeaFile
     """Import the files whose classes the model has, as far as they may be; their hashes. Raises UserError (CHECKPOINT)
     for one that may not, and for a named file that did not make the run."""
     sources = ideas_of(folder)
-    for idea in named:
-        if sources and idea.sha256 not in [source.sha256 for source in sources]:
-            raise UserError(
-                f"{idea.path} is not the file that made {folder}",
-                why=f"that had the SHA-256 {sources[0].sha256[:12]}..., this has {idea.sha256[:12]}...",
-                fix=_advice(folder, sources),
-                code=errors.CHECKPOINT,
-            )
-        load_idea(idea)
     own = [idea.sha256 for idea in named]
-    if is_readable(config, own):
+    made = [source.sha256 for source in sources]
+    foreign = [str(idea.path) for idea in named if sources and idea.sha256 not in made]
+    for idea in () if foreign else named:
+        load_idea(idea)
+    if not foreign and is_readable(config, own):
         return own
-    others = [source for source in sources if source.sha256 not in own]
-    here = {source.sha256: file for source in others if (file := remembered(source.sha256)) is not None}
-    if missing := [source for source in others if source.sha256 not in here]:
+    here = {sha256: file for sha256 in made if sha256 not in own and (file := remembered(sha256)) is not None}
+    missing = [source for source in sources if source.sha256 not in (*own, *here)]
+    if foreign or missing:
+        why = "importing a file runs it, so one that was not run here, or has changed since, is not imported unasked"
         raise UserError(
-            f"the model in {folder} has classes of {', '.join(Path(source.path).name for source in missing)}",
-            why="importing a file runs it, so one that was not run here, or has changed since, is not imported unasked",
-            fix=_advice(folder, missing),
+            f"the model in {folder} has classes of {', '.join(Path(source.path).name for source in sources)}",
+            why=f"{foreign[0]} is not the file that made it" if foreign else why,
+            fix=_advice(folder, sources if foreign else missing),
             code=errors.CHECKPOINT,
         )
     for file in here.values():
@@ -242,12 +228,10 @@ def _import_ideas(folder: Path, config: dict[str, Any], named: Sequence[IdeaFile
 
 def _advice(folder: Path, sources: Sequence[Source]) -> str:
     """How to go on without files that a folder names."""
-    copies = [folder / source.file for source in sources]
-    if not all(os.path.isfile(copy) for copy in copies):
+    copies = [str(folder / source.file) for source in sources]
+    if not all(map(os.path.isfile, copies)):
         return f"ask for {', '.join(source.file for source in sources)} where the folder comes from"
-    them = "it" if len(copies) == 1 else "them"
-    names = " and ".join(map(str, copies))
-    return f"look at {names}, and if you trust {them}, " + set_to("idea", " ".join(map(str, copies)))
+    return f"look at {' and '.join(copies)}, and if you trust it, " + set_to("idea", " ".join(copies))
 
 
 def is_readable(fields: dict[str, Any], ideas: Sequence[str] = ()) -> bool:

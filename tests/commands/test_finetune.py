@@ -91,7 +91,7 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
 
 def test_the_command_reads_where_to_start(tmp_path: Path, here: Here) -> None:
     assert_good_error(here("train", "finetune"), errors.USAGE, "--init")
-    assert_good_error(here("train", "finetune", "--init", "no/where/at/all"), errors.USAGE, "no folder")
+    assert_good_error(here("train", "finetune", "--init", "no/where/at/all"), errors.CHECKPOINT, "neither a folder")
     write_run(tmp_path / "base")
     asked = parse(["finetune", "--init", "base", "--optim.lr", "0.001"])
     assert (asked.options.init, asked.name, asked.run.model) == ("base", "finetune", SMALL)

@@ -152,7 +152,7 @@ def test_nothing_of_somebody_elses_folder_is_executed(here: Here, strange: Path)
         assert_good_error(here(*command), errors.CHECKPOINT, "made has classes of mine.py", advice)
     (strange.parent / "mine.py").write_text("print('another version')\n")
     done = here("generate", "made", "The", "--idea", "mine.py")
-    assert_good_error(done, errors.CHECKPOINT, "mine.py is not the file that made made", "--idea made/idea.py")
+    assert_good_error(done, errors.CHECKPOINT, "mine.py is not the file that made it", "--idea made/idea.py")
     assert not canary.exists()
 
     here.ok("generate", "made", "The", "--max-new-tokens", "2", "--idea", "made/idea.py")

@@ -98,13 +98,13 @@ def test_more_texts_than_memory_are_refused_at_once() -> None:
     copies, model = 10**9, Transformer(hostile.SIZES)
     sampling = Sampling(num_return_sequences=copies, do_sample=True)
     with pytest.raises(UserError, match=f"{copies:,} texts of up to 20 new tokens do not fit") as caught:
-        generate(model, [[1, 2]], sampling)
+        generate(model, [1, 2], sampling)
     number = caught.value.fix.removeprefix("set num_return_sequences to ")
-    check_memory(model, [2], replace(sampling, num_return_sequences=int(number)))
+    check_memory(model, 2, replace(sampling, num_return_sequences=int(number)))
     long = Sampling(max_new_tokens=10**12)
-    check_memory(model, [1], long)  # the cache ends at the context
+    check_memory(model, 1, long)  # the cache ends at the context
     with pytest.raises(UserError, match="a text of up to 1,000,000,000,000 new tokens does not fit"):
-        check_memory(model, [1], long, per_token=200)
+        check_memory(model, 1, long, per_token=200)
 
 
 def test_a_seed_that_no_generator_takes_is_refused() -> None:
@@ -112,8 +112,8 @@ def test_a_seed_that_no_generator_takes_is_refused() -> None:
     model, sampling = peaked(Transformer(hostile.SIZES)), Sampling(num_return_sequences=2, do_sample=True)
     for seed in (2**63, 2**63 - 1):
         with pytest.raises(UserError, match=r"it must lie between -2\^63"):
-            generate(model, [[1]], sampling, seed=seed)
-    assert list(generate(model, [[1]], Sampling(max_new_tokens=1), seed=2**63 - 1))
+            generate(model, [1], sampling, seed=seed)
+    assert list(generate(model, [1], Sampling(max_new_tokens=1), seed=2**63 - 1))
 
 
 def test_the_command_says_what_is_too_much(here: Here, tmp_path: Path) -> None:
