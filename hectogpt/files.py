@@ -145,28 +145,33 @@ def sync_folder(folder: Path) -> None:
             raise
 
 
-def temporary_folder(folder: Path) -> Path:
-    """The name beside `folder` under which this process writes a new one; a name that `remove_leftovers` knows."""
-    return folder.with_name(f".{folder.name}.new-{os.getpid()}")
-
-
-def replace_folder(new: Path, folder: Path) -> None:
-    """Put the folder `new`, whose files are synced, in the place of `folder`, which need not exist. Raises OSError.
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` to write files to; at the end they are on disk and take the place of `folder`, which
+    need not exist. Nothing is left of it when the block raises. Raises OSError.
 
     If the process is killed, there is the old folder, the new one, or for an instant neither.
     """
-    retired = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    sync_folder(new)
-    if folder.exists():
-        folder.rename(retired)
+    new, old = (folder.with_name(f".{folder.name}.{kind}-{os.getpid()}") for kind in ("new", "old"))
     try:
-        new.rename(folder)
-    except OSError:
-        if retired.exists():
-            retired.rename(folder)
-        raise
-    sync_folder(folder.parent)
-    shutil.rmtree(retired, ignore_errors=True)
+        new.mkdir(parents=True)
+        yield new
+        for path in new.iterdir():
+            allow_others(path)
+            sync_file(path)
+        sync_folder(new)
+        if folder.exists():
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+        sync_folder(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def remove_folder(folder: Path) -> None:

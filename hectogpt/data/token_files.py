@@ -12,11 +12,10 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -73,20 +72,18 @@ def write_folder(
     documents: split and ids [n] with the separator last. about: what the index says of the source, as it is after the
     last document. Raises UserError (DATA) if a split is empty, OSError when the disk refuses.
     """
-    dtype, new = token_type(tokenizer.n_vocab), files.temporary_folder(folder)
+    dtype = token_type(tokenizer.n_vocab)
     hashes = {split: hashlib.sha256() for split in SPLITS}
     entries: dict[str, dict[str, Any]] = {s: {"file": f"{s}.bin", "tokens": 0, "documents": 0} for s in SPLITS}
-    opened: dict[str, BinaryIO] = {}
-    try:
-        new.mkdir(parents=True)
-        for split in SPLITS:
-            opened[split] = (new / f"{split}.bin").open("wb")
-        for split, ids in documents:
-            raw, entry = ids.astype(dtype).tobytes(), entries[split]
-            opened[split].write(raw)
-            hashes[split].update(raw)
-            entry["tokens"] += len(ids)
-            entry["documents"] += 1
+    with files.replacing_folder(folder) as new:
+        with contextlib.ExitStack() as stack:
+            opened = {split: stack.enter_context((new / f"{split}.bin").open("wb")) for split in SPLITS}
+            for split, ids in documents:
+                raw, entry = ids.astype(dtype).tobytes(), entries[split]
+                opened[split].write(raw)
+                hashes[split].update(raw)
+                entry["tokens"] += len(ids)
+                entry["documents"] += 1
         if empty := [split for split in SPLITS if not entries[split]["tokens"]]:
             raise UserError(
                 f"{about['source']}: no document falls into {' and '.join(empty)}",
@@ -103,20 +100,9 @@ def write_folder(
             "splits": {split: entry | {"sha256": hashes[split].hexdigest()} for split, entry in entries.items()},
             **about,
         }
-        more = {INDEX: render_index(index)} | ({} if tokenizer.is_gpt2 else {MERGES: tokenizer.merges + b"\n"})
-        for name, content in more.items():
-            opened[name] = (new / name).open("wb")
-            opened[name].write(content)
-        for file in opened.values():
-            file.flush()
-            files.sync(file.fileno())
-            file.close()
-        files.replace_folder(new, folder)
-    finally:
-        for file in opened.values():
-            with contextlib.suppress(OSError):  # a full disk refuses what is still in the buffer
-                file.close()
-        shutil.rmtree(new, ignore_errors=True)
+        (new / INDEX).write_bytes(render_index(index))
+        if not tokenizer.is_gpt2:
+            (new / MERGES).write_bytes(tokenizer.merges + b"\n")
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import util
@@ -23,7 +22,7 @@ from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.data.tokenizer import END_OF_TEXT
 from hectogpt.errors import UserError, set_to
-from hectogpt.files import lock, remove_leftovers, replace_folder, temporary_folder, write_atomic
+from hectogpt.files import lock, remove_leftovers, replacing_folder, write_atomic
 from hectogpt.interop import gguf_file
 from hectogpt.interop.hf_model import PREFIX, gpt2_differences, to_huggingface, write_config
 from hectogpt.interop.model_card import read_facts, title_of, write_card
@@ -94,28 +93,25 @@ def export(
             why=f"llama.cpp knows GPT-2, and this model differs from it in {', '.join(differences)}",
             fix=set_to("to", "hf") + ": a folder with the model's own code, for transformers",
         )
-    facts, new = read_facts(place, at), temporary_folder(target)
+    facts = read_facts(place, at)
     try:
         with lock(target.parent / f".{target.name}.lock", f"exporting to {folder}", patience=0.0):
             remove_leftovers(target)
-            new.mkdir()
-            if kind == "gguf":
-                gguf_file.write(model, tokenizer, new / gguf_file.FILE, title_of(facts, name))
-            else:
-                _write_folder(new, model, tokenizer, has_code=bool(differences))
-                check_logits(new, kind, model, note)
-            if not (place / RUN).exists() and (place / README).is_file():  # it says whose the weights are
-                card: str | bytes = read_bytes(place / README, LARGEST_CARD)
-            else:
-                parameters = sum(p.numel() for p in model.parameters())
-                card = write_card(facts, name, folder.name, parameters, differences, not tokenizer.is_gpt2)
-            write_atomic(new / README, card)
-            written = tuple(sorted(path.name for path in new.iterdir()))
-            replace_folder(new, target)
+            with replacing_folder(target) as new:
+                if kind == "gguf":
+                    gguf_file.write(model, tokenizer, new / gguf_file.FILE, title_of(facts, name))
+                else:
+                    _write_folder(new, model, tokenizer, has_code=bool(differences))
+                    check_logits(new, kind, model, note)
+                if not (place / RUN).exists() and (place / README).is_file():  # it says whose the weights are
+                    card: str | bytes = read_bytes(place / README, LARGEST_CARD)
+                else:
+                    parameters = sum(p.numel() for p in model.parameters())
+                    card = write_card(facts, name, folder.name, parameters, differences, not tokenizer.is_gpt2)
+                write_atomic(new / README, card)
+                written = tuple(sorted(path.name for path in new.iterdir()))
     except (OSError, SafetensorError) as error:
         raise errors.unwritable(folder, error, fix="another folder") from None
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return Exported(folder, kind, differences, written)
 
 

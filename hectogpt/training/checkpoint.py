@@ -91,21 +91,17 @@ class Checkpoints:
         """
         tensors, step = checkpoint.state.tensors | {"history": checkpoint.history}, checkpoint.step
         path = self.path(step)
-        new = files.temporary_folder(path)
         try:
             if path.exists() and not self.problem(step):
                 files.sync_folder(self.folder)  # an attempt that failed or was killed may have left it so
             else:
                 self.remove_leftovers()
-                new.mkdir(parents=True)
-                files.sync_folder(self.folder.parent)
-                save_file(tensors, new / STATE)
-                files.allow_others(new / STATE)
-                files.sync_file(new / STATE)
                 content: dict[str, Any] = {"format": FORMAT, "step": step}
                 content |= {"values": checkpoint.state.values, "facts": checkpoint.facts}
-                write_manifest(new, [STATE], content)
-                files.replace_folder(new, path)
+                with files.replacing_folder(path) as new:
+                    files.sync_folder(self.folder.parent)
+                    save_file(tensors, new / STATE)
+                    write_manifest(new, [STATE], content)
             self._prune(step)
         except (OSError, SafetensorError, UserError) as error:
             needed, why = sum(t.nbytes for t in tensors.values()), error.why if isinstance(error, UserError) else error
@@ -119,8 +115,6 @@ class Checkpoints:
                 kept=f"the checkpoint of step {before[-1]}" if before else "",
                 code=errors.STORAGE,
             ) from None
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
 
     def _prune(self, step: int) -> None:
         """Remove all but the newest `keep` up to this step, and those of later steps: they were damaged, or the run was

@@ -51,7 +51,7 @@ def test_a_new_file_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
 def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
     folder = tmp_path / "[f]*"
     keep = [folder, tmp_path / "f.new-1", tmp_path / ".f.new-1", tmp_path / ".[f]*.other-1"]
-    gone = [files.temporary_folder(folder), tmp_path / ".[f]*.new-12", tmp_path / ".[f]*.old-12"]
+    gone = [tmp_path / ".[f]*.new-12", tmp_path / ".[f]*.old-12"]
     for path in (*keep, *gone):
         path.mkdir()
     files.remove_leftovers(folder)
