@@ -130,7 +130,7 @@ def judged_claims() -> list[dict[str, Any]]:
     for function in functions:
         entrant = find_entrant(f"{CLAIMS}:{function.name}", f"{CLAIMS}:small")
         known = map(read_judgement, sorted(RECORDS.glob(f"{CLAIMS.stem}-{function.name}-*.jsonl")))
-        done = [one for one in known if one.secret is not None and one.begin["sha256"] == entrant.file.sha256]
+        done = [one for one in known if one.secret is not None and one.begin["sha256"] == entrant.sha256]
         found = (
             done[0]
             if done

@@ -16,7 +16,6 @@ from hectogpt.errors import UserError
 from hectogpt.lab.compare import short_name
 from hectogpt.lab.judge import judge, replay
 from hectogpt.lab.judgement import Judgement, find_entrant, read_judgement
-from hectogpt.lab.record import check_writable
 from hectogpt.lab.verdict import OPENINGS
 
 NOT_BETTER = 1
@@ -52,11 +51,10 @@ def judge_idea(options: JudgeOptions) -> Judgement:
     """Judge an idea and print its verdict."""
     entrant = find_entrant(options.idea, options.on)
     corpora = open_corpora(options.corpus, options.quiet)
-    check_writable(options.out / "record")
     limits: dict[str, Any] = {"minutes": options.minutes, "most_seeds": options.seeds, "threads": options.threads}
     found = judge(entrant, corpora, options.out, **limits, tell=lambda line: note(line, options.quiet))
     # Who asks often enough is lucky once.
-    earlier = [one for one in records_in(options.out) if one.path != found.path and one.name == found.name]
+    earlier = [one for one in records_in(found.path.parent) if one.path != found.path and one.name == found.name]
     show(options.json, as_json(found, earlier), [verdict_text(found, earlier)])
     return found
 

@@ -242,7 +242,7 @@ class JudgeOptions:
     threads: int = 0
     """Threads of a training (0: two, or one on a processor with one core)."""
     out: Path = Path("judgements")
-    """Folder for the records, one file for each judgement."""
+    """Folder for the records, one file for each judgement; or the file of this one, NAME.jsonl."""
     replay: Path | None = None
     """Do the judgement of this record again, with its source and seeds, and say whether it holds (exit code 0 or 1)."""
     json: Json = False

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,19 +27,16 @@ import numpy as np
 
 from hectogpt import __version__, hardware
 from hectogpt.data import Corpus
-from hectogpt.errors import HANGUP, INTERRUPTED, TERMINATED, UserError
+from hectogpt.errors import HANGUP, INTERRUPTED, TERMINATED, UserError, set_to
 from hectogpt.kernels.build import find
 from hectogpt.lab.compare import short_name
 from hectogpt.lab.contestant import EARLY
 from hectogpt.lab.judgement import (
     Entrant,
-    Journal,
     Judgement,
     draw_positions,
     draw_seed,
-    entrant_of,
-    folder_for,
-    read_judgement,
+    hash_of,
     rules_broken,
     weights_in_source,
 )
@@ -91,108 +90,126 @@ def judge(
     threads: int = 0,
     tell: Tell = lambda _: None,
 ) -> Judgement:
-    """Judge an idea until its gains decide, the minutes are over or the seeds are. The record is written to the folder
-    `out` as it grows. tell: is given a line at each event.
+    """Judge an idea until its gains decide, the minutes are over or the seeds are. out: the record, which grows, or a
+    folder for it. tell: is given a line at each event.
 
     Raises UserError: for a base that cannot be trained, STORAGE for a record that cannot be written. Ctrl-C ends it
     with the verdict of the trials so far.
     """
-    threads = threads or min(2, hardware.physical_cores())
-    names = [short_name(corpus.name) for corpus in corpora]
-    at = datetime.now(UTC)
-    stem = f"{entrant.file.path.stem}-{entrant.function}-{at:%Y%m%d-%H%M%S}"
-    journal = Journal(out / f"{stem}-{os.getpid()}.jsonl")
-    journal.begin(
-        {
-            "idea": entrant.idea,
-            "base": entrant.base,
-            "sha256": entrant.file.sha256,
-            "source": entrant.file.source,
-            "base_source": entrant.base_file and entrant.base_file.source,
-            "corpora": names,
-            "corpus_sha256": {name: corpus.sha256 for name, corpus in zip(names, corpora, strict=True)},
-            "minutes": minutes,
-            "most_seeds": most_seeds,
-            "threads": threads,
-            "version": __version__,
-            "commit": revision(Path(__file__).parents[1]).commit,
-            "machine": hardware.cpu_name(),
-            "at": at.isoformat(timespec="seconds"),
-        }
-    )
-    find()  # compiled once, here
-    judging = Judging(entrant, dict(zip(names, corpora, strict=True)), journal, threads, tell)
+    at, secret = datetime.now(UTC), secrets.token_hex(32)
+    if out.suffix != ".jsonl":
+        out /= f"{entrant.idea.replace('.py:', '-')}-{at:%Y%m%d-%H%M%S}-{os.getpid()}.jsonl"
+    if out.exists():
+        raise UserError(f"{out} exists", why="a judgement has a record of its own", fix=set_to("out", "another name"))
+    texts = {short_name(corpus.name): corpus for corpus in corpora}
+    about = {
+        "corpora": list(texts),
+        "corpus_sha256": {name: corpus.sha256 for name, corpus in texts.items()},
+        "minutes": minutes,
+        "most_seeds": most_seeds,
+        "threads": threads or min(2, hardware.physical_cores()),
+        "version": __version__,
+        "commit": revision(Path(__file__).parents[1]).commit,
+        "machine": hardware.cpu_name(),
+        "at": at.isoformat(timespec="seconds"),
+        "commitment": hash_of(secret),
+    }
+    record = Judgement(out)
+    record.write("begin", asdict(entrant) | about)
+    judging = Judging(texts, record, secret, tell)
     try:
-        word, reasons, ended = judging.outcome(minutes * 60, most_seeds)
+        judging.finish(minutes * 60, most_seeds)
     except KeyboardInterrupt as stop:
-        word, reasons, ended = "", [], next(word for word, code in STOPPED.items() if code == code_of(stop))
-    so_far = read_judgement(journal.path)
-    verdict = {"word": word or so_far.decided(), "reasons": reasons, "ended": ended, "secret": journal.secret}
-    journal.write("verdict", verdict)
-    return read_judgement(journal.path)
+        judging.end(next(word for word, code in STOPPED.items() if code == code_of(stop)))
+    return record
 
 
 class Judging:
-    """A judgement under way. runs: "base" and "idea" -> its run, as its first process said."""
+    """A judgement under way, whose record has its first line. runs: "base" and "idea" -> its run, as its first process
+    said."""
 
-    def __init__(
-        self, entrant: Entrant, corpora: dict[str, Corpus], journal: Journal, threads: int, tell: Tell
-    ) -> None:
-        self.entrant, self.corpora, self.journal, self.threads, self.tell = entrant, corpora, journal, threads, tell
+    def __init__(self, corpora: dict[str, Corpus], record: Judgement, secret: str, tell: Tell) -> None:
+        self.corpora, self.record, self.secret, self.tell = corpora, record, secret, tell
+        self.entrant = Entrant(**{one.name: record.begin[one.name] for one in fields(Entrant)})
         self.runs: dict[str, dict[str, Any]] = {}
-        self.passed: set[str] = set()
 
-    def outcome(self, seconds: float, most_seeds: int) -> tuple[str, list[str], str]:
-        """Run the seeds. Returns "refused" or "dishonest" with the reasons; else "", and why it ended."""
+    def finish(self, seconds: float, most_seeds: int) -> None:
+        """Run the seeds and write the verdict."""
+        find()  # the kernels are compiled once, here
         try:
-            return "", [], self.run_seeds(seconds, most_seeds)
+            self.end(self.run_seeds(seconds, most_seeds))
         except EndedError as error:
-            return error.word, [str(error)], ""
+            self.end("", error.word, str(error))
+
+    def end(self, ended: str, word: str = "", *reasons: str) -> None:
+        """Write the verdict. ended: why there are no more seeds. word: that of an EndedError."""
+        facts = {"word": word or self.record.decided(), "reasons": reasons, "ended": ended, "secret": self.secret}
+        self.record.write("verdict", facts)
 
     def run_seeds(self, seconds: float, most_seeds: int) -> str:
         """Train, score and ask, seed by seed. Returns why it ended. Raises EndedError."""
         begun, slowest = time.monotonic(), 0.0
-        self.check("carries no weights", *weights_in_source(self.entrant.file))
+        self.check("carries no weights", *weights_in_source(self.entrant.source))
         for number in range(most_seeds):
             if number and time.monotonic() - begun + slowest > seconds:
                 return f"the {seconds / 60:g} minutes have no room for another seed"
-            at, seed = time.monotonic(), draw_seed(self.journal.secret, number)
+            at, seed = time.monotonic(), draw_seed(self.secret, number)
             for corpus in self.corpora:
                 for arm in ("base", "idea"):
-                    self.journal.write("trial", self.trial(arm, corpus, seed, number))
+                    self.record.write("trial", self.trial(arm, corpus, seed, number))
             slowest = max(slowest, time.monotonic() - at)
-            so_far = read_judgement(self.journal.path)
-            if so_far.decided() != "unproven":
+            if self.record.decided() != "unproven":
                 return f"decided after {number + 1} seed{'s' * bool(number)}"
         return f"all of {most_seeds} seeds are run"
 
     def trial(self, arm: str, corpus: str, seed: int, number: int) -> dict[str, Any]:
         """Train one arm, score it and, if it is the idea, ask it. The fields of the trial."""
         text = self.corpora[corpus]
-        with folder_for(self.entrant, arm) as folder:
-            np.save(folder / "train.npy", text.tokens["train"])
-            trained = self.run(arm, folder, seed, "train", text)
+        with self.task(arm, "train", seed, text, {"train.npy": text.tokens["train"]}) as (folder, trained):
             if arm == "idea":
                 self.check_steps(trained)
             if arm == "idea" and not number and corpus == next(iter(self.corpora)):
-                self.check_again(folder, seed, text, trained)
-            fields = {"arm": arm, "corpus": corpus, "seed": seed, "seconds": round(trained.seconds, 2)}
-            fields |= {"peak_mb": round(trained.peak_mb), "params": trained.values.get("params")}
+                self.check_again(seed, text, trained)
+            about = {"arm": arm, "corpus": corpus, "seed": seed, "seconds": round(trained.seconds, 2)}
+            about |= {"peak_mb": round(trained.peak_mb), "params": trained.values.get("params")}
             if "diverged" in trained.values:
-                return fields | {"loss": math.log(self.runs[arm]["model"]["vocab_size"]), "diverged": True}
-            losses = self.score(arm, folder, seed, text)
+                return about | {"loss": math.log(self.runs[arm]["model"]["vocab_size"]), "diverged": True}
+            weights = folder / "model.safetensors"
+            losses = self.score(arm, weights, seed, text)
             if arm == "idea":
-                self.ask(folder, seed, text, losses, f"{corpus} {number}")
+                self.ask(weights, seed, text, losses, f"{corpus} {number}")
             loss = float(losses.mean())
             self.tell(f"{corpus}, seed {number + 1}, {arm}: test loss {loss:.4f}, {trained.seconds:.1f} s")
-            return fields | {"loss": loss, "early": trained.values.get("early")}
+            return about | {"loss": loss, "early": trained.values.get("early")}
 
     # --- the processes ---
 
-    def run(self, arm: str, folder: Path, seed: int, task: str, text: Corpus, stop: int | None = None) -> Answers:
-        """Do a task in a new process. Raises EndedError if the idea's ends by an error, UserError if the base's."""
+    @contextmanager
+    def task(
+        self,
+        arm: str,
+        task: str,
+        seed: int,
+        text: Corpus,
+        arrays: dict[str, np.ndarray],
+        weights: Path | None = None,
+        stop: int | None = None,
+    ) -> Iterator[tuple[Path, Answers]]:
+        """Do a task in a new process. Its folder, which is gone afterwards, has the files of the arm and these arrays
+        and weights. Raises EndedError if the idea's process ends by an error, UserError if the base's."""
+        with tempfile.TemporaryDirectory(prefix="judge-", ignore_cleanup_errors=True) as name:
+            folder = Path(os.path.realpath(name))
+            self.entrant.write_files(folder, arm)
+            for file, array in arrays.items():
+                np.save(folder / file, array)
+            if weights is not None:
+                shutil.copy(weights, folder)
+            yield folder, self.answers(arm, folder, text, {"task": task, "seed": seed, "stop": stop})
+
+    def answers(self, arm: str, folder: Path, text: Corpus, request: dict[str, Any]) -> Answers:
+        """What a new process answers, checked as far as any process can be."""
         answers, begun = Answers(), time.monotonic()
-        recipe_name = self.entrant.base if arm == "base" else f"{self.entrant.idea}@{self.entrant.base}"
+        base, task = self.entrant.base, request["task"]
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         child = Child("hectogpt.lab.contestant", folder, environment)
 
@@ -209,12 +226,13 @@ class Judging:
                 answers.seconds = time.monotonic() - begun
                 answers.peak_mb = max(answers.peak_mb, hardware.resident_memory_mb(child.process.pid))
 
-        request = {"task": task, "folder": str(folder), "recipe": recipe_name, "seed": seed, "threads": self.threads}
-        ending = child.listen(request | {"stop": stop}, receive, first_seconds=HANGS, seconds=HANGS)
+        request |= {"folder": str(folder), "recipe": base if arm == "base" else f"{self.entrant.idea}@{base}"}
+        request |= {"threads": self.record.begin["threads"]}
+        ending = child.listen(request, receive, first_seconds=HANGS, seconds=HANGS)
         if ending.code != 0 or "attempts" not in answers.values:
             how = ending.last_words or f"its process ended ({ending.how}, exit code {ending.code})"
             if arm == "base":
-                raise UserError(f"{self.entrant.base} cannot be judged against", why=how)
+                raise UserError(f"{base} cannot be judged against", why=how)
             raise EndedError("refused", f"it cannot {task}: {how}")
         run = {name: value for name, value in answers.values["run"].items() if name != "seed"}
         same = self.runs.setdefault(arm, run) == run
@@ -229,9 +247,8 @@ class Judging:
     def check(self, name: str, fault: str, seen: str = "") -> None:
         """Write a check to the record: what is wrong, "" if nothing is; once if it passes. Raises EndedError for a
         fault."""
-        if fault or name not in self.passed:
-            self.journal.write("check", {"name": name, "passed": not fault, "seen": (fault or seen)[:2000]})
-        self.passed.add(name)
+        if fault or all(check["name"] != name for check in self.record.checks):
+            self.record.write("check", {"name": name, "passed": not fault, "seen": (fault or seen)[:2000]})
         if fault:
             raise EndedError("dishonest", f"{name}: {fault}")
 
@@ -245,43 +262,36 @@ class Judging:
         name = "takes the steps and tokens that it announces"
         self.check(name, "" if complete and counted <= announced else seen, seen)
 
-    def check_again(self, folder: Path, seed: int, text: Corpus, trained: Answers) -> None:
+    def check_again(self, seed: int, text: Corpus, trained: Answers) -> None:
         """The first steps once more, later, in another folder: the same losses and weights."""
-        with folder_for(self.entrant, "idea") as other:
-            shutil.copy(folder / "train.npy", other)
-            again = self.run("idea", other, seed, "train", text, stop=EARLY)
-        same = again.values.get("early") == trained.values.get("early")
-        same = same and again.losses == trained.losses[: len(again.losses)]
+        with self.task("idea", "train", seed, text, {"train.npy": text.tokens["train"]}, stop=EARLY) as (_, again):
+            same = again.values.get("early") == trained.values.get("early")
+            same = same and again.losses == trained.losses[: len(again.losses)]
         self.check("gives the same bits again", "" if same else f"step {EARLY} is another one in a second process")
 
-    def score(self, arm: str, folder: Path, seed: int, text: Corpus) -> np.ndarray:
+    def score(self, arm: str, weights: Path, seed: int, text: Corpus) -> np.ndarray:
         """float64 [tokens - 1]: the loss of each test token after the first, by a process that has the weights and the
         test text."""
-        with folder_for(self.entrant, arm) as other:
-            shutil.copy(folder / "model.safetensors", other)
-            np.save(other / "rows.npy", text.tokens["test"])
-            self.run(arm, other, seed, "score", text)
-            losses = load_array(other / "losses.npy")
-        sound = losses.shape == (len(text.tokens["test"]) - 1,) and bool(np.isfinite(losses).all())
+        tokens = text.tokens["test"]
+        with self.task(arm, "score", seed, text, {"rows.npy": tokens}, weights) as (folder, _):
+            losses = load_array(folder / "losses.npy")
+        sound = losses.shape == (len(tokens) - 1,) and bool(np.isfinite(losses).all())
         if not sound and arm == "base":
             raise UserError(f"{self.entrant.base} gave no scores", why=f"{losses.size} numbers for the test text")
-        fault = "" if sound else f"{losses.size} numbers for {len(text.tokens['test']) - 1} tokens, or one not finite"
+        fault = "" if sound else f"{losses.size} numbers for {len(tokens) - 1} tokens, or one not finite"
         self.check("scores every token of the test text", fault)
         return losses
 
-    def ask(self, folder: Path, seed: int, text: Corpus, losses: np.ndarray, what: str) -> None:
+    def ask(self, weights: Path, seed: int, text: Corpus, losses: np.ndarray, what: str) -> None:
         """Ask what follows beginnings of rows, and compare with what was reported."""
-        tokens = text.tokens["test"]
-        seq_len = min(SEQ_LEN, self.runs["idea"]["model"]["context_length"], len(tokens) - 1)
-        positions = draw_positions(self.journal.secret, what, len(losses), QUESTIONS)
+        tokens, model = text.tokens["test"], self.runs["idea"]["model"]
+        seq_len = min(SEQ_LEN, model["context_length"], len(tokens) - 1)
+        positions = draw_positions(self.secret, what, len(losses), QUESTIONS)
         texts = [tokens[p - p % seq_len : p + 1] for p in positions]
-        with folder_for(self.entrant, "idea") as other:
-            shutil.copy(folder / "model.safetensors", other)
-            np.save(other / "texts.npy", np.concatenate(texts))
-            np.save(other / "ends.npy", np.cumsum([len(text) for text in texts]))
-            self.run("idea", other, seed, "answer", text)
-            log_probs = load_array(other / "log_probs.npy").astype(np.float64)
-        shape = (len(positions), self.runs["idea"]["model"]["vocab_size"])
+        asked = {"texts.npy": np.concatenate(texts), "ends.npy": np.cumsum([len(text) for text in texts])}
+        with self.task("idea", "answer", seed, text, asked, weights) as (folder, _):
+            log_probs = load_array(folder / "log_probs.npy").astype(np.float64)
+        shape = (len(positions), model["vocab_size"])
         off = float(np.abs(np.exp(log_probs).sum(axis=-1) - 1).max()) if log_probs.shape == shape else math.inf
         seen = f"{len(positions)} distributions, off by at most {off:.1e}"
         self.check("gives probabilities that sum to one", "" if off < SUM_TOLERANCE else seen, seen)
@@ -315,18 +325,14 @@ def replay(judgement: Judgement, corpora: Sequence[Corpus], tell: Tell) -> list[
     texts = {short_name(corpus.name): corpus for corpus in corpora}
     if {name: corpus.sha256 for name, corpus in texts.items()} != begin["corpus_sha256"]:
         raise UserError("these are not the texts that were judged", why=f"they were {', '.join(begin['corpora'])}")
-    find()
     same = (begin["version"], begin["machine"]) == (__version__, hardware.cpu_name())
     tolerance = SAME_MACHINE if same else ACROSS_MACHINES
+    whole = len({trial["seed"] for trial in judgement.trials}) if judgement.reasons else len(judgement.gains())
     with tempfile.TemporaryDirectory(prefix="replay-") as folder:
-        journal = Journal(Path(folder, "record.jsonl"), secret)
-        journal.begin(begin)
-        judging = Judging(entrant_of(begin), texts, journal, begin["threads"], tell)
-        whole = len({trial["seed"] for trial in judgement.trials}) if judgement.reasons else len(judgement.gains())
-        word, _, _ = judging.outcome(math.inf, whole or 1)
-        again = read_judgement(journal.path)
-    word = word or again.decided()
-    found = [] if word == judgement.word else [f"the verdict is {word}, the record says {judgement.word}"]
+        again = Judgement(Path(folder, "record.jsonl"))
+        again.write("begin", begin)
+        Judging(texts, again, secret, tell).finish(math.inf, whole or 1)
+    found = [] if again.word == judgement.word else [f"the verdict is {again.word}, the record says {judgement.word}"]
     for old, new in zip(judgement.trials, again.trials, strict=False):
         if abs(old["loss"] - new["loss"]) > tolerance:
             place = f"{old['corpus']}, seed {old['seed']}, {old['arm']}"

@@ -10,12 +10,8 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import os
-import secrets
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +21,7 @@ from hectogpt import errors
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.files import append_line
-from hectogpt.idea_file import IdeaFile, read_idea
+from hectogpt.idea_file import read_idea
 from hectogpt.json_files import parse_json_object, read_bytes
 from hectogpt.lab.ideas import SPEC, functions_of, no_function
 from hectogpt.lab.recipes import recipe
@@ -46,17 +42,21 @@ FIRST = "0" * 64  # the hash before the first line
 
 @dataclass(frozen=True)
 class Entrant:
-    """What is judged: a function of a file, and the recipe (or function of another file) that it is applied to."""
+    """What is judged, as the first line of a record has it. idea: FILE.py:FUNCTION, with the file's name alone. base: a
+    recipe or another such function, which the idea is applied to. sha256: of the idea's source. base_source: None for a
+    recipe."""
 
-    file: IdeaFile
-    function: str
+    idea: str
     base: str
-    base_file: IdeaFile | None
+    sha256: str
+    source: str
+    base_source: str | None
 
-    @property
-    def idea(self) -> str:
-        """FILE.py:FUNCTION, with the file's name alone."""
-        return f"{self.file.path.name}:{self.function}"
+    def write_files(self, folder: Path, arm: str) -> None:
+        """Write the files that an arm needs, "base" or "idea"."""
+        for name, source in ((self.base, self.base_source), (self.idea, self.source if arm == "idea" else None)):
+            if source is not None:
+                (folder / name.partition(":")[0]).write_text(source, encoding="utf-8")
 
 
 def find_entrant(name: str, base: str = "minute") -> Entrant:
@@ -67,54 +67,30 @@ def find_entrant(name: str, base: str = "minute") -> Entrant:
     file, function, base = read_idea(match["path"]), match["function"], match["base"] or base
     if function not in functions_of(file):
         raise no_function(file, function)
-    other = SPEC.match(base)
-    if other is None:
-        recipe(base)
-        return Entrant(file, function, base, None)
-    base_file = read_idea(other["path"])
-    if base_file.path.name == file.path.name and base_file.sha256 != file.sha256:
-        raise UserError(f"two files are called {file.path.name}", fix="another name for one of them")
-    below = other["base"]
+    other, base_source = SPEC.match(base), None
+    below = other["base"] if other else base
     if below is not None:
         recipe(below)
-    return Entrant(
-        file, function, f"{base_file.path.name}:{other['function']}{f'@{below}' if below else ''}", base_file
-    )
+    if other is not None:
+        base_file = read_idea(other["path"])
+        if base_file.path.name == file.path.name and base_file.sha256 != file.sha256:
+            raise UserError(f"two files are called {file.path.name}", fix="another name for one of them")
+        base, base_source = base_file.path.name + base.removeprefix(other["path"]), base_file.source
+    return Entrant(f"{file.path.name}:{function}", base, file.sha256, file.source, base_source)
 
 
-def entrant_of(begin: Mapping[str, Any]) -> Entrant:
-    """What was judged, from the sources in the first line of its record."""
-    name, _, function = begin["idea"].partition(":")
-    base = begin["base"]
-    base_file = IdeaFile(Path(base.partition(":")[0]), begin["base_source"]) if begin["base_source"] else None
-    return Entrant(IdeaFile(Path(name), begin["source"]), function, base, base_file)
-
-
-def weights_in_source(file: IdeaFile) -> tuple[str, str]:
+def weights_in_source(source: str) -> tuple[str, str]:
     """What of a file is too large for an idea, and could hold the numbers of a trained model, in words, "" for nothing;
     and the sizes of all that could."""
-    constants = [node.value for node in ast.walk(ast.parse(file.source)) if isinstance(node, ast.Constant)]
+    constants = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    longest = max((len(value) for value in constants if isinstance(value, str | bytes)), default=0)
     sizes = {
-        "characters": (len(file.source), LARGEST_FILE),
-        "characters in one text": (
-            max((len(v) for v in constants if isinstance(v, str | bytes)), default=0),
-            LONGEST_TEXT,
-        ),
+        "characters": (len(source), LARGEST_FILE),
+        "characters in one text": (longest, LONGEST_TEXT),
         "numbers": (sum(isinstance(value, int | float | complex) for value in constants), MOST_NUMBERS),
     }
     faults = [f"{size:,} {what}, at most {most:,}" for what, (size, most) in sizes.items() if size > most]
     return "; ".join(faults), ", ".join(f"{size:,} {what}" for what, (size, _) in sizes.items())
-
-
-@contextmanager
-def folder_for(entrant: Entrant, arm: str) -> Iterator[Path]:
-    """A new folder for a process, with the files that its arm needs; gone at the end."""
-    with tempfile.TemporaryDirectory(prefix="judge-", ignore_cleanup_errors=True) as name:
-        folder = Path(os.path.realpath(name))
-        for file in (entrant.base_file, entrant.file if arm == "idea" else None):
-            if file is not None:
-                (folder / file.path.name).write_text(file.source, encoding="utf-8")
-        yield folder
 
 
 def rules_broken(said: dict[str, Any], base: dict[str, Any], text: Corpus, seconds: float) -> list[str]:
@@ -123,18 +99,19 @@ def rules_broken(said: dict[str, Any], base: dict[str, Any], text: Corpus, secon
     said: what its process has said so far: `run`, as `dump` writes it, and once the model is built `params` and whether
     the optimizer `computes_again`. base: the base's run. seconds: of training so far.
     """
-    run = said["run"]
-    steps, tokens = run["steps"], run["steps"] * run["data"]["batch_size"] * run["data"]["seq_len"]
-    allowed, there = base["steps"] * base["data"]["batch_size"] * base["data"]["seq_len"], len(text.tokens["train"])
-    broken = [] if steps == base["steps"] else [f"{steps} steps, its base has {base['steps']}"]
-    broken += [f"{tokens:,} training tokens, its base has {allowed:,}"] if tokens > allowed else []
-    broken += ["training text read more than once"] if tokens > max(there, allowed) else []
-    for name in ("init_from_counts", "first_weights"):
-        broken += [f"{name} is set"] if run.get(name) is not None and base.get(name) is None else []
-    broken += ["an optimizer that computes gradients more than once a step"] if said.get("computes_again") else []
-    params = said.get("params", 0)
-    broken += [f"{params:,} parameters, at most {MOST_PARAMETERS:,}"] if params > MOST_PARAMETERS else []
-    return broken + ([f"more than {MOST_SECONDS} s of training"] if seconds > MOST_SECONDS else [])
+    run, params, there = said["run"], said.get("params", 0), len(text.tokens["train"])
+    tokens, allowed = (one["steps"] * one["data"]["batch_size"] * one["data"]["seq_len"] for one in (run, base))
+    starts = [name for name in ("init_from_counts", "first_weights") if run.get(name) and not base.get(name)]
+    rules = [
+        (run["steps"] != base["steps"], f"{run['steps']} steps, its base has {base['steps']}"),
+        (tokens > allowed, f"{tokens:,} training tokens, its base has {allowed:,}"),
+        (tokens > max(there, allowed), "training text read more than once"),
+        (bool(starts), f"{', '.join(starts)} is set"),
+        (said.get("computes_again"), "an optimizer that computes gradients more than once a step"),
+        (params > MOST_PARAMETERS, f"{params:,} parameters, at most {MOST_PARAMETERS:,}"),
+        (seconds > MOST_SECONDS, f"more than {MOST_SECONDS} s of training"),
+    ]
+    return [words for broken, words in rules if broken]
 
 
 # --- its record -------------------------------------------------------------------------------------------------------
@@ -156,45 +133,58 @@ def draw_positions(secret: str, what: str, tokens: int, count: int) -> np.ndarra
     return np.sort(generator.choice(tokens, min(count, tokens), replace=False))
 
 
-class Journal:
-    """A record that is being written. Each line is on disk before the work goes on. Raises UserError (STORAGE)."""
-
-    def __init__(self, path: Path, secret: str | None = None) -> None:
-        self.path, self.secret, self._previous = path, secret or secrets.token_hex(32), FIRST
-
-    def begin(self, facts: Mapping[str, Any]) -> None:
-        """Write the first line: what is judged, and the hash of the secret."""
-        facts = {name: value for name, value in facts.items() if name not in ("event", "previous")}
-        self.write("begin", {**facts, "commitment": hash_of(self.secret)})
-
-    def write(self, event: str, facts: Mapping[str, Any]) -> None:
-        """Add a line."""
-        line = json.dumps({"event": event, "previous": self._previous, **facts}, allow_nan=False)
-        with errors.writing(self.path):
-            append_line(self.path, line)
-        self._previous = hash_of(line)
-
-
-@dataclass(frozen=True)
+@dataclass
 class Judgement:
-    """What a record says.
+    """A record: what its lines say so far. It is read, or written line by line.
 
     word: "better", "worse", "tie", "unproven", "refused" (it breaks a rule), "dishonest" (a check failed), or
-    "unfinished" (it was killed).
+    "unfinished" (it is under way, or was killed).
 
     begin: the first line. trials: those of both arms, in order: corpus, seed, arm ("base" or "idea"), loss (nats per
     token of the test text), seconds, peak_mb, params. checks: name, passed, seen. reasons: why it is refused or
-    dishonest. secret: None for an unfinished one.
+    dishonest. secret: None for an unfinished one. last: the hash of the last line.
     """
 
     path: Path
-    begin: dict[str, Any]
+    begin: dict[str, Any] = field(default_factory=dict)
     trials: list[dict[str, Any]] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
     word: str = "unfinished"
     reasons: tuple[str, ...] = ()
     secret: str | None = None
     ended: str = ""
+    last: str = FIRST
+
+    def write(self, event: str, facts: Mapping[str, Any]) -> None:
+        """Add a line: it is on disk before the work goes on. Raises UserError (STORAGE)."""
+        row = {"event": event, "previous": self.last, **facts}
+        line = json.dumps(row, allow_nan=False)
+        with errors.writing(self.path):
+            append_line(self.path, line)
+        self.take(row, line)
+
+    def take(self, row: dict[str, Any], line: str) -> None:
+        """Add what a line says. Raises ValueError if it does not follow from the lines before."""
+        if row.get("previous") != self.last:
+            raise ValueError("it does not follow the line before: a line was changed, added or left out")
+        if (row.get("event") == "begin") == bool(self.begin):
+            raise ValueError("a judgement has one beginning, in line 1")
+        match row["event"]:
+            case "begin":
+                self.begin = row
+            case "trial":
+                self.trials.append(row)
+            case "check":
+                self.checks.append(row)
+            case "verdict":
+                if hash_of(str(row["secret"])) != self.begin["commitment"]:
+                    raise ValueError("its secret is not the one that line 1 commits to")
+                failed = not all(check["passed"] for check in self.checks)
+                if row["word"] != ("dishonest" if failed else "refused" if row["reasons"] else self.decided()):
+                    raise ValueError(f"its trials and checks do not say {row['word']!r}")
+                self.word, self.reasons, self.ended = row["word"], tuple(row["reasons"]), row["ended"]
+                self.secret = row["secret"]
+        self.last = hash_of(line)
 
     @property
     def name(self) -> str:
@@ -234,43 +224,15 @@ class Judgement:
 
 def read_judgement(path: Path) -> Judgement:
     """Read a record, check its chain and its secret. Raises UserError (DATA) with the line that is not as it was."""
-    lines = list(_lines(path))
-    if not lines or lines[0].get("event") != "begin":
-        raise _broken(path, 1, "it is not the beginning of a judgement")
-    found = Judgement(path, lines[0])
-    for number, line in enumerate(lines[1:], start=2):
-        match line["event"]:
-            case "trial":
-                found.trials.append(line)
-            case "check":
-                found.checks.append(line)
-            case "verdict":
-                if hash_of(str(line["secret"])) != found.begin["commitment"]:
-                    raise _broken(path, number, "its secret is not the one that line 1 commits to")
-                word, failed = line["word"], not all(check["passed"] for check in found.checks)
-                if word != ("dishonest" if failed else "refused" if line["reasons"] else found.decided()):
-                    raise _broken(path, number, f"its trials and checks do not say {word!r}")
-                reasons = tuple(line["reasons"])
-                found = replace(found, word=word, reasons=reasons, secret=line["secret"], ended=line["ended"])
-    return found
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        content = read_bytes(path, LARGEST).decode()
+        lines = read_bytes(path, LARGEST).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise errors.unreadable(path, error) from None
-    previous = FIRST
-    for number, line in enumerate(content.splitlines(), start=1):
+    found = Judgement(path)
+    for number, line in enumerate(lines or [""], start=1):
         try:
-            row = parse_json_object(line.encode())
-        except ValueError as error:
-            raise _broken(path, number, str(error)) from None
-        if row.get("previous") != previous:
-            raise _broken(path, number, "it does not follow the line before: a line was changed, added or left out")
-        previous = hash_of(line)
-        yield row
-
-
-def _broken(path: Path, number: int, why: str) -> UserError:
-    return UserError(f"{path}, line {number}", why=why, fix="a record as it was written", code=errors.DATA)
+            found.take(parse_json_object(line), line)
+        except (ValueError, KeyError, TypeError) as error:
+            fix = "a record as it was written"
+            raise UserError(f"{path}, line {number}", why=str(error), fix=fix, code=errors.DATA) from None
+    return found

@@ -28,17 +28,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 @pytest.mark.thorough
 def test_a_verdict_has_a_record_and_can_be_done_again(here: Here, tmp_path: Path) -> None:
-    done = here("judge", "my.py:honest@my.py:tiny", "--seeds", "1", "--json", *SMALL)
+    done = here("judge", "my.py:honest@my.py:tiny", "--seeds", "1", "--json", "--out", "mine.jsonl", *SMALL)
     verdict = json.loads(done.stdout)
     assert (done.returncode, verdict["verdict"], verdict["base"]) == (1, "unproven", "my.py:tiny")
     assert verdict["interval"] == [None, None]  # of one seed
     assert verdict["gain"] == verdict["gains"]["tokens"]["gain"]
     assert all(check["passed"] for check in verdict["checks"])
     assert len(verdict["checks"]) == 8
-    assert read_judgement(tmp_path / verdict["record"]).word == "unproven"
+    assert (verdict["record"], read_judgement(tmp_path / "mine.jsonl").word) == ("mine.jsonl", "unproven")
     assert "reports the loss of its own probabilities, without the future" in {one["name"] for one in verdict["checks"]}
     (tmp_path / "my.py").rename(tmp_path / "gone.py")  # the record has the source
-    again = here("judge", "--replay", verdict["record"], *SMALL)
+    again = here("judge", "--replay", "mine.jsonl", *SMALL)
     assert (again.returncode, "holds" in again.stdout) == (0, True)
 
 

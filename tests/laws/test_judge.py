@@ -4,6 +4,7 @@ is held by commands/test_judge_command.py."""
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.lab import judge, judgement
 from hectogpt.lab.ideas import find_run
-from hectogpt.lab.judgement import Journal, Judgement, draw_positions, draw_seed, hash_of, read_judgement
+from hectogpt.lab.judgement import Judgement, draw_positions, draw_seed, hash_of, read_judgement
 from hectogpt.serialization import dump
 
 CHEATS = ROOT / "tests" / "data" / "cheats.py"
@@ -70,9 +71,9 @@ def cases(table: dict[str, str]) -> list[Any]:
 def start(function: str, corpus: Corpus, out: Path) -> judge.Judging:
     """A judgement of this function whose base's process has said its run."""
     found = judgement.find_entrant(f"{CHEATS}:{function}", BASE)
-    journal = Journal(out / f"{function}.jsonl")
-    judging = judge.Judging(found, {"tokens": corpus}, journal, 1, print)
-    journal.begin({"idea": found.idea, "base": found.base, "corpora": ["tokens"], "at": ""})
+    record = Judgement(out / f"{function}.jsonl")
+    record.write("begin", asdict(found) | {"corpora": ["tokens"], "threads": 1, "commitment": hash_of("secret")})
+    judging = judge.Judging({"tokens": corpus}, record, "secret", print)
     judging.runs["base"] = dump(find_run(BASE))
     return judging
 
@@ -95,8 +96,8 @@ def test_numbers_and_long_texts_in_a_source_are_weights(tmp_path: Path) -> None:
     for name, body in {"text": f"w = {'x' * 3000!r}", "numbers": f"w = {list(range(3000))}"}.items():
         (tmp_path / f"{name}.py").write_text(f"{body}\ndef idea(run):\n    return run\n")
         found = judgement.find_entrant(f"{tmp_path / name}.py:idea")
-        assert "at most 2,000" in judgement.weights_in_source(found.file)[0]
-    fault, sizes = judgement.weights_in_source(judgement.find_entrant(f"{CHEATS}:honest").file)
+        assert "at most 2,000" in judgement.weights_in_source(found.source)[0]
+    fault, sizes = judgement.weights_in_source(judgement.find_entrant(f"{CHEATS}:honest").source)
     assert (fault, "characters in one text" in sizes) == ("", True)
 
 
@@ -105,16 +106,16 @@ def test_numbers_and_long_texts_in_a_source_are_weights(tmp_path: Path) -> None:
 
 def written(path: Path, gains: list[list[float]]) -> Judgement:
     """A record of trials with these gains [seeds][corpora]."""
-    journal = Journal(path)
+    record = Judgement(path)
     names = [f"text{place}" for place in range(len(gains[0]))]
-    journal.begin({"idea": "my.py:idea", "base": "minute", "corpora": names, "at": ""})
+    record.write("begin", {"corpora": names, "commitment": hash_of("secret")})
     for seed, row in enumerate(gains):
         for name, gain in zip(names, row, strict=True):
-            journal.write("trial", {"arm": "base", "corpus": name, "seed": seed, "loss": 3.0})
-            journal.write("trial", {"arm": "idea", "corpus": name, "seed": seed, "loss": 3.0 - gain})
-    word = read_judgement(path).decided()
-    journal.write("verdict", {"word": word, "reasons": [], "ended": "", "secret": journal.secret})
-    return read_judgement(path)
+            record.write("trial", {"arm": "base", "corpus": name, "seed": seed, "loss": 3.0})
+            record.write("trial", {"arm": "idea", "corpus": name, "seed": seed, "loss": 3.0 - gain})
+    record.write("verdict", {"word": record.decided(), "reasons": [], "ended": "", "secret": "secret"})
+    assert vars(read_judgement(path)) == vars(record) | {"reasons": ()}
+    return record
 
 
 def test_gains_on_all_corpora_decide(tmp_path: Path) -> None:
