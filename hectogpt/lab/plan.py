@@ -16,7 +16,7 @@ from typing import Any
 from hectogpt.display import value_text
 from hectogpt.errors import UserError, set_to
 from hectogpt.lab import ideas, ladder, recipes
-from hectogpt.lab.record import arm_label, differences
+from hectogpt.lab.record import arm_label, changed
 from hectogpt.serialization import IDEA_MODULE, current_path, dump
 from hectogpt.training.run import Run, load_run
 
@@ -35,13 +35,26 @@ class Arm:
     overrides: dict[str, Any]
 
 
+def add_arm(arms: dict[str, Arm], run: Run, recipe: Run, label: str) -> None:
+    """Add the arm of a run by its label. recipe: what it was made from. Raises UserError for a run that is there."""
+    if label in arms:
+        if arms[label].run.ideas == run.ideas and not changed(arms[label].run, run):
+            raise UserError(
+                f"{label} is named twice",
+                why="seed, threads and corpus are the comparison's, so runs that differ in these alone are equal",
+                fix="leave one out, or change a field",
+            )
+        label += f" ({len(arms) + 1})"  # files of one name in two folders
+    arms[label] = Arm(label, run, changed(recipe, run))
+
+
 def plan(
     names: Sequence[str], without: Sequence[str] = (), sweep: Sequence[str] = (), steps: int | None = None
 ) -> list[Arm]:
     """The arms: each named recipe, then the top recipe without each named rung; each with every swept value.
 
     without: names of rungs, or "all". sweep: texts such as "optim.lr=0.001,0.003"; several of them make a grid.
-    Raises UserError for an unknown recipe, field or value.
+    Raises UserError for an unknown recipe, field or value, and for what is named twice.
     """
     if without and not names:
         names = (ladder.TOP,)
@@ -49,18 +62,13 @@ def plan(
     names = [*names, *(recipes.WITHOUT + rung for rung in rungs)]
     if not names:
         raise UserError("no recipe named", fix="hectogpt compare baseline top")
-    grid = list(product(*[parse_sweep(text) for text in sweep]))
+    fields = [parse_sweep(text) for text in sweep] + ([[("steps", steps)]] if steps is not None else [])
     arms: dict[str, Arm] = {}
     for name in names:
         base = ideas.find_run(name, ideas.bases_for(names))
-        for point in grid:
-            overrides = {current_path(base, field): value for field, value in point}
-            if steps is not None and steps != base.steps:
-                overrides["steps"] = steps
-            run, label = override(base, overrides), arm_label(base.recipe, overrides)
-            if label in arms and arms[label].run != run:  # files of one name in two folders
-                label += f" ({base.ideas[-1][:8]})"
-            arms[label] = Arm(label, run, overrides)
+        for point in product(*fields):
+            run = override(base, dict(point))
+            add_arm(arms, run, base, arm_label(run.recipe, changed(base, run)))
     return list(arms.values())
 
 
@@ -116,18 +124,9 @@ def arms_of(runs: Sequence[Run | str], steps: int | None = None, threads: int = 
         check_classes(run)
         run = replace(run, steps=steps or run.steps, threads=threads or run.threads)
         own = base if isinstance(base, Run) and isinstance(item, str) and run.ideas else run
-        changed = differences(recipes.recipe_of(own) or own, own)
-        apart = differences(named.setdefault(run.recipe, run), run)
-        label = " ".join([run.recipe, *(f"{path}={value_text(new)}" for path, (_, new) in apart.items())])
-        if label in arms:
-            if arms[label].run.ideas == run.ideas and not differences(arms[label].run, run):
-                raise UserError(
-                    f"{run.recipe} is named twice",
-                    why="seed, threads and corpus are the comparison's, so runs that differ in these alone are equal",
-                    fix="leave one out, or change a field: replace(run, steps=50)",
-                )
-            label += f" ({len(arms) + 1})"
-        arms[label] = Arm(label, run, {path: new for path, (_, new) in changed.items()})
+        apart = changed(named.setdefault(run.recipe, run), run)
+        label = " ".join([run.recipe, *(f"{path}={value_text(new)}" for path, new in apart.items())])
+        add_arm(arms, run, recipes.recipe_of(own) or own, label)
     return list(arms.values())
 
 

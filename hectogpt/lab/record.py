@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -123,32 +121,25 @@ def parse_run(run: Mapping[str, Any]) -> Run | None:
 
 
 def experiment_key(run: Mapping[str, Any], corpus_sha256: Mapping[str, str]) -> str:
-    """SHA-256 over the run (recipe and every field but NOT_IDENTITY) and the hashes of the three token streams.
+    """What makes two experiments different: the run (recipe and every field but NOT_IDENTITY) and the three texts.
 
     run: as `dump` writes it today. A record's run is brought to that form when it is read, fields that are newer than
     the record with their defaults; a run that this version cannot express stands for itself.
     """
-    return _hash(_identity(run, corpus_sha256))
+    fields = {name: value for name, value in run.items() if name not in NOT_IDENTITY}
+    texts = [corpus_sha256.get(split) for split in ("train", "dev", "test")]
+    return json.dumps([fields, texts], sort_keys=True, allow_nan=False)
 
 
 def trial_key(run: Mapping[str, Any], corpus_sha256: Mapping[str, str], track: str, seed: int) -> str:
     """The same with track, seed and the run's number of threads: what makes two trials different."""
-    return _hash([*_identity(run, corpus_sha256), track, seed, run.get("threads")])
+    return json.dumps([experiment_key(run, corpus_sha256), track, seed, run.get("threads")])
 
 
-def _identity(run: Mapping[str, Any], corpus_sha256: Mapping[str, str]) -> list[Any]:
-    fields = {name: value for name, value in run.items() if name not in NOT_IDENTITY}
-    return [fields, [corpus_sha256.get(split) for split in ("train", "dev", "test")]]
-
-
-def _hash(values: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
-def differences(before: Run, after: Run) -> dict[str, tuple[Any, Any]]:
-    """Dotted field -> both values, of the fields in which two runs differ as experiments."""
+def changed(before: Run, after: Run) -> dict[str, Any]:
+    """Dotted field -> the value after, as `dump` has it, of the fields in which two runs differ as experiments."""
     left_out = (*NOT_IDENTITY, "recipe", "ideas")
-    return {path: pair for path, pair in diff(before, after).items() if path.split(".")[0] not in left_out}
+    return {path: new for path, (_, new) in diff(before, after).items() if path.split(".")[0] not in left_out}
 
 
 def failures(records: Iterable[Record]) -> list[str]:
@@ -166,16 +157,9 @@ def failures(records: Iterable[Record]) -> list[str]:
     return [f"{line} (seed {', '.join(map(str, sorted(which)))})" for line, which in seeds.items()]
 
 
-def json_value(value: Any) -> Any:
-    """A field's value with the numbers that JSON lacks as texts, as `dump` writes them."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return [json_value(item) for item in value] if isinstance(value, tuple | list) else value
-
-
 def arm_label(recipe: str, overrides: Mapping[str, Any]) -> str:
     """A recipe and what was overridden in it, in words: "muon optim.lr=0.01"."""
-    changes = (f"{name}={json.dumps(json_value(value), allow_nan=False)}" for name, value in overrides.items())
+    changes = (f"{name}={json.dumps(value, allow_nan=False)}" for name, value in overrides.items())
     return " ".join([recipe, *changes])
 
 
@@ -278,9 +262,7 @@ def check_writable(path: Path) -> None:
 def append_record(path: Path, record: Record) -> None:
     """Add one record, whole and flushed to disk, as several processes may do at once. Raises UserError (STORAGE), with
     the record's line, so that a trial is not lost with it."""
-    row = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
-    row["overrides"] = {name: json_value(value) for name, value in record.overrides.items()}
-    line = json.dumps(row, allow_nan=False)
+    line = json.dumps(vars(record), allow_nan=False)
     kept = f"the records written before, and this line, to be added by hand: {line}"
     with errors.writing(path, fix=set_to("out", "a file you may write to"), kept=kept):
         append_line(path, line)

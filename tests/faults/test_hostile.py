@@ -130,7 +130,7 @@ def test_what_compare_writes_is_read(tmp_path: Path) -> None:
     names = [name for name in hostile.TEXTS if name.strip()]
     for number, name in enumerate(names):
         run = dump(recipes.recipe("baseline")) | {"recipe": name}
-        record = Record(name, "closed", name, number, run, dev_loss=3.0, overrides={"optim.eps": float("inf")})
+        record = Record(name, "closed", name, number, run, dev_loss=3.0, overrides={"optim.eps": "inf"})
         append_record(tmp_path / "r.jsonl", record)
     found = read_records(tmp_path / "r.jsonl")
     assert (len(found), found[0].overrides) == (len(names), {"optim.eps": "inf"})

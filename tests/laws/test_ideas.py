@@ -115,7 +115,7 @@ def test_a_comparisons_first_recipe_is_what_its_ideas_are_applied_to(write: Writ
         (plan(["copying", "mine.py:steps"]), ["copying", "mine.py:steps@copying"]),
         (plan(["mine.py:steps", "copying"]), ["mine.py:steps", "copying"]),
         (plan(["top", "mine.py:steps"], without=["muon"]), [ladder.TOP, "mine.py:steps", "without-muon"]),
-        (plan(["mine.py:steps"], sweep=["seed=1,2"]), ["mine.py:steps seed=1", "mine.py:steps seed=2"]),
+        (plan(["mine.py:steps"], sweep=["steps=1,2"]), ["mine.py:steps steps=1", "mine.py:steps steps=2"]),
     ):
         assert [arm.label for arm in arms] == labels
 
@@ -178,7 +178,7 @@ def test_two_classes_of_one_name_in_one_run_are_refused(write: Write) -> None:
     write(part.format("a"), "a.py")
     write(part.format("b"), "b.py")
     refused("b.py:f@a.py:f", "a second class called Part")
-    arms = plan(["a.py:f", "b.py:f"], sweep=["seed=1,2"])
+    arms = plan(["a.py:f", "b.py:f"], sweep=["steps=1,2"])
     assert len({json.dumps(dump(arm.run)) for arm in arms}) == 4
     assert all(load_run(dump(arm.run)) == arm.run for arm in arms)
 

@@ -198,7 +198,8 @@ def test_without_all_leaves_out_each_rung_once() -> None:
     assert arms[0].label == TOP
     assert len(arms) == 1 + len(ladder.LADDER)
     assert all(arm.run.recipe == arm.label and not arm.overrides for arm in arms)
-    for names, without, named in (([], [], "no recipe"), (["basline"], [], "basline"), ([], ["foo"], "foo")):
+    wrong = [([], [], "no recipe"), (["basline"], [], "basline"), ([], ["foo"], "foo"), (["top", TOP], [], "twice")]
+    for names, without, named in wrong:
         with pytest.raises(UserError, match=named):
             plan(names, without=without)
 
