@@ -27,7 +27,7 @@ import numpy as np
 
 from hectogpt import __version__, hardware
 from hectogpt.data import Corpus
-from hectogpt.errors import HANGUP, INTERRUPTED, TERMINATED, UserError, set_to
+from hectogpt.errors import UserError, set_to
 from hectogpt.kernels.build import find
 from hectogpt.lab.compare import short_name
 from hectogpt.lab.contestant import EARLY
@@ -41,7 +41,7 @@ from hectogpt.lab.judgement import (
     weights_in_source,
 )
 from hectogpt.process import Child, revision
-from hectogpt.signals import code_of
+from hectogpt.signals import WORDS, code_of
 from hectogpt.training.evaluate import SEQ_LEN
 
 QUESTIONS = 256  # for each trial of the idea
@@ -51,8 +51,6 @@ MOST_SEEDS = 12
 SAME_MACHINE = 1e-6  # nats that a replayed loss may differ by
 ACROSS_MACHINES = 0.02  # where processor or version are others: SOAP enlarges how sums are rounded
 HANGS = 900.0  # seconds without a message
-# Why a judgement ended by a signal -> the exit code of a queue.
-STOPPED = {"stopped": INTERRUPTED, "terminated": TERMINATED, "hung up": HANGUP}
 # Variables that its processes have.
 ENVIRONMENT = [
     *("PATH", "HOME", "LANG", "LD_LIBRARY_PATH"),
@@ -120,7 +118,7 @@ def judge(
     try:
         judging.finish(minutes * 60, most_seeds)
     except KeyboardInterrupt as stop:
-        judging.end(next(word for word, code in STOPPED.items() if code == code_of(stop)))
+        judging.end(WORDS[code_of(stop)])
     return record
 
 

@@ -231,7 +231,7 @@ def read_judgement(path: Path) -> Judgement:
     found = Judgement(path)
     for number, line in enumerate(lines or [""], start=1):
         try:
-            found.take(parse_json_object(line), line)
+            found.take(parse_json_object(line.encode()), line)
         except (ValueError, KeyError, TypeError) as error:
             fix = "a record as it was written"
             raise UserError(f"{path}, line {number}", why=str(error), fix=fix, code=errors.DATA) from None
