@@ -133,7 +133,7 @@ def experiment_key(run: Mapping[str, Any], corpus_sha256: Mapping[str, str]) -> 
 
 def trial_key(run: Mapping[str, Any], corpus_sha256: Mapping[str, str], track: str, seed: int) -> str:
     """The same with track, seed and the run's number of threads: what makes two trials different."""
-    return json.dumps([experiment_key(run, corpus_sha256), track, seed, run.get("threads")])
+    return json.dumps([experiment_key(run, corpus_sha256), track, seed, run.get("threads")], allow_nan=False)
 
 
 def changed(before: Run, after: Run) -> dict[str, Any]:
