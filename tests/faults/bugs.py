@@ -28,8 +28,6 @@ from hectogpt.training import checkpoint, full_run, loop, run_folder
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints, State
 from hectogpt.training.run import Run
 
-Cases = dict[str, Run]
-
 
 def nothing(*_: Any, **__: Any) -> None:
     """Takes the place of what is left out."""
@@ -45,36 +43,23 @@ def everywhere(old: Any, new: Any) -> None:
 
 # --- what is planted --------------------------------------------------------------------------------------------------
 
+save, take = Checkpoints.save, checkpoint.take_state
 
-def save_after_removing() -> None:
-    save = Checkpoints.save
 
-    def saved(self: Checkpoints, new: Checkpoint) -> None:
-        for step in self.steps():
-            files.remove_folder(self.path(step))
+def save_after_removing(self: Checkpoints, new: Checkpoint) -> None:
+    for step in self.steps():
+        files.remove_folder(self.path(step))
+    save(self, new)
+
+
+def save_or_not(self: Checkpoints, new: Checkpoint) -> None:
+    with contextlib.suppress(Exception):
         save(self, new)
 
-    Checkpoints.save = saved
 
-
-def save_or_not() -> None:
-    save = Checkpoints.save
-
-    def saved(self: Checkpoints, new: Checkpoint) -> None:
-        with contextlib.suppress(Exception):
-            save(self, new)
-
-    Checkpoints.save = saved
-
-
-def forget_steps() -> None:
-    take = checkpoint.take_state
-
-    def taken(*arguments: Any) -> State:
-        found = take(*arguments)
-        return State({n: t * 0 if n.endswith(".step") else t for n, t in found.tensors.items()}, found.values)
-
-    everywhere(take, taken)
+def take_without_counts(*arguments: Any) -> State:
+    found = take(*arguments)
+    return State({n: t * 0 if n.endswith(".step") else t for n, t in found.tensors.items()}, found.values)
 
 
 def leave_leftovers() -> None:
@@ -95,60 +80,55 @@ def raising(**_: Any) -> Iterator[list[int]]:
 # --- who must see it --------------------------------------------------------------------------------------------------
 
 
-def by_kills(cases: Cases, where: Path, kind: str = "plain") -> int:
-    """Kills at points of a run of this kind."""
-    run = Undisturbed(replace(cases[kind], steps=killed.FEW_STEPS), where, runs.train_unscored)
-    return killed.point_kills(run, every=9).failures
+class Looks:
+    """Proofs with few tries; each returns how much it finds."""
+
+    def __init__(self, cases: dict[str, Run], where: Path) -> None:
+        self.cases, self.where = cases, where
+
+    def run_of(self, kind: str, steps: int = killed.FEW_STEPS, train: runs.Train = runs.train_unscored) -> Undisturbed:
+        return Undisturbed(replace(self.cases[kind], steps=steps), self.where, train)
+
+    def kills(self, kind: str = "plain") -> int:
+        return killed.point_kills(self.run_of(kind), every=9).failures
+
+    def power_cut(self) -> int:
+        return len(power_cut.states_of(power_cut.checkpoint_saving(self.cases["plain"]), self.where / "cut")[1])
+
+    def storage(self) -> int:
+        run = self.run_of("plain")
+        halves = [one for one in killed.points_of(run, steps=False) if one[1] == "half of write tensors"]
+        return sum(len(killed.fail_at(run, (*one, False))) for one in halves[-3:])
+
+    def signals(self) -> int:
+        return killed.line("", self.run_of("plain", 40, killed.train_by_time), killed.stopped, range(6)).failures
+
+    def damage(self) -> int:
+        return damage.damaged(self.where, replace(self.cases["plain"], steps=4), 96).failures
+
+    def starts(self) -> int:
+        ways = (Started.resumed, Started.with_one_folder)
+        return two_at_once.starts(self.cases["plain"], self.where, 4, ways).failures
 
 
-def by_power_cut(cases: Cases, where: Path) -> int:
-    """The model of the disk, on which is all that was written before."""
-    return len(power_cut.states_of(power_cut.checkpoint_saving(cases["plain"]), where)[1])
+def replaced(owner: Any, name: str, new: Any) -> Callable[[], object]:
+    """Plants `new` in the place of a method or a module's function."""
+    return lambda: setattr(owner, name, new)
 
 
-def by_storage(cases: Cases, where: Path) -> int:
-    """Failing storage."""
-    run = Undisturbed(replace(cases["plain"], steps=killed.FEW_STEPS), where, runs.train_unscored)
-    halves = [one for one in killed.points_of(run, steps=False) if one[1] == "half of write tensors"]
-    return sum(len(killed.fail_at(run, (*one, False))) for one in halves[-3:])
-
-
-def by_signals(cases: Cases, where: Path) -> int:
-    """Signals."""
-    run = Undisturbed(replace(cases["plain"], steps=40), where, killed.train_by_time)
-    return killed.line("", run, killed.stopped, range(6)).failures
-
-
-def by_damage(cases: Cases, where: Path) -> int:
-    """Damaged files."""
-    return damage.damaged(where, replace(cases["plain"], steps=4), 96).failures
-
-
-def by_starts(cases: Cases, where: Path) -> int:
-    """Starts of several processes."""
-    return two_at_once.starts(cases["plain"], where, 4, (Started.resumed, Started.with_one_folder)).failures
-
-
-# name -> what plants it, and what a proof then sees
-BUGS: dict[str, tuple[Callable[[], object], Callable[[Cases, Path], int]]] = {
-    "old checkpoints are removed before the new one is saved": (save_after_removing, by_kills),
-    "files are not synced": (
-        lambda: [everywhere(sync, nothing) for sync in (files.sync_file, files.sync)],
-        by_power_cut,
-    ),
-    "hashes are not checked": (lambda: everywhere(json_files.damage, lambda *_, **__: {}), by_damage),
-    "dropout draws from what no step seeds": (
-        lambda: everywhere(loop.seeded, unseeded),
-        lambda cases, where: by_kills(cases, where, "idea"),
-    ),
-    "AdamW's count of steps is not saved": (forget_steps, by_kills),
-    "names in folders are not synced": (lambda: everywhere(files.sync_folder, nothing), by_power_cut),
-    "a checkpoint that cannot be written counts as saved": (save_or_not, by_storage),
-    "what killed processes were writing stays": (leave_leftovers, by_kills),
-    "two processes may train in one folder": (lambda: setattr(run_folder, "_lock", lambda *_: True), by_starts),
-    "a signal ends the run without a checkpoint": (lambda: setattr(full_run, "stop_on_signal", raising), by_signals),
+# what is planted -> what plants it, and what a proof then sees
+BUGS: dict[str, tuple[Callable[[], object], Callable[[Looks], int]]] = {
+    "old checkpoints are removed before the new one": (replaced(Checkpoints, "save", save_after_removing), Looks.kills),
+    "files are not synced": (lambda: [everywhere(f, nothing) for f in (files.sync_file, files.sync)], Looks.power_cut),
+    "hashes are not checked": (lambda: everywhere(json_files.damage, lambda *_, **__: {}), Looks.damage),
+    "dropout is not seeded": (lambda: everywhere(loop.seeded, unseeded), lambda looks: looks.kills("idea")),
+    "AdamW's count of steps is not saved": (lambda: everywhere(take, take_without_counts), Looks.kills),
+    "names in folders are not synced": (lambda: everywhere(files.sync_folder, nothing), Looks.power_cut),
+    "what cannot be written counts as saved": (replaced(Checkpoints, "save", save_or_not), Looks.storage),
+    "what killed processes were writing stays": (leave_leftovers, Looks.kills),
+    "two processes may train in one folder": (replaced(run_folder, "_lock", lambda *_: True), Looks.starts),
+    "a signal ends a run without a checkpoint": (replaced(full_run, "stop_on_signal", raising), Looks.signals),
 }
-QUICK = 4  # the first ones
 
 
 def check(quick: bool) -> list[forks.Line]:
@@ -159,9 +139,9 @@ def check(quick: bool) -> list[forks.Line]:
             forks.WORKERS = 1
             plant, look = BUGS[name]
             plant()
-            return look(cases, Path(tempfile.mkdtemp(dir=where)))
+            return look(Looks(cases, Path(tempfile.mkdtemp(dir=where))))
 
         def look_for(name: str) -> list[str]:  # in a child, where the bug stays
             return [] if forks.value_of(lambda: seen(name)) else ["not seen"]
 
-        return [forks.over("planted bugs", look_for, list(BUGS)[: QUICK if quick else None], "all seen")]
+        return [forks.over("planted bugs", look_for, list(BUGS)[: 4 if quick else None], "all seen")]
