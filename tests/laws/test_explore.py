@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import expit, logit
-from scipy.stats import ks_2samp, norm
+from scipy.special import expit
+from scipy.stats import ks_2samp
 
 from hectogpt.model.parts import SinusoidalPositions
 from tools import attention, positions
@@ -82,28 +82,8 @@ def test_projections_are_distributed_as_those_of_real_keys(normalise: bool) -> N
     assert one_short.low < one_literal.high
 
 
-def density_of(law: attention.LogisticNormal, w: np.ndarray) -> np.ndarray:
-    return norm.pdf(logit(w), law.centre, law.scale) / (w * (1 - w))
-
-
-def test_one_head_has_two_humps_from_beta_two_on() -> None:
-    w = expit(np.linspace(-25, 25, 10_001))
-    for beta, humps in ((1.0, 1), (1.95, 1), (2.05, 2), (6.0, 2)):
-        density = density_of(attention.single_head_limit(beta), w)  # at beta = 6 the humps lie beyond 1 - 1e-7
-        inner = density[1:-1]
-        assert int(((inner > density[:-2]) & (inner > density[2:])).sum()) == humps
-
-
-def test_variance_of_one_head_at_both_ends() -> None:
-    small, large = 0.01, 5_000.0
-    assert attention.single_head_limit(small).mean() == pytest.approx(0.5, abs=1e-14)
-    assert attention.single_head_limit(small).variance() == pytest.approx(small**2 / 32, rel=1e-3)
-    end = 0.25 - 1 / (large * math.sqrt(math.pi))
-    assert attention.single_head_limit(large).variance() == pytest.approx(end, abs=1e-9)
-
-
-@pytest.mark.parametrize("beta", [1.0, 5.0, 10.0, 40.0])
-@pytest.mark.parametrize("n", [2, 16, 200])
+@pytest.mark.parametrize("beta", [1.0, 10.0, 40.0])
+@pytest.mark.parametrize("n", [2, 200])
 def test_closed_forms_lie_in_the_simulated_intervals(beta: float, n: int) -> None:
     seen = attention.sample_projections(20_000, n, 1e-10, 0.5, seed=n)
     one, (first, second) = attention.attend_one_head(seen, beta), attention.attend_two_heads(seen, beta)
@@ -169,12 +149,6 @@ def test_sinusoids_follow_the_definition_and_the_model_has_the_same() -> None:
     assert phi[7, 3] == pytest.approx(math.cos(7 / 10000 ** (2 / 6)), abs=1e-15)
     table = SinusoidalPositions().build(20, 6)(torch.arange(20)[None])[0]
     np.testing.assert_allclose(table.numpy(), phi, atol=2**-24)
-
-
-def test_similarity_tends_to_its_integral() -> None:
-    apart = np.array([1, 7, 100, 2000])
-    wide = positions.similarity(apart, 1 << 16) / (1 << 15)
-    np.testing.assert_allclose(wide, positions.similarity_limit(apart.astype(np.float64)), atol=1e-4)
 
 
 @pytest.mark.parametrize("d", [2, 4, 8, 32])

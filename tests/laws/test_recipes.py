@@ -12,7 +12,7 @@ import pytest
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.lab import ladder, recipes
-from hectogpt.lab.ladder import LADDER, TOP, Recipe
+from hectogpt.lab.ladder import LADDER, Recipe
 from hectogpt.model.pointer import PointerHead
 from hectogpt.serialization import dump, load
 from hectogpt.training.evaluate import evaluate
@@ -58,13 +58,6 @@ def test_old_names_are_accepted_everywhere() -> None:
             assert recipes.without(old).recipe == f"without-{new}"
     assert not recipes.RENAMED.keys() & set(recipes.names()), "no name means two things"
     assert recipes.without("wide", "depth") == recipes.without("width_256", "layers_4")
-
-
-def test_every_name_is_described() -> None:
-    for name in recipes.names():
-        assert recipes.describe(name).endswith(".")
-        assert recipes.recipe(name).recipe == name
-    assert recipes.recipe("top") == recipes.recipe(TOP) == recipes.recipe(LADDER[-1].__name__)
 
 
 def test_unknown_names_are_answered_with_the_nearest() -> None:

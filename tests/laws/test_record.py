@@ -148,11 +148,6 @@ def test_the_ladders_records_are_those_of_todays_recipes() -> None:
             found[corpus, r.track, name] += 1
     rungs = ["baseline", *(change.__name__ for change in ladder.LADDER)]
     assert all(found[corpus, "closed", rung] >= 3 for corpus in ("sotu", "tinystories") for rung in rungs)
-    assert found["tinystories", "closed+statistics", "counts"] == 8
-    assert found["tinystories", "open-cpu", "one_pass"] == found["tinystories", "open-cpu", "large_batch"] == 3
-    for name in ("soap", "adamw_gpt2", "modded_nanogpt", "nanochat", "soap_muon"):
-        assert min(found["sotu", "closed", name], found["tinystories", "closed", name]) >= 3
-    assert all(found["tinystories", "closed", name] == 1 for name in runs if name.startswith("without-"))
     # Counted with the version that wrote the records; each line more adds to it.
     assert sum(found.values()) >= 231
 

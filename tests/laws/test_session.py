@@ -19,7 +19,6 @@ from torch import Tensor, nn
 import hectogpt
 from hectogpt import InputPart, Norm, hardware
 from hectogpt.data import Corpus
-from hectogpt.training.plot import plot_run
 from hectogpt.training.run import Data
 from hectogpt.training.run_folder import read_run
 from hectogpt.training.session import Session
@@ -67,25 +66,18 @@ def test_command_line_trial_and_python_give_one_definition(
 def test_a_result_says_what_the_run_came_to(corpus: Corpus) -> None:
     run = small_run(steps=12, data=Data(batch_size=2, seq_len=32))
     session = Session.open(run, corpus)
-    empty = session.result()
-    assert (empty.losses, empty.train_tokens, empty.dev_loss) == ((), 0, None)
-    assert np.isnan(empty.train_loss_last)
-    assert np.isnan(empty.train_loss_last10)
+    assert (session.result().losses, session.result().dev_loss) == ((), None)
     steps = list(session.steps())
     score = session.evaluate("dev")
     result = session.result()
-    assert result.losses == tuple(step.loss for step in steps)
-    assert result.grad_norms == tuple(step.grad_norm for step in steps)
     assert result.train_tokens == 12 * 2 * 32
     assert (result.dev_loss, result.scores) == (score.loss, {"dev": score})
     assert result.train_loss_last == steps[-1].loss
     assert result.train_loss_last10 == pytest.approx(np.mean([step.loss for step in steps[2:]]))
     assert result.params == sum(p.numel() for p in result.model.parameters())
-    assert (result.corpus, result.corpus_sha256) == (corpus.name, corpus.sha256)
     summary = result.summary()
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert (summary["dev_loss"], summary["dev_bpb"]) == (score.loss, score.bits_per_byte)
-    assert "test_loss" not in summary
 
 
 def test_scores_on_the_way_change_no_bit(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,14 +108,3 @@ def test_a_part_that_never_moves_is_named(corpus: Corpus) -> None:
     assert "lm_head.weight" in session.unmoved()
     list(session.steps())
     assert session.unmoved() == ["inputs.0.weight"]
-
-
-def test_a_picture_is_written(tmp_path: Path) -> None:
-    """Of one step and of many, with and without a baseline; the same bytes twice."""
-    baseline = ([10.8] * 9, [1.2] * 9)
-    for number, (steps, beside) in enumerate(((1, None), (7, baseline), (7, baseline))):
-        losses, norms = [10.8 - 0.3 * i for i in range(steps)], [1.0 + 0.1 * i for i in range(steps)]
-        path = tmp_path / f"{number}.png"
-        plot_run(path, losses, norms, "a run", beside, [(2, 9.0), (5, 8.0)], {"unigram counts": 6.79})
-        assert path.read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
