@@ -154,12 +154,6 @@ def test_order_is_the_same_for_ever() -> None:
     assert Batches(tokens, 2, 2, seed=7).order(3).tolist() == [2, 5, 9, 7, 3, 0, 6, 8, 4, 1, 11, 10]
 
 
-def test_too_short_for_a_sequence() -> None:
-    with pytest.raises(UserError, match="7 tokens in this split, one sequence needs 65") as caught:
-        Batches(np.arange(7), seq_len=65)
-    assert "set data.seq_len to 7" in caught.value.fix
-
-
 # --- sources ----------------------------------------------------------------------------------------------------------
 
 

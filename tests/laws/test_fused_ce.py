@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hectogpt.errors import UserError
 from hectogpt.model.fused_ce import Mixture
 
 # Relative norm of the difference: float64, float32, and float32 with bf16 products (loss, gradients).
@@ -140,20 +139,11 @@ def test_nan_is_never_hidden() -> None:
 
 def test_no_targets() -> None:
     x, weight, _, targets = problem(0, 20, 5, torch.float32, 10)
-    with pytest.raises(UserError, match="no targets"):
-        fused_loss(x, weight, targets)
     loss = fused_loss(x, weight, targets, reduction="sum")
     loss.backward()
     assert loss.item() == 0
     assert x.grad.shape == x.shape
     assert not weight.grad.any()
-
-
-def test_target_outside_the_vocabulary_is_named() -> None:
-    x, weight, _, targets = problem(4, 20, 5, torch.float32, 11)
-    targets[2] = 20
-    with pytest.raises(UserError, match="target id 20 at flat position 2"):
-        fused_loss(x, weight, targets)
 
 
 def test_what_the_softmax_excludes_can_still_be_copied() -> None:

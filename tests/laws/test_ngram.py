@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_kinds import KINDS, build
 
-from hectogpt.errors import UserError
 from hectogpt.lab.counting import FIRST, Scored, fit_weights, losses, mix, score_both
 from hectogpt.lab.ngram import ADDED, DISCOUNT, ORDER, KneserNey, NgramModels, Pattern, neighbours
 from hectogpt.training.evaluate import evaluate
@@ -123,14 +122,6 @@ def test_scores_every_token_after_the_first() -> None:
     starts = [(i - 1) // 8 * 8 for i in range(1, 50)]
     five = [models.order_5.score([held_out[None, a : i + 1]])[0][-1] for i, a in enumerate(starts, start=1)]
     assert scores["kn5"] == pytest.approx(-np.log(five).mean())
-
-
-@pytest.mark.parametrize(
-    ("train", "held_out"), [([], [1, 2]), ([1, 2], [1]), ([1, 9], [1, 2]), ([1, 2], [1, 9]), ([-1, 2], [1, 2])]
-)
-def test_refuses_what_cannot_be_counted(train: list[int], held_out: list[int]) -> None:
-    with pytest.raises(UserError):
-        NgramModels(np.array(train, dtype=np.int64), 5).losses(np.array(held_out))
 
 
 # --- mixed into a network ---------------------------------------------------------------------------------------------

@@ -152,15 +152,3 @@ def test_leaves_are_no_larger_than_a_micro_batch(batch: int, micro_batch: int, p
     data = choose_leaves(asked, processes)
     assert data.rows_at_once <= asked.rows_at_once
     assert processes in process_counts(data.leaves or 0)
-
-
-def test_processes_that_cannot_share_a_batch_are_told_which_numbers_can() -> None:
-    with pytest.raises(UserError, match="5 processes cannot share a batch") as caught:
-        choose_leaves(Data(batch_size=12, seq_len=8), 5)
-    assert "there may be 1, 2, 3, 4, 6 or 12" in caught.value.why
-    with pytest.raises(UserError, match="3 processes cannot share") as caught:
-        choose_leaves(Data(batch_size=16, seq_len=8, leaves=8), 3)
-    assert "there may be 1, 2, 4 or 8" in caught.value.why
-    with pytest.raises(UserError, match=r"data.leaves = 3") as caught:
-        Data(batch_size=16, seq_len=8, leaves=3)
-    assert caught.value.fix == "set data.leaves to 2"

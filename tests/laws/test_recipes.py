@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from hectogpt.data import Corpus
-from hectogpt.errors import UserError
 from hectogpt.lab import ladder, recipes
 from hectogpt.lab.ladder import LADDER, Recipe
 from hectogpt.model.pointer import PointerHead
@@ -58,14 +57,6 @@ def test_old_names_are_accepted_everywhere() -> None:
             assert recipes.without(old).recipe == f"without-{new}"
     assert not recipes.RENAMED.keys() & set(recipes.names()), "no name means two things"
     assert recipes.without("wide", "depth") == recipes.without("width_256", "layers_4")
-
-
-def test_unknown_names_are_answered_with_the_nearest() -> None:
-    with pytest.raises(UserError, match="did you mean 'rotary'"):
-        recipes.recipe("rotery")
-    for name in ("without-adamw_128", "without-nothing"):
-        with pytest.raises(UserError, match="is not on the ladder"):
-            recipes.recipe(name)
 
 
 # --- what they compute ------------------------------------------------------------------------------------------------

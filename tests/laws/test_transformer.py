@@ -13,11 +13,9 @@ from hypothesis import strategies as st
 from model_kinds import GPT2, KINDS, build, random_ids
 from torch import Tensor
 
-from hectogpt.errors import UserError
 from hectogpt.model import SIZES, Init, ModelConfig, Transformer
 from hectogpt.model.attention import CausalAttention
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.model.parts import SinusoidalPositions
 
 SMALL = ModelConfig(d_model=24, n_heads=3, n_layers=2, context_length=16, vocab_size=61)
 
@@ -148,14 +146,3 @@ def test_sizes_have_the_published_parameter_counts() -> None:
     assert count(SIZES["tiny"]) == 3_374_415
     assert count(replace(SIZES["gpt2"], lm_head=LMHeadConfig(tied=True))) == 124_439_808
     assert count(SIZES["gpt2"]) > SIZES["gpt2"].min_parameters() > 0.99 * count(SIZES["gpt2"])
-
-
-def test_sizes_that_cannot_be_are_refused() -> None:
-    with pytest.raises(UserError, match="n_heads among 1, 3, 11, 33"):
-        replace(SIZES["tiny"], n_heads=4)
-    with pytest.raises(UserError, match="d_model"):
-        replace(SMALL, d_model=0)
-    with pytest.raises(UserError, match="n_layers"):
-        replace(SMALL, n_layers=-1)
-    with pytest.raises(UserError, match="even"):
-        Transformer(replace(SMALL, d_model=33, positions=SinusoidalPositions()))
