@@ -30,6 +30,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
+def one_line(text: str) -> str:
+    """Text from a file for a cell of a table: nothing in it can break the line or move the cursor."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def value_text(value: Any, longest: int = 60) -> str:
     """A dumped value in words, at most so many characters: {"type": "Muon", "lr": 0.02} is Muon(lr=0.02)."""
     text = _words(value)
@@ -48,7 +53,7 @@ def _words(value: Any) -> str:
 def facts_text(title: str, facts: Mapping[str, str]) -> str:
     """A title and a line for each fact, names and values in two columns."""
     width = max(map(len, facts), default=0)
-    return printable("\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in facts.items())]))
+    return "\n".join([one_line(title), *(f"  {name:<{width}}  {one_line(value)}" for name, value in facts.items())])
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, width: int | None = None) -> list[str]:
@@ -56,7 +61,7 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1,
 
     width: characters that a line may have: long cells of the first column go on in the next line.
     """
-    lines = [list(header), *map(list, rows)]
+    lines = [list(map(one_line, row)) for row in (header, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     if width is not None:
         widths[0] = max(min(widths[0], width - sum(widths[1:]) - 2 * len(widths)), 12)

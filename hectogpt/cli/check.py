@@ -47,10 +47,10 @@ def check_files(options: CheckOptions) -> None:
     folder = named_folder(str(options.run)).folder
     checks = verify_run(folder)
     bad = [path for path, problem in checks.items() if problem]
-    found = [{"path": str(path), "problem": problem} for path, problem in checks.items()]
+    answer = {"run": str(folder), "checks": {str(path): problem for path, problem in checks.items()}}
     lines = [f"{'damaged' if problem else 'ok':<8} {path}" for path, problem in checks.items()]
     nothing = f"{folder} has no hashes to check: no checkpoint, and no manifest.json"
-    show(options.json, {"run": str(folder), "checks": found, "damaged": len(bad)}, lines or [nothing], options.quiet)
+    show(options.json, answer | {"damaged": len(bad)}, lines or [nothing], options.quiet)
     if bad:
         fix = f"`hectogpt check {folder} --repair` makes weights, score and picture again from the last checkpoint"
         if any(path.parent.name == CHECKPOINTS for path in bad):
@@ -164,14 +164,8 @@ def replay(options: CheckOptions) -> None:
         one, two = checkpoints.load(step + 1).state.tensors, session.checkpoint().state.tensors
         found[AFTER] = one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     equal, differences = all(found.values()), session.differences(at.facts)
-    answer: dict[str, object] = {
-        "step": step + 1,
-        "equal": equal,
-        "weights_equal": found.get(AFTER),
-        "differences": differences,
-    }
-    answer |= {name: one for name, (one, _) in pairs.items()}
-    answer |= {f"{name}_again": two for name, (_, two) in pairs.items()}
+    answer = {"step": step + 1, "equal": equal, "weights_equal": found.get(AFTER), "differences": differences}
+    answer |= {name: {"recorded": one, "again": two} for name, (one, two) in pairs.items()}
     lines = [f"{WORDS[same]:<8} {what}" for what, same in found.items()]
     show(options.json, answer, lines, options.quiet)
     if not equal:

@@ -45,15 +45,10 @@ def show(as_json: bool, answer: Mapping[str, Any], lines: Iterable[str], quiet: 
             print(printable(line))
 
 
-def one_line(text: str) -> str:
-    """Text from a file for a cell of a table: nothing in it can break the line or move the cursor."""
-    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
-
-
 def loss_table(rows: Sequence[tuple[str, float, float]], same_tokens: bool = True) -> list[str]:
     """The lines of a table of held-out losses. rows: name, nats per token, bits per byte. same_tokens: whether all are
     losses of the same tokens; nats of others cannot be compared, and are left out."""
-    cells = [[one_line(name), *([f"{loss:.4f}"] * same_tokens), f"{bits:.4f}"] for name, loss, bits in rows]
+    cells = [[name, *([f"{loss:.4f}"] * same_tokens), f"{bits:.4f}"] for name, loss, bits in rows]
     return columns(["model", *["nats/token"] * same_tokens, "bits/byte"], cells)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hectogpt.cli.console import one_line, remarks, show
+from hectogpt.cli.console import remarks, show
 from hectogpt.cli.options import ExportOptions
 from hectogpt.display import columns, value_text
 from hectogpt.interop.export import export
@@ -33,7 +33,7 @@ def lines_of(kind: str, folder: str, differences: dict[str, tuple[Any, Any]]) ->
             f"{folder}: GPT2LMHeadModel, since the model is GPT-2 in every field",
             f'  AutoModelForCausalLM.from_pretrained("{folder}")',
         ]
-    rows = [[one_line(field), *(one_line(value_text(value)) for value in pair)] for field, pair in differences.items()]
+    rows = [[field, *map(value_text, pair)] for field, pair in differences.items()]
     return [
         f"{folder}: HectoGPTForCausalLM with its code in modeling_hectogpt.py, since the model is no GPT-2:",
         *columns(["field", "GPT-2", "this model"], rows, left=3),

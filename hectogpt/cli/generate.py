@@ -11,10 +11,8 @@ from typing import Any
 
 import torch
 
-from hectogpt import errors
 from hectogpt.cli.console import note, remarks
 from hectogpt.cli.options import GenerateOptions
-from hectogpt.data import Tokenizer
 from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, Token, generate
@@ -29,11 +27,14 @@ TOKEN_BYTES = 200  # what is kept of each new token until all are printed
 
 def main(options: GenerateOptions) -> None:
     """Load, generate, print. Raises UserError."""
-    model, tokenizer = open_for(options)
+    remark = remarks(options.quiet)
+    model, tokenizer = open_model(options.model, step=options.step, download=True, idea=options.idea, note=remark)
     same: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(Sampling) if f.name != "do_sample"}
     sampling = Sampling.of(tokenizer.end_of_text, do_sample=not options.greedy, **same)
     copies, stops, prompt = sampling.num_return_sequences, sampling.eos_token_id, tokenizer.encode(options.prompt)
-    say_lengths(options, len(prompt), model.config.context_length)
+    if len(prompt) + options.max_new_tokens - 1 > (context := model.config.context_length):
+        words = "which is slower, and sees none before them"
+        remark(f"past the context of {context} tokens each token recomputes the last {context}, {words}")
     check_memory(model, len(prompt), sampling, TOKEN_BYTES)
     model = place(model, options)
     begun, live = time.perf_counter(), copies == 1 and not options.json
@@ -67,17 +68,6 @@ def main(options: GenerateOptions) -> None:
     note(f"{tokens} tokens in {seconds:.2f} s, {speed} ({options.precision})", options.quiet)
 
 
-def open_for(options: GenerateOptions) -> tuple[Transformer, Tokenizer]:
-    """The model and its tokenizer. Raises UserError."""
-    try:
-        note = remarks(options.quiet)
-        return open_model(options.model, step=options.step, download=True, idea=options.idea, note=note)
-    except UserError as error:
-        if error.code == errors.CHECKPOINT and not error.fix:
-            error.fix = "copy the model's folder again from where it came, or train it again with hectogpt train"
-        raise
-
-
 def place(model: Transformer, options: GenerateOptions) -> Transformer:
     """The model on its device, in its weights' format."""
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -90,15 +80,6 @@ def place(model: Transformer, options: GenerateOptions) -> Transformer:
     # The copy also multiplies the head's embedding map out, which would be done anew for every token.
     copied = form != "float32" or model.lm_head.embedding_map is not None
     return quantize(model, form) if copied else model
-
-
-def say_lengths(options: GenerateOptions, length: int, context: int) -> None:
-    """Say that the prompt, of so many tokens, is longer than the context, or that the text may become so."""
-    remark = remarks(options.quiet)
-    if length > context:
-        remark(f"the prompt's first {length - context} tokens lie outside the model's context")
-    if min(length, context) + options.max_new_tokens - 1 > context:
-        remark(f"past the context of {context} tokens each token recomputes the last {context}, which is slower")
 
 
 def write(text: str) -> None:

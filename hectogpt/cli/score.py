@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from hectogpt import errors
-from hectogpt.cli.console import loss_table, one_line, remarks, show
+from hectogpt.cli.console import loss_table, remarks, show
 from hectogpt.cli.options import ScoreOptions
 from hectogpt.data import Corpus, Tokenizer, open_corpus
-from hectogpt.display import NGRAMS
+from hectogpt.display import NGRAMS, one_line
 from hectogpt.errors import UserError
 from hectogpt.interop.open import find_folder, open_model
 from hectogpt.lab import ideas

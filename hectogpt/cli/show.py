@@ -13,9 +13,9 @@ from typing import Any
 from rich.filesize import decimal
 
 from hectogpt import errors
-from hectogpt.cli.console import one_line, remarks, show
+from hectogpt.cli.console import remarks, show
 from hectogpt.cli.options import ShowOptions
-from hectogpt.display import NGRAMS, OTHER_TOKENS, columns, facts_text, printable, value_text
+from hectogpt.display import NGRAMS, OTHER_TOKENS, columns, facts_text, one_line, printable, value_text
 from hectogpt.errors import UserError
 from hectogpt.run_records import (
     IDEA,
@@ -45,7 +45,6 @@ FACTS = (
     ("training tokens", "{train_tokens:,}"),
     ("parameters", "{params:,}"),
     ("held-out loss", "{dev_loss:.4f} nats per token", "{dev_bpb:.4f} bits per byte"),
-    ("test loss", "{test_loss:.4f} nats per token", "{test_bpb:.4f} bits per byte"),
     ("before training", "{dev_loss_before:.4f} nats per token", "with the weights of {source}"),
     ("training loss", "{train_loss_last:.4f} on the last batch", "{train_loss_last10:.4f} over the last ten"),
     ("training loss", "{batch_loss:.4f} on the batch of step {batch_step}"),
@@ -82,38 +81,45 @@ def choose(name: str, root: Path) -> Path:
 
 def show_run(record: RunRecord, as_json: bool) -> None:
     """Print a run."""
-    recipe, differences, remark = find_differences(record)
-    samples, picture = record.samples(), record.folder / PICTURE
-    answer: dict[str, Any] = {"picture": str(picture) if picture.is_file() else None, "base": recipe, "note": remark}
-    answer |= {"differences": differences, "samples": samples, "ngrams": record.ngrams()}
-    answer |= {"summary": record.summary, "run": record.run}
-    show(as_json, record.as_json() | answer, run_lines(record, recipe, differences, remark))
+    base, differences, remark = find_differences(record)
+    picture = record.folder / PICTURE
+    answer = record.as_json() | {
+        "picture": str(picture) if picture.is_file() else None,
+        "base": base,
+        "note": remark,
+        "differences": differences,
+        "samples": record.samples(),
+        "ngrams": record.ngrams(),
+        "summary": record.summary,
+        "run": record.run,
+    }
+    show(as_json, answer, run_lines(record, base, differences, remark))
 
 
-def run_lines(record: RunRecord, recipe: str, differences: dict[str, tuple[Any, Any]], remark: str) -> Iterator[str]:
+def run_lines(record: RunRecord, base: str, differences: dict[str, tuple[Any, Any]], remark: str) -> Iterator[str]:
     """What is printed of a run."""
-    facts = {label: one_line(fact) for label, fact in read_facts(record)}
+    facts = dict(read_facts(record))
     if not record.changed and record.state == "done" and record.dev_loss is not None:
         from hectogpt.lab.scoring import is_it_usual
 
         said = is_it_usual(record.recipe, str(record.run.get("corpus", "")), record.planned, record.dev_loss)
         facts |= {"is it normal?": said} if said else {}
-    yield facts_text(f"{one_line(str(record.folder))}: {recipe_of(record)}", facts) + "\n"
+    yield facts_text(f"{record.folder}: {recipe_of(record)}", facts) + "\n"
     if differences:
-        yield f"Differs from the recipe {one_line(recipe)}" + (f" ({one_line(remark)})" if remark else "")
-        rows = [[one_line(text) for text in (f, *map(value_text, pair))] for f, pair in differences.items()]
+        yield one_line(f"Differs from the recipe {base}" + (f" ({remark})" if remark else ""))
+        rows = [[field, *map(value_text, pair)] for field, pair in differences.items()]
         yield from columns(["field", "recipe", "this run"], rows, left=3)
     elif remark:
         yield f"Not compared to a recipe: {one_line(remark)}"
     else:
-        yield f"Every field has the value of the recipe {one_line(recipe)}."
+        yield f"Every field has the value of the recipe {base}."
     for how, text in record.samples().items():
         yield f"\n{one_line(how)}\n{textwrap.indent(printable(text), '  ')}"
 
 
 def recipe_of(record: RunRecord) -> str:
     """The recipe's name, marked if it was changed."""
-    return one_line(record.recipe) + (" (modified)" if record.changed else "")
+    return record.recipe + (" (modified)" if record.changed else "")
 
 
 def find_differences(record: RunRecord) -> tuple[str, dict[str, tuple[Any, Any]], str]:
@@ -190,9 +196,9 @@ def run_cells(record: RunRecord) -> list[str]:
     """The cells of a run in the table of all."""
     steps = "" if record.steps is None else str(record.steps)
     return [
-        one_line(str(record.folder)),
+        str(record.folder),
         recipe_of(record),
-        one_line(record.state),
+        record.state,
         steps if record.planned in (None, record.steps) else f"{steps or 0} of {record.planned}",
         "" if record.dev_loss is None else f"{record.dev_loss:.4f}",
         "" if record.seconds is None else f"{record.seconds:.0f}",

@@ -17,10 +17,10 @@ import torch
 import tyro
 
 from hectogpt import errors
-from hectogpt.cli.console import loss_table, one_line, remarks, show
+from hectogpt.cli.console import loss_table, remarks, show
 from hectogpt.cli.options import TrainOptions
 from hectogpt.data import Corpus, find_tokenizer
-from hectogpt.display import NGRAMS, Progress, printable
+from hectogpt.display import NGRAMS, Progress, one_line, printable
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.recipes import DEFAULT

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt import errors
-from hectogpt.cli.console import one_line
 from hectogpt.cli.options import WatchOptions
 from hectogpt.cli.show import choose
-from hectogpt.display import NGRAMS, OTHER_TOKENS, printable
+from hectogpt.display import NGRAMS, OTHER_TOKENS, one_line, printable
 from hectogpt.errors import UserError
 from hectogpt.run_records import METRICS, RUNNING, UNFINISHED, find_runs, number_of, read_record, read_rows, score_of
 from hectogpt.signals import code_of
