@@ -1,4 +1,4 @@
-"""`hectogpt watch [RUN ...]`: a local page with the curves of runs while they train, their samples and attention."""
+"""`hectogpt watch [RUN ...]`: a local page with the curves of runs while they train."""
 
 from __future__ import annotations
 
@@ -32,25 +32,21 @@ class Board:
     """The runs on the page. named: those that were asked for; without any, the newest below `root` and those that
     begin."""
 
-    def __init__(self, named: list[Path], prompt: str | None, ideas: tuple[Path, ...], root: Path) -> None:
+    def __init__(self, named: list[Path], root: Path) -> None:
         self.folders = list(named)
         self.root = None if named else root
-        self.prompt, self.ideas, self.lock = prompt, ideas, threading.Lock()
-        self.looks: dict[Path, dict[str, Any]] = {}
+        self.lock = threading.Lock()
         self.notes: list[str] = []
         self._scanned = 0.0
 
-    def data(self, query: dict[str, str]) -> dict[str, Any]:
-        """What the page asks for: all runs, and a look at the one that is named."""
+    def data(self) -> dict[str, Any]:
+        """What the page asks for."""
         with self.lock:
             if self.root is not None and time.monotonic() - self._scanned > RESCAN_SECONDS:
                 self._scan(self.root)
             runs = [run_data(folder) for folder in self.folders]
-            names = [run["name"] for run in runs]
-            wanted = query.get("look") or (names[-1] if names else "")
-            look = self._look(self.folders[names.index(wanted)]) if wanted in names else None
             others = [OTHER_TOKENS] if len({run.pop("vocabulary") for run in runs} - {None}) > 1 else []
-            return {"runs": runs, "look": look, "notes": self.notes + others}
+            return {"runs": runs, "notes": self.notes + others}
 
     def _scan(self, root: Path) -> None:
         found, notes = find_runs(root)
@@ -59,19 +55,6 @@ class Board:
             if record.folder not in self.folders and len(self.folders) < MOST_RUNS:
                 self.folders.append(record.folder)
 
-    def _look(self, folder: Path) -> dict[str, Any] | None:
-        """What the newest weights of a run write and look at; None before its first checkpoint."""
-        from hectogpt.web.model_page import newest_step, take_look
-
-        step = newest_step(folder)
-        if step is not None and self.looks.get(folder, {}).get("step") != step:
-            try:
-                self.looks[folder] = take_look(folder, step, self.prompt, self.ideas)
-            except (UserError, OSError) as error:  # it may be gone by now: the next one is tried
-                problem = f"{error.what}: {error.why}" if isinstance(error, UserError) else str(error)
-                self.notes = [*self.notes, printable(problem)][-3:]
-        return self.looks.get(folder)
-
 
 def run_data(folder: Path) -> dict[str, Any]:
     """What the page shows of a run; of one that is damaged or not there yet, what there is. Its files may be another
@@ -79,10 +62,10 @@ def run_data(folder: Path) -> dict[str, Any]:
     rows = list(read_rows(folder / METRICS, MOST_BYTES))
     steps = [row for row in rows if "train/loss" in row]
     drawn = steps[:: -max(1, -(-len(steps) // MOST_POINTS))][::-1]  # the last one among them
-    scores = [(row["step"], number(score_of(row))) for row in rows]
+    scores = [(row["step"], score_of(row)) for row in rows]
     found: dict[str, Any] = {
         "name": one_line(str(folder)),
-        "rows": {name: [number(row.get(key)) for row in drawn] for name, key in COLUMNS.items()},
+        "rows": {name: [number_of(row.get(key)) for row in drawn] for name, key in COLUMNS.items()},
         "heldOut": [score for score in scores if score[1] is not None],
         **{"state": "", "problem": "", "planned": None, "left": None, "levels": {}, "devLoss": None},
         "vocabulary": None,
@@ -91,7 +74,7 @@ def run_data(folder: Path) -> dict[str, Any]:
         record = read_record(folder)
     except UserError as error:  # it is being copied, say
         return found | {"problem": printable(f"{error.what}: {error.why}")}
-    seconds = sorted(dt for row in steps[-10:] if (dt := number(row.get("train/dt"))) is not None)
+    seconds = sorted(dt for row in steps[-10:] if (dt := number_of(row.get("train/dt"))) is not None)
     if seconds and record.planned is not None and record.state in (RUNNING, UNFINISHED):
         found["left"] = max(record.planned - steps[-1]["step"], 0) * seconds[len(seconds) // 2]
     return found | {
@@ -103,11 +86,6 @@ def run_data(folder: Path) -> dict[str, Any]:
     }
 
 
-def number(value: Any) -> float | None:
-    """The value if it is a number that a drawing can hold."""
-    return None if (found := number_of(value)) is None or abs(found) > 1e15 else found
-
-
 def main(options: WatchOptions) -> None:
     """Serve the page until a signal. Raises UserError."""
     folders = list(dict.fromkeys(choose(name, Path("runs")) for name in options.runs))
@@ -115,7 +93,7 @@ def main(options: WatchOptions) -> None:
         raise UserError(f"{len(folders)} runs", why=f"at most {MOST_RUNS} can be told apart", fix="name fewer")
     for folder in folders:
         read_record(folder)
-    board = Board(folders, options.prompt, options.idea, Path("runs"))
+    board = Board(folders, Path("runs"))
     try:
         server = PageServer(fill("watch", None), board.data, options.port)
     except (OSError, OverflowError) as error:

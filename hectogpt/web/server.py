@@ -15,11 +15,9 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 HOST = "127.0.0.1"
 SECONDS = 10.0  # that a client may take for its request or for reading the answer
-LONGEST = 2000  # characters of a request's path
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -28,11 +26,9 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
-Answers = Callable[[dict[str, str]], Any]
-
 
 class PageServer(ThreadingHTTPServer):
-    """Serves `page` at address, and at address + "data" what `answers(query)` returns, as JSON.
+    """Serves `page` at address, and at address + "data" what `answers()` returns, as JSON.
 
     port: 0 for a free one. Raises OSError for a port that is taken.
     """
@@ -40,7 +36,7 @@ class PageServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, page: str, answers: Answers, port: int = 0) -> None:
+    def __init__(self, page: str, answers: Callable[[], Any], port: int = 0) -> None:
         super().__init__((HOST, port), _Handler)
         self.page, self.answers = page.encode("utf-8"), answers
         self.secret = secrets.token_urlsafe(24)
@@ -69,34 +65,18 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "hectogpt", ""
 
     def do_GET(self) -> None:
-        found = self.answer()
-        if isinstance(found, HTTPStatus):
-            self.send(found, b"", "text/plain")
-        else:
-            self.send(HTTPStatus.OK, *found)
-
-    def answer(self) -> HTTPStatus | tuple[bytes, str]:
         """The page or its data, or why there is none."""
         own = {f"{HOST}:{self.server.server_port}", f"localhost:{self.server.server_port}"}
-        if self.headers.get_all("Host") is None or not set(self.headers.get_all("Host") or ()) <= own:
-            return HTTPStatus.MISDIRECTED_REQUEST
-        origins = self.headers.get_all("Origin") or []
-        if any(origin.removeprefix("http://") not in own for origin in origins):
-            return HTTPStatus.FORBIDDEN
-        if self.headers.get("Sec-Fetch-Site") == "cross-site" and self.headers.get("Sec-Fetch-Mode") != "navigate":
-            return HTTPStatus.FORBIDDEN
-        if len(self.path) > LONGEST or not self.path.startswith("/"):
-            return HTTPStatus.BAD_REQUEST
-        parts = urlsplit(self.path)
-        secret, _, name = parts.path[1:].partition("/")
-        if not secrets.compare_digest(secret.encode(), self.server.secret.encode()):
-            return HTTPStatus.NOT_FOUND
-        if name == "":
-            return self.server.page, "text/html; charset=utf-8"
-        if name != "data":
-            return HTTPStatus.NOT_FOUND
-        content = self.server.answers(dict(parse_qsl(parts.query)))
-        return json.dumps(content, allow_nan=False).encode("utf-8"), "application/json"
+        secret, _, name = self.path[1:].partition("/")
+        if not set(self.headers.get_all("Host") or [""]) <= own:
+            self.send(HTTPStatus.MISDIRECTED_REQUEST, b"", "text/plain")
+        elif not secrets.compare_digest(secret.encode(), self.server.secret.encode()) or name not in ("", "data"):
+            self.send(HTTPStatus.NOT_FOUND, b"", "text/plain")
+        elif name:
+            content = json.dumps(self.server.answers(), allow_nan=False).encode("utf-8")
+            self.send(HTTPStatus.OK, content, "application/json")
+        else:
+            self.send(HTTPStatus.OK, self.server.page, "text/html; charset=utf-8")
 
     def send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
         self.send_response(status)
