@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import Here
-from experiments import SMALL, record_of, small_command, small_run
+from experiments import SMALL, record_of, small_command
 
 import hectogpt as package
 from hectogpt import Cosine, RunResult, Schedule, UserError
@@ -158,14 +158,3 @@ def test_the_results_are_those_of_the_command(corpus: Corpus, tmp_path: Path, he
     ours = [json.loads(json.dumps(result.as_json())) for result in compared.results]
     assert [arm | {"arm": ""} for arm in answer["arms"]] == [arm | {"arm": ""} for arm in ours]
     assert [verdict["gain"] for verdict in answer["verdicts"]] == [verdict.gain for verdict in compared.verdicts]
-
-
-def test_a_trial_that_crashes_is_named(
-    corpus: Corpus, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(UserError, match="999 trials at a time"):
-        package.compare([small_run()], seeds=1, corpus=corpus, workers=999)
-    monkeypatch.setenv("PYTHONHASHSEED", "not a number")
-    with pytest.raises(UserError, match=r"none of 1 trials gave a result(.|\n)*PYTHONHASHSEED must be"):
-        package.compare([small_run()], seeds=1, corpus=corpus)
-    assert "1 of 1: baseline" in capsys.readouterr().err

@@ -150,16 +150,3 @@ def test_a_dry_run_runs_nothing(corpus: Corpus, tmp_path: Path, here: Here) -> N
     assert "1 a seed" in printed
     assert "at most 1 seed;" in printed
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("more", "code", "named"),
-    [
-        (["--until", "decided", "--engine", "slurm"], errors.USAGE, "fix: --seeds 10"),
-        (["--out", "."], errors.STORAGE, "Is a directory"),
-        (["--seeds", "0"], errors.USAGE, "at least one seed"),
-        (["--sweep", "lr"], errors.USAGE, "--sweep optim.lr=0.001,0.003"),
-    ],
-)
-def test_usage(corpus: Corpus, tmp_path: Path, here: Here, more: list[str], code: int, named: str) -> None:
-    assert_good_error(here(*made_up(corpus, tmp_path / "r.jsonl", [5.0], [5.1]), *more), code, named)

@@ -7,11 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command import Here, assert_good_error
+from command import Here
 from experiments import make_corpus
 from helpers import ROOT
 
-from hectogpt import errors
 from hectogpt.lab.judgement import read_judgement
 
 CHEATS = ROOT / "tests" / "data" / "cheats.py"
@@ -49,12 +48,3 @@ def test_an_idea_that_cannot_run_is_refused_each_time(here: Here, tmp_path: Path
     done = here(*given, "--json")
     assert (done.returncode, json.loads(done.stdout)["verdict"]) == (2, "refused")
     assert "was judged 1 time before: 1 refused" in here(*given).stdout
-
-
-def test_wrong_words_are_answered(here: Here) -> None:
-    for arguments in ([], ["my.py:honest", "--replay", "record"]):
-        assert_good_error(here("judge", *arguments), errors.USAGE, "judge takes an idea")
-    assert_good_error(here("judge", "my.py"), errors.USAGE, "FILE.py:FUNCTION")
-    assert_good_error(here("judge", "my.py:nothing"), errors.USAGE, "has no function 'nothing'")
-    assert_good_error(here("judge", "no.py:idea"), errors.USAGE, "no file no.py")
-    assert_good_error(here("judge", "my.py:tiny@misspelt"), errors.USAGE, "misspelt")

@@ -16,7 +16,6 @@ from helpers import ROOT
 from scipy import stats
 
 from hectogpt.display import NGRAMS
-from hectogpt.errors import UserError
 from hectogpt.lab.record import Record
 from tools import report
 from tools.report import TEMPLATE, ladder_names, recipe_descriptions
@@ -24,7 +23,6 @@ from tools.report.front import WINDOW, code_length, steps_to_trigram
 from tools.report.ladder_page import ladder_page
 from tools.report.leaderboard import Leaderboard, build_leaderboards
 from tools.report.tables import ladder_table
-from tools.report.template import Filler
 
 RESULTS, ANSWERS = ROOT / "results", ROOT / "answers"
 LADDER = RESULTS / "ladder.jsonl"
@@ -141,16 +139,3 @@ def test_steps_to_the_trigram_and_code_length(records: list[Record]) -> None:
     assert code_length(record) == pytest.approx(6.0)
     record.run["steps"] = 8
     assert code_length(record) is None, "of a whole run only"
-
-
-# --- the written answer -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "key", ["tinystories/closed/top/lss", "tinystories/closed/basline/loss", "sotu/no/top/loss", "x"]
-)
-def test_a_placeholder_that_names_nothing(key: str, committed: report.Found) -> None:
-    filler = Filler(committed.boards, ladder_names(), recipe_descriptions(), "../p", committed.seconds)
-    assert filler.fill(r"$\frac{a}{{b} c}$", Path("t.md")).endswith(r"$\frac{a}{{b} c}$"), "formulas stay"
-    with pytest.raises(UserError, match=r"t\.md, line 2"):
-        filler.fill("first\n{{" + key + "}}", Path("t.md"))

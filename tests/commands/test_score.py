@@ -6,7 +6,6 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from command import TINY, Here, assert_good_error
@@ -16,8 +15,7 @@ from model_kinds import KINDS
 from hectogpt import errors
 from hectogpt.cli.options import ScoreOptions
 from hectogpt.cli.score import encoded_anew, score_model
-from hectogpt.data import Tokenizer, load_tokenizer, open_corpus
-from hectogpt.errors import UserError
+from hectogpt.data import Tokenizer, open_corpus
 from hectogpt.interop import open_model
 from hectogpt.lab.ngram import NgramModels
 
@@ -78,10 +76,3 @@ def test_texts_keep_their_bytes_in_other_tokens(tmp_path: Path) -> None:
         assert small.decode_bytes(encoded_anew(tokens, corpus.tokenizer, small)) == corpus.tokenizer.decode_bytes(
             tokens
         )
-
-
-def test_tokens_that_are_no_text(tmp_path: Path) -> None:
-    old = load_tokenizer()
-    lone = next(i for i in range(256) if old.decode_bytes([i]) == b"\xff")
-    with pytest.raises(UserError, match="no text"):
-        encoded_anew(np.array([lone], dtype=np.uint16), old, Tokenizer(b"h e"))

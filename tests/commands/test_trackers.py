@@ -8,23 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from command import TINY, Here, assert_good_error, hectogpt
+from command import TINY, hectogpt
 from helpers import write_tokens
 
-from hectogpt import errors
 from hectogpt.training import trackers as module
-from hectogpt.training.trackers import Trackers, parse_names
+from hectogpt.training.trackers import Trackers
 
 FIELDS = {"run": {"seed": 1, "model": {"d_model": 16}}}
-
-
-def test_names_are_checked_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Here) -> None:
-    assert parse_names("") == ()
-    assert_good_error(here("train", "--track", "tensorbord"), errors.USAGE, "no tracker 'tensorbord'", "wandb")
-    monkeypatch.setitem(module.TRACKERS, "no_such_module", module.Wandb)
-    with pytest.raises(errors.UserError, match="is not installed"):
-        parse_names("no_such_module")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("place", ["init", "log"])

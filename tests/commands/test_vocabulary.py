@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from command import TINY, Here, assert_good_error
+from command import TINY, Here
 from helpers import WORDS, prose
 
 import hectogpt
-from hectogpt import errors
 from hectogpt.data import Tokenizer, find_tokenizer, open_corpus
 from hectogpt.data.documents import split_of
 from hectogpt.data.token_files import write_folder
@@ -90,25 +88,6 @@ def test_every_command_uses_it(here: Here, tmp_path: Path) -> None:
     assert "nats/token" in here("score", "own", "exported", "--corpus", folder).stdout
     mixed = here("score", "own", "gpt2", "--corpus", "texts").stdout
     assert ("nats/token" in mixed, "only bits per byte" in mixed) == (False, True)
-
-
-def test_what_has_no_vocabulary_of_its_own_is_refused(
-    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_texts(tmp_path / "texts")
-    for words, options in {
-        "256 bytes": ("build", "texts", "--vocab", 256),
-        "too few repeated pairs": ("build", "texts", "--vocab", 100_000),
-        "--out is for --vocab": ("build", "texts", "--out", "x"),
-        "is not empty": ("build", "texts", "--vocab", N, "--out", "texts"),
-    }.items():
-        done = here("data", *options)
-        assert (done.returncode != 0, words in done.stderr) == (True, True)
-    build(here, "texts")
-    again = here("data", "build", f"texts-vocab-{N}", "--vocab", N)
-    assert_good_error(again, errors.DATA, "holds ids")
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
-    assert_good_error(here("data", "build", "texts", "--vocab", 300), errors.USAGE, "hectogpt[vocab]")
 
 
 def test_a_vocabulary_above_65536(tmp_path: Path) -> None:
