@@ -71,12 +71,6 @@ def allow_others(path: Path) -> None:
     path.chmod(0o666 & ~umask)
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's content. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace a file in one step, so that a reader never sees half of it. Raises UserError (STORAGE)."""
     data = content.encode("utf-8") if isinstance(content, str) else content

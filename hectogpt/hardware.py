@@ -36,8 +36,7 @@ def physical_cores() -> int:
 
 def cpu_name() -> str:
     """The processor's own name, such as "AMD EPYC"."""
-    names = (block["model name"] for block in _cpu_blocks() if "model name" in block)
-    return next(names, platform.processor() or platform.machine())
+    return _cpu().get("model name") or platform.processor() or platform.machine()
 
 
 def cpu_features() -> list[str]:
@@ -47,8 +46,7 @@ def cpu_features() -> list[str]:
 
 def has_cpu_flag(flag: str) -> bool:
     """Whether the processor has an instruction set, by Linux's name for it; False where the system does not say."""
-    lines = (block.get("flags") or block.get("Features", "") for block in _cpu_blocks())  # Features: on ARM
-    return any(flag in line.split() for line in lines)
+    return flag in (_cpu().get("flags") or _cpu().get("Features", "")).split()  # Features: on ARM
 
 
 def device_name(device: str) -> str:
@@ -74,13 +72,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
-
-
-def is_process(pid: int) -> bool:
-    """Whether this machine has such a process and it has not ended."""
-    with suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE  # ended, and not yet waited for
-    return False
 
 
 def processes_with(name: str, value: str) -> list[int]:
@@ -172,8 +163,9 @@ def keep_in(
 
 
 @cache
-def _cpu_blocks() -> list[dict[str, str]]:
-    return [_fields(block) for block in _read("/proc/cpuinfo").split("\n\n") if block.strip()]
+def _cpu() -> dict[str, str]:
+    """What Linux says of the first core."""
+    return _fields(_read("/proc/cpuinfo").partition("\n\n")[0])
 
 
 def _fields(text: str) -> dict[str, str]:

@@ -12,12 +12,13 @@ import math
 import os
 import stat
 from collections.abc import Iterable
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.files import sha256_of, write_atomic
+from hectogpt.files import write_atomic
 
 LARGEST = 16 << 20  # bytes of JSON that are read; our own files have a few thousand, GPT-2's tokenizer 1.4 million
 MANIFEST = "manifest.json"
@@ -25,7 +26,7 @@ LARGEST_MANIFEST = 64 << 20  # bytes; that of a checkpoint names every tensor
 DEEPEST = 50  # objects inside each other; our own files have about six
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file to read its bytes. Raises OSError for what is not a regular file: a pipe, a device, a folder."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
@@ -40,13 +41,9 @@ def open_regular(path: Path) -> BinaryIO:
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     """All bytes of a regular file of at most `largest` bytes. Raises OSError, also for a larger file."""
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        content = file.read(size + 1) if size <= largest else b""  # read(n) takes n bytes of memory at once
-        if len(content) > size:  # it has grown
-            content += file.read(largest + 1 - len(content))
-    if size > largest or len(content) > largest:
-        raise OSError(f"it has {max(size, len(content)):,} bytes, and at most {largest:,} are read")
-    return content
+        if (size := os.fstat(file.fileno()).st_size) > largest:
+            raise OSError(f"it has {size:,} bytes, and at most {largest:,} are read")
+        return file.read()
 
 
 def read_json_object(
@@ -106,9 +103,7 @@ def write_manifest(folder: Path, names: Iterable[str], facts: dict[str, Any]) ->
 
     Raises OSError if a file cannot be read, UserError (STORAGE) if the manifest cannot be written.
     """
-    paths = {name: folder / name for name in names}
-    files = {name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for name, path in paths.items()}
-    content = facts | {"files": files}
+    content = facts | {"files": {name: _describe(folder / name) for name in names}}
     write_atomic(folder / MANIFEST, json.dumps(content | {"sha256": _hash(content)}, indent=1, allow_nan=False) + "\n")
 
 
@@ -126,23 +121,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def damage(folder: Path, manifest: dict[str, Any], names: Iterable[str] | None = None) -> dict[str, str]:
     """What is wrong with each file of a manifest (with these, if it names them), in words; "" if it is as it was."""
     files = manifest["files"]
-    return {name: _fault(folder, name, files[name]) for name in (files if names is None else names) if name in files}
+    wanted = [name for name in (files if names is None else names) if name in files]
+    return {name: _fault(folder / Path(name).name, files[name]) for name in wanted}
 
 
-def _fault(folder: Path, name: str, expected: Any) -> str:
-    path = folder / name
-    if path.parent != folder or name in ("", ".", "..") or not isinstance(expected, dict):
-        return "the manifest does not say how it should be"
+def _fault(path: Path, expected: Any) -> str:
     try:
-        if not path.is_file():
-            return "it is missing" if not path.exists() else "it is not a regular file"
-        size = path.stat().st_size
-        if size != expected.get("bytes"):
-            return f"it has {size:,} bytes, not {expected.get('bytes')}"
-        is_same = sha256_of(path) == expected.get("sha256")
-        return "" if is_same else "its content has changed: its SHA-256 is another one"
-    except OSError as error:
+        found = _describe(path)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         return errors.reason_of(error)
+    return "" if found == expected else f"it has {found['bytes']:,} other bytes: its SHA-256 is another one"
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with open_regular(path) as file:
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _hash(content: dict[str, Any]) -> str:
