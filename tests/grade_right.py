@@ -3,44 +3,12 @@
 # ruff: noqa: E501  # a table, an entry a line
 from __future__ import annotations
 
-from grade_solutions import BASE, body, edited
-from grade_wrong import (
-    CONTEXT,
-    FILL,
-    GELU_LINE,
-    HEAD,
-    JOIN,
-    LOOP,
-    SCALE,
-    SOFTMAX,
-    TARGETS,
-)
+from grade_solutions import BASE, TEXTBOOK, body, edited
+from grade_wrong import CONTEXT, FILL, GELU_LINE, JOIN, LOOP, SCALE, SOFTMAX
 
 ATTENTION, BLOCK, MLP = "CausalAttention.forward", "DecoderBlock.forward", "MLP.forward"
 FORWARD, GENERATE, LOSS = "Transformer.forward", "Transformer.generate", "Transformer.get_loss_on_batch"
 
-EINSUM = """
-    heads = x.shape[-1] // self.d_attention
-    q, k, v = (rearrange(W(x), "b t (h d) -> b h t d", h=heads) for W in (self.W_q, self.W_k, self.W_v))
-    s = einsum(q, k, "b h i d, b h j d -> b h i j") / self.d_attention ** 0.5
-    s = s + torch.full_like(s, float("-inf")).triu(1)
-    a = s.softmax(-1)
-    return self.W_o(rearrange(einsum(a, v, "b h i j, b h j d -> b h i d"), "b h t d -> b t (h d)"))
-"""
-HEAD_LOOP = """
-    outs = []
-    d = self.d_attention
-    T = x.size(1)
-    for h in range(x.size(-1) // d):
-        cols = slice(h * d, (h + 1) * d)
-        q = F.linear(x, self.W_q.weight[cols], self.W_q.bias[cols])
-        k = F.linear(x, self.W_k.weight[cols], self.W_k.bias[cols])
-        v = F.linear(x, self.W_v.weight[cols], self.W_v.bias[cols])
-        s = torch.bmm(q, k.transpose(1, 2)) * d ** -0.5
-        s[:, torch.triu(torch.ones(T, T, device=x.device), diagonal=1).bool()] = float("-inf")
-        outs.append(torch.bmm(torch.softmax(s, 2), v))
-    return self.W_o(torch.cat(outs, dim=-1))
-"""
 SDPA = """
     b, t, c = x.shape
     q, k, v = (W(x).unflatten(-1, (-1, self.d_attention)).transpose(1, 2) for W in (self.W_q, self.W_k, self.W_v))
@@ -101,35 +69,19 @@ GENERATE_LISTS = """
     self.train(was)
     return torch.tensor(rows, dtype=x.dtype, device=x.device)
 """
-GENERATE_BUFFER = """
-    b, t = x.shape
-    out = torch.zeros(b, t + num_new_tokens, dtype=torch.long, device=x.device)
-    out[:, :t] = x
-    for i in range(t, t + num_new_tokens):
-        start = max(0, i - self.config.context_length)
-        probs = F.softmax(self.forward(out[:, start:i])[:, -1], dim=-1)
-        out[:, i] = torch.topk(probs, k=1, dim=-1).indices.squeeze(-1)
-    return out
-"""
 LOSS_GATHER = """
     logp = torch.log_softmax(self(input_ids[:, :-1]), dim=-1)
     picked = torch.gather(logp, 2, input_ids[:, 1:].unsqueeze(-1)).squeeze(-1)
     return -picked.mean()
 """
-LOSS_TRANSPOSED = """
-    logits = self.forward(input_ids)
-    return nn.CrossEntropyLoss()(logits[:, :-1].transpose(1, 2), input_ids[:, 1:])
-"""
 
 RIGHT: dict[str, str] = {
     "as a student writes it": BASE,
-    "einsum": body(BASE, ATTENTION, EINSUM),
-    "a loop over heads": body(BASE, ATTENTION, HEAD_LOOP),
+    "the textbook's": TEXTBOOK,
     "scaled_dot_product_attention": body(BASE, ATTENTION, SDPA),
     "one product for q, k, v; a root in float32; the smallest number for minus infinity": body(BASE, ATTENTION, FUSED),
     "a softmax in float32, a mask negated": body(BASE, ATTENTION, FLOAT_SOFTMAX),
     "a loop over queries into a float32 buffer": body(BASE, ATTENTION, BY_HAND),
-    "an additive mask": edited(BASE, ("torch.tril(ones)[None, None]", "torch.triu(torch.full_like(ones, float('-inf')), 1)[None, None]"), (FILL, "scores = scores + mask")),
     "a boolean mask that is kept in the state dict": edited(BASE, ("torch.tril(ones)[None, None], persistent=False", "torch.tril(ones)[None, None].bool()"), (FILL, "scores = scores.masked_fill(~mask, float('-inf'))")),
     "a mask of -1e9": edited(BASE, (FILL, "scores = scores.masked_fill(mask == 0, -1e9)")),
     "no mask buffer, and asserts": edited(BASE, ("        ones = torch.ones(config.context_length, config.context_length)\n", ""), ('        self.register_buffer("causal_mask", torch.tril(ones)[None, None], persistent=False)\n', ""), ("mask = self.causal_mask[:, :, :T, :T]", "assert T > 0 and C % H == 0\n        mask = torch.tril(torch.ones(T, T, device=x.device))")),
@@ -140,9 +92,7 @@ RIGHT: dict[str, str] = {
     "positions from the table, a loop by index": body(BASE, FORWARD, CACHED_FORWARD),
     "a stack as nn.Sequential": edited(BASE, ("nn.ModuleList([DecoderBlock(config) for _ in range(config.n_layers)])", "nn.Sequential(*[DecoderBlock(config) for _ in range(config.n_layers)])"), (LOOP, "h = self.backbone(h)")),
     "generation with lists": body(BASE, GENERATE, GENERATE_LISTS),
-    "generation into a buffer, by probabilities": body(BASE, GENERATE, GENERATE_BUFFER),
     "loss by gather, from T - 1 tokens": body(BASE, LOSS, LOSS_GATHER),
-    "loss with classes second": body(BASE, LOSS, LOSS_TRANSPOSED),
     "loss of shape (1,)": edited(BASE, ("        return loss\n", "        return loss.unsqueeze(0)\n")),
     "other names": BASE.replace("logits", "scores_out").replace("targets", "labels").replace(" tok", " embedded"),
     "imports of what is not installed": "from transformers import GPT2LMHeadModel\nimport huggingface_hub\n" + BASE,
@@ -150,5 +100,3 @@ RIGHT: dict[str, str] = {
 
 # Right by the assignment, with a note: it says nothing about more tokens than the context.
 NO_CROP = edited(BASE, (CONTEXT, "context = x"))
-assert TARGETS in BASE
-assert HEAD in BASE

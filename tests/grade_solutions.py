@@ -1,196 +1,21 @@
 """A right solution of the assignment as a student writes it, ways to edit it, and judging one in this process."""
 
+# ruff: noqa: E501  # sources
 from __future__ import annotations
 
 import json
 import linecache
+import re
 import sys
 from types import ModuleType
+
+from helpers import ROOT
 
 from hectogpt.grade import laws, outcomes
 from hectogpt.grade.calls import Transcript
 from hectogpt.grade.child import replies
 from hectogpt.grade.result import PartResult
 from hectogpt.grade.run_part import Answer, answer_of_error
-
-BASE = """
-import math
-from dataclasses import dataclass
-import torch
-import torch.nn as nn
-import torch.nn.functional as F
-from torch import Tensor
-from einops import rearrange, einsum
-
-
-@dataclass
-class ModelConfig:
-    d_model: int
-    n_heads: int
-    n_layers: int
-    context_length: int
-    vocab_size: int
-
-
-class GELU(nn.Module):
-    def forward(self, x):
-        return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
-
-
-class MLP(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.fc1 = nn.Linear(config.d_model, 4 * config.d_model)
-        self.fc2 = nn.Linear(4 * config.d_model, config.d_model)
-        self.gelu = GELU()
-
-    def forward(self, x):
-        h = self.fc1(x)
-        h = self.gelu(h)
-        out = self.fc2(h)
-        return out
-
-
-class CausalAttention(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.d_attention = int(config.d_model / config.n_heads)
-        self.W_k = nn.Linear(config.d_model, config.d_model)
-        self.W_q = nn.Linear(config.d_model, config.d_model)
-        self.W_v = nn.Linear(config.d_model, config.d_model)
-        self.W_o = nn.Linear(config.d_model, config.d_model)
-        ones = torch.ones(config.context_length, config.context_length)
-        self.register_buffer("causal_mask", torch.tril(ones)[None, None], persistent=False)
-
-    def forward(self, x):
-        B, T, C = x.shape
-        H = C // self.d_attention
-        q = self.W_q(x)
-        k = self.W_k(x)
-        v = self.W_v(x)
-        q = q.view(B, T, H, self.d_attention).transpose(1, 2)
-        k = k.view(B, T, H, self.d_attention).transpose(1, 2)
-        v = v.view(B, T, H, self.d_attention).transpose(1, 2)
-        scores = q @ k.transpose(-2, -1)
-        scores = scores / math.sqrt(self.d_attention)
-        mask = self.causal_mask[:, :, :T, :T]
-        scores = scores.masked_fill(mask == 0, float("-inf"))
-        weights = F.softmax(scores, dim=-1)
-        z = weights @ v
-        z = z.transpose(1, 2).contiguous().view(B, T, C)
-        out = self.W_o(z)
-        return out
-
-
-class DecoderBlock(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.mlp = MLP(config)
-        self.attention = CausalAttention(config)
-        self.pre_layer_norm = nn.LayerNorm(config.d_model)
-        self.post_layer_norm = nn.LayerNorm(config.d_model)
-
-    def forward(self, x):
-        x = x + self.attention(self.pre_layer_norm(x))
-        x = x + self.mlp(self.post_layer_norm(x))
-        return x
-
-
-class Transformer(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.config = config
-        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
-        self.position_embeddings = nn.Embedding(config.context_length, config.d_model)
-        self.backbone = nn.ModuleList([DecoderBlock(config) for _ in range(config.n_layers)])
-        self.final_layer_norm = nn.LayerNorm(config.d_model)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        self.apply(self._init_weights)
-
-    def _init_weights(self, module):
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, mean=0.0, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, mean=0.0, std=0.02)
-
-    def forward(self, x):
-        B, T = x.shape
-        tok = self.embeddings(x)
-        pos = self.position_embeddings(torch.arange(T, device=x.device))
-        h = tok + pos
-        for block in self.backbone:
-            h = block(h)
-        h = self.final_layer_norm(h)
-        logits = self.lm_head(h)
-        return logits
-
-    @torch.no_grad()
-    def generate(self, x, num_new_tokens):
-        for _ in range(num_new_tokens):
-            context = x[:, -self.config.context_length:]
-            logits = self.forward(context)
-            last = logits[:, -1, :]
-            token = torch.argmax(last, dim=-1, keepdim=True)
-            x = torch.cat([x, token], dim=1)
-        return x
-
-    def get_loss_on_batch(self, input_ids):
-        logits = self.forward(input_ids)
-        logits = logits[:, :-1, :]
-        targets = input_ids[:, 1:]
-        loss = F.cross_entropy(logits.reshape(-1, logits.size(-1)), targets.reshape(-1))
-        return loss
-"""
-
-TRAIN = """
-import torch
-import matplotlib.pyplot as plt
-from datasets import load_dataset
-from transformers import AutoTokenizer
-from tqdm import tqdm
-from model_solution import ModelConfig, Transformer
-
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def get_chunked_tinystories(chunk_size):
-    return torch.load(f"./datasets/tinystories_10pct_chunk_size_{chunk_size}.pt")
-
-
-def plot_results(losses, grad_norms, save_path):
-    fig, (a, b) = plt.subplots(1, 2)
-    a.plot(losses)
-    b.plot(grad_norms)
-    fig.savefig(save_path)
-    plt.close(fig)
-
-
-def train(learning_rate, gradient_clipping, model_config, batch_size, max_steps=None):
-    model = Transformer(model_config).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
-    data = get_chunked_tinystories(model_config.context_length)
-    loader = torch.utils.data.DataLoader(data, batch_size=batch_size)
-    losses, grad_norms = [], []
-    for step, batch in enumerate(loader):
-        if max_steps is not None and step >= max_steps:
-            break
-        batch = batch.to(device)
-        loss = model.get_loss_on_batch(batch)
-        optimizer.zero_grad()
-        loss.backward()
-        limit = gradient_clipping if gradient_clipping is not None else float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
-        optimizer.step()
-        losses.append(loss.item())
-        grad_norms.append(norm.item())
-    plot_results(losses, grad_norms, "losses_and_grad_norms.png")
-
-
-if __name__ == "__main__":
-    train(1e-5, 1.0, ModelConfig(33, 3, 3, 512, 50257), 16, 100)
-"""
 
 
 def edited(source: str, *edits: tuple[str, str]) -> str:
@@ -215,6 +40,82 @@ def body(source: str, method: str, new: str) -> str:
         length += len(line)
     indented = "".join("    " + line if line.strip() else line for line in new.strip("\n").splitlines(keepends=True))
     return source[:begin] + indented + "\n\n" + source[begin + length :]
+
+
+TEXTBOOK, TRAIN = (
+    (ROOT / "reference" / name).read_text(encoding="utf-8") for name in ("model_solution.py", "train.py")
+)
+STUDENT = {
+    "MLP.forward": """
+    h = self.fc1(x)
+    h = self.gelu(h)
+    out = self.fc2(h)
+    return out
+""",
+    "CausalAttention.forward": """
+    B, T, C = x.shape
+    H = C // self.d_attention
+    q = self.W_q(x)
+    k = self.W_k(x)
+    v = self.W_v(x)
+    q = q.view(B, T, H, self.d_attention).transpose(1, 2)
+    k = k.view(B, T, H, self.d_attention).transpose(1, 2)
+    v = v.view(B, T, H, self.d_attention).transpose(1, 2)
+    scores = q @ k.transpose(-2, -1)
+    scores = scores / math.sqrt(self.d_attention)
+    mask = self.causal_mask[:, :, :T, :T]
+    scores = scores.masked_fill(mask == 0, float("-inf"))
+    weights = F.softmax(scores, dim=-1)
+    z = weights @ v
+    z = z.transpose(1, 2).contiguous().view(B, T, C)
+    out = self.W_o(z)
+    return out
+""",
+    "Transformer.forward": """
+    B, T = x.shape
+    tok = self.embeddings(x)
+    pos = self.position_embeddings(torch.arange(T, device=x.device))
+    h = tok + pos
+    for block in self.backbone:
+        h = block(h)
+    h = self.final_layer_norm(h)
+    logits = self.lm_head(h)
+    return logits
+""",
+    "Transformer.generate": """
+    for _ in range(num_new_tokens):
+        context = x[:, -self.config.context_length:]
+        logits = self.forward(context)
+        last = logits[:, -1, :]
+        token = torch.argmax(last, dim=-1, keepdim=True)
+        x = torch.cat([x, token], dim=1)
+    return x
+""",
+    "Transformer.get_loss_on_batch": """
+    logits = self.forward(input_ids)
+    logits = logits[:, :-1, :]
+    targets = input_ids[:, 1:]
+    loss = F.cross_entropy(logits.reshape(-1, logits.size(-1)), targets.reshape(-1))
+    return loss
+""",
+}
+# The textbook without docstrings, comments and annotations, and with the methods above.
+BARE = re.sub(r'^ *""".*?"""\n', "", TEXTBOOK, flags=re.DOTALL | re.MULTILINE)
+BARE = re.sub(
+    r"^from __future__.*\n|^ *#.*\n|, eps=LAYER_NORM_EPS| ->.*(?=:\n)|: (Int|Float)\[.*?\](?=[,)])",
+    "",
+    BARE,
+    flags=re.MULTILINE,
+)
+for method, new in STUDENT.items():
+    BARE = body(BARE, method, new)
+BASE = edited(
+    BARE,
+    ("        self.n_heads = config.n_heads\n", ""),
+    ("future = torch.full((config.context_length, config.context_length), -math.inf).triu(diagonal=1)", "ones = torch.ones(config.context_length, config.context_length)"),
+    ('rearrange(future, "query key -> 1 1 query key")', "torch.tril(ones)[None, None]"),
+    ("nn.ModuleList(DecoderBlock(config) for _ in range(config.n_layers))", "nn.ModuleList([DecoderBlock(config) for _ in range(config.n_layers)])"),
+)  # fmt: skip
 
 
 def module(name: str, source: str) -> ModuleType:

@@ -4,12 +4,13 @@ right solutions pass, wrong ones fail, stubs are told apart."""
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from command import Here, assert_good_error
 from grade_right import NO_CROP
 from grade_right import RIGHT as RIGHT_MODELS
+from grade_solutions import edited
 from grade_wrong import WRONG as WRONG_MODELS
 from helpers import ROOT
 from wrong_assignments import FILES, RIGHT, WRONG, Change
@@ -24,7 +26,7 @@ from wrong_assignments import FILES, RIGHT, WRONG, Change
 from hectogpt import errors
 from hectogpt.assignment.kit import choose, exercises, stubs, with_stubs, write_kit
 from hectogpt.assignment.parts import PARTS, SOURCES
-from hectogpt.assignment.progress import TOGETHER, Progress, check_kit
+from hectogpt.assignment.progress import TOGETHER, Progress, check_kit, run_part
 
 TEXTBOOK = {name: (ROOT / "reference" / name).read_text(encoding="utf-8") for name in SOURCES}
 NAMES = [part.name for part in PARTS]
@@ -158,11 +160,8 @@ def test_what_cannot_be_written(here: Here, tmp_path: Path) -> None:
 def solve(folder: Path, *changes: tuple[str, str, str]) -> Path:
     """Put the textbook into a kit, with (file, text, other text) changed."""
     for name, source in TEXTBOOK.items():
-        for file, old, new in changes:
-            if file == name:
-                assert source.count(old) == 1
-                source = source.replace(old, new)
-        (folder / name).write_text(source, encoding="utf-8")
+        edits = [(old, new) for file, old, new in changes if file == name]
+        (folder / name).write_text(edited(source, *edits), encoding="utf-8")
     return folder
 
 
@@ -249,57 +248,55 @@ def test_plain_pytest_names_a_stub_and_passes_a_solution(tmp_path: Path) -> None
 # --- the kit's own tests --------------------------------------------------------------------------------------------
 
 MODEL = ("gelu", "mlp", "attention", "block", "forward", "generate", "loss")
-
-
-def changed(change: Change) -> list[str]:
-    """A change as a solution: part, file, source."""
-    file = FILES.get(change.part, "model_solution.py")
-    assert TEXTBOOK[file].count(change.old) == 1, (change.part, change.name)
-    return [change.part, file, TEXTBOOK[file].replace(change.old, change.new)]
+Judge = Callable[[str, str], tuple[str, str]]
 
 
 @pytest.fixture(scope="module")
-def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """By "kind part: name": part, state and reason of a solution, in a kit whose other files are the textbook's. Those
-    of the model are the grader's own tables; all with --thorough, else some of each part."""
-    step = 1 if request.config.getoption("--thorough") else 16
-    model = "model_solution.py"
-    asked = {f"textbook {p}": [p, model, TEXTBOOK[model]] for p in [*NAMES, "together"]}
-    some = [c for part in NAMES for c in [c for c in WRONG if c.part == part][: None if step == 1 else 2]]
-    asked |= {f"wrong {c.part}: {c.name}": changed(c) for c in some}
-    asked |= {f"right {c.part}: {c.name}": changed(c) for c in RIGHT}
-    asked |= {f"wrong {n} {c.id}": [c.part, model, c.source] for n, c in enumerate(WRONG_MODELS[:: min(step, 8)])}
-    right = [name for name in RIGHT_MODELS if "not installed" not in name]
-    styles = [name for n, name in enumerate(right) if n % step == 0 or "by index" in name]
-    asked |= {f"right {p}: {name}": [p, model, RIGHT_MODELS[name]] for name in styles for p in MODEL}
-    asked["noted generate: no crop"] = ["generate", model, NO_CROP]
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
+    """(part, source of its file) -> state and reason, in a kit whose other files are the textbook's."""
     folder = tmp_path_factory.mktemp("kit") / "kit"
     write_kit(folder, choose("all"))
-    for name, source in TEXTBOOK.items():
-        (folder / name).write_text(source, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "programs" / "judge_assignments.py")],
-        input=json.dumps({"folder": str(folder), "solutions": list(asked.values())}),
-        env=os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    return {name: [asked[name][0], *verdict] for name, verdict in zip(asked, found, strict=True)}
+    solve(folder)
+
+    def of(part: str, source: str) -> tuple[str, str]:
+        file = FILES.get(part, "model_solution.py")
+        for name in ("model_solution", "train", "utils", "checking", f"test_{part}"):
+            sys.modules.pop(name, None)
+        (folder / file).write_text(source, encoding="utf-8")
+        found = run_part(folder, part)
+        (folder / file).write_text(TEXTBOOK[file], encoding="utf-8")
+        return found
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr(sys, "path", [str(folder), str(folder / "tests"), *sys.path])
+        patch.setattr(sys, "dont_write_bytecode", True)
+        yield of
+    for name in ("model_solution", "train", "utils", "checking", *(f"test_{name}" for name in [*NAMES, TOGETHER])):
+        sys.modules.pop(name, None)
 
 
-def test_the_textbook_and_right_solutions_pass(verdicts: dict[str, list[str]]) -> None:
-    """A note is for a model that raises another error past the context than the textbook."""
-    found = {name: verdict for name, verdict in verdicts.items() if not name.startswith("wrong")}
-    assert {name: verdict for name, verdict in found.items() if verdict[1] != "passed"} == {}
-    notes = [name for name, verdict in found.items() if verdict[2]]
-    assert notes == ["right forward: positions from the table, a loop by index", "noted generate: no crop"]
-    assert verdicts["noted generate: no crop"][2].startswith("note, beyond the course's tests")
+def changed(change: Change) -> str:
+    return edited(TEXTBOOK[FILES.get(change.part, "model_solution.py")], (change.old, change.new))
 
 
-def test_wrong_solutions_fail_and_say_why(verdicts: dict[str, list[str]]) -> None:
-    found = {name: verdict for name, verdict in verdicts.items() if name.startswith("wrong")}
-    assert {name: why for name, (_, state, why) in found.items() if state != "failed"} == {}
-    assert [name for name, (_, _, why) in found.items() if not why or "\n" in why] == []
-    assert {part for part, _, _ in found.values()} == set(NAMES)
+def test_the_textbook_and_right_solutions_pass(judge: Judge, request: pytest.FixtureRequest) -> None:
+    """Some with --thorough alone. A note is for a model that raises another error past the context."""
+    few = {name: RIGHT_MODELS[name] for name in ("as a student writes it", "positions from the table, a loop by index")}
+    styles = RIGHT_MODELS if request.config.getoption("--thorough") else few
+    asked = [(part, "textbook", TEXTBOOK[FILES.get(part, "model_solution.py")]) for part in [*NAMES, TOGETHER]]
+    asked += [(c.part, c.name, changed(c)) for c in RIGHT]
+    asked += [(p, name, source) for name, source in styles.items() for p in MODEL if "not installed" not in name]
+    found = {f"{part}: {name}": judge(part, source) for part, name, source in asked}
+    assert {name: why for name, (state, why) in found.items() if state != "passed"} == {}
+    assert [name for name, (_, note) in found.items() if note] == ["forward: positions from the table, a loop by index"]
+    assert judge("generate", NO_CROP)[1].startswith("note, beyond the course's tests")
+
+
+def test_wrong_solutions_fail_and_say_why(judge: Judge, request: pytest.FixtureRequest) -> None:
+    """Those of the model are the grader's own table. All with --thorough, else some of each part."""
+    most, step = (None, 1) if request.config.getoption("--thorough") else (2, 8)
+    asked = [(c.part, changed(c)) for part in NAMES for c in [c for c in WRONG if c.part == part][:most]]
+    for part, source in [*asked, *((c.part, c.source) for c in WRONG_MODELS[::step])]:
+        state, why = judge(part, source)
+        assert (state, why != "", "\n" in why) == ("failed", True, False), source

@@ -1,6 +1,5 @@
 """Laws and known mistakes as data: each rests on a sentence, each shows, none is named for another. And train.py."""
 
-# ruff: noqa: E501  # sources of others
 from __future__ import annotations
 
 import re
@@ -10,6 +9,7 @@ import pytest
 import torch
 from grade_solutions import BASE, TRAIN, edited, judged, module
 from helpers import ROOT
+from wrong_assignments import RIGHT, WRONG, Change
 
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import calls, laws, train_case
@@ -102,53 +102,38 @@ def test_the_students_page_says_how_to_get_an_input() -> None:
 
 # --- train.py --------------------------------------------------------------------------------------------------------
 
-HERE = TRAIN.replace("from datasets import load_dataset\n", "").replace("from transformers import AutoTokenizer\n", "")
-CLIP = "norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)"
-STEP = "        optimizer.step()\n"
-NORM = "torch.stack([p.grad.norm() for p in model.parameters()]).norm()"
-SAME = "        batch = batch.to(device)\n"
-LOADER = "loader = torch.utils.data.DataLoader(data, batch_size=batch_size)"
-DONE = '    plot_results(losses, grad_norms, "losses_and_grad_norms.png")\n'
-
-WRONG_TRAINING = {
-    "no zero_grad": edited(HERE, ("        optimizer.zero_grad()\n", "")),
-    "no clipping": edited(HERE, (CLIP, CLIP.replace("limit", 'float("inf")'))),
-    "clipping after the step": edited(HERE, (STEP, ""), (CLIP, f"optimizer.step()\n        {CLIP}")),
-    "norm after clipping": edited(HERE, (CLIP, f"{CLIP}\n        norm = {NORM}")),
-    "no optimizer step": edited(HERE, (STEP, "")),
-    "norms summed": edited(HERE, (CLIP, f"norm = sum(p.grad.norm() for p in model.parameters())\n        {CLIP.replace('norm = ', '')}")),
-    "clipping by value": edited(HERE, (CLIP, f"norm = {NORM}\n        torch.nn.utils.clip_grad_value_(model.parameters(), limit)")),
-    "one batch for ever": edited(HERE, (SAME, "        batch = data[:batch_size].to(device)\n")),
-    "batches overlap": edited(HERE, (SAME, "        batch = data[step:step + batch_size].to(device)\n")),
-    "batches of another size": edited(HERE, (SAME, "        batch = batch[:1].to(device)\n")),
-    "no gradient at the step": edited(HERE, (STEP, "        optimizer.zero_grad()\n" + STEP), (CLIP, "norm = torch.zeros(())")),
-}  # fmt: skip
-RIGHT_TRAINING = {
-    "": HERE,
-    "shuffled": edited(HERE, (LOADER, LOADER.replace(")", ", shuffle=True)"))),
-    "returned": edited(HERE, (DONE, "    return losses, grad_norms\n")),
+# Of tests/wrong_assignments.py: the mistake, or words of the symptom; words of a note. Others pass without one.
+NAMED = {
+    "no zero_grad": "no zero_grad",
+    "zero_grad after backward": "no gradient at the step",
+    "no step": "no optimizer step",
+    "not clipped": "no clipping",
+    "clipped by value": "clipping by value",
+    "norm after clipping": "norm after clipping",
+    "norms summed": "norms summed",
+    "one batch for ever": "one batch for ever",
+    "one row a batch": "batches of another size",
+    "batches overlap": "batches overlap",
+    "lists swapped": "loss of step 1: yours",
+    "nothing returned": "returned no losses",
 }
-NOTED_TRAINING = {
-    "another optimizer or schedule": edited(HERE, ("torch.optim.AdamW", "torch.optim.NAdam")),
-    "memory grows": edited(HERE, ("losses.append(loss.item())", "losses.append(loss)")),
-    "after the losses were recorded": edited(HERE, (DONE, DONE + '    torch.save({}, "nowhere/model.pt")\n')),
+NOTED = {
+    "tensors kept": "memory grows",
+    "learning rate left out": "another optimizer or schedule",
+    "another weight decay": "another optimizer or schedule",
+    "loss after the step": "another optimizer or schedule",
+    "plotted, and an error": "after the losses were recorded",
 }
 
 
-@pytest.mark.parametrize("name", WRONG_TRAINING)
-def test_a_mistake_in_the_loop_is_named(name: str) -> None:
-    result = judged(BASE, "train", train=WRONG_TRAINING[name])["train"]
-    assert result.outcome == "failed"
-    assert result.diagnosis is not None
-    assert name in (result.diagnosis.id, *result.diagnosis.equivalent)
-    assert "step" in result.broken[0].symptom
-
-
-def test_right_loops_pass_and_what_was_changed_is_a_note() -> None:
-    for name, source in {**RIGHT_TRAINING, **NOTED_TRAINING}.items():
-        result = judged(BASE, "train", train=source)["train"]
-        assert result.outcome == "passed", name
-        assert [True] * (name in NOTED_TRAINING) == [name in note.law + note.symptom for note in result.notes], name
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")  # losses that are kept with their graph
+@pytest.mark.parametrize("change", [one for one in WRONG + RIGHT if one.part == "train"], ids=lambda one: one.name)
+def test_a_mistake_in_the_loop_is_named_and_what_was_changed_is_a_note(change: Change) -> None:
+    result = judged(BASE, "train", train=edited(TRAIN, (change.old, change.new)))["train"]
+    assert result.outcome == ("failed" if change.name in NAMED else "passed")
+    assert NAMED.get(change.name, "") in (f"{result.diagnosis}" if result.diagnosis else result.why())
+    assert [change.name] * (change.name in NOTED) == [change.name for _ in result.notes]
+    assert all(NOTED[change.name] in note.law + note.symptom for note in result.notes)
 
 
 def test_every_mistake_of_the_loop_shows_with_clipping_or_without() -> None:
