@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from helpers import shrunk
 
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.display import Progress
@@ -40,17 +41,8 @@ def make_corpus(folder: Path) -> Corpus:
 
 def small_run(lr: float = 1e-2) -> Run:
     """The smallest transformer over GPT-2's ids; three steps."""
-    base = baseline()
-    return replace(
-        base,
-        model=replace(base.model, d_model=4, n_heads=1, n_layers=1, context_length=16),
-        data=replace(base.data, batch_size=2, seq_len=16),
-        optim=AdamW(lr=lr),
-        head_dtype="float32",
-        steps=3,
-        device="cpu",
-        threads=1,
-    )
+    run = shrunk(baseline(), layers=1)
+    return replace(run, model=replace(run.model, d_model=4, n_heads=1), optim=AdamW(lr=lr))
 
 
 def run_trial(

@@ -129,35 +129,6 @@ def test_what_is_slow_to_load_waits_until_it_is_used() -> None:
     assert loaded("import hectogpt.cli.train, hectogpt.cli.generate", slow) == []
 
 
-# Imports every module while an audit hook watches; fonts are found once, when matplotlib has no list of them.
-WATCHING = """
-import importlib, pkgutil, subprocess, sys
-watched = {"socket.connect", "socket.bind", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.fork"}
-watched |= {"os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "pty.spawn", "webbrowser.open"}
-found, imported = [], ""
-
-def watch(event, arguments):
-    if event in watched and not (arguments and arguments[0] in ("fc-list", "system_profiler")):
-        found.append(f"{imported}: {event} {arguments!r}"[:300])
-
-sys.addaudithook(watch)
-import hectogpt
-for module in pkgutil.walk_packages(hectogpt.__path__, "hectogpt."):
-    imported = module.name
-    if not imported.endswith("__main__") and not imported.startswith("hectogpt.lab.examples"):
-        importlib.import_module(imported)
-print(*found)
-seen = len(found)
-subprocess.run([sys.executable, "-c", ""], check=True)
-assert len(found) > seen, "the hook sees nothing"
-"""
-
-
-@pytest.mark.thorough
-def test_no_import_opens_a_socket_or_starts_a_process() -> None:
-    assert run_python(WATCHING) == "\n"
-
-
 # --- owners -----------------------------------------------------------------------------------------------------------
 
 

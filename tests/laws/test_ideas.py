@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from experiments import perform
-from helpers import ROOT, peaked, train
+from helpers import ROOT, peaked, shrunk, train
 
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
@@ -29,7 +29,7 @@ from hectogpt.lab.plan import plan
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.model.weights import load_model, save_model
 from hectogpt.serialization import dump, idea_module
-from hectogpt.training.run import Data, Run, load_run, sections_changed
+from hectogpt.training.run import Run, load_run, sections_changed
 from hectogpt.training.session import Session
 
 HEAD = """\
@@ -189,13 +189,7 @@ LITERATURE = ROOT / "docs" / "literature.py"
 NAMES = [name for name in ideas.functions_of(read_idea(LITERATURE)) if name != "distilled"]
 ONE_OF_EACH_SEAM = {"smoothed", "swiglu", "u_net", "forgetting", "window", "masked", "averaged", "sam", "by_kind"}
 ONE_OF_EACH_SEAM |= {"orthogonal", "rare_twice", "small_first"}
-SMALL_RUN = replace(
-    recipes.recipe("minute"),
-    model=replace(recipes.recipe("minute").model, d_model=16, n_heads=2, n_layers=3, context_length=16),
-    data=Data(batch_size=2, seq_len=16),
-    steps=3,
-    threads=1,
-)
+SMALL_RUN = shrunk(recipes.recipe("minute"), layers=3)
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +246,7 @@ def test_a_student_learns_from_its_teacher(corpus: Corpus, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        ("MLP", "Wrong: layer 0 makes (1, 2, 4) of (1, 2, 16)"),
+        ("MLP", "Wrong: layer 0 makes (1, 2, 4) of (1, 2, 12)"),
         ("Attention", "Wrong.build returned Linear, why: it has to be a CausalAttention"),
     ],
 )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hectogpt.data import Corpus, Shuffled
 from hectogpt.errors import UserError
 from hectogpt.model import Init, Transformer
-from hectogpt.training import loop, precision, setup
+from hectogpt.training import setup
 from hectogpt.training.diagnose import diagnose
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.optim import AdamW, OptimizerGroup
@@ -38,23 +38,6 @@ def test_it_learns_and_repeats_itself_bit_for_bit(corpus: Corpus) -> None:
     assert [s.tokens for s in steps] == [n * 4 * 32 for n in range(1, 21)]
     assert [s.lr for s in steps] == [2e-2 * run.schedule.factor(n, 20) for n in range(20)]
     assert next(Session.open(replace(run, seed=1), corpus).steps()).loss != steps[0].loss
-
-
-def test_accumulated_gradients_are_the_batch_s(corpus: Corpus) -> None:
-    run = small_run(dtype="float64", head_dtype="float64", data=Data(batch_size=4, seq_len=32))
-    machine = precision.choose(run)
-    model = setup.build_model(run, machine, corpus)
-    batches = setup.make_batches(run, corpus)
-    batch = torch.from_numpy(batches.at(0))
-    expected = model.get_loss_on_batch(batch)
-    whole = torch.autograd.grad(expected, list(model.parameters()))
-    for micro_batch in (1, 3, 4):
-        model.zero_grad()
-        cut = replace(run, data=replace(run.data, micro_batch=micro_batch))
-        loss = loop.Gradients(cut, model, batches, machine).compute(0)
-        torch.testing.assert_close(loss, expected.double(), rtol=1e-12, atol=1e-12)
-        for p, gradient in zip(model.parameters(), whole, strict=True):
-            torch.testing.assert_close(p.grad, gradient, rtol=1e-10, atol=1e-13)
 
 
 @dataclass(frozen=True)

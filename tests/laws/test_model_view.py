@@ -70,15 +70,6 @@ def test_the_effect_of_a_head_is_that_of_zeros_in_its_output_weights() -> None:
         assert row["delta"] == pytest.approx(expected, abs=1e-5)
 
 
-def test_one_token_predicts_the_next_and_has_no_loss() -> None:
-    seen = model_view.trace(ours(), ids(1))
-    assert seen.maps.shape == (2, 3, 1, 1)
-    assert not len(seen.losses)
-    best = model_view.most_likely_tokens(seen, 5)
-    assert [p for _, p in best] == sorted((p for _, p in best), reverse=True)
-    assert seen.next_probabilities.sum() == pytest.approx(1)
-
-
 @given(st.text(max_size=60))
 def test_visible_tokens_hold_every_byte(text: str) -> None:
     tokenizer = load_tokenizer()

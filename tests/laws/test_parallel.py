@@ -10,7 +10,7 @@ from typing import Any
 import forks
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, shrunk
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,13 +44,9 @@ class DropLayer(torch.nn.Dropout):
 
 def small(name: str, steps: int) -> Run:
     """A recipe with all its parts, and dropout, at a small size."""
-    whole = find_run(name)
-    inputs = tuple(replace(p, rows=200) if isinstance(p, NgramHash) else p for p in whole.model.inputs)
-    sizes: dict[str, Any] = {"d_model": 12, "n_heads": 2, "n_layers": 2, "context_length": 16, "vocab_size": 50257}
-    model = replace(whole.model, inputs=(*inputs, Drop()), **sizes)
-    data = replace(whole.data, batch_size=8, seq_len=16, leaves=4)
-    more: dict[str, Any] = {"steps": steps, "threads": 1, "device": "cpu", "dtype": "float32", "head_dtype": "float32"}
-    return replace(whole, model=model, data=data, **more)
+    run = shrunk(find_run(name), steps, rows=8)
+    inputs = tuple(replace(p, rows=200) if isinstance(p, NgramHash) else p for p in run.model.inputs)
+    return replace(run, model=replace(run.model, inputs=(*inputs, Drop())), data=replace(run.data, leaves=4))
 
 
 def take_steps(run: Run, corpus: Corpus, world: World, folder: Path, stop: int, saved: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import shrunk
 
 from hectogpt.data import Corpus
 from hectogpt.lab import ladder, recipes
@@ -27,14 +28,8 @@ ABLATIONS = [recipes.WITHOUT + change.__name__ for change in LADDER]
     "name", [*recipes.names(), *(pytest.param(name, marks=pytest.mark.thorough) for name in ABLATIONS)]
 )
 def test_every_recipe_takes_two_steps_within_the_limit(name: str, corpus: Corpus) -> None:
-    whole = recipes.recipe(name)
-    assert whole.model.min_parameters() < 60e6
-    # The same parts at a size for a test: every recipe's structure, few numbers.
-    model = replace(whole.model, d_model=24, n_heads=2 if whole.model.d_model > 33 else 3, context_length=32)
-    model = replace(model, vocab_size=50257, n_layers=min(2, model.n_layers))
-    data = replace(whole.data, batch_size=2, seq_len=32, micro_batch=None)
-    run = replace(whole, model=model, data=data, steps=2, threads=1, device="cpu", head_dtype="float32")
-    session = Session.open(run, corpus)
+    assert recipes.recipe(name).model.min_parameters() < 60e6
+    session = Session.open(shrunk(recipes.recipe(name), steps=2), corpus)
     before = {n: p.detach().clone() for n, p in session.model.named_parameters()}
     assert len(list(session.steps())) == 2
     still = [n for n, p in session.model.named_parameters() if (p == before[n]).all()]
@@ -155,8 +150,7 @@ def test_a_compact_head_learns_the_same_as_a_whole_one(eps: float, more: dict[st
     assert run.model.lm_head.compact_vocab
     assert isinstance(run.optim, AdamW)
     run = replace(run, gradient_clipping=0.5, optim=replace(run.optim, eps=eps))
-    run = replace(run, data=replace(run.data, batch_size=4, seq_len=16), device="cpu", threads=1, head_dtype="float64")
-    run = replace(run, model=replace(run.model, d_model=12, n_layers=1, context_length=16), steps=4, dtype="float64")
+    run = shrunk(run, steps=4, layers=1, rows=4, dtype="float64")
     run = replace(run, init=replace(run.init, head=0.0))  # a whole head starts at zero only if told to
     pointer = PointerHead() if more else None  # its copies are mixed in
     losses = {}

@@ -6,13 +6,12 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, small_run, tiny_corpus
+from helpers import TINY, shrunk, small_run
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -22,7 +21,6 @@ from torch.utils._pytree import tree_leaves
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.kernels import dtypes
-from hectogpt.lab import recipes
 from hectogpt.lab.recipes import recipe
 from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.model.inputs import EmbeddingNorm, InputPart
@@ -49,8 +47,7 @@ def test_a_corpus_that_does_not_fit_is_refused(corpus: Corpus) -> None:
 
 @pytest.mark.parametrize("name", ["baseline", "top"])
 def test_parameters_are_counted_without_building(corpus: Corpus, name: str) -> None:
-    run = recipes.recipe(name)
-    run = replace(run, model=replace(run.model, d_model=16, n_heads=2), device="cpu", threads=1)
+    run = shrunk(recipe(name))
     assert setup.count_parameters(run, corpus) == sum(p.numel() for p in build(run, corpus).parameters())
 
 
@@ -186,13 +183,10 @@ class RefuseFloat64(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", ["baseline", "minute"])
 def test_a_step_needs_no_float64_where_there_is_none(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dtypes, "WITHOUT_FLOAT64", frozenset({"cpu"}))
-    whole = recipe(name)
-    model = replace(whole.model, d_model=32, n_heads=2, n_layers=2, context_length=32)
-    run = replace(whole, model=model, data=Data(4, 32), steps=2, threads=1, dtype="float32", head_dtype="float32")
-    session = Session.open(run, tiny_corpus(tmp_path))
+    session = Session.open(shrunk(recipe(name), steps=2), corpus)
     with RefuseFloat64():
         losses = [step.loss for step in session.steps()]
     assert all(math.isfinite(loss) for loss in losses)
@@ -251,11 +245,8 @@ def test_the_first_loss_is_near_the_bigrams(text: np.ndarray, compact: bool) -> 
     assert not model.lm_head.weight[TOKENS:].any()
 
 
-def test_a_run_counts_what_it_reads(tmp_path: Path) -> None:
-    corpus = tiny_corpus(tmp_path, n_documents=60)
-    run = recipes.recipe("counts")
-    run = replace(run, data=replace(run.data, batch_size=2, seq_len=16), steps=3, device="cpu", threads=1)
-    run = replace(run, model=replace(run.model, d_model=16, n_layers=1))
+def test_a_run_counts_what_it_reads(corpus: Corpus) -> None:
+    run = shrunk(recipe("counts"), layers=1)
     model = setup.build_model(run, precision.choose(run), corpus)
     read = setup.training_tokens(run, corpus)
     assert np.array_equal(read[4:], setup.make_batches(run, corpus).at(2))
