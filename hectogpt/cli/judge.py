@@ -16,11 +16,10 @@ from hectogpt.errors import UserError
 from hectogpt.lab.compare import short_name
 from hectogpt.lab.judge import judge, replay
 from hectogpt.lab.judgement import Judgement, find_entrant, read_judgement
-from hectogpt.lab.verdict import OPENINGS
+from hectogpt.lab.verdict import COSTS, OPENINGS, Cost, costs_text
 
 NOT_BETTER = 1
 CODES = {"better": 0, "refused": 2, "dishonest": 3}
-COSTS = {"seconds": "{:,.1f} s", "peak_mb": "{:,.0f} MiB", "params": "{:,.0f} parameters"}
 
 
 def main(options: JudgeOptions) -> None:
@@ -94,7 +93,7 @@ def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
             texts[0] += f", {seeds} seed{'s' * (seeds != 1)} drawn from a secret ({found.ended})"
         if len(begin["corpora"]) > 1:
             texts += [f"{name}: {found.pair(name) or ''}" for name in begin["corpora"]]
-        texts += [line] if (line := cost_text(found)) else []
+        texts += [line] if (line := costs_text("training", costs_of(found))) else []
     else:
         texts = [f"{begin['idea']} on {begin['base']} is {found.word}: {'; '.join(found.reasons)}"]
     passed = sum(check["passed"] for check in found.checks)
@@ -106,11 +105,11 @@ def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
     return printable(". ".join(text.rstrip(".") for text in texts) + f".\nrecord: {found.path}")
 
 
-def cost_text(found: Judgement) -> str:
-    """What a training takes, of the idea and of the base."""
-    costs = [(form, found.cost(name, "idea"), found.cost(name, "base")) for name, form in COSTS.items()]
-    texts = [f"{form.format(own)} instead of {form.format(base)}" for form, own, base in costs if own and base]
-    return f"A training takes {', '.join(texts)}" if texts else ""
+def costs_of(found: Judgement) -> dict[str, Cost]:
+    """What a training takes, of the base and of the idea."""
+    return {
+        name: {"first": found.cost(key, "base"), "arm": found.cost(key, "idea")} for name, (key, *_) in COSTS.items()
+    }
 
 
 def as_json(found: Judgement, earlier: Sequence[Judgement]) -> dict[str, Any]:
@@ -126,7 +125,7 @@ def as_json(found: Judgement, earlier: Sequence[Judgement]) -> dict[str, Any]:
         "gains": gains,
         "seeds": len(found.gains()),
         "ended": found.ended,
-        "cost": {name: {"idea": found.cost(name, "idea"), "base": found.cost(name, "base")} for name in COSTS},
+        "cost": {name: {"base": each["first"], "idea": each["arm"]} for name, each in costs_of(found).items()},
         "checks": [{name: check[name] for name in ("name", "passed", "seen")} for check in found.checks],
         "earlier": [judgement.word for judgement in earlier],
         "record": str(found.path),

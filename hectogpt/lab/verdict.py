@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,33 +25,64 @@ OPENINGS = {
     "tie": "{arm} ties with {first}",
     "unproven": "{arm} against {first} is unproven",
 }
+Cost = Mapping[str, float | None]  # means over the trials: of the "first" arm and of the "arm"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
-    """What a comparison says about an arm, `result`, against the first, `base`.
+    """What a comparison says about an arm against the first one.
 
-    pair: their paired difference, by `Comparison.pair`. One seed is unproven.
+    arm, first: their labels. pair: their paired difference, by `Comparison.pair`. seeds: the paired seeds, up to the
+    decision. costs: what a trial takes in "seconds", "memory" (MiB) and "parameters"; None where the records do not
+    say. diverged, failed: (label, seed) of both arms' trials that count as a uniform guess, and that do not count.
     """
 
-    comparison: Comparison
-    base: Result
-    result: Result
+    arm: str
+    first: str
     pair: Paired
+    seeds: tuple[int, ...]
+    sequential: bool
+    corpus: str
+    split: str
+    steps: int
+    first_steps: int
+    costs: dict[str, Cost]
+    track: str
+    rules_broken: tuple[str, ...]
+    first_rules_broken: tuple[str, ...]
+    diverged: list[tuple[str, int]]
+    failed: list[tuple[str, int]]
 
-    @property
-    def arm(self) -> str:
-        """The arm's label."""
-        return self.result.arm.label
-
-    @property
-    def first(self) -> str:
-        """The first arm's label."""
-        return self.base.arm.label
+    @staticmethod
+    def of(comparison: Comparison, base: Result, result: Result, pair: Paired) -> Verdict:
+        """The verdict on a result of the comparison; base: that of the first arm."""
+        shared = {record.seed for record in base.records} & {record.seed for record in result.records}
+        records = [*base.records, *result.records, *comparison.failed]
+        arms = (base.arm.label, result.arm.label)
+        lost = {
+            status: [(r.arm, r.seed) for r in records if r.status == status and r.arm in arms]
+            for status in ("diverged", "failed")
+        }
+        return Verdict(
+            arm=result.arm.label,
+            first=base.arm.label,
+            pair=pair,
+            seeds=tuple(sorted(shared)[: pair.n]),
+            sequential=comparison.sequential,
+            corpus=short_name(comparison.corpus.name),
+            split=comparison.split,
+            steps=result.arm.run.steps,
+            first_steps=base.arm.run.steps,
+            costs={name: {"first": base.mean(one), "arm": result.mean(one)} for name, (one, _, _) in COSTS.items()},
+            track=comparison.track.name,
+            rules_broken=result.rules_broken,
+            first_rules_broken=base.rules_broken,
+            **lost,
+        )
 
     @property
     def word(self) -> VerdictWord:
-        """ "better", "worse", "tie" or "unproven"."""
+        """ "better", "worse", "tie" or "unproven", as one seed is."""
         return self.pair.verdict
 
     @property
@@ -65,32 +97,12 @@ class Verdict:
         return None if low is None or high is None else (low, high)
 
     @property
-    def seeds(self) -> tuple[int, ...]:
-        """The paired seeds, up to the decision."""
-        shared = {record.seed for record in self.base.records} & {record.seed for record in self.result.records}
-        return tuple(sorted(shared)[: self.pair.n])
-
-    def cost(self, name: str) -> tuple[float, float] | None:
-        """What a trial takes in "seconds", "memory" (MiB) or "parameters", as a mean over the trials of the first and
-        of the arm; None where the records do not say."""
-        first, arm = self.base.mean(COSTS[name][0]), self.result.mean(COSTS[name][0])
-        return None if first is None or arm is None else (first, arm)
-
-    @property
-    def lost(self) -> dict[str, list[tuple[str, int]]]:
-        """(label, seed) of both arms' trials that "diverged", which count as a uniform guess, and that "failed", which
-        do not count."""
-        records = [*self.base.records, *self.result.records, *self.comparison.failed]
-        arms = (self.first, self.arm)
-        return {
-            status: [(r.arm, r.seed) for r in records if r.status == status and r.arm in arms]
-            for status in ("diverged", "failed")
-        }
-
-    @property
     def text(self) -> str:
         """A paragraph that can be quoted by itself."""
-        return " ".join([_outcome(self), *_costs(self), _rules(self), *_lost_trials(self), *_what_it_takes(self)])
+        lost = [f"{arm}, seed {seed}: diverged, counted as a uniform guess." for arm, seed in self.diverged]
+        lost += [f"{arm}, seed {seed}: crashed, not counted." for arm, seed in self.failed]
+        costs = costs_text("trial", self.costs)
+        return " ".join(filter(None, [_outcome(self), costs, _rules(self), *lost, _what_it_takes(self)]))
 
     def __str__(self) -> str:
         return printable(self.text)
@@ -99,29 +111,23 @@ class Verdict:
         return f"<Verdict {self.arm} against {self.first}: {self.word}, gain {self.gain:+.4f}>"
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values: the pair's numbers, what it is about, costs, lost trials, and the text."""
-        comparison, numbers = self.comparison, asdict(self.pair)
-        del numbers["n"]
-        costs = {name: (cost := self.cost(name)) and {"first": cost[0], "arm": cost[1]} for name in COSTS}
-        return {
-            "arm": self.arm,
-            "first": self.first,
-            "word": numbers.pop("verdict"),
-            **numbers,
-            "seeds": self.seeds,
-            "sequential": comparison.sequential,
-            "corpus": short_name(comparison.corpus.name),
-            "split": comparison.split,
-            "steps": self.result.arm.run.steps,
-            "first_steps": self.base.arm.run.steps,
-            **costs,
-            "track": comparison.track.name,
-            "rules_broken": self.result.rules_broken,
-            "first_rules_broken": self.base.rules_broken,
-            **self.lost,
-            "seeds_needed": None if self.pair.sd is None else seeds_needed(self.pair.sd),
-            "text": self.text,
-        }
+        """Plain values: the fields, with the pair's numbers and the costs among them, and the text."""
+        fields = asdict(self)
+        pair, costs = fields.pop("pair"), fields.pop("costs")
+        needed = None if self.pair.sd is None else seeds_needed(self.pair.sd)
+        return fields | costs | pair | {"word": self.word, "seeds_needed": needed, "text": self.text}
+
+
+def costs_text(what: str, costs: Mapping[str, Cost]) -> str:
+    """ "A trial takes 21.0 s instead of 14.0 (x 1.5), ...", as far as both numbers are known."""
+    texts = []
+    for name, (_, form, unit) in COSTS.items():
+        first, arm = costs[name]["first"], costs[name]["arm"]
+        if first is not None and arm is not None:
+            before, after = form.format(first), form.format(arm)
+            ratio = f" (x {arm / first:.3g})" if first else ""
+            texts.append(f"the same {after}{unit}" if after == before else f"{after}{unit} instead of {before}{ratio}")
+    return f"A {what} takes {', '.join(texts)}." if texts else ""
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ class ComparisonResult:
         return ComparisonResult(
             results=tuple(results),
             records=tuple(records),
-            verdicts=tuple(Verdict(comparison, results[0], r, r.to_first) for r in results if r.to_first is not None),
+            verdicts=tuple(Verdict.of(comparison, results[0], r, r.to_first) for r in results if r.to_first),
             notes=(*[small] * (tokens < FEW_TOKENS), *failures(records)),
             corpus=comparison.corpus.name,
             split=split,
@@ -174,61 +180,45 @@ class ComparisonResult:
 
 
 def _outcome(verdict: Verdict) -> str:
-    pair, seeds, comparison, gain = verdict.pair, verdict.seeds, verdict.comparison, verdict.gain
-    where = f"{comparison.split} loss on {short_name(comparison.corpus.name)}"
-    outcome = f"its {where} is {abs(gain):.4f} nats per token {'lower' if gain >= 0 else 'higher'}"
+    pair, seeds, gain, interval = verdict.pair, verdict.seeds, verdict.gain, verdict.interval
     facts = [f"gain {gain:+.4f}"]
-    if verdict.interval is not None:
-        facts.append("95 % interval {:+.4f} to {:+.4f}".format(*verdict.interval))
+    facts += ["95 % interval {:+.4f} to {:+.4f}".format(*interval)] if interval is not None else []
     facts += [f"one-sided p = {p_text(pair.p)}".replace("= >", ">")] if pair.p is not None else []
     whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
     which = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
     facts.append(f"{len(seeds)} paired seeds, {which}" if len(seeds) > 1 else f"one seed, {seeds[0]}")
-    steps, first_steps = verdict.result.arm.run.steps, verdict.base.arm.run.steps
+    steps, first_steps = verdict.steps, verdict.first_steps
     facts.append(f"{steps} steps" if steps == first_steps else f"{steps} steps against {first_steps}")
-    text = f"{OPENINGS[verdict.word].format(arm=verdict.arm, first=verdict.first)}: {outcome} ({'; '.join(facts)})."
-    if comparison.sequential and len(seeds) > 1:
+    loss = f"its {verdict.split} loss on {verdict.corpus} is {abs(gain):.4f} nats per token"
+    text = OPENINGS[verdict.word].format(arm=verdict.arm, first=verdict.first)
+    text += f": {loss} {'lower' if gain >= 0 else 'higher'} ({'; '.join(facts)})."
+    if verdict.sequential and len(seeds) > 1:
         text += " The interval is valid although the comparison was looked at after every seed."
     return text + (f" The noise floor is {pair.noise_floor:.4f}." if pair.noise_floor is not None else "")
 
 
-def _costs(verdict: Verdict) -> list[str]:
-    texts = []
-    for name, (_, form, unit) in COSTS.items():
-        if (cost := verdict.cost(name)) is not None:
-            first, arm = map(form.format, cost)
-            ratio = f" (x {cost[1] / cost[0]:.3g})" if cost[0] else ""
-            texts.append(f"the same {arm}{unit}" if arm == first else f"{arm}{unit} instead of {first}{ratio}")
-    return [f"A trial takes {', '.join(texts)}."] if texts else []
-
-
 def _rules(verdict: Verdict) -> str:
-    own, first, track = verdict.result.rules_broken, verdict.base.rules_broken, verdict.comparison.track.name
+    own, first, track = verdict.rules_broken, verdict.first_rules_broken, verdict.track
     text = f"It breaks the rules of track {track}: {'; '.join(own)}" if own else f"It keeps the rules of track {track}"
     if own and own == first:
         return f"{text}; so does {verdict.first}."
     return f"{text}. {verdict.first} breaks them: {'; '.join(first)}." if first else f"{text}."
 
 
-def _lost_trials(verdict: Verdict) -> list[str]:
-    what = {"diverged": "diverged, counted as a uniform guess", "failed": "crashed, not counted"}
-    lost = verdict.lost
-    return [f"{label}, seed {seed}: {what[status]}." for status in what for label, seed in lost[status]]
-
-
-def _what_it_takes(verdict: Verdict) -> list[str]:
-    """What would decide a tie or an unproven difference; nothing for one that is decided."""
+def _what_it_takes(verdict: Verdict) -> str:
+    """What would decide a tie or an unproven difference; "" for one that is decided."""
+    sd, seeds = verdict.pair.sd, len(verdict.seeds)
     if verdict.word in ("better", "worse"):
-        return []
-    if verdict.pair.sd is None:
-        return [f"One seed proves nothing: run at least {FEWEST_SEEDS}."]
-    if verdict.comparison.sequential:
+        return ""
+    if sd is None:
+        return f"One seed proves nothing: run at least {FEWEST_SEEDS}."
+    if verdict.sequential:
         tie = f"The interval lies within {LEAST_DIFFERENCE} of no gain, so more seeds are not needed."
-        return [tie if verdict.word == "tie" else "More seeds may decide it."]
-    needed, seeds = seeds_needed(verdict.pair.sd), len(verdict.seeds)
+        return tie if verdict.word == "tie" else "More seeds may decide it."
+    needed = seeds_needed(sd)
     goal = f"a gain of {LEAST_DIFFERENCE} nats apart from none (p < {SIGNIFICANCE}, power {100 * POWER:.0f} %)"
-    basis = f"by the SD of these differences, {verdict.pair.sd:.4f}"
+    basis = f"by the SD of these differences, {sd:.4f}"
     if needed > seeds:
-        return [f"It takes about {needed:,} paired seeds ({needed - seeds} more) to tell {goal}, {basis}."]
+        return f"It takes about {needed:,} paired seeds ({needed - seeds} more) to tell {goal}, {basis}."
     more = "what is missing is p, so run it on fresh seeds" if verdict.word == "unproven" else "more are not needed"
-    return [f"{needed} paired seeds tell {goal}, {basis}; {more}."]
+    return f"{needed} paired seeds tell {goal}, {basis}; {more}."

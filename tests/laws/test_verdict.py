@@ -11,7 +11,7 @@ import pytest
 from experiments import make_up, numbered_arms, record_of
 
 from hectogpt.data import Corpus
-from hectogpt.lab.compare import Comparison, Result
+from hectogpt.lab.compare import Comparison
 from hectogpt.lab.statistics import seeds_needed
 from hectogpt.lab.verdict import ComparisonResult, Verdict
 
@@ -25,10 +25,6 @@ def compared(corpus: Corpus, folder: Path, *losses: list[float], **more: Any) ->
 
 def verdict_of(comparison: Comparison, place: int = 0) -> Verdict:
     return ComparisonResult.of(comparison).verdicts[place]
-
-
-def rules(result: Result, *broken: str) -> Result:
-    return replace(result, records=[replace(record, rules_broken=list(broken)) for record in result.records])
 
 
 def test_a_gain_with_everything_it_costs(corpus: Corpus, tmp_path: Path) -> None:
@@ -74,8 +70,7 @@ def test_what_it_takes_to_decide(corpus: Corpus, tmp_path: Path) -> None:
     enough = replace(noisy, pair=replace(noisy.pair, sd=0.001))
     assert "more are not needed" in enough.text
     assert "what is missing is p" in replace(enough, pair=replace(enough.pair, verdict="unproven")).text
-    noisy.comparison.sequential = True
-    assert "more seeds are not needed" in noisy.text
+    assert "more seeds are not needed" in replace(noisy, sequential=True).text
 
 
 def test_lost_trials_and_broken_rules_are_said(corpus: Corpus, tmp_path: Path) -> None:
@@ -84,11 +79,11 @@ def test_lost_trials_and_broken_rules_are_said(corpus: Corpus, tmp_path: Path) -
         this.records["lr 2", seed] = replace(this.records["lr 2", seed], status="diverged", error="loss nan")
     this.failed = [record_of(corpus, this.arms[0], 7, 5.0, status="failed", error="killed")]
     verdict = verdict_of(this)
-    assert verdict.lost == {"diverged": [("lr 2", 0), ("lr 2", 1)], "failed": [("lr 1", 7)]}
+    assert (verdict.diverged, verdict.failed) == ([("lr 2", 0), ("lr 2", 1)], [("lr 1", 7)])
     assert "lr 2, seed 1: diverged, counted as a uniform guess." in verdict.text
     assert "lr 1, seed 7: crashed, not counted." in verdict.text
     assert "It breaks the rules of track closed: 3 steps, not 100; so does lr 1." in verdict.text
-    own = replace(verdict, base=rules(verdict.base, "trained on a GPU"), result=rules(verdict.result))
+    own = replace(verdict, rules_broken=(), first_rules_broken=("trained on a GPU",))
     assert "It keeps the rules of track closed. lr 1 breaks them: trained on a GPU." in own.text
 
 
