@@ -17,7 +17,7 @@ from hectogpt.data import open_corpus
 from hectogpt.data.documents import Document, Source
 from hectogpt.data.sources import find_source
 from hectogpt.files import append_line
-from hectogpt.lab import counting, recipes
+from hectogpt.lab import mixing, recipes
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.training.session import Session
 from hectogpt.training.setup import training_tokens
@@ -41,12 +41,12 @@ def measure(recipe: str, seed: int) -> dict[str, object]:
     for _ in session.steps():
         pass
     models = NgramModels(training_tokens(run, corpus), corpus.n_vocab)
-    found = {s: counting.score_both(models.order_5, corpus.tokens[s], session.evaluate(s)) for s in ("dev", "test")}
+    found = {s: mixing.score_both(models.order_5, corpus.tokens[s], session.evaluate(s)) for s in ("dev", "test")}
     losses = {
         "closed": -np.log(found["test"].network),
-        "closed+counting": counting.losses(found["test"], counting.fit_weights(found["dev"])),
+        "closed+counting": mixing.losses(found["test"], mixing.fit_weights(found["dev"])),
         "kn3": -np.log(models.trigram_probabilities(corpus.test.astype(np.int64))),
-        "kn5": -np.log(found["test"].counted),
+        "kn5": -np.log(found["test"].other),
     }
     rows = {name: [round(float(x.mean()), 4), round(float(x[others].mean()), 4)] for name, x in losses.items()}
     return {"recipe": recipe, "seed": seed, "corpus_sha256": corpus.sha256, "tokens": int((~others).sum()), **rows}

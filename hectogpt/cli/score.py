@@ -17,7 +17,7 @@ from hectogpt.display import NGRAMS, one_line
 from hectogpt.errors import UserError
 from hectogpt.interop.open import find_folder, open_model
 from hectogpt.lab import ideas
-from hectogpt.lab.counting import mix, score_both
+from hectogpt.lab.mixing import mix, score_both
 from hectogpt.lab.ngram import KneserNey, NgramModels
 from hectogpt.run_records import RUN, read_record
 from hectogpt.training import setup
@@ -104,8 +104,8 @@ def score_model(
     if not same:
         return score
     both = {which: score_both(order_5, texts[which], one) for which, one in found.items()}
-    mixed = mix(both[split], None if split == "dev" else both["dev"])
-    return replace(score, with_ngrams=mixed.loss, ngram_weights=mixed.weights)
+    loss, weights = mix(both[split], None if split == "dev" else both["dev"])
+    return replace(score, with_ngrams=loss, ngram_weights=weights)
 
 
 def tokens_of_run(name: str, corpus: Corpus, step: int | None) -> np.ndarray | None:

@@ -15,7 +15,7 @@ from hectogpt.data import Corpus
 from hectogpt.display import Progress
 from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, complete
-from hectogpt.lab.counting import mix, score_both
+from hectogpt.lab.mixing import mix, score_both
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.run_records import METRICS, PICTURE, read_scores
 from hectogpt.training import setup
@@ -69,7 +69,7 @@ def score(session: Session, folder: RunFolder, progress: Progress, facts: Facts,
     progress.line(f"counting n-grams of the {counted.size:,} tokens that were read ...")
     models = NgramModels(counted, run.model.vocab_size)
     ngrams = models.losses(corpus.dev)
-    together = mix(score_both(models.order_5, corpus.dev, found))
+    loss, weights = mix(score_both(models.order_5, corpus.dev, found))
     baseline = None if run.recipe == "baseline" and not modified else find_curve(corpus, run.steps)
     try:
         plot_run(
@@ -85,7 +85,7 @@ def score(session: Session, folder: RunFolder, progress: Progress, facts: Facts,
         progress.line(f"note: no picture: {type(error).__name__}: {error}")
     prompt = default_prompt(corpus) if prompt is None else prompt
     summary = session.result().summary() | facts
-    summary |= {"dev_loss_with_ngrams": together.loss, "ngram_weights": list(together.weights)}
+    summary |= {"dev_loss_with_ngrams": loss, "ngram_weights": list(weights)}
     summary |= {"ngrams": ngrams, "samples": samples(session, prompt), "state": "done"}
     folder.finish(summary)
     return FullRun(replace(session.result(), folder=folder.path), summary, baseline)

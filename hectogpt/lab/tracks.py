@@ -21,8 +21,8 @@ class Track:
     steps: exact number of optimizer steps. tokens: most training tokens, none of them read twice. parameters: most
     parameters. seconds: most seconds of building and training. cores: most threads. allows_counts: whether weights may
     start from counts of the training text. allows_gpu: whether a GPU may train. scoring: how a trained model is scored:
-    by itself, with n-grams of what it read mixed in (lab/counting.py), looking up what it read, or learning from
-    what it has scored (lab/retrieval.py).
+    by itself, or with n-grams of what it read, looking up what it read, or learning from what it has scored
+    (lab/mixing.py).
     """
 
     name: str

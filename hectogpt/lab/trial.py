@@ -17,9 +17,8 @@ from hectogpt import __version__, errors, process
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.idea_file import IdeaFile, explain, load_idea
-from hectogpt.lab.counting import scores_with_counts
 from hectogpt.lab.ideas import files_of
-from hectogpt.lab.retrieval import scores_adapting, scores_with_retrieval
+from hectogpt.lab.mixing import scores_of
 from hectogpt.lab.tracks import Scoring
 from hectogpt.serialization import dump
 from hectogpt.training.run import Run, load_run
@@ -27,12 +26,6 @@ from hectogpt.training.session import Session
 
 PACKAGE = Path(__file__).resolve().parents[1]
 OnStep = Callable[[int, float], None]
-# How a track scores a trained model, if not by itself.
-SCORINGS = {
-    "counting": scores_with_counts,
-    "retrieval": scores_with_retrieval,
-    "adaptive": scores_adapting,
-}
 
 
 def request_of(run: Run, corpus: Corpus, splits: Sequence[str], scoring: Scoring = "alone") -> dict[str, Any]:
@@ -105,11 +98,8 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         diverged = f"{error.what}: {error.why}"
     result = session.result()
     summary = result.summary()
-    if diverged:
-        summary |= _uniform_guess(run, corpus, splits)
-    elif score := SCORINGS.get(request["scoring"]):
-        summary |= score(session, splits)
-    summary |= {"seconds": round(result.seconds, 2), "peak_mb": round(result.peak_mb, 1)}
+    scores = _uniform_guess(run, corpus, splits) if diverged else scores_of(request["scoring"], session, splits)
+    summary |= scores | {"seconds": round(result.seconds, 2), "peak_mb": round(result.peak_mb, 1)}
     summary |= {"status": "diverged" if diverged else "ok", "error": diverged}
     yield summary | {"losses": five_digits(result.losses), "grad_norms": five_digits(result.grad_norms)}
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_kinds import KINDS, build
 
-from hectogpt.lab.counting import FIRST, Scored, fit_weights, losses, mix, score_both
+from hectogpt.lab.mixing import FIRST, Scored, fit_weights, losses, mix, score_both
 from hectogpt.lab.ngram import ADDED, DISCOUNT, ORDER, KneserNey, NgramModels, Pattern, neighbours
 from hectogpt.training.evaluate import evaluate
 from tools.best_counting import GAPS, NEIGHBOURS, Mixture
@@ -139,8 +139,8 @@ def test_network_and_ngrams_sum_to_one() -> None:
         for text, tokens in (("dev", dev), ("test", test))
     }
     fitted = fit_weights(scored["dev"])
-    assert mix(scored["test"], scored["dev"]).loss == losses(scored["test"], fitted).mean()
-    assert mix(scored["dev"]).weights == tuple(fitted)
+    assert mix(scored["test"], scored["dev"])[0] == losses(scored["test"], fitted).mean()
+    assert mix(scored["dev"])[1] == tuple(fitted)
     weights = np.linspace(0.1, 0.9, ORDER)
     for at in (1, 4, 8):  # targets of the first sequence
         with torch.no_grad():
@@ -168,12 +168,12 @@ def test_fitted_weights_are_the_best_and_halves_do_not_see_each_other(seed: int)
             moved = weights.copy()
             moved[length] = min(max(moved[length] + step, 1e-9), 1 - 1e-9)
             assert losses(scored, weights).mean() <= losses(scored, moved).mean() + 1e-9
-    before, changed = mix(scored).loss, scored.sequence % 2 == 0
+    before, changed = mix(scored)[0], scored.sequence % 2 == 0
     other = replace(scored, network=np.where(changed, 0.5, scored.network))
     even = losses(scored.part(changed), fit_weights(scored.part(~changed)))
     odd = losses(scored.part(~changed), fit_weights(scored.part(changed)))
     assert before == pytest.approx((even.sum() + odd.sum()) / 400)
-    assert mix(other).loss != before
+    assert mix(other)[0] != before
 
 
 # --- the best counting (tools/) ---------------------------------------------------------------------------------------

@@ -16,16 +16,8 @@ from helpers import train
 
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.lab.counting import mix, score_both
+from hectogpt.lab.mixing import look_up, mix, places_read, places_scored, read_on, score_both, scores_of
 from hectogpt.lab.ngram import NgramModels
-from hectogpt.lab.retrieval import (
-    look_up,
-    places_read,
-    places_scored,
-    read_on,
-    scores_adapting,
-    scores_with_retrieval,
-)
 from hectogpt.lab.tracks import Scoring
 from hectogpt.lab.trial import request_of, train_and_score
 from hectogpt.training.checkpoint import put_state, take_state
@@ -53,7 +45,7 @@ def test_a_trial_can_be_scored_with_counts(corpus: Corpus) -> None:
         )
         for split in ("dev", "test")
     )
-    expected = [mix(dev).loss, mix(test, dev).loss]
+    expected = [mix(dev)[0], mix(test, dev)[0]]
     assert [found["dev_loss"], found["test_loss"]] == pytest.approx(expected, rel=1e-6)
     assert found["dev_loss"] < here.dev_loss
     assert found["dev_bpb"] / found["dev_loss"] == pytest.approx(here.summary()["dev_bpb"] / here.dev_loss)
@@ -70,8 +62,8 @@ def test_adapting_scores_each_token_before_it_is_learned(corpus: Corpus) -> None
     found = []
     for text in (dev, np.concatenate((dev[:160], dev[160:][::-1]))):
         put_state(session.model, session.optimizer, deepcopy(before))
-        losses, places = read_on(session, text, 2, 1.0)
-        looked_up, _ = look_up(places, places, earlier=True)
+        losses, places, window = read_on(session, text, 2, 1.0)
+        looked_up, _ = look_up(places, places, window)
         assert not looked_up[:32].any(), "nothing was scored before"
         found.append((losses, looked_up))
     (losses, looked_up), changed = found
@@ -82,7 +74,7 @@ def test_adapting_scores_each_token_before_it_is_learned(corpus: Corpus) -> None
     assert losses[:32] == pytest.approx(plain.losses[:32], abs=1e-6)
     assert losses.mean() < plain.loss
     put_state(session.model, session.optimizer, deepcopy(before))
-    fields = scores_adapting(session, ("dev", "test"))
+    fields = scores_of("adaptive", session, ("dev", "test"))
     after = take_state(session.model, session.optimizer)
     assert all(torch.equal(after.tensors[name], tensor) for name, tensor in before.tensors.items())
     assert fields["dev_loss"] < losses.mean()
@@ -98,13 +90,13 @@ def test_what_is_looked_up_is_a_distribution_of_what_the_run_read(corpus: Corpus
     assert (asked.following.numpy() == corpus.dev[1:]).all()
     total, known = np.zeros(len(asked.token)), read.following.unique()
     for token in known:
-        p, many = look_up(read, replace(asked, following=token.expand(len(asked.token))))
+        p, many = look_up(read, asked._replace(following=token.expand(len(asked.token))))
         total += p
     assert total[many > 0] == pytest.approx(1.0, abs=1e-5)
     assert set(asked.token[torch.from_numpy(many == 0)].tolist()) == set(asked.token.tolist()) - set(
         read.token.tolist()
     )
-    fields = scores_with_retrieval(session, ("dev", "test"))
+    fields = scores_of("retrieval", session, ("dev", "test"))
     assert fields["dev_loss"] < session.scores["dev"].loss
 
 
