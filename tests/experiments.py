@@ -19,9 +19,10 @@ from hectogpt.lab.compare import Comparison, Trial
 from hectogpt.lab.engines import local_engine
 from hectogpt.lab.engines import perform as perform_all
 from hectogpt.lab.ladder import baseline
+from hectogpt.lab.mixing import Scoring
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record, append_record
-from hectogpt.lab.tracks import TRACKS, Scoring
+from hectogpt.lab.tracks import TRACKS
 from hectogpt.lab.trial import OnStep
 from hectogpt.serialization import dump
 from hectogpt.training.optim import AdamW

@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -38,13 +38,14 @@ from torch import Tensor
 
 from hectogpt.kernels import native
 from hectogpt.lab.ngram import ORDER, KneserNey, check_ids, neighbours
-from hectogpt.lab.tracks import Scoring
 from hectogpt.model.transformer import evaluating
 from hectogpt.training import setup
 from hectogpt.training.checkpoint import put_state, take_state
 from hectogpt.training.evaluate import SEQ_LEN, EvalResult, cut, evaluate
 from hectogpt.training.loop import Gradients, update
 from hectogpt.training.session import Session
+
+Scoring = Literal["alone", "counting", "retrieval", "adaptive"]  # of a track
 
 HALVINGS = 30  # of the interval that a weight lies in, 0 to 1 at first
 FIRST = 0.2  # every weight before it is fitted; one whose k never occurs stays there

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
+from hectogpt.lab.mixing import Scoring
 from hectogpt.serialization import did_you_mean
 from hectogpt.training.run import Run
-
-Scoring = Literal["alone", "counting", "retrieval", "adaptive"]
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.idea_file import IdeaFile, explain, load_idea
 from hectogpt.lab.ideas import files_of
-from hectogpt.lab.mixing import scores_of
-from hectogpt.lab.tracks import Scoring
+from hectogpt.lab.mixing import Scoring, scores_of
 from hectogpt.serialization import dump
 from hectogpt.training.run import Run, load_run
 from hectogpt.training.session import Session
