@@ -141,12 +141,3 @@ def test_until_decided_looks_seed_by_seed(corpus: Corpus, tmp_path: Path, here: 
     undecided = json.loads(here(*given, "--until", "decided", "--seeds", "2", "--json").stdout)
     assert undecided["verdicts"][0]["word"] == "unproven"
     assert undecided["ended"] == "all of 2 seeds are run, not decided"
-
-
-def test_a_dry_run_runs_nothing(corpus: Corpus, tmp_path: Path, here: Here) -> None:
-    given = ["compare", *small_command(corpus, tmp_path / "r.jsonl", "--dry-run")]
-    assert "2 trials, 0 recorded" in here(*given).stdout
-    printed = here(*given, "--until", "decided").stdout
-    assert "1 a seed" in printed
-    assert "at most 1 seed;" in printed
-    assert list(tmp_path.iterdir()) == []

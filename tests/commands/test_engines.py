@@ -94,19 +94,6 @@ def compared(corpus: Corpus, out: Path, arms: int = 3, seeds: Sequence[int] = ra
     return Comparison(numbered_arms(arms), seeds, corpus, TRACKS["closed"], out, **options)
 
 
-def test_several_workers_write_what_one_writes(corpus: Corpus, tmp_path: Path) -> None:
-    records = {}
-    for workers in (1, 4):
-        this, made = compared(corpus, tmp_path / f"{workers}.jsonl"), Threads(workers, losses, 0.2)
-        perform(this, this.missing(), made.engine, QUIET)
-        assert sorted(made.done) == [(lr, seed) for lr in (1.0, 2.0, 3.0) for seed in range(4)]
-        assert made.most == workers
-        assert this.missing() == []
-        records[workers] = plain(read_records(this.out))
-    assert records[1] == records[4]
-    assert read_records(tmp_path / "4.jsonl")[0].machine == {"kind": "cpu", "workers": 4}
-
-
 def test_leaving_ends_what_is_under_way(corpus: Corpus, tmp_path: Path) -> None:
     this, made = compared(corpus, tmp_path / "r.jsonl"), Threads(3, losses, longest=1e4)
     with pytest.raises(KeyboardInterrupt):
@@ -135,6 +122,7 @@ def test_decisions_do_not_depend_on_workers(corpus: Corpus, tmp_path: Path) -> N
         made = Threads(workers, losses)
         this = run_rounds(corpus, tmp_path / f"{workers}.jsonl", made, seeds=range(40))
         assert len(made.done) == len(set(made.done)), "no trial is run twice"
+        assert made.most <= workers
         assert this.ended.startswith("decided after")
         said.append([result.to_first for result in this.results()])
     assert said[0] == said[1] == said[2]

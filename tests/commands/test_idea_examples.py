@@ -6,19 +6,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from command import TINY, Here, assert_good_error
 from experiments import make_corpus
-from helpers import ROOT, small_run, train
-from helpers import TINY as TINY_MODEL
+from helpers import ROOT
 
 import hectogpt as public
 from hectogpt import errors
-from hectogpt.data import open_corpus
 from hectogpt.idea_file import read_idea
 from hectogpt.lab.ideas import find_run
 from hectogpt.serialization import idea_module
@@ -94,16 +90,6 @@ class MyALiBiLayer(torch.nn.Module):
 def mine(run: Run) -> Run:
     return replace(run, model=replace(run.model, attention_parts=(MyALiBi(),)))
 """
-
-
-def test_a_score_bias_of_a_users_own_trains_and_decodes(folder: Path) -> None:
-    (folder / "alibi.py").write_text(MY_ALIBI)
-    model = find_run(f"{folder / 'alibi.py'}:mine@baseline").model
-    run = small_run(model=replace(TINY_MODEL, attention_parts=model.attention_parts))
-    result = train(run, open_corpus(str(folder / "tokens")))
-    plain = train(small_run(model=TINY_MODEL), open_corpus(str(folder / "tokens")))
-    assert result.losses != plain.losses
-    assert result.model.generate(torch.arange(4)[None], 20).shape == (1, 24)
 
 
 # --- errors while it trains -------------------------------------------------------------------------------------------
