@@ -1,17 +1,16 @@
 """Damage: files cut short, single bits flipped, pages and tails of zeros. What is damaged must never be loaded.
 
-A run in whose checkpoints, weights, metrics or manifests something has changed, and token files in which something has
-changed: the code that loads must refuse them. Where there is an older checkpoint, that one is taken, and its loss told.
+The files of a run's checkpoint and of its folder, and token files: the code that loads must refuse them.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import forks
+import hostile
 import runs
 from forks import Line
 
@@ -26,7 +25,6 @@ from hectogpt.training.run import Run
 
 PAGE = 4096
 KINDS = ("a cut", "a flipped bit", "a page of zeros", "a tail of zeros")
-Target = tuple[Path, Callable[[], str]]  # a file, and what is wrong with how damage of it is met; "" if it is refused
 
 
 def check(quick: bool) -> list[Line]:
@@ -36,26 +34,33 @@ def check(quick: bool) -> list[Line]:
 
 
 def damaged(where: Path, case: Run, count: int) -> Line:
-    """The line of so many damages. Each worker has a run of its own."""
-    made: dict[str, list[Target]] = {}
+    """The line of so many damages."""
+    return hostile.line_of("damage", damage_tries(where, case, count), must_refuse=True)
 
-    def work(number: int) -> list[str]:
-        if not made:
-            folder = where / f"damage {number}"
-            folder.mkdir()
-            made["here"] = list(targets(folder, case))
-        path, notices = made["here"][number // len(KINDS) % len(made["here"])]
+
+def damage_tries(where: Path, case: Run, count: int) -> Iterator[hostile.Try]:
+    """Each file is damaged in each way, at random places."""
+    found = list(targets(where, case))
+    for _, read, code in found:
+        refused_with(code, read)
+    for number in range(count):
+        path, read, code = found[number // len(KINDS) % len(found)]
         content, chance, kind = path.read_bytes(), random.Random(number), KINDS[number % len(KINDS)]
         changed = content
         while changed == content:  # a page that was zero before, say
             changed = spoil(kind, content, chance)
-        faults = [] if notices() else [f"{path.name} is refused though it is sound"]
         path.write_bytes(changed)
-        fault = notices()
+        yield f"{kind} in {path.name}", partial(refused_with, code, read), len(content)
         path.write_bytes(content)
-        return faults + ([f"{kind} in {path.name}: {fault}"] if fault else [])
 
-    return forks.over("damage", work, range(count), "0 loaded")
+
+def refused_with(code: int, read: Callable[[], object]) -> None:
+    """Read; if that is refused, then with this exit code."""
+    try:
+        read()
+    except UserError as error:
+        assert error.code == code  # noqa: PT017
+        raise
 
 
 def spoil(kind: str, content: bytes, chance: random.Random) -> bytes:
@@ -72,45 +77,24 @@ def spoil(kind: str, content: bytes, chance: random.Random) -> bytes:
     return content[:start] + new + content[end:]
 
 
-def targets(where: Path, case: Run) -> Iterator[Target]:
-    """The files of a run's folder and token files, and who reads each of them."""
+def targets(where: Path, case: Run) -> Iterator[tuple[Path, Callable[[], object], int]]:
+    """The files of a run's folder and token files, who reads each of them, and the exit code if it is damaged."""
     run, source = where / "run", where / "text.txt"
     runs.train(case, run)
     source.write_text("\n\n".join(f"Passage {number} of the text, and no other." for number in range(2000)))
 
-    def read() -> Path:
+    def tokens() -> Path:
         return open_corpus(str(source), cache=where / "tokens", progress=False).folder
 
+    def verify() -> None:
+        if any(verify_run(run).values()):
+            raise UserError("it is damaged", code=errors.CHECKPOINT)
+
     saved = Checkpoints(run / CHECKPOINTS)
-    before, newest = saved.steps()[-2:]
-    yield from ((path, lambda: newest_is_refused(saved, newest, before)) for path in saved.path(newest).iterdir())
+    newest = saved.steps()[-1]
+    yield from ((path, lambda: saved.load(newest), errors.CHECKPOINT) for path in saved.path(newest).iterdir())
     for name in ("config.json", "model.safetensors", "manifest.json"):
-        yield run / name, lambda: refused(lambda: load(run), errors.CHECKPOINT)
+        yield run / name, lambda: load(run), errors.CHECKPOINT
     for name in ("metrics.jsonl", "run.json", "summary.json"):
-        yield run / name, lambda: "" if any(verify_run(run).values()) else "found sound"
-    yield from ((path, lambda: refused(read, errors.DATA)) for path in sorted(read().iterdir()))
-
-
-def refused(loader: Callable[[], Any], code: int) -> str:
-    """ "" if loading raises the UserError with this code."""
-    try:
-        loader()
-    except UserError as error:
-        return "" if error.code == code else f"refused with exit code {error.code}: {error.what}"
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "loaded"
-
-
-def newest_is_refused(checkpoints: Checkpoints, step: int, before: int) -> str:
-    """ "" if the damaged checkpoint of the step is refused, and the one before it taken with a note."""
-    notes: list[str] = []
-    if fault := refused(lambda: checkpoints.load(step), errors.CHECKPOINT):
-        return fault
-    try:
-        found = checkpoints.newest(notes.append)
-    except UserError as error:
-        return f"the checkpoint before it is not found: {error.what}"
-    if found is None or found.step != before:
-        return f"going on from {None if found is None else found.step}, not {before}"
-    return "" if notes and str(before) in notes[0] else "nobody is told"
+        yield run / name, verify, errors.CHECKPOINT
+    yield from ((path, tokens, errors.DATA) for path in sorted(tokens().iterdir()))
