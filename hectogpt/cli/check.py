@@ -164,8 +164,8 @@ def replay(options: CheckOptions) -> None:
         one, two = checkpoints.load(step + 1).state.tensors, session.checkpoint().state.tensors
         found[AFTER] = one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     equal, differences = all(found.values()), session.differences(at.facts)
-    answer = {"step": step + 1, "equal": equal, "weights_equal": found.get(AFTER), "differences": differences}
-    answer |= {name: {"recorded": one, "again": two} for name, (one, two) in pairs.items()}
+    answer: dict[str, object] = {"step": step + 1, "equal": equal, "weights_equal": found.get(AFTER)}
+    answer |= {"differences": differences} | {f"{name}, again": pair for name, pair in pairs.items()}
     lines = [f"{WORDS[same]:<8} {what}" for what, same in found.items()]
     show(options.json, answer, lines, options.quiet)
     if not equal:

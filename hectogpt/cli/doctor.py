@@ -17,15 +17,7 @@ from hectogpt.display import facts_text
 from hectogpt.errors import UserError
 from hectogpt.kernels.build import describe
 
-# Extra of the package -> what needs it.
-EXTRAS = {
-    "hf": "the corpora tinystories and hf:NAME, and models of the hub",
-    "vocab": "`hectogpt data build --vocab`",
-    "gguf": "`hectogpt export` to GGUF",
-    "ray": "`hectogpt compare` on a Ray cluster",
-    "tensorboard": "`hectogpt train --track tensorboard`",
-    "wandb": "`hectogpt train --track wandb`",
-}
+EXTRAS = ("hf", "vocab", "gguf", "ray", "tensorboard", "wandb")  # of the package, for its users
 REQUIREMENT = re.compile(r'(?P<name>[\w.-]+)[^;]*(;.*extra == "(?P<extra>\w+)")?')
 
 
@@ -37,8 +29,7 @@ def main(options: DoctorOptions) -> None:
     ready = not (needed or unusable)
     lines = facts_text("What is here", facts).splitlines()
     for extra, packages in missing.items():
-        fix = f"python -m pip install 'hectogpt[{extra}]'"
-        lines.append(f"not installed: {', '.join(packages)}, for {EXTRAS[extra]}: {fix}")
+        lines.append(f"not installed: {', '.join(packages)}; python -m pip install 'hectogpt[{extra}]'")
     lines += ["Nothing that `hectogpt train` needs is missing."] if ready else []
     show(options.json, {"ready": ready, "facts": facts, "missing": needed, "extras_missing": missing}, lines)
     if not ready:

@@ -16,10 +16,8 @@ Json = Annotated[bool, arg(help="Print one JSON object.")]
 Quiet = Annotated[bool, arg(help="Print results and errors only.")]
 Silent = Annotated[bool, arg(help="Print errors only.")]
 Corpus = Annotated[str, arg(help="sotu (default), tinystories, hf:NAME, or a file, a folder, .jsonl or .bin")]
-STEP = "Of runs: the weights of their checkpoint of this step (default: their newest weights)."
-Step = Annotated[int | None, arg(help=STEP)]
-IDEA = "Your own file, FILE.py, if a model has classes of it; it is imported. A file that you ran here and that has "
-IDEA += "not changed since need not be named."
+Step = Annotated[int | None, arg(help="Of runs: the checkpoint of this step (default: the newest weights).")]
+IDEA = "Your own file, if a model has classes of it; it is imported. One that you ran here, unchanged, is known."
 Idea = Annotated[tuple[Path, ...], arg(help=IDEA)]
 View = Literal["train", "attention", "positions", "model"]  # pages that are saved
 # Fields of a run that `hectogpt train --help` names beside the options: how they are written, and their texts.
@@ -120,13 +118,12 @@ class GenerateOptions:
 class ExportOptions:
     """Write a model as a folder that transformers opens offline, or as a GGUF file for llama.cpp.
 
-    A model that is GPT-2 becomes a GPT2LMHeadModel. Any other comes with its code in one file, which transformers runs
-    with trust_remote_code=True. docs/interop.md says more, docs/serving.md how to serve either.
+    A model that is GPT-2 becomes a GPT2LMHeadModel. Any other comes with its code in one file, for
+    trust_remote_code=True. docs/interop.md says more.
 
     Examples
       hectogpt export runs/minute exported
       hectogpt export runs/baseline exported --to gguf
-      hectogpt export runs/mine exported --overwrite
     """
 
     model: Positional[str]
@@ -188,11 +185,10 @@ class CompareOptions:
     """The seeds are first-seed, first-seed + 1, ..."""
     until: Literal["decided"] | None = None
     """decided: go on seed by seed until each recipe is better than the first, worse, or within 0.02 of it. The test
-    stays valid although it looks after every seed; it is wrong about a recipe in 5 of 100 comparisons at most."""
+    stays valid although it looks after every seed."""
     corpus: Corpus = "sotu"
     track: str = "closed"
-    """Whose rules to check: closed is 100 steps, 819,200 fresh tokens, 60 M parameters, 10 minutes on 2 cores. An
-    unknown name lists the others."""
+    """Whose rules to check: closed is 100 steps, 819,200 fresh tokens, 60 M parameters, 10 minutes on 2 cores."""
     steps: int | None = None
     """Another number of steps; such trials are marked modified."""
     without: tuple[str, ...] = ()
@@ -251,10 +247,9 @@ class JudgeOptions:
 
 @dataclass(frozen=True)
 class IdeaOptions:
-    """Write an example of an idea: a function that takes a run and returns a changed one, with what it needs.
+    """Write an example of an idea: a function that takes a run and returns a changed one. It works as it is.
 
-    The file works as it is; change it, and try it with `hectogpt train` and `hectogpt compare`. docs/literature.py has
-    a function for every part of a run.
+    docs/literature.py has a function for every part of a run.
 
     Examples
       hectogpt idea
@@ -334,10 +329,8 @@ class PageOptions:
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Tokenise a corpus into its cache; one that is there is checked against its hashes.
-
-    Tokens are those of GPT-2. With --vocab a vocabulary is trained on the training part of the text, and the tokens go
-    into a folder, which is the corpus from then on.
+    """Tokenise a corpus into its cache; one that is there is checked against its hashes. With --vocab a vocabulary is
+    trained on the training part of the text, and the tokens go into a folder, which is the corpus from then on.
 
     Examples
       hectogpt data build stories.txt
@@ -403,14 +396,11 @@ class CheckOptions:
     run: Positional[Path]
     """The run's folder."""
     repair: bool = False
-    """Finish a trained run: make damaged weights again from the last checkpoint, and write scores, picture and summary
-    that are not there."""
+    """Finish a trained run: weights that are damaged, from the last checkpoint; scores, picture, summary."""
     replay: bool = False
-    """Compute the step after a checkpoint again and compare every bit with what the run has recorded. A difference
-    comes from another program or machine, or from a fault of the hardware."""
+    """Compute the step after a checkpoint again and compare every bit with what the run has recorded."""
     diagnose: bool = False
-    """Compute the step after a checkpoint again, without its update, and name the first module whose numbers are not
-    finite, and the sequences of the batch that cause it."""
+    """Compute that step without its update; name the first module whose numbers are not finite, and the rows."""
     step: int | None = None
     """For replay and diagnose: how many steps the checkpoint has done (default: the newest that has a next step)."""
     idea: Idea = ()
@@ -421,8 +411,8 @@ class CheckOptions:
 @dataclass(frozen=True)
 class GradeOptions:
     """Grade submissions of the assignment: files, folders or .zip archives with model_solution.py, or folders of these;
-    utils.py and train.py beside it too. Each runs in processes of its own, in a copy. Exit codes: 0 all right, 1
-    something is wrong, 2 usage, 5 the grader itself does not work.
+    utils.py and train.py beside it too. Exit codes: 0 all right, 1 something is wrong, 2 usage, 5 the grader itself
+    does not work.
 
     Examples
       hectogpt grade model_solution.py
@@ -460,8 +450,8 @@ class GradeOptions:
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """Say what this machine and installation can do, what is missing, and which feature needs it. The exit code is 0
-    unless something is missing that `hectogpt train` needs.
+    """Say what this machine and installation can do, and what is missing. The exit code is 0 unless that is something
+    `hectogpt train` needs.
 
     Examples
       hectogpt doctor
