@@ -17,7 +17,6 @@ import difflib
 import functools
 import inspect
 import math
-import sys
 import types
 import typing
 from abc import ABC
@@ -31,9 +30,9 @@ IDEA_MODULE = "hectogpt_idea_"  # begins the names of the modules that users' ow
 
 MOST_ITEMS = 1000  # of a list in a file; ours have a handful
 
-_CLASSES: dict[str, type[Value]] = {}
-# The users' classes that `load` finds, in this thread; None: all.
-_own_classes: ContextVar[dict[str, type[Value]] | None] = ContextVar("own_classes", default=None)
+# By name: those of each module that a user's own file became, and under "" all others.
+_CLASSES: dict[str, dict[str, type[Value]]] = {"": {}}
+_ideas: ContextVar[list[str] | None] = ContextVar("ideas", default=None)  # modules that `load` looks into; None: all
 _type_hints = functools.cache(typing.get_type_hints)  # takes most of the time of reading a record
 
 
@@ -50,15 +49,16 @@ class Value(ABC):  # noqa: B024  its children declare what has to be written
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        own = _CLASSES.setdefault(cls.__module__ if cls.__module__.startswith(IDEA_MODULE) else "", {})
         for name in (cls.__name__, *cls.__dict__.get("old_names", ())):
-            other = _CLASSES.get(name)
+            other = _CLASSES[""].get(name)
             if other is not None and not _may_replace(other, cls):
                 raise UserError(
                     f"class {name} has the name of a class of {other.__module__}",
                     why="run files name classes, so two classes of one name could not be told apart",
                     fix=f"another name, My{name} say",
                 )
-            _CLASSES[name] = cls
+            own[name] = cls
 
 
 def _may_replace(old: type, new: type) -> bool:
@@ -76,16 +76,11 @@ def classes_of(ideas: Iterable[str]) -> Iterator[None]:
 
     ideas: SHA-256 of their sources. A file that is not loaded has no classes.
     """
-    own: dict[str, type[Value]] = {}
-    for module in [idea_module(sha256) for sha256 in ideas]:
-        for item in list(vars(sys.modules[module]).values()) if module in sys.modules else ():
-            if isinstance(item, type) and issubclass(item, Value) and item.__module__ == module:
-                own[item.__name__] = item
-    token = _own_classes.set(own)
+    token = _ideas.set([idea_module(sha256) for sha256 in ideas])
     try:
         yield
     finally:
-        _own_classes.reset(token)
+        _ideas.reset(token)
 
 
 def idea_module(sha256: str) -> str:
@@ -169,10 +164,9 @@ def _load_dataclass(kind: type, data: dict[str, Any], where: str) -> Any:
 
 def _class_named(name: str, base: type, where: str) -> type:
     """The class of this name, old or new, if it is `base` or derives from it and can have values."""
-    classes, own = dict(_CLASSES), _own_classes.get()
-    if own is not None:
-        classes = {key: c for key, c in classes.items() if not c.__module__.startswith(IDEA_MODULE)} | own
-    known = {key: c for key, c in classes.items() if issubclass(c, base) and not inspect.isabstract(c)}
+    ideas = _ideas.get()
+    tables = [_CLASSES.get(module, {}) for module in ("", *(_CLASSES if ideas is None else ideas))]
+    known = {k: c for table in tables for k, c in table.items() if issubclass(c, base) and not inspect.isabstract(c)}
     if name in known:
         return known[name]
     allowed = sorted({c.__name__ for c in known.values()})

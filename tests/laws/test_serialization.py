@@ -103,8 +103,8 @@ def test_current_names() -> None:
 @pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch) -> dict[str, type[Value]]:
     """The table of classes; afterwards it is as it was."""
-    monkeypatch.setattr(serialization, "_CLASSES", dict(serialization._CLASSES))
-    return serialization._CLASSES
+    monkeypatch.setitem(serialization._CLASSES, "", dict(serialization._CLASSES[""]))
+    return serialization._CLASSES[""]
 
 
 def define(name: str, module: str = "mine", base: type = Schedule, **attributes: Any) -> type:
