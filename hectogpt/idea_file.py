@@ -9,8 +9,6 @@ from __future__ import annotations
 import builtins
 import contextlib
 import hashlib
-import importlib.machinery
-import importlib.util
 import json
 import os
 import random
@@ -20,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any
 
 from hectogpt import errors
@@ -63,19 +61,8 @@ def read_idea(path: Path | str) -> IdeaFile:
         raise errors.unreadable(path, error, code=errors.USAGE) from None
 
 
-class _Loader(importlib.machinery.SourceFileLoader):
-    """Compiles the source that was read, even if the file has changed since; writes no bytecode."""
-
-    def __init__(self, name: str, idea: IdeaFile) -> None:
-        super().__init__(name, str(idea.path))
-        self.idea = idea
-
-    def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self.idea.source.encode("utf-8"), str(self.idea.path))
-
-
 def load_idea(idea: IdeaFile) -> ModuleType:
-    """Import an idea, once per source.
+    """Import an idea, once per source; the source that was read, even if the file has changed since.
 
     Its own `print` writes to standard error, at any time: standard output is for results. Raises UserError with the
     cause and the line if it cannot be imported.
@@ -83,10 +70,7 @@ def load_idea(idea: IdeaFile) -> ModuleType:
     name = idea_module(idea.sha256)
     if name in sys.modules:
         return sys.modules[name]
-    loader = _Loader(name, idea)
-    spec = importlib.util.spec_from_loader(name, loader, origin=str(idea.path))
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(name)
     vars(module).update(__file__=str(idea.path), print=_print)
     folder = str(idea.path.parent)
     if folder not in sys.path:
@@ -94,7 +78,7 @@ def load_idea(idea: IdeaFile) -> ModuleType:
     sys.modules[name], _files[name] = module, idea  # dataclasses look their module up while they are made
     try:
         with running(f"{idea.path.name} cannot be imported"):
-            loader.exec_module(module)
+            exec(compile(idea.source, str(idea.path), "exec", dont_inherit=True), vars(module))
     except BaseException:
         del sys.modules[name], _files[name]
         raise
