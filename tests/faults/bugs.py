@@ -90,7 +90,7 @@ class Looks:
         return Undisturbed(replace(self.cases[kind], steps=steps), self.where, train)
 
     def kills(self, kind: str = "plain") -> int:
-        return killed.point_kills(self.run_of(kind), every=9).failures
+        return len(killed.point_kills(self.run_of(kind), every=9).faults)
 
     def power_cut(self) -> int:
         return len(power_cut.states_of(power_cut.checkpoint_saving(self.cases["plain"]), self.where / "cut")[1])
@@ -101,14 +101,14 @@ class Looks:
         return sum(len(killed.fail_at(run, (*one, False))) for one in halves[-3:])
 
     def signals(self) -> int:
-        return killed.line("", self.run_of("plain", 40, killed.train_by_time), killed.stopped, range(6)).failures
+        return len(killed.line("", self.run_of("plain", 40, killed.train_by_time), killed.stopped, range(6)).faults)
 
     def damage(self) -> int:
-        return damage.damaged(self.where, replace(self.cases["plain"], steps=4), 96).failures
+        return len(damage.damaged(self.where, replace(self.cases["plain"], steps=4), 96).faults)
 
     def starts(self) -> int:
         ways = (Started.resumed, Started.with_one_folder)
-        return two_at_once.starts(self.cases["plain"], self.where, 4, ways).failures
+        return len(two_at_once.starts(self.cases["plain"], self.where, 4, ways).faults)
 
 
 def replaced(owner: Any, name: str, new: Any) -> Callable[[], object]:
@@ -144,4 +144,4 @@ def check(quick: bool) -> list[forks.Line]:
         def look_for(name: str) -> list[str]:  # in a child, where the bug stays
             return [] if forks.value_of(lambda: seen(name)) else ["not seen"]
 
-        return [forks.over("planted bugs", look_for, list(BUGS)[: 4 if quick else None], "all seen")]
+        return [forks.over("planted bugs", look_for, list(BUGS)[: 4 if quick else None])]

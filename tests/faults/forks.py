@@ -29,13 +29,12 @@ HUNG = 1000  # the code of a child that was ended because it hung
 
 @dataclass(frozen=True)
 class Line:
-    """One promise: how often it was tried, how often it failed, in how many seconds, and what else was seen."""
+    """One promise: how often it was tried, what went wrong, in words, and in how many seconds."""
 
     promise: str
     tries: int
-    failures: int
+    faults: list[str]
     seconds: float
-    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,29 +138,17 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """The work's results for the items, in their order, done by WORKERS workers. Each is a child that forks children of
-    its own. Results are plain values. Raises RuntimeError if a worker does not end well."""
-    workers = max(1, min(WORKERS, len(items)))
+def over(promise: str, work: Callable[[Any], list[str]], items: Sequence[Any]) -> Line:
+    """The line of a promise that is tried on all items by WORKERS children, which fork children of their own. work:
+    what went wrong with one, in words. Raises RuntimeError if a worker does not end well."""
+    begun, workers = time.monotonic(), max(1, min(WORKERS, len(items)))
+
+    def work_off(number: int) -> list[str]:
+        return [f"{item}: {fault}" for item in items[number::workers] for fault in work(item)]
+
     if workers == 1:
-        return [work(item) for item in items]
-    found: list[Any] = [None] * len(items)
-    parts = values_of([partial(lambda part: list(map(work, part)), items[n::workers]) for n in range(workers)], 3600)
-    for number, part in enumerate(parts):
-        found[number::workers] = part
-    return found
-
-
-def over(promise: str, work: Callable[[Any], list[str]], items: Sequence[Any], good: str = "0 lost") -> Line:
-    """The line of a promise that is tried on all items. work: what went wrong with one, in words. good: the detail if
-    nothing did."""
-    begun = time.monotonic()
-    found = spread(lambda item: [f"{item}: {fault}" for fault in work(item)], items)
-    faults = [fault for some in found for fault in some]
-    return line(promise, len(items), faults, begun, good)
-
-
-def line(promise: str, tries: int, faults: list[str], begun: float, good: str = "0 lost") -> Line:
-    """A line whose detail is `good`, or the number of faults and the first of them."""
-    detail = f"{len(faults)} faults: {'; '.join(fault[:400] for fault in faults[:5])}" if faults else good
-    return Line(promise, tries, min(len(faults), tries), time.monotonic() - begun, detail)
+        faults = work_off(0)
+    else:
+        parts = values_of([partial(work_off, number) for number in range(workers)], 3600)
+        faults = [fault for part in parts for fault in part]
+    return Line(promise, len(items), faults, time.monotonic() - begun)

@@ -42,7 +42,6 @@ STEPS = 60  # of runs that are killed or stopped at random moments
 FEW_STEPS = 5  # of those that are broken at every point: the first checkpoint is removed at the fourth
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EACCES)
-KEPT = "all saved before is there"
 ENOUGH = "64m"  # of a small file system
 MAY_DIFFER = ("steps",)  # a run whose last checkpoint could not be saved has others
 
@@ -71,11 +70,11 @@ def check(quick: bool) -> list[Line]:
         lines.append(line("stopped by two", saving, stopped_twice, range(3 if quick else 30)))
         tries = [(*point, for_good) for point in points_of(plain, steps=False) for for_good in (False, True)]
         chosen = [one for n, one in enumerate(tries) if not quick or n % 13 == 0 or one[1] == "fsync"]
-        lines.append(forks.over("file operation fails (EIO, ENOSPC, EACCES)", partial(fail_at, plain), chosen, KEPT))
+        lines.append(forks.over("file operation fails (EIO, ENOSPC, EACCES)", partial(fail_at, plain), chosen))
         with small_file_system(where / "probe", "64k") as may_mount:
             pass
         sizes = range(12, 700, 120 if quick else 24) if may_mount else ()
-        return lines + ([forks.over("disk full", partial(fill_disk, plain), sizes, KEPT)] if sizes else [])
+        return lines + ([forks.over("disk full", partial(fill_disk, plain), sizes)] if sizes else [])
 
 
 def line(promise: str, run: Undisturbed, breakage: Breakage, items: Sequence[Any], times: int = 1) -> Line:

@@ -91,7 +91,7 @@ def check(quick: bool) -> list[forks.Line]:
     lines = []
     for promise in dict.fromkeys(one.promise for one in tries):
         faults = [fault for one, fault in zip(tries, found, strict=True) if one.promise == promise]
-        lines.append(forks.line(promise, len(faults), list(filter(None, faults)), begun, ""))
+        lines.append(forks.Line(promise, len(faults), list(filter(None, faults)), time.monotonic() - begun))
     return lines
 
 

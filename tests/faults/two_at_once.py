@@ -125,7 +125,7 @@ def starts(case: Run, where: Path, count: int, ways: Sequence[Callable[..., list
         shutil.rmtree(base)
         return faults
 
-    return forks.over("two at once", start, range(count), "nothing shared, nothing lost")
+    return forks.over("two at once", start, range(count))
 
 
 def check(quick: bool) -> list[Line]:
