@@ -211,33 +211,6 @@ class Call:
 
 
 @dataclass
-class Case:
-    """All calls of a part in one variant: setting -> calls."""
-
-    part: str
-    calls: dict[str, list[Call]] = field(default_factory=dict)
-
-    @cached_property
-    def counted(self) -> list[Call]:
-        """Those in which values count."""
-        return [call for calls in self.calls.values() for call in calls if call.setting.counts]
-
-    @cached_property
-    def built(self) -> list[Call]:
-        """The counted ones, where the part could be built."""
-        return [call for call in self.counted if not call.answer.building]
-
-    @cached_property
-    def wrong(self) -> list[Call]:
-        return [call for call in self.built if not call.is_right]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether something came back in every setting that counts."""
-        return all(self.calls.get(setting.name) for setting in laws.settings_of(self.part) if setting.counts)
-
-
-@dataclass
 class Transcript:
     """All that came back.
 
@@ -279,10 +252,10 @@ class Transcript:
             self.missing = {str(name)[:60] for name in header["missing"][:20]}
         del self.left[0]
 
-    def case(self, part: str, variant: str) -> Case:
-        """The calls of a part in a variant."""
-        names = [setting.name for setting in laws.settings_of(part)]
-        return Case(part, {name: calls for name in names if (calls := self.calls.get((name, variant)))})
+    def whole(self, part: str, variant: str) -> list[list[Call]]:
+        """The calls of each setting of a part; none at all if a setting that counts has none."""
+        made = {setting: self.calls.get((setting.name, variant), []) for setting in laws.settings_of(part)}
+        return [*filter(None, made.values())] if all(made[one] for one in made if one.counts) else []
 
 
 def one_of(known: Collection[str], name: Any) -> str:

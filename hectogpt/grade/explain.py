@@ -21,7 +21,7 @@ import torch
 from scipy.optimize import least_squares
 from torch import Tensor
 
-from hectogpt.grade.calls import Call, Case, Made, difference, listed, outcome, outcome_of
+from hectogpt.grade.calls import Call, Made, difference, listed, outcome, outcome_of
 from hectogpt.grade.computation import Change, Computation, Method, Mistake, symptoms
 from hectogpt.grade.mistakes import GRADIENTS, MISTAKES
 from hectogpt.grade.result import Diagnosis
@@ -32,34 +32,34 @@ PAIRS = 3000  # that are tried at most: a second or two
 Mistakes = tuple[Mistake, ...]
 
 
-def diagnose(case: Case) -> Diagnosis | None:
+def diagnose(part: str, calls: list[Call]) -> Diagnosis | None:
     """The mistake in a part that has failed: a state that is kept, NaN, what gives the same gradients or the same numbers,
-    or what the message of an error says."""
-    if any(changed(calls) for calls in case.calls.values() if calls[0] in case.counted):
-        if case.part == "generate":
+    or what the message of an error says. calls: those that count."""
+    firsts = {call.setting.name: call.answer.tensor for call in calls if call.place == 0}
+    lasts = {call.setting.name: call.answer.tensor for call in calls if call.place == len(call.setting.inputs)}
+    if any(
+        now is not None and (was := firsts[name]) is not None and difference(now, was) > 1e-4
+        for name, now in lasts.items()
+    ):
+        if part == "generate":
             what = "Tokens are drawn at random, or a state is kept between calls; greedy decoding takes the likeliest."
             return Diagnosis(("sampling for greedy",), "the choice of the next token", what)
         what = "The same input gives another output the second time: something is random or kept between calls."
         return Diagnosis(("another answer the second time",), "what is kept between calls", what)
-    tensors, found = [call.answer.tensor for call in case.built], None
-    if case.wrong and all(tensor is not None and tensor.isnan().all() for tensor in tensors):
-        why = ": minus infinity fills whole rows of the scores, or is multiplied by zero" * (case.part == "attention")
+    built = [call for call in calls if not call.answer.building]
+    wrong = [call for call in built if not call.is_right]
+    tensors, found = [call.answer.tensor for call in built], None
+    if wrong and all(tensor is not None and tensor.isnan().all() for tensor in tensors):
+        why = ": minus infinity fills whole rows of the scores, or is multiplied by zero" * (part == "attention")
         return Diagnosis(("NaN everywhere",), "the causal mask" if why else "the result", f"Every number is NaN{why}.")
-    if case.wrong and any(tensor is not None for tensor in tensors):
-        found = explain_values(case.part, case.built)
-    elif case.built and not case.wrong and case.part == "generate":  # a text has lost its beginning past the context
+    if wrong and any(tensor is not None for tensor in tensors):
+        found = explain_values(part, built)
+    elif built and not wrong and part == "generate":  # a text has lost its beginning past the context
         found = diagnosis("generate", [(one,) for one in MISTAKES["generate"] if one.name == "returned text cropped"])
-    elif case.built and not case.wrong:
-        found = wrong_gradient(case.part, [call for call in case.built if call.setting.gradient])
-    answers = [call.answer for call in [*case.wrong, *case.counted]]
-    broken = next((answer for answer in answers if answer.kind in ("error", "other")), None)
-    return found or (by_answer(case.part, broken) if broken else None)
-
-
-def changed(calls: list[Call]) -> bool:
-    """Whether the first input, given again at the end, has another result."""
-    first, again = calls[0].answer.tensor, calls[-1].answer.tensor
-    return first is not None and again is not None and difference(again, first) > 1e-4
+    elif built and not wrong:
+        found = wrong_gradient(part, [call for call in built if call.setting.gradient])
+    broken = next((call.answer for call in [*wrong, *calls] if call.answer.kind in ("error", "other")), None)
+    return found or (by_answer(part, broken) if broken else None)
 
 
 def wrong_gradient(part: str, calls: list[Call]) -> Diagnosis | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
-from hectogpt.grade.calls import Call, Case, Transcript, listed, pattern, short
+from hectogpt.grade.calls import Call, Transcript, listed, pattern, short
 from hectogpt.grade.computation import symptoms
 from hectogpt.grade.explain import by_answer, by_words, diagnose
 from hectogpt.grade.laws import Setting
@@ -30,23 +30,24 @@ def judge_part(part: str, transcript: Transcript) -> PartResult:
         if error.kind == "memory":
             return PartResult(part, "out of memory", words)
         return PartResult(part, "blocked", words, diagnosis=by_answer(part, error))
-    names = [setting.name for setting in laws.settings_of(part)]
-    if ended := next((transcript.ends[name] for name in names if name in transcript.ends), None):
+    settings = laws.settings_of(part)
+    if ended := next((transcript.ends[one.name] for one in settings if one.name in transcript.ends), None):
         return PartResult(part, *ended, diagnosis=by_words(part, ": ".join(ended)))
     if part == "train":
         return judge_train(transcript)
-    patched, own = (transcript.case(part, variant) for variant in ("patched", "own"))
-    if not patched.is_whole:
+    patched, own = (transcript.whole(part, variant) for variant in ("patched", "own"))
+    if not patched:
         return PartResult(part, "grader fault", "nothing came back")
     found = findings_of(patched)
-    for case, findings in ((patched, found), (own, findings_of(own))):  # its own lower parts may have other arguments
-        if case.is_whole and not any(finding.counts for finding in findings):
+    for made, findings in ((patched, found), (own, findings_of(own))):  # its own lower parts may have other arguments
+        if made and not any(finding.counts for finding in findings):
             return PartResult(part, "passed", "", tuple(findings))
-    outcome, reason = outcome_of(part, [call.answer for call in patched.counted], transcript)
+    counted = [call for calls in patched for call in calls if call.setting.counts]
+    outcome, reason = outcome_of(part, [call.answer for call in counted], transcript)
     if outcome in ("not started", "blocked"):
         return PartResult(part, outcome, reason)
-    counted = tuple(finding for finding in found if finding.counts)  # the notes say the same of other inputs
-    return PartResult(part, outcome, reason, counted, diagnose(patched) if outcome == "failed" else None)
+    broken = tuple(finding for finding in found if finding.counts)  # the notes say the same of other inputs
+    return PartResult(part, outcome, reason, broken, diagnose(part, counted) if outcome == "failed" else None)
 
 
 def outcome_of(part: str, answers: list[Answer], transcript: Transcript) -> tuple[Outcome, str]:
@@ -95,19 +96,19 @@ DIFFERENTIATED = "Training differentiates it: the gradient of the input and of e
 BY_NAME_CALLED = "The course's own tests call generate(x=..., num_new_tokens=...) and get_loss_on_batch(input_ids=...)."
 
 
-def findings_of(case: Case) -> list[Finding]:
-    """The broken laws. A gradient counts where the values are right: that of wrong values is wrong."""
+def findings_of(made: list[list[Call]]) -> list[Finding]:
+    """The broken laws, by the calls of each setting. A gradient counts where the values are right: that of wrong values
+    is wrong."""
     found: list[Finding] = []
-    for setting in laws.settings_of(case.part):
-        calls = case.calls.get(setting.name, [])
+    for calls, setting in ((calls, calls[0].setting) for calls in made):
         if symptom := wrong_values(calls):
             found.append(Finding(setting.law, symptom, setting.says, setting.counts or is_cropped(setting, calls)))
-    differentiated = [] if any(finding.counts for finding in found) else case.calls.items()
-    for name, calls in differentiated:
-        if symptom := wrong_gradients(calls):
-            law = laws.SETTINGS[name].law.replace("values", "gradient")
-            found.append(Finding(law, symptom, DIFFERENTIATED, True))
-    if names := next(filter(None, (call.answer.unnamed for call in case.counted)), ()):
+    if not any(finding.counts for finding in found):
+        for calls in made:
+            if symptom := wrong_gradients(calls):
+                law = calls[0].setting.law.replace("values", "gradient")
+                found.append(Finding(law, symptom, DIFFERENTIATED, True))
+    if names := next((c.answer.unnamed for calls in made for c in calls if c.setting.counts and c.answer.unnamed), ()):
         named = short(" and ".join(names), 60)
         words = f"it has no argument named {named}, which the course's own tests pass by name"
         found.append(Finding("names of arguments", words, BY_NAME_CALLED))
