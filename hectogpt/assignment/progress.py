@@ -6,7 +6,6 @@ still a stub raises NotImplementedError with its name, and is recognised by it.
 
 from __future__ import annotations
 
-import faulthandler
 import importlib
 import re
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 from hectogpt import errors
 from hectogpt.assignment.parts import BY_NAME, SOURCES
 from hectogpt.errors import UserError
-from hectogpt.process import Ending, answer, ask
+from hectogpt.process import Child, answer
 
 TOGETHER = "together"  # the tests of all parts at once
 LIMIT = 60.0  # seconds for one part's tests, which take a few
@@ -61,43 +60,31 @@ def check_kit(folder: Path, tell: Callable[[Progress], None], limit: float = LIM
     limit: seconds for each part.
     """
     folder = folder.resolve()
-    names = find_parts(folder)
-    found: list[Progress] = []
-    ready = False
+    names, found, ready = find_parts(folder), list[Progress](), False
 
     def note(progress: Progress) -> None:
         found.append(progress)
         tell(progress)
 
-    def on_message(message: dict[str, str]) -> None:
+    def on_frame(message: dict[str, Any], _: bytes) -> None:
         nonlocal ready
         ready = True
         if message:
             note(Progress(**message))
 
     while left := names[len(found) :]:
-        ready = False
-        request = {"folder": str(folder), "parts": left, "limit": limit}
-        outcome = ask("hectogpt.assignment.progress", request, on_message, limit * (len(left) + 1))
+        request, ready = {"folder": str(folder), "parts": left}, False
+        ending = Child("hectogpt.assignment.progress").listen(request, on_frame, first_seconds=LIMIT, seconds=limit)
         if not ready:
             raise UserError(
                 "the tests did not start",
-                why=(outcome.last_words.splitlines() or [outcome.error or "no reason is known"])[-1],
+                why=(ending.last_words.splitlines() or [ending.error or "no reason is known"])[-1],
                 fix="pip install torch numpy einops jaxtyping matplotlib tqdm",
             )
         if left := names[len(found) :]:
-            note(Progress(left[0], "failed", cut_short(outcome, folder, limit)))
+            ended = f"the process ended: {ending.error or 'exit code 0'}"
+            note(Progress(left[0], "failed", f"not done after {limit:g} s" if ending.how == "late" else ended))
     return found
-
-
-def cut_short(outcome: Ending, folder: Path, limit: float) -> str:
-    """Why a child ended in the middle of a part."""
-    _, timeout, words = outcome.last_words.rpartition("Timeout (")
-    if not timeout:
-        return f"the process ended: {outcome.error or 'exit code 0'}"
-    places = [(Path(file), line) for file, line in re.findall(r'File "([^"]+)", line (\d+)', words)]
-    own = next((f", at {file.name}, line {line}" for file, line in places if file.parent == folder), "")
-    return f"not done after {limit:g} s{own}"
 
 
 # --- in the child -----------------------------------------------------------------------------------------------------
@@ -106,8 +93,7 @@ def cut_short(outcome: Ending, folder: Path, limit: float) -> str:
 def reply(request: dict[str, Any]) -> Iterator[dict[str, str]]:
     """An empty message before the first part, and for each part one when it has ended: part, state, why.
 
-    request: folder of the kit, parts, limit in seconds for each part. After the limit the process ends, and where it
-    was is in its last words.
+    request: folder of the kit, and parts.
     """
     folder = Path(request["folder"])
     sys.dont_write_bytecode = True
@@ -117,9 +103,7 @@ def reply(request: dict[str, Any]) -> Iterator[dict[str, str]]:
     torch.set_num_threads(1)
     yield {}
     for part in request["parts"]:
-        faulthandler.dump_traceback_later(request["limit"], exit=True)
         state, why = run_part(folder, part)
-        faulthandler.cancel_dump_traceback_later()
         yield {"part": part, "state": state, "why": why}
 
 

@@ -195,9 +195,7 @@ def test_whatever_a_part_does_the_others_are_judged(tmp_path: Path) -> None:
     told: list[Progress] = []
     assert check_kit(kit, told.append, limit=8.0) == told
     found = {progress.part: (progress.state, progress.why) for progress in told}
-    line = 1 + (kit / "model_solution.py").read_text().splitlines().index("        while True:")
-    assert found["gelu"][0] == "failed"
-    assert found["gelu"][1] in {f"not done after 8 s, at model_solution.py, line {n}" for n in (line, line + 1)}
+    assert found["gelu"] == ("failed", "not done after 8 s")
     assert found["mlp"] == ("failed", "the process ended: exit code 0")
     assert found["attention"] == ("passed", "")
     assert found["block"][0] == "failed"
