@@ -165,18 +165,6 @@ def solve(folder: Path, *changes: tuple[str, str, str]) -> Path:
     return folder
 
 
-def test_a_new_kit_has_not_been_started(here: Here, tmp_path: Path) -> None:
-    here("assignment", "kit")
-    before = sorted(tmp_path.rglob("*"))
-    done = here("assignment", "--check", "kit")
-    assert done.returncode == 1
-    lines = done.stdout.splitlines()
-    assert [line.split(maxsplit=1) for line in lines[:13]] == [[name, "not started"] for name in NAMES]
-    assert lines[13].split(maxsplit=1) == ["together", "waiting      for forward"]
-    assert lines[14] == "0 of 14 tests passed; parts worth 0 of 30 points"
-    assert sorted(tmp_path.rglob("*")) == before  # it leaves nothing behind
-
-
 @pytest.mark.thorough
 def test_whatever_a_part_does_the_others_are_judged(tmp_path: Path) -> None:
     kit = tmp_path / "kit"
@@ -210,16 +198,22 @@ def test_whatever_a_part_does_the_others_are_judged(tmp_path: Path) -> None:
 
 
 def test_reasons_are_told_in_a_line(here: Here, tmp_path: Path) -> None:
-    write_kit(tmp_path / "kit", choose("mlp,attention"))
-    solve(tmp_path / "kit", ("model_solution.py", "math.sqrt(self.d_attention)", "math.sqrt(self.n_heads)"))
+    kit = tmp_path / "kit"
+    write_kit(kit, choose("mlp,attention,chunks"))
+    solve(kit, ("model_solution.py", "math.sqrt(self.d_attention)", "math.sqrt(self.n_heads)"))
+    model = (kit / "model_solution.py").read_text(encoding="utf-8")
+    (kit / "model_solution.py").write_text(with_stubs(model, ["mlp"]), encoding="utf-8")
+    before = sorted(tmp_path.rglob("*"))
     done = here("assignment", "--check", "kit")
     assert done.returncode == 1
+    assert sorted(tmp_path.rglob("*")) == before  # it leaves nothing behind
     lines = done.stdout.splitlines()
-    assert lines[0] == "  mlp         passed"
+    assert (lines[0], lines[2]) == ("  mlp         not started", "  chunks      passed")
     assert lines[1].startswith("  attention   failed       attention: ")
     assert "numbers differ, first at [0, 1, 0]: yours " in lines[1]
-    assert lines[3] == "1 of 3 tests passed; parts worth 1 of 7 points"
-    assert lines[4:] == [
+    assert lines[3] == "  together    waiting      for mlp"
+    assert lines[4].startswith("1 of 4 tests passed; parts worth ")
+    assert lines[5:] == [
         "the whole message:  cd kit && python -m pytest tests/test_attention.py",
         "what it may be:     hectogpt grade kit",
     ]
