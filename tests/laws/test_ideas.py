@@ -146,10 +146,6 @@ def test_names_that_name_nothing(write: Write) -> None:
         ("return replace(run, steps=0)", "steps = 0"),
         ("return replace(run, schedule=Wrong(torch.ones(2)))", "cannot write a Tensor into a run file"),
         ("return replace(run, schedule=Wrong(0.0))", "Wrong.factor(0, 100) is None"),
-        (
-            "return replace(run, model=replace(run.model, attention_parts=(QKNorm(), Bad())))",
-            "the parts of the model do not fit together",
-        ),
     ],
 )
 def test_what_a_function_may_not_do(write: Write, body: str, told: str) -> None:
@@ -160,11 +156,6 @@ class Wrong(Schedule):
     value: float
     def factor(self, step, steps):
         return None
-@dataclass(frozen=True)
-class Bad(ScoreBias):
-    value: int = 0
-    def build(self, n_heads, d_head):
-        return self.value or [][1]
 """
     write(f"def f(run):\n    {body}\n{classes}")
     error = refused("mine.py:f", told)

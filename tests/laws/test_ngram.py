@@ -85,17 +85,6 @@ def test_kneser_ney_equals_its_formula(rows: np.ndarray, text: list[int]) -> Non
         for pattern in patterns:
             expected = [by_hand(model, rows.tolist(), pattern, text[:at], text[at]) for at in range(1, len(text))]
             assert ours[pattern][0] == pytest.approx(expected, rel=1e-12), pattern
-    # How much of the context is known, by the words of the definition.
-    known = KneserNey(rows, IDS, neighbours(ORDER)).score([one])[1]
-    for at in range(1, len(text)):
-        fits = [n for n in range(1, ORDER) if n <= at and occurs(rows.tolist(), text[at - n : at], n < ORDER - 1)]
-        assert known[at - 1] == max(fits, default=0)
-
-
-def occurs(rows: list[list[int]], context: list[int], after_another: bool) -> bool:
-    """Whether a token follows the context somewhere; after_another: and one is before it (continuation counts)."""
-    n = len(context)
-    return any(row[i : i + n] == context for row in rows for i in range(after_another, len(row) - n))
 
 
 def test_probabilities_over_a_large_vocabulary_sum_to_one() -> None:

@@ -61,9 +61,6 @@ def test_kinds() -> None:
     assert found["backbone.0.attention.W_qkv.weight"] == found["backbone.1.mlp.fc2.weight"] == "matrix"
     assert found["backbone.0.mlp.fc1.bias"] == found["inputs.1.shares"] == found["final_layer_norm.weight"] == "scalar"
     assert (found["lm_head.weight"], found["lm_head.bias"]) == ("head", "head_bias")
-    tied = kinds(Transformer(replace(TINY, lm_head=LMHeadConfig(tied=True))))
-    assert tied["embeddings.weight"] == "embedding"
-    assert "lm_head.weight" not in tied
 
 
 def test_numbers_reach_their_kinds_and_decay_spares_what_it_should() -> None:
