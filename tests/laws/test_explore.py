@@ -161,12 +161,3 @@ def test_nearest_pair_is_what_brute_force_finds(T: int, d: int) -> None:
     assert pair.distance == pytest.approx(math.sqrt(best), rel=1e-9)
     assert pair.distance == pytest.approx(float(np.linalg.norm(rows[pair.s] - rows[pair.t])), rel=1e-9)
     assert abs(pair.distance - pair.exact) <= 2 * math.sqrt(d) * 2.0**-25
-
-
-def test_coarse_positions_collide_where_the_text_says() -> None:
-    assert torch.tensor(257.0).bfloat16() == torch.tensor(256.0).bfloat16()
-    assert len(torch.arange(257).bfloat16().unique()) == 257
-    assert np.float32(2**24 + 1) == np.float32(2**24)
-    assert positions.find_first_repeat(20_000, 4, torch.bfloat16) is None
-    pair = positions.find_nearest_pair(50_000, 32)
-    assert pair.t - pair.s == 1

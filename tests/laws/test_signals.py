@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hectogpt.signals import Stopped, ignore_more, raise_on_signal, stop_behind, stop_on_signal
+from hectogpt.signals import Stopped, ignore_more, raise_on_signal, stop_on_signal
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
@@ -35,13 +35,6 @@ def test_the_first_signal_is_collected_and_any_second_one_is_raised(
             signal.raise_signal(second)
     assert stop.value.code == code
     assert capsys.readouterr().err == "finishing this step (Ctrl-C again to stop at once)\n"
-
-
-def test_a_signal_is_found_behind_the_error_that_it_caused() -> None:
-    error = RuntimeError()
-    error.__context__ = stop = Stopped(signal.SIGTERM)
-    assert stop_behind(error) is stop
-    assert stop_behind(ValueError()) is None
 
 
 def test_a_signal_while_an_object_is_freed_is_not_lost(capsys: pytest.CaptureFixture[str]) -> None:
