@@ -10,8 +10,8 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,29 +39,24 @@ UNFINISHED = "unfinished"  # there is no summary of all its steps: it was killed
 class RunRecord:
     """A run's folder in numbers. None where the folder does not say.
 
-    state: as `read_state` has it. steps: taken, of `planned`. seconds: of building and training. size: bytes on disk.
-    modified: when a file of the folder was last written, in seconds since 1970. run: the fields of the Run as they are
-    in run.json. summary: summary.json, and last_row: the last row of metrics.jsonl that has a step; {} without one.
+    modified: whether fields of the recipe were overridden. state: as `read_state` has it. steps: taken, of
+    `planned_steps`. seconds: of building and training. written: when a file of the folder was last written, local time.
+    run: the fields of the Run as they are in run.json. summary: summary.json, and last_row: the last row of
+    metrics.jsonl that has a step; {} without one.
     """
 
     folder: Path
     recipe: str
-    changed: bool
+    modified: bool
     state: str
     steps: int | None
-    planned: int | None
+    planned_steps: int | None
     dev_loss: float | None
     seconds: float | None
-    size: int
-    modified: float
+    written: str
     run: dict[str, Any]
     summary: dict[str, Any]
     last_row: dict[str, Any]
-
-    @property
-    def written(self) -> str:
-        """When a file of the folder was last written, in local time."""
-        return datetime.fromtimestamp(self.modified).strftime("%Y-%m-%d %H:%M")
 
     @property
     def n_vocab(self) -> int | None:
@@ -71,18 +66,8 @@ class RunRecord:
 
     def as_json(self) -> dict[str, Any]:
         """What `hectogpt show --json` prints of the run."""
-        return {
-            "folder": str(self.folder),
-            "recipe": self.recipe,
-            "modified": self.changed,
-            "state": self.state,
-            "steps": self.steps,
-            "planned_steps": self.planned,
-            "dev_loss": self.dev_loss,
-            "seconds": self.seconds,
-            "bytes": self.size,
-            "written": datetime.fromtimestamp(self.modified, UTC).isoformat(timespec="seconds"),
-        }
+        names = [f.name for f in fields(self) if f.name not in ("folder", "run", "summary", "last_row")]
+        return {"folder": str(self.folder)} | {name: getattr(self, name) for name in names}
 
     def samples(self) -> dict[str, str]:
         """The continuations in the summary: how -> text."""
@@ -102,19 +87,20 @@ def read_record(folder: Path) -> RunRecord:
     run = run_of(folder, record)
     state = _state_of(folder, run, summary)
     under_way = state in (UNFINISHED, RUNNING)
-    size, modified = measure(folder)
+    newest = 0.0
+    with suppress(OSError):  # of a file that has gone since
+        newest = max(path.lstat().st_mtime for path in folder.iterdir())
     last_row: dict[str, Any] = [{}, *read_rows(folder / METRICS, LONGEST_ROW)][-1]
     return RunRecord(
         folder=folder,
         recipe=text_of(summary.get("recipe")) or text_of(run.get("recipe")) or "?",
-        changed=record.get("modified") is True,
+        modified=record.get("modified") is True,
         state=state,
         steps=count_of(last_row.get("step") if under_way else summary.get("steps")),
-        planned=count_of(run.get("steps")),
+        planned_steps=count_of(run.get("steps")),
         dev_loss=None if under_way else number_of(summary.get("dev_loss")),
         seconds=None if under_way else number_of(summary.get("seconds")),
-        size=size,
-        modified=modified,
+        written=datetime.fromtimestamp(min(newest, 2**32)).astimezone().isoformat(" ", "seconds"),
         run=run,
         summary=summary,
         last_row=last_row,
@@ -159,7 +145,7 @@ def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
             runs.append(read_record(path.parent))
         except UserError as error:
             notes.append(f"{path.parent} is left out: {error.what}: {error.why}")
-    return sorted(runs, key=lambda record: (record.modified, str(record.folder))), sorted(notes)
+    return sorted(runs, key=lambda record: (record.written, str(record.folder))), sorted(notes)
 
 
 # --- metrics.jsonl ----------------------------------------------------------------------------------------------------
@@ -224,7 +210,7 @@ def checkpoint_problem(folder: Path, step: int) -> str:
         return f"{error.what}: {error.why}"
 
 
-# --- values and sizes -------------------------------------------------------------------------------------------------
+# --- values -----------------------------------------------------------------------------------------------------------
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -245,16 +231,3 @@ def number_of(value: Any) -> float | None:
 def count_of(value: Any) -> int | None:
     """The value if it is a whole number from 0 to 10^15."""
     return value if type(value) is int and 0 <= value <= 10**15 else None
-
-
-def measure(folder: Path) -> tuple[int, float]:
-    """Bytes of all files below a folder, and when the newest of them was written. Links are not followed."""
-    size, newest = 0, 0.0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                status = os.lstat(os.path.join(parent, name))
-            except OSError:
-                continue  # removed since
-            size, newest = size + status.st_size, max(newest, status.st_mtime)
-    return size, newest

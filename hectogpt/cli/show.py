@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.filesize import decimal
-
 from hectogpt import errors
 from hectogpt.cli.console import remarks, show
 from hectogpt.cli.options import ShowOptions
@@ -99,10 +97,10 @@ def show_run(record: RunRecord, as_json: bool) -> None:
 def run_lines(record: RunRecord, base: str, differences: dict[str, tuple[Any, Any]], remark: str) -> Iterator[str]:
     """What is printed of a run."""
     facts = dict(read_facts(record))
-    if not record.changed and record.state == "done" and record.dev_loss is not None:
+    if not record.modified and record.state == "done" and record.dev_loss is not None:
         from hectogpt.lab.scoring import is_it_usual
 
-        said = is_it_usual(record.recipe, str(record.run.get("corpus", "")), record.planned, record.dev_loss)
+        said = is_it_usual(record.recipe, str(record.run.get("corpus", "")), record.planned_steps, record.dev_loss)
         facts |= {"is it normal?": said} if said else {}
     yield facts_text(f"{record.folder}: {recipe_of(record)}", facts) + "\n"
     if differences:
@@ -119,7 +117,7 @@ def run_lines(record: RunRecord, base: str, differences: dict[str, tuple[Any, An
 
 def recipe_of(record: RunRecord) -> str:
     """The recipe's name, marked if it was changed."""
-    return record.recipe + (" (modified)" if record.changed else "")
+    return record.recipe + (" (modified)" if record.modified else "")
 
 
 def find_differences(record: RunRecord) -> tuple[str, dict[str, tuple[Any, Any]], str]:
@@ -149,8 +147,8 @@ def read_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
     """Label and value of each line of the table; what the folder does not say is left out."""
     state = STATES.get(record.state, "").replace("FOLDER", str(record.folder))
     yield "state", f"{record.state}: {state}" if state else record.state
-    if record.steps is not None or record.planned is not None:
-        yield "steps", f"{'?' if record.steps is None else record.steps} of {record.planned or '?'}"
+    if record.steps is not None or record.planned_steps is not None:
+        yield "steps", f"{'?' if record.steps is None else record.steps} of {record.planned_steps or '?'}"
     values = {"corpus": record.run.get("corpus"), "seed": record.run.get("seed")} | record.summary
     for part in ("machine", "first_weights"):
         values |= inner if isinstance(inner := record.summary.get(part), dict) else {}
@@ -162,7 +160,7 @@ def read_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
             yield label, words
     if ngrams := record.ngrams():
         yield "n-gram models", ", ".join(f"{NGRAMS[k]} {value:.3f}" for k, value in ngrams.items() if k in NGRAMS)
-    yield "written", f"{record.written}, {decimal(record.size)}"
+    yield "written", record.written
     for label, file in (("picture", PICTURE), ("idea", IDEA)):
         if (record.folder / file).is_file():
             yield label, str(record.folder / file)
@@ -184,7 +182,7 @@ def show_runs(as_json: bool) -> None:
     runs, notes = find_runs(Path("runs"))
     if len({record.n_vocab for record in runs}) > 1:
         notes.append(OTHER_TOKENS)
-    header = ["folder", "recipe", "state", "steps", "dev loss", "seconds", "size", "written"]
+    header = ["folder", "recipe", "state", "steps", "dev loss", "seconds", "written"]
     lines = ["Runs below runs/, the newest last", *columns(header, list(map(run_cells, runs)), left=3)]
     answer = {"runs": [record.as_json() for record in runs], "notes": notes}
     show(as_json, answer, lines if runs else ["no run below runs/ yet: hectogpt train"])
@@ -199,9 +197,8 @@ def run_cells(record: RunRecord) -> list[str]:
         str(record.folder),
         recipe_of(record),
         record.state,
-        steps if record.planned in (None, record.steps) else f"{steps or 0} of {record.planned}",
+        steps if record.planned_steps in (None, record.steps) else f"{steps or 0} of {record.planned_steps}",
         "" if record.dev_loss is None else f"{record.dev_loss:.4f}",
         "" if record.seconds is None else f"{record.seconds:.0f}",
-        decimal(record.size),
-        record.written,
+        record.written[:16],
     ]

@@ -75,11 +75,11 @@ def run_data(folder: Path) -> dict[str, Any]:
     except UserError as error:  # it is being copied, say
         return found | {"problem": printable(f"{error.what}: {error.why}")}
     seconds = sorted(dt for row in steps[-10:] if (dt := number_of(row.get("train/dt"))) is not None)
-    if seconds and record.planned is not None and record.state in (RUNNING, UNFINISHED):
-        found["left"] = max(record.planned - steps[-1]["step"], 0) * seconds[len(seconds) // 2]
+    if seconds and record.planned_steps is not None and record.state in (RUNNING, UNFINISHED):
+        found["left"] = max(record.planned_steps - steps[-1]["step"], 0) * seconds[len(seconds) // 2]
     return found | {
         "state": record.state,
-        "planned": record.planned,
+        "planned": record.planned_steps,
         "levels": {NGRAMS[key]: loss for key, loss in record.ngrams().items() if key in LEVELS},
         "devLoss": record.dev_loss,
         "vocabulary": record.n_vocab,
