@@ -18,7 +18,6 @@ from transformers import GPT2Tokenizer
 from bench.race import race, timed
 from bench.record import ROOT, Row
 from hectogpt import data
-from hectogpt.data.documents import Document, Source
 from hectogpt.data.sources import find_source
 from hectogpt.data.tokenizer import PATTERN, Tokenizer
 
@@ -28,9 +27,13 @@ SETTINGS = {"sotu": "sotu", "tiny": str(ROOT / "answers" / "attention.md")}  # n
 
 def read_texts(corpus: str) -> list[str]:
     """The corpus's documents."""
-    source = find_source(corpus)
-    assert isinstance(source, Source)
-    return [str(document.content) for document in source.documents() if isinstance(document, Document)]
+    return [document.text for document in find_source(corpus).documents()]
+
+
+def build_ours(corpus: str, folder: str) -> None:
+    """Token files in an empty cache."""
+    with tempfile.TemporaryDirectory(dir=folder) as cache:
+        data.open_corpus(corpus, cache=cache, progress=False)
 
 
 def build_tiktoken(tokenizer: Tokenizer) -> tiktoken.Encoding:
@@ -53,7 +56,7 @@ def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
     with tempfile.TemporaryDirectory() as folder:
         theirs = build_huggingface(tokenizer, Path(folder))
         works = {
-            "ours, files to shards": lambda: data.CorpusCache(corpus, cache=folder).build(False),
+            "ours, files to shards": lambda: build_ours(corpus, folder),
             "tiktoken alone": lambda: [plain.encode_ordinary(text) for text in texts],
             "tokenizers alone": lambda: theirs(texts),
         }

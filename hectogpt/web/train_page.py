@@ -34,14 +34,11 @@ def train_page(text: tuple[str, str] | None = None, weights: Path | None = None)
 
 def own_texts() -> list[tuple[str, str]]:
     """Name and content of the texts that every page has: addresses of three presidents."""
-    from hectogpt.data.documents import Document, Source
     from hectogpt.data.sources import find_source
 
-    source = find_source("sotu")
-    assert isinstance(source, Source)
-    documents = [document for document in source.documents() if isinstance(document, Document)]
+    documents = list(find_source("sotu").documents())
     return [
-        (f"{name}'s addresses, {size}", "\n\n".join(str(d.content) for d in documents if f"-{name}-" in d.label))
+        (f"{name}'s addresses, {size}", "\n\n".join(d.text for d in documents if f"-{name}-" in d.label))
         for name, size in PRESIDENTS.items()
     ]
 

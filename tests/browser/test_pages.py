@@ -40,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model=hectogpt.replace(base.model, **SMALL),
         data=hectogpt.replace(base.data, batch_size=2, seq_len=32),
         steps=6,
-        corpus=str(write_tokens(folder / "t.bin")),
+        corpus=str(write_tokens(folder / "t")),
         threads=1,
     )
     hectogpt.train(small, out=folder / "runs" / "small<b>", quiet=True, save_every=3)

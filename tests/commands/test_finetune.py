@@ -100,9 +100,9 @@ def test_the_command_reads_where_to_start(tmp_path: Path, here: Here) -> None:
 
 @pytest.mark.thorough
 def test_the_command_shows_before_and_after_and_goes_on(tmp_path: Path, here: Here) -> None:
-    write_tokens(tmp_path / "a.bin")
+    write_tokens(tmp_path / "a")
     write_run(tmp_path / "base")
-    options = ["--corpus", "a.bin", "--steps", "4", "--threads", "1", "--data.batch-size", "2"]
+    options = ["--corpus", "a", "--steps", "4", "--threads", "1", "--data.batch-size", "2"]
     done = here.ok("train", "finetune", "--init", "base", *options, "--out", "whole", "--save-every", "2")
     assert "before training" in done.stdout
     summary = json.loads((tmp_path / "whole" / "summary.json").read_text(encoding="utf-8"))

@@ -69,7 +69,7 @@ def test_tensorboard_reads_the_rows_and_a_resumed_run_replaces_later_ones(tmp_pa
 def test_a_tracked_run_has_the_same_bits_and_all_of_it_is_tracked(tmp_path: Path) -> None:
     for name in module.TRACKERS:
         pytest.importorskip(name)
-    options = ["baseline", *TINY, "--corpus", write_tokens(tmp_path / "t.bin")]
+    options = ["baseline", *TINY, "--corpus", write_tokens(tmp_path / "t")]
     more = {"WANDB_MODE": "offline"}
     done = hectogpt("train", *options, "--out", "one", "--track", "tensorboard,wandb", "--json", cwd=tmp_path, **more)
     assert done.returncode == 0, done.stderr

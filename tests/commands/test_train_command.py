@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from command import TINY, Here, assert_good_error
-from helpers import write_tokens
 from safetensors.torch import load_file
 
 from hectogpt.cli.help import command_help, recipe_lines
@@ -117,9 +116,8 @@ def test_neither_a_picture_nor_a_lock_that_fails_costs_the_run(
 
 
 def test_a_small_text_is_said_to_be_small(tmp_path: Path, here: Here) -> None:
-    write_tokens(tmp_path / "train.bin", n_documents=3)
-    write_tokens(tmp_path / "test.bin", n_documents=1)
-    write_tokens(tmp_path / "dev.bin", n_documents=1)
+    for split, documents in (("train", 3), ("dev", 1), ("test", 1)):
+        np.array([*range(200), 50256] * documents, dtype="<u2").tofile(tmp_path / f"{split}.bin")
     arguments = ["train", "baseline", *TINY[:-1], "8", "--corpus", tmp_path]
     said = here(*arguments, "--dry-run").stderr
     assert "note: 8 steps read the 603 tokens of training text 3 times over" in said

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,7 @@ from helpers import WORDS, prose
 import hectogpt
 from hectogpt.data import Tokenizer, find_tokenizer, open_corpus
 from hectogpt.data.documents import split_of
-from hectogpt.data.token_files import write_folder
-from hectogpt.lab.ngram import NgramModels
-from hectogpt.training.run import Data, Run
+from hectogpt.errors import UserError
 
 pytest.importorskip("tokenizers")
 pytestmark = pytest.mark.usefixtures("here")
@@ -90,26 +86,12 @@ def test_every_command_uses_it(here: Here, tmp_path: Path) -> None:
     assert ("nats/token" in mixed, "only bits per byte" in mixed) == (False, True)
 
 
-def test_a_vocabulary_above_65536(tmp_path: Path) -> None:
-    """Ids that uint16 would cut are stored, read, counted and trained as they are."""
+def test_a_vocabulary_above_65536_has_no_token_files(tmp_path: Path) -> None:
+    """Two bytes hold no more ids."""
     shown = list(Tokenizer(b"").vocabulary())[:256]
-    pairs = [f"{a} {b}" for a in [*shown, *(shown[0] + a for a in shown[:20])] for b in shown]
-    tokenizer = Tokenizer("\n".join(pairs).encode(), "large")
-    assert tokenizer.n_vocab > 70_000
-    draw = random.Random(0)
-    documents = [[draw.choice((3, 69_999, 70_001)) for _ in range(60)] + [tokenizer.end_of_text] for _ in range(30)]
-    splits = ["train"] * 28 + ["dev", "test"]
-    chunks = [(split, np.array(ids)) for split, ids in zip(splits, documents, strict=True)]
-    about = {"source": "large", "fingerprint": "", "split": "", "problems": []}
-    write_folder(tmp_path / "large", tokenizer, chunks, about)
-    corpus = open_corpus(str(tmp_path / "large"))
-    assert corpus.train.dtype == np.uint32
-    assert corpus.train[:61].tolist() == documents[0]
-    assert NgramModels(corpus.train, corpus.n_vocab).losses(corpus.dev)["unigram"] < 3
-    model = replace(hectogpt.recipe("adamw_128").model, d_model=8, n_heads=1, n_layers=1, context_length=32)
-    run = Run(replace(model, vocab_size=50_257), data=Data(2, 32), steps=2, threads=1)
-    found = hectogpt.train(run, corpus=corpus, quiet=True)
-    assert found.model.config.vocab_size == corpus.n_vocab
-    assert np.isfinite(found.losses).all()
-    (tmp_path / "large/index.json").unlink()
-    assert open_corpus(str(tmp_path / "large")).sha256 == corpus.sha256
+    pairs = [f"{a} {b}" for a in shown for b in shown]
+    (tmp_path / "merges.txt").write_text("\n".join(pairs), encoding="utf-8")
+    for split in ("train", "dev", "test"):
+        np.arange(9, dtype="<u4").tofile(tmp_path / f"{split}.bin")
+    with pytest.raises(UserError, match="65,793 ids"):
+        open_corpus(str(tmp_path))

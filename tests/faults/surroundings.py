@@ -23,7 +23,7 @@ from command import HECTOGPT, TINY
 from helpers import ROOT, write_tokens
 
 Environment = dict[str, str | None]  # None: not set
-TRAIN = ("train", "baseline", *TINY[:-1], "3", "--corpus", "täxt.bin", "--out", "run")
+TRAIN = ("train", "baseline", *TINY[:-1], "3", "--corpus", "täxt", "--out", "run")
 BITS = "surroundings: the same bits in every locale, environment, hash seed and clock"
 STREAMS = "surroundings: a full, closed or narrow stream ends no training"
 ANSWERS = "surroundings: every command answers, without a traceback or a character that cannot be printed"
@@ -72,7 +72,7 @@ TRIES = (
     Try(ANSWERS, ("show", "RUN"), 0, POOR),
     Try(ANSWERS, ("generate", "RUN", "The", "--max-new-tokens", "3"), 0, POOR),
     Try(ANSWERS, ("idea", "mïne.py"), 0, POOR),
-    Try(ANSWERS, ("compare", "baseline", "adamw_128", "--dry-run", "--corpus", "täxt.bin"), 0, POOR),
+    Try(ANSWERS, ("compare", "baseline", "adamw_128", "--dry-run", "--corpus", "täxt"), 0, POOR),
 )
 
 
@@ -81,7 +81,7 @@ def check(quick: bool) -> list[forks.Line]:
     tries = TRIES[:: 3 if quick else 1]
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(forks.WORKERS) as pool:
         place = Path(name)
-        write_tokens(place / "täxt.bin")
+        write_tokens(place / "täxt")
         (place / CLOCK).mkdir()
         (place / CLOCK / "sitecustomize.py").write_text(JUMPING, encoding="utf-8")
         begun = time.monotonic()
@@ -121,7 +121,7 @@ def learned(run: Path) -> Any:
 def run_in(place: Path, one: Try, finished: Path) -> tuple[int, str, Path]:
     """Exit code, all that was printed, and the folder of a command, which is a new one with the text in it."""
     folder = Path(tempfile.mkdtemp(dir=place))
-    (folder / "täxt.bin").symlink_to(place / "täxt.bin")
+    (folder / "täxt").symlink_to(place / "täxt")
     command = [*HECTOGPT, *(str(finished) if word == "RUN" else word for word in one.command)]
     if one.streams:
         command = ["/bin/sh", "-c", f'"$@" {one.streams}', "sh", *command]

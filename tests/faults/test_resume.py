@@ -34,10 +34,10 @@ SIX = [*TINY[:-1], "6", "--save-every", "2", "--quiet"]
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a corpus and a run of six steps that nothing has interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    write_tokens(folder / "tokens.bin")
+    write_tokens(folder / "tokens")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HECTOGPT_CACHE", str(folder / "cache"))
-        main(["train", "baseline", *SIX, "--corpus", str(folder / "tokens.bin"), "--out", str(folder / "run")])
+        main(["train", "baseline", *SIX, "--corpus", str(folder / "tokens"), "--out", str(folder / "run")])
     return folder
 
 
@@ -89,7 +89,7 @@ def test_a_resumed_run_is_as_if_nothing_had_happened(whole: Path, run: Path, her
     back_to(run, 4)
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:5]) + '{"step": 6, "train/lo')
-    done = here.ok("train", "baseline", *SIX[:-1], "--corpus", whole / "tokens.bin", "--out", run, "--resume", "auto")
+    done = here.ok("train", "baseline", *SIX[:-1], "--corpus", whole / "tokens", "--out", run, "--resume", "auto")
     assert f"going on after step 4 of 6 in {run}; exact: yes" in done.stderr
     assert_as_whole(run, whole)
     assert json.loads((run / "run.json").read_text())["resumed"] == [{"step": 4, "differences": []}]
@@ -104,7 +104,7 @@ def test_a_resumed_run_is_as_if_nothing_had_happened(whole: Path, run: Path, her
 
 @pytest.mark.thorough
 def test_auto_takes_the_newest_run_that_fits_and_else_begins_one(whole: Path, tmp_path: Path, here: Here) -> None:
-    common = ["train", "baseline", *SIX[:-1], "--corpus", str(whole / "tokens.bin"), "--resume", "auto"]
+    common = ["train", "baseline", *SIX[:-1], "--corpus", str(whole / "tokens"), "--resume", "auto"]
     done = here(*common)
     assert "nothing to go on with below runs: a new run" in done.stderr
     assert here(*common).stdout == "already complete (6/6): runs/baseline\n"
@@ -118,7 +118,7 @@ def test_auto_takes_the_newest_run_that_fits_and_else_begins_one(whole: Path, tm
 
 def test_what_is_not_gone_on_with(whole: Path, run: Path, tmp_path: Path, here: Here) -> None:
     """Another run; and of two that want one folder, the second is refused at once."""
-    before, corpus = files(run), ["--corpus", whole / "tokens.bin"]
+    before, corpus = files(run), ["--corpus", whole / "tokens"]
     for arguments, code, named in (
         (["baseline", "--optim.lr", "0.5", "--resume", run], 2, "optim.lr was 1e-05, now 0.5"),
         (["muon", "--resume", run], 2, "holds a run of baseline, not of muon"),
@@ -170,7 +170,7 @@ def test_an_exact_run_is_demanded_where_it_cannot_be(run: Path, here: Here) -> N
 @pytest.mark.thorough
 def test_a_file_that_has_changed_is_another_idea(whole: Path, tmp_path: Path, here: Here) -> None:
     (tmp_path / "mine.py").write_text("from dataclasses import replace\ndef idea(run): return replace(run, seed=7)\n")
-    common = ["train", "mine.py:idea@baseline", *SIX, "--corpus", str(whole / "tokens.bin")]
+    common = ["train", "mine.py:idea@baseline", *SIX, "--corpus", str(whole / "tokens")]
     here.ok(*common, "--out", "one")
     back_to(tmp_path / "one", 2)
     with (tmp_path / "mine.py").open("a") as file:
@@ -237,7 +237,7 @@ def test_replay_compares_every_bit(run: Path, here: Here) -> None:
 
 
 def test_diagnose_names_module_and_text(whole: Path, run: Path, here: Here, tmp_path: Path) -> None:
-    common = ["train", "baseline", *SIX, "--corpus", str(whole / "tokens.bin"), "--optim.lr", "1e30", "--out", "d"]
+    common = ["train", "baseline", *SIX, "--corpus", str(whole / "tokens"), "--optim.lr", "1e30", "--out", "d"]
     assert_good_error(here(*common), 6, "`hectogpt check d --diagnose` finds where")
     found = json.loads(here("check", "--diagnose", "d", "--json").stdout)
     assert json.loads((tmp_path / "d" / "summary.json").read_text())["state"] == "diverged"
@@ -284,7 +284,7 @@ def test_commands_take_the_weights_of_a_step(run: Path, whole: Path, tmp_path: P
     text = json.loads(here("generate", run, "a", "--step", "2", "--max-new-tokens", "3", "--json").stdout)
     assert len(text["texts"][0]["ids"]) == 3
     scored = [
-        json.loads(here("score", run, *step, "--corpus", whole / "tokens.bin", "--max-tokens", "9", "--json").stdout)
+        json.loads(here("score", run, *step, "--corpus", whole / "tokens", "--max-tokens", "9", "--json").stdout)
         for step in (("--step", "2"), ())
     ]
     assert scored[0]["counted"] < scored[1]["counted"], "what was read up to that step"
@@ -305,7 +305,7 @@ def test_python_goes_on_too(whole: Path, run: Path, here: Here, monkeypatch: pyt
     assert len(hectogpt.train(before, out=run, resume=True, save_every=1, quiet=True).losses) == 6
     assert_as_whole(run, whole)
     with pytest.raises(UserError, match="holds another run"):
-        hectogpt.train(recipes.recipe("muon"), out=run, resume=True, corpus=str(whole / "tokens.bin"), quiet=True)
+        hectogpt.train(recipes.recipe("muon"), out=run, resume=True, corpus=str(whole / "tokens"), quiet=True)
 
 
 # --- what may run out -------------------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ def test_a_disk_without_room_is_told_before_the_first_step(
     """With the bytes needed and free; nothing is left of the folder."""
     usage = shutil._ntuple_diskusage(10**12, 10**12 - 1000, 1000)  # what the operating system says
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    done = here("train", "baseline", *SIX, "--corpus", whole / "tokens.bin", "--out", "full")
+    done = here("train", "baseline", *SIX, "--corpus", whole / "tokens", "--out", "full")
     assert_good_error(done, 7, "the weights take 6,450,240 bytes, 1,000 are free")
     assert not (tmp_path / "full").exists()
 
@@ -327,7 +327,7 @@ def test_a_disk_without_room_is_told_before_the_first_step(
 def test_memory_that_is_used_up_keeps_the_checkpoint(whole: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAULT", "memory 0 5")
     idea = f"{ROOT / 'tests' / 'programs' / 'fault.py'}:faulty@baseline"
-    command = ["train", idea, *SIX, "--corpus", str(whole / "tokens.bin"), "--out", "greedy"]
+    command = ["train", idea, *SIX, "--corpus", str(whole / "tokens"), "--out", "greedy"]
     done = here(*command)
     assert_good_error(done, 8, "out of memory in step 5 of 6", "--data.micro-batch 2", "the checkpoint of step 4")
     here.ok(*command, "--resume", "greedy")
