@@ -30,12 +30,6 @@ def read_texts(corpus: str) -> list[str]:
     return [document.text for document in find_source(corpus).documents()]
 
 
-def build_ours(corpus: str, folder: str) -> None:
-    """Token files in an empty cache."""
-    with tempfile.TemporaryDirectory(dir=folder) as cache:
-        data.open_corpus(corpus, cache=cache, progress=False)
-
-
 def build_tiktoken(tokenizer: Tokenizer) -> tiktoken.Encoding:
     """tiktoken's own GPT-2, without its download."""
     ranks = {tokenizer.decode_bytes([i]): i for i in range(tokenizer.n_vocab - 1)}
@@ -56,7 +50,9 @@ def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
     with tempfile.TemporaryDirectory() as folder:
         theirs = build_huggingface(tokenizer, Path(folder))
         works = {
-            "ours, files to shards": lambda: build_ours(corpus, folder),
+            "ours, files to shards": lambda: data.open_corpus(
+                corpus, cache=tempfile.mkdtemp(dir=folder), progress=False
+            ),
             "tiktoken alone": lambda: [plain.encode_ordinary(text) for text in texts],
             "tokenizers alone": lambda: theirs(texts),
         }
