@@ -6,6 +6,8 @@ import shlex
 from pathlib import Path
 
 from hectogpt import errors
+from hectogpt.assignment.kit import choose, write_kit
+from hectogpt.assignment.progress import Progress, check_kit
 from hectogpt.cli.options import AssignmentOptions
 from hectogpt.display import printable
 
@@ -20,8 +22,6 @@ def main(options: AssignmentOptions) -> None:
 
 def write(options: AssignmentOptions) -> None:
     """Write a kit and print what to do next. Raises UserError."""
-    from hectogpt.assignment.kit import choose, write_kit
-
     parts = choose(options.parts)
     write_kit(options.folder, parts, options.solution)
     folder = printable(shlex.quote(str(options.folder)))
@@ -37,7 +37,6 @@ def write(options: AssignmentOptions) -> None:
 
 def check(folder: Path) -> None:
     """Print a line for each part. Raises UserError, and SystemExit where not all have passed."""
-    from hectogpt.assignment.progress import Progress, check_kit
 
     def show_part(progress: Progress) -> None:
         print(printable(f"  {progress.part:<12}{progress.state:<13}{progress.why}").rstrip(), flush=True)

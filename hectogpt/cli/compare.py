@@ -112,13 +112,10 @@ def run_trials(options: CompareOptions, comparison: Comparison, engine: Engine, 
 
 def raise_for_crashes(comparison: Comparison) -> None:
     """Raise UserError if trials of this call crashed."""
-    if comparison.failed:
-        seeds: dict[tuple[str, str], list[str]] = {}
-        for record in comparison.failed:
-            seeds.setdefault((record.arm, str(record.error)), []).append(str(record.seed))
+    if failed := comparison.failed:
         raise UserError(
-            f"{len(comparison.failed)} of {len(comparison.trials())} trials crashed and are not counted",
-            why="\n".join(f"{arm}, seed {', '.join(which)}: {error}" for (arm, error), which in seeds.items()),
+            f"{len(failed)} of {len(comparison.trials())} trials crashed and are not counted",
+            why="\n".join(f"{record.arm}, seed {record.seed}: {record.error}" for record in failed[:5]),
             fix="the same command runs them again",
             kept=f"the other trials, in {comparison.out}" if comparison.records else "",
             code=1,
@@ -222,15 +219,17 @@ def array_script(comparison: Comparison, at_a_time: int | None) -> str:
     words = [word for word in sys.argv[1:] if word != "--dry-run"]
     if len({comparison.run_of(Trial(arm, 0)).threads for arm in comparison.arms}) == 1:
         words += ["--threads", str(threads)]  # as many on every node
-    options = [f"--array={numbers}", "--ntasks=1", f"--cpus-per-task={threads}", *["--gpus-per-task=1"] * gpu]
-    options += [f"--chdir={shlex.quote(str(Path.cwd()))}", f"--output={out}.task-%a.log", "--open-mode=append"]
-    lines = [
-        "#!/bin/bash",
-        f"# Trials of a comparison, a task for each; their records go to {out}",
-        "# Every node must see that folder, and its file system must have locks (flock).",
-        "# Options given to sbatch, such as --partition=NAME --time=2:00:00, count before those below.",
-        *(f"#SBATCH {option}" for option in (*options, "--requeue")),
-        "",
-        f"exec {shlex.join([sys.executable, '-m', 'hectogpt', *words])}",
-    ]
-    return "\n".join(lines) + "\n"
+    return f"""#!/bin/bash
+# Trials of a comparison, a task for each; their records go to {out}
+# Every node must see that folder, and its file system must have locks (flock).
+# Options given to sbatch, such as --partition=NAME --time=2:00:00, count before those below.
+#SBATCH --array={numbers}
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task={threads}
+#SBATCH --chdir={shlex.quote(str(Path.cwd()))}
+#SBATCH --output={out}.task-%a.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+{"#SBATCH --gpus-per-task=1" if gpu else ""}
+exec {shlex.join([sys.executable, "-m", "hectogpt", *words])}
+"""

@@ -9,9 +9,13 @@ from typing import Any
 
 from hectogpt.cli.console import remarks
 from hectogpt.cli.options import ExploreOptions, PageOptions, View
+from hectogpt.data import open_corpus
+from hectogpt.data.documents import read_text
 from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
+from hectogpt.run_records import read_record
+from hectogpt.web.page import fill
 
 
 def main(options: ExploreOptions | PageOptions) -> None:
@@ -34,9 +38,6 @@ def main(options: ExploreOptions | PageOptions) -> None:
 
 def make(options: PageOptions) -> str:
     """The page as HTML. Raises UserError."""
-    from hectogpt.data.documents import read_text
-    from hectogpt.web.page import fill
-
     text = None if options.text is None else read_text(options.text)
     if options.view == "train":
         from hectogpt.web.train_page import train_page
@@ -58,9 +59,6 @@ def make(options: PageOptions) -> str:
 def held_out_of(folder: Path, text: str | None) -> Any:
     """What effects of heads are measured on: the text; without one, the token ids of the dev split of the run's corpus
     if that is at hand; else None."""
-    from hectogpt.data import open_corpus
-    from hectogpt.run_records import read_record
-
     if text is not None:
         return text
     try:

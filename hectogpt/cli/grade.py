@@ -11,14 +11,19 @@ import sys
 import zipfile
 from pathlib import Path
 
+import torch
+
 from hectogpt import errors, files, hardware
+from hectogpt.assignment.kit import find
 from hectogpt.assignment.parts import SOURCES
 from hectogpt.cli.console import note
 from hectogpt.cli.options import GradeOptions
 from hectogpt.errors import UserError
-from hectogpt.grade import submission
+from hectogpt.grade import report, submission
 from hectogpt.grade.result import Result
+from hectogpt.grade.runner import check_reference, grade_all
 from hectogpt.grade.submission import Limits, Submission
+from hectogpt.web.page import fill
 
 
 def main(options: GradeOptions) -> None:
@@ -33,11 +38,6 @@ def main(options: GradeOptions) -> None:
         what = f"timeout {options.timeout}, memory {options.memory}, jobs {options.jobs}"
         raise UserError(what, why="timeout and memory have to be positive, jobs not negative")
     submissions = [submission.find_one(options.paths)] if options.gradescope else submission.find(options.paths)
-
-    import torch
-
-    from hectogpt.grade.runner import check_reference
-
     torch.set_num_threads(1)  # the parent compares small tensors, several at a time
     check_reference(limits(options))
     found = graded(options, submissions)
@@ -59,9 +59,6 @@ def limits(options: GradeOptions) -> Limits:
 
 def graded(options: GradeOptions, submissions: list[Submission]) -> list[Result]:
     """The results, shown as they come."""
-    from hectogpt.grade import report
-    from hectogpt.grade.runner import grade_all
-
     several = len(submissions) > 1
     of_class = several or any(path in one.path.parents for one in submissions for path in options.paths)
     out = options.out or (Path("grades.jsonl") if of_class and not options.gradescope else None)
@@ -82,11 +79,7 @@ def graded(options: GradeOptions, submissions: list[Submission]) -> list[Result]
 
 def write_files(options: GradeOptions, found: list[Result]) -> None:
     """The files that were asked for."""
-    from hectogpt.grade import report
-
     if options.html is not None:
-        from hectogpt.web.page import fill
-
         options.html.mkdir(parents=True, exist_ok=True)
         for name, content in report.pages(found, options.hints).items():
             files.write_atomic(options.html / name, fill("report", content))
@@ -129,8 +122,6 @@ def archive(visibility: str, hints: int) -> bytes:
 
 def package_files() -> dict[str, bytes]:
     """Path below a folder that is to be on PYTHONPATH -> content: the package, and the solution that it is tried on."""
-    from hectogpt.assignment.kit import find
-
     solution = PACKAGE / "assignment" / "files"
     found = {}
     for path in sorted(PACKAGE.rglob("*")):

@@ -19,7 +19,7 @@ from hectogpt.interop.open import find_folder, open_model
 from hectogpt.lab import ideas
 from hectogpt.lab.mixing import mix, score_both
 from hectogpt.lab.ngram import KneserNey, NgramModels
-from hectogpt.run_records import RUN, read_record
+from hectogpt.run_records import read_record
 from hectogpt.training import setup
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.run_folder import read_run
@@ -52,12 +52,10 @@ def main(options: ScoreOptions) -> None:
     for name in options.models:
         find_folder(name, download=True)  # before a text is tokenised
     corpus, split = open_corpus(options.corpus), options.split
-    counted = tokens_of_run(options.models[0], corpus, options.step) if len(options.models) == 1 else None
-    counted = corpus.train if counted is None else counted
+    counted = tokens_of_run(options.models[0], corpus, options.step) if len(options.models) == 1 else corpus.train
     counts = NgramModels(counted, corpus.n_vocab)
-    texts: dict[str, np.ndarray] = {}
-    for which in ("dev", split):  # weights of n-grams are fitted on dev
-        texts[which] = corpus.tokens[which][: options.max_tokens]
+    # Weights of n-grams are fitted on dev.
+    texts: dict[str, np.ndarray] = {name: corpus.tokens[name][: options.max_tokens] for name in ("dev", split)}
     models = [score_model(name, texts, corpus.tokenizer, counts.order_5, options) for name in options.models]
     n, n_bytes = len(texts[split]) - 1, max(int(corpus.tokenizer.token_bytes[texts[split][1:]].sum()), 1)
     losses = counts.losses(texts[split]).items()
@@ -108,19 +106,16 @@ def score_model(
     return replace(score, with_ngrams=loss, ngram_weights=weights)
 
 
-def tokens_of_run(name: str, corpus: Corpus, step: int | None) -> np.ndarray | None:
+def tokens_of_run(name: str, corpus: Corpus, step: int | None) -> np.ndarray:
     """The tokens that a run has read up to a step (None: the last one taken), if `name` is a run's folder and it read
-    this corpus."""
-    folder = Path(name)
-    if not (folder / RUN).is_file():
-        return None
+    this corpus; else the training text."""
     try:
-        run, record = read_run(folder), read_record(folder)
+        run, record = read_run(Path(name)), read_record(Path(name))
         ideas.files_of(run)
-    except UserError:  # a file of the user's own decides the order, and is not loaded
-        return None
+    except UserError:  # no run; or a file of the user's own decides the order, and is not loaded
+        return corpus.train
     taken = min(step or record.steps or run.steps, run.steps)
-    return setup.training_tokens(replace(run, steps=taken), corpus) if run.corpus == corpus.name else None
+    return setup.training_tokens(replace(run, steps=taken), corpus) if run.corpus == corpus.name else corpus.train
 
 
 def encoded_anew(tokens: np.ndarray, old: Tokenizer, new: Tokenizer) -> np.ndarray:
