@@ -47,7 +47,7 @@ CONTENDERS = {
 def make_run(setting: str, leaves: bool, steps: int) -> Run:
     """AdamW's recipe at the setting's sizes, on one thread."""
     chosen, base = SETTINGS[setting], recipe("adamw_128")
-    data = replace(base.data, batch_size=chosen.rows, seq_len=chosen.tokens, micro_batch=None)
+    data = replace(base.data, batch_size=chosen.rows, seq_len=chosen.tokens)
     data = choose_leaves(data, 1) if leaves else data
     return replace(base, model=chosen.config, data=data, steps=steps, threads=1, device="cpu")
 

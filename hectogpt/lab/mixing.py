@@ -245,7 +245,7 @@ def read_on(
         losses.append(evaluate(session.model, part, session.corpus.tokenizer.token_bytes, seq_len).losses)
         seen.append(places_scored(session, part))
         if begin + len(part) < len(stream):
-            gradients.rows = torch.from_numpy(cut(part, seq_len)[0]).to(session.machine.device)
+            gradients.rows = cut(part, seq_len)[0]
             with native.using(session.kernels == "native"):
                 update(gradients, session.optimizer, session.run.steps + number, factor)
     return np.concatenate(losses), join(seen), size
@@ -254,7 +254,7 @@ def read_on(
 class RowsScored(Gradients):
     """Gradients of rows that were scored, [rows, seq_len + 1], instead of a batch of the training text."""
 
-    rows: Tensor
+    rows: np.ndarray
 
     def compute(self, step: int) -> Tensor:
-        return self.accumulate(self.rows, step)
+        return self.of_batch(self.rows, step)

@@ -56,7 +56,7 @@ def diagnose(session: Session, most: int = 3) -> Finding:
     hooks = [module.register_forward_hook(partial(look, name)) for name, module in model.named_modules() if name]
     model.train()
     try:
-        loss = Gradients(run, model, batches, machine).accumulate(batch, session.step)
+        loss = Gradients(run, model, batches, machine).compute(session.step)
     finally:
         for hook in hooks:
             hook.remove()

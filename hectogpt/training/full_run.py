@@ -267,13 +267,10 @@ def _explained(
         why = "a second signal ended it at once, so its last steps are not saved"
         return UserError(what, why=why, fix=going_on, kept=kept, code=code_of(stop))
     if hardware.is_out_of_memory(error):
-        rows, leaves = run.data.rows_at_once, run.data.leaves
-        half, double = max(rows // 2, 1), 2 * (leaves or 1)
-        less = set_to("data.micro_batch", half) if leaves is None else set_to("data.leaves", double)
         return UserError(
             f"out of memory in step {session.step + 1} of {run.steps}",
             why=errors.first_line(error),
-            fix=less + " for a new run; the batch stays the same",
+            fix=set_to("data.leaves", 2 * (run.data.leaves or 1)) + " for a new run; the batch stays the same",
             kept=kept,
             code=errors.MEMORY,
         )

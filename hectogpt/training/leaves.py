@@ -2,27 +2,19 @@
 
 With eight leaves a gradient is ((0+1)+(2+3))+((4+5)+(6+7)), whoever computes the leaves. A process that owns a whole
 subtree adds it up alone, and the sums of all processes are the upper part of the same tree: one, two, four and eight
-processes give the same bits. Of several processes parallel.py has the World.
+processes give the same bits. loop.py computes the leaves; of several processes parallel.py has the World.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hectogpt.data import Batches
 from hectogpt.errors import UserError, set_to
-from hectogpt.kernels.dtypes import widest_dtype
-from hectogpt.model import Transformer
-from hectogpt.model.fused_ce import unchanging_weights
-from hectogpt.training.loop import Gradients
-from hectogpt.training.precision import Machine
-from hectogpt.training.run import Data, Run
+from hectogpt.training.run import Data
 
 T = TypeVar("T")
 
@@ -37,16 +29,13 @@ def process_counts(leaves: int) -> list[int]:
 def choose_leaves(data: Data, processes: int) -> Data:
     """The data with a number of leaves that so many processes can share; as it is, if it names one that they can.
 
-    Without a number: the largest power of two up to 8 that divides the batch, or what the processes need. A micro-batch
-    gives way to leaves that are no larger. Raises UserError that lists the numbers of processes that would do.
+    Without a number: the largest power of two up to 8 that divides the batch, or what the processes need. Raises
+    UserError that lists the numbers of processes that would do.
     """
     parts, what = [data.leaves or 1], f"data.leaves = {data.leaves}"
     if data.leaves is None:
         parts = [n for n in range(1, data.batch_size + 1) if data.batch_size % n == 0]
         what = f"a batch of data.batch_size = {data.batch_size} rows"
-        if data.micro_batch is not None:
-            parts = [n for n in parts if data.batch_size // n <= data.micro_batch]
-            what += f" in parts of at most data.micro_batch = {data.micro_batch}"
     fitting = [n for n in parts if processes in process_counts(n)]
     if not fitting:
         *counts, most = map(str, sorted({count for n in parts for count in process_counts(n)}))
@@ -60,7 +49,7 @@ def choose_leaves(data: Data, processes: int) -> Data:
         return data
     # Of one process powers of two first, so that others may share the run later.
     by_choice = [n for n in fitting if processes > 1 or n.bit_count() == 1] or fitting
-    return replace(data, leaves=max([n for n in by_choice if n <= USUAL], default=by_choice[0]), micro_batch=None)
+    return replace(data, leaves=max([n for n in by_choice if n <= USUAL], default=by_choice[0]))
 
 
 def add_in_tree(parts: list[Tensor]) -> Tensor:
@@ -114,79 +103,3 @@ class World:
 
 
 ALONE = World()
-
-
-class LeafGradients(Gradients):
-    """Gradients of the leaves that this process owns, added up over all processes."""
-
-    def __init__(
-        self,
-        run: Run,
-        model: Transformer,
-        batches: Batches,
-        machine: Machine,
-        signals: Sequence[int],
-        world: World,
-    ) -> None:
-        super().__init__(run, model, batches, machine, signals)
-        self.world = world
-        self._agreed_to_stop = False
-        self.tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-
-    @property
-    def stopping(self) -> bool:
-        """Whether a signal had come to any process of the run when the last step's losses were added up."""
-        return self._agreed_to_stop
-
-    def compute(self, step: int) -> Tensor:
-        world, leaves = self.world, self.run.data.leaves or 1
-        world.begin(step)
-        batch, own = self.batches.at(step), leaves // world.size
-        first, n_targets = world.rank * own, batch.shape[0] * (batch.shape[1] - 1)
-        # Where a data order has cut the batch, leaves may have one row more or less, and none.
-        bounds = [leaf * len(batch) // leaves for leaf in range(first, first + own + 1)]
-        ids = torch.from_numpy(batch[bounds[0] : bounds[-1]]).to(self.machine.device, non_blocking=True)
-        parts = ids.split([end - begin for begin, end in pairwise(bounds)])
-
-        def subtree(begin: int, end: int) -> list[Tensor | None]:
-            """The sums of loss and gradients of some of the parts."""
-            if end - begin == 1:
-                return self._leaf(parts[begin], step, first + begin, n_targets)
-            middle = begin + (1 << (end - begin - 1).bit_length() - 1)
-            return [_sum_of(a, b) for a, b in zip(subtree(begin, middle), subtree(middle, end), strict=True)]
-
-        with unchanging_weights():
-            loss, *gradients = subtree(0, own)
-        assert loss is not None
-        return self._share(loss, gradients)
-
-    def _leaf(self, rows: Tensor, step: int, number: int, n_targets: int) -> list[Tensor | None]:
-        """Loss and gradients of one leaf; None for a parameter that gets no gradient."""
-        loss = torch.zeros((), dtype=widest_dtype(rows.device), device=rows.device)
-        if len(rows):
-            loss += self.backward(rows, step, number, n_targets)
-        gradients = [p.grad for p in self.parameters]
-        for p in self.parameters:
-            p.grad = None
-        return [loss, *gradients]
-
-    @torch.no_grad()
-    def _share(self, loss: Tensor, gradients: list[Tensor | None]) -> Tensor:
-        """Agree on the loss, on stopping, and on which parameters have a gradient; set the gradients."""
-        mine = torch.tensor([bool(self.signals), *(g is not None for g in gradients)], dtype=loss.dtype)
-        total = self.world.total(torch.cat((loss[None], mine.to(loss.device))))
-        self._agreed_to_stop, *counts = (total[1:] > 0).tolist()
-        sums: list[Tensor] = []
-        tables: list[Tensor] = []
-        for p, gradient, any_has in zip(self.parameters, gradients, counts, strict=True):
-            p.grad = None
-            if any_has:
-                p.grad = torch.zeros_like(p) if gradient is None else gradient
-                (tables if id(p) in self.tables else sums).append(p.grad)
-        self.world.sum(sums, tables)
-        return total[0]
-
-
-def _sum_of(left: Tensor | None, right: Tensor | None) -> Tensor | None:
-    """The sum, in the left one's place; None has nothing to add."""
-    return right if left is None else left if right is None else left.add_(right)

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
 from hectogpt import errors
@@ -23,6 +24,8 @@ from hectogpt.data import Batches
 from hectogpt.errors import UserError, set_to
 from hectogpt.kernels.dtypes import widest_dtype
 from hectogpt.model import Transformer
+from hectogpt.model.fused_ce import unchanging_weights
+from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.losses import Predictions, total_of
 from hectogpt.training.optim import OptimizerGroup
 from hectogpt.training.precision import Machine
@@ -53,36 +56,67 @@ def seeded(seed: int, step: int, part: int, device: torch.device) -> Iterator[No
 
 
 class Gradients:
-    """Computes the gradients of a run's batches, here the whole batch or micro-batches in turn.
+    """Computes the gradients of a run's batches: of the leaves that this process owns, added up over all processes.
 
-    signals: those that have come to this process, which may grow. Processes agree on them in the loss's sum (leaves).
+    signals: those that have come to this process, which may grow. world: the processes that share the run. stopping:
+    whether the run is to end after the last step computed: a signal has come to it, or to any of its processes.
     """
 
     def __init__(
-        self, run: Run, model: Transformer, batches: Batches, machine: Machine, signals: Sequence[int] = ()
+        self,
+        run: Run,
+        model: Transformer,
+        batches: Batches,
+        machine: Machine,
+        signals: Sequence[int] = (),
+        world: World = ALONE,
     ) -> None:
-        self.run, self.model, self.batches, self.machine, self.signals = run, model, batches, machine, signals
+        self.run, self.model, self.batches, self.machine = run, model, batches, machine
+        self.signals, self.world, self.stopping = signals, world, False
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the run is to end after the last step computed: a signal has come."""
-        return bool(self.signals)
+        self._tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
 
     def compute(self, step: int) -> Tensor:
         """Give every parameter the gradient of 0-based `step`'s batch; returns its mean loss, float64 []."""
-        batch = torch.from_numpy(self.batches.at(step)).to(self.machine.device, non_blocking=True)
-        return self.accumulate(batch, step)
+        self.world.begin(step)
+        return self.of_batch(self.batches.at(step), step)
 
-    def accumulate(self, batch: Tensor, step: int) -> Tensor:
-        """Add up gradients of the mean loss of 0-based `step`'s batch, `rows_at_once` rows at a time, or more if a data
-        order has made them shorter; each token weighs the same."""
-        data, n_targets = self.run.data, batch.shape[0] * (batch.shape[1] - 1)
-        total = torch.zeros((), dtype=widest_dtype(batch.device), device=batch.device)
-        at_once = data.rows_at_once * max(1, data.seq_len // batch.shape[1])
-        for part, rows in enumerate(batch.split(at_once)):
-            total += self.backward(rows, step, part, n_targets)
-        return total
+    def of_batch(self, batch: np.ndarray, step: int) -> Tensor:
+        """The same for a batch of one's own, ids [rows, tokens]; each token weighs the same."""
+        leaves = self.run.data.leaves or 1
+        own, n_targets = leaves // self.world.size, batch.shape[0] * (batch.shape[1] - 1)
+        first = self.world.rank * own
+        # Where a data order has cut the batch, leaves may have one row more or less, and none.
+        bounds = [leaf * len(batch) // leaves for leaf in range(first, first + own + 1)]
+        ids = torch.from_numpy(batch[bounds[0] : bounds[-1]]).to(self.machine.device, non_blocking=True)
+        parts = ids.split([end - begin for begin, end in pairwise(bounds)])
+
+        def subtree(begin: int, end: int) -> list[Tensor | None]:
+            """The sums of loss and gradients of some of the parts."""
+            if end - begin == 1:
+                return self._leaf(parts[begin], step, first + begin, n_targets)
+            middle = begin + (1 << (end - begin - 1).bit_length() - 1)
+            return [_sum_of(a, b) for a, b in zip(subtree(begin, middle), subtree(middle, end), strict=True)]
+
+        with unchanging_weights():
+            loss, *gradients = subtree(0, own)
+        assert loss is not None
+        if self.world.size > 1:
+            return self._share(loss, gradients)
+        self.stopping = bool(self.signals)
+        for p, gradient in zip(self.parameters, gradients, strict=True):
+            p.grad = gradient
+        return loss
+
+    def _leaf(self, rows: Tensor, step: int, number: int, n_targets: int) -> list[Tensor | None]:
+        """Loss and gradients of one leaf; None for a parameter that gets no gradient."""
+        loss = torch.zeros((), dtype=widest_dtype(rows.device), device=rows.device)
+        if len(rows):
+            loss += self.backward(rows, step, number, n_targets)
+        gradients = [p.grad for p in self.parameters]
+        for p in self.parameters:
+            p.grad = None
+        return [loss, *gradients]
 
     def backward(self, rows: Tensor, step: int, part: int, n_targets: int) -> Tensor:
         """Differentiate the run's loss of the part-th rows of a batch; returns their share of its mean cross entropy.
@@ -96,6 +130,27 @@ class Gradients:
                 plain = made.plain / n_targets
             loss.backward()
         return plain
+
+    @torch.no_grad()
+    def _share(self, loss: Tensor, gradients: list[Tensor | None]) -> Tensor:
+        """Agree on the loss, on stopping, and on which parameters have a gradient; set the gradients."""
+        mine = torch.tensor([bool(self.signals), *(g is not None for g in gradients)], dtype=loss.dtype)
+        total = self.world.total(torch.cat((loss[None], mine.to(loss.device))))
+        self.stopping, *counts = (total[1:] > 0).tolist()
+        sums: list[Tensor] = []
+        tables: list[Tensor] = []
+        for p, gradient, any_has in zip(self.parameters, gradients, counts, strict=True):
+            p.grad = None
+            if any_has:
+                p.grad = torch.zeros_like(p) if gradient is None else gradient
+                (tables if id(p) in self._tables else sums).append(p.grad)
+        self.world.sum(sums, tables)
+        return total[0]
+
+
+def _sum_of(left: Tensor | None, right: Tensor | None) -> Tensor | None:
+    """The sum, in the left one's place; None has nothing to add."""
+    return right if left is None else left if right is None else left.add_(right)
 
 
 def steps(gradients: Gradients, optimizer: OptimizerGroup, done: Sequence[Step] = ()) -> Iterator[Step]:

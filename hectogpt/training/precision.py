@@ -152,10 +152,9 @@ def check_memory(config: ModelConfig, device: torch.device, data: Data | None = 
     fix = "a smaller model.d_model, model.n_layers or model.vocab_size"
     if data is not None and need <= have:
         ids = data.batch_size * (8 * data.seq_len + 36)  # of the batch, int64, and each row's place in a list
-        field = "data.micro_batch" if data.rows_at_once > 1 and 2 * ids <= have - need else "data.batch_size"
         need += ids + data.rows_at_once * _bytes_per_row(config, data.seq_len, dtype)
         what = f"{data.rows_at_once:,} rows of {data.seq_len:,} tokens at a time do not fit"
-        fix = set_to(field, "fewer rows")
+        fix = set_to("data.leaves", "more parts of the batch") + ", or " + set_to("data.batch_size", "fewer rows")
     if need > have:
         why = f"training takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free"
         raise UserError(what, why=why, fix=fix, code=errors.MEMORY)

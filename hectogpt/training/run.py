@@ -24,11 +24,9 @@ from hectogpt.training.losses import CrossEntropy, Loss
 from hectogpt.training.optim import AdamW, Kind, Optim
 
 MOST_THREADS = 1024
-MOST_PARTS = 10_000  # of a batch, computed one after the other
-PARTS = ("leaves", "micro_batch")  # of a batch, which change no more than the last bits
+MOST_LEAVES = 10_000
 # A run may go on with these changed; all but the last two can change bits, which is then said.
-CHANGEABLE = {"device", "dtype", "head_dtype", "threads", *(f"data.{part}" for part in PARTS)}
-CHANGEABLE |= {"corpus", "recipe"}
+CHANGEABLE = {"device", "dtype", "head_dtype", "threads", "data.leaves", "corpus", "recipe"}
 # Changing these does not make a run another recipe: they choose text, luck and machine.
 UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads"}
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
@@ -118,18 +116,17 @@ class AfterStep(Value):
 class Data:
     """How the token stream becomes batches: each step takes `batch_size` rows of `seq_len` tokens.
 
-    A row's tokens 1.. are predicted from tokens 0... `micro_batch` rows are computed at a time and their gradients
-    added, weighted by tokens (None: the whole batch at once). `order` is that of the rows in each epoch.
+    A row's tokens 1.. are predicted from tokens 0... `order` is that of the rows in each epoch.
 
-    leaves: the batch is computed in so many equal parts, whose gradients are added in a fixed binary tree. Its bits are
-    then the same for any number of processes (None: no tree). Processes of torchrun choose a number by themselves.
+    leaves: the batch is computed in so many equal parts, one after the other, which takes less memory. Their gradients
+    are added in a fixed binary tree, so the bits are the same for any number of processes. None: the whole batch at
+    once; processes of torchrun choose a number by themselves.
     """
 
-    old_fields: ClassVar[dict[str, str | None]] = {"window": "seq_len"}
+    old_fields: ClassVar[dict[str, str | None]] = {"window": "seq_len", "micro_batch": None}
 
     batch_size: int = 16
     seq_len: int = 512
-    micro_batch: int | None = None
     order: DataOrder = field(default_factory=Shuffled)
     leaves: int | None = None
 
@@ -138,36 +135,19 @@ class Data:
             raise UserError(f"data.batch_size = {self.batch_size}", why="it must be at least 1")
         if self.seq_len < 2:
             raise UserError(f"data.seq_len = {self.seq_len}", why="predicting needs at least 2 tokens")
-        if self.micro_batch is not None and not 1 <= self.micro_batch <= self.batch_size:
-            raise UserError(
-                f"data.micro_batch = {self.micro_batch}", why=f"it must lie between 1 and {self.batch_size}"
-            )
-        if self.leaves is None:
-            if self.batch_size > MOST_PARTS * self.rows_at_once:
-                raise UserError(
-                    f"data.micro_batch = {self.micro_batch} with data.batch_size = {self.batch_size}",
-                    why=f"a step computes one part after the other, and at most {MOST_PARTS:,} of them",
-                    fix=set_to("data.micro_batch", -(-self.batch_size // MOST_PARTS)),
-                )
-            return
-        if self.leaves < 1 or self.batch_size % self.leaves:
-            divisors = [str(n) for n in range(1, min(self.batch_size, 1024) + 1) if self.batch_size % n == 0]
+        if self.leaves is not None and (self.leaves not in range(1, MOST_LEAVES + 1) or self.batch_size % self.leaves):
+            most = min(self.batch_size, MOST_LEAVES)
+            divisors = [n for n in range(1, most + 1) if self.batch_size % n == 0]
             raise UserError(
                 f"data.leaves = {self.leaves}",
-                why=f"it must divide data.batch_size = {self.batch_size}: {', '.join(divisors)}",
-                fix=set_to("data.leaves", max(n for n in map(int, divisors) if n <= max(self.leaves, 1))),
-            )
-        if self.micro_batch is not None:
-            raise UserError(
-                "data.leaves with data.micro_batch",
-                why="a leaf is what is computed at a time",
-                fix=set_to("data.micro_batch", None) + ", and as many leaves as memory asks for",
+                why=f"it must divide data.batch_size = {self.batch_size}, and be at most {MOST_LEAVES:,}",
+                fix=set_to("data.leaves", max(n for n in divisors if n <= max(self.leaves, 1))),
             )
 
     @property
     def rows_at_once(self) -> int:
         """How many rows are computed at a time."""
-        return self.micro_batch or self.batch_size // (self.leaves or 1)
+        return self.batch_size // (self.leaves or 1)
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------

@@ -30,11 +30,11 @@ from hectogpt.training import loop, precision, setup
 from hectogpt.training.checkpoint import Checkpoint, State, code_hash, put_state, take_state
 from hectogpt.training.evaluate import EvalResult, RunResult, evaluate, hash_trained
 from hectogpt.training.first_weights import hash_state
-from hectogpt.training.leaves import ALONE, LeafGradients, World
+from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.loop import Gradients, Step
 from hectogpt.training.optim import OptimizerGroup
 from hectogpt.training.precision import Machine
-from hectogpt.training.run import PARTS, Run, changes, load_run
+from hectogpt.training.run import Run, changes, load_run
 
 KEPT = "kept."  # begins the names of an AfterStep's tensors in checkpoints
 
@@ -117,9 +117,7 @@ class Session:
         """Train to the run's end, one Step at a time. signals: those that have come to this process, which may grow.
         Raises UserError: DIVERGED, or PEER if another process has failed."""
         batches = setup.make_batches(self.run, self.corpus)
-        parts = (self.run, self.model, batches, self.machine, signals)
-        in_leaves = self.run.data.leaves is not None
-        gradients = LeafGradients(*parts, self.world) if in_leaves else Gradients(*parts)
+        gradients = Gradients(self.run, self.model, batches, self.machine, signals, self.world)
         steps = loop.steps(gradients, self.optimizer, self.done)
         if self.machine.device.type == "cpu":
             precision.keep_freed_memory()
@@ -162,9 +160,12 @@ class Session:
     def differences(self, facts: dict[str, Any]) -> list[str]:
         """What is not as it was when the checkpoint with these facts was made, so that bits may differ; in words."""
         now = self._facts()
-        data = (its.get("run", {}).get("data", {}) for its in (facts, now))
-        parts = ({name: its.get(name) for name in PARTS} for its in data)
-        before, here = (its.get("machine", {}) | part for its, part in zip((facts, now), parts, strict=True))
+        parts = ("leaves", "micro_batch")  # of a batch; the latter in checkpoints of earlier versions
+        data = [its.get("run", {}).get("data", {}) for its in (facts, now)]
+        before, here = (
+            its.get("machine", {}) | {name: part.get(name) for name in parts}
+            for its, part in zip((facts, now), data, strict=True)
+        )
         return [f"{name} {before.get(name)} -> {value}" for name, value in here.items() if value != before.get(name)]
 
     def _facts(self) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def _shrunk(run: Run, corpus: Corpus, steps: int) -> Run:
     return replace(
         run,
         model=replace(run.model, inputs=inputs, document_start=start, **sizes),
-        data=Data(batch_size=4, seq_len=64, micro_batch=2),
+        data=Data(batch_size=4, seq_len=64, leaves=2),
         corpus=corpus.name,
         steps=steps,
         **machine,

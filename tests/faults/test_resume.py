@@ -329,5 +329,5 @@ def test_memory_that_is_used_up_keeps_the_checkpoint(whole: Path, here: Here, mo
     idea = f"{ROOT / 'tests' / 'programs' / 'fault.py'}:faulty@baseline"
     command = ["train", idea, *SIX, "--corpus", str(whole / "tokens"), "--out", "greedy"]
     done = here(*command)
-    assert_good_error(done, 8, "out of memory in step 5 of 6", "--data.micro-batch 2", "the checkpoint of step 4")
+    assert_good_error(done, 8, "out of memory in step 5 of 6", "--data.leaves 2", "the checkpoint of step 4")
     here.ok(*command, "--resume", "greedy")

@@ -53,7 +53,9 @@ def test_sums_are_those_of_the_logits(kind: str) -> None:
 
 
 def test_a_loss_trains_and_the_plain_one_is_reported(corpus: Corpus) -> None:
-    run = replace(small_run(), gradient_clipping=None, data=replace(small_run().data, micro_batch=1))
+    run = replace(
+        small_run(), gradient_clipping=None, data=replace(small_run().data, leaves=small_run().data.batch_size)
+    )
     plain, halved = train(run, corpus), train(replace(run, loss=HalfLoss()), corpus)
     assert halved.losses[0] == plain.losses[0]
     assert halved.grad_norms[0] == pytest.approx(plain.grad_norms[0] / 2, rel=1e-4)

@@ -134,17 +134,3 @@ def test_the_tree_is_the_one_that_the_documents_tell() -> None:
 )
 def test_a_batch_chooses_its_leaves(batch: int, processes: int, leaves: int) -> None:
     assert choose_leaves(Data(batch_size=batch, seq_len=8), processes).leaves == leaves
-
-
-@given(st.integers(1, 64), st.integers(1, 64), st.sampled_from([1, 2, 3, 4, 8]))
-def test_leaves_are_no_larger_than_a_micro_batch(batch: int, micro_batch: int, processes: int) -> None:
-    """Or the run is refused: a batch of 30 rows has no 30 leaves that two processes can share."""
-    asked = Data(batch_size=batch, seq_len=8, micro_batch=min(micro_batch, batch))
-    divisors = [n for n in range(1, batch + 1) if batch % n == 0 and processes in process_counts(n)]
-    if not [n for n in divisors if batch // n <= asked.rows_at_once]:
-        with pytest.raises(UserError, match=r"cannot share a batch|data\.micro_batch"):
-            choose_leaves(asked, processes)
-        return
-    data = choose_leaves(asked, processes)
-    assert data.rows_at_once <= asked.rows_at_once
-    assert processes in process_counts(data.leaves or 0)
