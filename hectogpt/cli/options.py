@@ -52,8 +52,6 @@ class TrainOptions:
     """How many checkpoints stay, the newest."""
     resume: Annotated[str | None, arg(metavar="auto|RUN")] = None
     """Go on with the recipe's newest run, or with a folder."""
-    require_exact: bool = False
-    """With --resume: refuse if bits may differ."""
     dist_timeout: float = 120.0
     """Seconds that processes wait for each other (torchrun)."""
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None

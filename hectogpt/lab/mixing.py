@@ -226,7 +226,7 @@ def adapting(session: Session, alone: dict[str, EvalResult]) -> dict[str, Scored
     before, scored = take_state(session.model, session.optimizer), {}
     for split in alone:
         read, seen, window = read_on(session, session.corpus.tokens[split])
-        put_state(session.model, session.optimizer, deepcopy(before))  # an optimizer works in the tensors it is given
+        put_state(session.model, session.optimizer, *deepcopy(before))  # an optimizer works in the tensors it is given
         scored[split] = beside(read, look_up(seen, seen, window))
     return scored
 

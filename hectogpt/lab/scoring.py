@@ -20,7 +20,7 @@ from hectogpt.lab.ngram import NgramModels
 from hectogpt.run_records import METRICS, PICTURE, read_scores
 from hectogpt.training import setup
 from hectogpt.training.evaluate import RunResult
-from hectogpt.training.full_run import Facts, run_to_folder
+from hectogpt.training.full_run import run_to_folder
 from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.run_folder import RunFolder
 from hectogpt.training.session import Session
@@ -52,16 +52,14 @@ def run_and_score(task: Task, progress: Progress, prompt: str | None = None, wor
     """Train, score, draw, summarise. prompt: what the trained model continues at the end. Raises UserError as
     `run_to_folder` does."""
     check_prompt(prompt)
-    return run_to_folder(
-        task, progress, lambda session, folder, facts: score(session, folder, progress, facts, prompt), world
-    )
+    return run_to_folder(task, progress, lambda session, folder: score(session, folder, progress, prompt), world)
 
 
-def score(session: Session, folder: RunFolder, progress: Progress, facts: Facts, prompt: str | None) -> FullRun:
+def score(session: Session, folder: RunFolder, progress: Progress, prompt: str | None) -> FullRun:
     """Score the trained model, draw its picture, write its summary."""
     from hectogpt.training.plot import plot_run  # loads matplotlib, which would hold up the first step
 
-    run, corpus, modified = session.run, session.corpus, facts["modified"]
+    run, corpus, modified = session.run, session.corpus, folder.modified
     progress.line(f"scoring {len(corpus.dev):,} held-out tokens ...")
     found = session.evaluate("dev")
     folder.add_score(len(session.done), found)
@@ -84,7 +82,7 @@ def score(session: Session, folder: RunFolder, progress: Progress, facts: Facts,
     except Exception as error:  # whatever it is: a picture is not worth a run
         progress.line(f"note: no picture: {type(error).__name__}: {error}")
     prompt = default_prompt(corpus) if prompt is None else prompt
-    summary = session.result().summary() | facts
+    summary = session.result().summary() | folder.facts
     summary |= {"dev_loss_with_ngrams": loss, "ngram_weights": list(weights)}
     summary |= {"ngrams": ngrams, "samples": samples(session, prompt), "state": "done"}
     folder.finish(summary)

@@ -48,25 +48,17 @@ from hectogpt.training.optim import OptimizerGroup
 
 
 @dataclass(frozen=True)
-class State:
-    """tensors: on the CPU; "model.NAME" are the weights, the others the optimizer's. values: what JSON can hold."""
-
-    tensors: dict[str, Tensor]
-    values: dict[str, Any]
-
-    def weights(self) -> dict[str, Tensor]:
-        """The weights by the names that they are saved under."""
-        return {name.removeprefix(MODEL): t for name, t in self.tensors.items() if name.startswith(MODEL)}
-
-
-@dataclass(frozen=True)
 class Checkpoint:
-    """A run between two steps. step: how many are done. history: float64 [step, columns], a row for every step. facts:
-    what it was made with, plain values."""
+    """A run between two steps.
+
+    step: how many are done. tensors: on the CPU; "model.NAME" are the weights, "history", float64 [step, columns], has
+    a row for every step, and the others are the optimizer's. values: the optimizer's that JSON can hold. facts: what it
+    was made with, plain values.
+    """
 
     step: int
-    state: State
-    history: Tensor
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
     facts: dict[str, Any]
 
 
@@ -89,7 +81,7 @@ class Checkpoints:
         A valid one of this step stays as it is. Raises UserError (STORAGE); what was there before is then still there,
         and nothing of the new one.
         """
-        tensors, step = checkpoint.state.tensors | {"history": checkpoint.history}, checkpoint.step
+        tensors, step = checkpoint.tensors, checkpoint.step
         path = self.path(step)
         try:
             if path.exists() and not self.problem(step):
@@ -97,7 +89,7 @@ class Checkpoints:
             else:
                 self.remove_leftovers()
                 content: dict[str, Any] = {"format": FORMAT, "step": step}
-                content |= {"values": checkpoint.state.values, "facts": checkpoint.facts}
+                content |= {"values": checkpoint.values, "facts": checkpoint.facts}
                 with files.replacing_folder(path) as new:
                     files.sync_folder(self.folder.parent)
                     save_file(tensors, new / STATE)
@@ -154,11 +146,9 @@ class Checkpoints:
         try:
             check_header(path / STATE, MOST_STATE_TENSORS)
             tensors = load_file(path / STATE)
-            history = tensors.pop("history")
-            if history.shape[0] != step:
-                raise ValueError(f"it holds {history.shape[0]} steps, and there should be {step}")
-            state, facts = State(tensors, dict(manifest["values"])), dict(manifest["facts"])
-            return Checkpoint(step, state, history, facts)
+            if (steps_held := len(tensors["history"])) != step:
+                raise ValueError(f"it holds {steps_held} steps, and there should be {step}")
+            return Checkpoint(step, tensors, dict(manifest["values"]), dict(manifest["facts"]))
         except (OSError, SafetensorError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             what = f"the checkpoint of step {step} cannot be read"
             raise UserError(what, why=str(error), fix=self._advice(step), code=errors.CHECKPOINT) from None
@@ -214,8 +204,13 @@ def file_hashes() -> dict[str, str]:
 # --- the state of a run between two steps, taken out of model and optimizer, and put back -----------------------------
 
 
-def take_state(model: Transformer, optimizer: OptimizerGroup) -> State:
-    """A copy of the state of a run between two steps.
+def weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights among a checkpoint's tensors, by the names that a model saves them under."""
+    return {name.removeprefix(MODEL): tensor for name, tensor in tensors.items() if name.startswith(MODEL)}
+
+
+def take_state(model: Transformer, optimizer: OptimizerGroup) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A copy of the state of a run between two steps, the tensors and values of a Checkpoint.
 
     Raises UserError (CHECKPOINT) for an optimizer that keeps something else than tensors, numbers and texts.
     """
@@ -226,14 +221,16 @@ def take_state(model: Transformer, optimizer: OptimizerGroup) -> State:
         state = {names[id(p)]: dict(entries) for p, entries in own.state.items()}
         part = {"state": state, "param_groups": _named_groups(model, own)}
         values.append(_encode(part, f"optimizer.{number}", tensors))
-    return State(tensors, {"optimizers": values})
+    return tensors, {"optimizers": values}
 
 
-def put_state(model: Transformer, optimizer: OptimizerGroup, state: State) -> None:
+def put_state(
+    model: Transformer, optimizer: OptimizerGroup, tensors: dict[str, Tensor], values: dict[str, Any]
+) -> None:
     """Give model and optimizer this state. Raises UserError (CHECKPOINT) if it is not a state of theirs."""
-    load_tensors(model, state.weights())
+    load_tensors(model, weights_in(tensors))
     try:
-        parts = [_decode(value, state.tensors) for value in state.values["optimizers"]]
+        parts = [_decode(value, tensors) for value in values["optimizers"]]
         for own, part in zip(optimizer.optimizers, parts, strict=True):
             _load(model, own, part)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:

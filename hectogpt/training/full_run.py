@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from typing import TypeVar
 
 from hectogpt import errors, hardware
 from hectogpt.data import Corpus
@@ -31,49 +31,31 @@ from hectogpt.training.task import Task, begin
 from hectogpt.training.trackers import Trackers
 
 T = TypeVar("T")
-LONG = 90.0  # seconds of a run from which a quicker one is named
-LOOK = 10  # steps after which tensors that have not moved are named
 AT_STAKE = 10.0  # seconds of work that a kill may cost, if that is to be had
 SHARE = 0.02  # of the time that saving may take
-Facts = dict[str, Any]  # what a summary says beside the result's numbers
 
 
-def run_to_folder(
-    task: Task,
-    progress: Progress,
-    score: Callable[[Session, RunFolder, Facts], T],
-    world: World = ALONE,
-) -> T:
+def run_to_folder(task: Task, progress: Progress, score: Callable[[Session, RunFolder], T], world: World = ALONE) -> T:
     """Take the run's folder, train to the end, score. Returns what `score` does, which finishes the folder.
 
     world: the processes that share the run, of which this is rank 0; the others `follow`. Raises UserError; its code is
     INTERRUPTED, TERMINATED or HANGUP if a signal ended the run.
     """
-    with raise_on_signal():
-        folder, session = begin(task, progress, world)
-        trackers = Trackers(task.track, progress.line)
-        with folder:
-            world.share(lambda: session.step)  # for `follow`
-            facts: Facts = {"modified": folder.modified, "folder": str(folder.path)}
-            facts |= score_before(session, folder, progress)
-            fields = {"run": dump(session.run), "machine": session.machine.describe()}
-            trackers.begin(folder.path, fields, step=session.step)
+    with raise_on_signal(), begin(task, progress, world) as (folder, session):
+        world.share(lambda: session.step)  # for `follow`
+        score_before(session, folder, progress)
+        fields = {"run": dump(session.run), "machine": session.machine.describe()}
+        with closing(Trackers(task.track, progress.line, folder.path, fields, session.step)) as trackers:
             folder.on_row = trackers.add
-            try:
-                train_in_folder(session, folder, progress, facts, task)
-                facts["unmoved"] = session.unmoved()
-                if facts["unmoved"]:
-                    progress.line(unmoved_note(facts["unmoved"], session.step))
-                try:
-                    found = score(session, folder, facts)
-                except (Exception, KeyboardInterrupt) as error:
-                    if (ending := _unscored(error, session, folder, facts, progress)) is error:
-                        raise
-                    raise ending from None
-            finally:
-                trackers.end()
-            if task.save_every is None:
-                folder.checkpoints.remove()  # they have served
+            train_in_folder(session, folder, progress, task)
+            unmoved = folder.facts["unmoved"] = session.unmoved()
+            if unmoved:
+                named = ", ".join(unmoved[:5]) + (f" and {len(unmoved) - 5} more" if len(unmoved) > 5 else "")
+                progress.line(f"note: {named} still have their first numbers: does the loss reach them?")
+            with ending_as(lambda error: _unscored(error, session, folder, progress)):
+                found = score(session, folder)
+        if task.save_every is None:
+            folder.checkpoints.remove()  # they have served
     return found
 
 
@@ -93,53 +75,42 @@ def follow(run: Run, corpus: Corpus, world: World) -> None:
             raise _stopped(session, signals, why="rank 0 saves what there is, and says how to go on")
 
 
-def score_before(session: Session, folder: RunFolder, progress: Progress) -> Facts:
-    """What the run's summary says of its first weights: where they came from, their hash, and their held-out loss,
-    which is measured before the first step and kept in metrics.jsonl. {} for a run that drew its weights."""
-    first = session.run.first_weights
+def score_before(session: Session, folder: RunFolder, progress: Progress) -> None:
+    """Add to the folder's facts where the run's first weights came from, their hash, and their held-out loss, which is
+    measured before the first step and kept in metrics.jsonl. Nothing for a run that drew its weights."""
+    first, corpus = session.run.first_weights, session.corpus
     if first is None:
-        return {}
-    facts: Facts = {"first_weights": {"source": first.source, "sha256": first.sha256}}
-    if session.step:
-        before = dict(read_scores(folder.path / METRICS)).get(0)
-        return facts if before is None else facts | {"dev_loss_before": before}
-    corpus = session.corpus
-    progress.line(f"first weights: {first.source}; scoring {len(corpus.dev):,} held-out tokens with them ...")
-    score = evaluate(session.model, corpus.tokens["dev"], corpus.tokenizer.token_bytes)
-    folder.add_score(0, score)
-    progress.line(f"before training: held-out loss {score}")
-    return facts | {"dev_loss_before": score.loss}
+        return
+    folder.facts["first_weights"] = {"source": first.source, "sha256": first.sha256}
+    if not session.step:
+        progress.line(f"first weights: {first.source}; scoring {len(corpus.dev):,} held-out tokens with them ...")
+        score = evaluate(session.model, corpus.tokens["dev"], corpus.tokenizer.token_bytes)
+        folder.add_score(0, score)
+        progress.line(f"before training: held-out loss {score}")
+    if (before := dict(read_scores(folder.path / METRICS)).get(0)) is not None:
+        folder.facts["dev_loss_before"] = before
 
 
-def train_in_folder(session: Session, folder: RunFolder, progress: Progress, facts: Facts, task: Task) -> None:
+def train_in_folder(session: Session, folder: RunFolder, progress: Progress, task: Task) -> None:
     """Train to the end and save the weights. Raises UserError for a run that was stopped or diverged, after a
     checkpoint, its weights and a summary are written."""
     run, line = session.run, StepLine(session.run, session.step)
     autosave = Autosave(folder.checkpoints, task.save_every, progress.line, folder.sync_metrics)
-    with stop_on_signal() as signals:
-        try:
-            for step in progress.follow(session.steps(signals), run.steps, line, done=session.step):
-                folder.add(step, session.metrics)
-                if step.number == LOOK and (names := session.unmoved()):
-                    progress.line(unmoved_note(names, step.number))
-                if score_between(session, step, task.eval_every, progress):
-                    folder.add_score(step.number, session.scores["dev"])
-                if step.number == line.done + 5 and task.shorter and (seconds := line.seconds_of_run(step)) > LONG:
-                    progress.line(f"note: this run takes about {seconds / 60:.1f} minutes here; {task.shorter}")
-                if session.stopping:
-                    break
-                if step.number < run.steps:
-                    autosave.after(session)
-            interrupted = session.stopping and session.step < run.steps
-            save_last(session, folder, autosave, progress, needed=interrupted)
-            if interrupted:
-                ignore_more()
-        except (Exception, KeyboardInterrupt) as error:
-            if (ending := _explained(error, session, folder, autosave, progress, facts)) is error:
-                raise
-            raise ending from None
+    with stop_on_signal() as signals, ending_as(lambda error: _explained(error, session, folder, autosave, progress)):
+        for step in progress.follow(session.steps(signals), run.steps, line, done=session.step):
+            folder.add(step, session.metrics)
+            if score_between(session, step, task.eval_every, progress):
+                folder.add_score(step.number, session.scores["dev"])
+            if session.stopping:
+                break
+            if step.number < run.steps:
+                autosave.after(session)
+        interrupted = session.stopping and session.step < run.steps
+        save_last(session, folder, autosave, progress, needed=interrupted)
+        if interrupted:
+            ignore_more()
     if interrupted:
-        finish_early(session, folder, facts, "interrupted")
+        finish_early(session, folder, "interrupted")
         kept = f"weights, metrics and run.json in {folder.path}"
         raise _stopped(session, signals, fix=set_to("resume", folder.path) + " to go on", kept=kept)
 
@@ -159,12 +130,6 @@ def score_between(session: Session, step: Step, every: int, progress: Progress) 
     return True
 
 
-def unmoved_note(names: Sequence[str], steps: int) -> str:
-    """A line about trained tensors that have never moved."""
-    named = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return f"note: after {steps} steps {named} still have their first numbers: does the loss reach them?"
-
-
 class StepLine:
     """One line about a step, with the time that is left. done: the steps before the first one shown."""
 
@@ -172,13 +137,9 @@ class StepLine:
         self.run, self.done = run, done
         self.begun = time.perf_counter()
 
-    def seconds_of_run(self, step: Step) -> float:
-        """The seconds that all steps take at the pace so far."""
-        return (time.perf_counter() - self.begun) / (step.number - self.done) * self.run.steps
-
     def __call__(self, step: Step) -> str:
         steps = self.run.steps
-        left = self.seconds_of_run(step) * (1 - step.number / steps)
+        left = (time.perf_counter() - self.begun) / (step.number - self.done) * (steps - step.number)
         speed = step.own_tokens / step.seconds
         return (
             f"step {step.number:05d}/{steps:05d} | eta {left / 60:.1f}m | loss {step.loss:.3f} | lr {step.lr:.1e} | "
@@ -246,15 +207,26 @@ class Autosave:
 # --- what ends a run early --------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def ending_as(explain: Callable[[BaseException], BaseException]) -> Iterator[None]:
+    """What ends the context early is raised as what `explain` makes of it, which no further signal disturbs."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        ignore_more()
+        if (ending := explain(error)) is error:
+            raise
+        raise ending from None
+
+
 def _explained(
-    error: BaseException, session: Session, folder: RunFolder, autosave: Autosave, progress: Progress, facts: Facts
+    error: BaseException, session: Session, folder: RunFolder, autosave: Autosave, progress: Progress
 ) -> BaseException:
     """What to raise for what ended a run before its last step, after what can be kept is written."""
-    ignore_more()
     run, going_on = session.run, set_to("resume", folder.path) + " to go on"
     if isinstance(error, UserError) and error.code == errors.DIVERGED:
         save_last(session, folder, autosave, progress, needed=False)
-        finish_early(session, folder, facts, "diverged")
+        finish_early(session, folder, "diverged")
         kept = f"{error.kept}, in {folder.path}" if error.kept else str(folder.path)
         return error.amended(fix=error.fix + f"; `hectogpt check {folder.path} --diagnose` finds where", kept=kept)
     if isinstance(error, UserError) and error.code == errors.PEER and session.step:  # the steps done are whole here
@@ -280,14 +252,11 @@ def _explained(
     return error
 
 
-def _unscored(
-    error: BaseException, session: Session, folder: RunFolder, facts: Facts, progress: Progress
-) -> BaseException:
+def _unscored(error: BaseException, session: Session, folder: RunFolder, progress: Progress) -> BaseException:
     """What to raise when scoring ends early: says that the weights are kept, after a summary without scores is written
     if that can be done."""
-    ignore_more()
     with suppress(UserError):
-        finish_early(session, folder, facts, "unscored")
+        finish_early(session, folder, "unscored")
     kept = f"the trained weights, metrics and run.json in {folder.path}"
     fix = f"hectogpt check {folder.path} --repair"
     if stop := stop_behind(error):
@@ -316,6 +285,6 @@ def save_last(session: Session, folder: RunFolder, autosave: Autosave, progress:
     folder.seal()
 
 
-def finish_early(session: Session, folder: RunFolder, facts: Facts, state: str) -> None:
+def finish_early(session: Session, folder: RunFolder, state: str) -> None:
     """Write the summary of a run that ends before it is scored. Raises UserError (STORAGE)."""
-    folder.finish(session.result().summary() | {"unmoved": session.unmoved()} | facts | {"state": state})
+    folder.finish(session.result().summary() | {"unmoved": session.unmoved(), "state": state})

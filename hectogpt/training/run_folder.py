@@ -51,22 +51,24 @@ WRITABLE = set_to("out", "a folder you may write to")
 
 
 class RunFolder:
-    """A run folder that this process holds. Use as a context manager."""
+    """A run folder that this process holds. Use as a context manager.
+
+    facts: what its summary says beside the result's numbers. sharing: how processes share the run. locked: False where
+    the file system has no locks. on_row: is called with every row of metrics.jsonl once it is written.
+    """
 
     def __init__(self, path: Path, run: Run, modified: bool, held: ExitStack, locked: bool) -> None:
         self.path, self.run, self.modified = path, run, modified
         self.checkpoints = Checkpoints(path / CHECKPOINTS)
-        self.sharing: dict[str, Any] = {}  # how processes share the run
-        self.locked = locked  # False where the file system has no locks
-        self.on_row: Callable[[dict[str, Any]], None] = lambda row: None  # is called with every row once written
-        self._held = held
+        self.facts: dict[str, Any] = {"modified": modified, "folder": str(path)}
+        self.sharing: dict[str, Any] = {}
+        self.on_row: Callable[[dict[str, Any]], None] = lambda row: None
+        self.locked, self._held = locked, held
         self._metrics: TextIO | None = None
 
     @classmethod
-    def create(
-        cls, run: Run, modified: bool, name: str, out: Path | None = None, root: Path = Path("runs")
-    ) -> RunFolder:
-        """Take a folder for a new run: `out`, or root/name, root/name-2 ...
+    def create(cls, run: Run, modified: bool, name: str, out: Path | None = None) -> RunFolder:
+        """Take a folder for a new run: `out`, or runs/name, runs/name-2 ...
 
         The folder is locked, and its run.json written if there is none: two runs that start together never share one
         where the file system has locks. Raises UserError for a folder that holds a run (LOCKED if that is under way) or
@@ -74,34 +76,26 @@ class RunFolder:
         """
         if out is None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             raise UserError(f"{name!r} cannot be a folder's name", fix=set_to("out", "a folder"))
-        text = _render({"run": dump(run), "modified": modified})
         names = [name, *(f"{name}-{n}" for n in range(2, 10000))]
-        for path in [out] if out is not None else [root / name for name in names]:
-            held = ExitStack()
-            try:
-                path.mkdir(parents=True, exist_ok=out is not None)
-                locked = _lock(path, held)
-                _remove_leftovers(path)
-                if (path / RUN).exists():
-                    raise FileExistsError
-                with files.replacing(path / RUN) as new:
-                    new.write_text(text, encoding="utf-8")
-                files.sync_folder(path.parent)
-                return cls(path, run, modified, held, locked)
-            except FileExistsError as error:
-                held.close()
-                if out is not None and not (path / RUN).exists():
-                    raise errors.unwritable(path, error, fix=WRITABLE) from None  # the folder's name is a file's
-            except OSError as error:
-                held.close()
-                raise errors.unwritable(path, error, fix=WRITABLE) from None
+        for path in [out] if out is not None else [Path("runs", name) for name in names]:
+            with ExitStack() as held:
+                try:
+                    path.mkdir(parents=True, exist_ok=out is not None)
+                    locked = _lock(path, held)
+                    _remove_leftovers(path)
+                    if not (path / RUN).exists():
+                        with files.replacing(path / RUN) as new:
+                            new.write_text(_render({"run": dump(run), "modified": modified}), encoding="utf-8")
+                        files.sync_folder(path.parent)
+                        return cls(path, run, modified, held.pop_all(), locked)
+                except OSError as error:
+                    if out is not None or not isinstance(error, FileExistsError):  # the next name then
+                        raise errors.unwritable(path, error, fix=WRITABLE) from None
+        path = out or Path("runs", name)
         raise UserError(
-            f"{out or root / name} already holds a run",
+            f"{path} already holds a run",
             why=f"it has a {RUN}",
-            fix=set_to("out", "another folder")
-            + ", "
-            + set_to("resume", "auto")
-            + f", or remove {out or root / name} first",
+            fix=f"{set_to('out', 'another folder')}, {set_to('resume', 'auto')}, or remove {path} first",
             kept="the old run, untouched",
         )
 
@@ -132,7 +126,10 @@ class RunFolder:
 
     def begin(self, machine: Machine, ideas: Sequence[IdeaFile], tokenizer: Tokenizer) -> None:
         """Write what the run is made of: what the machine chose, copies of the user's own files, and the vocabulary of
-        the text if it is not GPT-2's, so that the folder's model can be used without it. Open metrics.jsonl."""
+        the text if it is not GPT-2's, so that the folder's model can be used without it. Take away how the run ended
+        before, if it did, and open metrics.jsonl. Raises UserError (STORAGE)."""
+        self.unseal()
+        (self.path / SUMMARY).unlink(missing_ok=True)
         copies = []
         for number, idea in enumerate(ideas, start=1):
             name = "idea.py" if number == 1 else f"idea_{number}.py"
@@ -143,11 +140,6 @@ class RunFolder:
         record = {"run": dump(self.run), "modified": self.modified, "machine": machine.describe()} | self.sharing
         write_atomic(self.path / RUN, _render(record | ({"ideas": copies} if copies else {})))
         self._open_metrics([])
-
-    def start_over(self) -> None:
-        """Take away how the run ended before: it begins at its first step. Raises UserError (STORAGE)."""
-        self.unseal()
-        (self.path / SUMMARY).unlink(missing_ok=True)
 
     def begin_again(self, done: Sequence[Step], differences: Sequence[str]) -> None:
         """Go on after the steps `done`: their rows in metrics.jsonl are written again as the checkpoint has them, those
@@ -211,8 +203,8 @@ class RunFolder:
         self.on_row(row)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write summary.json, then the manifest of all files."""
-        write_atomic(self.path / SUMMARY, _render(summary))
+        """Write summary.json, with what else is known of the run, then the manifest of all files."""
+        write_atomic(self.path / SUMMARY, _render(summary | self.facts))
         self.seal()
 
     def seal(self) -> None:

@@ -27,7 +27,7 @@ from hectogpt.model.weights import copied, load_model, load_tensors, saved_tenso
 from hectogpt.run_records import OWN
 from hectogpt.serialization import dump
 from hectogpt.training import loop, precision, setup
-from hectogpt.training.checkpoint import Checkpoint, State, code_hash, put_state, take_state
+from hectogpt.training.checkpoint import Checkpoint, code_hash, put_state, take_state, weights_in
 from hectogpt.training.evaluate import EvalResult, RunResult, evaluate, hash_trained
 from hectogpt.training.first_weights import hash_state
 from hectogpt.training.leaves import ALONE, World
@@ -95,7 +95,7 @@ class Session:
         machine = _choose_machine(world, run, chosen)
         model = setup.build_model(run, machine, corpus)
         if resume is not None:
-            model.fit_to(resume.state.weights())
+            model.fit_to(weights_in(resume.tensors))
         elif run.first_weights is not None:
             run.first_weights.load_into(model)
         first: str = world.share(lambda: setup.choose_kernels(run, model, machine, chosen.get("head")))
@@ -152,10 +152,10 @@ class Session:
             why = "the run goes on from its weights, since it has no checkpoint"
             raise UserError("the optimizer's state is not known", why=why, code=errors.CHECKPOINT)
         rows = [[step.loss, step.grad_norm, step.lr, step.seconds, step.own_tokens] for step in self.done]
-        history = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 5)
-        state = take_state(self.model, self.optimizer)
-        state.tensors.update({KEPT + name: copied(tensor) for name, tensor in self.kept.items()})
-        return Checkpoint(self.step, state, history, self._facts())
+        tensors, values = take_state(self.model, self.optimizer)
+        tensors |= {KEPT + name: copied(tensor) for name, tensor in self.kept.items()}
+        tensors["history"] = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 5)
+        return Checkpoint(self.step, tensors, values, self._facts())
 
     def differences(self, facts: dict[str, Any]) -> list[str]:
         """What is not as it was when the checkpoint with these facts was made, so that bits may differ; in words."""
@@ -184,10 +184,10 @@ class Session:
 
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
         _check_fits(checkpoint.step, self.run, checkpoint.facts, self._facts())
-        put_state(self.model, self.optimizer, checkpoint.state)
-        kept = {name: t for name, t in checkpoint.state.tensors.items() if name.startswith(KEPT)}
+        put_state(self.model, self.optimizer, checkpoint.tensors, checkpoint.values)
+        kept = {name: t for name, t in checkpoint.tensors.items() if name.startswith(KEPT)}
         self.kept = {name.removeprefix(KEPT): tensor.to(self.machine.device) for name, tensor in kept.items()}
-        history = checkpoint.history
+        history = checkpoint.tensors["history"]
         if history.shape[1] != 5:  # earlier versions had four columns, or six, and whole batches
             whole = self.run.data.batch_size * self.run.data.seq_len
             history = torch.nn.functional.pad(history[:, :4], (0, 1), value=whole)
@@ -258,14 +258,11 @@ def _share_checkpoint(world: World, at: Checkpoint | None) -> Checkpoint | None:
     """The checkpoint that rank 0 has read, at all ranks: only its machine needs the file."""
     if world.size == 1:
         return at
-    facts: dict[str, Any] | None = world.share(
-        lambda: None if at is None else {"step": at.step, "values": at.state.values, "facts": at.facts}
-    )
-    if facts is None:
+    rest: list[Any] | None = world.share(lambda: None if at is None else [at.values, at.facts])
+    if rest is None:
         return None
-    tensors = world.send({} if at is None else at.state.tensors | {"history": at.history})
-    history = tensors.pop("history")
-    return Checkpoint(facts["step"], State(tensors, facts["values"]), history, facts["facts"])
+    tensors = world.send({} if at is None else at.tensors)
+    return Checkpoint(len(tensors["history"]), tensors, *rest)
 
 
 def _choose_machine(world: World, run: Run, chosen: Mapping[str, Any]) -> Machine:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +34,7 @@ class Task:
     out: the folder; runs/NAME, runs/NAME-2 ... without it. resume: a run to go on with instead. modified: whether the
     recipe was changed. own_files: the user's own that made the run. save_every: steps between checkpoints, 0 for none;
     None for by time, and none once the run is done. keep_checkpoints: how many stay, the newest. eval_every: steps
-    between held-out scores on the way, 0 for none. track: names of trackers. shorter: what to say of a quicker run if
-    this one takes more than LONG seconds.
+    between held-out scores on the way, 0 for none. track: names of trackers.
     """
 
     run: Run
@@ -47,7 +47,6 @@ class Task:
     save_every: int | None = None
     eval_every: int = 0
     track: Sequence[str] = ()
-    shorter: str = ""
     keep_checkpoints: int = KEEP
 
     def __post_init__(self) -> None:
@@ -61,12 +60,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Resume:
-    """A run to go on with. step: from this checkpoint (None: the newest that is whole). require_exact: refuse if
-    device, dtypes, threads or program differ from those the run began with, so that bits may differ."""
+    """A run to go on with. step: from this checkpoint (None: the newest that is whole)."""
 
     folder: Path
     step: int | None = None
-    require_exact: bool = False
 
 
 def find_corpus(run: Run, progress: Progress, check: bool = True) -> Corpus:
@@ -83,79 +80,49 @@ def find_corpus(run: Run, progress: Progress, check: bool = True) -> Corpus:
 # --- beginning --------------------------------------------------------------------------------------------------------
 
 
-def begin(task: Task, progress: Progress, world: World = ALONE) -> tuple[RunFolder, Session]:
-    """The task's folder, taken, and its session, at its first step or where the run to go on with is. Raises
-    UserError."""
-    if task.resume is None:
-        return _begin_new(task, progress, world)
-    return _go_on(task, task.resume, progress, world)
-
-
-def _begin_new(task: Task, progress: Progress, world: World) -> tuple[RunFolder, Session]:
-    """Build the model, then take the run's folder and say what will be done."""
-    session = Session.open(task.run, task.corpus, world=world)
-    check_space(session, task.out or Path("runs"))
-    folder = RunFolder.create(task.run, task.modified, task.name, task.out)
-    folder.checkpoints.keep, folder.sharing = task.keep_checkpoints, world.record
-    try:
+@contextmanager
+def begin(task: Task, progress: Progress, world: World = ALONE) -> Iterator[tuple[RunFolder, Session]]:
+    """Within the context the task's folder, taken, and its session, at its first step or where the run to go on with
+    is. Raises UserError."""
+    run, resume, at = task.run, task.resume, None
+    with ExitStack() as taken:
+        if resume is None:
+            session = Session.open(run, task.corpus, world=world)  # what is refused leaves no folder
+            check_space(session, task.out or Path("runs"))
+            folder = taken.enter_context(RunFolder.create(run, task.modified, task.name, task.out))
+        else:
+            folder = taken.enter_context(RunFolder.reopen(resume.folder, run))
+            checkpoints = folder.checkpoints
+            at = checkpoints.newest(progress.line) if resume.step is None else checkpoints.load(resume.step)
+            session = Session.open(run, task.corpus, at, world)
+        folder.checkpoints.keep, folder.sharing = task.keep_checkpoints, world.record
         say_what_is_done(session, folder, progress)
-        folder.begin(session.machine, task.own_files, task.corpus.tokenizer)
-    except BaseException:
-        folder.__exit__()
-        raise
-    return folder, session
+        if at is not None:
+            differences = session.differences(at.facts)
+            exact = f"no ({', '.join(differences)})" if differences else "yes"
+            progress.line(f"going on after step {at.step} of {run.steps} in {folder.path}; exact: {exact}")
+            folder.begin_again(session.done, differences)
+        elif resume is not None and session.take_weights(read_steps(folder.path), folder.path):
+            progress.line(f"all {run.steps} steps are done in {folder.path}")
+            folder.begin_again(session.done, [])
+        else:
+            if resume is not None:
+                progress.line(f"{folder.path} has no checkpoint yet: the run starts at its first step")
+            folder.begin(session.machine, task.own_files, task.corpus.tokenizer)
+        yield folder, session
 
 
 def check_space(session: Session, where: Path) -> None:
     """Refuse a disk without room for the weights. Raises UserError (STORAGE)."""
     weights = sum(p.nbytes for p in session.model.parameters())
-    try:
-        free = free_bytes(where)
-    except OSError:  # it cannot be known: writing will tell
-        return
-    if free < 1.1 * weights:
-        raise UserError(
-            f"the disk of {where} is full",
-            why=f"the weights take {weights:,} bytes, {free:,} are free",
-            fix="free some space on it, or " + set_to("out", "a folder on another disk"),
-            code=errors.STORAGE,
-        )
-
-
-def _go_on(task: Task, resume: Resume, progress: Progress, world: World) -> tuple[RunFolder, Session]:
-    """Take the folder of a run that was begun before, and bring model and optimizer to where it is."""
-    run = task.run
-    folder = RunFolder.reopen(resume.folder, run)
-    folder.checkpoints.keep, folder.sharing = task.keep_checkpoints, world.record
-    try:
-        checkpoints = folder.checkpoints
-        at = checkpoints.newest(progress.line) if resume.step is None else checkpoints.load(resume.step)
-        session = Session.open(run, task.corpus, at, world)
-        differences = [] if at is None else session.differences(at.facts)
-        if differences and resume.require_exact:
+    with suppress(OSError):  # where it cannot be known, writing will tell
+        if (free := free_bytes(where)) < 1.1 * weights:
             raise UserError(
-                f"{folder.path} cannot go on exactly",
-                why=", ".join(differences),
-                fix="the machine and the installation on which it began, or " + set_to("require_exact", False),
-                kept="the run, untouched",
-                code=errors.EXACTNESS,
+                f"the disk of {where} is full",
+                why=f"the weights take {weights:,} bytes, {free:,} are free",
+                fix="free some space on it, or " + set_to("out", "a folder on another disk"),
+                code=errors.STORAGE,
             )
-        say_what_is_done(session, folder, progress)
-        if at is None and session.take_weights(read_steps(folder.path), folder.path):
-            progress.line(f"all {run.steps} steps are done in {folder.path}")
-            folder.begin_again(session.done, [])
-        elif at is None:
-            progress.line(f"{folder.path} has no checkpoint yet: the run starts at its first step")
-            folder.start_over()
-            folder.begin(session.machine, task.own_files, task.corpus.tokenizer)
-        else:
-            exact = f"no ({', '.join(differences)})" if differences else "yes"
-            progress.line(f"going on after step {at.step} of {run.steps} in {folder.path}; exact: {exact}")
-            folder.begin_again(session.done, differences)
-    except BaseException:
-        folder.__exit__()
-        raise
-    return folder, session
 
 
 # --- a run that is there ----------------------------------------------------------------------------------------------

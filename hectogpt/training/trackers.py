@@ -77,15 +77,15 @@ def parse_names(names: str) -> tuple[str, ...]:
 
 
 class Trackers:
-    """Trackers of a run. note: is called with a line about each that fails, and at the end about where to look."""
+    """Trackers of a run in a folder, begun, or going on after `step`. fields: what the run is made of, plain values.
+    note: is called with a line about each that fails, and at the end about where to look."""
 
-    def __init__(self, names: Sequence[str], note: Callable[[str], None]) -> None:
+    def __init__(
+        self, names: Sequence[str], note: Callable[[str], None], folder: Path, fields: dict[str, Any], step: int = 0
+    ) -> None:
         self._names, self._note = list(names), note
         self._open: dict[str, Tracker] = {}
-
-    def begin(self, folder: Path, fields: dict[str, Any], *, step: int = 0) -> None:
-        """Begin the run in a folder, or go on with it after `step`. fields: what it is made of, plain values."""
-        if self._names:
+        if names:
             place = folder.resolve()
             run = {"folder": str(place), "name": place.name, "id": _identity(folder), "fields": fields, "step": step}
             self._open = self._each(lambda tracker: TRACKERS[tracker](run))
@@ -95,8 +95,8 @@ class Trackers:
         values = {n: float(v) for n, v in row.items() if isinstance(v, int | float) and n not in ("step", "seed")}
         self._each(lambda tracker: self._open[tracker].log(values, step=int(row["step"])))
 
-    def end(self) -> None:
-        """End the run that was begun."""
+    def close(self) -> None:
+        """End the run at them."""
         self._each(lambda tracker: self._open[tracker].end())
         for name in self._names:
             self._note(f"{name}: {self._open[name].link}")

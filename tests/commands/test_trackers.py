@@ -31,11 +31,10 @@ def test_a_tracker_that_fails_is_left_out_with_one_note(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     notes: list[str] = []
-    trackers = Trackers(["wandb"], notes.append)
-    trackers.begin(tmp_path, FIELDS)
+    trackers = Trackers(["wandb"], notes.append, tmp_path, FIELDS)
     for step in range(1, 5):
         trackers.add({"step": step, "train/loss": 5.0 / step})
-    trackers.end()
+    trackers.close()
     assert notes == ["note: the tracker wandb is left out: SystemExit: no key; the run goes on"]
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
 
@@ -54,11 +53,10 @@ def test_tensorboard_reads_the_rows_and_a_resumed_run_replaces_later_ones(tmp_pa
     pytest.importorskip("tensorboard")
     for first, last, value in ((1, 6, 1.0), (4, 8, 2.0)):  # the second process goes on after step 3
         notes: list[str] = []
-        trackers = Trackers(["tensorboard"], notes.append)
-        trackers.begin(tmp_path, FIELDS, step=first - 1)
+        trackers = Trackers(["tensorboard"], notes.append, tmp_path, FIELDS, first - 1)
         for step in range(first, last):
             trackers.add({"step": step, "train/loss": value})
-        trackers.end()
+        trackers.close()
         time.sleep(1.1)  # event files are ordered by their second
         assert notes == [f"tensorboard: tensorboard --logdir {tmp_path}"]
     steps = {"train/loss": [(1, 1.0), (2, 1.0), (3, 1.0), *((step, 2.0) for step in range(4, 8))]}

@@ -21,11 +21,12 @@ import power_cut
 import runs
 import two_at_once
 from runs import Undisturbed
+from torch import Tensor
 from two_at_once import Started
 
 from hectogpt import files, json_files
 from hectogpt.training import checkpoint, full_run, loop, run_folder
-from hectogpt.training.checkpoint import Checkpoint, Checkpoints, State
+from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.run import Run
 
 
@@ -57,9 +58,9 @@ def save_or_not(self: Checkpoints, new: Checkpoint) -> None:
         save(self, new)
 
 
-def take_without_counts(*arguments: Any) -> State:
-    found = take(*arguments)
-    return State({n: t * 0 if n.endswith(".step") else t for n, t in found.tensors.items()}, found.values)
+def take_without_counts(*arguments: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, values = take(*arguments)
+    return {n: t * 0 if n.endswith(".step") else t for n, t in tensors.items()}, values
 
 
 def leave_leftovers() -> None:

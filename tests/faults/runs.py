@@ -180,10 +180,9 @@ def train_unscored(run: Run, folder: Path | None, save_every: int | None = 1, **
     changes: of the task. From when to when the folder was held."""
     progress = Progress(quiet=False, lines=1)
     task = replace(task_of(run, folder, save_every), **changes)
-    taken, session = begin(task, progress)
-    begun = time.monotonic()
-    with taken:
-        train_in_folder(session, taken, progress, {"modified": True, "folder": str(folder)}, task)
+    with begin(task, progress) as (taken, session):
+        begun = time.monotonic()
+        train_in_folder(session, taken, progress, task)
         return begun, time.monotonic()
 
 
@@ -281,10 +280,10 @@ def newest_step(folder: Path) -> int:
 
 def content_of(checkpoint: Checkpoint) -> str:
     """SHA-256 of all that a checkpoint holds, what clocks have measured aside."""
-    found = hashlib.sha256(json.dumps([checkpoint.step, checkpoint.state.values], sort_keys=True).encode())
-    history = checkpoint.history.clone()
+    found = hashlib.sha256(json.dumps([checkpoint.step, checkpoint.values], sort_keys=True).encode())
+    history = checkpoint.tensors["history"].clone()
     history[:, SECONDS] = 0
-    for name, tensor in sorted((checkpoint.state.tensors | {"history": history}).items()):
+    for name, tensor in sorted((checkpoint.tensors | {"history": history}).items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()

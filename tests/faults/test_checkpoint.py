@@ -52,7 +52,7 @@ def test_another_text_another_run_and_other_groups_are_refused(corpus: Corpus) -
     damaged: list[dict[str, Any]] = [{"optimizers": []}, {}, {"optimizers": [{"dict": {}}]}]
     for wrong in damaged:
         with pytest.raises(UserError, match="does not fit"):
-            put_state(model.model, model.optimizer, replace(at.state, values=wrong))
+            put_state(model.model, model.optimizer, at.tensors, wrong)
 
 
 def test_what_differs_from_the_machine_before_is_told(corpus: Corpus) -> None:
