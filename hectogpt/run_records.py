@@ -185,29 +185,33 @@ def score_of(row: dict[str, Any]) -> float | None:
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def checkpoint_folder(folder: Path, step: int) -> Path:
-    """The folder of a step's checkpoint in the folder of all of them, RUN/checkpoints."""
-    return folder / f"step-{step:08d}"
+class SavedCheckpoints:
+    """The checkpoints in a folder, RUN/checkpoints, by the names and hashes of their files."""
 
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-def checkpoint_steps(folder: Path) -> list[int]:
-    """The steps of which a folder of checkpoints has one, whether valid or not; ascending."""
-    found = [STEP_FOLDER.fullmatch(path.name) for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(match[1]) for match in found if match)
+    def path(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.folder / f"step-{step:08d}"
 
+    def steps(self) -> list[int]:
+        """The steps of which there are folders, whether valid or not; ascending."""
+        found = [STEP_FOLDER.fullmatch(path.name) for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        return sorted(int(match[1]) for match in found if match)
 
-def checkpoint_problem(folder: Path, step: int) -> str:
-    """What is wrong with a step's checkpoint, "" if it is whole."""
-    path = checkpoint_folder(folder, step)
-    try:
-        manifest = read_manifest(path)
-        if manifest.get("format") != FORMAT or manifest.get("step") != step:
-            return f"{path}: its manifest is of format {manifest.get('format')}, step {manifest.get('step')}"
-        if STATE not in manifest["files"]:
-            return f"{path}: its manifest does not name {STATE}"
-        return next((f"{path / name}: {fault}" for name, fault in damage(path, manifest).items() if fault), "")
-    except UserError as error:
-        return f"{error.what}: {error.why}"
+    def problem(self, step: int) -> str:
+        """What is wrong with a step's checkpoint, "" if it is whole."""
+        path = self.path(step)
+        try:
+            manifest = read_manifest(path)
+            if manifest.get("format") != FORMAT or manifest.get("step") != step:
+                return f"{path}: its manifest is of format {manifest.get('format')}, step {manifest.get('step')}"
+            if STATE not in manifest["files"]:
+                return f"{path}: its manifest does not name {STATE}"
+            return next((f"{path / name}: {fault}" for name, fault in damage(path, manifest).items() if fault), "")
+        except UserError as error:
+            return f"{error.what}: {error.why}"
 
 
 # --- values -----------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from hectogpt.lab.scoring import FullRun, is_it_usual, run_and_score
 from hectogpt.run_records import PICTURE, RUN, read_state
 from hectogpt.serialization import dump
 from hectogpt.training import setup
-from hectogpt.training.checkpoint import file_hashes
+from hectogpt.training.checkpoint import code_hash
 from hectogpt.training.full_run import follow
 from hectogpt.training.leaves import ALONE, World, choose_leaves
 from hectogpt.training.parallel import DisagreementError, Launch, PeerError, SharedWorld, find_launch, recorded
@@ -263,7 +263,7 @@ def _train_as_one(launch: Launch, asked: Asked) -> None:
     world = SharedWorld(launch, options.dist_timeout)
     with world:
         config = dump(asked.run)
-        facts = {"code": file_hashes() | {"torch": torch.__version__}, "idea file": config.pop("ideas")}
+        facts = {"code": {"hectogpt": code_hash(), "torch": torch.__version__}, "idea file": config.pop("ideas")}
         world.agree(facts | {"configuration": config, "options": [options.dist_timeout]})
         progress = Progress(options.quiet or not world.is_first)
         plan = find_plan(asked, progress) if world.is_first else None

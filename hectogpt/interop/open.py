@@ -31,9 +31,7 @@ from hectogpt.run_records import (
     STATE,
     STATE_MODEL,
     UNFINISHED,
-    checkpoint_folder,
-    checkpoint_problem,
-    checkpoint_steps,
+    SavedCheckpoints,
     read_object,
     read_state,
     read_summary,
@@ -118,7 +116,8 @@ def find_checkpoint(
         if step is not None:
             raise UserError(f"step {step} of {folder}", why="only the folder of a run has checkpoints")
         return None
-    steps, has_weights = checkpoint_steps(folder / CHECKPOINTS), os.path.lexists(folder / "config.json")
+    saved = SavedCheckpoints(folder / CHECKPOINTS)
+    steps, has_weights = saved.steps(), os.path.lexists(folder / "config.json")
     if step in steps:
         return step
     if step is not None and not (has_weights and read_summary(folder).get("steps") == step):
@@ -127,7 +126,7 @@ def find_checkpoint(
     if step is not None or (has_weights and not _is_under_way(folder)):
         return None
     for at in reversed(steps):
-        if problem := checkpoint_problem(folder / CHECKPOINTS, at):
+        if problem := saved.problem(at):
             note(f"a checkpoint is damaged: {problem}")
             continue
         note(f"the run in {folder} is not finished: these are the weights of its checkpoint of step {at}")
@@ -147,9 +146,10 @@ def _is_under_way(folder: Path) -> bool:
 def _checkpoint_weights(folder: Path, step: int) -> dict[str, Tensor]:
     """The weights in a checkpoint, whose hashes are checked; the optimizer's state is not loaded. Raises UserError
     (CHECKPOINT)."""
-    if problem := checkpoint_problem(folder / CHECKPOINTS, step):
+    saved = SavedCheckpoints(folder / CHECKPOINTS)
+    if problem := saved.problem(step):
         raise UserError(f"the checkpoint of step {step} is damaged", why=problem, code=errors.CHECKPOINT)
-    path = checkpoint_folder(folder / CHECKPOINTS, step) / STATE
+    path = saved.path(step) / STATE
     names = [name for name in check_header(path, MOST_STATE_TENSORS) if name.startswith(STATE_MODEL)]
     with safe_open(path, framework="pt") as file:
         return {name.removeprefix(STATE_MODEL): file.get_tensor(name) for name in names}

@@ -12,7 +12,6 @@ The manifest has hashes, and the facts of the session that saved it: run, text a
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import shutil
@@ -34,15 +33,7 @@ from hectogpt.errors import UserError
 from hectogpt.json_files import read_manifest, write_manifest
 from hectogpt.model import Transformer
 from hectogpt.model.weights import check_header, copied, load_tensors, saved_tensors
-from hectogpt.run_records import (
-    FORMAT,
-    KEEP,
-    MOST_STATE_TENSORS,
-    STATE,
-    checkpoint_folder,
-    checkpoint_problem,
-    checkpoint_steps,
-)
+from hectogpt.run_records import FORMAT, KEEP, MOST_STATE_TENSORS, STATE, SavedCheckpoints
 from hectogpt.run_records import STATE_MODEL as MODEL
 from hectogpt.training.optim import OptimizerGroup
 
@@ -62,19 +53,12 @@ class Checkpoint:
     facts: dict[str, Any]
 
 
-class Checkpoints:
+class Checkpoints(SavedCheckpoints):
     """The checkpoints in a folder, which only one process at a time may write: the caller holds a lock on it."""
 
     def __init__(self, folder: Path, keep: int = KEEP) -> None:
-        self.folder, self.keep = folder, keep
-
-    def steps(self) -> list[int]:
-        """The steps of which there are folders, whether valid or not; ascending."""
-        return checkpoint_steps(self.folder)
-
-    def path(self, step: int) -> Path:
-        """The folder of a step's checkpoint."""
-        return checkpoint_folder(self.folder, step)
+        super().__init__(folder)
+        self.keep = keep
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, on disk when this returns, then remove the oldest of more than `keep`.
@@ -128,10 +112,6 @@ class Checkpoints:
             for step in self.steps():
                 files.remove_folder(self.path(step))
             self.folder.rmdir()
-
-    def problem(self, step: int) -> str:
-        """What is wrong with a step's checkpoint, "" if it is whole."""
-        return checkpoint_problem(self.folder, step)
 
     def load(self, step: int) -> Checkpoint:
         """Read a step's checkpoint after all its hashes are checked. Raises UserError (CHECKPOINT)."""
@@ -193,12 +173,6 @@ COMPUTES = ("data", "kernels", "model", "training")  # the layers whose code dec
 def code_hash() -> str:
     """The hash of the code that decides what a step computes, as it was when this process first asked."""
     return files.code_hash([PACKAGE / layer for layer in COMPUTES])
-
-
-def file_hashes() -> dict[str, str]:
-    """The beginning of the SHA-256 of each file of that code, by its path in the package."""
-    paths = [path for layer in COMPUTES for path in files.code_files(PACKAGE / layer)]
-    return {p.relative_to(PACKAGE).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()[:12] for p in paths}
 
 
 # --- the state of a run between two steps, taken out of model and optimizer, and put back -----------------------------

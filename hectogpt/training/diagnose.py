@@ -40,7 +40,6 @@ def diagnose(session: Session, most: int = 3) -> Finding:
     """Compute the session's next step, without its update. Raises UserError for a run that has no step left."""
     run, model, machine = session.run, session.model, session.machine
     batches = setup.make_batches(run, session.corpus)
-    batch = torch.from_numpy(batches.at(session.step)).to(machine.device)
     first: dict[str, str] = {}  # modules inside others are done before them, so the first is an innermost one
 
     def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -71,7 +70,10 @@ def diagnose(session: Session, most: int = 3) -> Finding:
     elif gradients:
         stage, module = "backward", first.get("backward", gradients[-1])
     model.zero_grad(set_to_none=True)
-    losses = _row_losses(session, batch)
+    batch = torch.from_numpy(batches.at(session.step)).to(machine.device)
+    with torch.no_grad(), machine.autocast():
+        each = model.losses(batch[:, :-1], batch[:, 1:], precision=machine.head_dtype)[1]
+    losses = each.view(len(batch), -1).mean(1).tolist()
     bad = [row for row, value in enumerate(losses) if not math.isfinite(value)]
     rows = bad or sorted(range(len(losses)), key=lambda row: -losses[row])[:most]
     return Finding(
@@ -84,13 +86,3 @@ def diagnose(session: Session, most: int = 3) -> Finding:
         sequences=() if batches.cuts else tuple(batches.numbers(session.step)[row] for row in rows),
         row_losses=tuple(losses[row] for row in rows),
     )
-
-
-@torch.no_grad()
-def _row_losses(session: Session, batch: Tensor) -> list[float]:
-    """The mean loss of each row alone."""
-    losses = []
-    for row in batch.split(1):
-        with session.machine.autocast():
-            losses.append(float(session.model.loss(row[:, :-1], row[:, 1:], precision=session.machine.head_dtype)))
-    return losses

@@ -135,16 +135,9 @@ class RunResult:
         facts["seconds"] = f"{self.seconds:.1f} (threads: {self.machine['threads']}, {self.machine['device']})"
         return facts if self.folder is None else facts | {"folder": str(self.folder)}
 
-    @property
-    def _title(self) -> str:
-        return f"{self.run.recipe}, seed {self.run.seed}, after {len(self.losses)} steps"
-
     def __repr__(self) -> str:
-        loss = "not scored" if self.dev_loss is None else f"dev loss {self.dev_loss:.4f}"
-        return f"<RunResult {self._title}: {loss}>"
-
-    def __str__(self) -> str:
-        return facts_text(self._title, self.facts())
+        """What `print` and a notebook show."""
+        return facts_text(f"{self.run.recipe}, seed {self.run.seed}, after {len(self.losses)} steps", self.facts())
 
     def summary(self) -> dict[str, Any]:
         """The numbers as plain values, for summary.json and records."""

@@ -1,4 +1,4 @@
-"""The training loop, a generator of `Step` records: whoever drives it decides what happens between steps.
+"""One step of training: the gradients of a batch, their norm, clipping, the update. `Session.steps` is the loop.
 
 If the loss or the gradient norm is not finite, the run stops before the optimizer step, so weights never become NaN.
 This costs one device sync per step.
@@ -7,7 +7,6 @@ This costs one device sync per step.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -151,20 +150,6 @@ class Gradients:
 def _sum_of(left: Tensor | None, right: Tensor | None) -> Tensor | None:
     """The sum, in the left one's place; None has nothing to add."""
     return right if left is None else left if right is None else left.add_(right)
-
-
-def steps(gradients: Gradients, optimizer: OptimizerGroup, done: Sequence[Step] = ()) -> Iterator[Step]:
-    """Train to the run's end. done: the steps that are done already. Raises UserError (DIVERGED) at a number that is
-    not finite."""
-    tokens = done[-1].tokens if done else 0
-    gradients.model.train()
-    for step in range(len(done), gradients.run.steps):
-        begun = time.perf_counter()
-        loss, norm = update(gradients, optimizer, step)
-        seconds = time.perf_counter() - begun
-        own = gradients.batches.tokens(step)
-        tokens += own
-        yield Step(step + 1, tokens, loss, norm, optimizer.lr, seconds, own)
 
 
 def update(

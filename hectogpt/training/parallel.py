@@ -264,11 +264,11 @@ def within(seconds: float, work: Callable[[], T]) -> T:
 
 def describe_odd(texts: list[dict[str, Any]]) -> DisagreementError:
     """The error that names who differs in what. texts: the facts of every rank, of which two differ."""
-    name = next(name for name in texts[0] if any(its.get(name) != texts[0][name] for its in texts))
-    rank = next(rank for rank, its in enumerate(texts) if its.get(name) != texts[0][name])
+    rank, its = next((rank, its) for rank, its in enumerate(texts) if its != texts[0])
+    name = next(name for name in texts[0] if its.get(name) != texts[0][name])
     differing = [
         f"{path or name}: {_brief(one)} at rank 0, {_brief(other)} at rank {rank}"
-        for path, (one, other) in diff(texts[0][name], texts[rank].get(name)).items()
+        for path, (one, other) in diff(texts[0][name], its.get(name)).items()
     ]
     more = [f"and {len(differing) - 3} more"] if len(differing) > 3 else []
     return DisagreementError(

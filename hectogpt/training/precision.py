@@ -6,9 +6,9 @@ import ctypes
 import math
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -60,31 +60,24 @@ def choose(run: Run, chosen: Mapping[str, Any] = MappingProxyType({})) -> Machin
     chosen: what was chosen when the run began, as `Machine.describe` has it, to choose the same as far as this machine
     has it. What the run itself names comes first.
     """
-    kind, fields = chosen.get("kind"), {}
-    if run.device == "auto" and kind in ("cpu", "cuda", "mps") and _available()[kind]:
-        fields["device"] = kind
-    for name in ("dtype", "head_dtype"):
-        if getattr(run, name) == "auto" and chosen.get(name) in _DTYPES:
-            fields[name] = chosen[name]
-    threads = chosen.get("threads")
-    if run.threads == 0 and isinstance(threads, int) and 0 < threads <= hardware.usable_cores():
-        fields["threads"] = threads
-    run = replace(run, **fields)
-    device = torch.device(_device(run.device))
-    check_memory(run.model, device, run.data, run.dtype)
-    threads = run.threads or hardware.physical_cores()
+
+    def wanted(field: str, before: Any, usable: Container[Any]) -> Any:
+        """What the run names, or else what was chosen before."""
+        own = getattr(run, field)
+        return before if own in ("auto", 0) and before in usable else own
+
+    there = [kind for kind, is_there in _available().items() if is_there]
+    device = torch.device(_device(wanted("device", chosen.get("kind"), there)))
+    named = {field: wanted(field, chosen.get(field), list(_DTYPES)) for field in ("dtype", "head_dtype")}
+    check_memory(run.model, device, run.data, named["dtype"])
+    threads = wanted("threads", chosen.get("threads"), range(1, hardware.usable_cores() + 1))
+    threads = threads or hardware.physical_cores()
     torch.set_num_threads(threads)
-    if run.dtype == "auto":
-        # On a CPU bf16 products in the blocks save time from d_model = 128 on, at equal held-out loss (results/LOG.md,
-        # "precision").
-        wide_enough = device.type != "cpu" or run.model.d_model >= 128
-        dtype = fast_matmul_dtype(device) if wide_enough else torch.float32
-    else:
-        dtype = _DTYPES[run.dtype]
-    if run.head_dtype != "auto":
-        head_dtype = _DTYPES[run.head_dtype]
-    else:
-        head_dtype = dtype if dtype == torch.float64 else fast_matmul_dtype(device)
+    # On a CPU bf16 products in the blocks save time from d_model = 128 on, at equal held-out loss (results/LOG.md,
+    # "precision").
+    fast, wide_enough = fast_matmul_dtype(device), device.type != "cpu" or run.model.d_model >= 128
+    dtype = _DTYPES.get(named["dtype"], fast if wide_enough else torch.float32)
+    head_dtype = _DTYPES.get(named["head_dtype"], dtype if dtype == torch.float64 else fast)
     return Machine(device, dtype, head_dtype, threads)
 
 

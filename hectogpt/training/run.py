@@ -224,7 +224,8 @@ class Run:
         changed = {path: value_text(new) for path, (_, new) in diff(plain, self).items()}
         return found | {path: text for path, text in changed.items() if path.split(".")[0] not in ("recipe", "ideas")}
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
+        """What `print` and a notebook show."""
         return facts_text(f"Run {self.recipe}", self._facts())
 
 

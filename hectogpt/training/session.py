@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,36 +39,34 @@ from hectogpt.training.run import Run, changes, load_run
 KEPT = "kept."  # begins the names of an AfterStep's tensors in checkpoints
 
 
+@dataclass(eq=False, repr=False)
 class Session:
     """One run that is under way: run, corpus, machine, model and optimizer, and what has come of them so far.
 
     kept, metrics: what the run's AfterStep values remember, and the numbers that they gave after the last step, as
-    "own/NAME". world: the processes that share the run. kernels: "native" or "eager", see
-    setup.choose_kernels. stopping: whether the
-    run is to end after the last step done: a signal has come to it, or to any of its processes.
+    "own/NAME". world: the processes that share the run. kernels: "native" or "eager", see setup.choose_kernels.
+    stopping: whether the run is to end after the last step done: a signal has come to it, or to any of its processes.
+    weights_only: whether the optimizer is new although steps are done.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        corpus: Corpus,
-        world: World,
-        machine: Machine,
-        model: Transformer,
-        optimizer: OptimizerGroup,
-        kernels: str,
-    ) -> None:
-        self.run, self.corpus, self.world, self.machine = run, corpus, world, machine
-        self.model, self.optimizer, self.kernels = model, optimizer, kernels
-        self.done: list[Step] = []
-        self.scores: dict[str, EvalResult] = {}
-        self.kept: dict[str, torch.Tensor] = {}
-        self.metrics: dict[str, float] = {}
-        self.setup_seconds = 0.0
-        self.peak_mb = 0.0
-        self.weights_only = False  # whether the optimizer is new although steps are done
-        self.first_hashes = hash_trained(model)
-        self.stopping = False
+    run: Run
+    corpus: Corpus
+    world: World
+    machine: Machine
+    model: Transformer
+    optimizer: OptimizerGroup
+    kernels: str
+    done: list[Step] = field(default_factory=list)
+    scores: dict[str, EvalResult] = field(default_factory=dict)
+    kept: dict[str, torch.Tensor] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    setup_seconds: float = 0.0
+    peak_mb: float = 0.0
+    weights_only: bool = False
+    stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self.first_hashes = hash_trained(self.model)
 
     @classmethod
     def open(
@@ -118,20 +116,22 @@ class Session:
         Raises UserError: DIVERGED, or PEER if another process has failed."""
         batches = setup.make_batches(self.run, self.corpus)
         gradients = Gradients(self.run, self.model, batches, self.machine, signals, self.world)
-        steps = loop.steps(gradients, self.optimizer, self.done)
         if self.machine.device.type == "cpu":
             precision.keep_freed_memory()
-        while True:
+        self.model.train()
+        for number in range(self.step, self.run.steps):
+            begun = time.perf_counter()
             with native.using(self.kernels == "native"):  # for this step alone: another session may take its own
-                step = next(steps, None)
-            if step is None:
-                precision.give_back_memory()
-                return
+                loss, norm = loop.update(gradients, self.optimizer, number)
+            seconds, own = time.perf_counter() - begun, batches.tokens(number)
+            tokens = own + (self.done[-1].tokens if self.done else 0)
+            step = Step(number + 1, tokens, loss, norm, self.optimizer.lr, seconds, own)
             self.done.append(step)
             self._after_step()
             self.stopping = gradients.stopping
             self.peak_mb = hardware.peak_memory_mb(str(self.machine.device))
             yield step
+        precision.give_back_memory()
 
     @torch.no_grad()
     def _after_step(self) -> None:

@@ -15,7 +15,7 @@ from hectogpt.errors import UserError
 from hectogpt.generation import model_view
 from hectogpt.interop import open_model
 from hectogpt.model.transformer import Transformer
-from hectogpt.run_records import CHECKPOINTS, checkpoint_steps, count_of, read_summary
+from hectogpt.run_records import CHECKPOINTS, SavedCheckpoints, count_of, read_summary
 from hectogpt.web.page import fill
 
 LONGEST = 64  # tokens that the page shows maps of
@@ -38,7 +38,7 @@ def model_page(
     Raises UserError for a bad folder or prompt, and for a file that is not in `ideas`.
     """
     end = newest_step(Path(folder)) if step is None else step
-    kept = [at for at in checkpoint_steps(Path(folder, CHECKPOINTS)) if at != end] if step is None else []
+    kept = [at for at in SavedCheckpoints(Path(folder, CHECKPOINTS)).steps() if at != end] if step is None else []
     spaced = np.unique(np.linspace(0, len(kept) - 1, min(len(kept), MOST_STEPS)).astype(int))
     moments: list[dict[str, Any]] = []
     for at in [*(kept[i] for i in spaced), step]:
@@ -74,7 +74,7 @@ def moment(model: Transformer, tokenizer: Tokenizer, ids: np.ndarray, text: np.n
 
 def newest_step(folder: Path) -> int | None:
     """The step of the newest weights in a run's folder; None if there are none yet."""
-    steps = checkpoint_steps(folder / CHECKPOINTS)
+    steps = SavedCheckpoints(folder / CHECKPOINTS).steps()
     if (folder / "model.safetensors").is_file():
         with suppress(UserError):
             last = count_of(read_summary(folder).get("steps"))

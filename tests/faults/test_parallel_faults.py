@@ -95,7 +95,7 @@ def test_a_failed_process_ends_the_others(fault: str, rank: int, code: int, caus
         ("", "in the configuration\nwhy: seed: 0 at rank 0, 1 at rank 1"),
         ("fault.py", "in the idea file\nwhy: idea file: "),
         ("data/train.bin", "in the data\nwhy: train: "),
-        ("package/training/losses.py", "in the code\nwhy: training/losses.py: "),
+        ("package/training/losses.py", "in the code\nwhy: hectogpt: "),
     ],
 )
 def test_processes_with_different_runs_do_not_begin(changed: str, named: str, folder: Path, tmp_path: Path) -> None:

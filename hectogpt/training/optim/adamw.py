@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -73,7 +74,7 @@ class AdamW(Optim):
                 groups.setdefault(tuple(settings.values()), settings | {"params": []})["params"].append(parameter)
         found: list[torch.optim.Optimizer] = []
         if whole:
-            found.append(FusedAdamW(list(whole.values()), self.betas))
+            found.append(FusedAdamW(list(whole.values()), betas=self.betas, fused=True))
         if by_row and self.row_lr_power is not None:
             found.append(RowAdamW(list(by_row.values()), self.betas, self.row_lr_power))
         return found
@@ -83,37 +84,12 @@ class AdamW(Optim):
         return {"lr": self.lrs.of(kind, self.lr), "weight_decay": decay, "eps": self.epsilons.of(kind, self.eps)}
 
 
-def fused_adam(
-    parameters: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]], settings: dict[str, Any]
-) -> None:
-    """torch's fused kernel of AdamW: one pass over memory, 2.6 ms against 23 ms for 3.2 M parameters on two cores.
-
-    settings: lr, beta1, beta2, weight_decay, eps.
-    """
-    averages, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-    torch_private.adamw_(parameters, gradients, averages, squares, steps, **settings)
-
-
-class FusedAdamW(QuickOptimizer):
-    """torch.optim.AdamW(fused=True), bit for bit."""
-
-    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float]) -> None:
-        super().__init__(groups, {"betas": betas, "fused": True})
+class FusedAdamW(QuickOptimizer, torch.optim.AdamW):
+    """torch.optim.AdamW(fused=True), one pass over memory: 2.6 ms against 23 ms for 3.2 M parameters on two cores."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            if not parameters:
-                continue
-            states = [self.state[p] for p in parameters]
-            for p, state in zip(parameters, states, strict=True):
-                if not state:
-                    state["step"] = torch.zeros((), device=p.device)
-                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
-            beta1, beta2 = group["betas"]
-            settings = {name: group[name] for name in ("lr", "weight_decay", "eps")}
-            fused_adam(parameters, [p.grad for p in parameters], states, settings | {"beta1": beta1, "beta2": beta2})
+        inspect.unwrap(torch.optim.AdamW.step)(self)
 
 
 class RowAdamW(QuickOptimizer):
@@ -177,5 +153,6 @@ class RowAdamW(QuickOptimizer):
         update = self.scratch[: grad.numel()].view_as(grad).zero_()
         beta1, beta2 = group["betas"]
         settings = {"lr": 1.0, "beta1": beta1, "beta2": beta2, "weight_decay": 0.0, "eps": group["eps"]}
-        fused_adam([update], [grad], [state], settings)
+        averages, squares, steps = ([state[name]] for name in ("exp_avg", "exp_avg_sq", "step"))
+        torch_private.adamw_([update], [grad], averages, squares, steps, **settings)
         return update

@@ -10,7 +10,7 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,19 +80,12 @@ class QuickOptimizer(torch.optim.Optimizer):
         inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
 
 
-@runtime_checkable
-class FollowsSteps(Protocol):
-    """A torch optimizer with more than learning rates that depends on the step, such as a momentum that rises."""
-
-    def set_step(self, step: int, factor: float) -> None:
-        """Make ready for 0-based `step`; every group's learning rate is already `initial_lr` times `factor`."""
-
-
 class OptimizerGroup:
     """Torch optimizers that are stepped together, their learning rates those of their groups times a factor.
 
-    One with more that depends on the step is a FollowsSteps. `initial_lr`, torch's own name, is a group's learning rate
-    at a factor of 1.
+    One with more that depends on the step, such as a momentum that rises, has `set_step(step, factor)`, which is called
+    before each step, with its learning rates set. `initial_lr`, torch's own name, is a group's learning rate at a
+    factor of 1.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
@@ -119,7 +112,7 @@ class OptimizerGroup:
             for group in optimizer.param_groups:
                 own = of_kind(group["kind"]) if of_kind and "kind" in group else factor
                 group["lr"] = group["initial_lr"] * own
-            if isinstance(optimizer, FollowsSteps):
+            if hasattr(optimizer, "set_step"):
                 optimizer.set_step(step, factor)
             if needs_closure(optimizer):
                 assert again is not None
