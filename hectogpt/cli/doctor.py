@@ -81,6 +81,4 @@ def torch_texts() -> tuple[str, str]:
     if torch.cuda.is_available():
         named = [hardware.device_name(f"cuda:{number}") for number in range(torch.cuda.device_count())]
         gpu = f"{', '.join(named)}; training uses the first one (--device)"
-    elif torch.backends.mps.is_available():
-        gpu = "Apple's, by Metal (--device mps)"
     return f"{torch.__version__}{f'; {odd}' if odd else ''}", gpu

@@ -25,7 +25,7 @@ RUN_FIELDS = {
     "corpus": ("--corpus NAME", "sotu (default), tinystories, hf:NAME, or a file, a folder or .jsonl"),
     "steps": ("--steps N", "Gradient steps. (default 100)"),
     "seed": ("--seed N", "Draws the first weights and the data's order. (default 0)"),
-    "device": ("--device NAME", "auto, cpu, cuda, cuda:1 or mps."),
+    "device": ("--device NAME", "auto, cpu, cuda or cuda:1."),
     "dtype": ("--dtype NAME", "auto, float32, bfloat16 or float64; so --head-dtype."),
     "threads": ("--threads N", "0 for one on each physical core."),
 }

@@ -1,4 +1,4 @@
-"""What a device computes in: its widest dtype, and which library multiplies float32 faster."""
+"""What this processor multiplies faster: by which library float32, and whether bf16."""
 
 from __future__ import annotations
 
@@ -11,13 +11,6 @@ import torch
 
 from hectogpt import hardware
 from hectogpt.kernels.build import machine
-
-WITHOUT_FLOAT64 = frozenset({"mps"})  # kinds of devices
-
-
-def widest_dtype(device: torch.device) -> torch.dtype:
-    """The dtype in which losses are summed and angles computed: float64 where the device has it."""
-    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
 
 
 @contextlib.contextmanager

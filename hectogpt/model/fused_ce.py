@@ -18,7 +18,7 @@ from torch import Tensor
 from hectogpt import torch_private
 from hectogpt.errors import DATA, UserError
 from hectogpt.kernels import native
-from hectogpt.kernels.dtypes import float32_by_onednn, widest_dtype
+from hectogpt.kernels.dtypes import float32_by_onednn
 
 # Bytes of one chunk of logits: larger ones leave the last-level cache, smaller ones repack the weight more often, which
 # costs in proportion to d. Up to four times as much from d = 512 on. On the CPU bf16 logits take more: sums over chunks
@@ -172,7 +172,7 @@ def _loss_and_gradients(
                 factor = factor * softmax_slope
             factor = factor if scale is None else factor * scale
             grads.add(rows, inputs.x[rows], factor, dz, dz_bias, weight)
-    wide = widest_dtype(losses.device)
+    wide = torch.float64
     loss = torch.dot(losses.to(wide), row_weight.to(wide)).to(row_weight.dtype)
     return loss, losses, grads.result(inputs)
 

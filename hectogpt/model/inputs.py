@@ -17,7 +17,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hectogpt.errors import UserError
-from hectogpt.kernels.dtypes import widest_dtype
 from hectogpt.model.parts import Norm
 from hectogpt.model.shapes import Heads, Ids, Places, Vectors
 from hectogpt.serialization import Value
@@ -137,7 +136,7 @@ class NgramHashLayer(nn.Module):
 
     def forward(self, x: Vectors, ids: Ids, cache: Cache | None = None) -> Vectors:
         mixed = ids + 1
-        ranks = mixed.to(widest_dtype(ids.device))
+        ranks = mixed.double()
         for back in range(1, self.order):
             previous = shift(ids + 1, back, (self, back), cache)  # 0 where there is no earlier token
             # Odd multipliers spread the n-grams over the rows; the mask keeps the product positive.

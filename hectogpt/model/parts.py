@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from hectogpt.errors import UserError, set_to
 from hectogpt.kernels import native
-from hectogpt.kernels.dtypes import widest_dtype
 from hectogpt.model.shapes import Heads, Keys, Places
 from hectogpt.serialization import Value
 
@@ -227,7 +226,7 @@ class RotaryLayer(nn.Module):
 
     def prepare(self, positions: Places) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the angles, [rows, 1, time, pairs], in the widest dtype of the device."""
-        angle = positions[:, None, :, None].to(widest_dtype(positions.device)) * self.frequency
+        angle = positions[:, None, :, None].to(torch.float64) * self.frequency
         return angle.cos(), angle.sin()
 
     def forward(self, q: Heads, k: Keys, prepared: tuple[Tensor, Tensor]) -> tuple[Heads, Keys]:

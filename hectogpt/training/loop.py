@@ -21,7 +21,6 @@ from torch.nn.utils import clip_grads_with_norm_
 from hectogpt import errors
 from hectogpt.data import Batches
 from hectogpt.errors import UserError, set_to
-from hectogpt.kernels.dtypes import widest_dtype
 from hectogpt.model import Transformer
 from hectogpt.model.fused_ce import unchanging_weights
 from hectogpt.training.leaves import ALONE, World
@@ -109,7 +108,7 @@ class Gradients:
 
     def _leaf(self, rows: Tensor, step: int, number: int, n_targets: int) -> list[Tensor | None]:
         """Loss and gradients of one leaf; None for a parameter that gets no gradient."""
-        loss = torch.zeros((), dtype=widest_dtype(rows.device), device=rows.device)
+        loss = torch.zeros((), dtype=torch.float64, device=rows.device)
         if len(rows):
             loss += self.backward(rows, step, number, n_targets)
         gradients = [p.grad for p in self.parameters]
@@ -161,7 +160,7 @@ def update(
     run, model = gradients.run, gradients.model
     loss = gradients.compute(step)
     norm = model.gradient_norm()
-    loss_value, norm_value = torch.stack([t.to(widest_dtype(t.device)) for t in (loss, norm)]).tolist()
+    loss_value, norm_value = torch.stack([loss.double(), norm.double()]).tolist()
     if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
         raise _diverged(step, model, loss_value, norm_value)
     if run.gradient_clipping is not None:

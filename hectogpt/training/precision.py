@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import platform
 import sys
 from collections.abc import Container, Mapping
@@ -18,10 +17,9 @@ import torch
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError, set_to
 from hectogpt.kernels.dtypes import prefers_bf16
-from hectogpt.model import Init, ModelConfig, Transformer
+from hectogpt.model import ModelConfig
 from hectogpt.training.run import Data, Dtype, Run
 
-MOST_DIFFERENCE = 1e-3  # of a small step on an Apple GPU from the CPU's
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -66,8 +64,12 @@ def choose(run: Run, chosen: Mapping[str, Any] = MappingProxyType({})) -> Machin
         own = getattr(run, field)
         return before if own in ("auto", 0) and before in usable else own
 
-    there = [kind for kind, is_there in _available().items() if is_there]
-    device = torch.device(_device(wanted("device", chosen.get("kind"), there)))
+    have = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]  # a Mac's CPU has matrix units of its own
+    name = wanted("device", chosen.get("kind"), have)
+    if name != "auto" and name.partition(":")[0] not in have:
+        why = f"this machine has {', '.join(have)}"
+        raise UserError(f"device {name!r} is not available", why=why, fix=set_to("device", "auto"))
+    device = torch.device(have[-1] if name == "auto" else name)
     named = {field: wanted(field, chosen.get(field), list(_DTYPES)) for field in ("dtype", "head_dtype")}
     check_memory(run.model, device, run.data, named["dtype"])
     threads = wanted("threads", chosen.get("threads"), range(1, hardware.usable_cores() + 1))
@@ -79,51 +81,6 @@ def choose(run: Run, chosen: Mapping[str, Any] = MappingProxyType({})) -> Machin
     dtype = _DTYPES.get(named["dtype"], fast if wide_enough else torch.float32)
     head_dtype = _DTYPES.get(named["head_dtype"], dtype if dtype == torch.float64 else fast)
     return Machine(device, dtype, head_dtype, threads)
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"  # on a Mac the CPU's own matrix units are quick
-    kind, available = name.partition(":")[0], _available()
-    if not available.get(kind, False):
-        have = ", ".join(kind for kind, is_there in available.items() if is_there)
-        raise UserError(
-            f"device {name!r} is not available", why=f"this machine has {have}", fix=set_to("device", "auto")
-        )
-    if kind == "mps" and (difference := difference_from_cpu(torch.device(name))) > MOST_DIFFERENCE:
-        raise UserError(
-            f"device {name!r} computes other numbers than the CPU",
-            why=f"a small training step differs by {difference:.1g} of its size, {MOST_DIFFERENCE:g} are allowed",
-            fix=set_to("device", "cpu") + ", or use another version of macOS or torch",
-        )
-    return name
-
-
-def difference_from_cpu(device: torch.device) -> float:
-    """How far a small step of training on a device is from the CPU's: of the loss, of all gradients and of all weights
-    after AdamW the largest norm of a difference over the CPU's norm. Infinity where the device cannot compute it."""
-    config = ModelConfig(d_model=32, n_heads=2, n_layers=2, context_length=32, vocab_size=300)
-    ids = torch.arange(4 * 33).view(4, 33) * 7 % 300
-    found: list[list[torch.Tensor]] = []
-    for place in (torch.device("cpu"), device):
-        model = Transformer(config)
-        model.init_weights(Init(), seed=0)
-        model.to(place)
-        try:
-            loss = model.loss(ids[:, :-1].to(place), ids[:, 1:].to(place))
-            loss.backward()
-            torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-3).step()  # gradients that are 0 stay so
-            parameters = list(model.parameters())
-            parts = ([loss], [p.grad for p in parameters if p.grad is not None], parameters)
-            found.append([torch.cat([t.detach().cpu().flatten().double() for t in part]) for part in parts])
-        except (RuntimeError, TypeError):  # an operation or a dtype that the device lacks
-            return math.inf
-    off = [float((theirs - ours).norm() / ours.norm()) for ours, theirs in zip(*found, strict=True)]
-    return max(math.inf if math.isnan(number) else number for number in off)
-
-
-def _available() -> dict[str, bool]:
-    return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 
 
 def fast_matmul_dtype(device: torch.device | str = "cpu") -> torch.dtype:

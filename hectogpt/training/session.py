@@ -256,8 +256,6 @@ def _check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, 
 
 def _share_checkpoint(world: World, at: Checkpoint | None) -> Checkpoint | None:
     """The checkpoint that rank 0 has read, at all ranks: only its machine needs the file."""
-    if world.size == 1:
-        return at
     rest: list[Any] | None = world.share(lambda: None if at is None else [at.values, at.facts])
     if rest is None:
         return None

@@ -15,12 +15,9 @@ from helpers import TINY, shrunk, small_run
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.kernels import dtypes
 from hectogpt.lab.recipes import recipe
 from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.model.inputs import EmbeddingNorm, InputPart
@@ -29,7 +26,6 @@ from hectogpt.model.parts import NoPositions, Norm, RMSNorm
 from hectogpt.training import precision, setup
 from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.run import Constant, Cosine, Data, LinearDecay, Run
-from hectogpt.training.session import Session
 
 
 def build(run: Run, corpus: Corpus) -> Transformer:
@@ -165,36 +161,6 @@ def test_auto_takes_the_gpu() -> None:
     machine = precision.choose(small_run(device="auto"))
     assert machine.device.type == "cuda"
     assert machine.describe()["device"] == torch.cuda.get_device_name()
-
-
-# --- Apple's GPUs, which have no float64 ------------------------------------------------------------------------------
-
-
-class RefuseFloat64(TorchDispatchMode):
-    """Raises where an operation gives float64, as Apple's GPUs do."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float64:
-                raise TypeError(f"no float64 here: {func}")
-        return result
-
-
-@pytest.mark.parametrize("name", ["baseline", "minute"])
-def test_a_step_needs_no_float64_where_there_is_none(
-    name: str, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dtypes, "WITHOUT_FLOAT64", frozenset({"cpu"}))
-    session = Session.open(shrunk(recipe(name), steps=2), corpus)
-    with RefuseFloat64():
-        losses = [step.loss for step in session.steps()]
-    assert all(math.isfinite(loss) for loss in losses)
-
-
-def test_a_device_is_compared_with_the_cpu() -> None:
-    assert precision.difference_from_cpu(torch.device("cpu")) == 0
-    assert precision.difference_from_cpu(torch.device("meta")) == math.inf  # which cannot give a number
 
 
 # --- first weights from counts ----------------------------------------------------------------------------------------
