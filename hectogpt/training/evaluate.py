@@ -126,18 +126,15 @@ class RunResult:
         """Mean loss of the last ten batches (of all, if there are fewer). nan without steps."""
         return float(np.mean(self.losses[-10:])) if self.losses else float("nan")
 
-    def facts(self) -> dict[str, str]:
-        """The result in words, for people."""
+    def __repr__(self) -> str:
+        """The result in words, which `print` and a notebook show."""
         facts = {f"{split} loss": str(score) for split, score in self.scores.items()}
         facts["last training loss"] = f"{self.train_loss_last:.4f}"
         facts["parameters"] = f"{self.params:,}"
         facts["tokens"] = f"{self.train_tokens:,} of {self.corpus}"
         facts["seconds"] = f"{self.seconds:.1f} (threads: {self.machine['threads']}, {self.machine['device']})"
-        return facts if self.folder is None else facts | {"folder": str(self.folder)}
-
-    def __repr__(self) -> str:
-        """What `print` and a notebook show."""
-        return facts_text(f"{self.run.recipe}, seed {self.run.seed}, after {len(self.losses)} steps", self.facts())
+        facts |= {} if self.folder is None else {"folder": str(self.folder)}
+        return facts_text(f"{self.run.recipe}, seed {self.run.seed}, after {len(self.losses)} steps", facts)
 
     def summary(self) -> dict[str, Any]:
         """The numbers as plain values, for summary.json and records."""

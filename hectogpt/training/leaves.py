@@ -63,16 +63,11 @@ def add_in_tree(parts: list[Tensor]) -> Tensor:
 class World:
     """The processes that share a run, as one of them sees them: here the one process of a run that no other shares.
 
-    local: rank and size among those on this machine, if torchrun started them. in_words, record: how many there are,
-    for people and for run.json.
+    local: rank and size among those on this machine, if torchrun started them.
     """
 
     rank, size = 0, 1
     local: tuple[int, int] | None = None
-    in_words = ""
-
-    def __init__(self) -> None:
-        self.record: dict[str, Any] = {}
 
     @property
     def is_first(self) -> bool:

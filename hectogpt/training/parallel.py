@@ -100,8 +100,6 @@ class SharedWorld(World):
         """Join the others. Raises UserError if they do not all come within the timeout, or for a port in use."""
         self.launch, self.rank, self.size, self.timeout = launch, launch.rank, launch.size, timeout
         self.local = launch.local_rank, launch.local_size
-        self.in_words = f"{self.size} process{'' if self.size == 1 else 'es'}"
-        self.record = {"sharing": {"processes": self.size}}
         self.step = 0
         self._shared = 0  # texts so far
         limit = timedelta(seconds=timeout)
@@ -116,23 +114,15 @@ class SharedWorld(World):
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size, timeout=limit)
         except (RuntimeError, ValueError) as error:
-            raise self._not_joined(error, owns) from None
-
-    def _not_joined(self, error: Exception, owns: bool) -> UserError:
-        if owns and ("EADDRINUSE" in str(error) or "in use" in str(error)):
-            return UserError(
-                f"port {self.launch.port} is in use",
-                why="rank 0 listens there for the other processes",
-                fix="another MASTER_PORT, or torchrun's standalone mode, which finds a free one",
-            )
-        return UserError(
-            f"the {self.size} processes of the run did not find each other at {self.launch.address}:{self.launch.port}",
-            why=errors.first_line(error),
-            fix="see that all are started, that no other program has the port, and that their machines reach each "
-            "other; where a machine's name stands for 127.0.0.1 there, set GLOO_SOCKET_IFNAME (NCCL_SOCKET_IFNAME for "
-            "GPUs) to the network interface, such as eth0",
-            code=errors.PEER,
-        )
+            where = f"{launch.address}:{launch.port}"
+            raise UserError(
+                f"the {self.size} processes of the run did not find each other at {where}",
+                why=errors.first_line(error),
+                fix="see that all are started, that no other program has the port (torchrun's standalone mode finds a "
+                "free one), and that their machines reach each other; where a machine's name stands for 127.0.0.1 "
+                "there, set GLOO_SOCKET_IFNAME (NCCL_SOCKET_IFNAME for GPUs) to the network interface, such as eth0",
+                code=errors.PEER,
+            ) from None
 
     def __enter__(self) -> SharedWorld:
         return self

@@ -30,7 +30,6 @@ from hectogpt.run_records import (
     FIX,
     LOCK,
     METRICS,
-    OWN,
     PICTURE,
     RUN,
     SUMMARY,
@@ -53,7 +52,7 @@ WRITABLE = set_to("out", "a folder you may write to")
 class RunFolder:
     """A run folder that this process holds. Use as a context manager.
 
-    facts: what its summary says beside the result's numbers. sharing: how processes share the run. locked: False where
+    facts: what its summary says beside the result's numbers. processes: how many share the run. locked: False where
     the file system has no locks. on_row: is called with every row of metrics.jsonl once it is written.
     """
 
@@ -61,7 +60,7 @@ class RunFolder:
         self.path, self.run, self.modified = path, run, modified
         self.checkpoints = Checkpoints(path / CHECKPOINTS)
         self.facts: dict[str, Any] = {"modified": modified, "folder": str(path)}
-        self.sharing: dict[str, Any] = {}
+        self.processes = 1
         self.on_row: Callable[[dict[str, Any]], None] = lambda row: None
         self.locked, self._held = locked, held
         self._metrics: TextIO | None = None
@@ -137,8 +136,8 @@ class RunFolder:
             copies.append({"file": name, "path": str(idea.path), "sha256": idea.sha256})
         if not tokenizer.is_gpt2:
             write_atomic(self.path / MERGES, tokenizer.merges + b"\n")
-        record = {"run": dump(self.run), "modified": self.modified, "machine": machine.describe()} | self.sharing
-        write_atomic(self.path / RUN, _render(record | ({"ideas": copies} if copies else {})))
+        record = {"modified": self.modified, "machine": machine.describe()} | ({"ideas": copies} if copies else {})
+        self._write_record(record)
         self._open_metrics([])
 
     def begin_again(self, done: Sequence[Step], differences: Sequence[str]) -> None:
@@ -152,16 +151,16 @@ class RunFolder:
             (self.path / SUMMARY).unlink(missing_ok=True)
         again = record.get("resumed")
         resumed = [*(again if isinstance(again, list) else []), {"step": len(done), "differences": list(differences)}]
-        write_atomic(self.path / RUN, _render(record | {"run": dump(self.run), "resumed": resumed} | self.sharing))
+        self._write_record(record | {"resumed": resumed})
         old = list(read_rows(self.path / METRICS))
         scores = [row for row in old if "train/loss" not in row and row["step"] < min(len(done) + 1, self.run.steps)]
-        more = {
-            row["step"]: {name: number for name, number in row.items() if name == "mem_mb" or name.startswith(OWN)}
-            for row in old
-            if "train/loss" in row
-        }
-        rows = [self._row(step, more.get(step.number, {})) for step in done]
+        taken = {row["step"]: row for row in old if "train/loss" in row}  # which have an idea's own numbers, too
+        rows = [taken.get(step.number, {}) | self._row(step) for step in done]
         self._open_metrics(sorted(rows + scores, key=lambda row: row["step"]))  # a score follows the row of its step
+
+    def _write_record(self, record: dict[str, Any]) -> None:
+        record |= {"run": dump(self.run), "sharing": {"processes": self.processes}}
+        write_atomic(self.path / RUN, _render(record))
 
     def _open_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         write_atomic(self.path / METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
@@ -175,9 +174,9 @@ class RunFolder:
 
     def add(self, step: Step, own: Mapping[str, float]) -> None:
         """Append one step to metrics.jsonl. own: what its AfterStep values gave."""
-        self._write(self._row(step, {**own, "mem_mb": round(hardware.peak_memory_mb(), 1)}))
+        self._write(self._row(step) | {**own, "mem_mb": round(hardware.peak_memory_mb(), 1)})
 
-    def _row(self, step: Step, more: Mapping[str, float]) -> dict[str, Any]:
+    def _row(self, step: Step) -> dict[str, Any]:
         return {
             "run": self.path.name,
             "recipe": self.run.recipe,
@@ -189,7 +188,6 @@ class RunFolder:
             "train/lr": step.lr,
             "train/dt": step.seconds,
             "train/tok_per_sec": step.own_tokens / step.seconds,
-            **more,
         }
 
     def add_score(self, step: int, score: EvalResult) -> None:

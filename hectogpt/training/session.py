@@ -159,21 +159,15 @@ class Session:
 
     def differences(self, facts: dict[str, Any]) -> list[str]:
         """What is not as it was when the checkpoint with these facts was made, so that bits may differ; in words."""
-        now = self._facts()
-        parts = ("leaves", "micro_batch")  # of a batch; the latter in checkpoints of earlier versions
-        data = [its.get("run", {}).get("data", {}) for its in (facts, now)]
-        before, here = (
-            its.get("machine", {}) | {name: part.get(name) for name in parts}
-            for its, part in zip((facts, now), data, strict=True)
-        )
+        before, here = facts.get("machine", {}), self._facts()["machine"]
         return [f"{name} {before.get(name)} -> {value}" for name, value in here.items() if value != before.get(name)]
 
     def _facts(self) -> dict[str, Any]:
-        """What a checkpoint says of where it was made; `machine` is what the bits depend on, the run aside."""
+        """What a checkpoint says of where it was made; `machine` is what the bits depend on, beside what may not change."""
         machine = self.machine.describe() | {"head": self.kernels, "processor": torch.backends.cpu.get_cpu_capability()}
         del machine["python"]
         return {
-            "machine": machine | {"code": code_hash()},
+            "machine": machine | {"leaves": self.run.data.leaves, "code": code_hash()},
             "version": __version__,
             "run": dump(self.run),
             "corpus": self.corpus.name,

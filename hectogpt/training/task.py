@@ -95,7 +95,7 @@ def begin(task: Task, progress: Progress, world: World = ALONE) -> Iterator[tupl
             checkpoints = folder.checkpoints
             at = checkpoints.newest(progress.line) if resume.step is None else checkpoints.load(resume.step)
             session = Session.open(run, task.corpus, at, world)
-        folder.checkpoints.keep, folder.sharing = task.keep_checkpoints, world.record
+        folder.checkpoints.keep, folder.processes = task.keep_checkpoints, world.size
         say_what_is_done(session, folder, progress)
         if at is not None:
             differences = session.differences(at.facts)
@@ -197,5 +197,5 @@ def describe(session: Session) -> str:
         f"{session.result().params:,} parameters, {run.steps} steps of {run.data.batch_size} x {run.data.seq_len} "
         f"tokens from {session.corpus.name}; {facts['device']}, {facts['threads']} "
         f"thread{'' if facts['threads'] == 1 else 's'}, {facts['dtype']} blocks, {facts['head_dtype']} head, "
-        f"{session.kernels}" + (f"; {session.world.in_words}" if session.world.in_words else "")
+        f"{session.kernels}" + (f"; {session.world.size} processes" if session.world.size > 1 else "")
     )

@@ -125,11 +125,10 @@ def test_a_busy_port_is_told_at_every_rank(folder: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         first, other = in_two([folder] * 2, [argv] * 2, MASTER_PORT=str(taken.getsockname()[1]))
-    assert (first.code, other.code) == (2, 10)
-    assert first.said.startswith("error: port ")
-    assert "MASTER_PORT" in first.said
-    assert other.said.startswith("error: the 2 processes of the run did not find each other at 127.0.0.1:")
-    assert "GLOO_SOCKET_IFNAME" in other.said
+    assert (first.code, other.code) == (10, 10)
+    for said in (first.said, other.said):
+        assert said.startswith("error: the 2 processes of the run did not find each other at 127.0.0.1:")
+        assert "no other program has the port" in said
 
 
 # --- torchrun itself --------------------------------------------------------------------------------------------------
