@@ -115,27 +115,30 @@ class Checkpoints(SavedCheckpoints):
 
     def load(self, step: int) -> Checkpoint:
         """Read a step's checkpoint after all its hashes are checked. Raises UserError (CHECKPOINT)."""
-        path, steps = self.path(step), self.steps()
-        if step not in steps:
-            why = f"it has those of steps {', '.join(map(str, steps))}" if steps else "it has none at all"
-            raise UserError(f"{self.folder.parent} has no checkpoint of step {step}", why=why, code=errors.CHECKPOINT)
-        if problem := self.problem(step):
-            what = f"the checkpoint of step {step} is damaged"
-            raise UserError(what, why=problem, fix=self._advice(step), code=errors.CHECKPOINT)
-        manifest = read_manifest(path)
+        path = self.path(step)
         try:
+            if problem := self.problem(step):
+                raise ValueError(problem)
+            manifest = read_manifest(path)
             check_header(path / STATE, MOST_STATE_TENSORS)
             tensors = load_file(path / STATE)
             if (steps_held := len(tensors["history"])) != step:
                 raise ValueError(f"it holds {steps_held} steps, and there should be {step}")
             return Checkpoint(step, tensors, dict(manifest["values"]), dict(manifest["facts"]))
-        except (OSError, SafetensorError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            what = f"the checkpoint of step {step} cannot be read"
-            raise UserError(what, why=str(error), fix=self._advice(step), code=errors.CHECKPOINT) from None
-
-    def _advice(self, step: int) -> str:
-        others = [str(other) for other in self.steps() if other != step and not self.problem(other)]
-        return f"valid are those of steps {', '.join(others)}" if others else ""
+        except (
+            OSError,
+            SafetensorError,
+            AttributeError,
+            IndexError,
+            KeyError,
+            TypeError,
+            ValueError,
+            UserError,
+        ) as error:
+            what = f"the checkpoint of step {step} {'is damaged' if step in self.steps() else 'is not there'}"
+            others = [str(other) for other in self.steps() if other != step and not self.problem(other)]
+            fix = f"valid are those of steps {', '.join(others)}" if others else ""
+            raise UserError(what, why=str(error), fix=fix, code=errors.CHECKPOINT) from None
 
     def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint that is whole; None if there never was one.

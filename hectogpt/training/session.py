@@ -163,7 +163,7 @@ class Session:
         return [f"{name} {before.get(name)} -> {value}" for name, value in here.items() if value != before.get(name)]
 
     def _facts(self) -> dict[str, Any]:
-        """What a checkpoint says of where it was made; `machine` is what the bits depend on, beside what may not change."""
+        """What a checkpoint says of where it was made; `machine` is what bits may depend on."""
         machine = self.machine.describe() | {"head": self.kernels, "processor": torch.backends.cpu.get_cpu_capability()}
         del machine["python"]
         return {
