@@ -32,24 +32,22 @@ def choose_leaves(data: Data, processes: int) -> Data:
     Without a number: the largest power of two up to 8 that divides the batch, or what the processes need. Raises
     UserError that lists the numbers of processes that would do.
     """
-    parts, what = [data.leaves or 1], f"data.leaves = {data.leaves}"
-    if data.leaves is None:
-        parts = [n for n in range(1, data.batch_size + 1) if data.batch_size % n == 0]
-        what = f"a batch of data.batch_size = {data.batch_size} rows"
-    fitting = [n for n in parts if processes in process_counts(n)]
+    rows, named = data.batch_size, data.leaves
+    possible = [n for n in range(1, rows + 1) if rows % n == 0] if named is None else [named]
+    fitting = [n for n in possible if processes in process_counts(n)]
     if not fitting:
-        *counts, most = map(str, sorted({count for n in parts for count in process_counts(n)}))
-        field, more = ("data.batch_size", "") if data.leaves is None else ("data.leaves", " that divides the batch")
+        *counts, most = map(str, sorted({count for n in possible for count in process_counts(n)}))
+        field, more = ("data.batch_size", "") if named is None else ("data.leaves", " that divides the batch")
         raise UserError(
-            f"{processes} processes cannot share {what}",
+            f"{processes} processes cannot share {field} = {named or rows}",
             why=f"all take equal parts, so there may be {', '.join(counts)}{' or ' * bool(counts)}{most}",
             fix="another number of processes, or " + set_to(field, f"a power of two times {processes}{more}"),
         )
-    if data.leaves is not None:
+    if named is not None:
         return data
-    # Of one process powers of two first, so that others may share the run later.
-    by_choice = [n for n in fitting if processes > 1 or n.bit_count() == 1] or fitting
-    return replace(data, leaves=max([n for n in by_choice if n <= USUAL], default=by_choice[0]))
+    # Of one process powers of two, so that others may share the run later.
+    by_choice = [n for n in fitting if processes > 1 or n.bit_count() == 1]
+    return replace(data, leaves=max(n for n in by_choice if n <= max(USUAL, processes)))
 
 
 def add_in_tree(parts: list[Tensor]) -> Tensor:

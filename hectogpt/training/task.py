@@ -142,13 +142,9 @@ def named_folder(where: str) -> Resume:
 
 def runs_of(name: str | None) -> list[Path]:
     """The folders of runs that `hectogpt train` has given this name, the newest first; of all names without one."""
-    root = Path("runs")
-    if name is None:
-        found = [path.parent for path in root.glob(f"*/{RUN}")]
-        return sorted(found, key=lambda path: (path / RUN).stat().st_mtime, reverse=True)
-    pattern = re.compile(re.escape(name) + r"(?:-(\d+))?")
-    numbered = [(int(m[1] or 1), p.parent) for p in root.glob(f"*/{RUN}") if (m := pattern.fullmatch(p.parent.name))]
-    return [path for _, path in sorted(numbered, reverse=True)]
+    pattern = re.compile(".*" if name is None else re.escape(name) + r"(-\d+)?")
+    found = [path for path in Path("runs").glob(f"*/{RUN}") if pattern.fullmatch(path.parent.name)]
+    return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
 def check_same(folder: Path, before: Run, after: Run) -> None:
