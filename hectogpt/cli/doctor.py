@@ -17,7 +17,7 @@ from hectogpt.display import facts_text
 from hectogpt.errors import UserError
 from hectogpt.kernels.build import describe
 
-EXTRAS = ("hf", "vocab", "gguf", "ray", "tensorboard", "wandb")  # of the package, for its users
+EXTRAS = ("hf", "vocab", "gguf", "ray", "tensorboard")  # of the package, for its users
 REQUIREMENT = re.compile(r'(?P<name>[\w.-]+)[^;]*(;.*extra == "(?P<extra>\w+)")?')
 
 

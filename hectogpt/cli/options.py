@@ -58,8 +58,8 @@ class TrainOptions:
     """The run's folder (default runs/RECIPE, RECIPE-2 ...)."""
     prompt: str | None = None
     """What the trained model continues at the end."""
-    track: Annotated[str, arg(metavar="NAMES")] = ""
-    """Send metrics to tensorboard or wandb too."""
+    track: Literal["none", "tensorboard"] = "none"
+    """Send metrics to TensorBoard too."""
     json: Json = False
     quiet: Silent = False
     dry_run: bool = False

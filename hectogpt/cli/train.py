@@ -35,7 +35,7 @@ from hectogpt.training.parallel import DisagreementError, Launch, PeerError, Sha
 from hectogpt.training.run import Run, changes, is_modified, label_of, load_run
 from hectogpt.training.run_folder import read_run
 from hectogpt.training.task import Resume, Task, check_same, find_corpus, named_folder, runs_of, size_notes
-from hectogpt.training.trackers import parse_names
+from hectogpt.training.tracker import check_installed
 
 # Codes with which all processes of a run end together.
 COMMON = (errors.DIVERGED, errors.INTERRUPTED, errors.TERMINATED, errors.HANGUP)
@@ -58,7 +58,8 @@ def main(argv: list[str]) -> None:
     """Train a new run, or go on with one; score it, print it. Raises UserError."""
     asked, launch = parse(argv), find_launch()
     options = asked.options
-    parse_names(options.track)  # before anything is done
+    if options.track == "tensorboard":
+        check_installed()
     if options.resume is None and asked.run.recipe == "finetune" and asked.run.first_weights is None:
         fix = "--init MODEL: a run's folder, a folder in Hugging Face's layout, or a name on the hub"
         raise UserError("nothing to fine-tune", why="the recipe finetune starts from another model", fix=fix)
@@ -200,7 +201,7 @@ def finish(plan: Asked, corpus: Corpus, progress: Progress, world: World = ALONE
         own_files=ideas.files_of(run),
         save_every=options.save_every,
         eval_every=options.eval_every,
-        track=parse_names(options.track),
+        track=options.track == "tensorboard",
         keep_checkpoints=options.keep_checkpoints,
     )
     if options.dry_run:

@@ -28,7 +28,7 @@ from hectogpt.training.run import Run
 from hectogpt.training.run_folder import RunFolder
 from hectogpt.training.session import Session
 from hectogpt.training.task import Task, begin
-from hectogpt.training.trackers import Trackers
+from hectogpt.training.tracker import Tracker
 
 T = TypeVar("T")
 AT_STAKE = 10.0  # seconds of work that a kill may cost, if that is to be had
@@ -45,8 +45,8 @@ def run_to_folder(task: Task, progress: Progress, score: Callable[[Session, RunF
         world.share(lambda: session.step)  # for `follow`
         score_before(session, folder, progress)
         fields = {"run": dump(session.run), "machine": session.machine.describe()}
-        with closing(Trackers(task.track, progress.line, folder.path, fields, session.step)) as trackers:
-            folder.on_row = trackers.add
+        with closing(Tracker(task.track, folder.path, fields, session.step, progress.line)) as tracker:
+            folder.on_row = tracker.add
             train_in_folder(session, folder, progress, task)
             unmoved = folder.facts["unmoved"] = session.unmoved()
             if unmoved:
