@@ -36,11 +36,12 @@ class Finding:
     row_losses: tuple[float, ...]
 
 
-def diagnose(session: Session, most: int = 3) -> Finding:
+def diagnose(session: Session) -> Finding:
     """Compute the session's next step, without its update. Raises UserError for a run that has no step left."""
     run, model, machine = session.run, session.model, session.machine
     batches = setup.make_batches(run, session.corpus)
-    first: dict[str, str] = {}  # modules inside others are done before them, so the first is an innermost one
+    # Stage -> its first module. Modules inside others are done before them, so it is an innermost one.
+    first: dict[str | None, str] = {}
 
     def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.is_floating_point():
@@ -52,6 +53,8 @@ def diagnose(session: Session, most: int = 3) -> Finding:
         if not numbers.isfinite().all():
             first.setdefault(stage, name)
 
+    for name, p in model.named_parameters():
+        note("weights", name, p)
     hooks = [module.register_forward_hook(partial(look, name)) for name, module in model.named_modules() if name]
     model.train()
     try:
@@ -60,28 +63,24 @@ def diagnose(session: Session, most: int = 3) -> Finding:
         for hook in hooks:
             hook.remove()
     norm = float(model.gradient_norm())
-    weights = [name for name, p in model.named_parameters() if not p.isfinite().all()]
-    gradients = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-    stage, module = None, None
-    if weights:
-        stage, module = "weights", weights[0]
-    elif "forward" in first or not loss.isfinite():
-        stage, module = "forward", first.get("forward", "lm_head (the loss)")
-    elif gradients:
-        stage, module = "backward", first.get("backward", gradients[-1])
+    note("forward", "lm_head (the loss)", loss)
+    for name, p in reversed(list(model.named_parameters())):
+        if p.grad is not None:
+            note("backward", name, p.grad)
+    stage = next((stage for stage in ("weights", "forward", "backward") if stage in first), None)
     model.zero_grad(set_to_none=True)
     batch = torch.from_numpy(batches.at(session.step)).to(machine.device)
     with torch.no_grad(), machine.autocast():
         each = model.losses(batch[:, :-1], batch[:, 1:], precision=machine.head_dtype)[1]
     losses = each.view(len(batch), -1).mean(1).tolist()
     bad = [row for row, value in enumerate(losses) if not math.isfinite(value)]
-    rows = bad or sorted(range(len(losses)), key=lambda row: -losses[row])[:most]
+    rows = bad or sorted(range(len(losses)), key=lambda row: -losses[row])[:3]
     return Finding(
         step=session.step + 1,
         loss=float(loss),
         grad_norm=norm,
         stage=stage,
-        module=module,
+        module=first.get(stage),
         rows=tuple(rows),
         sequences=() if batches.cuts else tuple(batches.numbers(session.step)[row] for row in rows),
         row_losses=tuple(losses[row] for row in rows),

@@ -91,23 +91,24 @@ def fast_matmul_dtype(device: torch.device | str = "cpu") -> torch.dtype:
     return torch.bfloat16 if torch.device(device).type == "cpu" and prefers_bf16() else torch.float32
 
 
-def check_memory(config: ModelConfig, device: torch.device, data: Data | None = None, dtype: Dtype = "auto") -> None:
-    """Refuse a run that cannot fit, before anything is allocated: weights, gradients and two Adam moments, and with
-    `data` what the backward pass keeps of the rows that are computed at a time.
+def check_memory(config: ModelConfig, device: torch.device, data: Data, dtype: Dtype = "auto") -> None:
+    """Refuse a run that cannot fit, before anything is allocated: weights, gradients and two Adam moments, the batch,
+    and what the backward pass keeps of the rows that are computed at a time.
 
-    Both are lower bounds, so that no run is refused that would fit. Raises UserError (MEMORY).
+    All are lower bounds, so that no run is refused that would fit. Raises UserError (MEMORY).
     """
     parameters, have = config.min_parameters(), hardware.free_memory(str(device))
-    need, what = 16 * parameters, f"a model of {parameters:,} parameters does not fit"
-    fix = "a smaller model.d_model, model.n_layers or model.vocab_size"
-    if data is not None and need <= have:
-        ids = data.batch_size * (8 * data.seq_len + 36)  # of the batch, int64, and each row's place in a list
-        need += ids + data.rows_at_once * _bytes_per_row(config, data.seq_len, dtype)
-        what = f"{data.rows_at_once:,} rows of {data.seq_len:,} tokens at a time do not fit"
-        fix = set_to("data.leaves", "more parts of the batch") + ", or " + set_to("data.batch_size", "fewer rows")
+    ids = data.batch_size * (8 * data.seq_len + 36)  # int64, and each row's place in a list
+    need = 16 * parameters + ids + data.rows_at_once * _bytes_per_row(config, data.seq_len, dtype)
     if need > have:
-        why = f"training takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free"
-        raise UserError(what, why=why, fix=fix, code=errors.MEMORY)
+        rows = f"{data.rows_at_once:,} rows of {data.seq_len:,} tokens at a time"
+        raise UserError(
+            f"a model of {parameters:,} parameters and {rows} do not fit",
+            why=f"training takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
+            fix="a smaller model.d_model, model.n_layers or model.vocab_size, "
+            + f"{set_to('data.leaves', 'more parts of the batch')}, or {set_to('data.batch_size', 'fewer rows')}",
+            code=errors.MEMORY,
+        )
 
 
 def _bytes_per_row(config: ModelConfig, seq_len: int, dtype: Dtype) -> int:

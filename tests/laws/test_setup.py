@@ -119,8 +119,8 @@ def test_schedules_reach_their_marks() -> None:
 
 def test_absurd_sizes_are_refused_before_allocation() -> None:
     cpu = torch.device("cpu")
-    with pytest.raises(UserError, match="does not fit"):
-        precision.check_memory(replace(TINY, d_model=10**5), cpu)
+    with pytest.raises(UserError, match="do not fit"):
+        precision.check_memory(replace(TINY, d_model=10**5), cpu, Data(batch_size=1, seq_len=32))
     for rows in (2**40, 10**7):  # 389 GB, and 3 GB of ids
         with pytest.raises(UserError, match="at a time do not fit") as caught:
             precision.choose(small_run(data=Data(batch_size=rows, seq_len=32)))
