@@ -20,7 +20,6 @@ from hectogpt.model.weights import save_model
 from hectogpt.run_records import METRICS, read_scores
 from hectogpt.serialization import dump
 from hectogpt.signals import CODES, code_of, ignore_more, raise_on_signal, stop_behind, stop_on_signal
-from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.loop import Step
@@ -95,8 +94,8 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, tas
     """Train to the end and save the weights. Raises UserError for a run that was stopped or diverged, after a
     checkpoint, its weights and a summary are written."""
     run, line = session.run, StepLine(session.run, session.step)
-    autosave = Autosave(folder.checkpoints, task.save_every, progress.line, folder.sync_metrics)
-    with stop_on_signal() as signals, ending_as(lambda error: _explained(error, session, folder, autosave, progress)):
+    autosave = Autosave(session, folder, task.save_every, progress.line)
+    with stop_on_signal() as signals, ending_as(lambda error: _explained(error, autosave)):
         for step in progress.follow(session.steps(signals), run.steps, line, done=session.step):
             folder.add(step, session.metrics)
             if score_between(session, step, task.eval_every, progress):
@@ -104,9 +103,9 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, tas
             if session.stopping:
                 break
             if step.number < run.steps:
-                autosave.after(session)
+                autosave.after_step()
         interrupted = session.stopping and session.step < run.steps
-        save_last(session, folder, autosave, progress, needed=interrupted)
+        autosave.end(needed=interrupted)
         if interrupted:
             ignore_more()
     if interrupted:
@@ -151,37 +150,30 @@ class StepLine:
 
 
 class Autosave:
-    """Saves a session's state.
+    """Saves a session's state in its folder.
 
     every: steps between checkpoints; 0 for none; None for by time: so often that a kill costs about 10 s of work, but
     not so often that saving takes more than 2 % of the time (a model of 60 million parameters has 700 MB of state).
     note: is called with a line about a checkpoint that could not be saved, once until one can; the next occasion is
-    taken again. before: is called before one is written (to put on disk what belongs to it).
+    taken again.
     """
 
-    def __init__(
-        self,
-        checkpoints: Checkpoints,
-        every: int | None,
-        note: Callable[[str], None],
-        before: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.checkpoints, self.every, self.note, self.before = checkpoints, every, note, before
+    def __init__(self, session: Session, folder: RunFolder, every: int | None, note: Callable[[str], None]) -> None:
+        self.session, self.folder, self.every, self.note = session, folder, every, note
         self._noted = False  # whether the last attempt failed
         self._done, self._cost = time.monotonic(), 0.0  # when the last attempt was over, and its seconds
 
-    def after(self, session: Session) -> None:
-        """To be called after each step: saves the session's state if it is time, and if memory has room for a copy:
-        training must not die of its own safety."""
-        if not self._is_due(session.step):
+    def after_step(self) -> None:
+        """Save the state if it is time, and if memory has room for a copy: training must not die of its own safety."""
+        if not self._is_due(self.session.step):
             return
         begun, problem = time.monotonic(), ""
-        needed, free = 3 * sum(p.nbytes for p in session.model.parameters()), hardware.free_memory()
+        needed, free = 3 * sum(p.nbytes for p in self.session.model.parameters()), hardware.free_memory()
         if needed * 1.5 > free:
             problem = f"no checkpoint for now: a copy takes {needed:,} bytes of memory, {free:,} are free"
         else:
             try:
-                self.last(session)
+                self.save()
             except (UserError, OSError) as error:
                 problem = f"{error.what}: {error.why}" if isinstance(error, UserError) else str(error)
                 if isinstance(error, UserError) and error.code == errors.CHECKPOINT:  # nor can any later one be
@@ -197,11 +189,25 @@ class Autosave:
             return time.monotonic() - self._done >= max(AT_STAKE, self._cost / SHARE)
         return self.every > 0 and step % self.every == 0
 
-    def last(self, session: Session) -> None:
-        """Save the session's state. Raises UserError (STORAGE)."""
+    def save(self) -> None:
+        """Save the state, after the rows of metrics.jsonl. Raises UserError (STORAGE)."""
         if self.every != 0:
-            self.before()
-            self.checkpoints.save(session.checkpoint())
+            self.folder.sync_metrics()
+            self.folder.checkpoints.save(self.session.checkpoint())
+
+    def end(self, needed: bool) -> None:
+        """Save a checkpoint of the last step done, then the weights. needed: whether the run is to go on from it, so
+        that failing to save it is an error. Raises UserError (STORAGE, MEMORY)."""
+        try:
+            if needed or self.every is not None or self.session.step < self.session.run.steps:
+                self.save()
+        except UserError as error:
+            if needed and error.code in (errors.STORAGE, errors.MEMORY):
+                raise
+            self.note(f"note: {error.what}: {error.why}")
+        self.folder.unseal()
+        save_model(self.session.model, self.folder.path)
+        self.folder.seal()
 
 
 # --- what ends a run early --------------------------------------------------------------------------------------------
@@ -219,25 +225,24 @@ def ending_as(explain: Callable[[BaseException], BaseException]) -> Iterator[Non
         raise ending from None
 
 
-def _explained(
-    error: BaseException, session: Session, folder: RunFolder, autosave: Autosave, progress: Progress
-) -> BaseException:
+def _explained(error: BaseException, autosave: Autosave) -> BaseException:
     """What to raise for what ended a run before its last step, after what can be kept is written."""
-    run, going_on = session.run, set_to("resume", folder.path) + " to go on"
+    session, folder, run = autosave.session, autosave.folder, autosave.session.run
     if isinstance(error, UserError) and error.code == errors.DIVERGED:
-        save_last(session, folder, autosave, progress, needed=False)
+        autosave.end(needed=False)
         finish_early(session, folder, "diverged")
         kept = f"{error.kept}, in {folder.path}" if error.kept else str(folder.path)
         return error.amended(fix=error.fix + f"; `hectogpt check {folder.path} --diagnose` finds where", kept=kept)
     if isinstance(error, UserError) and error.code == errors.PEER and session.step:  # the steps done are whole here
         with suppress(UserError):
-            autosave.last(session)
+            autosave.save()
     steps = folder.checkpoints.steps()
     kept = f"{f'the checkpoint of step {steps[-1]}, ' if steps else ''}metrics and run.json in {folder.path}"
     if stop := stop_behind(error):
         what = f"stopped during step {min(session.step + 1, run.steps)} of {run.steps}"
         why = "a second signal ended it at once, so its last steps are not saved"
-        return UserError(what, why=why, fix=going_on, kept=kept, code=code_of(stop))
+        fix = set_to("resume", folder.path) + " to go on"
+        return UserError(what, why=why, fix=fix, kept=kept, code=code_of(stop))
     if hardware.is_out_of_memory(error):
         return UserError(
             f"out of memory in step {session.step + 1} of {run.steps}",
@@ -248,7 +253,7 @@ def _explained(
         )
     if isinstance(error, UserError):
         return error.amended(kept=error.kept or kept)
-    progress.line(f"kept: {kept}")
+    autosave.note(f"kept: {kept}")
     return error
 
 
@@ -268,21 +273,6 @@ def _unscored(error: BaseException, session: Session, folder: RunFolder, progres
         return error.amended(fix=error.fix or fix, kept=kept)
     progress.line(f"kept: {kept}\nfix: {fix}")
     return error
-
-
-def save_last(session: Session, folder: RunFolder, autosave: Autosave, progress: Progress, needed: bool) -> None:
-    """Save a checkpoint of the last step done, then the weights. needed: whether the run is to go on from it, so that
-    failing to save it is an error. Raises UserError (STORAGE, MEMORY)."""
-    try:
-        if needed or autosave.every is not None or session.step < session.run.steps:
-            autosave.last(session)
-    except UserError as error:
-        if needed and error.code in (errors.STORAGE, errors.MEMORY):
-            raise
-        progress.line(f"note: {error.what}: {error.why}")
-    folder.unseal()
-    save_model(session.model, folder.path)
-    folder.seal()
 
 
 def finish_early(session: Session, folder: RunFolder, state: str) -> None:

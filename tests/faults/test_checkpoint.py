@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from hectogpt.training.checkpoint import STATE, Checkpoints, put_state
 from hectogpt.training.full_run import Autosave
 from hectogpt.training.optim import AdamW
 from hectogpt.training.run import Data, Run
+from hectogpt.training.run_folder import RunFolder
 from hectogpt.training.session import Session
 
 
@@ -132,16 +134,17 @@ def test_what_cannot_be_saved_costs_the_checkpoints_not_the_run(
     why: str, said: str, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without memory for a copy, or with state that no file holds. The last state needs no copy."""
-    session, checkpoints = Session.open(small(), corpus), Checkpoints(tmp_path)
+    session = Session.open(small(), corpus)
     if why == "memory":
         monkeypatch.setattr(hardware, "free_memory", lambda device="cpu": 1000)
     else:
         session.optimizer.optimizers[0].param_groups[0]["thing"] = object()
     notes: list[str] = []
-    autosave = Autosave(checkpoints, 1, notes.append)
+    autosave = Autosave(session, RunFolder(tmp_path, session.run, False, ExitStack(), False), 1, notes.append)
     for _ in session.steps():
-        autosave.after(session)
-    assert (session.step, len(notes), said in notes[0], checkpoints.steps()) == (6, 1, True, [])
+        autosave.after_step()
+    assert (session.step, len(notes), said in notes[0]) == (6, 1, True)
+    assert autosave.folder.checkpoints.steps() == []
     if why == "memory":
-        autosave.last(session)
-        assert checkpoints.steps() == [6]
+        autosave.save()
+        assert autosave.folder.checkpoints.steps() == [6]

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from hectogpt import InputPart
 from hectogpt.data import Corpus
-from hectogpt.errors import UserError
 from hectogpt.lab.ideas import find_run
 from hectogpt.model.inputs import NgramHash
 from hectogpt.training.checkpoint import Checkpoints
