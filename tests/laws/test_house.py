@@ -54,7 +54,7 @@ FLAGS_OF_OTHERS = {
     "training/full_run.py": " --",  # diagnose and repair, of check
     "data/tokenizer.py": "python -m pip install --force-reinstall --no-deps",  # how to mend a broken installation
     "process.py": "--porcelain",  # git's
-    "training/trackers.py": "tensorboard --logdir",  # how to look at what was written
+    "training/tracker.py": "tensorboard --logdir",  # how to look at what was written
 }
 PRIVATE = re.compile(r"(?:torch|dist|torch_dist)\.(?:\w+\.)*_(?!_)\w+")
 FLAG = re.compile(r"(?:^|[ `'\"(])--[a-z]")
