@@ -156,8 +156,8 @@ class SinusoidalPositionsLayer(nn.Module):
         self.d_model, self.base = d_model, base
 
     def forward(self, positions: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d"]:
-        wide = widest_dtype(positions.device)  # at position 1023 a float32 angle is already off by 6e-5
-        even = torch.arange(0, self.d_model, 2, dtype=wide, device=positions.device)
+        # At position 1023 a float32 angle is already off by 6e-5.
+        even = torch.arange(0, self.d_model, 2, dtype=torch.float64, device=positions.device)
         angle = positions[..., None] * self.base ** (-even / self.d_model)
         return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2).float()
 
