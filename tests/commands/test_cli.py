@@ -30,7 +30,6 @@ from hectogpt.errors import UserError, set_to
         (["train", "baseline", "--corpus", "a\x1b[31mb\x9b"], 3, "a\\x1b[31mb\\x9b"),
         (["train", "baseline", "--model.context-length", "64"], 2, "fix: --data.seq-len 64"),
         (["explore", "nosuch"], 4, "no model in nosuch"),
-        (["train", "--track", "tensorbord"], 2, "no tracker 'tensorbord'"),
         (["compare", "baseline", "--sweep", "lr"], 2, "--sweep optim.lr=0.001,0.003"),
         (["judge"], 2, "judge takes an idea"),
         (["judge", "no.py:idea"], 2, "no file no.py"),
