@@ -138,7 +138,6 @@ class Gradients:
         sums: list[Tensor] = []
         tables: list[Tensor] = []
         for p, gradient, any_has in zip(self.parameters, gradients, counts, strict=True):
-            p.grad = None
             if any_has:
                 p.grad = torch.zeros_like(p) if gradient is None else gradient
                 (tables if id(p) in self._tables else sums).append(p.grad)
