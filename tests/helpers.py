@@ -88,7 +88,7 @@ def small_run(**changes: object) -> Run:
 def shrunk(run: Run, steps: int = 3, layers: int = 2, rows: int = 2, dtype: str = "float32") -> Run:
     """A run with all its parts at a size for a test: rows of 16 tokens, 12 numbers a token, one thread."""
     model = replace(run.model, d_model=12, n_heads=2, n_layers=layers, context_length=16, vocab_size=50257)
-    data = replace(run.data, batch_size=rows, seq_len=16, micro_batch=None)
+    data = replace(run.data, batch_size=rows, seq_len=16)
     machine: dict[str, Any] = {"dtype": dtype, "head_dtype": dtype, "device": "cpu", "threads": 1}
     return replace(run, model=model, data=data, steps=steps, **machine)
 
