@@ -183,12 +183,13 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, what: str, patience: float) -> Iterator[bool]:
-    """Hold the lock file `path` for the length of the block, then take it away; yields False where the file system has
-    no locks.
+def lock(path: Path, folder: Path, what: str, patience: float = 0.0) -> Iterator[bool]:
+    """Hold the lock file `path` of a folder for the length of the block, then take it away; yields False where the file
+    system has no locks.
 
-    Waits `patience` seconds for another holder, then raises UserError (LOCKED) that names `what` and the holder. The
-    kernel frees the lock when its holder dies, so it is never stale. Raises OSError if the file cannot be made.
+    Waits `patience` seconds for another holder, then raises UserError (LOCKED) that names the folder, `what` is done
+    with it, and the holder. The kernel frees the lock when its holder dies, so it is never stale. Raises OSError if the
+    file cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience
@@ -203,9 +204,10 @@ def lock(path: Path, what: str, patience: float) -> Iterator[bool]:
                     continue
                 holder = os.pread(file.fileno(), 200, 0).decode("utf-8", errors="replace") or "another process"
                 raise UserError(
-                    f"{path} is locked",
+                    f"{folder} is in use",
                     why=f"{holder} is {what}" + (f", for more than {patience:.0f} s" if patience else ""),
-                    fix="wait for it or stop it, then try again",
+                    fix="wait for it or stop it, or name another folder",
+                    kept="what is in it, untouched",
                     code=errors.LOCKED,
                 ) from None
             except OSError:

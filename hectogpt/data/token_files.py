@@ -96,10 +96,10 @@ def lock_folder(folder: Path) -> Iterator[None]:
     Raises UserError: LOCKED if another process holds it for ten minutes, STORAGE when the disk refuses the lock or a
     file that is written meanwhile.
     """
-    path, what = folder.with_name(f".{folder.name}.lock"), "building these token files"
+    lock = files.lock(folder.with_name(f".{folder.name}.lock"), folder, "building its token files", LOCK_PATIENCE_S)
     fix = "free some space, or name another folder: HECTOGPT_CACHE=FOLDER"
     kept = "the source text, and older token files if there were any"
-    with errors.writing(f"token files to {folder}", fix=fix, kept=kept), files.lock(path, what, LOCK_PATIENCE_S) as own:
+    with errors.writing(f"token files to {folder}", fix=fix, kept=kept), lock as own:
         if own:
             files.remove_leftovers(folder)
         yield

@@ -95,7 +95,7 @@ def export(
         )
     facts = read_facts(place, at)
     try:
-        with lock(target.parent / f".{target.name}.lock", f"exporting to {folder}", patience=0.0):
+        with lock(target.with_name(f".{target.name}.lock"), folder, "exporting to it"):
             remove_leftovers(target)
             with replacing_folder(target) as new:
                 if kind == "gguf":

@@ -80,7 +80,7 @@ class RunFolder:
             with ExitStack() as held:
                 try:
                     path.mkdir(parents=True, exist_ok=out is not None)
-                    locked = _lock(path, held)
+                    locked = held.enter_context(files.lock(path / LOCK, path, "training in it"))
                     _remove_leftovers(path)
                     if not (path / RUN).exists():
                         with files.replacing(path / RUN) as new:
@@ -104,7 +104,7 @@ class RunFolder:
         way, and for a folder that cannot be written (STORAGE)."""
         with ExitStack() as held:
             with errors.writing(path, fix=WRITABLE):
-                locked = _lock(path, held)
+                locked = held.enter_context(files.lock(path / LOCK, path, "training in it"))
             modified = read_object(path / RUN).get("modified") is True
             folder = cls(path, run, modified, held.pop_all(), locked)
         folder.checkpoints.remove_leftovers()
@@ -241,20 +241,6 @@ def read_steps(folder: Path) -> list[Step]:
         own = row["tokens"] - (found[-1].tokens if found else 0)
         found.append(Step(len(found) + 1, row["tokens"], loss, norm, lr, seconds, own))  # type: ignore[arg-type]
     return found
-
-
-def _lock(path: Path, held: ExitStack) -> bool:
-    """Hold the folder as long as `held` is open; False where the file system has no locks."""
-    try:
-        return held.enter_context(files.lock(path / LOCK, "training in this folder", patience=0.0))
-    except UserError as error:
-        raise UserError(
-            f"{path} is in use",
-            why=error.why,
-            fix="wait for it or stop it, or " + set_to("out", "another folder"),
-            kept="its run, untouched",
-            code=error.code,
-        ) from None
 
 
 def _remove_leftovers(path: Path) -> None:

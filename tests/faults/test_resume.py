@@ -129,8 +129,8 @@ def test_what_is_not_gone_on_with(whole: Path, run: Path, tmp_path: Path, here: 
     assert files(run) == before
     back_to(run, 4)
     before = files(run)
-    with lock(run / ".lock", "training in this folder", patience=0.0):
-        assert_good_error(here("train", "--resume", run), 9, "is in use", f"process {os.getpid()}", "kept: its run")
+    with lock(run / ".lock", run, "training in it"):
+        assert_good_error(here("train", "--resume", run), 9, "is in use", f"process {os.getpid()}", "kept: what")
         assert_good_error(here("train", "baseline", *TINY, *corpus, "--out", run), 9, "is in use")
         assert json.loads(here("show", run, "--json").stdout)["state"] == "running"
     assert files(run) == before
