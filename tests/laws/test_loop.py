@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, small_run, tiny_corpus
+import torch.nn.functional as F
+from helpers import TINY, small_run, tiny_corpus, train
+from model_kinds import KINDS, build, random_ids
 from torch import Tensor, nn
 
 from hectogpt.data import Corpus, Shuffled
@@ -21,6 +23,7 @@ from hectogpt.model import Init, Transformer
 from hectogpt.training import setup
 from hectogpt.training.diagnose import diagnose
 from hectogpt.training.evaluate import evaluate
+from hectogpt.training.losses import CrossEntropy, Loss, Predictions
 from hectogpt.training.optim import AdamW, OptimizerGroup
 from hectogpt.training.run import Data
 from hectogpt.training.session import Session
@@ -122,6 +125,56 @@ def test_clipping_bounds_the_gradient_and_none_leaves_it(corpus: Corpus, monkeyp
     for bound in (0.01, None):
         (taken,) = Session.open(small_run(gradient_clipping=bound, steps=1), corpus).steps()
         assert applied.pop() == pytest.approx(bound or taken.grad_norm, rel=1e-3)
+
+
+# --- what is minimised: a user's loss is the textbook's of the same logits; plain cross entropy is reported -----------
+
+
+@dataclass(frozen=True)
+class HalfLoss(Loss):
+    by: float = 0.5
+
+    def total(self, predictions: Predictions) -> torch.Tensor:
+        return self.by * predictions.sum(lambda logits, targets: F.cross_entropy(logits, targets, reduction="none"))
+
+
+@dataclass(frozen=True)
+class PerToken(Loss):
+    def total(self, predictions: Predictions) -> torch.Tensor:
+        return predictions.hidden.sum(-1)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "embedding map", "pointer", "everything else"])
+def test_sums_are_those_of_the_logits(kind: str) -> None:
+    model = build(KINDS[kind])
+    ids = random_ids(3, 9)
+    made = Predictions(model, ids[:, :-1], ids[:, 1:])
+    logits, targets = model(ids[:, :-1]), ids[:, 1:]
+    each = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+    assert made.plain.item() == pytest.approx(each.sum().item())
+    weights = torch.rand(3, 8, dtype=torch.float64)
+    found = [made.cross_entropy(weights), made.cross_entropy(ahead=2)]
+    further = F.cross_entropy(logits[:, :-2].transpose(1, 2), targets[:, 2:], reduction="sum")
+    for ours, theirs in zip(found, [(weights * each).sum(), further], strict=True):
+        assert ours.item() == pytest.approx(theirs.item())
+        gradients = [torch.autograd.grad(loss, list(model.parameters()), retain_graph=True) for loss in (ours, theirs)]
+        for a, b in zip(*gradients, strict=True):
+            assert torch.allclose(a, b, atol=1e-9)
+    if model.pointer is None:
+        smooth = made.sum(lambda logits, targets, w: -w * logits.log_softmax(-1).mean(-1), weights)
+        assert smooth.item() == pytest.approx(-(weights * logits.log_softmax(-1).mean(-1)).sum().item(), rel=1e-5)
+    assert made.plain.item() == pytest.approx(each.sum().item()), "further losses leave it"
+
+
+def test_a_loss_trains_and_the_plain_one_is_reported(corpus: Corpus) -> None:
+    run = small_run(gradient_clipping=None, data=Data(batch_size=8, seq_len=32, leaves=8))
+    plain, halved = train(run, corpus), train(replace(run, loss=HalfLoss()), corpus)
+    assert halved.losses[0] == plain.losses[0]
+    assert halved.grad_norms[0] == pytest.approx(plain.grad_norms[0] / 2, rel=1e-4)
+    assert halved.losses == pytest.approx(plain.losses, abs=1e-3), "Adam does not see the factor"
+    assert train(replace(run, loss=CrossEntropy()), corpus).losses == plain.losses
+    with pytest.raises(UserError, match=r"loss: PerToken.total returned of shape \(1, 31\)"):
+        train(replace(run, loss=PerToken()), corpus)
 
 
 # --- the held-out loss ------------------------------------------------------------------------------------------------

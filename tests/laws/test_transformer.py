@@ -1,10 +1,14 @@
-"""The fast model against the textbook: same state dicts, same logits, same loss, same gradients; and its own laws."""
+"""The fast model against the textbook: same state dicts, same logits, same loss, same gradients; its own laws; what
+pages show of it."""
 
 from __future__ import annotations
 
+import copy
+import math
 from dataclasses import replace
 
 import model_solution as textbook
+import numpy as np
 import pytest
 import torch
 from helpers import peaked
@@ -13,6 +17,8 @@ from hypothesis import strategies as st
 from model_kinds import GPT2, KINDS, build, random_ids
 from torch import Tensor
 
+from hectogpt.data import load_tokenizer
+from hectogpt.generation import model_view
 from hectogpt.model import SIZES, Init, ModelConfig, Transformer
 from hectogpt.model.attention import CausalAttention
 from hectogpt.model.lm_head import LMHeadConfig
@@ -146,3 +152,48 @@ def test_sizes_have_the_published_parameter_counts() -> None:
     assert count(SIZES["tiny"]) == 3_374_415
     assert count(replace(SIZES["gpt2"], lm_head=LMHeadConfig(tied=True))) == 124_439_808
     assert count(SIZES["gpt2"]) > SIZES["gpt2"].min_parameters() > 0.99 * count(SIZES["gpt2"])
+
+
+# --- what pages show of a model -----------------------------------------------------------------------------------
+
+
+def maps_of(attention: textbook.CausalAttention, x: Tensor) -> Tensor:
+    """By hand, of the textbook's own queries and keys."""
+    q, k = (w(x).unflatten(-1, (3, 8)).transpose(1, 2) for w in (attention.W_q, attention.W_k))
+    scores = (q @ k.mT / math.sqrt(8)).masked_fill(torch.ones(16, 16, dtype=torch.bool).triu(1), -math.inf)
+    return scores.softmax(-1)
+
+
+@torch.no_grad()
+def test_maps_losses_and_next_tokens_are_the_textbook_s() -> None:
+    slow, fast = twins(torch.float32)
+    taken: list[Tensor] = []
+    for block in slow.backbone:
+        block.attention.register_forward_pre_hook(lambda module, inputs: taken.append(maps_of(module, inputs[0])))
+    x = ids(batch=1)
+    logits, seen = slow(x)[0], model_view.trace(fast.eval(), x[0].numpy())
+    np.testing.assert_allclose(seen.maps, torch.cat(taken).numpy(), atol=1e-5)
+    assert seen.maps.max(axis=-1).mean() > 0.25
+    expected = torch.nn.functional.cross_entropy(logits[:-1], x[0, 1:], reduction="none")
+    np.testing.assert_allclose(seen.losses, expected, atol=1e-4)
+    np.testing.assert_allclose(seen.next_probabilities, logits[-1].softmax(-1), atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_effect_of_a_head_is_that_of_zeros_in_its_output_weights() -> None:
+    model, tokens = twins(torch.float32)[1].eval(), ids(batch=1)[0].numpy()
+    for row in model_view.effects(model, tokens):
+        if row["mode"] == "mean":
+            continue
+        without = copy.deepcopy(model)
+        for layer, head in row["heads"]:
+            model_view.attention_modules(without)[layer].W_o.weight[:, head * 8 : (head + 1) * 8] = 0
+        expected = (model_view.trace(without, tokens).losses - model_view.trace(model, tokens).losses).mean()
+        assert row["delta"] == pytest.approx(expected, abs=1e-5)
+
+
+@given(st.text(max_size=60))
+def test_visible_tokens_hold_every_byte(text: str) -> None:
+    tokenizer = load_tokenizer()
+    names = model_view.name_tokens(tokenizer.encode(text).astype(np.int64), tokenizer)
+    assert all(c.isprintable() and c != " " for name in names for c in name)
