@@ -30,17 +30,15 @@ from typing import Any
 import numpy as np
 import torch
 from forks import Line
-from safetensors.torch import save_file
 
 from hectogpt import errors
 from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model
-from hectogpt.interop.hf_model import to_huggingface
+from hectogpt.interop.export import export
 from hectogpt.lab import recipes
 from hectogpt.lab.record import read_records
 from hectogpt.model import ModelConfig, Transformer
-from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.weights import save_model
 from hectogpt.run_records import read_record
 from hectogpt.serialization import dump
@@ -84,8 +82,9 @@ def check(quick: bool) -> list[Line]:
     """All of them. quick: fewer changed bytes and records."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for kind, write in (("run", write_run), ("gpt2", write_gpt2)):
-            open_model(write(folder / kind))  # and nothing is imported while time is measured
+        export(write_run(folder / "run"), folder / "gpt2")
+        for kind in ("run", "gpt2"):
+            open_model(folder / kind)  # and nothing is imported while time is measured
         (folder / "text.txt").write_bytes(b"The state of our union is strong. " * 400)
         read_corpus(folder / "text.txt", folder)()
         return [
@@ -105,17 +104,6 @@ def write_run(folder: Path) -> Path:
     """A model's folder as a run leaves it, with a vocabulary of bytes alone."""
     folder.mkdir(parents=True)
     save_model(Transformer(SIZES), folder)
-    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
-    return folder
-
-
-def write_gpt2(folder: Path) -> Path:
-    """The same sizes as a folder in Hugging Face's layout."""
-    folder.mkdir(parents=True)
-    model = Transformer(ModelConfig(16, 2, 1, 16, 257, lm_head=LMHeadConfig(tied=True)))
-    save_file(to_huggingface(model.state_dict(), 1, tied=True), folder / "model.safetensors", metadata={"format": "pt"})
-    config = {"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 16, "vocab_size": 257}
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     return folder
 
@@ -307,7 +295,7 @@ def config_tries(folder: Path) -> Iterator[Try]:
         yield f"{kind}, {content[:300]!r}", partial(open_model, path), len(content)
     doubling = "\n".join(f"{'a' * 2**i} {'a' * 2**i}" for i in range(20))
     for merges in (doubling.encode(), b"a b\n" * (2 << 20)):
-        path = spoilt(folder, "gpt2", "merges.txt", merges)
+        path = spoilt(folder, "run", "merges.txt", merges)
         yield f"{len(merges)} bytes of merges", partial(open_model, path), len(merges)
     for label, spoil in ODD_FILES.items():
         for name in ("config.json", "model.safetensors", "merges.txt", "tokenizer.json"):

@@ -20,6 +20,7 @@ from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, generate
 from hectogpt.generation.decode import check_memory
 from hectogpt.interop import open_model
+from hectogpt.interop.export import export
 from hectogpt.lab import recipes
 from hectogpt.lab.record import Record, append_record, read_records
 from hectogpt.model import Init, Transformer
@@ -57,7 +58,8 @@ def test_weights_of_another_dtype(tmp_path: Path) -> None:
         save_file(state, weights)
         return state
 
-    weights = hostile.write_run(tmp_path / "run") / "model.safetensors"
+    weights, theirs = (tmp_path / name / "model.safetensors" for name in ("run", "gpt2"))
+    export(hostile.write_run(weights.parent), theirs.parent)
     state = convert(weights, "float64")
     assert open_model(weights.parent)[0].embeddings.weight.dtype == torch.float64
     save_file(state | {"lm_head.weight": state["lm_head.weight"].float()}, weights)
@@ -66,15 +68,14 @@ def test_weights_of_another_dtype(tmp_path: Path) -> None:
     convert(weights, "bfloat16")
     with pytest.raises(UserError, match="has the dtype bfloat16, expected float32"):
         open_model(weights.parent)
-    weights = hostile.write_gpt2(tmp_path / "gpt2") / "model.safetensors"
     notes: list[str] = []
-    convert(weights, "bfloat16")
-    model, _ = open_model(weights.parent, note=notes.append)
+    convert(theirs, "bfloat16")
+    model, _ = open_model(theirs.parent, note=notes.append)
     assert model.embeddings.weight.dtype == torch.float32
-    assert notes == [f"the weights in {weights.parent} are bfloat16; they were converted to float32"]
-    convert(weights, "float8_e4m3fn")
+    assert notes == [f"the weights in {theirs.parent} are bfloat16; they were converted to float32"]
+    convert(theirs, "float8_e4m3fn")
     with pytest.raises(UserError, match="no weights that can be used"):
-        open_model(weights.parent, note=pytest.fail)
+        open_model(theirs.parent, note=pytest.fail)
 
 
 # --- sizes and numbers beyond all reason ------------------------------------------------------------------------------
