@@ -76,9 +76,22 @@ class Watch:
             if path is None:
                 return original(where, mode, *arguments, **keywords)
             self.before(f"open {path.name} ({mode})", lambda: original(where, mode, *arguments, **keywords).close())
-            return Writing(original(where, mode, *arguments, **keywords), path, self)
+            file = original(where, mode, *arguments, **keywords)
+            file.write = self._writes(file, file.write, path.name)
+            return file
 
         return call
+
+    def _writes(self, file: Any, original: Callable[[Any], int], name: str) -> Callable[[Any], int]:
+        def write(data: Any) -> int:
+            def half() -> None:
+                original(data[: len(data) // 2])
+                file.flush()
+
+            self.before(f"write {name}", half)
+            return original(data)
+
+        return write
 
     def _serialize(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(tensors: Any, path: Path, *arguments: Any, **keywords: Any) -> None:
@@ -91,33 +104,6 @@ class Watch:
             original(tensors, path, *arguments, **keywords)
 
         return call
-
-
-class Writing:
-    """A file whose writes are seen."""
-
-    def __init__(self, file: Any, path: Path, watch: Watch) -> None:
-        self._file, self._path, self._watch = file, path, watch
-
-    def write(self, data: Any) -> int:
-        """Write, as a file does."""
-
-        def half() -> None:
-            self._file.write(data[: len(data) // 2])
-            self._file.flush()
-
-        self._watch.before(f"write {self._path.name}", half)
-        count: int = self._file.write(data)
-        return count
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-    def __enter__(self) -> Writing:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
 
 # --- points -----------------------------------------------------------------------------------------------------------
