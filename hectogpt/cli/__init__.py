@@ -17,7 +17,8 @@ from hectogpt.errors import UserError
 from hectogpt.serialization import did_you_mean
 from hectogpt.signals import WORDS, code_of, ignore_more, raise_on_signal, stop_behind
 
-# command: what it does. `main` of its module gets its options; that of train gets its words.
+# command: what it does. `main` of its module, cli/COMMAND.py, gets its options, whose class in options.py is named after
+# it; that of train gets its words.
 COMMANDS = {
     "train": "train a recipe for its hundred steps; writes runs/NAME",
     "generate": "continue prompts with a trained or imported model",
@@ -113,16 +114,16 @@ def _run(arguments: list[str]) -> None:
     if command is None:
         why, fix = f"commands: {', '.join(COMMANDS)}", did_you_mean(arguments[0], COMMANDS)
         raise UserError(f"unknown command {arguments[0]!r}", why=why, fix=fix)
-    from hectogpt.cli.help import command_help, read_options
-    from hectogpt.cli.options import OPTIONS
+    from hectogpt.cli import help, options
 
     given = arguments[len(command.split()) :]
-    if {"-h", "--help"} & set(given):
-        return print(command_help(OPTIONS[command], command))
-    kind = None if command == "train" else OPTIONS.get(command)
-    options = given if kind is None else read_options(kind, given, command)
+    kind = getattr(options, command.title().replace(" ", "") + "Options", None)
+    if kind is not None and {"-h", "--help"} & set(given):
+        return print(help.command_help(kind, command))
+    kind = None if command == "train" else kind
+    words = given if kind is None else help.read_options(kind, given, command)
     try:
-        importlib.import_module(f"hectogpt.cli.{command.split()[0]}").main(options)
+        importlib.import_module(f"hectogpt.cli.{command.split()[0]}").main(words)
     except UserError as error:
         error.fix = name_options(error.fix, kind)
         raise

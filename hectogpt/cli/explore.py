@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt.cli.console import remarks
-from hectogpt.cli.options import ExploreOptions, PageOptions, View
+from hectogpt.cli.options import ExploreExportOptions, ExploreOptions, View
 from hectogpt.data import open_corpus
 from hectogpt.data.documents import read_text
 from hectogpt.display import printable
@@ -18,9 +18,9 @@ from hectogpt.run_records import read_record
 from hectogpt.web.page import fill
 
 
-def main(options: ExploreOptions | PageOptions) -> None:
+def main(options: ExploreOptions | ExploreExportOptions) -> None:
     """Write a page to a file; or write pages into a new folder, and open the first."""
-    if isinstance(options, PageOptions):
+    if isinstance(options, ExploreExportOptions):
         content = make(options).encode("utf-8")
         write_atomic(options.out, content)
         return print(printable(f"{options.out} ({len(content):,} bytes)"))
@@ -28,7 +28,7 @@ def main(options: ExploreOptions | PageOptions) -> None:
     views: list[View] = ["train", "attention", "positions"] if options.model is None else ["model"]
     for view in views:
         out = folder / f"{view}.html"
-        page = PageOptions(view, out, model=options.model, prompt=options.prompt, idea=options.idea)
+        page = ExploreExportOptions(view, out, model=options.model, prompt=options.prompt, idea=options.idea)
         out.write_text(make(page), encoding="utf-8")
         print(printable(str(out)))
     print("Each is one file that needs no server: keep it, or mail it.")
@@ -36,7 +36,7 @@ def main(options: ExploreOptions | PageOptions) -> None:
         webbrowser.open((folder / f"{views[0]}.html").as_uri())
 
 
-def make(options: PageOptions) -> str:
+def make(options: ExploreExportOptions) -> str:
     """The page as HTML. Raises UserError."""
     text = None if options.text is None else read_text(options.text)
     if options.view == "train":

@@ -1,5 +1,6 @@
-"""The options of every command, a class each: `hectogpt COMMAND --help` prints its docstring and the texts below its
-fields. They stand apart from the commands, which load torch: --help and a wrong option are answered at once."""
+"""The options of every command, a class each, named after it: `hectogpt COMMAND --help` prints its docstring and the
+texts below its fields. They stand apart from the commands, which load torch: --help and a wrong option are answered at
+once."""
 
 from __future__ import annotations
 
@@ -302,7 +303,7 @@ class ExploreOptions:
 
 
 @dataclass(frozen=True)
-class PageOptions:
+class ExploreExportOptions:
     """Save a page as one HTML file that opens offline: train (trains in the page), attention, positions, or model.
 
     Examples
@@ -457,23 +458,3 @@ class DoctorOptions:
     """
 
     json: Json = False
-
-
-OPTIONS: dict[str, type] = {
-    "train": TrainOptions,
-    "generate": GenerateOptions,
-    "export": ExportOptions,
-    "score": ScoreOptions,
-    "compare": CompareOptions,
-    "judge": JudgeOptions,
-    "idea": IdeaOptions,
-    "assignment": AssignmentOptions,
-    "explore": ExploreOptions,
-    "explore export": PageOptions,
-    "data": DataOptions,
-    "show": ShowOptions,
-    "watch": WatchOptions,
-    "check": CheckOptions,
-    "grade": GradeOptions,
-    "doctor": DoctorOptions,
-}
