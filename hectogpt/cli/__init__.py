@@ -17,8 +17,8 @@ from hectogpt.errors import UserError
 from hectogpt.serialization import did_you_mean
 from hectogpt.signals import WORDS, code_of, ignore_more, raise_on_signal, stop_behind
 
-# command: what it does. `main` of its module, cli/COMMAND.py, gets its options, whose class in options.py is named after
-# it; that of train gets its words.
+# command: what it does. `main` of its module, cli/COMMAND.py, gets its options, whose class in options.py has its name,
+# too; that of train gets its words.
 COMMANDS = {
     "train": "train a recipe for its hundred steps; writes runs/NAME",
     "generate": "continue prompts with a trained or imported model",
