@@ -24,7 +24,7 @@ from hectogpt.interop import open_model
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.compare import Comparison
 from hectogpt.lab.engines import local_engine, perform
-from hectogpt.lab.plan import Arm, arms_of
+from hectogpt.lab.plan import arms_of
 from hectogpt.lab.record import check_writable
 from hectogpt.lab.scoring import run_and_score
 from hectogpt.lab.tracks import find_track
@@ -87,21 +87,17 @@ def train(
         check_corpus(run, corpus)
     else:
         corpus = find_corpus(run, progress)
-    if (base := recipes.recipe_of(run)) is not None:
-        base = fit_vocabulary(base, corpus.tokenizer)
-    modified = base is not None and is_modified(base, run)
+    base = recipes.recipe_of(run)
+    modified = base is not None and is_modified(fit_vocabulary(base, corpus.tokenizer), run)
     if out is None:
         return _train_without_folder(run, corpus, progress, label_of(run, modified), eval_every)
     folder, going_on = Path(out).expanduser(), None
     if resume and (folder / RUN).exists():
         check_same(folder, read_run(folder), run)
         going_on = Resume(folder)
+    asked = (run, corpus, run.recipe, folder, going_on, modified, ideas.files_of(run), save_every, eval_every)
     try:
-        own = ideas.files_of(run)
-        task = Task(
-            *(run, corpus, run.recipe, folder, going_on, modified, own, save_every, eval_every),
-            keep_checkpoints=keep_checkpoints,
-        )
+        task = Task(*asked, keep_checkpoints=keep_checkpoints)
         return run_and_score(task, progress, prompt).result
     except (UserError, Stopped) as error:  # Stopped: before the first step, when there is nothing to keep
         if error.code == errors.INTERRUPTED:
@@ -201,7 +197,11 @@ def compare(
     Raises UserError, also if no trial gave a result. KeyboardInterrupt ends it; finished trials are in `out`.
     """
     arms = arms_of(runs, steps, threads)
-    text = corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus) if corpus else _common_corpus(arms))
+    names = list(dict.fromkeys(arm.run.corpus for arm in arms))
+    if corpus is None and len(names) > 1:
+        why = "losses on different texts cannot be compared"
+        raise UserError(f"the runs read {', '.join(names)}", why=why, fix=set_to("corpus", names[0]))
+    text = corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus or names[0]))
     with tempfile.TemporaryDirectory(prefix="hectogpt-") as folder:
         path = Path(folder, "compare.jsonl") if out is None else Path(out).expanduser()
         wanted = range(first_seed, first_seed + seeds)
@@ -214,15 +214,3 @@ def compare(
         why = str(comparison.failed[0].error) if comparison.failed else ""
         raise UserError(f"none of {len(comparison.trials())} trials gave a result", why=why, code=1)
     return found
-
-
-def _common_corpus(arms: Sequence[Arm]) -> str:
-    """The corpus that the runs name. Raises UserError if they name several."""
-    names = list(dict.fromkeys(arm.run.corpus for arm in arms))
-    if len(names) > 1:
-        raise UserError(
-            f"the runs read different texts: {', '.join(names)}",
-            why="losses on different texts cannot be compared",
-            fix=set_to("corpus", names[0]),
-        )
-    return names[0]

@@ -35,8 +35,8 @@ def use(wanted: bool) -> bool:
 
 
 def in_use() -> bool:
-    """Whether the kernels are used."""
-    return _in_use is not None
+    """Whether the kernels are used; torch's compiler does not know them."""
+    return _in_use is not None and not torch.compiler.is_compiling()
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def head_softmax(
 def attention_fits(dtype: torch.dtype, d_head: int) -> bool:
     """Whether `causal_attention` is in use and takes heads of this dtype and size. Without AVX-512 torch's attention in
     float32 is as fast for large heads (measured)."""
-    if _in_use is None or torch.compiler.is_compiling():
+    if _in_use is None or not in_use():
         return False
     large = LARGEST_HEAD if _in_use.form.name.startswith("x86-64-v4") or dtype != torch.float32 else 64
     return dtype in DTYPES and d_head <= large
@@ -123,7 +123,7 @@ class _CausalAttention(torch.autograd.Function):
 
 def norm_rotate_fits(dtype: torch.dtype, d_head: int, cosines: Tensor) -> bool:
     """Whether `norm_rotate` is in use and takes heads of this dtype and size with these angles."""
-    fits = d_head in (64, 128) and dtype in DTYPES and in_use() and not torch.compiler.is_compiling()
+    fits = d_head in (64, 128) and dtype in DTYPES and in_use()
     return fits and cosines.shape[0] == 1 and cosines.shape[-1] % 16 == 0
 
 
@@ -158,8 +158,7 @@ def _norm_rotate(x: Tensor, grad: Tensor | None, cosines: Tensor, sines: Tensor,
 
 def gelu_fits(x: Tensor) -> bool:
     """Whether `gelu` is in use and takes this tensor."""
-    plain = x.dtype in DTYPES and x.device.type == "cpu" and x.is_contiguous()
-    return in_use() and not torch.compiler.is_compiling() and plain
+    return in_use() and x.dtype in DTYPES and x.device.type == "cpu" and x.is_contiguous()
 
 
 def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
