@@ -7,6 +7,7 @@ import copy
 import tempfile
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,7 +35,7 @@ from hectogpt.run_records import KEEP, RUN
 from hectogpt.serialization import did_you_mean
 from hectogpt.signals import Stopped
 from hectogpt.training.evaluate import RunResult
-from hectogpt.training.full_run import StepLine, score_between
+from hectogpt.training.full_run import score_between, step_line
 from hectogpt.training.run import Run, is_modified, label_of
 from hectogpt.training.run_folder import read_run
 from hectogpt.training.session import Session
@@ -110,7 +111,7 @@ def train(
 def _train_without_folder(run: Run, corpus: Corpus, progress: Progress, label: str, eval_every: int) -> RunResult:
     session = Session.open(run, corpus)
     progress.line(f"{label}: {describe(session)}")
-    for step in progress.follow(session.steps(), run.steps, StepLine(run)):
+    for step in progress.follow(session.steps(), run.steps, partial(step_line, run)):
         score_between(session, step, eval_every, progress)
     session.evaluate("dev")
     return session.result()

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from typing import TypeVar
 
 from hectogpt import errors, hardware
@@ -93,10 +94,10 @@ def score_before(session: Session, folder: RunFolder, progress: Progress) -> Non
 def train_in_folder(session: Session, folder: RunFolder, progress: Progress, task: Task) -> None:
     """Train to the end and save the weights. Raises UserError for a run that was stopped or diverged, after a
     checkpoint, its weights and a summary are written."""
-    run, line = session.run, StepLine(session.run, session.step)
+    run = session.run
     autosave = Autosave(session, folder, task.save_every, progress.line)
     with stop_on_signal() as signals, ending_as(lambda error: _explained(error, autosave)):
-        for step in progress.follow(session.steps(signals), run.steps, line, done=session.step):
+        for step in progress.follow(session.steps(signals), run.steps, partial(step_line, run), session.step):
             folder.add(step, session.metrics)
             if score_between(session, step, task.eval_every, progress):
                 folder.add_score(step.number, session.scores["dev"])
@@ -129,21 +130,13 @@ def score_between(session: Session, step: Step, every: int, progress: Progress) 
     return True
 
 
-class StepLine:
-    """One line about a step, with the time that is left. done: the steps before the first one shown."""
-
-    def __init__(self, run: Run, done: int = 0) -> None:
-        self.run, self.done = run, done
-        self.begun = time.perf_counter()
-
-    def __call__(self, step: Step) -> str:
-        steps = self.run.steps
-        left = (time.perf_counter() - self.begun) / (step.number - self.done) * (steps - step.number)
-        speed = step.own_tokens / step.seconds
-        return (
-            f"step {step.number:05d}/{steps:05d} | eta {left / 60:.1f}m | loss {step.loss:.3f} | lr {step.lr:.1e} | "
-            f"norm {step.grad_norm:.2f} | dt {step.seconds * 1000:.0f}ms | tok/s {speed:,.0f}"
-        )
+def step_line(run: Run, step: Step) -> str:
+    """A step on one line, with the time that is left if every other step takes as long."""
+    left = step.seconds * (run.steps - step.number)
+    return (
+        f"step {step.number:05d}/{run.steps:05d} | eta {left / 60:.1f}m | loss {step.loss:.3f} | lr {step.lr:.1e} | "
+        f"norm {step.grad_norm:.2f} | dt {step.seconds * 1000:.0f}ms | tok/s {step.own_tokens / step.seconds:,.0f}"
+    )
 
 
 # --- checkpoints along a run ------------------------------------------------------------------------------------------
