@@ -153,6 +153,7 @@ class Autosave:
 
     def __init__(self, session: Session, folder: RunFolder, every: int | None, note: Callable[[str], None]) -> None:
         self.session, self.folder, self.every, self.note = session, folder, every, note
+        self._begun = session.step
         self._noted = False  # whether the last attempt failed
         self._done, self._cost = time.monotonic(), 0.0  # when the last attempt was over, and its seconds
 
@@ -189,10 +190,11 @@ class Autosave:
             self.folder.checkpoints.save(self.session.checkpoint())
 
     def end(self, needed: bool) -> None:
-        """Save a checkpoint of the last step done, then the weights. needed: whether the run is to go on from it, so
-        that failing to save it is an error. Raises UserError (STORAGE, MEMORY)."""
+        """Save a checkpoint of the last step done, if this process has done one, then the weights. needed: whether the
+        run is to go on from it, so that failing to save it is an error. Raises UserError (STORAGE, MEMORY)."""
+        step, steps = self.session.step, self.session.run.steps
         try:
-            if needed or self.every is not None or self.session.step < self.session.run.steps:
+            if step > self._begun and (needed or self.every is not None or step < steps):
                 self.save()
         except UserError as error:
             if needed and error.code in (errors.STORAGE, errors.MEMORY):

@@ -46,7 +46,6 @@ class Session:
     kept, metrics: what the run's AfterStep values remember, and the numbers that they gave after the last step, as
     "own/NAME". world: the processes that share the run. kernels: "native" or "eager", see setup.choose_kernels.
     stopping: whether the run is to end after the last step done: a signal has come to it, or to any of its processes.
-    weights_only: whether the optimizer is new although steps are done.
     """
 
     run: Run
@@ -62,7 +61,6 @@ class Session:
     metrics: dict[str, float] = field(default_factory=dict)
     setup_seconds: float = 0.0
     peak_mb: float = 0.0
-    weights_only: bool = False
     stopping: bool = False
 
     def __post_init__(self) -> None:
@@ -147,10 +145,7 @@ class Session:
 
     def checkpoint(self) -> Checkpoint:
         """A copy of the run's state between two steps. Raises UserError (CHECKPOINT) if the optimizer's cannot be
-        saved, or is not known (`take_weights`)."""
-        if self.weights_only:
-            why = "the run goes on from its weights, since it has no checkpoint"
-            raise UserError("the optimizer's state is not known", why=why, code=errors.CHECKPOINT)
+        saved."""
         rows = [[step.loss, step.grad_norm, step.lr, step.seconds, step.own_tokens] for step in self.done]
         tensors, values = take_state(self.model, self.optimizer)
         tensors |= {KEPT + name: copied(tensor) for name, tensor in self.kept.items()}
@@ -199,7 +194,6 @@ class Session:
         self.model.fit_to(weights)
         load_tensors(self.model, weights)
         self.done = list(steps)
-        self.weights_only = True
         return True
 
     def unmoved(self) -> list[str]:
