@@ -8,17 +8,13 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from model_kinds import GPT2, KINDS, L, build
 from scipy import stats
 
 from hectogpt.cli.options import GenerateOptions
-from hectogpt.data import load_tokenizer
 from hectogpt.errors import UserError
-from hectogpt.generation import Sampling, Token, complete, generate
-from hectogpt.generation.decode import choose, completes, probabilities
-from hectogpt.model import ModelConfig
+from hectogpt.generation import Sampling, Token, generate
+from hectogpt.generation.decode import choose, probabilities
 
 
 def rows_of(tokens: Iterable[Token], rows: int) -> list[list[int]]:
@@ -63,17 +59,6 @@ def test_a_text_ends_with_its_stop_token_and_the_others_go_on() -> None:
         assert after == (before[: before.index(stop) + 1] if stop in before else before)
 
 
-@given(pieces=st.lists(st.binary(max_size=4), max_size=20), stop=st.text(min_size=1, max_size=5))
-def test_stop_strings_are_found_across_tokens(pieces: list[bytes], stop: str) -> None:
-    wanted, text = stop.encode("utf-8", errors="replace"), b""
-    for piece in pieces:
-        text += piece
-        found = completes(text, len(piece), [wanted])
-        assert found == (wanted in text)
-        if found:
-            break
-
-
 def test_generation_stops_at_a_stop_string() -> None:
     model = build(replace(GPT2, vocab_size=26))
 
@@ -87,18 +72,6 @@ def test_generation_stops_at_a_stop_string() -> None:
     assert text == full[: full.index(stop.encode()) + 3]
     with pytest.raises(UserError, match="tokenizer"):
         generate(model, [1], sampling)
-
-
-def test_complete_with_a_tokenizer() -> None:
-    tokenizer = load_tokenizer()
-    model = build(ModelConfig(8, 2, 1, 16, tokenizer.n_vocab), dtype=torch.float32)
-    numbers = Sampling(max_new_tokens=5)
-    text = complete(model, tokenizer, "Hello", numbers)
-    ids = rows_of(generate(model, tokenizer.encode("Hello").tolist(), numbers), 1)[0]
-    assert text == tokenizer.decode(ids)
-    first = replace(numbers, eos_token_id=(ids[0],))
-    assert complete(model, tokenizer, "Hello", first) == ""
-    assert complete(model, tokenizer, "", numbers)
 
 
 # --- edges and errors -------------------------------------------------------------------------------------------------

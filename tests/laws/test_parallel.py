@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from helpers import ROOT, shrunk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hectogpt import InputPart
 from hectogpt.data import Corpus
 from hectogpt.lab.ideas import find_run
 from hectogpt.model.inputs import NgramHash
@@ -28,24 +27,11 @@ from hectogpt.training.session import Session
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
-@dataclass(frozen=True)
-class Drop(InputPart):
-    """Dropout of the embedded tokens, a user's own part: chance has to be the same as well."""
-
-    def build(self, d_model: int, vocab_size: int, norm: object) -> torch.nn.Module:
-        return DropLayer(0.2)
-
-
-class DropLayer(torch.nn.Dropout):
-    def forward(self, x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:  # type: ignore[override]
-        return super().forward(x)
-
-
 def small(name: str, steps: int) -> Run:
-    """A recipe with all its parts, and dropout, at a small size."""
-    run = shrunk(find_run(name), steps, rows=8)
+    """A recipe with all its parts, and tokens masked at random, at a small size: chance has to be the same as well."""
+    run = shrunk(find_run(f"{LITERATURE}:masked@{name}"), steps, rows=8)
     inputs = tuple(replace(p, rows=200) if isinstance(p, NgramHash) else p for p in run.model.inputs)
-    return replace(run, model=replace(run.model, inputs=(*inputs, Drop())), data=replace(run.data, leaves=4))
+    return replace(run, model=replace(run.model, inputs=inputs), data=replace(run.data, leaves=4))
 
 
 def take_steps(run: Run, corpus: Corpus, world: World, folder: Path, stop: int, saved: int) -> dict[str, Any]:
@@ -81,7 +67,7 @@ def shared(count: int, run: Run, corpus: Corpus, folder: Path, stop: int = 0, sa
     ("name", "steps"), [("top", 4), *(pytest.param(name, 100, marks=pytest.mark.slow) for name in ("baseline", "top"))]
 )
 def test_one_two_and_four_processes_give_the_same_bits(name: str, steps: int, corpus: Corpus, tmp_path: Path) -> None:
-    """Losses, gradient norms and weights, with dropout; a run that moves from four to one, to two, to none as well."""
+    """Losses, gradient norms and weights, by chance too; a run that moves from four to one, to two, to none as well."""
     run, at = small(name, steps), 0
     found: dict[int | str, Any] = {count: shared(count, run, corpus, tmp_path / str(count)) for count in (0, 2, 4)}
     for count, stop in ((4, steps // 4), (1, steps // 2), (2, steps - 1)):
@@ -96,7 +82,7 @@ def test_one_two_and_four_processes_give_the_same_bits(name: str, steps: int, co
 
 LITERATURE = ROOT / "docs" / "literature.py"
 DEFAULT = ("small_first", "averaged", "sam")
-SEAMS = [*DEFAULT, *["short_first", "ahead", "orthogonal", "parallel", "swiglu", "grouped", "masked"]]
+SEAMS = [*DEFAULT, *["short_first", "ahead", "orthogonal", "parallel", "swiglu", "grouped"]]
 
 
 @pytest.mark.parametrize("name", [n if n in DEFAULT else pytest.param(n, marks=pytest.mark.thorough) for n in SEAMS])
