@@ -149,17 +149,11 @@ def test_what_ends_rounds(corpus: Corpus, tmp_path: Path) -> None:
 def test_trials_do_not_share_cores(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hectogpt.hardware.usable_cores", lambda: 4)
     this = small_comparison(corpus, tmp_path / "r.jsonl", 1e-2)
-    local_engine(this, 4)
-    with pytest.raises(
-        UserError, match=r"5 trials at a time of 1 thread each do not fit 4 cores(.|\n)*set workers to 4"
-    ):
-        local_engine(this, 5)
-    this.arms = [replace(arm, run=replace(arm.run, threads=2)) for arm in this.arms]
-    local_engine(this, 2)
-    with pytest.raises(UserError, match="fix: set threads to 1"):
-        local_engine(this, 3)
-    with pytest.raises(UserError, match="workers = 0"):
-        local_engine(this, 0)
+    for threads, most, more, fix in ((1, 4, 5, "set workers to 4"), (2, 2, 3, "set threads to 1"), (1, 4, 0, "")):
+        this.arms = [replace(arm, run=replace(arm.run, threads=threads)) for arm in this.arms]
+        local_engine(this, most)
+        with pytest.raises(UserError, match=f"trials at a time(.|\n)*{fix}" if more else "workers = 0"):
+            local_engine(this, more)
 
 
 # --- real processes ---------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def prove(name: str, quick: bool) -> list[Line]:
     """The lines of a proof. One that ends by an exception has failed."""
     begun = time.monotonic()
     child = Child(lambda: [asdict(line) for line in importlib.import_module(name).check(quick)])
-    ended = child.wait(kill_after=1200)
+    ended = child.wait(kill_after=3600)
     if ended.code != 0:
         said = " ".join(ended.said.split()[-100:])
         return [Line(name, 1, [f"it ended with {ended.code}: {said}"], time.monotonic() - begun)]
