@@ -40,7 +40,7 @@ MOST_CHECKED = 50_000_000  # parameters of the layers that are tried on two toke
 
 def is_idea(name: str) -> bool:
     """Whether a recipe's name is that of an idea in a file, or was meant to be."""
-    return SPEC.match(name) is not None or ":" in name or name.endswith(".py")
+    return ":" in name or name.endswith(".py")
 
 
 def find_run(name: str, base: str | Run = "top") -> Run:

@@ -181,13 +181,10 @@ class KneserNey:
         self, rows: np.ndarray, vocab: int, patterns: tuple[Pattern, ...], discount: float | None = None
     ) -> None:
         rows = rows.astype(np.int64)
-        self.vocab = vocab
+        self.vocab, self.patterns = vocab, patterns
         self._extensions: dict[Pattern, np.ndarray] = {}
-        self.tables: dict[Pattern, NgramTable] = {}
-        contexts: dict[Pattern, np.ndarray] = {}
-        for pattern in patterns:
-            self._extend(contexts, rows, pattern)
-            self.tables[pattern] = NgramTable(contexts[pattern], rows[:, 1:], vocab)
+        contexts = self._contexts(rows)
+        self.tables = {pattern: NgramTable(contexts[pattern], rows[:, 1:], vocab) for pattern in patterns}
         self.neighbours = [pattern for pattern in patterns if pattern == tuple(range(len(pattern)))]
         for shorter, longer in pairwise(self.neighbours):
             self.tables[shorter].count_contexts_of(self.tables[longer], self._extensions[longer])
@@ -198,35 +195,31 @@ class KneserNey:
             for pattern, table in self.tables.items()
         }
 
-    def _extend(self, contexts: dict[Pattern, np.ndarray], rows: np.ndarray, pattern: Pattern) -> None:
-        """Add the contexts of a pattern, and of those that it is made from, to `contexts`; number new ones."""
-        if pattern in contexts:
-            return
-        tokens = np.full((len(rows), rows.shape[1] - 1), -1)
-        tokens[:, pattern[-1] :] = rows[:, : max(rows.shape[1] - 1 - pattern[-1], 0)]
-        if len(pattern) == 1:
+    def _contexts(self, rows: np.ndarray) -> dict[Pattern, np.ndarray]:
+        """The index of each target's context by each pattern, [rows, n - 1]; -1 for one that is not known, or that the
+        row is too short for. The first rows, those of training, say which are known."""
+        contexts: dict[Pattern, np.ndarray] = {}
+        for pattern in self.patterns:
+            tokens = np.full((len(rows), rows.shape[1] - 1), -1)
+            tokens[:, pattern[-1] :] = rows[:, : max(rows.shape[1] - 1 - pattern[-1], 0)]
             contexts[pattern] = tokens
-            return
-        self._extend(contexts, rows, pattern[:-1])
-        nearer = contexts[pattern[:-1]]
-        keys = np.where((nearer >= 0) & (tokens >= 0), nearer * self.vocab + tokens, -1)
-        if pattern not in self._extensions:
-            known, places = np.unique(keys, return_inverse=True)
-            self._extensions[pattern] = known[known >= 0]
-            contexts[pattern] = places.reshape(keys.shape) - int((known < 0).sum())  # -1 stays -1
-            return
-        at, found = find(self._extensions[pattern], keys)
-        contexts[pattern] = np.where(found, at, -1)
+            if len(pattern) > 1:
+                nearer = contexts[pattern[:-1]]
+                keys = np.where((nearer >= 0) & (tokens >= 0), nearer * self.vocab + tokens, -1)
+                if pattern not in self._extensions:
+                    known, places = np.unique(keys, return_inverse=True)
+                    self._extensions[pattern] = known[known >= 0]
+                    contexts[pattern] = places.reshape(keys.shape) - int((known < 0).sum())  # -1 stays -1
+                else:
+                    at, found = find(self._extensions[pattern], keys)
+                    contexts[pattern] = np.where(found, at, -1)
+        return contexts
 
     def levels(self, rows: np.ndarray) -> dict[Pattern, Level]:
         """What every table says of the tokens of `rows` [rows, n] after the first: arrays [rows, n - 1]."""
         rows = rows.astype(np.int64)
-        contexts: dict[Pattern, np.ndarray] = {}
-        found = {}
-        for pattern, table in self.tables.items():
-            self._extend(contexts, rows, pattern)
-            found[pattern] = table.look_up(contexts[pattern], rows[:, 1:])
-        return found
+        contexts = self._contexts(rows)
+        return {pattern: table.look_up(contexts[pattern], rows[:, 1:]) for pattern, table in self.tables.items()}
 
     def probabilities(self, rows: np.ndarray, levels: dict[Pattern, Level]) -> dict[Pattern, np.ndarray]:
         """p of every token after the first by each pattern, arrays [rows, n - 1]; () is the context of no token."""

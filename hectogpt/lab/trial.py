@@ -86,11 +86,9 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     try:
         for step in session.steps():
             yield {"step": step.number, "loss": step.loss}
-        scores = {split: session.evaluate(split).loss for split in splits}
-        bad = [
-            f"{split} loss {loss} after {run.steps} steps" for split, loss in scores.items() if not math.isfinite(loss)
-        ]
-        diverged = bad[0] if bad else None
+        for split in splits:
+            if not math.isfinite(loss := session.evaluate(split).loss):
+                diverged = f"{split} loss {loss} after {run.steps} steps"
     except UserError as error:
         if error.code != errors.DIVERGED:
             raise
@@ -100,7 +98,8 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     scores = _uniform_guess(run, corpus, splits) if diverged else scores_of(request["scoring"], session, splits)
     summary |= scores | {"seconds": round(result.seconds, 2), "peak_mb": round(result.peak_mb, 1)}
     summary |= {"status": "diverged" if diverged else "ok", "error": diverged}
-    yield summary | {"losses": five_digits(result.losses), "grad_norms": five_digits(result.grad_norms)}
+    curves = {"losses": result.losses, "grad_norms": result.grad_norms}  # five digits are enough for the eye
+    yield summary | {name: [float(f"{value:.5g}") for value in values] for name, values in curves.items()}
 
 
 def _uniform_guess(run: Run, corpus: Corpus, splits: Sequence[str]) -> dict[str, float]:
@@ -112,11 +111,6 @@ def _uniform_guess(run: Run, corpus: Corpus, splits: Sequence[str]) -> dict[str,
         bits = nats * len(tokens) / (math.log(2) * max(int(corpus.tokenizer.token_bytes[tokens].sum()), 1))
         fields |= {f"{split}_loss": nats, f"{split}_bpb": bits}
     return fields
-
-
-def five_digits(values: Sequence[float]) -> list[float]:
-    """Rounded as a curve for the eye needs it."""
-    return [float(f"{value:.5g}") for value in values]
 
 
 def serve(reply: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]) -> None:
