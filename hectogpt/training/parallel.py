@@ -53,13 +53,13 @@ def find_launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
         return None
     try:
         rank, size, port = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+        if not 0 <= rank < size:
+            raise ValueError(f"rank {rank} of {size}")
         local_rank = int(environment.get("LOCAL_RANK", "0"))
         local_size = int(environment.get("LOCAL_WORLD_SIZE", "1"))
         attempt = int(environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
     except ValueError as error:
         raise UserError(f"{', '.join(VARIABLES)}: {error}", fix="start the processes by torchrun") from None
-    if not 0 <= rank < size:
-        raise UserError(f"RANK = {rank} with WORLD_SIZE = {size}", fix="start the processes by torchrun")
     agent = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     return Launch(rank, size, local_rank, local_size, environment["MASTER_ADDR"], port, attempt, agent)
 

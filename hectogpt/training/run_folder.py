@@ -115,13 +115,7 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            if self._metrics is not None:
-                with suppress(OSError):  # what could not be written has been raised already
-                    self._metrics.close()
-        finally:
-            self._metrics = None
-            self._held.close()
+        self._held.close()
 
     def begin(self, machine: Machine, ideas: Sequence[IdeaFile], tokenizer: Tokenizer) -> None:
         """Write what the run is made of: what the machine chose, copies of the user's own files, and the vocabulary of
@@ -164,8 +158,10 @@ class RunFolder:
 
     def _open_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         write_atomic(self.path / METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        self._held.enter_context(suppress(OSError))  # of closing: what could not be written has been raised already
         with errors.writing(self.path, fix=WRITABLE):
-            self._metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+            metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+            self._metrics = self._held.enter_context(metrics)
 
     def sync_metrics(self) -> None:
         """Wait until the rows written so far are on disk. Raises OSError."""
