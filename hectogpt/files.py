@@ -247,15 +247,10 @@ def _is_still(descriptor: int, path: Path) -> bool:
         return False
 
 
-def code_files(folder: Path) -> list[Path]:
-    """The Python and C++ files below a folder, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".cpp", ".h"))
-
-
 def code_hash(folders: Iterable[Path]) -> str:
     """The beginning of a SHA-256 over the Python and C++ files below these folders, their names and contents."""
     found = hashlib.sha256()
     for folder in folders:
-        for path in code_files(folder):
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".cpp", ".h")):
             found.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return found.hexdigest()[:16]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hectogpt import files, hardware
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, first_line
 
 FOLDER = Path(__file__).parent
 PREBUILT = FOLDER / "prebuilt"  # in wheels for one platform
@@ -103,9 +103,9 @@ def find() -> Found:
             else:
                 library = Library(form, ctypes.CDLL(str(compiled(form))), f"compiled by {cpp_compiler()}")
             return Found(library, tuple(reasons))
-        except (FileNotFoundError, TimeoutError) as error:  # as for every other form
-            return Found(None, (*reasons, str(error)))
-        except (OSError, UserError) as error:  # the latter: there is no folder for the cache
+        except (FileNotFoundError, TimeoutError, UserError) as error:  # as for every other form
+            return Found(None, (*reasons, first_line(error)))
+        except OSError as error:
             reasons.append(f"{form.name}: {error}")
     return Found(None, tuple(reasons or ["the kernels need Linux or macOS, and AVX2 or NEON"]))
 
