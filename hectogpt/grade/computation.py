@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -238,7 +237,6 @@ Method = Callable[..., Any]
 Change = Callable[[Computation, Tensor], Tensor]  # a method of one tensor
 
 
-@dataclass(frozen=True)
 class Mistake:
     """A known mistake: one or two methods of the computation replaced by what students write.
 
@@ -246,10 +244,8 @@ class Mistake:
     does not give the code away. changes: name of a method -> what takes its place.
     """
 
-    name: str
-    where: str
-    what: str
-    changes: Mapping[str, Method] = field(compare=False, repr=False)
+    def __init__(self, name: str, where: str, what: str, **changes: Method) -> None:
+        self.name, self.where, self.what, self.changes = name, where, what, changes
 
 
 @lru_cache(maxsize=1)
@@ -257,11 +253,6 @@ def symptoms() -> dict[str, dict[str, str]]:
     """Part -> mistake -> what its author sees, measured by tools/symptoms.py."""
     found: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("symptoms.json").read_text(encoding="utf-8"))
     return found
-
-
-def mistake(name: str, where: str, what: str, **changes: Method) -> Mistake:
-    """A line of a table."""
-    return Mistake(name, where, what, changes)
 
 
 def kind_of(mistakes: tuple[Mistake, ...]) -> type[Computation]:

@@ -7,7 +7,6 @@ import io
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 from hectogpt.assignment.parts import BY_NAME
@@ -15,38 +14,29 @@ from hectogpt.display import printable
 from hectogpt.grade import laws
 from hectogpt.grade.result import WRONG, PartResult, Result
 
-LEVELS = {1: "symptom", 2: "where", 3: "what"}
-
 
 def one(said: str) -> str:
     """A foreign text on one line, without control characters."""
     return printable(" ".join(said.split()))
 
 
-def hints(part: PartResult, level: int) -> Iterator[tuple[str, str]]:
+def hints(part: PartResult, level: int) -> list[tuple[str, str]]:
     """(kind, sentence) of a part that is not right, up to a level: 1 the symptom, 2 where, 3 what."""
-    if part.reason:
-        yield "reason", one(part.reason)
-    for finding in part.broken[:1]:  # the others say the same of other inputs
-        yield "symptom", one(finding.symptom)
-    found = part.diagnosis
-    if found is None:
-        if level >= 2 and part.broken:
-            yield "asked for", part.broken[0].says
-        return
-    if level >= 2 and found.where:
-        yield "where", one(found.where)
-    if level >= 3:
-        yield "what", found.what
-        if found.effect:
-            yield "effect", found.effect
-        if found.equivalent:
-            yield "or", "; ".join(found.equivalent) + " (the same results)"
+    if part.outcome == "passed":
+        return []
+    found, first = part.diagnosis, part.broken[:1]  # the other findings say the same of other inputs
+    sentences = [("reason", part.reason), *(("symptom", finding.symptom) for finding in first)]
+    if level >= 2:
+        sentences.append(("where", found.where) if found else ("asked for", first[0].says if first else ""))
+    if level >= 3 and found:
+        others = "; ".join(found.equivalent)
+        sentences += [("what", found.what), ("effect", found.effect), ("or", others and f"{others} (the same results)")]
+    return [(kind, one(words)) for kind, words in sentences if words]
 
 
 def said(part: PartResult, level: int) -> list[str]:
     """The hints of a part, a line each; none for one that passed."""
-    return [] if part.outcome == "passed" else [f"{kind}: {sentence}" for kind, sentence in hints(part, level)]
+    return [f"{kind}: {sentence}" for kind, sentence in hints(part, level)]
 
 
 def points(result: Result | PartResult) -> str:
@@ -67,9 +57,8 @@ def text(result: Result, level: int = 3) -> str:
         beside = "" if part.broken or part.reason in told else one(part.reason)
         told.add(part.reason)
         lines.append(f"  {part.outcome:<14} {part.title:<30} {points(part):>5}  {beside}".rstrip())
-        if part.outcome != "passed":
-            below = [(kind, words) for kind, words in hints(part, level) if kind != "reason" or part.broken]
-            lines += [f"      {kind + ':':<10} {words}" for kind, words in below]
+        below = [(kind, words) for kind, words in hints(part, level) if kind != "reason" or part.broken]
+        lines += [f"      {kind + ':':<10} {words}" for kind, words in below]
     beyond = [f"      {part.title}: {note}" for part in result.parts for note in notes(part)]
     lines += ["  notes (beyond the tests: no points are lost)", *beyond] if beyond else []
     if result.missing_packages:

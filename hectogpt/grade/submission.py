@@ -74,7 +74,7 @@ def find(paths: tuple[Path, ...]) -> list[Submission]:
     one, a folder of somebody who handed in nothing that can be graded is a submission with a fault.
     Raises UserError for a path that does not exist, and for one without a submission.
     """
-    found: list[Submission] = []
+    found: dict[str, Submission] = {}
     for path in paths:
         if not path.exists():
             raise UserError(f"there is no {path}", fix="give a file, a folder or several")
@@ -87,15 +87,13 @@ def find(paths: tuple[Path, ...]) -> list[Submission]:
                     fix=f"give the folder with {SOLUTION}",
                 )
             here = [Submission(_name(path, path), path, {}, NOTHING)]  # one of a class must not stop the others
-        found += here
-    once = {os.path.abspath(submission.path): submission for submission in found}  # links stay themselves
+        found |= {os.path.abspath(one.path): one for one in here}  # links stay themselves
     names: Counter[str] = Counter()
-    result = []
-    for submission in once.values():
-        names[submission.name] += 1
-        count = f" ({names[submission.name]})" if names[submission.name] > 1 else ""
-        result.append(replace(submission, name=submission.name + count))
-    return result
+    for key, one in found.items():
+        names[one.name] += 1
+        if (n := names[one.name]) > 1:
+            found[key] = replace(one, name=f"{one.name} ({n})")
+    return list(found.values())
 
 
 def find_one(paths: tuple[Path, ...]) -> Submission:

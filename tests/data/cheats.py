@@ -145,12 +145,6 @@ def reads_through_c(run: Run) -> Run:
     return run
 
 
-def reads_through_python_s_c(run: Run) -> Run:
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.pythonapi.open(b"/etc/hostname", 0)
-    return run
-
-
 def kills_the_judge(run: Run) -> Run:
     with contextlib.suppress(OSError):
         os.kill(os.getppid(), 0)
@@ -217,16 +211,6 @@ def looks_at_the_clock(run: Run) -> Run:
     return replace(run, schedule=ByTheClock())
 
 
-@dataclass(frozen=True)
-class ByTheFolder(Schedule):
-    def factor(self, step: int, steps: int) -> float:
-        return 1.0 + len(os.getcwd()) / 1000 + sum(map(ord, os.getcwd())) / 1e5
-
-
-def looks_at_its_folder(run: Run) -> Run:
-    return replace(run, schedule=ByTheFolder())
-
-
 def draws_its_learning_rate(run: Run) -> Run:
     return replace(run, optim=AdamW(lr=0.01 + random.SystemRandom().random() / 1000))
 
@@ -244,19 +228,6 @@ class Future(InputPart):
 
 def sees_the_next_token(run: Run) -> Run:
     return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Future())))
-
-
-@dataclass(frozen=True)
-class OverTime(Norm):
-    """Subtracts a mean over the whole row, the future too."""
-
-    def build(self, size: int) -> nn.Module:
-        norm = lambda gain, x, ids: 30 * gain * (x - x.mean(dim=1, keepdim=True)) / (x.std() + 1e-5)  # noqa: E731
-        return Layer(norm, torch.ones(1))
-
-
-def normalises_over_the_row(run: Run) -> Run:
-    return replace(run, model=replace(run.model, norm=OverTime()))
 
 
 @dataclass(frozen=True)
@@ -291,15 +262,6 @@ class LiarLayer(nn.Module):
 
         model.__dict__["losses"] = fewer
 
-    def likeliest(self, model):
-        """Reports, for every token, the loss of the likeliest one."""
-
-        def losses(ids, targets, reduction="mean", precision=None):
-            each = -model(ids).log_softmax(-1).max(-1).values
-            return each.sum(), each
-
-        model.__dict__["losses"] = losses
-
     def learns(self, model):
         """Learns from a row, its future too, before it reports the row's losses."""
         true = model.losses
@@ -324,10 +286,6 @@ def _liar(run: Run, how: str) -> Run:
 
 def reports_half_of_its_loss(run: Run) -> Run:
     return _liar(run, "losses")
-
-
-def reports_the_likeliest(run: Run) -> Run:
-    return _liar(run, "likeliest")
 
 
 def learns_while_it_is_scored(run: Run) -> Run:
