@@ -19,7 +19,6 @@ from itertools import combinations
 import numpy as np
 import torch
 from scipy.optimize import least_squares
-from torch import Tensor
 
 from hectogpt.grade.calls import Call, Made, difference, listed, outcome, outcome_of
 from hectogpt.grade.computation import Change, Computation, Method, Mistake, symptoms
@@ -82,42 +81,31 @@ def wrong_gradient(part: str, calls: list[Call]) -> Diagnosis | None:
 def explain_values(part: str, calls: list[Call]) -> Diagnosis | None:
     """The mistake, the number that is another one, or else the pair of mistakes, that reproduces all the answers; None
     if there is none."""
+    # Small inputs that tell much first: a wrong hypothesis is given up after one.
+    calls = sorted(calls, key=lambda c: (c.setting.inputs[c.number][1] < 2, c.setting.size.n_layers, c.place))
     if found := [(one,) for one in MISTAKES[part] if reproduces((one,), calls)]:
         return diagnosis(part, found)
     if numbers := fit(part, calls):
         return numbers
-    if pairs := [pair for pair in pairs_of(part, calls) if reproduces(pair, calls)]:
-        return diagnosis(part, pairs)
     tensors = [call for call in calls if call.answer.tensor is not None]
+    if pairs := [pair for pair in pairs_of(part, tensors) if reproduces(pair, calls)]:
+        return diagnosis(part, pairs)
     if 2 <= len(tensors) < len(calls):  # some calls raised for another reason: the others tell
         return explain_values(part, tensors)
     return None
 
 
 def reproduces(mistakes: Mistakes, calls: list[Call]) -> bool:
-    """Whether the mistakes give every answer, at least one of them a tensor with a number in it: NaN everywhere has
-    many causes."""
-    told = False
-    for call in cheapest_first(calls):
-        made = outcome(mistakes, call.setting, call.number)
-        if not call.agrees(made):
-            return False
-        told = told or (isinstance(made, Tensor) and (not made.numel() or bool(made.isfinite().any())))
-    return told
-
-
-def cheapest_first(calls: list[Call]) -> list[Call]:
-    """Small inputs that tell much first: a wrong hypothesis is given up after one."""
-    return sorted(calls, key=lambda c: (c.setting.inputs[c.number][1] < 2, c.setting.size.n_layers, c.place))
+    """Whether the mistakes give every answer."""
+    return all(call.agrees(outcome(mistakes, call.setting, call.number)) for call in calls)
 
 
 def pairs_of(part: str, calls: list[Call]) -> Sequence[Mistakes]:
     """Pairs that may fit: they change different steps, and neither alone raises, has another shape, or is wrong where
     the answer is neither."""
-    ordered = [call for call in cheapest_first(calls) if call.answer.tensor is not None]
 
     def may_be(mistake: Mistake) -> bool:
-        for call in ordered:
+        for call in calls:
             made, yours = outcome((mistake,), call.setting, call.number), call.answer.tensor
             if isinstance(made, str) or yours is None or made.shape not in (call.right.shape, yours.shape):
                 return False

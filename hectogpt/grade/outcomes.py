@@ -170,17 +170,15 @@ def judge_train(transcript: Transcript) -> PartResult:
         if after := next(filter(None, (answer.after for answer in answers)), ""):
             words = f"after the losses were recorded: {short(after)}"
             notes.append(Finding("to the end", words, "The function ends without an error."))
-        symptom, found = explain_curves([run_of(*one) for one in zip(settings, made, strict=True)], notes)
+        runs = []
+        for setting, (losses, norms) in zip(settings, made, strict=True):
+            numbers = (losses.numbers[""].float(), norms.numbers[""].float())
+            runs.append(Run(setting, *numbers, [[*batch] for batch in losses.batches]))
+        symptom, found = explain_curves(runs, notes)
     if not symptom:
         return PartResult("train", "passed", "", tuple(notes))
-    setting = settings[0]
-    return PartResult("train", "failed", "", (Finding(setting.law, symptom, setting.says, True), *notes), found)
-
-
-def run_of(setting: Setting, answers: list[Answer]) -> Run:
-    """What was recorded in a setting. Raises ValueError for answers that are no two lists of numbers."""
-    losses, norms = [answer.tensor.float() for answer in answers if answer.tensor is not None]
-    return Run(setting, losses, norms, [[*batch] for batch in answers[0].batches])
+    law = Finding(settings[0].law, symptom, settings[0].says, True)
+    return PartResult("train", "failed", "", (law, *notes), found)
 
 
 def explain_curves(runs: list[Run], notes: list[Finding]) -> tuple[str, Diagnosis | None]:

@@ -11,11 +11,12 @@ import os
 import random
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, cast
+from unittest import mock
 
 import numpy as np
 import torch
@@ -164,15 +165,10 @@ def build(
 def construct(solution: ModuleType, name: str, size: Size) -> Any:
     """An object of a class of the submission. A transformer draws no first weights: they are another part, and ours are
     loaded."""
-    kind: Any = getattr(solution, "Transformer", None)
-    written = vars(kind).get("_init_weights") if isinstance(kind, type) else None
-    if written is not None:
-        kind._init_weights = lambda *_, **__: None
-    try:
+    kind = getattr(solution, "Transformer", None)
+    written = hasattr(kind, "_init_weights")
+    with mock.patch.object(kind, "_init_weights", return_value=None) if written else nullcontext():
         return getattr(solution, name)(*([] if name == "GELU" else [config(solution, size)]))
-    finally:
-        if written is not None:
-            kind._init_weights = written
 
 
 def config(solution: ModuleType, size: Size) -> Any:
@@ -213,9 +209,8 @@ def patch(module: nn.Module, setting: Setting) -> None:
     """Replace the parts right below the judged one by ours, which use the module's own parameters."""
     part, wanted = setting.part, state_of(setting)
 
-    def ours(owner: nn.Module) -> Computation:
+    def ours(owner: nn.Module, prefix: str = "") -> Computation:
         """On the owner's parameters; where it lacks one, or has it in another shape, on our own."""
-        prefix = next((f"{name}." for name, child in module.named_modules() if child is owner and name), "")
         own = dict(owner.named_parameters(remove_duplicate=False))
         like = next(iter(own.values()), torch.zeros((), dtype=torch.float64))
         state = {n.removeprefix(prefix): v for n, v in wanted.items() if n.startswith(prefix)}
@@ -231,9 +226,8 @@ def patch(module: nn.Module, setting: Setting) -> None:
         instead(module.attention, lambda x: ours(module).attention("attention.", x))
         instead(module.mlp, lambda x: ours(module).mlp("mlp.", x))
     if part == "forward":
-        blocks: Any = module.backbone
-        for block in blocks:
-            instead(block, partial(ours(block).block, ""))
+        for number, block in enumerate(cast(nn.ModuleList, module.backbone)):
+            instead(block, partial(ours(block, f"backbone.{number}.").block, ""))
     if part in ("generate", "loss", "train"):
         instead(module, lambda ids: ours(module).forward(ids))
 

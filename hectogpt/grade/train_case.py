@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -164,20 +165,17 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
         "plot_results": lambda losses=None, grad_norms=None, *_, **__: recorded.append((losses, grad_norms)),
         "get_chunked_tinystories": lambda *_, **__: text().clone(),
     }
-    before = {name: value for name, value in vars(train).items() if name in replaced}
     arguments = {"learning_rate": RATE, "gradient_clipping": clip_of(setting), "batch_size": BATCH, "max_steps": STEPS}
     result, after = None, ""
     try:
         torch.manual_seed(0)
-        vars(train).update(replaced)
-        result = train.train(**accepted(train.train, arguments | {"model_config": config(solution, SIZE)}))
+        with mock.patch.dict(vars(train), replaced):
+            result = train.train(**accepted(train.train, arguments | {"model_config": config(solution, SIZE)}))
     except BaseException as error:
         if not recorded:
             raise
         answer = answer_of_error(error)
         after = f"{answer.error}: {answer.text[:200]}, at {answer.line}"
-    finally:
-        vars(train).update(before)
     if not recorded and isinstance(result, tuple | list) and len(result) >= 2:
         recorded.append((result[0], result[1]))
     if not recorded:
