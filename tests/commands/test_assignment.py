@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import Here, assert_good_error
-from grade_right import NO_CROP
-from grade_right import RIGHT as RIGHT_MODELS
 from grade_solutions import edited
-from grade_wrong import WRONG as WRONG_MODELS
+from grade_tables import NO_CROP
+from grade_tables import RIGHT as RIGHT_MODELS
+from grade_tables import WRONG as WRONG_MODELS
 from helpers import ROOT
 from wrong_assignments import FILES, RIGHT, WRONG, Change
 

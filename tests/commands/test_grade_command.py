@@ -18,9 +18,8 @@ from pathlib import Path
 import pytest
 from command import Here
 from grade_hostile import HOSTILE
-from grade_right import NO_CROP, RIGHT
 from grade_solutions import BASE, TRAIN, body
-from grade_wrong import WRONG
+from grade_tables import NO_CROP, RIGHT, WRONG
 from helpers import ROOT
 
 from hectogpt import hardware

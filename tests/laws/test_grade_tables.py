@@ -10,9 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from grade_right import NO_CROP, RIGHT
 from grade_solutions import BASE, TEXTBOOK, edited, judged, module, transcript
-from grade_wrong import NOTES, OUT, SCALE, TOKEN, WRONG, Wrong
+from grade_tables import NO_CROP, NOTES, OUT, RIGHT, SCALE, TOKEN, WRONG, Wrong
 
 from hectogpt.grade import laws, outcomes
 from hectogpt.grade.calls import Call
