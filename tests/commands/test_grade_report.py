@@ -172,27 +172,21 @@ def test_text_pages_and_csv_are_harmless(wrong: Result) -> None:
 
 
 def test_gradescope_gets_a_test_a_part(wrong: Result) -> None:
+    """Its points: test_grade_command.py, in Gradescope's folders."""
     told = report.gradescope(wrong, 3, "after_published")
-    assert told["score"] == sum(test["score"] for test in told["tests"])
-    assert {test["number"]: test["max_score"] for test in told["tests"]}["3(a)iii"] == 6
     assert {test["status"] for test in told["tests"]} == {"passed", "failed"}
     assert {test["visibility"] for test in told["tests"]} == {"after_published"}
     attention = next(test for test in told["tests"] if test["name"] == "CausalAttention")
     assert attention["extra_data"]["diagnosis"] == "scale by d_model"
-    json.dumps(told, allow_nan=False)
 
 
 def test_the_autograder_archive() -> None:
+    """Run in Gradescope's folders by test_grade_command.py."""
     made = archive("visible", 2)
     assert made == archive("visible", 2)
     with zipfile.ZipFile(io.BytesIO(made)) as file:
-        modes = {info.filename: info.external_attr >> 16 for info in file.infolist()}
         run, needed = file.read("run_autograder").decode(), file.read("requirements.txt").decode()
-    assert modes["setup.sh"] == modes["run_autograder"] == 0o755
-    assert modes["hectogpt/grade/child.py"] == 0o644
-    assert not [name for name in modes if "__pycache__" in name]
+        assert not [name for name in file.namelist() if "__pycache__" in name]
     assert "\ntorch==2" in needed
     assert "+" not in needed
-    assert "extra" not in needed.replace("--extra-index-url", "")
-    assert run.startswith("#!")
     assert "--hints 2" in run
