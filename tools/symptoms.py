@@ -20,7 +20,7 @@ from torch import Tensor
 from hectogpt.grade import calls, laws, train_case
 from hectogpt.grade.calls import Call, pattern, short
 from hectogpt.grade.computation import Computation, Mistake, kind_of
-from hectogpt.grade.laws import Setting, Size, given, order, shapes, weights
+from hectogpt.grade.laws import Setting, Size, given, shapes, weights
 from hectogpt.grade.mistakes import GRADIENTS, MISTAKES
 from hectogpt.grade.run_part import Answer, answer_of_error
 from tools import ROOT
@@ -142,7 +142,7 @@ def in_letters(shape: torch.Size, setting: Setting) -> str:
 
 def of_values(part: str, kind: Kind) -> str:
     """What the part's own result shows: an error, another shape, NaN, where it is right and how much is not."""
-    made = [Call(s, n, made_by(kind, s, order(s)[n]), "float64") for s in asked(part) for n in range(len(s.inputs))]
+    made = [Call(s, n, made_by(kind, s, n), "float64") for s in asked(part) for n in range(len(s.inputs))]
     if broken := [call for call in made if call.answer.tensor is None]:
         error = f"{broken[0].answer.error}: {short(broken[0].answer.text, 90).rstrip('.')}"
         if len(broken) == len(made):

@@ -14,7 +14,7 @@ from torch import Tensor
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
 from hectogpt.grade.computation import Computation, Mistake, kind_of
-from hectogpt.grade.laws import INPUT, Setting, cotangent, given, order, state_of, weights
+from hectogpt.grade.laws import INPUT, Setting, cotangent, given, state_of, weights
 from hectogpt.grade.result import Outcome
 from hectogpt.grade.run_part import Answer, of_frame, of_header
 
@@ -23,17 +23,16 @@ ALL_BYTES = 32 << 20  # of one child
 
 
 @lru_cache(maxsize=20_000)
-def logits(setting: Setting, shape: tuple[int, ...], ids: bytes) -> Tensor:
+def logits(setting: Setting, ids: tuple[tuple[int, ...], ...]) -> Tensor:
     """What the right model returns for these ids."""
-    given_ids = torch.frombuffer(bytearray(ids), dtype=torch.int64).reshape(shape)
-    return Computation(weights(setting), setting.size).forward(given_ids)
+    return Computation(weights(setting), setting.size).forward(torch.tensor(ids, dtype=torch.int64))
 
 
 def outcome_of(kind: type[Computation], setting: Setting, number: int) -> Made:
     """What the setting's part of a computation returns for one input. Generation and loss change nothing in the forward
     pass: it is computed once for each input."""
     if setting.part in ("generate", "loss"):
-        forward = {"forward": lambda self, ids: logits(setting, tuple(ids.shape), ids.contiguous().numpy().tobytes())}
+        forward = {"forward": lambda self, ids: logits(setting, tuple(map(tuple, ids.tolist())))}
         kind = type("Remembering", (kind,), forward)
     new_tokens = setting.new_tokens[number] if setting.new_tokens else 0
     try:
@@ -93,10 +92,10 @@ def short(text: str, width: int = 300) -> str:
     return line if len(line) <= width else line[: width - 3] + "..."
 
 
-def listed(names: list[str], most: int = 3, between: str = ", ") -> str:
+def listed(names: list[str], most: int = 3) -> str:
     """The first few names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return between.join(names[:most]) + more
+    return ", ".join(names[:most]) + more
 
 
 def pattern(calls: list[Call]) -> str:
@@ -135,8 +134,8 @@ class Call:
 
     @property
     def number(self) -> int:
-        """Of the input that it was given."""
-        return order(self.setting)[self.place]
+        """Of the input that it was given: each once, then the first again."""
+        return self.place % len(self.setting.inputs)
 
     @property
     def tolerance(self) -> float:
@@ -245,7 +244,7 @@ class Transcript:
         name, variant = self.left[0]
         if name:
             setting, dtype = laws.SETTINGS[name], one_of(laws.TOLERANCE, header["dtype"])
-            made = of_frame(header, body)[: len(order(setting))]
+            made = of_frame(header, body)[: len(setting.inputs) + 1]
             self.calls[name, variant] = [Call(setting, place, answer, dtype) for place, answer in enumerate(made)]
         else:
             self.imports = {one_of(self.files, name): of_header(one, {}) for name, one in header["imports"].items()}

@@ -158,11 +158,6 @@ def cotangent(setting: Setting, shape: torch.Size) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(setting.seed), dtype=torch.float64)
 
 
-def order(setting: Setting) -> list[int]:
-    """The numbers of the inputs in the order of the calls: each once, then the first again."""
-    return [*range(len(setting.inputs)), 0]
-
-
 # --- the settings -----------------------------------------------------------------------------------------------------
 
 TOLERANCE = {"float64": 5e-5, "float32": 5e-4}  # by the dtype of the weights that the submission ran with
