@@ -76,10 +76,6 @@ def test_projections_are_distributed_as_those_of_real_keys(normalise: bool) -> N
     for i in range(n):
         for direction in ([1, 0], [0, 1], [1, 1], [1, -2]):
             assert ks_2samp(literal[:, i] @ direction, short[:, i] @ direction).pvalue > 1e-4
-    one_literal = attention.estimate_total_variance(attention.softmax(8.0 * literal.sum(axis=-1)))
-    one_short = attention.estimate_total_variance(attention.attend_one_head(short, 8.0))
-    assert one_literal.low < one_short.high
-    assert one_short.low < one_literal.high
 
 
 @pytest.mark.parametrize("beta", [1.0, 10.0, 40.0])

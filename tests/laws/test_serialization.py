@@ -9,14 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from model_kinds import KINDS
 
 from hectogpt import serialization
 from hectogpt.errors import UserError
 from hectogpt.lab import recipes
 from hectogpt.model import ModelConfig
-from hectogpt.model.inputs import NgramHash, Smear
-from hectogpt.model.parts import QKNorm, ReLU2, RMSNorm, Rotary
-from hectogpt.model.pointer import PointerHead
 from hectogpt.serialization import Value, current_name, current_path, diff, dump, load
 from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.optim import AdamW, Muon
@@ -24,16 +22,8 @@ from hectogpt.training.run import Cosine, Run, Schedule, sections_changed
 
 
 def departed() -> Run:
-    run = recipes.recipe("adamw_128")
-    model = replace(
-        run.model,
-        norm=RMSNorm(),
-        activation=ReLU2(),
-        inputs=(Smear((0.2,)), NgramHash(2, 1024)),
-        attention_parts=(Rotary(1024.0, 0.5), QKNorm()),
-        pointer=PointerHead(),
-    )
-    run = replace(run, model=model, optim=Muon(rest=AdamW(row_lr_power=0.5)), schedule=Cosine(3))
+    model, optim = replace(KINDS["everything else"], context_length=1024), Muon(rest=AdamW(row_lr_power=0.5))
+    run = replace(recipes.recipe("adamw_128"), model=model, optim=optim, schedule=Cosine(3))
     return replace(run, gradient_clipping=None, init_from_counts=BigramInit())
 
 
