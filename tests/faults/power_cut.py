@@ -139,7 +139,7 @@ def record_saving(before: int) -> Saving:
 def corpus_saving(where: Path) -> Saving:
     """The token files of a text. A text without token files is tokenised again."""
     source = where / "text.txt"
-    source.write_text("\n\n".join(f"Passage {number} of the text, and no other." for number in range(300)))
+    source.write_text("\n\n".join(f"Passage {number} of the text, and no other." for number in range(400)))
 
     def tokenise(folder: Path) -> dict[str, str]:
         return open_corpus(str(source), cache=folder, progress=False).sha256
