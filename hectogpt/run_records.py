@@ -39,10 +39,13 @@ UNFINISHED = "unfinished"  # there is no summary of all its steps: it was killed
 class RunRecord:
     """A run's folder in numbers. None where the folder does not say.
 
-    modified: whether fields of the recipe were overridden. state: as `read_state` has it. steps: taken, of
-    `planned_steps`. seconds: of building and training. written: when a file of the folder was last written, local time.
+    modified: whether fields of the recipe were overridden.
+    state: "done", "interrupted", "diverged" or "unscored" as the summary says, RUNNING while a process holds the
+        folder, else UNFINISHED, also with fewer steps than run.json plans.
+    steps: taken, of `planned_steps`. seconds: of building and training. written: when a file of the folder was last
+        written, local time.
     run: the fields of the Run as they are in run.json. summary: summary.json, and last_row: the last row of
-    metrics.jsonl that has a step; {} without one.
+        metrics.jsonl that has a step; {} without one.
     """
 
     folder: Path
@@ -85,7 +88,12 @@ def read_record(folder: Path) -> RunRecord:
     """The record of a run's folder. Raises UserError (CHECKPOINT) naming the file that is not as a run leaves it."""
     record, summary = read_object(folder / RUN), read_summary(folder)
     run = run_of(folder, record)
-    state = _state_of(folder, run, summary)
+    planned, taken = count_of(run.get("steps")), count_of(summary.get("steps"))
+    state = text_of(summary.get("state")) or ("done" if summary else UNFINISHED)
+    if state == "done" and planned not in (None, taken):
+        state = UNFINISHED
+    if is_locked(folder / LOCK):
+        state = RUNNING
     under_way = state in (UNFINISHED, RUNNING)
     newest = 0.0
     with suppress(OSError):  # of a file that has gone since
@@ -96,8 +104,8 @@ def read_record(folder: Path) -> RunRecord:
         recipe=text_of(summary.get("recipe")) or text_of(run.get("recipe")) or "?",
         modified=record.get("modified") is True,
         state=state,
-        steps=count_of(last_row.get("step") if under_way else summary.get("steps")),
-        planned_steps=count_of(run.get("steps")),
+        steps=count_of(last_row.get("step")) if under_way else taken,
+        planned_steps=planned,
         dev_loss=None if under_way else number_of(summary.get("dev_loss")),
         seconds=None if under_way else number_of(summary.get("seconds")),
         written=datetime.fromtimestamp(min(newest, 2**32)).astimezone().isoformat(" ", "seconds"),
@@ -105,21 +113,6 @@ def read_record(folder: Path) -> RunRecord:
         summary=summary,
         last_row=last_row,
     )
-
-
-def read_state(folder: Path) -> str:
-    """How a run stands: "done", "interrupted", "diverged" or "unscored" as its summary says, RUNNING while a process
-    holds it, else UNFINISHED, also with fewer steps than run.json plans. Raises UserError (CHECKPOINT) for damaged
-    files."""
-    return _state_of(folder, run_of(folder, read_object(folder / RUN)), read_summary(folder))
-
-
-def _state_of(folder: Path, run: dict[str, Any], summary: dict[str, Any]) -> str:
-    if is_locked(folder / LOCK):
-        return RUNNING
-    state = text_of(summary.get("state")) or ("done" if summary else UNFINISHED)
-    is_short = state == "done" and count_of(run.get("steps")) not in (None, count_of(summary.get("steps")))
-    return UNFINISHED if is_short else state
 
 
 def run_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
@@ -153,22 +146,14 @@ def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
 
 def read_rows(path: Path, last: int = LARGEST_METRICS) -> Iterator[dict[str, Any]]:
     """The rows of a metrics.jsonl that are whole and have a step, in its order, of its last so many bytes; none of a
-    file that cannot be read."""
+    file that cannot be read. nan and infinity are None."""
     with suppress(OSError), open_regular(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - last))
         while line := file.readline(LONGEST_ROW):
-            if (row := parse_row(line)) is not None:
-                yield row
-
-
-def parse_row(line: bytes) -> dict[str, Any] | None:
-    """A line of metrics.jsonl, nan and infinity as None; None for what is no row: half of one that is being written, or
-    one without a step."""
-    try:
-        row = parse_json_object(line, nan_as_none=True)
-    except ValueError:
-        return None
-    return row if line.endswith(b"\n") and count_of(row.get("step")) is not None else None
+            with suppress(ValueError):
+                row = parse_json_object(line, nan_as_none=True)
+                if line.endswith(b"\n") and count_of(row.get("step")) is not None:
+                    yield row
 
 
 def read_scores(path: Path) -> list[tuple[int, float]]:

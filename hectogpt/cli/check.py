@@ -19,7 +19,7 @@ from hectogpt.json_files import MANIFEST, damage, read_manifest
 from hectogpt.lab import ideas
 from hectogpt.lab.scoring import run_and_score
 from hectogpt.model.weights import check_manifest
-from hectogpt.run_records import CHECKPOINTS, read_state
+from hectogpt.run_records import CHECKPOINTS, read_record
 from hectogpt.serialization import dump, idea_module
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.diagnose import diagnose as find_fault
@@ -83,7 +83,7 @@ def repair(options: CheckOptions) -> None:
         check_manifest(folder)
     except UserError as error:
         damaged = f"{error.what} ({error.why})"
-    if read_state(folder) == "done" and not damaged:
+    if read_record(folder).state == "done" and not damaged:
         print(printable(f"already complete ({trained.steps}/{trained.steps}): {folder}"))
         return
     taken = len(read_steps(folder))

@@ -25,7 +25,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.recipes import DEFAULT
 from hectogpt.lab.scoring import FullRun, is_it_usual, run_and_score
-from hectogpt.run_records import PICTURE, RUN, read_state
+from hectogpt.run_records import PICTURE, RUN, read_record
 from hectogpt.serialization import dump
 from hectogpt.training import setup
 from hectogpt.training.checkpoint import code_hash
@@ -119,7 +119,7 @@ def find_plan(asked: Asked, progress: Progress) -> Asked | None:
     if where is None:
         progress.line(f"nothing to go on with {f'in {options.out}' if options.out else 'below runs'}: a new run")
         return asked
-    run, state = continued(asked, where.folder), read_state(where.folder)
+    run, state = continued(asked, where.folder), read_record(where.folder).state
     if state == "done" and where.step is None:
         print(f"already complete ({run.steps}/{run.steps}): {where.folder}")
         return None

@@ -33,7 +33,7 @@ from hectogpt.run_records import (
     UNFINISHED,
     SavedCheckpoints,
     read_object,
-    read_state,
+    read_record,
     read_summary,
     run_of,
 )
@@ -139,7 +139,7 @@ def find_checkpoint(
 
 def _is_under_way(folder: Path) -> bool:
     with contextlib.suppress(UserError):  # whose run.json is damaged may have whole weights, which have own hashes
-        return read_state(folder) in (RUNNING, UNFINISHED)
+        return read_record(folder).state in (RUNNING, UNFINISHED)
     return False
 
 

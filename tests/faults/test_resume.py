@@ -23,7 +23,7 @@ from hectogpt.errors import UserError
 from hectogpt.files import lock
 from hectogpt.interop import open_model
 from hectogpt.lab import recipes
-from hectogpt.run_records import read_state
+from hectogpt.run_records import read_record
 from hectogpt.training.checkpoint import Checkpoints, weights_in
 from hectogpt.training.run_folder import RunFolder, read_run, read_steps
 
@@ -144,8 +144,8 @@ def test_a_run_that_goes_on_is_no_longer_what_it_was(run: Path, here: Here) -> N
         path.write_text(json.dumps(json.loads(path.read_text()) | {"state": summary}))
         with RunFolder.reopen(run, longer) as folder:
             folder.begin_again(read_steps(run)[:6], [])
-            assert read_state(run) == "running"
-        assert read_state(run) == "unfinished"
+            assert read_record(run).state == "running"
+        assert read_record(run).state == "unfinished"
         assert path.exists() == (summary == "done")
         assert json.loads(here("show", run, "--json").stdout)["state"] == "unfinished"
         assert here("check", run).returncode == 0
