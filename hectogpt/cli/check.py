@@ -166,7 +166,8 @@ def replay(options: CheckOptions) -> None:
         found[AFTER] = one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in names)
     equal, differences = all(found.values()), session.differences(at.facts)
     answer: dict[str, object] = {"step": step + 1, "equal": equal, "weights_equal": found.get(AFTER)}
-    answer |= {"differences": differences} | {f"{name}, again": pair for name, pair in pairs.items()}
+    answer["differences"] = differences
+    answer |= {name: {"recorded": one, "again": two} for name, (one, two) in pairs.items()}
     lines = [f"{WORDS[same]:<8} {what}" for what, same in found.items()]
     show(options.json, answer, lines, options.quiet)
     if not equal:
