@@ -140,15 +140,6 @@ def test_the_interval_is_where_the_e_value_is_small() -> None:
 # --- comparisons ------------------------------------------------------------------------------------------------------
 
 
-def test_a_comparison_ends_at_the_look_that_decides() -> None:
-    gains = [0.035, 0.06, 0.055, 0.05, -3.0]
-    pair = compared([5.0 - gain for gain in gains], [5.0] * 5, sequentially=True)
-    assert (pair.n, pair.verdict, pair.p) == (4, "better", None)
-    assert pair.gain == pytest.approx(0.05)
-    assert 0 < (pair.low or 0.0) < pair.gain < (pair.high or 0.0)
-    assert pair.noise_floor == pytest.approx(pair.sd)
-
-
 def test_undecided_comparisons() -> None:
     assert compare_pairs({0: 1.0}, {1: 1.0}) is None
     assert compare_sequentially({0: 1.0}, {1: 1.0}) is None
