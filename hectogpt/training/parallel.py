@@ -29,7 +29,6 @@ T = TypeVar("T")
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SUM = "the sum of gradients"
 TIMEOUT = 120.0  # seconds that one process waits for another
-START = 3600.0  # seconds that a process waits for what rank 0 does before training: it may build a corpus
 
 
 @dataclass(frozen=True)
@@ -157,10 +156,7 @@ class SharedWorld(World):
             value = find()
             self.store.set(key, json.dumps(value, allow_nan=False))
             return value
-        deadline = time.monotonic() + START
-        while (text := self._read(key)) is None:
-            if time.monotonic() > deadline:
-                raise PeerError(f"nothing came from rank 0 in {START:.0f} s", self.step, self.size)
+        while (text := self._read(key)) is None:  # as long as the store is there: rank 0 may build a corpus
             time.sleep(0.05)
         found: T = json.loads(text)
         return found
@@ -257,7 +253,7 @@ def describe_odd(texts: list[dict[str, Any]]) -> DisagreementError:
     rank, its = next((rank, its) for rank, its in enumerate(texts) if its != texts[0])
     name = next(name for name in texts[0] if its.get(name) != texts[0][name])
     differing = [
-        f"{path or name}: {_brief(one)} at rank 0, {_brief(other)} at rank {rank}"
+        f"{path or name}: {str(one)[:40]} at rank 0, {str(other)[:40]} at rank {rank}"
         for path, (one, other) in diff(texts[0][name], its.get(name)).items()
     ]
     more = [f"and {len(differing) - 3} more"] if len(differing) > 3 else []
@@ -267,8 +263,3 @@ def describe_odd(texts: list[dict[str, Any]]) -> DisagreementError:
         fix="the same installation, command, files and threads for all processes",
         kept="nothing was written",
     )
-
-
-def _brief(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, allow_nan=False)
-    return text[:12] if len(text) == 64 else text[:60]
