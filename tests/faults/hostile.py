@@ -310,12 +310,12 @@ def corpus_tries(folder: Path) -> Iterator[Try]:
     names = ["", "x" * 5000, "y/" * 3000, "~nosuchuser/x", "hf:", "hf:../../x", "hf:a/b/c", "hf:" + "a" * 5000, "hf:\0",
              "a\0b", "\udc80", "/dev/zero", "/dev/null", "/nope", "x.jsonl:y", "-rf", "\x1b]0;title\x07"]  # fmt: skip
     yield from (("the name " + repr(name)[:20], read_corpus(name, folder), 0) for name in names)
-    text = b"The state of our union is strong, and its people are free. " * 400
+    text = "\n\n".join(f"Passage {number} of the text, and no other." for number in range(400)).encode()
     contents = {
         "empty.txt": b"", "blank.txt": b" \n\t", "short.txt": b"a few words", "png.txt": b"\x89PNG\r\n\x1a\n" + text,
         "nul.txt": text + b"\0" + text, "latin.txt": text + b"caf\xe9 " + text, "cut.txt": text + b"\xe2\x82",
         "utf16.txt": text.decode().encode("utf-16"), "utf16le.txt": text.decode().encode("utf-16-le"),
-        "crlf.txt": text.replace(b". ", b".\r\n"), "bom.txt": b"\xef\xbb\xbf" + text, "x.json": b"[]",
+        "crlf.txt": text.replace(b"\n", b"\r\n"), "bom.txt": b"\xef\xbb\xbf" + text, "x.json": b"[]",
         "surrogate.txt": text + b"\xed\xa0\x80" + text, "separator.txt": b"<|endoftext|>" * 2000,
         "deep.jsonl": b"[" * 100_000, "half.jsonl": b'{"text": "a"}\n{"text": ', "none.jsonl": b'{"a": 1}\n',
         "lone.jsonl": b'{"text": "\\ud800"}\n', "digits.jsonl": b'{"text": ' + b"9" * 5000 + b"}\n",
