@@ -23,7 +23,8 @@ import torch
 
 from bench.record import ROOT, Row
 from hectogpt.data import Corpus, load_tokenizer, open_corpus
-from hectogpt.data.corpus import CorpusCache
+from hectogpt.data.corpus import cache_folder
+from hectogpt.data.sources import find_source
 from hectogpt.kernels import native
 from hectogpt.lab import recipes
 from hectogpt.lab.ladder import LADDER
@@ -54,7 +55,7 @@ def names(corpus: str) -> list[str]:
 
 def read_text(name: str) -> tuple[Corpus, str]:
     """The corpus, and what it is: its name, or "stand-in" for a text of its shapes. Nothing is downloaded."""
-    if name == "tinystories" and not CorpusCache(name).folder.exists():
+    if name == "tinystories" and not cache_folder(find_source(name)).exists():
         return make_stand_in(name), "stand-in"
     return open_corpus(name), name
 

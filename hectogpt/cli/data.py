@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hectogpt.cli.console import note, show
 from hectogpt.cli.options import DataOptions
-from hectogpt.data import CorpusCache
+from hectogpt.data.corpus import build_with_vocabulary, open_corpus
 from hectogpt.errors import UserError
 
 
@@ -15,12 +15,12 @@ def main(options: DataOptions) -> None:
     """Build, then print each split's size and hash. Raises UserError (DATA) for damaged files."""
     if options.vocab is None and options.out is not None:
         raise UserError("--out is for --vocab", fix="leave it out")
-    cache = CorpusCache(options.source)
     if options.vocab is None:
-        corpus = cache.open()
+        corpus = open_corpus(options.source)
     else:
         stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(options.source).stem).strip("-") or "text"
-        corpus = cache.build_with_vocabulary(options.vocab, options.out or Path(f"{stem}-vocab-{options.vocab}"))
+        folder = options.out or Path(f"{stem}-vocab-{options.vocab}")
+        corpus = build_with_vocabulary(options.source, options.vocab, folder)
     splits = {
         split: {"tokens": len(ids), "documents": corpus.n_documents[split], "sha256": corpus.sha256[split]}
         for split, ids in corpus.tokens.items()

@@ -4,14 +4,13 @@ Needs numpy and tiktoken; torch is never imported here. Text is kept byte for by
 """
 
 from hectogpt.data.batches import Batches, DataOrder, Shuffled
-from hectogpt.data.corpus import Corpus, CorpusCache, open_corpus
+from hectogpt.data.corpus import Corpus, open_corpus
 from hectogpt.data.token_files import find_tokenizer
 from hectogpt.data.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
     "Batches",
     "Corpus",
-    "CorpusCache",
     "DataOrder",
     "Shuffled",
     "Tokenizer",

@@ -28,7 +28,7 @@ from hectogpt.data.documents import (
 )
 from hectogpt.data.sources import find_source
 from hectogpt.data.token_files import INDEX, SPLITS, find_tokenizer
-from hectogpt.data.tokenizer import Tokenizer, train_tokenizer
+from hectogpt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from hectogpt.display import Progress
 from hectogpt.errors import UserError, set_to
 
@@ -89,72 +89,62 @@ def open_corpus(
     Raises UserError: DATA for anything wrong with the source, the vocabulary or the token files, STORAGE for a cache
     that cannot be written, LOCKED if another process builds it for ten minutes.
     """
-    return CorpusCache(source, cache=cache).open(progress, check)
+    tokenizer, folder, problems = find_tokenizer(source), token_files.find_splits(source), ()
+    if folder is None:
+        text = find_source(source)
+        folder = cache_folder(text, cache)
+        if not _is_fresh(folder, text):
+            with token_files.lock_folder(folder):
+                if not _is_fresh(folder, text):  # another process may have built it while this one waited
+                    tokenise(text, tokenizer, folder, progress)
+    if (folder / INDEX).is_file():
+        index = token_files.read_index(folder)
+        tokens = token_files.read_splits(folder, index, tokenizer, check)
+        sha256, documents = ({s: index["splits"][s][key] for s in SPLITS} for key in ("sha256", "documents"))
+        problems = tuple(index["problems"])
+    else:
+        tokens, end_of_text = token_files.read_unchecked(folder, tokenizer), tokenizer.end_of_text
+        sha256 = {split: hashlib.sha256(ids.data).hexdigest() for split, ids in tokens.items()}
+        # One more than separators if the last document has none.
+        documents = {s: int((ids == end_of_text).sum() + (ids[-1] != end_of_text)) for s, ids in tokens.items()}
+    return Corpus(source, tokens, sha256, documents, tokenizer, folder, problems)
 
 
-class CorpusCache:
-    """The token files of one source in the cache folder.
+def cache_folder(source: Source, cache: Path | str | None = None) -> Path:
+    """Where the cache has the token files of a source of text, or will have them."""
+    # "utf-8" and "False" were choices once: folders keep their names.
+    key = f"{token_files.FORMAT}\0{source.identity}\0utf-8\0False\0{load_tokenizer().sha256}"
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", source.identity)[-40:].strip("-") or "corpus"
+    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+    return files.cache_dir(cache) / f"{slug}-{digest[:12]}"
 
-    folder: where they are; for token files that are used as they are, their own folder, and source is None. Raises
-    UserError as `open_corpus` does.
+
+def _is_fresh(folder: Path, source: Source) -> bool:
+    """Whether a folder has token files of the source as it is now. Raises UserError (DATA) for a damaged index."""
+    if not os.path.exists(folder):  # False also for a cache that one may not enter, which the lock names
+        return False
+    return source.fingerprint in ("", token_files.read_index(folder)["fingerprint"])
+
+
+def build_with_vocabulary(name: str, n_vocab: int, folder: Path) -> Corpus:
+    """Train a vocabulary of `n_vocab` ids on the training documents of a text alone, and write the text's tokens in it
+    into `folder`, which is a corpus from then on. An earlier one there is replaced.
+
+    Raises UserError: DATA for token files, and for too little text; USAGE for a folder that holds other files.
     """
-
-    def __init__(self, name: str = "sotu", *, cache: Path | str | None = None) -> None:
-        self.name, self.tokenizer = name, find_tokenizer(name)
-        if (given := token_files.find_splits(name)) is not None:
-            self.source, self.folder = None, given
-            return
-        self.source = find_source(name)
-        # "utf-8" and "False" were choices once: folders keep their names.
-        key = f"{token_files.FORMAT}\0{self.source.identity}\0utf-8\0False\0{self.tokenizer.sha256}"
-        slug = re.sub(r"[^A-Za-z0-9]+", "-", self.source.identity)[-40:].strip("-") or "corpus"
-        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-        self.folder = files.cache_dir(cache) / f"{slug}-{digest[:12]}"
-
-    def open(self, progress: bool = True, check: bool = True) -> Corpus:
-        """Return the corpus. Builds the token files if there are none or the source has changed since."""
-        if self.source is not None and not self._is_fresh(self.source):
-            with token_files.lock_folder(self.folder):
-                if not self._is_fresh(self.source):  # another process may have built it while this one waited
-                    tokenise(self.source, self.tokenizer, self.folder, progress)
-        if (self.folder / INDEX).is_file():
-            index = token_files.read_index(self.folder)
-            tokens = token_files.read_splits(self.folder, index, self.tokenizer, check)
-            sha256, documents = ({s: index["splits"][s][key] for s in SPLITS} for key in ("sha256", "documents"))
-            problems = tuple(index["problems"])
-        else:
-            tokens, end_of_text = token_files.read_unchecked(self.folder, self.tokenizer), self.tokenizer.end_of_text
-            sha256 = {split: hashlib.sha256(ids.data).hexdigest() for split, ids in tokens.items()}
-            # One more than separators if the last document has none.
-            documents = {s: int((ids == end_of_text).sum() + (ids[-1] != end_of_text)) for s, ids in tokens.items()}
-            problems = ()
-        return Corpus(self.name, tokens, sha256, documents, self.tokenizer, self.folder, problems)
-
-    def build_with_vocabulary(self, n_vocab: int, folder: Path, progress: bool = True) -> Corpus:
-        """Train a vocabulary of `n_vocab` ids on the training documents alone, and write the tokens of the source in it
-        into `folder`, which is a corpus from then on. An earlier one there is replaced.
-
-        Raises UserError: DATA for token files, and for too little text; USAGE for a folder that holds other files.
-        """
-        if self.source is None:
-            why, fix = "it holds ids, and a vocabulary is trained on text", "name the text they come from"
-            raise cannot_use(self.name, why, fix)
-        names = os.listdir(folder) if os.path.isdir(folder) else [folder.name] if os.path.lexists(folder) else []
-        if names and INDEX not in names:
-            why, fix = f"it holds {', '.join(sorted(names)[:4])}", set_to("out", "another folder")
-            raise UserError(f"{folder} is not empty", why=why, fix=fix, kept="the folder, untouched")
-        texts = (text for split, text in split_texts(self.source, []) if split == "train")
-        tokenizer = train_tokenizer(texts, n_vocab, folder.name)
-        with token_files.lock_folder(folder):
-            tokenise(self.source, tokenizer, folder, progress)
-        return open_corpus(str(folder))
-
-    def _is_fresh(self, source: Source) -> bool:
-        """Whether there are token files of the source as it is now. Raises UserError (DATA) for a damaged index."""
-        if not os.path.exists(self.folder):  # False also for a cache that one may not enter, which the lock names
-            return False
-        index = token_files.read_index(self.folder)
-        return not source.fingerprint or index["fingerprint"] == source.fingerprint
+    if token_files.find_splits(name) is not None:
+        why, fix = "it holds ids, and a vocabulary is trained on text", "name the text they come from"
+        raise cannot_use(name, why, fix)
+    names = os.listdir(folder) if os.path.isdir(folder) else [folder.name] if os.path.lexists(folder) else []
+    if names and INDEX not in names:
+        why, fix = f"it holds {', '.join(sorted(names)[:4])}", set_to("out", "another folder")
+        raise UserError(f"{folder} is not empty", why=why, fix=fix, kept="the folder, untouched")
+    source = find_source(name)
+    texts = (text for split, text in split_texts(source, []) if split == "train")
+    tokenizer = train_tokenizer(texts, n_vocab, folder.name)
+    with token_files.lock_folder(folder):
+        tokenise(source, tokenizer, folder, progress=True)
+    return open_corpus(str(folder))
 
 
 def split_texts(source: Source, noted: list[str]) -> Iterator[tuple[str, str]]:

@@ -39,6 +39,13 @@ class AttentionView(NamedTuple):
     entered: list[Tensor] = []  # noqa: RUF012  each forward pass brings its own
     first: Places | None = None
 
+    @property
+    def causal(self) -> Bool[Tensor, "rows 1 time slot"]:
+        """The causal mask, also where it is the plain one."""
+        if self.visible is not None:
+            return self.visible
+        return visible_keys(self.query_positions, self.key_positions)[:, None]
+
 
 class CausalAttention(nn.Module):
     """Several heads of attention over the current and earlier positions.
@@ -118,8 +125,7 @@ class CausalAttention(nn.Module):
     ) -> Float[Tensor, "rows head time slot"]:
         """What is added to the scores: 0 or a bias, and minus infinity where a query does not see a key."""
         mask = self.mask(view, dtype)
-        if mask is None:
-            mask = visible_keys(view.query_positions, view.key_positions)[:, None]
+        mask = view.causal if mask is None else mask
         if mask.dtype != torch.bool:
             return mask
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))
@@ -152,8 +158,8 @@ class CausalAttention(nn.Module):
         mask (or, with `causal = False`, for none)."""
         visible = view.visible if self.causal else None
         if self.causal and view.first is not None:
-            causal = visible_keys(view.query_positions, view.key_positions)[:, None] if visible is None else visible
-            visible = causal & (torch.arange(causal.shape[-1], device=causal.device) >= view.first[:, None, :, None])
+            slots = torch.arange(view.key_positions.shape[-1], device=view.first.device)
+            visible = view.causal & (slots >= view.first[:, None, :, None])
         if not len(self.score_biases):
             return visible
         queries, keys = view.query_positions[:, None, :, None], view.key_positions[:, None, None, :]
@@ -166,8 +172,7 @@ class CausalAttention(nn.Module):
         q, k, v = self.qkv(x, view)
         q, k, v, mask = self.change(q, k, v, self.mask(view, q.dtype), view)
         scores = q @ k.transpose(-2, -1) * self.scale
-        if mask is None and self.causal:
-            mask = visible_keys(view.query_positions, view.key_positions)[:, None]
+        mask = view.causal if mask is None and self.causal else mask
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
         return scores.softmax(dim=-1)[..., -x.shape[1] :]

@@ -19,7 +19,6 @@ from hectogpt.serialization import Value
 
 # Larger models are refused before anything is built for them: a damaged file must not cost minutes or terabytes.
 LARGEST = {"d_model": 10**5, "n_heads": 10**4, "n_layers": 500, "context_length": 10**6, "vocab_size": 10**7}
-MOST_PARTS = 100  # in each of inputs, value_embeddings and attention_parts
 
 
 @dataclass(frozen=True)
@@ -104,10 +103,6 @@ class ModelConfig:
             value, least = getattr(self, name), 0 if name == "n_layers" else 1
             if not least <= value <= most:
                 raise UserError(f"model.{name} = {_shown(value)}", why=f"it must lie between {least} and {most:,}")
-        for name in ("inputs", "value_embeddings", "attention_parts"):
-            if len(getattr(self, name)) > MOST_PARTS:
-                n_parts = len(getattr(self, name))
-                raise UserError(f"model.{name} has {n_parts:,} parts", why=f"it may have at most {MOST_PARTS}")
         if self.document_start is not None and not 0 <= self.document_start < self.vocab_size:
             why = f"token ids run from 0 to {self.vocab_size - 1:,}"
             raise UserError(f"model.document_start = {_shown(self.document_start)}", why=why, fix="an id, or None")

@@ -32,16 +32,10 @@ from hectogpt.serialization import dump
 # --- the header's own check -------------------------------------------------------------------------------------------
 
 
-def test_a_sound_header_gives_what_the_library_reads(tmp_path: Path) -> None:
+def test_a_header_for_more_tensors_than_expected_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    dtypes = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
-    state = {f"t{i}": torch.zeros(i, 3).to(dtype) for i, dtype in enumerate(dtypes)} | {"scalar": torch.tensor(1.0)}
-    save_file(state, path, metadata={"format": "pt", "more": "text"})
-    found = check_header(path)
-    assert {name: shape for name, (_, shape) in found.items()} == {
-        n: tuple(t.shape) for n, t in load_file(path).items()
-    }
-    assert [found[f"t{i}"][0] for i in range(7)] == ["F64", "F32", "F16", "BF16", "I64", "U8", "BOOL"]
+    save_file({f"t{i}": torch.zeros(i, 3) for i in range(9)}, path)
+    assert sorted(check_header(path)) == [f"t{i}" for i in range(9)]
     with pytest.raises(UserError, match="its header should have"):
         check_header(path, most_tensors=2)
 

@@ -236,7 +236,7 @@ def test_no_file_can_run_code_from_elsewhere() -> None:
 
 
 # `.open(...)` of things that are no files, and what opens one.
-NOT_FILES = {"tarfile", "os", "webbrowser", "Session", "cache", "CorpusCache"}
+NOT_FILES = {"tarfile", "os", "webbrowser", "Session", "cache"}
 OPENS = {"open", "fdopen", "NamedTemporaryFile", "TemporaryFile", "read_text", "write_text"}
 
 
