@@ -161,7 +161,7 @@ def attention_maps(source: Source, text: str) -> Float[np.ndarray, "layers heads
     source: as for `generate`. Raises UserError for an empty text.
     """
     model, tokenizer = load(source)
-    ids = read_prompt(text, tokenizer, model).ids
+    ids = read_prompt(text, tokenizer, model)
     if model.embeddings.weight.device.type != "cpu":
         model = copy.deepcopy(model).to(torch.device("cpu"))
     with evaluating(model):

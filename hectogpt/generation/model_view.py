@@ -38,20 +38,13 @@ class Trace(NamedTuple):
     next_probabilities: Float[np.ndarray, " vocab"]
 
 
-class Prompt(NamedTuple):
-    """A prompt as the model reads it: the last tokens of the text, and how many before them were cut."""
-
-    ids: Int[np.ndarray, " time"]
-    cut: int
-
-
 def find_newest_run(root: Path) -> Path | None:
     """The run folder below `root` that finished last (its summary.json is written at the end), or None."""
     summaries = [path for path in root.glob("*/summary.json") if (path.parent / "model.safetensors").is_file()]
     return max(summaries, key=lambda path: path.stat().st_mtime).parent if summaries else None
 
 
-def read_prompt(text: str, tokenizer: Tokenizer, model: Transformer, longest: int = 0) -> Prompt:
+def read_prompt(text: str, tokenizer: Tokenizer, model: Transformer, longest: int = 0) -> Int[np.ndarray, " time"]:
     """The prompt's tokens. Of a text longer than the context (or than `longest` tokens, if given) the end is kept.
 
     Raises UserError for an empty prompt, for text that is not Unicode, and for ids that the model does not have.
@@ -60,8 +53,7 @@ def read_prompt(text: str, tokenizer: Tokenizer, model: Transformer, longest: in
     if not len(ids):
         raise UserError("the prompt is empty", why="a map needs at least one token", fix="type a few words")
     check_ids(ids, model.config.vocab_size, "the prompt")
-    room = min(model.config.context_length, longest or len(ids))
-    return Prompt(ids[-room:], max(0, len(ids) - room))
+    return ids[-min(model.config.context_length, longest or len(ids)) :]
 
 
 def attention_modules(model: Transformer) -> list[CausalAttention]:
@@ -94,12 +86,6 @@ def trace(model: Transformer, ids: Int[np.ndarray, " time"]) -> Trace:
     return Trace(stacked, losses.numpy(), log_probabilities[-1].exp().numpy())
 
 
-def most_likely_tokens(of: Trace, n: int = 10) -> list[tuple[int, float]]:
-    """The n most likely next tokens with their probabilities, highest first; ties in order of id."""
-    order = np.argsort(-of.next_probabilities, kind="stable")[:n]
-    return [(int(i), float(of.next_probabilities[i])) for i in order]
-
-
 def spell_out(piece: bytes) -> str:
     """A token's bytes as text without invisible characters: space as ␣, line feed as ↵, tab as ⇥, other controls and
     unprintable characters as \\u{...}, and bytes that are not a whole UTF-8 character as \\xNN."""
@@ -114,8 +100,8 @@ def spell_out(piece: bytes) -> str:
 
 
 def name_tokens(ids: Int[np.ndarray, " time"], tokenizer: Tokenizer) -> list[str]:
-    """Every token spelled out; ids beyond the tokenizer's (a padded vocabulary) are named by number."""
-    return [spell_out(tokenizer.decode_bytes([i])) if i < tokenizer.n_vocab else f"id {i}" for i in ids.tolist()]
+    """Every token spelled out."""
+    return [spell_out(tokenizer.decode_bytes([i])) for i in ids.tolist()]
 
 
 # --- heads off --------------------------------------------------------------------------------------------------------

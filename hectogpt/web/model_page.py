@@ -43,17 +43,17 @@ def model_page(
     moments: list[dict[str, Any]] = []
     for at in [*(kept[i] for i in spaced), step]:
         model, tokenizer = open_model(folder, step=at, idea=ideas, note=note)
-        read = model_view.read_prompt(prompt, tokenizer, model, LONGEST)
-        text = tokenizer.encode(held_out) if isinstance(held_out, str) else read.ids if held_out is None else held_out
-        moments.append(moment(model, tokenizer, read.ids, text, last=at is step) | {"step": end if at is step else at})
+        ids = model_view.read_prompt(prompt, tokenizer, model, LONGEST)
+        text = tokenizer.encode(held_out) if isinstance(held_out, str) else ids if held_out is None else held_out
+        moments.append(moment(model, tokenizer, ids, text, last=at is step) | {"step": end if at is step else at})
     config = model.config
     data: dict[str, Any] = {
         "name": str(folder) if step is None else f"{folder}, step {step}",
         "about": f"{config.n_layers} layers of {config.n_heads} heads, {config.d_model} dimensions, context "
         f"{config.context_length:,}, {sum(p.numel() for p in model.parameters()):,} parameters.",
-        "cut": read.cut,
-        "tokens": model_view.name_tokens(read.ids, tokenizer),
-        "shape": [config.n_layers, config.n_heads, len(read.ids)],
+        "cut": len(tokenizer.encode(prompt)) - len(ids),
+        "tokens": model_view.name_tokens(ids, tokenizer),
+        "shape": [config.n_layers, config.n_heads, len(ids)],
         "moments": moments,
         "text": "the prompt" if held_out is None else "held-out text of the run's corpus",
     }
@@ -63,11 +63,12 @@ def model_page(
 def moment(model: Transformer, tokenizer: Tokenizer, ids: np.ndarray, text: np.ndarray, last: bool) -> dict[str, Any]:
     """What the page shows of a model at one step. last: with all effects, else only with those of heads set to zero."""
     seen = model_view.trace(model, ids)
-    best = model_view.most_likely_tokens(seen)
+    best = np.argsort(-seen.next_probabilities, kind="stable")[:10]  # ties in order of id
+    names = model_view.name_tokens(best, tokenizer)
     return {
         "losses": [round(float(loss), 4) for loss in seen.losses],
         "maps": packed(seen.maps),
-        "next": [[model_view.name_tokens(np.array([i]), tokenizer)[0], round(p, 5)] for i, p in best],
+        "next": [[name, round(float(p), 5)] for name, p in zip(names, seen.next_probabilities[best], strict=True)],
         "effects": model_view.effects(model, text, all_of_them=last),
     }
 
