@@ -364,8 +364,8 @@ class ShowOptions:
 
 @dataclass(frozen=True)
 class WatchOptions:
-    """Show runs in the browser while they train: loss, gradient norm, seconds a step. Only reads: a run is neither
-    slowed nor changed. Ctrl-C ends it.
+    """Show runs in the browser while they train: loss, gradient norm, seconds a step; what their newest checkpoint
+    writes and looks at. Only reads: a run is neither slowed nor changed. Ctrl-C ends it.
 
     Examples
       hectogpt watch             while `hectogpt train` runs in another terminal
@@ -375,6 +375,9 @@ class WatchOptions:
 
     runs: Positional[tuple[str, ...]] = ()
     """Folders of runs, or names below runs/ (default: the newest there, those in training, and those that begin)."""
+    prompt: str | None = None
+    """Text that the newest checkpoint continues, and whose attention is drawn."""
+    idea: Idea = ()
     port: int = 0
     """Port on 127.0.0.1; 0 is a free one."""
     no_browser: bool = False

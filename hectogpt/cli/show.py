@@ -97,11 +97,8 @@ def show_run(record: RunRecord, as_json: bool) -> None:
 def run_lines(record: RunRecord, base: str, differences: dict[str, tuple[Any, Any]], remark: str) -> Iterator[str]:
     """What is printed of a run."""
     facts = dict(read_facts(record))
-    if not record.modified and record.state == "done" and record.dev_loss is not None:
-        from hectogpt.lab.scoring import is_it_usual
-
-        said = is_it_usual(record.recipe, str(record.run.get("corpus", "")), record.planned_steps, record.dev_loss)
-        facts |= {"is it normal?": said} if said else {}
+    if said := usual(record):
+        facts["is it normal?"] = said
     yield facts_text(f"{record.folder}: {recipe_of(record)}", facts) + "\n"
     if differences:
         yield one_line(f"Differs from the recipe {base}" + (f" ({remark})" if remark else ""))
@@ -113,6 +110,15 @@ def run_lines(record: RunRecord, base: str, differences: dict[str, tuple[Any, An
         yield f"Every field has the value of the recipe {base}."
     for how, text in record.samples().items():
         yield f"\n{one_line(how)}\n{textwrap.indent(printable(text), '  ')}"
+
+
+def usual(record: RunRecord) -> str:
+    """How a finished run's held-out loss lies to those on record, in words; "" where that cannot be said."""
+    if record.modified or record.state != "done" or record.dev_loss is None:
+        return ""
+    from hectogpt.lab.scoring import is_it_usual
+
+    return is_it_usual(record.recipe, str(record.run.get("corpus", "")), record.planned_steps, record.dev_loss)
 
 
 def recipe_of(record: RunRecord) -> str:

@@ -1,4 +1,4 @@
-"""`hectogpt watch [RUN ...]`: a local page with the curves of runs while they train."""
+"""`hectogpt watch [RUN ...]`: a local page with the curves of runs while they train, their samples and attention."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from hectogpt import errors
 from hectogpt.cli.options import WatchOptions
-from hectogpt.cli.show import choose
+from hectogpt.cli.show import choose, usual
 from hectogpt.display import NGRAMS, OTHER_TOKENS, one_line, printable
 from hectogpt.errors import UserError
 from hectogpt.run_records import METRICS, RUNNING, UNFINISHED, find_runs, number_of, read_record, read_rows, score_of
@@ -32,21 +32,25 @@ class Board:
     """The runs on the page. named: those that were asked for; without any, the newest below `root` and those that
     begin."""
 
-    def __init__(self, named: list[Path], root: Path) -> None:
+    def __init__(self, named: list[Path], prompt: str | None, ideas: tuple[Path, ...], root: Path) -> None:
         self.folders = list(named)
         self.root = None if named else root
-        self.lock = threading.Lock()
+        self.prompt, self.ideas, self.lock = prompt, ideas, threading.Lock()
+        self.looks: dict[Path, dict[str, Any]] = {}
         self.notes: list[str] = []
         self._scanned = 0.0
 
-    def data(self) -> dict[str, Any]:
-        """What the page asks for."""
+    def data(self, query: dict[str, str]) -> dict[str, Any]:
+        """What the page asks for: all runs, and a look at the one that is named."""
         with self.lock:
             if self.root is not None and time.monotonic() - self._scanned > RESCAN_SECONDS:
                 self._scan(self.root)
             runs = [run_data(folder) for folder in self.folders]
+            names = [run["name"] for run in runs]
+            wanted = query.get("look") or (names[-1] if names else "")
+            look = self._look(self.folders[names.index(wanted)]) if wanted in names else None
             others = [OTHER_TOKENS] if len({run.pop("vocabulary") for run in runs} - {None}) > 1 else []
-            return {"runs": runs, "notes": self.notes + others}
+            return {"runs": runs, "look": look, "notes": self.notes + others}
 
     def _scan(self, root: Path) -> None:
         found, notes = find_runs(root)
@@ -55,6 +59,19 @@ class Board:
             if record.folder not in self.folders and len(self.folders) < MOST_RUNS:
                 self.folders.append(record.folder)
 
+    def _look(self, folder: Path) -> dict[str, Any] | None:
+        """What the newest weights of a run write and look at; None before its first checkpoint."""
+        from hectogpt.web.model_page import newest_step, take_look
+
+        step = newest_step(folder)
+        if step is not None and self.looks.get(folder, {}).get("step") != step:
+            try:
+                self.looks[folder] = take_look(folder, step, self.prompt, self.ideas)
+            except (UserError, OSError) as error:  # it may be gone by now: the next one is tried
+                problem = f"{error.what}: {error.why}" if isinstance(error, UserError) else str(error)
+                self.notes = [*self.notes, printable(problem)][-3:]
+        return self.looks.get(folder)
+
 
 def run_data(folder: Path) -> dict[str, Any]:
     """What the page shows of a run; of one that is damaged or not there yet, what there is. Its files may be another
@@ -62,12 +79,12 @@ def run_data(folder: Path) -> dict[str, Any]:
     rows = list(read_rows(folder / METRICS, MOST_BYTES))
     steps = [row for row in rows if "train/loss" in row]
     drawn = steps[:: -max(1, -(-len(steps) // MOST_POINTS))][::-1]  # the last one among them
-    scores = [(row["step"], score_of(row)) for row in rows]
+    scores = [(row["step"], number_of(score_of(row))) for row in rows]
     found: dict[str, Any] = {
         "name": one_line(str(folder)),
         "rows": {name: [number_of(row.get(key)) for row in drawn] for name, key in COLUMNS.items()},
         "heldOut": [score for score in scores if score[1] is not None],
-        **{"state": "", "problem": "", "planned": None, "left": None, "levels": {}, "devLoss": None},
+        **{"state": "", "problem": "", "planned": None, "left": None, "levels": {}, "devLoss": None, "usual": ""},
         "vocabulary": None,
     }
     try:
@@ -82,6 +99,7 @@ def run_data(folder: Path) -> dict[str, Any]:
         "planned": record.planned_steps,
         "levels": {NGRAMS[key]: loss for key, loss in record.ngrams().items() if key in LEVELS},
         "devLoss": record.dev_loss,
+        "usual": usual(record),
         "vocabulary": record.n_vocab,
     }
 
@@ -93,7 +111,7 @@ def main(options: WatchOptions) -> None:
         raise UserError(f"{len(folders)} runs", why=f"at most {MOST_RUNS} can be told apart", fix="name fewer")
     for folder in folders:
         read_record(folder)
-    board = Board(folders, Path("runs"))
+    board = Board(folders, options.prompt, options.idea, Path("runs"))
     try:
         server = PageServer(fill("watch", None), board.data, options.port)
     except (OSError, OverflowError) as error:

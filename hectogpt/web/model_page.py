@@ -1,4 +1,4 @@
-"""The page of a trained model and its checkpoints."""
+"""What trained models show: the page of one and its checkpoints, and a run's newest weights for `hectogpt watch`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import numpy as np
 
 from hectogpt.data import Tokenizer
 from hectogpt.errors import UserError
-from hectogpt.generation import model_view
+from hectogpt.generation import Sampling, complete, model_view
 from hectogpt.interop import open_model
 from hectogpt.model.transformer import Transformer
 from hectogpt.run_records import CHECKPOINTS, SavedCheckpoints, count_of, read_summary
 from hectogpt.web.page import fill
 
 LONGEST = 64  # tokens that the page shows maps of
+NEW_TOKENS = 24  # that a look at a run writes
 MOST_STEPS = 12  # checkpoints that the page has
 PROMPT = "The state of the Union is strong because the people of the Union are strong."
 
@@ -81,6 +82,19 @@ def newest_step(folder: Path) -> int | None:
             last = count_of(read_summary(folder).get("steps"))
             steps += [last] if last is not None else []
     return max(steps, default=None)
+
+
+def take_look(folder: Path, step: int, prompt: str | None, ideas: Sequence[Path]) -> dict[str, Any]:
+    """A continuation of the prompt and its attention maps, by the weights after `step`. Raises UserError, OSError."""
+    model, tokenizer = open_model(folder, step=step, idea=ideas)
+    text = prompt or PROMPT
+    ids = model_view.read_prompt(text, tokenizer, model, LONGEST // 2).ids
+    maps = model_view.trace(model, ids).maps
+    written = complete(
+        model, tokenizer, text, Sampling(max_new_tokens=NEW_TOKENS, do_sample=True, temperature=0.8), seed=0
+    )
+    tokens = model_view.name_tokens(ids, tokenizer)
+    return {"step": step, "text": text + written, "tokens": tokens, "maps": packed(maps), "shape": list(maps.shape[:3])}
 
 
 def packed(maps: np.ndarray) -> str:

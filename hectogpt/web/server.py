@@ -15,6 +15,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 HOST = "127.0.0.1"
 SECONDS = 10.0  # that a client may take for its request or for reading the answer
@@ -28,7 +29,7 @@ HEADERS = {
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves `page` at address, and at address + "data" what `answers()` returns, as JSON.
+    """Serves `page` at address, and at address + "data" what `answers(query)` returns, as JSON.
 
     port: 0 for a free one. Raises OSError for a port that is taken.
     """
@@ -36,7 +37,7 @@ class PageServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, page: str, answers: Callable[[], Any], port: int = 0) -> None:
+    def __init__(self, page: str, answers: Callable[[dict[str, str]], Any], port: int = 0) -> None:
         super().__init__((HOST, port), _Handler)
         self.page, self.answers = page.encode("utf-8"), answers
         self.secret = secrets.token_urlsafe(24)
@@ -67,13 +68,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """The page or its data, or why there is none."""
         own = {f"{HOST}:{self.server.server_port}", f"localhost:{self.server.server_port}"}
-        secret, _, name = self.path[1:].partition("/")
+        parts = urlsplit(self.path)
+        secret, _, name = parts.path[1:].partition("/")
         if not set(self.headers.get_all("Host") or [""]) <= own:
             self.send(HTTPStatus.MISDIRECTED_REQUEST, b"", "text/plain")
+        elif not {origin.removeprefix("http://") for origin in self.headers.get_all("Origin") or []} <= own:
+            self.send(HTTPStatus.FORBIDDEN, b"", "text/plain")
         elif not secrets.compare_digest(secret.encode(), self.server.secret.encode()) or name not in ("", "data"):
             self.send(HTTPStatus.NOT_FOUND, b"", "text/plain")
         elif name:
-            content = json.dumps(self.server.answers(), allow_nan=False).encode("utf-8")
+            content = json.dumps(self.server.answers(dict(parse_qsl(parts.query))), allow_nan=False).encode("utf-8")
             self.send(HTTPStatus.OK, content, "application/json")
         else:
             self.send(HTTPStatus.OK, self.server.page, "text/html; charset=utf-8")

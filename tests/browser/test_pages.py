@@ -176,7 +176,7 @@ def test_a_page_that_is_not_whole_says_so(browser: Any, tmp_path: Path) -> None:
 
 @pytest.fixture
 def watching(run: Path) -> Iterator[PageServer]:
-    server = PageServer(fill("watch", None), Board([run], Path("runs")).data)
+    server = PageServer(fill("watch", None), Board([run], "The state", (), Path("runs")).data)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -185,9 +185,10 @@ def watching(run: Path) -> Iterator[PageServer]:
 
 def test_watch_shows_a_run(browser: Any, watching: PageServer) -> None:
     page = opened(browser, watching.address)
-    page.wait_for_selector("#runs td", timeout=60_000)
+    page.wait_for_selector("#large canvas", timeout=60_000)
     assert "small<b>" in page.inner_text("#runs")
     assert "6 of 6" in page.inner_text("#runs")
+    assert page.inner_text("#sample").startswith("The state")
     check_layout(page)
     page.close()
 
@@ -204,11 +205,13 @@ def test_watch_answers_its_reader_alone(watching: PageServer) -> None:
     own, port = watching.address, watching.server_port
     root = f"http://127.0.0.1:{port}/"
     assert status_of(own) == 200
-    assert status_of(own + "data") == 200
+    assert status_of(own + "data?look=nothing") == 200
     for address in (root, root + "data", own[:-2] + "x/data", own + "../etc/passwd", own + "%2e%2e/run.json"):
         assert status_of(address) == 404
     assert status_of(own, Host="evil.example") == 421
     assert status_of(own, Host=f"evil.example:{port}") == 421
+    assert status_of(own + "data", Origin="http://evil.example") == 403
+    assert status_of(own + "data", Origin="null") == 403
     request = urllib.request.Request(own + "data", data=b"{}", method="POST")
     with pytest.raises(urllib.error.HTTPError):
         urllib.request.urlopen(request, timeout=20)
@@ -224,12 +227,12 @@ def test_watch_reads_hostile_rows(tmp_path: Path) -> None:
     rows = ['{"step": 1, "train/loss": NaN}', '{"step": 2, "train/loss": 1e999}', '{"step": "x"}', "[" * 100_000]
     (folder / "metrics.jsonl").write_text("\n".join(rows) + "\n" + "0" * 1_000_000)
     (folder / "run.json").write_text('{"run": {"steps": 3}}')
-    board = Board([folder], tmp_path)
-    found = json.loads(json.dumps(board.data(), allow_nan=False))
+    board = Board([folder], None, (), tmp_path)
+    found = json.loads(json.dumps(board.data({}), allow_nan=False))
     assert found["runs"][0]["rows"]["loss"] == [None, None]
     with (folder / "metrics.jsonl").open("a") as file:
         file.write("0" * 10_000_000)
-    assert board.data()["runs"][0]["rows"]["loss"] == [], "of a long file the end is read, and there are no rows"
+    assert board.data({})["runs"][0]["rows"]["loss"] == [], "of a long file the end is read, and there are no rows"
 
 
 # --- the scripts ------------------------------------------------------------------------------------------------------

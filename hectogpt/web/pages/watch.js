@@ -1,8 +1,11 @@
 /** Runs while they train: the server's data, asked for every second. */
 
-import { byId, makeTable, showChart, shown } from "../kit/kit.js";
+import { describeRow, showHeads } from "../kit/heads.js";
+import { byId, fromBase64, make, makeTable, say, showChart, shown } from "../kit/kit.js";
 
-/** @typedef {{name: string, state: string, planned: number | null, left: number | null, rows: {step: number[], loss: (number | null)[], norm: (number | null)[], seconds: (number | null)[]}, heldOut: [number, number][], levels: Record<string, number>, devLoss: number | null, problem: string}} Run */
+/** @typedef {{name: string, state: string, planned: number | null, left: number | null, rows: {step: number[], loss: (number | null)[], norm: (number | null)[], seconds: (number | null)[]}, heldOut: [number, number][], levels: Record<string, number>, devLoss: number | null, usual: string, problem: string}} Run */
+
+let [shownStep, shownRun] = [-1, ""];
 
 /** @param {(number | null)[]} ys @param {number[]} xs @returns {[number, number][]} */
 const points = (xs, ys) => xs.flatMap((x, i) => (ys[i] === null ? [] : [/** @type {[number, number]} */ ([x, ys[i]])]));
@@ -29,21 +32,50 @@ function drawRuns(runs) {
     const lines = runs.map((run) => ({ name: run.name, points: points(run.rows.step, /** @type {any} */ (run.rows)[key]) }));
     showChart(byId(id), { label, xLabel: "step", yLabel: label, curves: lines, xMax, zero: true });
   }
+  const which = byId("which");
+  const names = runs.map((run) => run.name);
+  if ([...which.options].map((option) => option.value).join("\n") !== names.join("\n")) which.replaceChildren(...names.map((name) => make("option", { value: name }, name)));
 }
 
 /** @param {Run} run */
 function describe(run) {
   const last = [...run.rows.loss].reverse().find((loss) => loss !== null);
   if (last === undefined || last === null) return `${run.name} has no step yet.`;
-  if (run.devLoss !== null) return `${run.name}: held-out loss ${shown(run.devLoss, 4)}.`;
+  if (run.devLoss !== null) return `${run.name}: held-out loss ${shown(run.devLoss, 4)}${run.usual && ", "}${run.usual}.`;
   return `${run.name}: loss ${shown(last)} at step ${run.rows.step[run.rows.step.length - 1]}.`;
+}
+
+/** @typedef {{step: number, text: string, tokens: string[], maps: string, shape: [number, number, number]}} Look */
+
+/** @param {Look | null} look */
+function drawLook(look) {
+  byId("seen").hidden = !look;
+  if (!look) return say("look-text", "No checkpoint yet; by default one is saved every 10 s.");
+  const which = byId("which").value;
+  if (look.step === shownStep && which === shownRun) return;
+  [shownStep, shownRun] = [look.step, which];
+  say("look-text", `The weights after step ${look.step} write:`);
+  byId("sample").textContent = look.text;
+  drawHeads(look, [0, 0, look.tokens.length - 1]);
+}
+
+/** @param {Look} look @param {[number, number, number]} chosen */
+function drawHeads(look, chosen) {
+  const [layers, heads, T] = look.shape;
+  const all = new Uint16Array(fromBase64(look.maps).buffer);
+  const map = (/** @type {number} */ l, /** @type {number} */ h) => Float32Array.from(all.subarray((l * heads + h) * T * T, (l * heads + h + 1) * T * T), (w) => w / 65535);
+  const of = { layers, heads, tokens: look.tokens, losses: [], map, chosen, choose: (/** @type {[number, number, number]} */ ...other) => drawHeads(look, other) };
+  if (!layers) return;
+  showHeads(of);
+  say("row-text", describeRow(of));
 }
 
 async function ask() {
   try {
-    const answer = await fetch("data");
+    const answer = await fetch(`data?look=${encodeURIComponent(byId("which").value)}`);
     const found = await answer.json();
     drawRuns(found.runs);
+    drawLook(found.look);
     byId("status").textContent = found.runs.length ? found.notes.join(" ") : "No run below this folder yet; the page waits for one.";
   } catch {
     byId("status").textContent = "hectogpt watch has ended; what is here stays.";
