@@ -36,6 +36,8 @@ def test_a_verdict_has_a_record_and_can_be_done_again(here: Here, tmp_path: Path
     assert len(verdict["checks"]) == 8
     assert (verdict["record"], read_judgement(tmp_path / "mine.jsonl").word) == ("mine.jsonl", "unproven")
     assert "reports the loss of its own probabilities, without the future" in {one["name"] for one in verdict["checks"]}
+    refused = here("judge", "my.py:honest@my.py:tiny", "--out", "mine.jsonl", *SMALL)
+    assert (refused.returncode, "mine.jsonl exists" in refused.stderr) == (2, True)
     (tmp_path / "my.py").rename(tmp_path / "gone.py")  # the record has the source
     again = here("judge", "--replay", "mine.jsonl", *SMALL)
     assert (again.returncode, "holds" in again.stdout) == (0, True)
