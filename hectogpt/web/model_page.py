@@ -88,7 +88,7 @@ def take_look(folder: Path, step: int, prompt: str | None, ideas: Sequence[Path]
     """A continuation of the prompt and its attention maps, by the weights after `step`. Raises UserError, OSError."""
     model, tokenizer = open_model(folder, step=step, idea=ideas)
     text = prompt or PROMPT
-    ids = model_view.read_prompt(text, tokenizer, model, LONGEST // 2).ids
+    ids = model_view.read_prompt(text, tokenizer, model, LONGEST // 2)
     maps = model_view.trace(model, ids).maps
     written = complete(
         model, tokenizer, text, Sampling(max_new_tokens=NEW_TOKENS, do_sample=True, temperature=0.8), seed=0
