@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from hectogpt.lab.compare import short_name
 from hectogpt.lab.judge import judge, replay
 from hectogpt.lab.judgement import Judgement, find_entrant, read_judgement
 from hectogpt.lab.verdict import COSTS, OPENINGS, Cost, costs_text
+from hectogpt.signals import WORDS
 
 NOT_BETTER = 1
 CODES = {"better": 0, "refused": 2, "dishonest": 3}
@@ -24,12 +27,14 @@ CODES = {"better": 0, "refused": 2, "dishonest": 3}
 
 def main(options: JudgeOptions) -> None:
     """Judge, and leave with the exit code of the verdict."""
-    if bool(options.idea) == (options.replay is not None):
-        raise UserError("judge takes an idea, or replay", fix="hectogpt judge my_idea.py:idea")
-    if options.seeds < 1 or not options.minutes > 0:
-        raise UserError("seeds and minutes", why="they must be positive")
+    if [bool(options.idea), options.replay is not None, options.queue is not None].count(True) != 1:
+        raise UserError("judge takes an idea, or replay, or queue", fix="hectogpt judge my_idea.py:idea")
+    if options.seeds < 1 or not options.minutes > 0 or not options.hours > 0:
+        raise UserError("seeds, minutes and hours", why="they must be positive")
     if options.replay is not None:
         sys.exit(NOT_BETTER if replay_record(options, options.replay) else 0)
+    if options.queue is not None:
+        return work_off(options, options.queue)
     sys.exit(CODES.get(judge_idea(options).word, NOT_BETTER))
 
 
@@ -66,6 +71,30 @@ def replay_record(options: JudgeOptions, path: Path) -> list[str]:
     answer = {"record": str(path), "holds": not found, "differences": found}
     show(options.json, answer, found or [f"{path} holds: {judgement.name} is {judgement.word}"])
     return found
+
+
+def work_off(options: JudgeOptions, folder: Path) -> None:
+    """Judge the function `idea` of each file of a folder that has no verdict on its base yet, until the hours are over
+    or a signal comes."""
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}", fix="a folder of files that each have a function `idea`")
+    end = time.monotonic() + options.hours * 3600
+    past = [one for one in records_in(options.out) if one.secret is not None and one.ended not in WORDS.values()]
+    done = {(one.begin["sha256"], one.begin["base"]) for one in past}
+    for idea in [f"{path}:idea" for path in sorted(folder.glob("*.py"))]:
+        if (left := (end - time.monotonic()) / 60) <= 0:
+            return note(f"the {options.hours:g} hours are over", options.quiet)
+        try:
+            entrant = find_entrant(idea, options.on)
+            if (entrant.sha256, entrant.base) in done:
+                note(f"{idea} has a verdict", options.quiet)
+                continue
+            found = judge_idea(replace(options, idea=idea, minutes=min(options.minutes, left)))
+        except UserError as error:
+            note(f"{idea}: {error}")
+            continue
+        if found.ended in WORDS.values():
+            sys.exit(next(code for code, word in WORDS.items() if word == found.ended))
 
 
 def records_in(folder: Path) -> list[Judgement]:

@@ -222,6 +222,7 @@ class JudgeOptions:
       hectogpt judge my_idea.py:idea
       hectogpt judge my_idea.py:idea@top --minutes 60 --json
       hectogpt judge --replay judgements/my_idea-idea-20261128-101500-7.jsonl
+      hectogpt judge --queue ideas --hours 8
     """
 
     idea: Positional[str] = ""
@@ -240,6 +241,10 @@ class JudgeOptions:
     """Folder for the records, one file for each judgement; or the file of this one, NAME.jsonl."""
     replay: Path | None = None
     """Do the judgement of this record again, with its source and seeds, and say whether it holds (exit code 0 or 1)."""
+    queue: Path | None = None
+    """Judge the function `idea` of each file of this folder that has no verdict yet."""
+    hours: float = 8.0
+    """Of a queue: start nothing after this time."""
     json: Json = False
     quiet: Quiet = False
 

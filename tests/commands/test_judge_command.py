@@ -1,4 +1,4 @@
-"""`hectogpt judge`: a verdict with its record and page, done again, exit codes."""
+"""`hectogpt judge`: a verdict with its record and page, done again, a queue, exit codes."""
 
 from __future__ import annotations
 
@@ -44,9 +44,15 @@ def test_a_verdict_has_a_record_and_can_be_done_again(here: Here, tmp_path: Path
 
 
 @pytest.mark.thorough
-def test_an_idea_that_cannot_run_is_refused_each_time(here: Here, tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("def idea(run):\n    return run.nothing\n")
-    given = ["judge", "a.py:idea", "--on", "my.py:tiny", *SMALL]
-    done = here(*given, "--json")
-    assert (done.returncode, json.loads(done.stdout)["verdict"]) == (2, "refused")
-    assert "was judged 1 time before: 1 refused" in here(*given).stdout
+def test_a_queue_judges_each_file_once_and_goes_on_after_a_bad_one(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "ideas").mkdir()
+    (tmp_path / "ideas" / "a.py").write_text("def idea(run):\n    return run.nothing\n")
+    (tmp_path / "ideas" / "b.py").write_text("this is no Python")
+    queue = ["judge", "--queue", "ideas", "--on", "my.py:tiny", "--json", *SMALL]
+    done = here(*queue)
+    assert [json.loads(line)["verdict"] for line in done.stdout.splitlines()] == ["refused"]
+    assert "b.py is not Python" in done.stderr
+    again = here(*queue)
+    assert (again.stdout, "a.py:idea has a verdict" in again.stderr) == ("", True)
+    refused = here("judge", "ideas/a.py:idea", "--on", "my.py:tiny", *SMALL)
+    assert (refused.returncode, "was judged 1 time before: 1 refused" in refused.stdout) == (2, True)
