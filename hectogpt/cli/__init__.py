@@ -36,6 +36,18 @@ COMMANDS = {
     "check": "check a run's hashes; mend it, or compute a step again",
     "grade": "grade a solution of the assignment and name its mistakes",
     "doctor": "say what this machine and installation can do, what is missing",
+    "completion": "print a completion script for bash or zsh",
+}
+
+# Commands of earlier versions: what does their work now.
+GONE = {
+    "list": "hectogpt show, without a name",
+    "verify": "hectogpt check RUN, for a corpus hectogpt data build SOURCE",
+    "finish": "hectogpt check RUN --repair",
+    "replay": "hectogpt check RUN --replay",
+    "diagnose": "hectogpt check RUN --diagnose",
+    "report": "python -m tools.report, in a checkout",
+    "bench": "python -m bench, in a checkout",
 }
 
 # "set FIELD to " of errors.set_to, and whether the value is True or False.
@@ -112,12 +124,13 @@ def _run(arguments: list[str]) -> None:
         return
     command = next((name for name in (" ".join(arguments[:2]), arguments[0]) if name in COMMANDS), None)
     if command is None:
-        why, fix = f"commands: {', '.join(COMMANDS)}", did_you_mean(arguments[0], COMMANDS)
+        why = f"commands: {', '.join(COMMANDS)}"
+        fix = GONE.get(arguments[0]) or did_you_mean(arguments[0], COMMANDS)
         raise UserError(f"unknown command {arguments[0]!r}", why=why, fix=fix)
-    from hectogpt.cli import help, options
+    from hectogpt.cli import help
 
     given = arguments[len(command.split()) :]
-    kind = getattr(options, command.title().replace(" ", "") + "Options", None)
+    kind = options_of(command)
     if kind is not None and {"-h", "--help"} & set(given):
         return print(help.command_help(kind, command))
     kind = None if command == "train" else kind
@@ -127,6 +140,13 @@ def _run(arguments: list[str]) -> None:
     except UserError as error:
         error.fix = name_options(error.fix, kind)
         raise
+
+
+def options_of(command: str) -> type | None:
+    """The class of a command's options."""
+    from hectogpt.cli import options
+
+    return getattr(options, command.title().replace(" ", "") + "Options", None)
 
 
 def name_options(fix: str, kind: type | None = None) -> str:

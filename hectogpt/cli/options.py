@@ -466,3 +466,16 @@ class DoctorOptions:
     """
 
     json: Json = False
+
+
+@dataclass(frozen=True)
+class CompletionOptions:
+    """Print a completion script for a shell: commands, options, values, files. Make it again after an update.
+
+    Examples
+      hectogpt completion bash > ~/.local/share/bash-completion/completions/hectogpt
+      hectogpt completion zsh > ~/.zfunc/_hectogpt
+    """
+
+    shell: Positional[Literal["bash", "zsh"]]
+    """bash or zsh"""

@@ -86,17 +86,22 @@ def parse(argv: list[str], base: Run | None = None) -> Asked:
         recipe = ideas.start_from(recipe, source, own, remark)
         base = None if base is None else ideas.start_from(base, source, own)
     base = recipe if base is None else base
-    unnamed = tyro.conf.arg(name="")
-    arguments: list[Any] = [("options", Annotated[TrainOptions, unnamed], field(default=TrainOptions()))]
-    arguments += [("run", Annotated[Run, unnamed], field(default=base))]
     parsed: Any = tyro.cli(
-        make_dataclass("Train", arguments, frozen=True),
+        arguments_of(base),
         args=["--help" if word == "--help-all" else word for word in words],
         prog=f"hectogpt train {name}",
         description=recipes.describe(base.recipe) if base.recipe in recipes.names() else "",
         config=(tyro.conf.AvoidSubcommands,),
     )
     return Asked(parsed.options, parsed.run, recipe, ideas.folder_name(name) if named else None, argv)
+
+
+def arguments_of(run: Run) -> type:
+    """The class that tyro reads: the options of the command, and every field of the run."""
+    unnamed = tyro.conf.arg(name="")
+    arguments: list[Any] = [("options", Annotated[TrainOptions, unnamed], field(default=TrainOptions()))]
+    arguments += [("run", Annotated[Run, unnamed], field(default=run))]
+    return make_dataclass("Train", arguments, frozen=True)
 
 
 def value_of(option: str, words: list[str]) -> str | None:

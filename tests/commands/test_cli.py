@@ -93,6 +93,27 @@ def test_help_fits_a_screen() -> None:
 def test_version_and_no_command(here: Here) -> None:
     assert here("--version").stdout.startswith("hectogpt ")
     assert here().returncode == errors.USAGE
+    assert_good_error(here("diagnose", "runs/x"), errors.USAGE, "fix: hectogpt check RUN --diagnose")
+
+
+def test_bash_and_zsh_complete(here: Here, tmp_path: Path) -> None:
+    cases = {
+        "hectogpt tr": "train",
+        "hectogpt train --head-dtype bfl": "bfloat16",
+        "hectogpt train --model.n-l": "--model.n-layers",
+        "hectogpt generate runs/top --prec": "--precision",
+    }
+    (tmp_path / "hectogpt.bash").write_text(here("completion", "bash").stdout)
+    lines = " ".join(map(repr, cases))
+    program = (
+        f"source hectogpt.bash\nfor line in {lines}; do COMP_WORDS=($line) COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n"
+    )
+    program += "  _tyro_hectogpt; echo ${COMPREPLY[*]}\ndone"
+    done = subprocess.run(["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stderr, done.stdout.splitlines()) == ("", list(cases.values()))
+    script = here("completion", "zsh").stdout
+    assert script.startswith("#compdef hectogpt")
+    assert all(name in script for name in COMMANDS if " " not in name)
 
 
 def test_help_and_show_load_no_torch_and_help_has_examples(tmp_path: Path) -> None:

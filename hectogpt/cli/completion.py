@@ -1,0 +1,23 @@
+"""`hectogpt completion bash|zsh`: tyro's completion script of all commands, their options and values."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Annotated, Any, Union
+
+import tyro
+
+from hectogpt.cli import COMMANDS, options_of
+from hectogpt.cli.options import CompletionOptions
+from hectogpt.cli.train import arguments_of
+from hectogpt.lab.recipes import recipe
+
+
+def main(options: CompletionOptions) -> None:
+    """Print the script. `train` has the fields of the recipe top."""
+    kinds = {name: options_of(name) for name in COMMANDS if " " not in name} | {"train": arguments_of(recipe("top"))}
+    tree: Any = Union[tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in kinds.items())]  # noqa: UP007
+    with suppress(SystemExit):  # tyro prints and leaves
+        tyro.cli(tree, args=["--tyro-print-completion", options.shell], prog="hectogpt")
+    if options.shell == "bash":
+        print("complete -o default -F _tyro_hectogpt hectogpt")  # names of files, which tyro's own line leaves out
