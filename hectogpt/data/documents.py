@@ -159,21 +159,28 @@ def assign_splits(documents: list[Document], name: str) -> list[Document]:
     name: the source's, for labels. Raises UserError (DATA) for text that is too short to be split, or repeats itself:
     equal passages are in one split.
     """
+    whole = [document._replace(split=split_of(document.text)) for document in documents]
+    if fills_every_split(whole):
+        return whole
     total = sum(len(document.text) for document in documents)
-    length = min(max(total // PASSAGES, SHORTEST), LONGEST)
-    parts = [document._replace(split=split_of(document.text)) for document in documents]
-    while not fills_every_split(parts):
-        if length < SHORTEST or len(parts) >= MANY_DOCUMENTS:
-            raise UserError(
-                f"{name} cannot be split: {total:,} characters in {len(documents)} documents",
-                why=f"train, dev and test need text each, in different passages of at least {SHORTEST} characters",
-                fix=f"at least {PASSAGES * SHORTEST:,} characters that do not repeat themselves",
-                code=errors.DATA,
-            )
-        texts = [text for document in documents for text in cut_passages(document.text, length)]
-        parts = [Document(f"{name} passage {number}", text, split_of(text)) for number, text in enumerate(texts)]
-        length //= 2
-    return parts
+    for draw in range(4):  # where the hashes leave a split empty, those with numbers before the passages may not
+        length, parts = min(max(total // PASSAGES, SHORTEST), LONGEST), list[Document]()
+        while length >= SHORTEST and len(parts) < MANY_DOCUMENTS:
+            passages = (text for document in documents for text in cut_passages(document.text, length))
+            first: dict[str, int] = {}  # equal passages have one number
+            parts = [
+                Document(f"{name} passage {n}", text, split_of(f"{first.setdefault(text, n)} " * draw + text))
+                for n, text in enumerate(passages)
+            ]
+            if fills_every_split(parts):
+                return parts
+            length //= 2
+    raise UserError(
+        f"{name} cannot be split: {total:,} characters in {len(documents)} documents",
+        why=f"train, dev and test need text each, in different passages of at least {SHORTEST} characters",
+        fix=f"at least {PASSAGES * SHORTEST:,} characters that do not repeat themselves",
+        code=errors.DATA,
+    )
 
 
 def fills_every_split(documents: Iterable[Document]) -> bool:
