@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -76,8 +77,14 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1,
 # --- progress: a live line on a terminal, plain lines elsewhere (a notebook, a file), nothing when quiet --------------
 
 
+def in_notebook() -> bool:
+    """Whether this is Jupyter, where a line is written anew after a carriage return."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
 class Progress:
-    """Shows where a long task is.
+    """Shows where a long task is: in Jupyter on one line, which is written anew.
 
     lines: about how many plain lines a task gets where there is no terminal.
     """
@@ -99,7 +106,7 @@ class Progress:
         every = max(1, total // self.lines)
         with self.bar(total, "first step ...") as show:
             for number, item in enumerate(items, start=done + 1):
-                if self.console.is_terminal:
+                if self.console.is_terminal or in_notebook():
                     show(number, describe(item))
                 elif number % every == 0 or number in (1, total):
                     self.line(describe(item))
@@ -109,9 +116,12 @@ class Progress:
     def bar(self, total: int | None, first: str) -> Iterator[Callable[[int, str], None]]:
         """A bar of `total` parts on a terminal, nothing elsewhere; yields the function to call with the number of parts
         that are done, and the text beside the bar."""
-        if self.quiet or not self.console.is_terminal:
+        if self.quiet or not (self.console.is_terminal or in_notebook()):
             yield lambda number, text: None
             return
+        if in_notebook():
+            yield lambda number, text: print(f"\r{printable(text):<100}", end="", file=sys.stderr, flush=True)
+            return print(file=sys.stderr)
         from rich.progress import BarColumn, Progress, TextColumn
 
         text_column = TextColumn("{task.description}", markup=False)

@@ -39,6 +39,7 @@ from hectogpt.training.tracker import check_installed
 
 # Codes with which all processes of a run end together.
 COMMON = (errors.DIVERGED, errors.INTERRUPTED, errors.TERMINATED, errors.HANGUP)
+SHORTER = "`hectogpt train half_minute` takes six tenths of the time, and reaches a slightly higher loss"
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,7 @@ def finish(plan: Asked, corpus: Corpus, progress: Progress, world: World = ALONE
         save_every=options.save_every,
         eval_every=options.eval_every,
         track=options.track == "tensorboard",
+        shorter=SHORTER if name == DEFAULT and resume is None and not modified else "",
         keep_checkpoints=options.keep_checkpoints,
     )
     if options.dry_run:

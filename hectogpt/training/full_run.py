@@ -31,6 +31,7 @@ from hectogpt.training.task import Task, begin
 from hectogpt.training.tracker import Tracker
 
 T = TypeVar("T")
+LONG = 90.0  # seconds of a run from which a quicker one is named
 AT_STAKE = 10.0  # seconds of work that a kill may cost, if that is to be had
 SHARE = 0.02  # of the time that saving may take
 
@@ -48,10 +49,7 @@ def run_to_folder(task: Task, progress: Progress, score: Callable[[Session, RunF
         with closing(Tracker(task.track, folder.path, fields, session.step, progress.line)) as tracker:
             folder.on_row = tracker.add
             train_in_folder(session, folder, progress, task)
-            unmoved = folder.facts["unmoved"] = session.unmoved()
-            if unmoved:
-                named = ", ".join(unmoved[:5]) + (f" and {len(unmoved) - 5} more" if len(unmoved) > 5 else "")
-                progress.line(f"note: {named} still have their first numbers: does the loss reach them?")
+            folder.facts["unmoved"] = note_unmoved(session, progress)
             with ending_as(lambda error: _unscored(error, session, folder, progress)):
                 found = score(session, folder)
         if task.save_every is None:
@@ -94,13 +92,17 @@ def score_before(session: Session, folder: RunFolder, progress: Progress) -> Non
 def train_in_folder(session: Session, folder: RunFolder, progress: Progress, task: Task) -> None:
     """Train to the end and save the weights. Raises UserError for a run that was stopped or diverged, after a
     checkpoint, its weights and a summary are written."""
-    run = session.run
+    run, begun = session.run, time.monotonic()
     autosave = Autosave(session, folder, task.save_every, progress.line)
     with stop_on_signal() as signals, ending_as(lambda error: _explained(error, autosave)):
         for step in progress.follow(session.steps(signals), run.steps, partial(step_line, run), session.step):
             folder.add(step, session.metrics)
             if score_between(session, step, task.eval_every, progress):
                 folder.add_score(step.number, session.scores["dev"])
+            if step.number == 5 and task.shorter and (seconds := (time.monotonic() - begun) / 5 * run.steps) > LONG:
+                progress.line(f"note: this run takes about {seconds / 60:.1f} minutes here; {task.shorter}")
+            if step.number == 10 < run.steps:
+                note_unmoved(session, progress)
             if session.stopping:
                 break
             if step.number < run.steps:
@@ -113,6 +115,15 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, tas
         finish_early(session, folder, "interrupted")
         kept = f"weights, metrics and run.json in {folder.path}"
         raise _stopped(session, signals, fix=set_to("resume", folder.path) + " to go on", kept=kept)
+
+
+def note_unmoved(session: Session, progress: Progress) -> list[str]:
+    """The trained tensors that have never moved, which are said."""
+    names = session.unmoved()
+    if names:
+        named = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        progress.line(f"note: {named} still have their first numbers: does the loss reach them?")
+    return names
 
 
 def _stopped(session: Session, signals: Sequence[int], why: str = "", fix: str = "", kept: str = "") -> UserError:

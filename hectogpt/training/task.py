@@ -34,7 +34,8 @@ class Task:
     out: the folder; runs/NAME, runs/NAME-2 ... without it. resume: a run to go on with instead. modified: whether the
     recipe was changed. own_files: the user's own that made the run. save_every: steps between checkpoints, 0 for none;
     None for by time, and none once the run is done. keep_checkpoints: how many stay, the newest. eval_every: steps
-    between held-out scores on the way, 0 for none. track: whether TensorBoard gets the rows, too.
+    between held-out scores on the way, 0 for none. track: whether TensorBoard gets the rows, too. shorter: what to do
+    if the run takes long, said after five steps.
     """
 
     run: Run
@@ -47,6 +48,7 @@ class Task:
     save_every: int | None = None
     eval_every: int = 0
     track: bool = False
+    shorter: str = ""
     keep_checkpoints: int = KEEP
 
     def __post_init__(self) -> None:
