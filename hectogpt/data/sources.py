@@ -20,7 +20,7 @@ from hectogpt.serialization import did_you_mean
 
 # The assignment trains on the first 1 % of TinyStories (21,197 stories); hf:roneneldan/TinyStories is all of it.
 TINYSTORIES = ("roneneldan/TinyStories", "text", "train[:1%]")
-OTHER_FILES = (".csv", ".tsv", ".json", ".parquet", ".bin")  # of records or token ids, which are not read as text
+OTHER_FILES = (".csv", ".tsv", ".json", ".parquet")  # of records, which are not read as text
 TIMEOUT = 2.0  # seconds to wait for the hub's first answer
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")
 
@@ -152,8 +152,6 @@ def _find_path(name: str) -> Source:
         raise cannot_use(name, "it is neither a file nor a folder", "name a regular file")
     if (ending := path.suffix.lower()) in OTHER_FILES:
         fix = f"write {path.with_suffix('.jsonl')} with one JSON object a line"
-        if ending == ".bin":
-            fix = "name a folder with train.bin, dev.bin and test.bin"
         raise cannot_use(name, f"a {ending} file would be read as text, which it is not", fix)
     files = [(path.name, path)]
     documents = partial(read_files, files, column or "text")

@@ -156,20 +156,17 @@ def read_tokens(path: Path) -> np.ndarray:
     return np.memmap(path, dtype=TOKEN, mode="r")
 
 
-def read_unchecked(folder: Path, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    """Split -> read-only ids [n] of token files without an index: every id is checked. Raises UserError (DATA) naming
-    file and position."""
-    tokens = {}
-    for split in SPLITS:
-        path = folder / f"{split}.bin"
-        try:
-            if (size := path.stat().st_size) == 0 or size % TOKEN.itemsize:
-                why, fix = f"{size:,} bytes are no uint16 tokens", "write little-endian uint16 ids, no header"
-                raise UserError(f"cannot use {path} as a corpus", why=why, fix=fix, code=errors.DATA)
-            tokens[split] = read_tokens(path)
-        except OSError as error:
-            raise errors.unreadable(path, error) from None
-        check_ids(tokens[split], tokenizer.n_vocab, str(path))
+def read_unchecked(path: Path, tokenizer: Tokenizer) -> np.ndarray:
+    """Read-only ids [n] of a token file without an index: every id is checked. Raises UserError (DATA) naming file and
+    position."""
+    try:
+        if (size := path.stat().st_size) == 0 or size % TOKEN.itemsize:
+            why, fix = f"{size:,} bytes are no uint16 tokens", "write little-endian uint16 ids, no header"
+            raise UserError(f"cannot use {path} as a corpus", why=why, fix=fix, code=errors.DATA)
+        tokens = read_tokens(path)
+    except OSError as error:
+        raise errors.unreadable(path, error) from None
+    check_ids(tokens, tokenizer.n_vocab, str(path))
     return tokens
 
 

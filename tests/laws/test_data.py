@@ -183,13 +183,15 @@ def test_folder_is_read_by_the_bytes_of_its_paths(tmp_path: Path) -> None:
     refused(folder, "utf16.txt", "offset 0", "save it as UTF-8")
 
 
-def test_jsonl_finds_its_text(tmp_path: Path) -> None:
+def test_jsonl_finds_its_text_and_its_ids_are_the_same_corpus(tmp_path: Path) -> None:
     record = '{"text": "%s", "title": "t"}'
     lines = [record % f"words number {i}" for i in range(200)]
     (tmp_path / "x.jsonl").write_text("\n".join([*lines, "", record % "  "]), encoding="utf-8")
     corpus = open_corpus(str(tmp_path / "x.jsonl"))
     assert sum(corpus.n_documents.values()) == 200
     assert "line 202: empty" in corpus.problems[0]
+    write_bin(tmp_path / "x.bin", [TOK.encode(f"words number {i}").tolist() for i in range(200)])
+    assert open_corpus(str(tmp_path / "x.bin")).sha256 == corpus.sha256
 
 
 BAD_FILES = {
@@ -201,7 +203,8 @@ BAD_FILES = {
     "a.jsonl": (b'{"text": "x"}\n{"text": \n', ("line 2", "not a JSON record")),
     "b.jsonl": (b'{"a": "x", "b": "y"}\n', ("line 1", 'no field "text"', "b.jsonl:a")),
     "c.jsonl": (b'{"text": "ab\\ud800"}\n', ("line 1", "surrogates not allowed")),
-    "x.bin": (b"\x01\x00", ("a .bin file would be read as text", "train.bin, dev.bin and test.bin")),
+    "odd.bin": (b"\x01\x00\x02", ("3 bytes are no uint16 tokens",)),
+    "half.bin": (np.array([5, 50_256, 187], "<u2").tobytes(), ("half.bin document 1", "no UTF-8 text")),
 }
 
 
