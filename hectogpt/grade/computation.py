@@ -73,9 +73,6 @@ class Computation:
     def pattern(self, scores: Tensor) -> Tensor:
         return self.normalise(self.hide(self.scale(scores)))
 
-    def mix(self, pattern: Tensor, v: Tensor) -> Tensor:
-        return pattern @ v
-
     def join(self, z: Tensor) -> Tensor:
         return z.transpose(1, 2).flatten(2)
 
@@ -84,7 +81,7 @@ class Computation:
 
     def attention(self, p: str, x: Tensor) -> Tensor:
         q, k, v = (self.cut(t) for t in self.project(p, x))
-        return self.output(p, self.join(self.mix(self.pattern(self.scores(q, k)), v)))
+        return self.output(p, self.join(self.pattern(self.scores(q, k)) @ v))
 
     # --- block: [batch, seq, d] -> [batch, seq, d] ----------------------------------------------------------------
 
@@ -187,12 +184,8 @@ class Computation:
 
     # --- loss: ids [batch, seq] -> scalar -------------------------------------------------------------------------
 
-    def rows(self, ids: Tensor) -> Tensor:
-        """The rows of the batch that count."""
-        return ids
-
     def seen(self, ids: Tensor) -> Tensor:
-        """What the model is given of these rows."""
+        """What the model is given of the batch."""
         return ids
 
     def align(self, logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,7 +203,6 @@ class Computation:
         return loss
 
     def loss(self, ids: Tensor) -> Tensor:
-        ids = self.rows(ids)
         logits, targets = self.align(self.forward(self.seen(ids)), ids)
         return self.finish(self.reduce(self.surprise(logits, targets), targets), targets)
 
