@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from hectogpt import errors
-from hectogpt.display import NGRAMS, printable
+from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError, set_to
 from hectogpt.files import append_line, is_whole_object
 from hectogpt.json_files import parse_json_object, read_bytes
@@ -166,7 +166,6 @@ def arm_label(recipe: str, overrides: Mapping[str, Any]) -> str:
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 _NAMES = [f.name for f in dataclasses.fields(Record)]
-_SHORT = ("corpus", "track", "recipe", "arm")  # stand in cells of tables
 LARGEST_FILE = 1 << 30  # bytes; a record has about 3000
 LARGEST = 1e12  # of any number but a whole one; no loss, time (s) or memory (MiB) comes near it
 LONGEST_NAME = 1000  # characters of a name of a corpus, track, recipe or arm
@@ -175,9 +174,8 @@ LONGEST_NAME = 1000  # characters of a name of a corpus, track, recipe or arm
 def read_records(path: Path) -> list[Record]:
     """The records of a JSONL file, those of failed trials included; [] for a file that does not exist.
 
-    A last line without its line end is left out if it is half a record. Control characters in names and messages become
-    visible escapes. Raises UserError (DATA) for a file that cannot be read, and for a line that is not a record, with
-    its number and the field.
+    A last line without its line end is left out if it is half a record. Raises UserError (DATA) for a file that cannot
+    be read, and for a line that is not a record, with its number and the field.
     """
     return [_read(path, number, line) for number, line in enumerate(_lines_of(path), start=1) if line.strip()]
 
@@ -206,7 +204,7 @@ def _read(path: Path, number: int, line: bytes) -> Record:
     except (UserError, ValueError) as error:
         why = f"{error.what}; {error.why}" if isinstance(error, UserError) else str(error)
         what = f"{path}, line {number} is not a record"
-        raise UserError(what, why=printable(why), fix="remove that line", code=errors.DATA) from None
+        raise UserError(what, why=why, fix="remove that line", code=errors.DATA) from None
     return _current(record)
 
 
@@ -217,14 +215,12 @@ def _check_bounds(record: Record) -> None:
         for number in value if isinstance(value, list) else [value, record.run["steps"]]:
             if isinstance(number, int | float) and not 0 <= number <= (LARGEST if isinstance(number, float) else 2**64):
                 raise ValueError(f"{name} is {str(number)[:60]}; numbers go from 0 to {LARGEST:g}")
-    if max(len(getattr(record, name)) for name in _SHORT) > LONGEST_NAME:
+    if max(map(len, (record.corpus, record.track, record.recipe, record.arm))) > LONGEST_NAME:
         raise ValueError(f"a name has at most {LONGEST_NAME} characters")
 
 
-def _current(read: Record) -> Record:
-    """The record with today's names, and with control characters in its texts as escapes."""
-    texts = {name: _printable(getattr(read, name)) for name in _NAMES if name != "run"}
-    old = dataclasses.replace(read, **texts | {name: texts[name].replace("\n", "\\n") for name in _SHORT})
+def _current(old: Record) -> Record:
+    """The record with today's names."""
     run, recipe = parse_run(old.run), current_recipe(old.recipe)
     overrides = {current_path(run, name): value for name, value in old.overrides.items()}
     is_made = old.arm in ("", arm_label(old.recipe, old.overrides))
@@ -235,15 +231,6 @@ def _current(read: Record) -> Record:
         "arm": arm_label(recipe, overrides) if is_made else current_recipe(old.arm),
     }
     return dataclasses.replace(old, **changed)
-
-
-def _printable(value: Any) -> Any:
-    """A JSON value with control characters in its texts as escapes."""
-    if isinstance(value, dict):
-        return {printable(name): _printable(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_printable(item) for item in value]
-    return printable(value) if isinstance(value, str) else value
 
 
 def check_writable(path: Path) -> None:
