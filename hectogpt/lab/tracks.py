@@ -69,24 +69,19 @@ def broken_rules(
 
     machine: what the trial ran on, as a record has it: `kind` ("cpu", "cuda") and `threads`.
     """
-    broken = []
-    if run.steps != track.steps:
-        broken.append(f"{run.steps} steps, not {track.steps}")
-    rows = run.steps * run.data.batch_size
-    if track.tokens is not None and rows * run.data.seq_len > track.tokens:
-        broken.append(f"{rows * run.data.seq_len:,} training tokens, at most {track.tokens:,}")
+    machine, rows = machine or {}, run.steps * run.data.batch_size
     again = run.data.order.repeats or rows > len(corpus.tokens["train"]) // run.data.seq_len
-    if track.tokens is not None and again:
-        broken.append("training text read more than once")
-    if track.parameters is not None and (params or 0) > track.parameters:
-        broken.append(f"{params:,} parameters, at most {track.parameters:,}")
-    if run.init_from_counts is not None and not track.allows_counts:
-        broken.append("a start from counts of the training text")
-    if track.seconds is not None and (seconds or 0) > track.seconds:
-        broken.append(f"{seconds:.0f} s, at most {track.seconds}")
-    machine = machine or {}
-    if machine.get("kind", "cpu") == "cuda" and not track.allows_gpu:
-        broken.append("trained on a GPU")
-    if track.cores is not None and (machine.get("threads") or 0) > track.cores:
-        broken.append(f"{machine['threads']} threads, at most {track.cores}")
-    return broken
+    limits = {
+        "training tokens": (rows * run.data.seq_len, track.tokens),
+        "parameters": (params, track.parameters),
+        "s": (seconds, track.seconds),
+        "threads": (machine.get("threads"), track.cores),
+    }
+    rules = {f"{run.steps} steps, not {track.steps}": run.steps != track.steps}
+    rules |= {f"{n:,.0f} {what}, at most {most:,}": n > most for what, (n, most) in limits.items() if n and most}
+    rules |= {
+        "training text read more than once": again and track.tokens is not None,
+        "a start from counts of the training text": run.init_from_counts is not None and not track.allows_counts,
+        "trained on a GPU": machine.get("kind") == "cuda" and not track.allows_gpu,
+    }
+    return [words for words, broken in rules.items() if broken]
