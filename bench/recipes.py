@@ -50,7 +50,7 @@ def names(corpus: str) -> list[str]:
         if record.corpus == corpus and not record.overrides
     }
     wanted = {"baseline", recipes.DEFAULT, *(rung.__name__ for rung in LADDER), *recorded}
-    return [name for name in recipes.names() if name in wanted]
+    return [name for name in recipes.RECIPES if name in wanted]
 
 
 def read_text(name: str) -> tuple[Corpus, str]:

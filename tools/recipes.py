@@ -13,7 +13,7 @@ LIST = ROOT / "hectogpt" / "lab" / "recipes.txt"
 
 def list_recipes() -> str:
     """A line for each recipe: its name, a tab, the first sentence about it."""
-    texts = {name: " ".join(recipes.describe(name).split()) for name in recipes.names()}
+    texts = {name: " ".join(recipes.describe(name).split()) for name in recipes.RECIPES}
     return "".join(f"{name}\t{text.split('. ')[0].rstrip('.')}\n" for name, text in texts.items())
 
 

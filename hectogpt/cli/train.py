@@ -91,7 +91,7 @@ def parse(argv: list[str], base: Run | None = None) -> Asked:
         arguments_of(base),
         args=["--help" if word == "--help-all" else word for word in words],
         prog=f"hectogpt train {name}",
-        description=recipes.describe(base.recipe) if base.recipe in recipes.names() else "",
+        description=recipes.describe(base.recipe) if base.recipe in recipes.RECIPES else "",
         config=(tyro.conf.AvoidSubcommands,),
     )
     return Asked(parsed.options, parsed.run, recipe, ideas.folder_name(name) if named else None, argv)
@@ -232,7 +232,7 @@ def result_lines(done: FullRun) -> Iterator[str]:
     """The run beside the baseline and the n-gram models, its two continuations, and where its files are."""
     summary = done.summary
     losses = {label: summary["ngrams"][key] for key, label in NGRAMS.items() if key in summary["ngrams"]}
-    losses |= {"baseline": done.baseline.dev_loss} if done.baseline else {}
+    losses |= {"baseline": done.baseline["dev_loss"]} if done.baseline else {}
     losses |= {"before training": summary["dev_loss_before"]} if "dev_loss_before" in summary else {}
     label = summary["recipe"] + (" (modified)" if summary["modified"] else "")
     losses |= {label: summary["dev_loss"], f"{label} + n-grams": summary["dev_loss_with_ngrams"]}

@@ -313,11 +313,6 @@ def current_recipe(name: str) -> str:
     return RENAMED.get(name, name)
 
 
-def names() -> list[str]:
-    """Every recipe's name, in the order of RECIPES."""
-    return list(RECIPES)
-
-
 def describe(name: str) -> str:
     """What a recipe does, or, for a rung, what it adds to the one before: one sentence or two."""
     return paragraphs(name)[0]

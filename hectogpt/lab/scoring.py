@@ -40,12 +40,12 @@ def check_prompt(prompt: str | None) -> None:
 
 @dataclass(frozen=True)
 class FullRun:
-    """A finished run: its result, what summary.json holds, and the baseline's curve on the same text if there is
-    one."""
+    """A finished run: its result, what summary.json holds, and the baseline's on the same text as `find_baseline` has
+    it."""
 
     result: RunResult
     summary: dict[str, Any]
-    baseline: Curve | None
+    baseline: dict[str, Any] | None
 
 
 def run_and_score(task: Task, progress: Progress, prompt: str | None = None, world: World = ALONE) -> FullRun:
@@ -68,14 +68,14 @@ def score(session: Session, folder: RunFolder, progress: Progress, prompt: str |
     models = NgramModels(counted, run.model.vocab_size)
     ngrams = models.losses(corpus.dev)
     loss, weights = mix(score_both(models.order_5, corpus.dev, found))
-    baseline = None if run.recipe == "baseline" and not modified else find_curve(corpus, run.steps)
+    baseline = None if run.recipe == "baseline" and not modified else find_baseline(corpus, run.steps)
     try:
         plot_run(
             folder.path / PICTURE,
             [step.loss for step in session.done],
             [step.grad_norm for step in session.done],
             f"{run.recipe}{' (modified)' if modified else ''} on {corpus.name}, seed {run.seed}",
-            baseline=(baseline.losses, baseline.grad_norms) if baseline else None,
+            baseline=(baseline["losses"], baseline["grad_norms"]) if baseline else None,
             held_out=read_scores(folder.path / METRICS),
             levels={"unigram counts": ngrams["unigram"]},
         )
@@ -123,20 +123,8 @@ def is_it_usual(recipe: str, corpus: str, steps: int | None, loss: float) -> str
     return f"{abs(apart):.3f} {'above' if apart > 0 else 'below'} the usual ({others})"
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A finished baseline run: training loss and gradient norm at every step, and its loss on dev."""
-
-    losses: tuple[float, ...]
-    grad_norms: tuple[float, ...]
-    dev_loss: float
-
-
-def find_curve(corpus: Corpus, steps: int) -> Curve | None:
-    """The baseline's curve on this training text over so many steps, of those that come with the package: that of the
-    embedded corpus over 100 steps. None for another."""
+def find_baseline(corpus: Corpus, steps: int) -> dict[str, Any] | None:
+    """A finished baseline run on this training text over so many steps: `losses` and `grad_norms` at every step, and
+    `dev_loss`. One comes with the package, on the embedded corpus over 100 steps; None for another."""
     path = Path(__file__).parent / "baselines" / f"{corpus.sha256['train'][:16]}-{steps}.json"
-    if not path.is_file():
-        return None
-    row = json.loads(path.read_text(encoding="utf-8"))
-    return Curve(tuple(row["losses"]), tuple(row["grad_norms"]), row["dev_loss"])
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

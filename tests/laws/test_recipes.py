@@ -25,7 +25,7 @@ ABLATIONS = [recipes.WITHOUT + change.__name__ for change in LADDER]
 
 
 @pytest.mark.parametrize(
-    "name", [*recipes.names(), *(pytest.param(name, marks=pytest.mark.thorough) for name in ABLATIONS)]
+    "name", [*recipes.RECIPES, *(pytest.param(name, marks=pytest.mark.thorough) for name in ABLATIONS)]
 )
 def test_every_recipe_takes_two_steps_within_the_limit(name: str, corpus: Corpus) -> None:
     assert recipes.recipe(name).model.min_parameters() < 60e6
@@ -50,7 +50,7 @@ def test_old_names_are_accepted_everywhere() -> None:
         if new != "adamw_128":
             assert recipes.without(old) == recipes.without(new) == recipes.recipe(f"without-{old}")
             assert recipes.without(old).recipe == f"without-{new}"
-    assert not recipes.RENAMED.keys() & set(recipes.names()), "no name means two things"
+    assert not recipes.RENAMED.keys() & set(recipes.RECIPES), "no name means two things"
     assert recipes.without("wide", "depth") == recipes.without("width_256", "layers_4")
 
 
@@ -77,7 +77,7 @@ def test_no_recipe_has_changed_a_field_since_it_was_recorded() -> None:
     snapshot = read_snapshot()
     younger = {"minute", "half_minute", "finetune", "own_document", "without-where_to_copy", "without-own_document"}
     changed = {"large_batch"}  # built on a higher rung since
-    assert {recipes.current_recipe(name) for name in snapshot} | younger == {*recipes.names(), *ABLATIONS}
+    assert {recipes.current_recipe(name) for name in snapshot} | younger == {*recipes.RECIPES, *ABLATIONS}
     for old, run in snapshot.items():
         name, loaded = recipes.current_recipe(old), load(Run, run)
         assert load(Run, dump(loaded)) == loaded

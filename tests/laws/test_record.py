@@ -135,7 +135,7 @@ def test_the_ladders_records_are_those_of_todays_recipes() -> None:
     with_memory = {r.recipe for r in records if parse_run(r.run) is None}
     assert with_memory == {"ngram_memory", "minute"}
     texts = {r.corpus: r.corpus_sha256 for r in records}
-    runs = {name: dump(recipes.recipe(name)) for name in recipes.names()}
+    runs = {name: dump(recipes.recipe(name)) for name in recipes.RECIPES}
     parts = [c.__name__ for c in ladder.LADDER[: ladder.LADDER.index(ladder.soap_rare_tokens) + 1]]  # of that top
     runs |= {f"without-{part}": dump(recipes.without(part, "soap_rare_tokens")) for part in parts}
     today = {experiment_key(run, texts[corpus]): (corpus, name) for corpus in texts for name, run in runs.items()}

@@ -28,7 +28,7 @@ def departed() -> Run:
 
 
 def test_dump_and_load_are_inverses() -> None:
-    for run in (*map(recipes.recipe, recipes.names()), departed()):
+    for run in (*map(recipes.recipe, recipes.RECIPES), departed()):
         assert load(Run, json.loads(json.dumps(dump(run), allow_nan=False))) == run
 
 

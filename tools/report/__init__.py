@@ -100,7 +100,7 @@ def ladder_names() -> list[str]:
 
 def recipe_descriptions() -> dict[str, str]:
     """Name -> docstring of every recipe: what it does, and why in further paragraphs."""
-    return {name: "\n\n".join(recipes.paragraphs(name)) for name in recipes.names()}
+    return {name: "\n\n".join(recipes.paragraphs(name)) for name in recipes.RECIPES}
 
 
 def draw(found: Found, folder: Path) -> Sequence[Path]:
