@@ -75,7 +75,7 @@ def peak_memory(module: str, setting: str, contender: str) -> float:
 
     answers: list[dict[str, Any]] = []
     request = {"module": module, "setting": setting, "contender": contender, "threads": torch.get_num_threads()}
-    outcome = process.ask("bench.race", request, answers.append)
+    outcome = process.Child("bench.race").listen(request, lambda message, _: answers.append(message))
     if outcome.error is not None:
         raise RuntimeError(f"memory of {contender}: {outcome.error}\n{outcome.last_words}")
     return float(answers[0]["bytes"])

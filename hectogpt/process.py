@@ -40,25 +40,6 @@ class CancelledError(Exception):
     """A child was killed because its caller asked for it."""
 
 
-def ask(
-    module: str,
-    request: dict[str, Any],
-    on_message: Callable[[dict[str, Any]], None],
-    timeout: float = math.inf,
-    cancelled: threading.Event | None = None,
-) -> Ending:
-    """Run `python -m module`, which calls `answer`, with this request, and pass on each message of its reply.
-
-    timeout: seconds after which the child is killed. cancelled: once set, the child is killed and CancelledError is
-    raised.
-    """
-    stop, child = cancelled.is_set if cancelled else None, Child(module)
-    ending = child.listen(request, lambda message, _: on_message(message), total_seconds=timeout, cancelled=stop)
-    if ending.how == "cancelled":
-        raise CancelledError
-    return ending
-
-
 @dataclass(frozen=True)
 class Ending:
     """How a child ended. how: "done" (it sent its last frame), "late" (silent for too long, or too long in all),
@@ -294,7 +275,7 @@ def frames() -> Frames:
 
 
 def answer(reply: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]) -> None:
-    """Send each message of the reply to the request that `ask` sent."""
+    """Send each message of the reply to the request of the caller."""
     for message in reply(frames().receive()):
         frames().send(message)
 

@@ -52,13 +52,16 @@ def ask(
     """
     result: dict[str, Any] = {}
 
-    def receive(message: dict[str, Any]) -> None:
+    def receive(message: dict[str, Any], _: bytes) -> None:
         if "step" in message:
             on_step(message["step"], message["loss"])
         else:
             result.update(message)
 
-    outcome = process.ask("hectogpt.lab.trial", request, receive, cancelled=cancelled)
+    stop = cancelled.is_set if cancelled else None
+    outcome = process.Child("hectogpt.lab.trial").listen(request, receive, cancelled=stop)
+    if outcome.how == "cancelled":
+        raise process.CancelledError
     revision = process.revision(PACKAGE)
     origin = {"version": __version__, "commit": revision.commit, "dirty": revision.dirty}
     if outcome.error is None and result:

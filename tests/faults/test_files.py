@@ -80,9 +80,10 @@ with signals.stop_on_signal() as received:
     signal.raise_signal(signal.SIGTERM)
 assert received == [signal.SIGTERM]
 messages = []
-assert process.ask("child", {"do": "echo"}, messages.append).error is None
+receive = lambda message, _: messages.append(message)
+assert process.Child("child").listen({"do": "echo"}, receive).error is None
 assert messages[1] == {"echo": {"do": "echo"}}
-ended = process.ask("child", {"do": "hang"}, messages.append, timeout=1.0)
+ended = process.Child("child").listen({"do": "hang"}, receive, total_seconds=1.0)
 assert ended.error == "no answer in time", ended
 append_line(pathlib.Path("l.jsonl"), "{}")
 write_atomic(pathlib.Path("f"), "x")

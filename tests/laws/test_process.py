@@ -32,7 +32,8 @@ def children(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ask(what: str, timeout: float = 60.0, **more: object) -> tuple[Ending, list[dict[str, Any]]]:
     messages: list[dict[str, Any]] = []
-    outcome = process.ask("child", {"do": what, **more}, messages.append, timeout)
+    child, request = process.Child("child"), {"do": what, **more}
+    outcome = child.listen(request, lambda message, _: messages.append(message), total_seconds=timeout)
     assert messages[0].keys() == {"started"}
     assert ended(messages[0]["started"])
     return outcome, messages[1:]
@@ -86,7 +87,7 @@ def test_a_child_that_hangs_is_stopped_with_its_own_children() -> None:
 
 ASKING = """
 from hectogpt import process
-process.ask("child", {"do": "leave a child"}, lambda message: print(*message.values(), flush=True))
+process.Child("child").listen({"do": "leave a child"}, lambda message, _: print(*message.values(), flush=True))
 """
 
 
