@@ -29,7 +29,7 @@ from hectogpt.web.page import fill
 def main(options: GradeOptions) -> None:
     """Grade; leaves with code 1 if something is wrong. Raises UserError for a usage that makes no sense."""
     if options.make_autograder is not None:
-        files.write_atomic(options.make_autograder, archive(options.visibility, options.hints))
+        files.write_atomic(options.make_autograder, archive(options.hints))
         note(f"wrote {options.make_autograder}: upload it to Gradescope as the autograder", options.quiet)
         return
     if not options.paths:
@@ -87,7 +87,7 @@ def write_files(options: GradeOptions, found: list[Result]) -> None:
     if options.csv is not None:
         files.write_atomic(options.csv, report.as_csv(found))
     if options.gradescope is not None:
-        results = json.dumps(report.gradescope(found[0], options.hints, options.visibility), indent=1, allow_nan=False)
+        results = json.dumps(report.gradescope(found[0], options.hints), indent=1, allow_nan=False)
         files.write_atomic(options.gradescope, results + "\n")
 
 
@@ -98,13 +98,13 @@ def write_files(options: GradeOptions, found: list[Result]) -> None:
 PACKAGE = Path(__file__).resolve().parents[1]
 WHEELS = "https://download.pytorch.org/whl/cpu"  # torch for processors alone: a tenth of the size
 TEXTBOOK = "hectogpt/assignment/files/reference"
-SCRIPTS = PACKAGE / "grade" / "gradescope"  # PYTHON, HINTS and VISIBILITY stand for what archive knows
+SCRIPTS = PACKAGE / "grade" / "gradescope"  # PYTHON and HINTS stand for what archive knows
 DATE = (2026, 1, 1, 0, 0, 0)
 
 
-def archive(visibility: str, hints: int) -> bytes:
+def archive(hints: int) -> bytes:
     """A .zip with both scripts at its root, executable, with fixed dates: the same bytes for the same arguments."""
-    words = {"PYTHON": ".".join(platform.python_version_tuple()[:2]), "HINTS": str(hints), "VISIBILITY": visibility}
+    words = {"PYTHON": ".".join(platform.python_version_tuple()[:2]), "HINTS": str(hints)}
     word = re.compile(rf"\b({'|'.join(words)})\b")
     texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(SCRIPTS.iterdir())}
     scripts = {name: word.sub(lambda found: words[found[0]], text).encode() for name, text in texts.items()}

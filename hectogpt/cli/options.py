@@ -449,8 +449,6 @@ class GradeOptions:
     """Write the autograder for Gradescope, and do nothing else."""
     gradescope: Path | None = None
     """Write Gradescope's results.json, for one submission."""
-    visibility: Literal["visible", "hidden", "after_due_date", "after_published"] = "visible"
-    """When students see the tests in Gradescope."""
     json: Json = False
     quiet: Quiet = False
 

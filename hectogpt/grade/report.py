@@ -126,7 +126,7 @@ def cell(value: str) -> str:
     return "'" + told if told[:1] in ("=", "+", "-", "@") else told
 
 
-def gradescope(result: Result, level: int = 3, visibility: str = "visible") -> dict[str, Any]:
+def gradescope(result: Result, level: int = 3) -> dict[str, Any]:
     """The content of results.json: a test a part, numbered as in the assignment."""
     tests = [
         {
@@ -136,7 +136,6 @@ def gradescope(result: Result, level: int = 3, visibility: str = "visible") -> d
             "max_score": part.max_points,
             "status": "passed" if part.outcome == "passed" else "failed",
             "output": "\n".join([part.outcome, *said(part, level), *(f"note: {note}" for note in notes(part))]),
-            "visibility": visibility,
             "extra_data": {"diagnosis": part.diagnosis.id if part.diagnosis else None, "outcome": part.outcome},
         }
         for part in result.parts
@@ -147,7 +146,6 @@ def gradescope(result: Result, level: int = 3, visibility: str = "visible") -> d
         "score": result.points,
         "execution_time": round(result.seconds),
         "output": output,
-        "visibility": "visible" if result.fault and visibility != "hidden" else visibility,  # hand it in again
         "stdout_visibility": "hidden",
         "tests": tests,
     }

@@ -173,17 +173,16 @@ def test_text_pages_and_csv_are_harmless(wrong: Result) -> None:
 
 def test_gradescope_gets_a_test_a_part(wrong: Result) -> None:
     """Its points: test_grade_command.py, in Gradescope's folders."""
-    told = report.gradescope(wrong, 3, "after_published")
+    told = report.gradescope(wrong, 3)
     assert {test["status"] for test in told["tests"]} == {"passed", "failed"}
-    assert {test["visibility"] for test in told["tests"]} == {"after_published"}
     attention = next(test for test in told["tests"] if test["name"] == "CausalAttention")
     assert attention["extra_data"]["diagnosis"] == "scale by d_model"
 
 
 def test_the_autograder_archive() -> None:
     """Run in Gradescope's folders by test_grade_command.py."""
-    made = archive("visible", 2)
-    assert made == archive("visible", 2)
+    made = archive(2)
+    assert made == archive(2)
     with zipfile.ZipFile(io.BytesIO(made)) as file:
         run, needed = file.read("run_autograder").decode(), file.read("requirements.txt").decode()
         assert not [name for name in file.namelist() if "__pycache__" in name]
