@@ -26,7 +26,7 @@ from hectogpt.training.diagnose import diagnose as find_fault
 from hectogpt.training.run import Run
 from hectogpt.training.run_folder import read_run, read_steps
 from hectogpt.training.session import Session
-from hectogpt.training.task import Task, find_corpus, named_folder
+from hectogpt.training.task import Resume, Task, find_corpus, named_folder
 
 WORDS = {True: "equal", False: "differs"}
 AFTER = "weights and optimizer after the step"
@@ -39,12 +39,11 @@ def main(options: CheckOptions) -> None:
     if len(asked) > 1:
         what = f"{' and '.join(deed.__name__ for deed in asked)} at once"
         raise UserError(what, why="each is a command of its own", fix="name one of them")
-    (asked or [check_files])[0](options)
+    (asked or [check_files])[0](options, named_folder(str(options.run)).folder)
 
 
-def check_files(options: CheckOptions) -> None:
+def check_files(options: CheckOptions, folder: Path) -> None:
     """Check every hash and print a line for each file. Raises UserError (CHECKPOINT) for a damaged one."""
-    folder = named_folder(str(options.run)).folder
     checks = verify_run(folder)
     bad = [path for path, problem in checks.items() if problem]
     answer = {"run": str(folder), "checks": {str(path): problem for path, problem in checks.items()}}
@@ -72,13 +71,10 @@ def verify_run(folder: Path) -> dict[Path, str]:
     return found | {checkpoints.path(step): checkpoints.problem(step) for step in checkpoints.steps()}
 
 
-def repair(options: CheckOptions) -> None:
+def repair(options: CheckOptions, folder: Path) -> None:
     """Score a trained run whose process ended before its score, with damaged weights made again; print it as after
     training. Raises UserError for a run that is not trained to its end."""
-    where = named_folder(str(options.run))
-    folder, trained = where.folder, read_own_run(where.folder, options)
-    progress = Progress(options.quiet)
-    damaged = ""
+    trained, progress, damaged = read_own_run(folder, options), Progress(options.quiet), ""
     try:
         check_manifest(folder)
     except UserError as error:
@@ -97,7 +93,7 @@ def repair(options: CheckOptions) -> None:
     if damaged:
         progress.line(f"{damaged}: it is made again from the last checkpoint")
     corpus = find_corpus(trained, progress)
-    task = Task(trained, corpus, "", resume=where, own_files=ideas.files_of(trained), save_every=0)
+    task = Task(trained, corpus, "", resume=Resume(folder), own_files=ideas.files_of(trained), save_every=0)
     done = run_and_score(task, progress)
     show(options.json, done.summary, result_lines(done), options.quiet)
 
@@ -119,11 +115,10 @@ def read_own_run(folder: Path, options: CheckOptions) -> Run:
     return run
 
 
-def open_at(options: CheckOptions, steps: int | None = None) -> tuple[Session, Checkpoint]:
+def open_at(options: CheckOptions, folder: Path, steps: int | None = None) -> tuple[Session, Checkpoint]:
     """A session where a checkpoint has it: the one that is asked for, or the newest that has a next step among so many
     (None: those of the run). Raises UserError."""
-    folder, step = options.run, options.step
-    run, checkpoints = read_own_run(folder, options), Checkpoints(folder / CHECKPOINTS)
+    run, checkpoints, step = read_own_run(folder, options), Checkpoints(folder / CHECKPOINTS), options.step
     usable = [s for s in checkpoints.steps() if s < (run.steps if steps is None else steps)]
     if not usable or step not in (None, *usable):
         raise UserError(
@@ -136,9 +131,9 @@ def open_at(options: CheckOptions, steps: int | None = None) -> tuple[Session, C
     return Session.open(run, open_corpus(run.corpus), at), at
 
 
-def diagnose(options: CheckOptions) -> None:
+def diagnose(options: CheckOptions, folder: Path) -> None:
     """Compute the step after a checkpoint again and print where its numbers stop being finite. Raises UserError."""
-    session, _ = open_at(options)
+    session, _ = open_at(options, folder)
     fault = find_fault(session)
     place = "there is none" if fault.stage is None else f"{STAGES[fault.stage]} of {fault.module}"
     kind = "rows whose loss is not finite" if fault.stage == "forward" else "rows with the largest losses"
@@ -150,12 +145,11 @@ def diagnose(options: CheckOptions) -> None:
     show(options.json, dump(fault), lines, options.quiet)
 
 
-def replay(options: CheckOptions) -> None:
+def replay(options: CheckOptions, folder: Path) -> None:
     """Compute a step again, compare its bits with what the run has recorded, print. Raises UserError: EXACTNESS if
     anything differs, CHECKPOINT if there is no step to compute."""
-    folder, checkpoints = options.run, Checkpoints(options.run / CHECKPOINTS)
-    recorded = read_steps(folder)
-    session, at = open_at(options, len(recorded))
+    checkpoints, recorded = Checkpoints(folder / CHECKPOINTS), read_steps(folder)
+    session, at = open_at(options, folder, len(recorded))
     step = at.step
     before, again = recorded[step], next(itertools.islice(session.steps(), 1))
     pairs = {"loss": (before.loss, again.loss), "grad_norm": (before.grad_norm, again.grad_norm)}

@@ -203,7 +203,8 @@ def write_array(options: CompareOptions, comparison: Comparison) -> None:
     if options.dry_run:
         print(script, end="")
         return
-    check_writable(path)
+    with errors.writing(path, fix=set_to("out", "a file you may write to")):
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, script)
     said = f"{state_line(comparison)}\nwritten: {path}\nsubmit it with  sbatch {path}"
     note(f"{said}\ngive this command again for the results when the array has ended", options.quiet)

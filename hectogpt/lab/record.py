@@ -6,9 +6,7 @@ Records of older versions are read with today's names: of fields, of recipes and
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -234,13 +232,11 @@ def _current(old: Record) -> Record:
 
 
 def check_writable(path: Path) -> None:
-    """Make the folder of a file. Raises UserError (STORAGE) for one that could not be written after hours of trials."""
+    """Make a file of records and its folder where there are none. Raises UserError (STORAGE) for one that could not be
+    written after hours of trials."""
     with errors.writing(path, fix=set_to("out", "a file you may write to")):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        path.open("ab").close()
 
 
 def append_record(path: Path, record: Record) -> None:
