@@ -17,11 +17,8 @@ import numpy as np
 import pytest
 from command import Here, assert_good_error
 from grade_solutions import edited
-from grade_tables import NO_CROP
-from grade_tables import RIGHT as RIGHT_MODELS
-from grade_tables import WRONG as WRONG_MODELS
+from grade_tables import FILES, NO_CROP, RIGHT, RIGHT_CHANGES, WRONG, WRONG_CHANGES, Change
 from helpers import ROOT
-from wrong_assignments import FILES, RIGHT, WRONG, Change
 
 from hectogpt import errors
 from hectogpt.assignment.kit import choose, exercises, stubs, with_stubs, write_kit
@@ -274,10 +271,10 @@ def changed(change: Change) -> str:
 
 def test_the_textbook_and_right_solutions_pass(judge: Judge, request: pytest.FixtureRequest) -> None:
     """Some with --thorough alone. A note is for a model that raises another error past the context."""
-    few = {name: RIGHT_MODELS[name] for name in ("as a student writes it", "positions from the table, a loop by index")}
-    styles = RIGHT_MODELS if request.config.getoption("--thorough") else few
+    few = {name: RIGHT[name] for name in ("as a student writes it", "positions from the table, a loop by index")}
+    styles = RIGHT if request.config.getoption("--thorough") else few
     asked = [(part, "textbook", TEXTBOOK[FILES.get(part, "model_solution.py")]) for part in [*NAMES, TOGETHER]]
-    asked += [(c.part, c.name, changed(c)) for c in RIGHT]
+    asked += [(c.part, c.name, changed(c)) for c in RIGHT_CHANGES]
     asked += [(p, name, source) for name, source in styles.items() for p in MODEL if "not installed" not in name]
     found = {f"{part}: {name}": judge(part, source) for part, name, source in asked}
     assert {name: why for name, (state, why) in found.items() if state != "passed"} == {}
@@ -288,7 +285,7 @@ def test_the_textbook_and_right_solutions_pass(judge: Judge, request: pytest.Fix
 def test_wrong_solutions_fail_and_say_why(judge: Judge, request: pytest.FixtureRequest) -> None:
     """Those of the model are the grader's own table. All with --thorough, else some of each part."""
     most, step = (None, 1) if request.config.getoption("--thorough") else (2, 8)
-    asked = [(c.part, changed(c)) for part in NAMES for c in [c for c in WRONG if c.part == part][:most]]
-    for part, source in [*asked, *((c.part, c.source) for c in WRONG_MODELS[::step])]:
+    asked = [(c.part, changed(c)) for part in NAMES for c in [c for c in WRONG_CHANGES if c.part == part][:most]]
+    for part, source in [*asked, *((c.part, c.source) for c in WRONG[::step])]:
         state, why = judge(part, source)
         assert (state, why != "", "\n" in why) == ("failed", True, False), source

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from command import Here, assert_good_error
-from exported_models import VOCAB, contents, difference, export_kind, open_theirs, write_model
 from helpers import small_run
+from model_folders import VOCAB, contents, difference, export_kind, open_theirs, write_model
 from model_kinds import GPT2, KINDS, random_ids
 
 from hectogpt import errors

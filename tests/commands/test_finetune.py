@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from command import Here, assert_good_error
-from exported_models import write_model
 from helpers import peaked, small_run, tiny_corpus, write_tokens
+from model_folders import write_model
 from model_kinds import KINDS, build
 
 from hectogpt import errors

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from command import TINY, Here, assert_good_error
-from exported_models import write_model
+from model_folders import write_model
 from model_kinds import KINDS
 
 from hectogpt import errors

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpt2_folders import MERGES, SIZES, make_gpt2, rewrite_config, write_vocabulary
+from model_folders import MERGES, SIZES, make_gpt2, rewrite_config, write_vocabulary
 from safetensors.torch import load_file, save_file
 
 from hectogpt.data import load_tokenizer

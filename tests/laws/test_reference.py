@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gpt2_folders import make_gpt2
 from helpers import peaked, write_tokens
+from model_folders import make_gpt2
 from model_solution import ModelConfig, Transformer
 from torch import Tensor
 from train import gpt2_bytes, load_tokens, train

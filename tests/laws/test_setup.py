@@ -86,9 +86,6 @@ def test_every_part_draws_its_first_weights_from_the_run_s_seed(corpus: Corpus) 
     assert not torch.equal(*(first[name] for name in own if "scale" in name)), "each part has draws of its own"
 
 
-# --- the Run ----------------------------------------------------------------------------------------------------------
-
-
 # --- schedules --------------------------------------------------------------------------------------------------------
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from experiments import make_corpus, run_trial, small_run
+from experiments import make_corpus, small_run
 from helpers import train
 
 from hectogpt.data import Corpus
@@ -30,7 +29,7 @@ from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.trial import request_of, train_and_score
 from hectogpt.training.checkpoint import put_state, take_state
 from hectogpt.training.evaluate import evaluate
-from hectogpt.training.run import Run, Schedule
+from hectogpt.training.run import Run
 from hectogpt.training.session import Session
 from hectogpt.training.setup import make_batches, training_tokens
 
@@ -123,23 +122,6 @@ def test_a_run_that_diverges_is_a_uniform_guess(corpus: Corpus) -> None:
     n_bytes = corpus.tokenizer.token_bytes[corpus.dev[1:]].sum()
     assert result["dev_bpb"] == pytest.approx(nats * (len(corpus.dev) - 1) / math.log(2) / n_bytes)
     assert 0 < len(result["losses"]) < 3, "the curve up to there is kept"
-
-
-@dataclass(frozen=True)
-class OnlyHere(Schedule):
-    """A class of a user's own, which the child process does not know."""
-
-    def factor(self, step: int, steps: int) -> float:
-        return 1.0
-
-
-def test_an_error_in_the_child_is_told_whole(corpus: Corpus) -> None:
-    result = run_trial(replace(small_run(), schedule=OnlyHere()), corpus)
-    assert result["status"] == "failed"
-    assert "dev_loss" not in result
-    for part in ("exit code 2", "error: schedule: unknown type 'OnlyHere'", "why: it must be one of", "fix: "):
-        assert part in result["error"]
-    assert "Traceback" not in result["error"]
 
 
 def test_a_corpus_that_changed_is_not_scored(corpus: Corpus, tmp_path: Path) -> None:
