@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from hectogpt import errors
@@ -137,6 +137,17 @@ def sync_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):  # others tell that folders cannot be synced here
             raise
+
+
+def check_free(folder: Path, may_go: Callable[[list[str]], bool] = lambda names: False, fix: str = "") -> None:
+    """Refuse a folder to write that is there already, unless it is empty, or all in it may go, by its names. Raises
+    UserError."""
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    if not os.path.lexists(folder) or (folder.is_dir() and (not names or may_go(names))):
+        return
+    why = f"it holds {', '.join(names[:8])}" if names else "it is no folder"
+    fix = fix or "name another folder"
+    raise UserError(f"{folder} is not an empty folder", why=why, fix=fix, kept="what is there, untouched")
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from hectogpt.assignment.parts import BY_NAME, PARTS, SOURCES, Part
 from hectogpt.data.documents import split_of
 from hectogpt.data.sources import find_source
 from hectogpt.errors import UserError, set_to
+from hectogpt.files import check_free
 from hectogpt.serialization import did_you_mean
 
 PACKAGED = Path(__file__).parent / "files"
@@ -56,7 +57,7 @@ def write_kit(folder: Path, parts: Collection[Part], solution: bool = False) -> 
     """
     kit = contents(parts, solution)  # before anything is written
     with errors.writing(folder, kept=f"what was written of the kit, if anything: remove {folder} before you try again"):
-        check_empty(folder)
+        check_free(folder)
         for name, content in kit.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,14 +65,6 @@ def write_kit(folder: Path, parts: Collection[Part], solution: bool = False) -> 
                 file.write(content)
             if path.suffix == ".sh":
                 path.chmod(path.stat().st_mode | 0o111)
-
-
-def check_empty(folder: Path) -> None:
-    """Raise UserError unless the folder does not exist yet, or is empty."""
-    if not (folder.exists() or folder.is_symlink()) or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    what = f"{folder} {'holds something' if folder.is_dir() else 'is no folder'}"
-    raise UserError(what, why="it may hold work of yours", fix="another name", kept="what is there, untouched")
 
 
 def contents(parts: Collection[Part], solution: bool = False) -> dict[str, bytes]:

@@ -137,10 +137,7 @@ def build_with_vocabulary(name: str, n_vocab: int, folder: Path) -> Corpus:
     if token_files.find_splits(name) is not None:
         why, fix = "it holds ids, and a vocabulary is trained on text", "name the text they come from"
         raise cannot_use(name, why, fix)
-    names = os.listdir(folder) if os.path.isdir(folder) else [folder.name] if os.path.lexists(folder) else []
-    if names and INDEX not in names:
-        why, fix = f"it holds {', '.join(sorted(names)[:4])}", set_to("out", "another folder")
-        raise UserError(f"{folder} is not empty", why=why, fix=fix, kept="the folder, untouched")
+    files.check_free(folder, lambda names: INDEX in names, set_to("out", "another folder"))
     source = find_source(name)
     texts = (text for split, text in split_texts(source, []) if split == "train")
     tokenizer = train_tokenizer(texts, n_vocab, folder.name)

@@ -74,12 +74,6 @@ def cannot_use(name: str, why: str, fix: str) -> UserError:
     return UserError(f"cannot use {shown} as a corpus", why=why, fix=fix, code=errors.DATA)
 
 
-def cannot_read(name: str, error: OSError) -> UserError:
-    """The error for a file that the operating system does not let us read."""
-    where = f"{error.filename}: " if error.filename and str(error.filename) != name else ""
-    return cannot_use(name, where + errors.reason_of(error), "check the path and its permissions")
-
-
 def read_documents(path: Path, column: str = "text") -> Iterator[Document | str]:
     """The documents of a file: .jsonl has one on each line, in the field `column`; .bin has ids; others are one."""
     ending = path.suffix.lower()
@@ -113,7 +107,7 @@ def _read_jsonl(path: Path, column: str) -> Iterator[Document]:
                     label = f"{path} line {number}"
                     yield Document(label, _text_of_record(line, label, path, column))
     except OSError as error:
-        raise cannot_read(str(path), error) from None
+        raise errors.unreadable(path, error) from None
 
 
 def _text_of_record(line: bytes, label: str, path: Path, column: str) -> str:
@@ -137,7 +131,7 @@ def read_text(path: Path) -> str:
         with open_regular(path) as file:
             raw = file.read()
     except OSError as error:
-        raise cannot_read(str(path), error) from None
+        raise errors.unreadable(path, error) from None
     why, utf16 = "", raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if not raw.strip():
         why = f"it is {'whitespace only' if raw else 'empty'} ({len(raw):,} bytes)"

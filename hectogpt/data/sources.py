@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from hectogpt.data.documents import Document, NoTextError, Source, cannot_read, cannot_use, left_out, read_documents
+from hectogpt import errors
+from hectogpt.data.documents import Document, NoTextError, Source, cannot_use, left_out, read_documents
 from hectogpt.errors import UserError, first_line, set_to
 from hectogpt.serialization import did_you_mean
 
@@ -127,7 +128,7 @@ def find_source(name: str) -> Source:
     except (RuntimeError, ValueError) as error:  # no such home folder, a NUL character
         raise cannot_use(repr(name), f"it is no path: {error}", "name a file or a folder") from None
     except OSError as error:
-        raise cannot_read(name, error) from None
+        raise errors.unreadable(error.filename or name, error) from None
 
 
 def _find_path(name: str) -> Source:
@@ -180,7 +181,7 @@ def _measure(name: str, files: Files) -> tuple[int, str]:
                 size += file.tell()
             digest.update(f"{label}\0{content}\n".encode("utf-8", "surrogateescape"))
     except OSError as error:
-        raise cannot_read(name, error) from None
+        raise errors.unreadable(error.filename or name, error) from None
     return size, digest.hexdigest()
 
 
@@ -195,7 +196,7 @@ def _walk(folder: Path) -> tuple[Files, list[str]]:
     beside: list[str] = []
 
     def fail(error: OSError) -> None:
-        raise cannot_read(str(folder), error)
+        raise errors.unreadable(error.filename or folder, error)
 
     for path, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [inner for inner in folders if not inner.startswith(".")]

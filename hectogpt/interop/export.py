@@ -7,7 +7,6 @@ The folder is written beside its place, opened again, and gets its name when its
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import util
@@ -22,7 +21,7 @@ from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.data.tokenizer import END_OF_TEXT
 from hectogpt.errors import UserError, set_to
-from hectogpt.files import lock, remove_leftovers, replacing_folder, write_atomic
+from hectogpt.files import check_free, lock, remove_leftovers, replacing_folder, write_atomic
 from hectogpt.interop import gguf_file
 from hectogpt.interop.hf_model import PREFIX, gpt2_differences, to_huggingface, write_config
 from hectogpt.interop.model_card import read_facts, title_of, write_card
@@ -116,23 +115,14 @@ def export(
 
 
 def check_target(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that is not empty: without `overwrite` any, with it one that holds more than an export.
-    Raises UserError."""
-    if not os.path.lexists(folder):
-        return
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    foreign = [name for name in names if name not in OURS]
-    fix = "name another folder"
-    if not folder.is_dir():
-        why = "it is a file"
-    elif folder.samefile("."):
-        why = "it is where you are, and would be replaced"
-    elif foreign or (names and not overwrite):
-        why = f"it holds {', '.join((foreign or names)[:4])}"
-        fix += "" if foreign else ", or " + set_to("overwrite", True)
-    else:
-        return
-    raise UserError(f"{folder} is not an empty folder", why=why, fix=fix, kept="what is there, untouched")
+    """Refuse a folder that is not empty, unless with `overwrite` an export is all that it holds. Raises UserError."""
+    check_free(
+        folder,
+        lambda names: overwrite and OURS.issuperset(names),
+        "name another folder, or, for an earlier export, " + set_to("overwrite", True),
+    )
+    if folder.is_dir() and folder.samefile("."):
+        raise UserError(f"{folder} is where you are, and would be replaced", fix="name another folder")
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

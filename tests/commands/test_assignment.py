@@ -134,9 +134,10 @@ def test_nothing_is_ever_overwritten(here: Here, tmp_path: Path) -> None:
     (tmp_path / "work" / ".mine").write_text("work")
     (tmp_path / "file").write_text("work")
     (tmp_path / "link").symlink_to("nowhere")
-    for name, what in (("empty", "holds"), ("work", "holds"), ("file", "is no folder"), ("link", "is no folder")):
+    held = {"empty": "it holds", "work": ".mine", "file": "it is no folder", "link": "it is no folder"}
+    for name, what in held.items():
         before = sorted(tmp_path.rglob("*"))
-        assert_good_error(here("assignment", name), errors.USAGE, f"{name} {what}", "untouched")
+        assert_good_error(here("assignment", name), errors.USAGE, name, what, "untouched")
         assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "work" / ".mine").read_text() == "work"
 
