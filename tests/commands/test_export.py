@@ -174,18 +174,6 @@ def test_the_command_says_what_it_did_and_why(tmp_path: Path, here: Here) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
 
 
-def test_a_model_with_a_class_of_a_user_s_file_is_refused(tmp_path: Path) -> None:
-    write_model(tmp_path / "run", GPT2)
-    idea = {"file": "idea.py", "path": "mine.py", "sha256": "0" * 64}
-    (tmp_path / "run" / "run.json").write_text(json.dumps({"ideas": [idea]}), encoding="utf-8")
-    assert export(tmp_path / "run", tmp_path / "out").kind == "GPT2LMHeadModel"  # the file made the run, not the model
-    config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
-    config["norm"] = {"type": "MyNorm"}
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(UserError, match=r"cannot be exported(.|\n)*mine\.py"):
-        export(tmp_path / "run", tmp_path / "other")
-
-
 def test_nothing_in_a_run_breaks_out_of_the_card(tmp_path: Path) -> None:
     write_model(tmp_path / "run", GPT2)
     run = dump(replace(small_run(), recipe="a|b\n# <script>", corpus="---\nx: `y`"))

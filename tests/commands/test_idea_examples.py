@@ -59,37 +59,12 @@ def test_an_idea_that_prints_is_trained_compared_and_continued(here: Here, folde
     assert (run / "idea.py").read_text() == (folder / "mine.py").read_text()
     done = here.ok("generate", run, "The", "--max-new-tokens", "3", "--json")
     assert len(json.loads(done.stdout)["texts"][0]["ids"]) == 3
+    here.ok("export", run, "exported")  # the file made the run, not its model
     sweep = ["model.d_model=16", "model.n_heads=2", "data.seq_len=64", "data.batch_size=4"]
     options = ["--steps", "2", "--seeds", "1", "--threads", "1", "--corpus", "tokens", "--json", "--sweep", *sweep]
     (arm,) = json.loads(here.ok("compare", "mine.py:idea", *options).stdout)["arms"]
     assert arm["seeds"] == {"0": "ok"}
     assert len(list(Path("runs/ideas").iterdir())) == 1
-
-
-# --- parts of a user's own --------------------------------------------------------------------------------------------
-
-MY_ALIBI = """
-from dataclasses import dataclass
-import torch
-from hectogpt import Run, ScoreBias, replace
-
-@dataclass(frozen=True)
-class MyALiBi(ScoreBias):
-    def build(self, n_heads, d_head):
-        return MyALiBiLayer(n_heads)
-
-class MyALiBiLayer(torch.nn.Module):
-    def __init__(self, n_heads):
-        super().__init__()
-        slopes = torch.tensor([2.0 ** (-8 * head / n_heads) for head in range(1, n_heads + 1)])
-        self.register_buffer("slopes", slopes[:, None, None], persistent=False)
-
-    def forward(self, query_positions, key_positions):
-        return -self.slopes * (query_positions - key_positions)
-
-def mine(run: Run) -> Run:
-    return replace(run, model=replace(run.model, attention_parts=(MyALiBi(),)))
-"""
 
 
 # --- errors while it trains -------------------------------------------------------------------------------------------
@@ -120,10 +95,11 @@ def test_an_error_in_training_is_one_message_with_the_line(here: Here, folder: P
 
 @pytest.fixture
 def strange(here: Here, folder: Path) -> Path:
-    """A run folder that was made elsewhere; its idea.py writes a file when it is imported."""
+    """A run folder that was made elsewhere, with a part of a user; its idea.py writes a file when it is imported."""
     canary = f"from pathlib import Path\nPath({str(folder / 'canary')!r}).touch()\n"
-    (folder / "mine.py").write_text(MY_ALIBI + canary)
-    here.ok("train", "mine.py:mine@rotary_positions", *SMALL, "--quiet", "--save-every", "1", "--out", "made")
+    part = (ROOT / "tests" / "programs" / "fault.py").read_text().replace("Fault", "Mine")
+    (folder / "mine.py").write_text(part + canary)
+    here.ok("train", "mine.py:faulty@rotary_positions", *SMALL, "--quiet", "--save-every", "1", "--out", "made")
     sys.modules.pop(idea_module(read_idea(folder / "mine.py").sha256))
     for name in ("canary", "mine.py"):
         (folder / name).unlink()
@@ -148,5 +124,5 @@ def test_nothing_of_somebody_elses_folder_is_executed(here: Here, strange: Path)
     replayed = here.ok("check", "made", "--replay", "--idea", "made/idea.py", "--json")
     assert json.loads(replayed.stdout)["weights_equal"] is True
     model, _ = public.load("made", idea="made/idea.py")
-    assert type(model.config.attention_parts[0]).__name__ == "MyALiBi"
+    assert type(model.config.inputs[0]).__name__ == "Mine"
     assert here("generate", "made", "The").returncode == errors.CHECKPOINT, "not remembered: it was named, not run"
