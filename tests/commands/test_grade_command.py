@@ -23,6 +23,7 @@ from grade_tables import NO_CROP, RIGHT, WRONG
 from helpers import ROOT
 
 from hectogpt import hardware
+from hectogpt.cli.grade import archive
 from hectogpt.errors import UserError
 from hectogpt.grade import report
 from hectogpt.grade.result import OUTCOMES, Result
@@ -244,9 +245,13 @@ def test_a_teacher_grades_a_class_that_is_killed_and_goes_on(tmp_path: Path) -> 
 def test_the_autograder_in_gradescopes_folders(here: Here, tmp_path: Path) -> None:
     """Unpacked and run as there, with this Python in place of the one that setup.sh installs."""
     source = tmp_path / "source"
-    here.ok("grade", "--make-autograder", "autograder.zip")
+    here.ok("grade", "--make-autograder", "autograder.zip", "--hints", "2")
+    assert (tmp_path / "autograder.zip").read_bytes() == archive(2) == archive(2)
     with zipfile.ZipFile(tmp_path / "autograder.zip") as file:
         file.extractall(source)
+    assert re.search(r"^torch==2[\d.]+$", (source / "requirements.txt").read_text(), re.MULTILINE)
+    assert "--hints 2" in (source / "run_autograder").read_text()
+    assert list(source.rglob("__pycache__")) == []
     subprocess.run(["bash", "-n", str(source / "setup.sh")], check=True)
     for name in ("run_autograder", "setup.sh"):
         script = (source / name).read_text().replace("/autograder/", f"{tmp_path}/")

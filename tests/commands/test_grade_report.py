@@ -14,7 +14,6 @@ import pytest
 from grade_solutions import BASE, edited, judged
 from helpers import ROOT
 
-from hectogpt.cli.grade import archive
 from hectogpt.errors import UserError
 from hectogpt.grade import laws, report, runner, submission
 from hectogpt.grade.result import PartResult, Result
@@ -177,15 +176,3 @@ def test_gradescope_gets_a_test_a_part(wrong: Result) -> None:
     assert {test["status"] for test in told["tests"]} == {"passed", "failed"}
     attention = next(test for test in told["tests"] if test["name"] == "CausalAttention")
     assert attention["extra_data"]["diagnosis"] == "scale by d_model"
-
-
-def test_the_autograder_archive() -> None:
-    """Run in Gradescope's folders by test_grade_command.py."""
-    made = archive(2)
-    assert made == archive(2)
-    with zipfile.ZipFile(io.BytesIO(made)) as file:
-        run, needed = file.read("run_autograder").decode(), file.read("requirements.txt").decode()
-        assert not [name for name in file.namelist() if "__pycache__" in name]
-    assert "\ntorch==2" in needed
-    assert "+" not in needed
-    assert "--hints 2" in run
