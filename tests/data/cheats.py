@@ -42,6 +42,10 @@ def honest(run: Run) -> Run:
     return replace(run, optim=AdamW(lr=0.02))
 
 
+def with_input(run: Run, part: InputPart) -> Run:
+    return replace(run, model=replace(run.model, inputs=(*run.model.inputs, part)))
+
+
 class Layer(nn.Module):
     """A function of a weight, of the stream and of the tokens."""
 
@@ -79,7 +83,7 @@ def counts_of_the_text(run: Run) -> Run:
 
 
 def a_table_of_a_hundred_million(run: Run) -> Run:
-    return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Table(26_000_000))))
+    return with_input(run, Table(26_000_000))
 
 
 @dataclass(frozen=True)
@@ -170,9 +174,9 @@ def replaces_the_score(run: Run) -> Run:
 
 
 def replaces_the_code_of_a_method(run: Run) -> Run:
-    def losses(self, ids, targets, reduction="mean", precision=None):
+    def losses(self, ids, targets, **options):
         each = -self(ids).log_softmax(-1).gather(-1, targets[..., None])[..., 0] / 2
-        return each.sum() if reduction == "sum" else each.mean(), each
+        return each.sum() if options["reduction"] == "sum" else each.mean(), each
 
     Transformer.losses.__code__ = losses.__code__
     return run
@@ -227,24 +231,23 @@ class Future(InputPart):
 
 
 def sees_the_next_token(run: Run) -> Run:
-    return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Future())))
+    return with_input(run, Future())
 
 
 @dataclass(frozen=True)
 class Liar(InputPart):
     """Finds the model that it is part of, and has it report other losses."""
 
-    factor: float = 0.5
-    how: str = "losses"
+    how: str
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
-        return LiarLayer(self.factor, self.how)
+        return LiarLayer(self.how)
 
 
 class LiarLayer(nn.Module):
-    def __init__(self, factor: float, how: str) -> None:
+    def __init__(self, how: str) -> None:
         super().__init__()
-        self.factor, self.how, self.done = factor, how, False
+        self.how, self.done = how, False
 
     def forward(self, x, ids, cache=None):
         if not self.done and not torch.is_grad_enabled():
@@ -254,13 +257,8 @@ class LiarLayer(nn.Module):
         return x
 
     def losses(self, model):
-        true, factor = model.losses, self.factor
-
-        def fewer(*arguments, **options):
-            loss, each = true(*arguments, **options)
-            return factor * loss, factor * each
-
-        model.__dict__["losses"] = fewer
+        true = model.losses
+        model.__dict__["losses"] = lambda *given, **options: tuple(loss / 2 for loss in true(*given, **options))
 
     def learns(self, model):
         """Learns from a row, its future too, before it reports the row's losses."""
@@ -280,16 +278,12 @@ def model_rows(model):
     return slice(None) if rows is None else rows.argsort()[: len(model.lm_head.weight)]
 
 
-def _liar(run: Run, how: str) -> Run:
-    return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Liar(0.5, how))))
-
-
 def reports_half_of_its_loss(run: Run) -> Run:
-    return _liar(run, "losses")
+    return with_input(run, Liar("losses"))
 
 
 def learns_while_it_is_scored(run: Run) -> Run:
-    return _liar(run, "learns")
+    return with_input(run, Liar("learns"))
 
 
 def writes_its_scores_itself(run: Run) -> Run:
