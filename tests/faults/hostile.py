@@ -22,21 +22,23 @@ import time
 import traceback
 import tracemalloc
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from experiments import record_of
 from forks import Line
+from runs import small_corpus
 
 from hectogpt import errors
 from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model
 from hectogpt.interop.export import export
-from hectogpt.lab import recipes
+from hectogpt.lab.plan import plan
 from hectogpt.lab.record import read_records
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.weights import save_model
@@ -353,28 +355,18 @@ LINES = (
 )  # fmt: skip
 
 
-def good_row(recipe: str, seed: int) -> dict[str, Any]:
-    """A record as `hectogpt compare` writes it, with a made-up curve."""
-    loss = (3.5 if recipe == "baseline" else 3.0) + seed / 100
-    run, curve = dump(replace(recipes.recipe(recipe), threads=1, seed=seed)), [loss + 7 * 0.9**n for n in range(100)]
-    row: dict[str, Any] = {"corpus": "c", "track": "closed", "recipe": recipe, "arm": recipe, "seed": seed, "run": run}
-    row |= dict.fromkeys(("dev_loss", "test_loss"), loss) | dict.fromkeys(("losses", "grad_norms"), curve)
-    row |= {"dev_bpb": 1.1, "test_bpb": 1.1, "seconds": 9.5, "params": 1000, "peak_mb": 500.0, "steps": 100}
-    row |= {"corpus_sha256": {}, "overrides": {}, "modified": False, "dirty": False}
-    return row | {"commit": "0" * 40, "version": "0"}
-
-
 def record_tries(folder: Path, quick: bool) -> Iterator[Try]:
     """Files with a record that has an odd value in one field, and with lines that are none. quick: some of them."""
-    good, sound = good_row("baseline", 0), json.dumps(good_row("learning_rate", 1))
-    good |= {"machine": {}, "error": None, "rules_broken": [], "status": "ok", "ngram_kn3": 3.3, "ngram_split": "test"}
+    more = {"test_loss": 3.5, "dev_bpb": 1.1, "test_bpb": 1.1, "grad_norms": [1.0] * 100, "machine": {}}
+    arms = plan(["baseline", "learning_rate"])
+    good, other = (asdict(record_of(small_corpus(), arm, 0, 3.5, **more)) for arm in arms)
     odd = list(itertools.product([*good, MARKUP], ODD))
     changes = random.Random(0).sample(odd, 150) if quick else odd
     rows = [
         good | ({"status": "failed"} if number % 5 == 0 else {}) | {field: value}
         for number, (field, value) in enumerate(changes)
     ]
-    path = folder / "records.jsonl"
+    path, sound = folder / "records.jsonl", json.dumps(other)
     for content in (*(f"{sound}\n{json.dumps(row)}\n".encode() for row in rows), *(line + b"\n" for line in LINES)):
         path.write_bytes(content)
         yield f"{content[-300:]!r}", partial(read_clearly, path), len(content)

@@ -22,8 +22,9 @@ from hectogpt.lab.ladder import TOP
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.plan import plan
 from hectogpt.lab.tracks import find_track
-from hectogpt.model import SIZES, Transformer
-from hectogpt.model.parts import SinusoidalPositions
+from hectogpt.model import SIZES, Init, Transformer
+from hectogpt.model.inputs import NgramHash
+from hectogpt.model.parts import Rotary, SinusoidalPositions
 from hectogpt.serialization import dump
 from hectogpt.training.leaves import choose_leaves
 from hectogpt.training.run import Data, load_run
@@ -50,8 +51,8 @@ def loss_of(targets: list[int]) -> object:
     return fused_loss(torch.ones(len(targets), 3), torch.ones(20, 3), torch.tensor(targets, dtype=torch.int64))
 
 
-def continued(ids: list[int]) -> object:
-    return generate(build(GPT2), ids)
+def continued(ids: list[int], seed: int = 0) -> object:
+    return generate(build(GPT2), ids, sample(num_return_sequences=2), seed=seed)
 
 
 REFUSED: list[tuple[Callable[[], object], str]] = [
@@ -60,7 +61,9 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: small_run(seed=-1), "seed"),
     (lambda: small_run(gradient_clipping=0.0), "gradient_clipping"),
     (lambda: small_run(data=Data(8, 64)), "set data.seq_len to 32"),
+    (lambda: small_run(seed=2**63), "seed = "),
     (lambda: small_run(threads=-2), "threads"),
+    (lambda: small_run(threads=4096), "threads = "),
     (lambda: Data(batch_size=0), "data.batch_size"),
     (lambda: Data(seq_len=1), "data.seq_len"),
     (lambda: Data(leaves=0), "set data.leaves to 1"),
@@ -74,6 +77,9 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: replace(TINY, d_model=0), "d_model"),
     (lambda: replace(TINY, n_layers=-1), "n_layers"),
     (lambda: Transformer(replace(SIZES["tiny"], positions=SinusoidalPositions())), "even"),
+    (lambda: Rotary(fraction=float("nan")), "Rotary.fraction"),
+    (lambda: NgramHash(rows=2**62), "NgramHash."),
+    (lambda: Init(head=float("inf")), "init.head = "),
     (lambda: sample(temperature=float("nan")), "temperature"),
     (lambda: sample(min_p=float("nan")), "min_p"),
     (lambda: sample(top_p=1.1), "top_p"),
@@ -81,6 +87,8 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: sample(stop_strings=("",)), "stop_strings"),
     (lambda: continued([1, 2, 40]), "the prompt: id 40 at position 2"),
     (lambda: continued([-1]), "the prompt: id -1 at position 0"),
+    (lambda: continued([1], seed=2**63), "it must lie between -2^63"),
+    (lambda: continued([1], seed=2**63 - 1), "it must lie between -2^63"),  # the second text's would be larger
     (lambda: loss_of([]), "no targets"),
     (lambda: loss_of([1, 2, 20]), "target id 20 at flat position 2"),
     # texts
