@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from browsers import axe_faults
-from helpers import ROOT, write_tokens
+from helpers import ROOT, shrunk, write_tokens
 
 import hectogpt
 from hectogpt.cli import main
@@ -27,22 +27,14 @@ from hectogpt.web.page import fill
 from hectogpt.web.server import PageServer
 
 pytestmark = pytest.mark.browser
-SMALL: dict[str, Any] = {"d_model": 16, "n_heads": 2, "n_layers": 2, "context_length": 32}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished small run with a checkpoint."""
     folder = tmp_path_factory.mktemp("runs")
-    base = hectogpt.recipe("rotary")
-    small = hectogpt.replace(
-        base,
-        model=hectogpt.replace(base.model, **SMALL),
-        data=hectogpt.replace(base.data, batch_size=2, seq_len=32),
-        steps=6,
-        corpus=str(write_tokens(folder / "t")),
-        threads=1,
-    )
+    corpus = str(write_tokens(folder / "t"))
+    small = hectogpt.replace(shrunk(hectogpt.recipe("rotary"), steps=6), corpus=corpus)
     hectogpt.train(small, out=folder / "runs" / "small<b>", quiet=True, save_every=3)
     return folder / "runs" / "small<b>"
 

@@ -8,11 +8,13 @@ import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from command import Here
 from experiments import SMALL, record_of, small_command
+from helpers import shrunk
 
 import hectogpt as package
 from hectogpt import Cosine, RunResult, Schedule, UserError
@@ -25,13 +27,9 @@ from hectogpt.training.run import Run
 PACKAGE = Path(package.__file__).parent
 
 
-def tiny_run(tokens: Path, **changes: object) -> Run:
-    """The run of the command's TINY options."""
-    run = recipes.recipe("adamw_128")
-    model = replace(run.model, d_model=16, n_heads=2, n_layers=1, context_length=64)
-    data = replace(run.data, seq_len=64, batch_size=4)
-    run = replace(run, model=model, data=data, corpus=str(tokens), threads=1, steps=4)
-    return replace(run, **changes)  # type: ignore[arg-type]
+def tiny_run(tokens: Path, **changes: Any) -> Run:
+    """Four steps of the plainest recipe."""
+    return replace(shrunk(recipes.recipe("adamw_128"), 4, layers=1), corpus=str(tokens), **changes)
 
 
 @pytest.fixture(scope="module")

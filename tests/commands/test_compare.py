@@ -125,7 +125,7 @@ def test_table_verdicts_and_json(corpus: Corpus, tmp_path: Path, here: Here, mon
 
 
 def test_until_decided_looks_seed_by_seed(corpus: Corpus, tmp_path: Path, here: Here) -> None:
-    """The recorded seeds decide after three of five; interval and p are those of the sequential test."""
+    """The recorded seeds decide after three of five. What looking costs: laws/test_statistics.py."""
     first = [5.0, 5.1, 5.2, 5.3, 5.4]
     given = made_up(corpus, tmp_path / "r.jsonl", first, [value - 0.1 - 0.001 * value for value in first])
     answer = json.loads(here(*given, "--until", "decided", "--json").stdout)
@@ -133,11 +133,6 @@ def test_until_decided_looks_seed_by_seed(corpus: Corpus, tmp_path: Path, here: 
     assert answer["ended"] == "decided after 3 seeds"
     (verdict,) = answer["verdicts"]
     assert (verdict["word"], verdict["sequential"], verdict["seeds"]) == ("better", True, [0, 1, 2])
-    fixed = json.loads(here(*given, "--seeds", "3", "--json").stdout)["verdicts"][0]
-    assert verdict["gain"] == pytest.approx(fixed["gain"])
-    assert verdict["low"] < fixed["low"] < fixed["high"] < verdict["high"], "the price of looking"
-    pair = answer["arms"][1]["to_first"]
-    assert (pair["low"], pair["high"], pair["p"]) == (verdict["low"], verdict["high"], verdict["p"])
     undecided = json.loads(here(*given, "--until", "decided", "--seeds", "2", "--json").stdout)
     assert undecided["verdicts"][0]["word"] == "unproven"
     assert undecided["ended"] == "all of 2 seeds are run, not decided"
