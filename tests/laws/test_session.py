@@ -45,7 +45,7 @@ def test_command_line_trial_and_python_give_one_definition(
     steps = [row for row in rows if "train/loss" in row]
     here = train(run, corpus)
     seen: list[tuple[int, float]] = []
-    tried = run_trial(run, corpus, ("dev",), lambda step, loss: seen.append((step, loss)))
+    tried = run_trial(run, corpus, lambda step, loss: seen.append((step, loss)))
 
     assert seen == list(enumerate(here.losses, start=1))
     summary = json.loads(json.dumps(here.summary()))

@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from experiments import make_up, numbered_arms, record_of
+from experiments import numbered_arms, record_of
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from hectogpt.data import Corpus
 from hectogpt.lab.compare import Comparison
+from hectogpt.lab.record import append_record
 from hectogpt.lab.sequential import ALPHA, EFFECT_VARIANCE, compare_sequentially, half_width, look
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired, compare_pairs, seeds_needed
+from hectogpt.lab.tracks import TRACKS
 from hectogpt.lab.verdict import ComparisonResult, Verdict
 
 losses = st.floats(0, 12, allow_nan=False)
@@ -165,10 +167,14 @@ def test_differences_without_noise_are_decided_by_three_seeds(difference: float,
 
 
 def comparison_of(corpus: Corpus, folder: Path, *losses: list[float], **more: Any) -> Comparison:
-    """Arms "lr 1" and "lr 2" (and so on) with these losses, a seed each."""
-    arms = numbered_arms(len(losses))
-    named = {arm.label: values for arm, values in zip(arms, losses, strict=True)}
-    return make_up(corpus, folder / "r.jsonl", arms, named, **more)
+    """Arms "lr 1" and "lr 2" (and so on) with these losses, a seed each. more: fields of all records."""
+    arms, out = numbered_arms(len(losses)), folder / "r.jsonl"
+    for arm, values in zip(arms, losses, strict=True):
+        for seed, loss in enumerate(values):
+            append_record(out, record_of(corpus, arm, seed, loss, **more))
+    comparison = Comparison(arms, range(len(losses[0])), corpus, TRACKS["closed"], out)
+    comparison.missing()
+    return comparison
 
 
 def verdict_of(comparison: Comparison, place: int = 0) -> Verdict:

@@ -92,7 +92,8 @@ def test_what_is_looked_up_is_a_distribution_of_what_the_run_read(corpus: Corpus
     session = Session.open(small_run(), corpus)
     list(session.steps())
     read, asked = places_read(session), places_scored(session, corpus.dev)
-    assert read.following.tolist() == corpus_rows(session)
+    batches = make_batches(session.run, corpus)
+    assert read.following.tolist() == [y for step in range(3) for y in batches.at(step)[:, 1:].ravel()]
     assert (asked.token.numpy() == corpus.dev[:-1]).all()
     assert (asked.following.numpy() == corpus.dev[1:]).all()
     total, known = np.zeros(len(asked.token)), read.following.unique()
@@ -105,12 +106,6 @@ def test_what_is_looked_up_is_a_distribution_of_what_the_run_read(corpus: Corpus
     )
     fields = scores_of("retrieval", session, ("dev", "test"))
     assert fields["dev_loss"] < session.scores["dev"].loss
-
-
-def corpus_rows(session: Session) -> list[int]:
-    """The targets of all that a run has read."""
-    batches = make_batches(session.run, session.corpus)
-    return np.concatenate([batches.at(step)[:, 1:].ravel() for step in range(session.step)]).tolist()
 
 
 def test_a_run_that_diverges_is_a_uniform_guess(corpus: Corpus) -> None:
