@@ -3,10 +3,12 @@
 # ruff: noqa: E501  # sources
 from __future__ import annotations
 
+import ast
 import json
 import linecache
 import re
 import sys
+import textwrap
 from types import ModuleType
 
 from helpers import ROOT
@@ -28,18 +30,13 @@ def edited(source: str, *edits: tuple[str, str]) -> str:
 
 def body(source: str, method: str, new: str) -> str:
     """The source with another body of a method, given as "Class.name". The new one is indented by four blanks."""
-    owner, name = method.split(".")
-    start = source.index(f"class {owner}(")
-    head = source.index(f"    def {name}(self", start)
-    begin = source.index("\n", head) + 1
-    lines = source[begin:].splitlines(keepends=True)
-    length = 0
-    for line in lines:
-        if line.strip() and not line.startswith("        "):
-            break
-        length += len(line)
-    indented = "".join("    " + line if line.strip() else line for line in new.strip("\n").splitlines(keepends=True))
-    return source[:begin] + indented + "\n\n" + source[begin + length :]
+    scope: list[ast.stmt] = ast.parse(source).body
+    for name in method.split("."):
+        (found,) = (n for n in scope if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == name)
+        scope = found.body
+    lines = source.splitlines(keepends=True)
+    before, after = lines[: scope[0].lineno - 1], "".join(lines[found.end_lineno :]).lstrip("\n")
+    return "".join(before) + textwrap.indent(new.strip("\n"), "    ") + "\n\n" + after
 
 
 TEXTBOOK, TRAIN = (

@@ -87,6 +87,7 @@ def open_theirs(folder: Path, **options: Any) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, **options).eval()
 
 
+@torch.no_grad()
 def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """The largest, in units of the largest value where that exceeds 1."""
     assert ours.shape == theirs.shape

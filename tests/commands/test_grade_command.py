@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from command import Here
 from grade_hostile import HOSTILE
-from grade_solutions import BASE, TRAIN, body
+from grade_solutions import BASE, TRAIN, body, edited
 from grade_tables import NO_CROP, RIGHT, WRONG
 from helpers import ROOT
 
@@ -33,7 +33,10 @@ from hectogpt.grade.submission import Limits, Submission
 SOURCES = {case.names[0]: case.source for case in WRONG}
 AT_THE_TOP = """
 import nowhere_installed
+from tensorflow import keras
 from transformers import AutoTokenizer
+from jaxtyping import Float
+keras.Model()
 tokenizer = AutoTokenizer.from_pretrained("gpt2")
 tokenizer.pad_token = tokenizer.eos_token
 import math"""
@@ -123,8 +126,9 @@ def test_an_error_of_the_grader_is_its_own(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.thorough
 def test_a_submission_as_students_send_it_without_the_packages_it_imports() -> None:
-    """A crash in generate costs generate alone; stand-ins let the imports pass."""
+    """A crash in generate costs generate alone; stand-ins let the imports pass, and annotations are not evaluated."""
     crashing = RIGHT["imports of what is not installed"].replace("context = x[", "import os; os._exit(0); context = x[")
+    crashing = edited(crashing, ("x):\n        h = self.fc1(x)", "x: Float[Tensor, ...]):\n        h = self.fc1(x)"))
     result = graded(crashing.replace("import math", AT_THE_TOP, 1), train=TRAIN)
     assert outcomes(result) == {"generate": "crashed"}
     assert (result.points, result.max_points) == (25, 30)

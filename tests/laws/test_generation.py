@@ -6,11 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields, replace
-from pathlib import Path
 
 import pytest
 import torch
-from command import Here
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from model_kinds import GPT2, KINDS, ALiBi, L, build, random_ids
@@ -26,7 +24,6 @@ from hectogpt.generation.quantize import WeightFormat, quantize, round_rows
 from hectogpt.kernels.build import describe, find
 from hectogpt.model import Transformer
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.model.weights import save_model
 
 
 @torch.no_grad()
@@ -155,14 +152,6 @@ def test_own_code_decodes_a_row_as_if_it_were_alone_and_uncached(kind: str) -> N
         texts = torch.cat((texts, tokens[:, None]), dim=1)
         logits = together.decode(tokens)
         alone = torch.cat([decoder.decode(token) for decoder, token in zip(apart, tokens[:, None], strict=True)])
-
-
-@pytest.mark.parametrize("form", ["float32", "bfloat16", "int8"])
-def test_the_command_has_every_format(form: str, tmp_path: Path, here: Here) -> None:
-    save_model(Transformer(replace(GPT2, vocab_size=50257)), tmp_path)
-    shown = here("generate", ".", "Hello", "--max-new-tokens", "3", "--precision", form, "--eos-token-id", "-1")
-    assert shown.stdout.startswith("Hello")
-    assert f"({form})" in shown.stderr
 
 
 def rows_of(tokens: Iterable[Token], rows: int) -> list[list[int]]:

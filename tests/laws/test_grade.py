@@ -5,10 +5,7 @@ mistakes as data: each rests on a sentence, each shows, none is named for anothe
 from __future__ import annotations
 
 import re
-import sys
 import time
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,7 +17,6 @@ from helpers import ROOT
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import calls, laws, outcomes, train_case
 from hectogpt.grade.calls import Call
-from hectogpt.grade.child import Absent, Finder, import_submission
 from hectogpt.grade.computation import symptoms
 from hectogpt.grade.laws import SETTINGS
 from hectogpt.grade.mistakes import GRADIENTS, MISTAKES
@@ -127,26 +123,6 @@ def test_a_stub_is_not_started_and_blocks_what_rests_on_it() -> None:
     results = judged(edited(BASE, ("class DecoderBlock(", "class Block(")), *MODEL)
     found = {part: result.outcome for part, result in results.items() if result.outcome != "passed"}
     assert found == {"block": "not started", **dict.fromkeys(("forward", "generate", "loss"), "blocked")}
-
-
-def test_lazy_annotations_and_packages_that_are_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the child: `Float[Tensor, ...]` raises when it is evaluated, before Python 3.14."""
-    old = "def forward(self, x):\n        h = self.fc1(x)"
-    source = edited(BASE, (old, old.replace("x):", "x: Float[Tensor, ...]):")))
-    top = "import nowhere_installed\nfrom tensorflow import keras\nfrom jaxtyping import Float\nmodel = keras.Model()\n"
-    (tmp_path / "model_solution.py").write_text(top + source)
-    finder = Finder(tmp_path)
-    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    for name in ("model_solution", "nowhere_installed", "tensorflow"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))  # remembered, to be put back
-        del sys.modules[name]
-    monkeypatch.setattr(Absent, "importing", True)
-    modules, errors = import_submission(["model_solution"], finder)
-    assert (set(modules), errors, finder.missing) == ({"model_solution"}, {}, {"nowhere_installed"})
-    assert modules["model_solution"].__file__ == str(tmp_path / "model_solution.py")
-    with pytest.raises(RuntimeError, match="not available while grading"):
-        modules["model_solution"].model()
 
 
 def test_what_did_not_come_back_passes_nobody() -> None:

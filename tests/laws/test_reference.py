@@ -16,13 +16,12 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers import peaked, write_tokens
-from model_folders import make_gpt2
+from model_folders import difference, make_gpt2
 from model_solution import ModelConfig, Transformer
 from torch import Tensor
 from train import gpt2_bytes, load_tokens, train
@@ -36,6 +35,7 @@ from hectogpt.training.run import Data
 from hectogpt.training.session import Session
 
 CONFIG = ModelConfig(d_model=48, n_heads=4, n_layers=2, context_length=16, vocab_size=61)
+SIZES = {"n_embd": 48, "n_head": 4, "n_layer": 2, "n_positions": 16, "vocab_size": 61}
 
 precisions = pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)], ids=["fp64", "fp32"]
@@ -45,11 +45,10 @@ precisions = pytest.mark.parametrize(
 # --- two models with the same weights ---------------------------------------------------------------------------------
 
 
-def hugging_face(dtype: torch.dtype = torch.float64, seed: int = 0, **changes: Any) -> GPT2LMHeadModel:
+def hugging_face(dtype: torch.dtype = torch.float64, seed: int = 0, tied: bool = False) -> GPT2LMHeadModel:
     """A random GPT-2 whose every weight matters; its dropout is on, and silenced by eval() alone."""
-    sizes = {"n_embd": CONFIG.d_model, "n_head": CONFIG.n_heads, "n_layer": CONFIG.n_layers, "vocab_size": 61}
-    own = {"n_positions": CONFIG.context_length, "attn_implementation": "eager", "tie_word_embeddings": False}
-    return peaked(make_gpt2(dtype, **sizes | own | changes), seed, scale=0.3)
+    model = make_gpt2(dtype, **SIZES, attn_implementation="eager", tie_word_embeddings=tied)
+    return peaked(model, seed, scale=0.3)
 
 
 def in_our_names(theirs: GPT2LMHeadModel, gradients: bool = False) -> dict[str, Tensor]:
@@ -70,13 +69,6 @@ def token_ids(rows: int, length: int, seed: int = 1) -> Tensor:
     return torch.randint(CONFIG.vocab_size, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-def assert_close(ours: Tensor, theirs: Tensor, tolerance: float, name: str = "") -> None:
-    """Largest difference, in units of the largest value where that exceeds 1."""
-    assert ours.shape == theirs.shape, name
-    error = (ours - theirs).abs().max().item() / max(1.0, theirs.abs().max().item())
-    assert error <= tolerance, f"{name}: {error:.2e} apart, allowed {tolerance:.0e}"
-
-
 def test_the_weights_tell_right_from_nearly_right() -> None:
     theirs = hugging_face()
     patterns = theirs(token_ids(4, CONFIG.context_length), output_attentions=True).attentions
@@ -92,7 +84,7 @@ def test_the_weights_tell_right_from_nearly_right() -> None:
 def test_forward_agrees(dtype: torch.dtype, tolerance: float, length: int) -> None:
     ours, theirs = pair(dtype)
     ids = token_ids(5, length)
-    assert_close(ours(ids), theirs(ids).logits, tolerance)
+    assert difference(ours(ids), theirs(ids).logits) <= tolerance
     assert torch.equal(ours.eval()(ids), ours.train()(ids))
 
 
@@ -115,28 +107,27 @@ def test_loss_agrees(dtype: torch.dtype, tolerance: float) -> None:
     loss, expected = ours.get_loss_on_batch(input_ids=ids), theirs(ids, labels=ids).loss
     assert loss.shape == ()
     # Hugging Face computes its loss in float32, whatever the model.
-    assert_close(loss, expected.to(dtype), 1e-6 if dtype == torch.float64 else tolerance)
-
+    assert difference(loss, expected.to(dtype)) <= max(tolerance, 1e-6)
     log_probabilities = theirs(ids).logits.log_softmax(dim=-1)
     by_hand = -torch.stack(
         [log_probabilities[row, t - 1, ids[row, t]] for row in range(3) for t in range(1, CONFIG.context_length)]
     ).mean()
-    assert_close(loss, by_hand, tolerance)
+    assert difference(loss, by_hand) <= tolerance
     loss.backward()
     by_hand.backward()
     gradients = in_our_names(theirs, gradients=True)
     for name, parameter in ours.named_parameters():
         assert parameter.grad is not None
-        assert_close(parameter.grad, gradients[name], tolerance, name)
+        assert difference(parameter.grad, gradients[name]) <= tolerance, name
 
 
 def test_pretrained_from_a_folder(tmp_path: Path) -> None:
-    tied = hugging_face(torch.float32, tie_word_embeddings=True)
+    tied = hugging_face(torch.float32, tied=True)
     tied.save_pretrained(tmp_path)
     ours = Transformer.from_pretrained(str(tmp_path))
     ids = token_ids(2, CONFIG.context_length)
     assert ours.config == CONFIG
-    assert_close(ours(ids), tied(ids).logits, 1e-4)
+    assert difference(ours(ids), tied(ids).logits) <= 1e-4
     assert ours.lm_head.weight.data_ptr() != ours.embeddings.weight.data_ptr()
 
 
