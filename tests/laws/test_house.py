@@ -102,20 +102,15 @@ def test_what_is_made_from_the_code_is_of_today() -> None:
 # --- the door opens quickly, and in silence ---------------------------------------------------------------------------
 
 
-def run_python(program: str) -> str:
-    """What a program of its own, started in the checkout, prints."""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 SLOW = {"torch", "numpy", "tyro", "rich"}
 
 
 def loaded(program: str, slow: set[str] = SLOW) -> list[str]:
-    """Which of the slow packages a program has loaded when it ends."""
-    ending = f"print('', *{slow} & sys.modules.keys())"
-    return run_python(f"import sys\n{program}\n{ending}").splitlines()[-1].split()
+    """Which of the slow packages a program of its own, started in the checkout, has loaded when it ends."""
+    program = f"import sys\n{program}\nprint('', *{slow} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1].split()
 
 
 def test_help_and_the_package_need_neither_torch_nor_tyro() -> None:

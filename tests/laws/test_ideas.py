@@ -20,7 +20,7 @@ from hectogpt.errors import UserError
 from hectogpt.generation.decode import Decoder
 from hectogpt.generation.model_view import trace
 from hectogpt.generation.quantize import quantize
-from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remember, remembered
+from hectogpt.idea_file import load_idea, read_idea, remember, remembered
 from hectogpt.kernels.build import find
 from hectogpt.lab import ideas, ladder, recipes
 from hectogpt.lab.compare import Comparison
@@ -294,13 +294,8 @@ def test_a_build_that_gives_no_group_is_named(corpus: Corpus, write: Write) -> N
 # --- the file itself --------------------------------------------------------------------------------------------------
 
 
-def write_file(folder: Path, source: str, name: str = "mine.py") -> IdeaFile:
-    (folder / name).write_text(source, encoding="utf-8")
-    return read_idea(folder / name)
-
-
-def test_the_source_that_was_read_is_imported_and_once(tmp_path: Path) -> None:
-    idea = write_file(tmp_path, "from beside import number\nvalues = []\nsource = 'as it was read'\n")
+def test_the_source_that_was_read_is_imported_and_once(tmp_path: Path, write: Write) -> None:
+    idea = read_idea(write("from beside import number\nvalues = []\nsource = 'as it was read'\n", head=""))
     (tmp_path / "beside.py").write_text("number = 7\n")
     idea.path.write_text("raise ValueError('edited meanwhile')\n")
     module = load_idea(idea)
@@ -309,9 +304,9 @@ def test_the_source_that_was_read_is_imported_and_once(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("__pycache__/mine*")), "an import leaves nothing beside the file"
 
 
-def test_what_the_file_prints_goes_to_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_file_prints_goes_to_standard_error(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     source = "import sys\nprint('one')\nsys.stdout.write('two\\n')\ndef later():\n    print('three')\n"
-    load_idea(write_file(tmp_path, source)).later()
+    load_idea(read_idea(write(source, head=""))).later()
     told = capsys.readouterr()
     assert (told.out, told.err.split()) == ("", ["one", "two", "three"])
 
@@ -325,17 +320,16 @@ def test_what_the_file_prints_goes_to_standard_error(tmp_path: Path, capsys: pyt
         ("import sys\nsys.exit()\n", "it called exit() (mine.py, line 2: sys.exit())"),
     ],
 )
-def test_a_file_that_does_not_import_is_told_with_its_line(tmp_path: Path, source: str, why: str) -> None:
-    idea = write_file(tmp_path, source)
+def test_a_file_that_does_not_import_is_told_with_its_line(write: Write, source: str, why: str) -> None:
+    idea = read_idea(write(source, head=""))
     with pytest.raises(UserError, match=r"mine.py cannot be imported") as caught:
         load_idea(idea)
     assert idea_module(idea.sha256) not in sys.modules
     assert why in caught.value.why + caught.value.fix
 
 
-def test_a_file_is_remembered_while_it_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HECTOGPT_CACHE", str(tmp_path / "cache"))
-    idea = write_file(tmp_path, "x = 1\n")
+def test_a_file_is_remembered_while_it_stays_as_it_is(tmp_path: Path, write: Write) -> None:
+    idea = read_idea(write("x = 1\n", head=""))
     assert remembered(idea.sha256) is None
     remember(idea)
     for content, found in (("x = 1\n", idea), ("x = 2\n", None), ("x = 1\n", idea)):

@@ -29,13 +29,6 @@ DEPARTED = replace(
 )
 
 
-def set_gradients(model: torch.nn.Module, step: int, scale: float = 1e-3) -> None:
-    """Gradients that depend on the step alone."""
-    generator = torch.Generator().manual_seed(step)
-    for p in model.parameters():
-        p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype) * scale
-
-
 OPTIMS = {
     "AdamW": AdamW(decay_all=False, lrs=PerKind(head=1.0)),
     "RowAdamW": AdamW(row_lr_power=0.5, row_update_threshold=PerKind(head=1e-3)),
@@ -83,7 +76,9 @@ def test_saved_state_is_the_whole_state(optim: Optim) -> None:
 
     def steps(model: Transformer, optimizer: OptimizerGroup, numbers: range) -> None:
         for step in numbers:
-            set_gradients(model, step)
+            generator = torch.Generator().manual_seed(step)
+            for p in model.parameters():
+                p.grad = torch.randn(p.shape, generator=generator) * 1e-3
             optimizer.step(step, 1 - step / 30)
 
     one, other = Transformer(DEPARTED), Transformer(DEPARTED)

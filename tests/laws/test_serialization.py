@@ -137,12 +137,8 @@ def test_a_user_s_class_is_written_and_read_and_takes_its_own_place(table: dict[
 
 
 OLD_RUN = Path(__file__).parents[1] / "data" / "old_run"
-OLD_CONFIG = ModelConfig(
-    16,
-    2,
-    1,
-    8,
-    24,
+OLD_CONFIG = replace(
+    ModelConfig(16, 2, 1, 8, 24),
     norm=RMSNorm(gain=True),
     activation=ReLU2(),
     inputs=(EmbeddingNorm(), NgramHash(2, 13, common=9), Smear((0.3, 0.2))),

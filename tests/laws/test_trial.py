@@ -15,16 +15,7 @@ from helpers import train
 
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.lab.mixing import (
-    Scoring,
-    look_up,
-    mix,
-    places_read,
-    places_scored,
-    read_on,
-    score_both,
-    scores_of,
-)
+from hectogpt.lab.mixing import Scoring, look_up, mix, places_read, places_scored, read_on, score_both, scores_of
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.trial import request_of, train_and_score
 from hectogpt.training.checkpoint import put_state, take_state
