@@ -155,7 +155,7 @@ def split_texts(source: Source, noted: list[str]) -> Iterator[tuple[str, str]]:
         raise UserError(
             f"{source.name} holds no text",
             why="; ".join(noted[:3]) or "it has no documents",
-            fix="name a source with text",
+            fix="name a text file, or a folder with some",
             code=errors.DATA,
         )
     if len(first) < MANY_DOCUMENTS:

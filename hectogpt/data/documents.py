@@ -28,7 +28,7 @@ from hectogpt.json_files import open_regular
 
 
 class NoTextError(UserError):
-    """The error for a file that is empty, or holds no text in any encoding."""
+    """The error for a file that holds no text in any encoding."""
 
 
 class Document(NamedTuple):
@@ -125,19 +125,15 @@ def _text_of_record(line: bytes, label: str, path: Path, column: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A whole file of UTF-8. Raises NoTextError for one that is empty or binary, and UserError (DATA) with offset and
-    line instead of replacing a byte."""
+    """A whole file of UTF-8. Raises NoTextError for one that is binary, and UserError (DATA) with offset and line
+    instead of replacing a byte."""
     try:
         with open_regular(path) as file:
             raw = file.read()
     except OSError as error:
         raise errors.unreadable(path, error) from None
-    why, utf16 = "", raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    if not raw.strip():
-        why = f"it is {'whitespace only' if raw else 'empty'} ({len(raw):,} bytes)"
-    elif b"\0" in raw and not utf16:
+    if b"\0" in raw and not raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         why = f"it is binary: NUL byte at offset {raw.index(0):,}"
-    if why:
         raise NoTextError(f"{path} holds no text", why=why, fix="name a text file", code=errors.DATA)
     try:
         return raw.decode("utf-8")

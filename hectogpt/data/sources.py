@@ -28,18 +28,13 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._
 Files = Sequence[tuple[str, Path]]  # a label and a path each
 
 
-def read_files(files: Files, column: str = "text") -> Iterator[Document | str]:
-    """The documents of local files, in this order; each is one or, by its ending, several."""
-    for _, path in files:
-        yield from read_documents(path, column)
-
-
-def read_folder(files: Files, beside: Sequence[str]) -> Iterator[Document | str]:
-    """The same of a folder; files without text are left out too. beside: messages about what else is there."""
+def read_files(files: Files, column: str = "text", beside: Sequence[str] = ()) -> Iterator[Document | str]:
+    """The documents of local files, in this order; each is one or, by its ending, several. Files without text are left
+    out. beside: messages about what else a folder has."""
     yield from beside
     for label, path in files:
         try:
-            yield from read_documents(path)
+            yield from read_documents(path, column)
         except NoTextError as error:
             yield left_out(label, error.why)
 
@@ -148,7 +143,7 @@ def _find_path(name: str) -> Source:
         if not files:
             why = f"it holds no text file ({'; '.join(beside[:8]) or 'the folder is empty'})"
             raise cannot_use(name, why, "name a folder with text files")
-        return Source(name, identity, *_measure(name, files), partial(read_folder, files, beside))
+        return Source(name, identity, *_measure(name, files), partial(read_files, files, beside=beside))
     if not stat.S_ISREG(kind):
         raise cannot_use(name, "it is neither a file nor a folder", "name a regular file")
     if (ending := path.suffix.lower()) in OTHER_FILES:

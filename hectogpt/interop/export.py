@@ -149,7 +149,10 @@ def _write_folder(folder: Path, model: Transformer, tokenizer: Tokenizer, has_co
     _write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     _write_json(folder / "tokenizer.json", _tokenizer_json(tokenizer), indent=None)
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(config.context_length))
+    flags = {"add_prefix_space": False, "clean_up_tokenization_spaces": False}
+    names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+    about = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": config.context_length, **flags, **names}
+    _write_json(folder / "tokenizer_config.json", about)
 
 
 def _own_config(model: Transformer) -> dict[str, Any]:
@@ -189,13 +192,6 @@ def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
         "decoder": by_bytes,
         "model": {"type": "BPE", "vocab": tokenizer.vocabulary(), "merges": [line.split(" ") for line in merges]},
     }
-
-
-def _tokenizer_config(context_length: int) -> dict[str, Any]:
-    """The content of tokenizer_config.json."""
-    flags = {"add_prefix_space": False, "clean_up_tokenization_spaces": False}
-    names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
-    return {"tokenizer_class": "GPT2Tokenizer", "model_max_length": context_length, **flags, **names}
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------

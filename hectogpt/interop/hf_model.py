@@ -223,12 +223,10 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
         vocabulary = _json(folder / "vocab.json") if os.path.lexists(folder / "vocab.json") else None
     else:
         tokenizer = load_tokenizer()
-        if tokenizer.n_vocab != vocab_size:
-            raise _no_tokenizer(folder, f"it has no tokenizer.json, no {MERGES}, and {vocab_size:,} ids, not GPT-2's")
     if vocabulary is not None and vocabulary != tokenizer.vocabulary():
         raise _no_tokenizer(folder, "its ids do not follow GPT-2's rule: 256 bytes, the merges in order, end-of-text")
     if tokenizer.n_vocab != vocab_size:  # a model with more ids would write some that no text belongs to
-        raise _no_tokenizer(folder, f"it has {tokenizer.n_vocab:,} ids, the model {vocab_size:,}")
+        raise _no_tokenizer(folder, f"{tokenizer.name} has {tokenizer.n_vocab:,} ids, the model {vocab_size:,}")
     return tokenizer
 
 

@@ -179,7 +179,7 @@ def test_folder_is_read_by_the_bytes_of_its_paths(tmp_path: Path) -> None:
         assert order == sorted(order)
     assert {d.split(b":")[0].decode() for d in all_documents(corpus)} == set(names)
     listed = " ".join(corpus.problems)
-    assert all(f"left out {word}: " in listed for word in ("empty.txt", "blank.txt", "image"))
+    assert all(f"{word}: " in listed for word in ("empty.txt", "blank.txt", "image"))
     assert ".hidden" not in listed
     (folder / "utf16.txt").write_bytes("words".encode("utf-16"))
     refused(folder, "utf16.txt", "offset 0", "save it as UTF-8")
@@ -197,7 +197,7 @@ def test_jsonl_finds_its_text_and_its_ids_are_the_same_corpus(tmp_path: Path) ->
 
 
 BAD_FILES = {
-    "blank": (b" \n\t\n", ("whitespace only (4 bytes)",)),
+    "blank": (b" \n\t\n", ("blank: empty or whitespace only",)),
     "png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ("is binary: NUL byte at offset 8", "name a text file")),
     "latin": (b"fine\nline \xe9t\xe9", ("0xe9 at offset 10 (line 2)", "save it as UTF-8")),
     "short": (b"a few words only", ("cannot be split", "at least 8,192 characters")),
