@@ -65,8 +65,8 @@ SMALL = ["model.d_model=4", "model.n_heads=1", "model.n_layers=1"]
 SMALL += ["data.batch_size=2", "data.seq_len=16", "head_dtype=float32"]
 
 
-def small_command(corpus: Corpus, out: Path, *more: str) -> list[str]:
-    given = ["--corpus", corpus.name, "--threads", "1", "--out", str(out), "--seeds", "1"]
+def small_command(corpus: Corpus, out: Path, *more: str, seeds: int = 1) -> list[str]:
+    given = ["--corpus", corpus.name, "--threads", "1", "--out", str(out), "--seeds", str(seeds)]
     return ["baseline", *given, *more, "--sweep", *SMALL, "optim.lr=1e-5,1e-2"]
 
 

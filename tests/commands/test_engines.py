@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from command import HECTOGPT, wait_for
-from experiments import SMALL, numbered_arms, small_comparison
+from experiments import numbered_arms, small_command, small_comparison
 
 from hectogpt.data import Corpus
 from hectogpt.display import Progress
@@ -144,8 +144,7 @@ def alone(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> list[dict
 
 
 def command(corpus: Corpus, out: Path, *more: str, steps: int = 20) -> list[str]:
-    given = ["--corpus", corpus.name, "--threads", "1", "--out", str(out), "--seeds", "2", "--steps", str(steps), *more]
-    return [*HECTOGPT, "compare", "baseline", *given, "--sweep", *SMALL, "optim.lr=1e-5,1e-2"]
+    return [*HECTOGPT, "compare", *small_command(corpus, out, "--steps", str(steps), *more, seeds=2)]
 
 
 def run_command(corpus: Corpus, out: Path, *more: str) -> subprocess.CompletedProcess[str]:

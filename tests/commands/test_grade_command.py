@@ -11,12 +11,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
 import pytest
-from command import Here
+from command import HECTOGPT, Here, wait_for
 from grade_hostile import HOSTILE
 from grade_solutions import BASE, TRAIN, body, edited
 from grade_tables import NO_CROP, RIGHT, WRONG
@@ -63,10 +62,9 @@ def submit(folder: Path, source: str, train: str = "") -> str:
 
 
 def start(*arguments: str, folder: Path, **more: str) -> subprocess.Popen[str]:
-    program = [sys.executable, "-m", "hectogpt", "grade", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | more
-    pipe = subprocess.PIPE
-    return subprocess.Popen(program, cwd=folder, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+    known, pipe = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | more, subprocess.PIPE
+    program = [*HECTOGPT, "grade", *arguments]
+    return subprocess.Popen(program, cwd=folder, env=known, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
 
 def test_wrong_usage(here: Here) -> None:
@@ -172,17 +170,12 @@ def test_a_child_that_hangs_ends_with_the_grader(tmp_path: Path) -> None:
 """
     (tmp_path / "model_solution.py").write_text(body(BASE, "MLP.forward", hang))
     with start(str(tmp_path), "--timeout", "100", folder=tmp_path, TMPDIR=str(tmp_path)) as grader:
-        until = time.monotonic() + 120
-        while not (found := list(tmp_path.glob("hectogpt-grade-*/submission/pid"))) or not found[0].read_text():
-            assert time.monotonic() < until
-            assert grader.poll() is None
-            time.sleep(0.05)
+        place = "hectogpt-grade-*/submission/pid"
+        wait_for(lambda: any(path.read_text() for path in tmp_path.glob(place)))
         grader.kill()
         grader.communicate(timeout=60)
-    home = str(found[0].parent)  # of the child and of what it has started
-    while hardware.processes_with("HOME", home):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    (found,) = tmp_path.glob(place)  # in the home of the child and of what it has started
+    wait_for(lambda: not hardware.processes_with("HOME", str(found.parent)))
 
 
 # --- a class, Gradescope ----------------------------------------------------------------------------------------------
@@ -215,9 +208,7 @@ def test_a_teacher_grades_a_class_that_is_killed_and_goes_on(tmp_path: Path) -> 
     arguments = ("class", "--timeout", "6", "--jobs", "2", "--html", "pages", "--csv", "grades.csv")
     records = tmp_path / "grades.jsonl"
     with start(*arguments, folder=tmp_path) as first:
-        while not records.exists() or len(records.read_bytes().splitlines()) < 2:
-            assert first.poll() is None
-            time.sleep(0.1)
+        wait_for(lambda: records.exists() and len(records.read_bytes().splitlines()) >= 2)
         first.send_signal(signal.SIGKILL)
         first.communicate(timeout=60)  # at the end of its output: the children that held it have ended as well
     before = records.read_bytes().splitlines()
