@@ -50,22 +50,17 @@ def check(quick: bool) -> list[Line]:
     """All lines. quick: fewer tries, of one kind of run."""
     with runs.place(warm=("plain", "idea", "top")) as (where, cases):
 
-        def run_of(case: Run, steps: int, train: runs.Train = runs.train) -> Undisturbed:
-            return Undisturbed(replace(case, steps=steps), where, train)
+        def run_of(kind: str, steps: int, train: runs.Train = runs.train) -> Undisturbed:
+            return Undisturbed(replace(cases[kind], steps=steps), where, train)
 
         lines: list[Line] = []
-        for kind, case in cases.items():
-            if kind == "idea" or not quick:
-                lines.append(
-                    line(
-                        f"killed anywhere, {kind}", run_of(case, STEPS), at_random, range(6 if quick else 17), AT_A_TIME
-                    )
-                )
-                every = 11 if quick else 1 if kind == "plain" else 5
-                train = runs.train if kind == "plain" else runs.train_unscored  # one kind is killed while scoring too
-                lines.append(point_kills(run_of(case, FEW_STEPS, train), every, kind))
-        by_time = run_of(cases["idea"], STEPS, train_by_time)
-        saving, plain = run_of(cases["idea"], STEPS), run_of(cases["plain"], FEW_STEPS, runs.train_unscored)
+        for kind in ("idea",) if quick else cases:
+            times, every = range(6 if quick else 17), 11 if quick else 1 if kind == "plain" else 5
+            train = runs.train if kind == "plain" else runs.train_unscored  # one kind is killed while scoring too
+            lines.append(line(f"killed anywhere, {kind}", run_of(kind, STEPS), at_random, times, AT_A_TIME))
+            lines.append(point_kills(run_of(kind, FEW_STEPS, train), every, kind))
+        by_time = run_of("idea", STEPS, train_by_time)
+        saving, plain = run_of("idea", STEPS), run_of("plain", FEW_STEPS, runs.train_unscored)
         lines.append(line("stopped by a signal", by_time, stopped, range(6 if quick else 60)))
         lines.append(line("stopped by two", saving, stopped_twice, range(3 if quick else 30)))
         tries = [(*point, for_good) for point in points_of(plain, steps=False) for for_good in (False, True)]
