@@ -85,7 +85,7 @@ def assert_found(done: subprocess.CompletedProcess[str], code: int, *named: str)
 
 def test_a_resumed_run_is_as_if_nothing_had_happened(whole: Path, run: Path, here: Here) -> None:
     """Rows after the checkpoint, and half a row, go. What is complete is left alone. The folder is all that it needs:
-    moved, from a checkpoint that is named, with damaged rows."""
+    moved, from a checkpoint that is named, with damaged rows, by Python."""
     back_to(run, 4)
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:5]) + '{"step": 6, "train/lo')
@@ -100,6 +100,11 @@ def test_a_resumed_run_is_as_if_nothing_had_happened(whole: Path, run: Path, her
     moved = run.rename(run.with_name("a new name"))
     here.ok("train", "--resume", moved / "checkpoints" / "step-00000002", "--save-every", "2")
     assert_as_whole(moved, whole)
+    back_to(moved, 4)
+    assert len(hectogpt.train(read_run(moved), out=moved, resume=True, save_every=2, quiet=True).losses) == 6
+    assert_as_whole(moved, whole)
+    with pytest.raises(UserError, match="holds another run"):
+        hectogpt.train(recipes.recipe("muon"), out=moved, resume=True, corpus=str(whole / "tokens"), quiet=True)
 
 
 @pytest.mark.thorough
@@ -291,17 +296,6 @@ def test_commands_take_the_weights_of_a_step(run: Path, whole: Path, tmp_path: P
     assert "| steps | 4 of 6 |" in (tmp_path / "out" / "README.md").read_text()
     here.ok("explore", "export", "model", "--model", run, "--step", "2", "--out", tmp_path / "page.html")
     assert "step 2" in (tmp_path / "page.html").read_text()
-
-
-@pytest.mark.thorough
-def test_python_goes_on_too(whole: Path, run: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HECTOGPT_CACHE", str(whole / "cache"))
-    before = read_run(run)
-    back_to(run, 4)
-    assert len(hectogpt.train(before, out=run, resume=True, save_every=1, quiet=True).losses) == 6
-    assert_as_whole(run, whole)
-    with pytest.raises(UserError, match="holds another run"):
-        hectogpt.train(recipes.recipe("muon"), out=run, resume=True, corpus=str(whole / "tokens"), quiet=True)
 
 
 # --- what may run out -------------------------------------------------------------------------------------------------

@@ -166,12 +166,6 @@ def test_gpt2_from_the_hub() -> None:
     assert "Paris" in tokenizer.decode(model.generate(ids, 30)[0].tolist())
 
 
-def test_a_run_that_has_saved_no_weights_yet(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match="no model yet"):
-        open_model(tmp_path)
-
-
 def test_a_hub_that_never_answers_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import time
 
