@@ -38,31 +38,26 @@ def serve(path: str) -> None:
 
 
 def answer(asker: Connection) -> None:
-    """Run one command in a process of its own, and send its exit code."""
+    """Run one command, and send its exit code."""
     arguments, folder, environment = asker.recv()
-    files = [recv_handle(asker) for _ in range(3)]
-    pid = os.fork()
-    if pid == 0:
-        for number, file in enumerate(files):
-            os.dup2(file, number)
-        sys.stdin, sys.stdout, sys.stderr = (open(n, "rww"[n], closefd=False) for n in range(3))  # noqa: SIM115
-        os.chdir(folder)
-        os.environ.clear()
-        os.environ.update(environment)
-        sys.path[:0] = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        code: object = 1
-        try:
-            importlib.import_module("hectogpt.cli").main(arguments)
-            code = 0
-        except SystemExit as leaving:
-            code = leaving.code or 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code if isinstance(code, int) else 1)
-    asker.send(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    for number in range(3):
+        os.dup2(recv_handle(asker), number)
+    sys.stdin, sys.stdout, sys.stderr = (open(n, "rww"[n], closefd=False) for n in range(3))  # noqa: SIM115
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[:0] = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    code: object = 1
+    try:
+        importlib.import_module("hectogpt.cli").main(arguments)
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code or 0
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    asker.send(code if isinstance(code, int) else 1)
 
 
 if __name__ == "__main__":
