@@ -109,7 +109,7 @@ def value_of(option: str, words: list[str]) -> str | None:
     """The value of an option that has to be known before the others are read."""
     for word, following in zip(words, [*words[1:], None], strict=False):
         if word == option or word.startswith(f"{option}="):
-            return word.partition("=")[2] or following
+            return word.partition("=")[2] if "=" in word else following
     return None
 
 
@@ -272,7 +272,7 @@ def _train_as_one(launch: Launch, asked: Asked) -> None:
     with world:
         config = dump(asked.run)
         facts = {"code": {"hectogpt": code_hash(), "torch": torch.__version__}, "idea file": config.pop("ideas")}
-        world.agree(facts | {"configuration": config, "options": [options.dist_timeout]})
+        world.agree(facts | {"configuration": config, "options": [options.dist_timeout, options.eval_every]})
         progress = Progress(options.quiet or not world.is_first)
         plan = find_plan(asked, progress) if world.is_first else None
         decided = world.share(lambda: plan and dump(replace(plan.run, data=choose_leaves(plan.run.data, world.size))))
@@ -283,6 +283,6 @@ def _train_as_one(launch: Launch, asked: Asked) -> None:
         corpus = find_corpus(run, progress, check=launch.local_rank == 0)
         world.agree({"data": corpus.sha256, "tokenizer": corpus.tokenizer.sha256})
         if plan is None:  # only rank 0 has decided
-            follow(run, corpus, world)
+            follow(run, corpus, world, options.eval_every)
         else:
             finish(replace(plan, run=run), corpus, progress, world)

@@ -98,8 +98,8 @@ class Batches:
             inside = order.shape == numbers.shape and bool(np.isin(order, numbers).all())
             if not (inside if repeats else np.array_equal(np.sort(order, axis=None), numbers)):
                 raise UserError(
-                    f"the order of {type(self.data_order).__name__} is not a permutation",
-                    why=f"it must hold each number from 0 to {self.n_sequences - 1} once",
+                    f"the order of {type(self.data_order).__name__} is not one of these {self.n_sequences} sequences",
+                    why=f"it must hold {self.n_sequences} numbers from 0 on" + (", each once" if not repeats else ""),
                     fix="" if repeats else "repeats: ClassVar[bool] = True in the class allows any of them, as many",
                     code=errors.DATA,
                 )

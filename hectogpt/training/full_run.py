@@ -43,8 +43,8 @@ def run_to_folder(task: Task, progress: Progress, score: Callable[[Session, RunF
     INTERRUPTED, TERMINATED or HANGUP if a signal ended the run.
     """
     with raise_on_signal(), begin(task, progress, world) as (folder, session):
-        world.share(lambda: session.step)  # for `follow`
         score_before(session, folder, progress)
+        world.share(lambda: session.step)  # `follow` waits here, however long the score takes
         fields = {"run": dump(session.run), "machine": session.machine.describe()}
         with closing(Tracker(task.track, folder.path, fields, session.step, progress.line)) as tracker:
             folder.on_row = tracker.add
@@ -57,16 +57,18 @@ def run_to_folder(task: Task, progress: Progress, score: Callable[[Session, RunF
     return found
 
 
-def follow(run: Run, corpus: Corpus, world: World) -> None:
-    """Take part in a run that rank 0 leads, to its end, and leave nothing. Raises UserError with the code that rank 0
-    ends with."""
+def follow(run: Run, corpus: Corpus, world: World, eval_every: int) -> None:
+    """Take part in a run that rank 0 leads, to its end, and leave nothing. eval_every: as in rank 0's Task. Raises
+    UserError with the code that rank 0 ends with."""
     with raise_on_signal():
         session = Session.open(run, corpus, world=world)
         done = world.share(lambda: session.step)
         if done >= run.steps:
             return
         with stop_on_signal(quiet=True) as signals:
-            for _ in session.steps(signals):
+            for step in session.steps(signals):
+                if is_scored(step, eval_every, run):
+                    world.share(lambda: None)
                 if session.stopping:
                     break
         if session.step < run.steps:
@@ -113,8 +115,11 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, tas
             ignore_more()
     if interrupted:
         finish_early(session, folder, "interrupted")
-        kept = f"weights, metrics and run.json in {folder.path}"
-        raise _stopped(session, signals, fix=set_to("resume", folder.path) + " to go on", kept=kept)
+        kept, fix = f"weights, metrics and run.json in {folder.path}", ""
+        if folder.checkpoints.steps():
+            every = ", " + set_to("save_every", task.save_every) if task.save_every else ""
+            fix = set_to("resume", folder.path) + every + " to go on"
+        raise _stopped(session, signals, fix=fix, kept=kept)
 
 
 def note_unmoved(session: Session, progress: Progress) -> list[str]:
@@ -132,12 +137,18 @@ def _stopped(session: Session, signals: Sequence[int], why: str = "", fix: str =
     return UserError(what, why=why, fix=fix, kept=kept, code=CODES[signals[0] if signals else signal.SIGTERM])
 
 
+def is_scored(step: Step, every: int, run: Run) -> bool:
+    """Whether a held-out score follows a step: only every so many (0: never), and not after the last, which is scored
+    anyway."""
+    return every > 0 and step.number % every == 0 and step.number != run.steps
+
+
 def score_between(session: Session, step: Step, every: int, progress: Progress) -> bool:
-    """Whether it was time for a held-out score after a step, which is said: only every so many steps (0: never), and
-    not after the last, which is scored anyway. Scoring changes no bit of the run."""
-    if not every or step.number % every or step.number == session.run.steps:
+    """Score on dev if it is time, and say it; whether it was. Scoring changes no bit of the run."""
+    if not is_scored(step, every, session.run):
         return False
     progress.line(f"step {step.number}: held-out loss {session.evaluate('dev')}")
+    session.world.share(lambda: None)  # `follow` waits here, however long the score takes
     return True
 
 
@@ -156,17 +167,18 @@ def step_line(run: Run, step: Step) -> str:
 class Autosave:
     """Saves a session's state in its folder.
 
-    every: steps between checkpoints; 0 for none; None for by time: so often that a kill costs about 10 s of work, but
-    not so often that saving takes more than 2 % of the time (a model of 60 million parameters has 700 MB of state).
+    every: steps between checkpoints; 0 for none but that of a run that is stopped; None for by time: so often that a
+    kill costs about 10 s of work, but not so often that saving takes more than 2 % of the time (a model of 60 million
+    parameters has 700 MB of state).
     note: is called with a line about a checkpoint that could not be saved, once until one can; the next occasion is
     taken again.
     """
 
     def __init__(self, session: Session, folder: RunFolder, every: int | None, note: Callable[[str], None]) -> None:
         self.session, self.folder, self.every, self.note = session, folder, every, note
-        self._begun = session.step
+        self._first = session.step
         self._noted = False  # whether the last attempt failed
-        self._done, self._cost = time.monotonic(), 0.0  # when the last attempt was over, and its seconds
+        self._tried, self._cost = time.monotonic(), 0.0  # when the last attempt was over, and its seconds
 
     def after_step(self) -> None:
         """Save the state if it is time, and if memory has room for a copy: training must not die of its own safety."""
@@ -186,26 +198,25 @@ class Autosave:
         if problem and not self._noted:
             self.note(f"note: {problem}; training goes on " + ("without any" if self.every == 0 else "and tries again"))
         self._noted = bool(problem)
-        self._done = time.monotonic()
-        self._cost = self._done - begun
+        self._tried = time.monotonic()
+        self._cost = self._tried - begun
 
     def _is_due(self, step: int) -> bool:
         if self.every is None:
-            return time.monotonic() - self._done >= max(AT_STAKE, self._cost / SHARE)
+            return time.monotonic() - self._tried >= max(AT_STAKE, self._cost / SHARE)
         return self.every > 0 and step % self.every == 0
 
     def save(self) -> None:
-        """Save the state, after the rows of metrics.jsonl. Raises UserError (STORAGE)."""
-        if self.every != 0:
-            self.folder.sync_metrics()
-            self.folder.checkpoints.save(self.session.checkpoint())
+        """Save the state, after the rows of metrics.jsonl. Raises UserError (STORAGE, CHECKPOINT)."""
+        self.folder.sync_metrics()
+        self.folder.checkpoints.save(self.session.checkpoint())
 
     def end(self, needed: bool) -> None:
         """Save a checkpoint of the last step done, if this process has done one, then the weights. needed: whether the
         run is to go on from it, so that failing to save it is an error. Raises UserError (STORAGE, MEMORY)."""
         step, steps = self.session.step, self.session.run.steps
         try:
-            if step > self._begun and (needed or self.every is not None or step < steps):
+            if step > self._first and (needed or self.every != 0) and (self.every or step < steps):
                 self.save()
         except UserError as error:
             if needed and error.code in (errors.STORAGE, errors.MEMORY):
@@ -266,8 +277,9 @@ def _explained(error: BaseException, autosave: Autosave) -> BaseException:
 def _unscored(error: BaseException, session: Session, folder: RunFolder, progress: Progress) -> BaseException:
     """What to raise when scoring ends early: says that the weights are kept, after a summary without scores is written
     if that can be done."""
+    diverged = isinstance(error, UserError) and error.code == errors.DIVERGED
     with suppress(UserError):
-        finish_early(session, folder, "unscored")
+        finish_early(session, folder, "diverged" if diverged else "unscored")
     kept = f"the trained weights, metrics and run.json in {folder.path}"
     fix = f"hectogpt check {folder.path} --repair"
     if stop := stop_behind(error):

@@ -202,8 +202,12 @@ class Session:
         return [name for name, found in hash_trained(self.model).items() if found == self.first_hashes.get(name)]
 
     def evaluate(self, split: str = "dev") -> EvalResult:
-        """Score the model on a held-out split, "dev" or "test", on the machine's device."""
+        """Score the model on a held-out split, "dev" or "test", on the machine's device. Raises UserError (DIVERGED) if
+        the loss is not finite."""
         score = evaluate(self.model, self.corpus.tokens[split], self.corpus.tokenizer.token_bytes)
+        if not math.isfinite(score.loss):
+            what, why = f"{split} loss {score.loss} after step {self.step}", "the last update made weights too large"
+            raise UserError(what, why=why, fix="a lower learning rate", code=errors.DIVERGED)
         self.scores[split] = score
         return score
 
