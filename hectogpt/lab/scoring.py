@@ -13,7 +13,6 @@ import numpy as np
 
 from hectogpt.data import Corpus
 from hectogpt.display import Progress
-from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, complete
 from hectogpt.lab.mixing import mix, score_both
 from hectogpt.lab.ngram import NgramModels
@@ -30,14 +29,6 @@ SOTU_PROMPT = "The state of our"
 PROMPT_TOKENS = 6  # of a held-out document, for other corpora
 
 
-def check_prompt(prompt: str | None) -> None:
-    """Refuse a prompt that is no text, before anything is trained."""
-    try:
-        (prompt or "").encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(f"prompt {prompt!r}", why="it has bytes that are no UTF-8", fix="another prompt") from None
-
-
 @dataclass(frozen=True)
 class FullRun:
     """A finished run: its result, what summary.json holds, and the baseline's on the same text as `find_baseline` has
@@ -51,7 +42,7 @@ class FullRun:
 def run_and_score(task: Task, progress: Progress, prompt: str | None = None, world: World = ALONE) -> FullRun:
     """Train, score, draw, summarise. prompt: what the trained model continues at the end. Raises UserError as
     `run_to_folder` does."""
-    check_prompt(prompt)
+    task.corpus.tokenizer.encode(prompt or "")  # what is no text is refused before anything is trained
     return run_to_folder(task, progress, lambda session, folder: score(session, folder, progress, prompt), world)
 
 
