@@ -28,7 +28,7 @@ OPENINGS = {
 Cost = Mapping[str, float | None]  # means over the trials: of the "first" arm and of the "arm"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Verdict:
     """What a comparison says about an arm against the first one.
 
@@ -104,11 +104,8 @@ class Verdict:
         costs = costs_text("trial", self.costs)
         return " ".join(filter(None, [_outcome(self), costs, _rules(self), *lost, _what_it_takes(self)]))
 
-    def __str__(self) -> str:
-        return printable(self.text)
-
     def __repr__(self) -> str:
-        return f"<Verdict {self.arm} against {self.first}: {self.word}, gain {self.gain:+.4f}>"
+        return printable(self.text)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values: the fields, with the pair's numbers and the costs among them, and the text."""
@@ -168,9 +165,6 @@ class ComparisonResult:
         )
 
     def __repr__(self) -> str:
-        return f"<ComparisonResult {' / '.join(result.arm.label for result in self.results)}>"
-
-    def __str__(self) -> str:
         title = f"{self.corpus}: {self.split} loss, nats/token, {len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}"
         lines = [title, *columns(*result_table(self.results, self.split)), *map(str, self.verdicts), *self.notes]
         return printable("\n".join(lines))
@@ -200,8 +194,6 @@ def _outcome(verdict: Verdict) -> str:
 def _rules(verdict: Verdict) -> str:
     own, first, track = verdict.rules_broken, verdict.first_rules_broken, verdict.track
     text = f"It breaks the rules of track {track}: {'; '.join(own)}" if own else f"It keeps the rules of track {track}"
-    if own and own == first:
-        return f"{text}; so does {verdict.first}."
     return f"{text}. {verdict.first} breaks them: {'; '.join(first)}." if first else f"{text}."
 
 

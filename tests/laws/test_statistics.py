@@ -236,7 +236,7 @@ def test_lost_trials_and_broken_rules_are_said(corpus: Corpus, tmp_path: Path) -
     assert (verdict.diverged, verdict.failed) == ([("lr 2", 0), ("lr 2", 1)], [("lr 1", 7)])
     assert "lr 2, seed 1: diverged, counted as a uniform guess." in verdict.text
     assert "lr 1, seed 7: crashed, not counted." in verdict.text
-    assert "It breaks the rules of track closed: 3 steps, not 100; so does lr 1." in verdict.text
+    assert "It breaks the rules of track closed: 3 steps, not 100. lr 1 breaks them: 3 steps, not 100." in verdict.text
     own = replace(verdict, rules_broken=(), first_rules_broken=("trained on a GPU",))
     assert "It keeps the rules of track closed. lr 1 breaks them: trained on a GPU." in own.text
 
