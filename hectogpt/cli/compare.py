@@ -20,7 +20,7 @@ from hectogpt.data import open_corpus
 from hectogpt.display import NGRAMS, Progress, columns, printable
 from hectogpt.errors import UserError, set_to
 from hectogpt.files import write_atomic
-from hectogpt.lab.compare import Comparison, Trial, best_of, ngram_means, result_table
+from hectogpt.lab.compare import Comparison, Trial, ngram_means, result_table
 from hectogpt.lab.engines import Engine, local_engine, may_use_gpu, open_ray, perform, threads_of
 from hectogpt.lab.plan import plan
 from hectogpt.lab.record import check_writable
@@ -75,8 +75,7 @@ def run_and_report(options: CompareOptions, comparison: Comparison) -> None:
     with redirect_stdout(sys.stderr), nullcontext(local) if local else open_ray(comparison, workers) as engine:
         run_trials(options, comparison, engine, comparison.rounds(engine.workers))
     found = ComparisonResult.of(comparison)
-    answer = results_json(options, comparison, found)
-    show(options.json, answer, result_lines(comparison, found, answer), options.quiet)
+    show(options.json, results_json(comparison, found), result_lines(options, comparison, found), options.quiet)
     raise_for_crashes(comparison)
     if all(record.status == "diverged" for record in found.records):
         raise UserError(
@@ -125,9 +124,9 @@ def raise_for_crashes(comparison: Comparison) -> None:
 # --- what is printed --------------------------------------------------------------------------------------------------
 
 
-def results_json(options: CompareOptions, comparison: Comparison, found: ComparisonResult) -> dict[str, Any]:
+def results_json(comparison: Comparison, found: ComparisonResult) -> dict[str, Any]:
     """The results as plain values."""
-    answer: dict[str, Any] = {
+    return {
         "corpus": comparison.corpus.name,
         "track": comparison.track.name,
         "metric": f"{comparison.split}_loss",
@@ -138,28 +137,19 @@ def results_json(options: CompareOptions, comparison: Comparison, found: Compari
         "ngrams": ngram_means(found.results),
         "notes": found.notes,
     }
-    if options.sweep and len(found.results) > 1:
-        best, bias = best_of(found.results)
-        answer["best"] = {"arm": best.arm.label, "of": len(found.results), "selection_bias": bias}
-    return answer
 
 
-def result_lines(comparison: Comparison, found: ComparisonResult, answer: dict[str, Any]) -> list[str]:
-    """The final table, the n-gram baselines, what must be said about single trials, and the verdicts. answer: the
-    results as plain values."""
+def result_lines(options: CompareOptions, comparison: Comparison, found: ComparisonResult) -> list[str]:
+    """The final table, the n-gram baselines, what must be said about single trials, and the verdicts."""
     if not found.results:
         return []
-    levels = ", ".join(f"{NGRAMS[name]} {level:.3f}" for name, level in answer["ngrams"].items())
+    levels = ", ".join(f"{NGRAMS[name]} {level:.3f}" for name, level in ngram_means(found.results).items())
     words = SEQUENTIAL_WORDS if comparison.sequential else VERDICT_WORDS
     lines = ["", f"N-gram baselines of the same tokens ({comparison.split}): {levels}"]
     lines.append(f"Gains: {comparison.split} nats/token over paired seeds, positive is better. {words}")
-    if best := answer.get("best"):
-        lines.append(
-            "Best of {of}: {arm}. The best of so many equal settings would lie about {selection_bias:.3f} below its "
-            "true mean by luck alone: run it again on fresh seeds (--first-seed {fresh}) and quote those.".format(
-                **best, fresh=comparison.seeds[-1] + 1
-            )
-        )
+    if options.sweep:
+        fresh = f"run it again on fresh seeds (--first-seed {comparison.seeds[-1] + 1}) and quote those."
+        lines.append(f"The best of several settings is partly the luckiest: {fresh}")
     lines += found.notes
     lines += [""] * bool(found.verdicts) + [verdict.text for verdict in found.verdicts]
     lines += [f"Seeds: {comparison.ended}."] * bool(comparison.ended)

@@ -7,7 +7,6 @@ trial that breaks the rules of its track is recorded with the rules that it brok
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record, append_record, read_records, trial_key
 from hectogpt.lab.sequential import compare_sequentially
-from hectogpt.lab.statistics import Paired, Summary, compare_pairs, p_text, selection_bias, summarize
+from hectogpt.lab.statistics import Paired, Summary, compare_pairs, p_text, summarize
 from hectogpt.lab.tracks import Track, broken_rules
 from hectogpt.lab.trial import request_of
 from hectogpt.serialization import dump
@@ -239,15 +238,6 @@ class Comparison:
                 test = summarize(list(losses.values())) if self.test else None
                 found.append(Result(arm, dev, test, pair, [self.records[arm.label, seed] for seed in losses]))
         return found
-
-
-def best_of(results: Sequence[Result]) -> tuple[Result, float]:
-    """The arm with the lowest mean loss, and its selection bias: how much of its lead is expected to be luck, by the
-    root mean square of the arms' spreads."""
-    best = min(results, key=lambda result: result.compared.mean)
-    variances = [result.compared.sd**2 for result in results if result.compared.sd is not None] or [0.0]
-    n = min(result.compared.n for result in results)  # the least sure of them
-    return best, selection_bias(math.sqrt(sum(variances) / len(variances) / n), len(results))
 
 
 def ngram_means(results: Sequence[Result]) -> dict[str, float]:

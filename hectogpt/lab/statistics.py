@@ -108,11 +108,3 @@ def seeds_needed(sd: float) -> int:
     """
     alpha, beta = stats.norm.ppf(1 - SIGNIFICANCE), stats.norm.ppf(POWER)
     return max(2, math.ceil(((alpha + beta) * sd / LEAST_DIFFERENCE) ** 2 + alpha**2 / 2))
-
-
-def selection_bias(sd: float, settings: int) -> float:
-    """How far the best of K equally good `settings` is expected to lie below their true mean, sd sqrt(2 ln K).
-
-    sd: of one setting's mean.
-    """
-    return sd * math.sqrt(2 * math.log(settings)) if settings > 1 else 0.0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hectogpt.display import NGRAMS, printable
 from hectogpt.lab.recipes import WITHOUT
-from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired, Summary, selection_bias
+from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired, Summary
 from tools.report.leaderboard import Entry, Leaderboard, changed_sections, compare_entries
 from tools.report.seconds import NO_SECONDS, Seconds
 
@@ -170,13 +171,14 @@ def _part(entry: Entry, whole: Entry, pair: Paired) -> str:
 
 
 def selection_bias_note(entries: Sequence[Entry]) -> str:
-    """By how much the best of several settings is expected to look better than it is."""
+    """By how much the best of K equally good settings is expected to look better than it is: sd sqrt(2 ln K)."""
     spreads = [s.sd for e in entries if (s := e.summary(e.split)) is not None and s.sd is not None]
     if not spreads:
         best = f"The best of these {len(entries)} settings is biased low"
         return f"{best}; with one seed per setting the bias cannot be estimated."
-    sd = (sum(x * x for x in spreads) / len(spreads)) ** 0.5 / min(len(e.records) for e in entries) ** 0.5
+    variance = sum(x * x for x in spreads) / len(spreads) / min(len(e.records) for e in entries)
+    bias = math.sqrt(variance * 2 * math.log(len(entries)))
     return (
-        f"The best of {len(entries)} equally good settings is expected to lie {selection_bias(sd, len(entries)):.3f} "
-        "below its true mean by chance. The figures of the ladder come from fresh seeds."
+        f"The best of {len(entries)} equally good settings is expected to lie {bias:.3f} below "
+        " its true mean by chance. The figures of the ladder come from fresh seeds."
     )
