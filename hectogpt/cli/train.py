@@ -19,13 +19,12 @@ import tyro
 from hectogpt import errors
 from hectogpt.cli.console import loss_table, remarks, show
 from hectogpt.cli.options import TrainOptions
-from hectogpt.cli.show import usual
 from hectogpt.data import Corpus, find_tokenizer
 from hectogpt.display import NGRAMS, Progress, one_line, printable
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.recipes import DEFAULT
-from hectogpt.lab.scoring import FullRun, run_and_score
+from hectogpt.lab.scoring import FullRun, is_it_usual, run_and_score
 from hectogpt.run_records import PICTURE, RUN, read_record
 from hectogpt.serialization import dump
 from hectogpt.training import setup
@@ -241,7 +240,8 @@ def result_lines(done: FullRun) -> Iterator[str]:
     rows = [(name, loss, loss * bits) for name, loss in sorted(losses.items(), key=lambda row: -row[1])]
     yield f"{one_line(summary['corpus'])}: held-out loss after {summary['steps']} steps"
     yield from loss_table(rows)
-    if said := usual(read_record(Path(summary["folder"]))):
+    whole = () if summary["modified"] else (summary["recipe"], summary["corpus"], summary["steps"], summary["dev_loss"])
+    if whole and (said := is_it_usual(*whole)):
         yield f"This loss is {said}."
     for name, text in summary["samples"].items():
         yield f"{name}: {text}"
