@@ -57,10 +57,13 @@ def test_records_say_everything(performed: Comparison, corpus: Corpus) -> None:
     assert (records[0].ngram_split, records[0].ngram_kn3) == ("dev", counted["kn3"])
 
 
-def test_diverged_seeds_stay(performed: Comparison) -> None:
+def test_diverged_seeds_stay_as_a_uniform_guess(performed: Comparison, corpus: Corpus) -> None:
     record = performed.records["lr 1e+38", 0]
-    assert record.status == "diverged"
-    assert record.dev_loss == pytest.approx(math.log(50_257))
+    assert (record.status, "finite" in (record.error or "")) == ("diverged", True)
+    assert record.dev_loss == record.train_loss_last == record.train_loss_last10 == pytest.approx(math.log(50_257))
+    n_bytes = corpus.tokenizer.token_bytes[corpus.dev[1:]].sum()
+    assert record.dev_bpb == pytest.approx(math.log2(50_257) * (len(corpus.dev) - 1) / n_bytes)
+    assert 0 < len(record.losses) < 3, "the curve up to there is kept"
     sound, diverged = performed.results()
     assert (sound.dev.n, diverged.dev.n) == (1, 1)
     assert diverged.to_first is not None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from grade_solutions import BASE, TEXTBOOK, TRAIN, edited, judged, module, transcript
-from grade_tables import NO_CROP, NOTES, OUT, RIGHT, RIGHT_CHANGES, SCALE, TOKEN, WRONG, WRONG_CHANGES, Change, Wrong
+from grade_tables import NO_CROP, NOTES, RIGHT, RIGHT_CHANGES, TOKEN, WRONG, WRONG_CHANGES, Change, Wrong
 from helpers import ROOT
 
 from hectogpt.assignment.parts import BY_NAME
@@ -96,11 +96,6 @@ def test_a_mistake_in_one_part_leaves_the_others_right() -> None:
             continue  # the model has no layers; no part of MODEL
         results = judged(case.source, *MODEL)
         assert [part for part, result in results.items() if result.outcome != "passed"] == [case.part], case.id
-
-
-def test_both_mistakes_of_a_pair_are_named() -> None:
-    source = edited(BASE, (SCALE, "scores = scores / C ** 0.5"), (OUT, "out = z @ self.W_o.weight.T"))
-    assert "scale by d_model + W_o without bias" in named(judged(source, "attention")["attention"])
 
 
 def test_what_no_mistake_explains_is_told_by_its_first_place_and_soon() -> None:

@@ -22,7 +22,6 @@ from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import QKNorm, Rotary
 from hectogpt.model.pointer import PointerHead
 from hectogpt.training import precision, setup
-from hectogpt.training.optim.adamw import RowAdamW
 from hectogpt.training.session import Session
 
 FORMS = build.forms()
@@ -95,27 +94,6 @@ def test_results_do_not_depend_on_threads_or_on_other_rows() -> None:
     finally:
         torch.set_num_threads(1)
     assert torch.equal(together[1:2], alone)
-
-
-@pytest.mark.parametrize(("threshold", "decay"), [(0.0, 0.0), (1.5, 0.0), (0.0, 0.1)])
-def test_the_row_wise_adamw_is_that_of_torch(threshold: float, decay: float) -> None:
-    found = []
-    for wanted in (True, False):
-        generator = torch.Generator().manual_seed(0)
-        table = torch.nn.Parameter(torch.randn(20, 32, generator=generator))
-        group = {"params": [table], "lr": 0.1, "weight_decay": decay, "eps": 1e-6}
-        optimizer = RowAdamW([group | {"update_threshold": threshold, "highest_lr": 0.0}], (0.8, 0.95), 0.5)
-        with native.using(wanted):
-            for step in range(6):
-                # rows 8 to 15 never have a gradient, the others not always
-                table.grad = torch.randn(20, 32, generator=generator)
-                table.grad[8:16] = 0.0
-                table.grad[step : step + 3] = 0.0
-                optimizer.param_groups[0]["lr"] = 0.1 / (step + 1)
-                optimizer.step()
-        found.append([table.detach(), *optimizer.state[table].values()])
-    for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_no_second_derivatives() -> None:

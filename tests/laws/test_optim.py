@@ -12,6 +12,7 @@ from helpers import TINY
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hectogpt.kernels import native
 from hectogpt.model import Transformer
 from hectogpt.model.inputs import NgramHash, Smear
 from hectogpt.model.lm_head import LMHeadConfig
@@ -96,8 +97,9 @@ def test_saved_state_is_the_whole_state(optim: Optim) -> None:
 # --- AdamW by rows ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kernels", [True, False])
 @pytest.mark.parametrize(("name", "faint"), [("embeddings.weight", 0.0), ("lm_head.weight", 1e-4)])
-def test_a_row_keeps_its_learning_rate_until_it_has_been_updated(name: str, faint: float) -> None:
+def test_a_row_keeps_its_learning_rate_until_it_has_been_updated(name: str, faint: float, kernels: bool) -> None:
     """With row_lr_power every row moves as torch's Adam moves it alone at max(the schedule's lr, the highest n^-p)."""
     factors, touched = [0.5, 1.0, 0.5, 0.1, 0.0], {0: range(5), 1: [1, 4], 2: [4], 3: []}
     model = Transformer(replace(TINY, vocab_size=len(touched)))
@@ -117,7 +119,8 @@ def test_a_row_keeps_its_learning_rate_until_it_has_been_updated(name: str, fain
             adams[row].step()
         for p in model.parameters():
             p.grad = gradient if p is table else torch.zeros_like(p)
-        optimizer.step(step, factor)
+        with native.using(kernels):
+            optimizer.step(step, factor)
     torch.testing.assert_close(table.detach(), torch.stack([row.detach() for row in alone]))
 
 
