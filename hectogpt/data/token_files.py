@@ -143,17 +143,12 @@ def _read_split(folder: Path, entry: dict[str, Any], check: bool) -> np.ndarray:
         size = path.stat().st_size
         if size != entry["tokens"] * TOKEN.itemsize:
             raise damage_error(path, f"{size:,} bytes, the index says {entry['tokens']:,} tokens of {TOKEN.itemsize}")
-        tokens = read_tokens(path)
+        tokens = np.memmap(path, dtype=TOKEN, mode="r")
     except OSError as error:
         raise damage_error(path, f"it cannot be read: {errors.reason_of(error)}") from None
     if check and hashlib.sha256(tokens.data).hexdigest() != entry["sha256"]:
         raise damage_error(path, "its SHA-256 differs from the index")
     return tokens
-
-
-def read_tokens(path: Path) -> np.ndarray:
-    """Read-only ids [n] of a headerless file that is not empty, mapped into memory. Raises OSError."""
-    return np.memmap(path, dtype=TOKEN, mode="r")
 
 
 def read_unchecked(path: Path, tokenizer: Tokenizer) -> np.ndarray:
@@ -163,7 +158,7 @@ def read_unchecked(path: Path, tokenizer: Tokenizer) -> np.ndarray:
         if (size := path.stat().st_size) == 0 or size % TOKEN.itemsize:
             why, fix = f"{size:,} bytes are no uint16 tokens", "write little-endian uint16 ids, no header"
             raise UserError(f"cannot use {path} as a corpus", why=why, fix=fix, code=errors.DATA)
-        tokens = read_tokens(path)
+        tokens = np.memmap(path, dtype=TOKEN, mode="r")
     except OSError as error:
         raise errors.unreadable(path, error) from None
     check_ids(tokens, tokenizer.n_vocab, str(path))

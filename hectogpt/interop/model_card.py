@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt import __version__
-from hectogpt.display import NGRAMS, printable, value_text
+from hectogpt.display import NGRAMS, one_line, value_text
 from hectogpt.errors import UserError
 from hectogpt.json_files import read_json_object
 
@@ -54,9 +54,9 @@ def title_of(facts: Mapping[str, dict[str, Any]], name: str) -> str:
     """A title on one line: the recipe and the text, or the name of the folder or of the hub's model."""
     run = _object(facts["run"].get("run"))
     if "recipe" not in run:
-        return _plain_line(name)
+        return one_line(name)
     changed = " (modified)" if facts["run"].get("modified") is True else ""
-    return _plain_line(f"{run['recipe']}{changed} on {run.get('corpus', 'unknown text')}")
+    return one_line(f"{run['recipe']}{changed} on {run.get('corpus', 'unknown text')}")[:200]
 
 
 def write_card(
@@ -104,11 +104,6 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _plain_line(value: Any) -> str:
-    """A value as text on one line."""
-    return printable(str(value)).replace("\n", " ").replace("\t", " ")[:200]
-
-
 def _line(value: Any) -> str:
     """A value as text on one line, without what Markdown and HTML would act on."""
-    return "".join("\\" + c if c in "\\`*_[]<>|#" else c for c in _plain_line(value))
+    return "".join("\\" + c if c in "\\`*_[]<>|#" else c for c in one_line(str(value))[:200])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from hectogpt.data.sources import HUB_NAME, TIMEOUT, check_hub_answers
 from hectogpt.errors import UserError, first_line, set_to
 from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remembered
 from hectogpt.interop.hf_model import load_exported, load_gpt2, read_tokenizer
-from hectogpt.json_files import read_json_object
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.transformer import Transformer
 from hectogpt.model.weights import MODEL_TYPE, WEIGHTS, check_header, load_model, model_of, no_model, read_config
@@ -247,8 +246,6 @@ def is_readable(fields: dict[str, Any], ideas: Sequence[str] = ()) -> bool:
 def ideas_of(folder: Path) -> list[Source]:
     """The users' own files that made a run, as its folder says. They are names and hashes; nothing is imported."""
     with contextlib.suppress(UserError):
-        listed = read_json_object(folder / RUN, nan_as_none=True).get("ideas")
-        items = [item for item in (listed if isinstance(listed, list) else []) if isinstance(item, dict)]
-        texts = [[str(item.get(name)) for name in ("file", "path", "sha256")] for item in items]
-        return [Source(Path(file).name, path, sha256) for file, path, sha256 in texts]
+        sources: list[Source] = load(list[Source], read_object(folder / RUN).get("ideas"))
+        return [replace(source, file=Path(source.file).name) for source in sources]
     return []
