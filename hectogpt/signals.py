@@ -67,7 +67,8 @@ def ignore_more() -> None:
 
 
 def stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
-    """The signal while which unwound an error was raised; None without one, and for a UserError, which says it."""
+    """The signal during whose handling this error was raised; None without one, and for a UserError, which names its
+    signal itself."""
     while error is not None and not isinstance(error, (KeyboardInterrupt, errors.UserError)):
         error = error.__context__
     return error if isinstance(error, KeyboardInterrupt) else None

@@ -24,6 +24,9 @@ Heads = Float[Tensor, "batch head time d"]
 Slots = Float[Tensor, "batch head slot d"]
 LARGEST_HEAD = 128  # dimensions of an attention head that there is code for
 
+# What a training step does by these kernels while they are in use, on the CPU, and who asks whether the numbers fit:
+# the head's softmax (model/fused_ce.py), causal attention, norm with rotation (model/attention.py), GELU
+# (model/parts.py), rows of AdamW (training/optim/adamw.py). Elsewhere torch's operations do the same.
 _in_use: Library | None = None
 
 
@@ -55,18 +58,18 @@ def using(wanted: bool) -> Iterator[bool]:
 
 def head_softmax(
     z: Tensor,
-    side: Tensor | None,
+    dz_bias: Tensor | None,
     target: Int[Tensor, " rows"],
     target_logit: Float[Tensor, " rows"] | None,
     bias: Float[Tensor, " vocab"] | None,
     soft_cap: float | None,
 ) -> tuple[Tensor, Tensor]:
     """Losses of the rows of logits z [rows, vocab] and the factor that the gradient lacks, which takes the place of z.
-    side: gets the gradient with respect to the bias, if there is a cap. target_logit: in float32, for bf16 logits."""
+    dz_bias: gets the gradient of the bias, if there is a cap. target_logit: in float32, for bf16 logits."""
     rows, vocab = z.shape
     losses, scale = torch.empty(rows), torch.empty(rows)
     bias_top = 0.0 if bias is None else float(bias.amax())
-    numbers = (z, side, rows, vocab, bias, bias_top, target, target_logit, float(soft_cap or 0.0))
+    numbers = (z, dz_bias, rows, vocab, bias, bias_top, target, target_logit, float(soft_cap or 0.0))
     call(_in_use, "head_softmax", _is_bf16(z), *numbers, losses, scale)
     return losses, scale
 

@@ -294,7 +294,7 @@ class ChunkSoftmax:
     ) -> None:
         self.logits, self.acc_dtype, self.by_kernel = logits, acc_dtype, by_kernel
         self.bias, self.soft_cap = bias, soft_cap
-        self.bias_side = torch.empty_like(logits) if soft_cap and bias is not None else None
+        self.bias_buffer = torch.empty_like(logits) if soft_cap and bias is not None else None
         rows, vocab = logits.shape
         on_cpu = logits.device.type == "cpu"
         self.block = min(rows, max(1, BLOCK_BYTES // (vocab * acc_dtype.itemsize))) if on_cpu else rows
@@ -308,16 +308,16 @@ class ChunkSoftmax:
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """Losses of the rows of `logits` in z, the factor that dz lacks (1 / sum, or None), dz in place of the logits,
         and dz with respect to the bias."""
-        side = None if self.bias_side is None else self.bias_side[: len(z)]
+        dz_bias = None if self.bias_buffer is None else self.bias_buffer[: len(z)]
         scale = None
         if self.by_kernel:
-            losses, scale = native.head_softmax(z, side, target.contiguous(), target_logit, self.bias, self.soft_cap)
+            losses, scale = native.head_softmax(z, dz_bias, target.contiguous(), target_logit, self.bias, self.soft_cap)
         else:
-            losses = self._by_torch(z, side, target, target_logit)
-        return losses, scale, z, z if side is None else side
+            losses = self._by_torch(z, dz_bias, target, target_logit)
+        return losses, scale, z, z if dz_bias is None else dz_bias
 
-    def _by_torch(self, z: Tensor, side: Tensor | None, target: Tensor, target_logit: Tensor | None) -> Tensor:
-        """Losses of the rows; z becomes dz, side dz with respect to the bias."""
+    def _by_torch(self, z: Tensor, dz_bias: Tensor | None, target: Tensor, target_logit: Tensor | None) -> Tensor:
+        """Losses of the rows; z becomes dz, dz_bias dz with respect to the bias."""
         losses = torch.empty(len(z), dtype=z.dtype if self.work is None else torch.float32, device=z.device)
         for start in range(0, len(z), self.block):
             rows = slice(start, min(start + self.block, len(z)))
@@ -325,14 +325,14 @@ class ChunkSoftmax:
             here = (self.rows[: len(f)], target[rows])
             if target_logit is not None:
                 f[here] = target_logit[rows]
-            losses[rows] = self._rows_by_torch(f, here, None if side is None else side[rows])
+            losses[rows] = self._rows_by_torch(f, here, None if dz_bias is None else dz_bias[rows])
             if self.work is not None:
                 z[rows].copy_(f)
         return losses
 
-    def _rows_by_torch(self, z: Tensor, here: tuple[Tensor, Tensor], side: Tensor | None) -> Tensor:
+    def _rows_by_torch(self, z: Tensor, here: tuple[Tensor, Tensor], dz_bias: Tensor | None) -> Tensor:
         """Loss of each row; z, the raw logits, becomes (softmax - onehot) (1 - tanh^2), the gradient with respect to
-        them. here: row numbers and targets. side, if there is one, gets softmax - onehot, the gradient of the bias."""
+        them. here: row numbers and targets. dz_bias, if there, gets softmax - onehot, the gradient of the bias."""
         tanh = None
         if self.soft_cap and self.spare is not None:
             tanh = torch.div(z, self.soft_cap, out=self.spare[: len(z)]).tanh_()
@@ -344,8 +344,8 @@ class ChunkSoftmax:
         torch_private.softmax_(z)
         loss = top - z.amax(1).log() - target_logit  # log-sum-exp: the largest p is exp(top) / sum
         z[here] += -1  # indexing: scatter_ copies the whole matrix twice
-        if side is not None:
-            side.copy_(z)
+        if dz_bias is not None:
+            dz_bias.copy_(z)
         if tanh is not None:
             z.mul_(torch.mul(tanh, tanh, out=tanh).neg_().add_(1))
         return loss

@@ -78,7 +78,7 @@ class LMHead(nn.Module):
         self.embedding_map = nn.Linear(d_model, d_model, bias=False) if config.embedding_map else None
         self.packed: nn.Module | None = None  # takes the place of `matrix` in copies for generation
         self.register_buffer("row_of_token", None)
-        self.unused = 0  # how many tokens share the last row; 0 if the vocabulary is not compact
+        self.unused = 0  # how many tokens share the last row: none, or the vocabulary is not compact (no row_of_token)
 
     # --- the compact vocabulary ---
 
@@ -172,6 +172,11 @@ class LMHead(nn.Module):
 
     # --- the loss ---
 
+    # m unused tokens have one logit u in common. Their share of the normaliser is m exp(u) = exp(u + ln m), so the last
+    # row counts with ln m added outside the cap (`_bias_with_log_count`). The softmax then gives that row m times the
+    # probability of one such token, whose loss is therefore larger by the constant ln m (`losses` adds it), and the
+    # other distribution's part, to which it is added too, is raised by as much before (`_scaled_pointer`).
+
     def losses(
         self,
         hidden: Float[Tensor, "*batch d"],
@@ -192,29 +197,24 @@ class LMHead(nn.Module):
             return fused_losses(hidden, weight, targets, bias=bias, mixture=mixture, **options)
         check_targets(targets.reshape(-1), self.vocab_size)
         rows = self.row_of_token[targets]
-        bias, mixture = self._counting_unused(bias, weight), self._raised(mixture, rows)
+        bias, mixture = self._bias_with_log_count(bias, weight), self._scaled_pointer(mixture, rows)
         loss, losses = fused_losses(hidden, weight, rows, bias=bias, mixture=mixture, **options)
         is_unused = (rows == len(weight) - 1).to(loss.dtype)
-        constant = (is_unused if weights is None else is_unused * weights).sum() * self._log_unused
+        constant = (is_unused if weights is None else is_unused * weights).sum() * self._log_count
         constant = constant / rows.numel() if reduction == "mean" else constant
-        return loss + constant, losses + is_unused * self._log_unused
-
-    # m unused tokens have one logit u in common. Their share of the normaliser is m exp(u) = exp(u + ln m), so the last
-    # row counts with ln m added outside the cap (`_counting_unused`). The softmax then gives that row m times the
-    # probability of one such token, whose loss is therefore larger by the constant ln m (`losses` adds it), and the
-    # other distribution's part, to which it is added too, is raised by as much before (`_raised`).
+        return loss + constant, losses + is_unused * self._log_count
 
     @property
-    def _log_unused(self) -> float:
+    def _log_count(self) -> float:
         return math.log(max(self.unused, 1))
 
-    def _counting_unused(self, bias: Tensor | None, weight: Tensor) -> Tensor:
+    def _bias_with_log_count(self, bias: Tensor | None, weight: Tensor) -> Tensor:
         """The bias of the rows with ln m added to the last one; minus infinity if there is no unused token."""
         extra = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
-        extra[-1] = self._log_unused if self.unused else -math.inf
+        extra[-1] = self._log_count if self.unused else -math.inf
         return extra if bias is None else bias + extra
 
-    def _raised(self, mixture: Mixture | None, rows: Tensor) -> Mixture | None:
+    def _scaled_pointer(self, mixture: Mixture | None, rows: Tensor) -> Mixture | None:
         """The mixture with m times its probability where the target is an unused token."""
         if mixture is None:
             return None

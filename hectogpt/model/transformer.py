@@ -173,7 +173,7 @@ class Transformer(nn.Module):
             if view is None or not self.shares_view:
                 view = block.attention.view(positions, cache)._replace(entered=entered, first=first)
             if not self.shares_view:
-                entered.append(x)
+                entered.append(x)  # this layer's view has the list itself, and sees x as its last
             x = block(x, view, None if cache is None else cache.layer(index), ve)
         return self.final_layer_norm(x)
 

@@ -61,7 +61,8 @@ def add_in_tree(parts: list[Tensor]) -> Tensor:
 class World:
     """The processes that share a run, as one of them sees them: here the one process of a run that no other shares.
 
-    local: rank and size among those on this machine, if torchrun started them.
+    All of them call the same methods in the same order. local: rank and size among those on this machine, if torchrun
+    started them.
     """
 
     rank, size = 0, 1

@@ -159,6 +159,7 @@ class Session:
 
     def _facts(self) -> dict[str, Any]:
         """What a checkpoint says of where it was made; `machine` is what bits may depend on."""
+        # "head" in checkpoints: who computes all that has kernels, which was the head alone once.
         machine = self.machine.describe() | {"head": self.kernels, "processor": torch.backends.cpu.get_cpu_capability()}
         del machine["python"]
         return {

@@ -62,7 +62,8 @@ def training_tokens(run: Run, corpus: Corpus) -> np.ndarray:
 
 
 def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
-    """The run's model on its device, its weights drawn from the run's seed.
+    """The run's model on its device, its weights drawn from the run's seed: those that modules draw when they are made
+    are drawn again, in one order, once the head has its rows.
 
     The corpus is needed in two cases: `lm_head.compact_vocab` (which token ids this run will read) and
     `init_from_counts` (counts of the tokens that it will read).

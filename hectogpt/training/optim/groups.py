@@ -83,9 +83,10 @@ class QuickOptimizer(torch.optim.Optimizer):
 class OptimizerGroup:
     """Torch optimizers that are stepped together, their learning rates those of their groups times a factor.
 
-    One with more that depends on the step, such as a momentum that rises, has `set_step(step, factor)`, which is called
-    before each step, with its learning rates set. `initial_lr`, torch's own name, is a group's learning rate at a
-    factor of 1.
+    What an optimizer may have beside torch's own: `set_step(step, factor)` for more that depends on the step, such as a
+    momentum that rises; it is called before each step, with the learning rates set. A `step` whose closure has no
+    default, which computes gradients anew. In its groups, `kind` (`split_kinds`); `initial_lr`, torch's own name, is
+    the learning rate at a factor of 1.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
