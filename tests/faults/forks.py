@@ -90,26 +90,20 @@ class Child:
 
     def wait(self, kill_after: float | None = None) -> Ended:
         """Wait for its end. kill_after: seconds after its start at which it gets SIGKILL."""
-        at = LIMIT if kill_after is None else kill_after
-        sent = False
-        while True:
-            pid, status = os.waitpid(self.pid, 0 if sent else os.WNOHANG)
-            if pid:
-                break
-            if time.monotonic() - self.begun >= at:
+        until, sent = self.begun + (LIMIT if kill_after is None else kill_after), False
+        while not (ended := os.waitpid(self.pid, 0 if sent else os.WNOHANG))[0]:
+            time.sleep(0.0005)
+            if time.monotonic() >= until:
                 self.send(signal.SIGKILL)
                 sent = True
-            else:
-                time.sleep(0.0005)
-        code = os.waitstatus_to_exitcode(status)
-        if sent and kill_after is None:
-            code = HUNG
+        code = HUNG if sent and kill_after is None else os.waitstatus_to_exitcode(ended[1])
+        texts = []
         for file in (self._said, self._answer):
-            file.seek(0)
-        said, answer = self._said.read().decode(errors="replace"), self._answer.read()
-        self._said.close()
-        self._answer.close()
-        return Ended(code, said, json.loads(answer) if code == 0 and answer else None)
+            with file:
+                file.seek(0)
+                texts.append(file.read())
+        value = json.loads(texts[1]) if code == 0 and texts[1] else None
+        return Ended(code, texts[0].decode(errors="replace"), value)
 
 
 def run(work: Callable[[], Any], kill_after: float | None = None) -> Ended:

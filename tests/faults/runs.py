@@ -233,17 +233,15 @@ class Undisturbed:
     def lost(self, folder: Path, side: Path) -> list[str]:
         """What is wrong with the checkpoints in a folder: steps that were reported as saved are lost, or one with its
         final name is half or holds something else."""
-        checkpoints, told = Checkpoints(folder / CHECKPOINTS), 0
-        if side.exists():
-            told = max(int(line) for line in side.read_text().split())
-        faults = [
-            f"half a checkpoint: {problem}" for step in checkpoints.steps() if (problem := checkpoints.problem(step))
-        ]
-        if newest_step(folder) < told:
-            faults.append(f"lost: step {told} was reported as saved, the newest whole one is {newest_step(folder)}")
-        whole = [step for step in checkpoints.steps() if not checkpoints.problem(step)]
-        other = [step for step in whole if content_of(checkpoints.load(step)) != self.contents[step]]
-        return faults + [f"the checkpoint of step {step} holds something else" for step in other]
+        checkpoints, faults = Checkpoints(folder / CHECKPOINTS), list[str]()
+        for step in checkpoints.steps():
+            if problem := checkpoints.problem(step):
+                faults.append(f"half a checkpoint: {problem}")
+            elif content_of(checkpoints.load(step)) != self.contents[step]:
+                faults.append(f"the checkpoint of step {step} holds something else")
+        told, newest = max(map(int, side.read_text().split())) if side.exists() else 0, newest_step(folder)
+        lost = f"lost: step {told} was reported as saved, the newest whole one is {newest}"
+        return faults + ([lost] if newest < told else [])
 
     def faults_at_end(self, ended: forks.Ended, folder: Path, ignore: Sequence[str] = ()) -> list[str]:
         """What is wrong with a run that was left to end, in words."""

@@ -19,11 +19,8 @@ from hectogpt.generation import Sampling, generate
 from hectogpt.generation.decode import check_memory
 from hectogpt.interop import open_model
 from hectogpt.interop.export import export
-from hectogpt.lab import recipes
-from hectogpt.lab.record import Record, append_record, read_records
 from hectogpt.model import Transformer
 from hectogpt.model.weights import check_header
-from hectogpt.serialization import dump
 
 # --- the header's own check -------------------------------------------------------------------------------------------
 
@@ -89,20 +86,6 @@ def test_the_command_says_what_is_too_much(here: Here, tmp_path: Path) -> None:
     run = hostile.write_run(tmp_path / "run")
     done = here("generate", run, "hello", "--quiet", "--max-new-tokens", "10" + "0" * 12)
     assert_good_error(done, errors.MEMORY, "--max-new-tokens a smaller number")
-
-
-# --- records ----------------------------------------------------------------------------------------------------------
-
-
-def test_what_compare_writes_is_read(tmp_path: Path) -> None:
-    """Names of files come into records; whatever they are, the next command can read them."""
-    names = [name for name in hostile.TEXTS if name.strip()]
-    for number, name in enumerate(names):
-        run = dump(recipes.recipe("baseline")) | {"recipe": name}
-        record = Record(name, "closed", name, number, run, dev_loss=3.0, overrides={"optim.eps": "inf"})
-        append_record(tmp_path / "r.jsonl", record)
-    found = read_records(tmp_path / "r.jsonl")
-    assert (len(found), found[0].overrides) == (len(names), {"optim.eps": "inf"})
 
 
 # --- the page of `make proof` -----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hostile
 import pytest
 from experiments import small_run
 
@@ -35,8 +36,11 @@ def record(seed: int = 0, **more: Any) -> Record:
 
 
 def test_what_is_appended_is_read(tmp_path: Path) -> None:
+    """Whatever names it has: those of files come into records."""
     path = tmp_path / "folder" / "r.jsonl"
     written = [record(0, losses=[3.1, 3.0], overrides={"optim.lr": 0.1}, status="diverged", error="a\nb"), record(1)]
+    names = [name for name in hostile.TEXTS if name.strip()]
+    written += [replace(record(n), corpus=name, recipe=name) for n, name in enumerate(names)]
     for each in written:
         append_record(path, each)
     assert [replace(r, arm="") for r in read_records(path)] == written
