@@ -65,6 +65,14 @@ def write_vocabulary(folder: Path, merges: list[str], kind: str = "files", **cha
 VOCAB = 262  # ids of the small vocabulary that comes with each folder
 
 
+def write_run(folder: Path, config: ModelConfig) -> Transformer:
+    """A model over GPT-2's ids in its run's folder, which is new."""
+    model = peaked(Transformer(config), scale=0.1)
+    folder.mkdir()
+    save_model(model, folder)
+    return model
+
+
 def write_model(folder: Path, config: ModelConfig, dtype: torch.dtype = torch.float64) -> Transformer:
     """A model whose every weight counts, in a folder as a run leaves it, with a small vocabulary."""
     model = build(replace(config, vocab_size=VOCAB), dtype=dtype)

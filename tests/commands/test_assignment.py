@@ -180,19 +180,17 @@ def test_whatever_a_part_does_the_others_are_judged(tmp_path: Path) -> None:
     )
     told: list[Progress] = []
     assert check_kit(kit, told.append, limit=8.0) == told
-    found = {progress.part: (progress.state, progress.why) for progress in told}
-    assert found["gelu"] == ("failed", "not done after 8 s")
-    assert found["mlp"] == ("failed", "the process ended: exit code 0")
-    assert found["attention"] == ("passed", "")
-    assert found["block"][0] == "failed"
-    assert found["block"][1].startswith("SystemExit: 0 (model_solution.py, line ")
-    assert found["forward"] == ("passed", "")
-    assert found["generate"][1].startswith("RecursionError: ")
-    assert found["loss"][0] == "failed"
-    assert found["loss"][1].startswith("AssertionError: mine\x1b[31m (model_solution.py, line ")
-    for part in ("chunks", "train", "plot"):
-        assert found[part] == ("failed", "SyntaxError: invalid syntax (train.py, line 16)")
-    assert found["converter"] == found["pretrained"] == ("passed", "")
+    found = {progress.part: progress.why for progress in told if progress.state == "failed"}
+    assert {progress.part for progress in told if progress.state == "passed"} >= {"attention", "forward", "converter"}
+    for part, why in {
+        "gelu": "not done after 8 s",
+        "mlp": "the process ended: exit code 0",
+        "block": "SystemExit: 0 (model_solution.py, line ",
+        "generate": "RecursionError: ",
+        "loss": "AssertionError: mine\x1b[31m (model_solution.py, line ",
+        **dict.fromkeys(("chunks", "train", "plot"), "SyntaxError: invalid syntax (train.py, line 16)"),
+    }.items():
+        assert found[part].startswith(why)
 
 
 def test_reasons_are_told_in_a_line(here: Here, tmp_path: Path) -> None:

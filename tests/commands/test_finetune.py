@@ -11,7 +11,7 @@ import pytest
 import torch
 from command import Here, assert_good_error
 from helpers import peaked, small_run, tiny_corpus, write_tokens
-from model_folders import write_model
+from model_folders import write_model, write_run
 from model_kinds import KINDS, build
 
 from hectogpt import errors
@@ -30,14 +30,6 @@ from hectogpt.training.session import Session
 SMALL = ModelConfig(16, 2, 1, 32, 50257)
 
 
-def write_run(folder: Path, config: ModelConfig = SMALL) -> Transformer:
-    """The model of an earlier run, in its folder."""
-    model = peaked(Transformer(config), scale=0.1)
-    folder.mkdir()
-    save_model(model, folder)
-    return model
-
-
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_run_starts_from_the_weights(tmp_path: Path, tied: bool) -> None:
     before = write_run(tmp_path / "run", replace(SMALL, lm_head=LMHeadConfig(tied=tied)))
@@ -52,7 +44,7 @@ def test_a_run_starts_from_the_weights(tmp_path: Path, tied: bool) -> None:
 
 
 def test_one_model_has_one_hash_in_every_layout(tmp_path: Path) -> None:
-    write_run(tmp_path / "run")
+    write_run(tmp_path / "run", SMALL)
     export(tmp_path / "run", tmp_path / "exported")
     runs = [start_from(small_run(), str(tmp_path / name)) for name in ("run", "exported")]
     state = saved_tensors(open_source(str(tmp_path / "run"))[0])
@@ -71,7 +63,7 @@ def test_a_compact_vocabulary_becomes_a_whole_one() -> None:
 
 
 def test_weights_that_are_gone_changed_or_of_another_shape(tmp_path: Path) -> None:
-    write_run(tmp_path / "run")
+    write_run(tmp_path / "run", SMALL)
     corpus, run = tiny_corpus(tmp_path), start_from(small_run(), str(tmp_path / "run"))
     with pytest.raises(UserError, match=r"do not fit(.|\n)*is missing"):
         Session.open(replace(run, model=replace(run.model, n_layers=2)), corpus)
@@ -92,7 +84,7 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
 def test_the_command_reads_where_to_start(tmp_path: Path, here: Here) -> None:
     assert_good_error(here("train", "finetune"), errors.USAGE, "--init")
     assert_good_error(here("train", "finetune", "--init", "no/where/at/all"), errors.CHECKPOINT, "neither a folder")
-    write_run(tmp_path / "base")
+    write_run(tmp_path / "base", SMALL)
     asked = parse(["finetune", "--init", "base", "--optim.lr", "0.001"])
     assert (asked.options.init, asked.name, asked.run.model) == ("base", "finetune", SMALL)
     assert dump(asked.run) == dump(asked.recipe) | {"optim": dump(asked.recipe.optim) | {"lr": 0.001}}
@@ -101,7 +93,7 @@ def test_the_command_reads_where_to_start(tmp_path: Path, here: Here) -> None:
 @pytest.mark.thorough
 def test_the_command_shows_before_and_after_and_goes_on(tmp_path: Path, here: Here) -> None:
     write_tokens(tmp_path / "a")
-    write_run(tmp_path / "base")
+    write_run(tmp_path / "base", SMALL)
     options = ["--corpus", "a", "--steps", "4", "--threads", "1", "--data.batch-size", "2"]
     done = here.ok("train", "finetune", "--init", "base", *options, "--out", "whole", "--save-every", "2")
     assert "before training" in done.stdout

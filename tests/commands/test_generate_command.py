@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from command import Here
+from model_folders import write_run
 
 from hectogpt.data import load_tokenizer
-from hectogpt.model import SIZES, Transformer
-from hectogpt.model.weights import save_model
+from hectogpt.model import ModelConfig
 
 CONTEXT = 16
 
@@ -21,11 +19,8 @@ CONTEXT = 16
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model's folder, as training leaves it."""
-    folder = tmp_path_factory.mktemp("run")
-    config = replace(SIZES["tiny"], d_model=8, n_heads=2, n_layers=1, context_length=CONTEXT)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        save_model(Transformer(config), folder)
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    write_run(folder, ModelConfig(8, 2, 1, CONTEXT, 50257))
     return folder
 
 
