@@ -60,17 +60,9 @@ def run_of(recipe: str, text: Path, steps: int, dtype: Any) -> Any:
     run = hectogpt.recipe(recipe)
     sizes: dict[str, Any] = {name.removeprefix("model."): size for name, size in SIZES.items()}
     head = hectogpt.replace(run.model.lm_head, compact_vocab=True)
-    return hectogpt.replace(
-        run,
-        model=hectogpt.replace(run.model, **sizes, lm_head=head),
-        data=hectogpt.replace(run.data, batch_size=4, seq_len=128),
-        steps=steps,
-        seed=3,
-        corpus=str(text),
-        threads=1,
-        dtype=dtype,
-        head_dtype=dtype,
-    )
+    model, data = hectogpt.replace(run.model, **sizes, lm_head=head), hectogpt.Data(batch_size=4, seq_len=128)
+    given = {"steps": steps, "seed": 3, "corpus": str(text), "threads": 1, "dtype": dtype, "head_dtype": dtype}
+    return hectogpt.replace(run, model=model, data=data, **given)
 
 
 def train_in(page: Any, recipe: str, steps: int, fields: dict[str, Any] = FIELDS, dtype: str = "float32") -> Any:
