@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hectogpt import errors
 from hectogpt.cli.console import remarks, show
 from hectogpt.cli.options import ShowOptions
 from hectogpt.display import NGRAMS, OTHER_TOKENS, columns, facts_text, one_line, printable, value_text
@@ -26,7 +25,7 @@ from hectogpt.run_records import (
     read_record,
     text_of,
 )
-from hectogpt.serialization import did_you_mean, diff, dump
+from hectogpt.serialization import diff, dump
 
 STATES = {
     "done": "trained and scored",
@@ -55,23 +54,15 @@ FACTS = (
 def main(options: ShowOptions) -> None:
     """Show a run, or the runs that are here. Raises UserError."""
     if options.run:
-        show_run(read_record(choose(options.run, Path("runs"))), options.json)
+        show_run(read_record(choose(options.run)), options.json)
     else:
         show_runs(options.json)
 
 
-def choose(name: str, root: Path) -> Path:
-    """The folder of that name, as a path or below `root`. Raises UserError (CHECKPOINT)."""
-    for folder in (Path(name), root / name):
-        if folder.is_dir():
-            return folder
-    here = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-    raise UserError(
-        f"no run {name!r}",
-        why=f"there is neither a folder {name} nor {root / name}" + (f"; runs here: {', '.join(here)}" if here else ""),
-        fix=did_you_mean(name, here) if here else "hectogpt train",
-        code=errors.CHECKPOINT,
-    )
+def choose(name: str) -> Path:
+    """The folder of that name, as a path or below runs/, if there is one."""
+    path, below = Path(name), Path("runs", name)
+    return below if below.is_dir() and not path.is_dir() else path
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------

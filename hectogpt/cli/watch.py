@@ -106,7 +106,7 @@ def run_data(folder: Path) -> dict[str, Any]:
 
 def main(options: WatchOptions) -> None:
     """Serve the page until a signal. Raises UserError."""
-    folders = list(dict.fromkeys(choose(name, Path("runs")) for name in options.runs))
+    folders = list(dict.fromkeys(choose(name) for name in options.runs))
     if len(folders) > MOST_RUNS:
         raise UserError(f"{len(folders)} runs", why=f"at most {MOST_RUNS} can be told apart", fix="name fewer")
     for folder in folders:
