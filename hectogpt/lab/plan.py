@@ -5,6 +5,7 @@ Old names of recipes and fields are accepted; the arms have today's.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Sequence
@@ -86,10 +87,8 @@ def parse_sweep(text: str) -> list[tuple[str, Any]]:
 
 
 def _parse(text: str) -> Any:
-    if text.lower() in ("none", "true", "false"):
-        return {"none": None, "true": True, "false": False}[text.lower()]
-    for read in (json.loads, float):  # float for .5, which JSON does not have
-        with suppress(ValueError):
+    for read in (json.loads, ast.literal_eval):  # true, or True
+        with suppress(ValueError, SyntaxError):
             return read(text)
     return text
 

@@ -27,8 +27,6 @@ class Summary:
     n: int
     mean: float
     sd: float | None
-    min: float
-    max: float
 
     def __str__(self) -> str:
         """ "2.4061 ± 0.0031"."""
@@ -69,7 +67,7 @@ def p_text(p: float) -> str:
 def summarize(values: Sequence[float]) -> Summary:
     """Summary of at least one value."""
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Summary(len(values), float(np.mean(values)), sd, float(min(values)), float(max(values)))
+    return Summary(len(values), float(np.mean(values)), sd)
 
 
 def compare_pairs(new: Mapping[int, float], old: Mapping[int, float]) -> Paired | None:
