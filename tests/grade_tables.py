@@ -7,23 +7,17 @@ Written as source, apart from the hypotheses of hectogpt/grade: what a mistake c
 # ruff: noqa: E501  # a table, an entry a line
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from grade_solutions import BASE, TEXTBOOK, body, edited
 
 
-@dataclass(frozen=True)
-class Wrong:
+class Wrong(NamedTuple):
     """names: acceptable diagnoses."""
 
     part: str
     names: tuple[str, ...]
     source: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.part}: {self.names[0]}"
 
 
 def wrong(part: str, names: str, *edits: tuple[str, str]) -> Wrong:

@@ -78,7 +78,10 @@ def test_all_parts_are_there_and_no_two_are_equal() -> None:
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(one, id=one.id, marks=[pytest.mark.thorough] if n % 6 else []) for n, one in enumerate(WRONG)],
+    [
+        pytest.param(one, id=f"{one.part}: {one.names[0]}", marks=[pytest.mark.thorough] if n % 6 else [])
+        for n, one in enumerate(WRONG)
+    ],
 )
 def test_a_wrong_solution_is_caught_and_named(case: Wrong) -> None:
     result = judged(case.source, case.part)[case.part]
@@ -95,7 +98,7 @@ def test_a_mistake_in_one_part_leaves_the_others_right() -> None:
         if case.names[0] == "layers outside a ModuleList":
             continue  # the model has no layers; no part of MODEL
         results = judged(case.source, *MODEL)
-        assert [part for part, result in results.items() if result.outcome != "passed"] == [case.part], case.id
+        assert [part for part, result in results.items() if result.outcome != "passed"] == [case.part], case.names
 
 
 def test_what_no_mistake_explains_is_told_by_its_first_place_and_soon() -> None:

@@ -138,31 +138,30 @@ def test_orthogonalized_matrices_have_singular_values_near_one(rows: int, column
 
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_muon_equals_its_twin_in_torch(nesterov: bool) -> None:
-    config = replace(TINY, n_layers=1, vocab_size=50)
-    ours, twin = Transformer(config), Transformer(config)
-    twin.load_state_dict(ours.state_dict())
+    ours = Transformer(replace(TINY, n_layers=1, vocab_size=50))
+    parameters = dict(ours.named_parameters())
     optim = Muon(lr=0.05, momentum=0.9, nesterov=nesterov, rest=AdamW(lr=0.0, weight_decay=0.0))
     mine = optim.build(ours)
     # The twin takes each of q, k and v as a matrix of its own.
-    matrices = {}
-    for name, p in twin.named_parameters():
-        if kinds(twin)[name] == "matrix":
-            chunks = p.detach().chunk(3 if "qkv" in name else 1)
-            matrices[name] = [torch.nn.Parameter(c.clone()) for c in chunks]
+    matrices = {
+        name: [torch.nn.Parameter(c.clone()) for c in parameters[name].detach().chunk(3 if "qkv" in name else 1)]
+        for name, kind in kinds(ours).items()
+        if kind == "matrix"
+    }
     flat = [p for parts in matrices.values() for p in parts]
     theirs = torch.optim.Muon(flat, lr=0.05, weight_decay=0.0, momentum=0.9, nesterov=nesterov, adjust_lr_fn="original")
     for step in range(4):
         generator = torch.Generator().manual_seed(step)
-        for name, p in ours.named_parameters():
+        for p in parameters.values():
             p.grad = torch.randn(p.shape, generator=generator)
-            for part, gradient in zip(matrices.get(name, []), p.grad.chunk(len(matrices.get(name, [0]))), strict=False):
+        for name, parts in matrices.items():
+            for part, gradient in zip(parts, parameters[name].grad.chunk(len(parts)), strict=True):
                 part.grad = gradient.clone()
         mine.step(step, 1.0)
         theirs.step()
     for name, parts in matrices.items():
-        got = dict(ours.named_parameters())[name]
         # Theirs iterates in bf16 (8 bits of mantissa), ours in float32.
-        torch.testing.assert_close(got, torch.cat([p.data for p in parts]), rtol=0, atol=0.05 * 4 * 0.05)
+        torch.testing.assert_close(parameters[name], torch.cat([*parts]), rtol=0, atol=0.05 * 4 * 0.05)
     rising = Muon(momentum_start=0.85, momentum=0.95, momentum_steps=10)
     assert [rising.momentum_at(step) for step in (0, 5, 10, 99)] == pytest.approx([0.85, 0.9, 0.95, 0.95])
 
