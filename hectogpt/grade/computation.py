@@ -131,12 +131,9 @@ class Computation:
     def layers(self, n: int) -> list[int]:
         return list(range(n))
 
-    def layer(self, number: int, x: Tensor) -> Tensor:
-        return self.block(f"backbone.{number}.", x)
-
     def backbone(self, x: Tensor) -> Tensor:
         for number in self.layers(self.size.n_layers):
-            x = self.layer(number, x)
+            x = self.block(f"backbone.{number}.", x)
         return x
 
     def final_norm(self, x: Tensor) -> Tensor:
