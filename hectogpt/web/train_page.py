@@ -52,15 +52,9 @@ def first_weights(folder: Path, text: str) -> dict[str, Any]:
     model, tokenizer = open_model(folder)
     config, state = model.config, model.state_dict()
     rotary = [part for part in config.attention_parts if isinstance(part, Rotary)]
-    plain = len(config.attention_parts) == len(rotary) + sum(isinstance(p, QKNorm) for p in config.attention_parts)
-    if (
-        not tokenizer.is_gpt2
-        or config.inputs
-        or config.value_embeddings
-        or config.pointer
-        or config.lm_head.embedding_map
-        or not plain
-    ):
+    foreign = [part for part in config.attention_parts if not isinstance(part, Rotary | QKNorm)]
+    others = (*foreign, *config.inputs, *config.value_embeddings, config.pointer, config.lm_head.embedding_map)
+    if any(others) or not tokenizer.is_gpt2:
         raise UserError(
             f"the model in {folder} has parts that the page cannot train",
             why="it knows GPT-2's vocabulary, embeddings, positions, rotary positions, attention and MLPs",
