@@ -83,11 +83,8 @@ def local_engine(comparison: Comparison, workers: int = 1) -> Engine:
     if workers > 1 and workers * threads > cores:
         raise UserError(
             f"{workers} trials at a time of {threads} thread{'s' * (threads != 1)} each do not fit {cores} cores",
-            why="trials that share cores take longer, and their seconds count. The number of threads changes the last "
-            "bits of a loss, so it does not follow the number of workers by itself",
-            fix=set_to("threads", cores // workers) + ", for all trials that are to be compared"
-            if workers <= cores
-            else set_to("workers", max(cores // threads, 1)),
+            why="trials that share cores take longer, and their seconds count",
+            fix=set_to("workers", max(cores // threads, 1)) + ", or fewer threads for all that are to be compared",
         )
     return Engine(workers, ask)
 
