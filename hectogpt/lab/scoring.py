@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hectogpt.data import Corpus
 from hectogpt.display import Progress
 from hectogpt.generation import Sampling, complete
@@ -26,7 +24,7 @@ from hectogpt.training.session import Session
 from hectogpt.training.task import Task
 
 SOTU_PROMPT = "The state of our"
-PROMPT_TOKENS = 6  # of a held-out document, for other corpora
+PROMPT_TOKENS = 6  # of the held-out text, for other corpora
 
 
 @dataclass(frozen=True)
@@ -81,13 +79,11 @@ def score(session: Session, folder: RunFolder, progress: Progress, prompt: str |
 
 
 def default_prompt(corpus: Corpus) -> str:
-    """A prompt that fits the corpus: for others than sotu, the first tokens of the first held-out document."""
+    """A prompt that fits the corpus: for others than sotu, the first tokens of the held-out text."""
     if corpus.name == "sotu":
         return SOTU_PROMPT
-    ends = np.flatnonzero(corpus.dev[:100_000] == corpus.tokenizer.end_of_text)
-    documents = [d[d != corpus.tokenizer.end_of_text] for d in np.split(corpus.dev[:100_000], ends + 1)]
-    first = next((d for d in documents if len(d) > PROMPT_TOKENS), documents[0])
-    text = corpus.tokenizer.decode_bytes(first[:PROMPT_TOKENS].tolist())
+    ids = corpus.dev[corpus.dev != corpus.tokenizer.end_of_text][:PROMPT_TOKENS]
+    text = corpus.tokenizer.decode_bytes(ids.tolist())
     return text.decode("utf-8", errors="ignore")  # the last character may be cut
 
 
