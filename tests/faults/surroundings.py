@@ -6,7 +6,6 @@ those of an ordinary one, or a command that only has to answer.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import forks
+import runs
 from command import HECTOGPT, TINY
 from helpers import ROOT, write_tokens
 
@@ -109,13 +109,9 @@ def fault_of(place: Path, one: Try, finished: Path, expected: Any) -> str:
 
 def learned(run: Path) -> Any:
     """What a training has computed, and whether no time that it measured is negative."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    weights = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
-    known = ("step", "tokens", "train/loss", "train/grad_norm", "train/lr", "dev/loss", "dev/bpb")
-    computed = [{key: row[key] for key in known if key in row} for row in rows]
-    durations = min(row.get(key, 0) for row in rows for key in ("train/dt", "train/tok_per_sec"))
-    return computed, weights, [summary[name] for name in ("dev_loss", "samples", "state")], durations >= 0
+    rows, found = [json.loads(line) for line in (run / "metrics.jsonl").open()], runs.signature(run)
+    del found["steps"]  # checkpoints are saved by time
+    return found, min(row.get(key, 0) for row in rows for key in ("train/dt", "train/tok_per_sec")) >= 0
 
 
 def run_in(place: Path, one: Try, finished: Path) -> tuple[int, str, Path]:
