@@ -1,4 +1,4 @@
-"""Waiting for what a page does in its own time, and Firefox, which Playwright cannot drive as Debian packs it."""
+"""What axe-core finds in a page, and Firefox, which Playwright cannot drive as Debian packs it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-
-def wait_until(page: Any, condition: Callable[[], bool], seconds: float = 5) -> None:
-    """Waits until `condition()` is true; an AssertionError in it counts as false until the time is over. Playwright's
-    own `wait_for_function` evaluates strings inside the page, which the policy of our pages forbids."""
-    for left in range(int(seconds * 20), 0, -1):
-        try:
-            if condition():
-                return
-        except AssertionError:
-            if left == 1:
-                raise
-        page.wait_for_timeout(50)
-    raise AssertionError(f"it did not happen within {seconds} s")
-
 
 # preload: it would fetch the style sheets, which a browser forbids in a file. Of headers of tables: text in MathML is
 # none to axe, and the corner of a table may be empty.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsers import axe_faults, wait_until
+from browsers import axe_faults
 from helpers import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.thorough]
@@ -48,4 +48,4 @@ def test_a_page_is_accessible_and_fits_a_telephone(site: Path, page: Any, name: 
 
 def test_search_works_from_a_file(site: Path, page: Any) -> None:
     page.goto((site / "search.html").as_uri() + "?q=checkpoint")
-    wait_until(page, lambda: page.locator("ul.search li a").count() > 3)
+    page.wait_for_selector("ul.search li:nth-child(4) a")

@@ -186,20 +186,15 @@ def test_a_child_that_hangs_ends_with_the_grader(tmp_path: Path) -> None:
 def test_a_teacher_grades_a_class_that_is_killed_and_goes_on(tmp_path: Path) -> None:
     """docs/grading-teacher.md: a class with all that may come. Nothing stops it, and none is graded twice."""
     class_ = tmp_path / "class"
-    submit(class_ / "anna", BASE, TRAIN)
-    for name, mistake in (
-        ("ben", "mask after softmax"),
-        ("carl", "no scale"),
-        ("dora", "no scale"),
-        ("finn", "no shift"),
-    ):
-        submit(class_ / name, SOURCES[mistake], TRAIN)
+    for name, source in (
+        ("anna", BASE), ("ben", SOURCES["mask after softmax"]), ("carl", SOURCES["no scale"]),
+        ("dora", SOURCES["no scale"]), ("finn", SOURCES["no shift"]), ("jan", "def x(:\n" + BASE),
+        ("gina", HOSTILE["a loop without end"].source), ("hugo", HOSTILE["a flood"].source),
+    ):  # fmt: skip
+        submit(class_ / name, source, TRAIN)
     submit(class_ / "emil", SOURCES["softmax over queries"])
-    submit(class_ / "gina", HOSTILE["a loop without end"].source, TRAIN)
-    submit(class_ / "hugo", HOSTILE["a flood"].source, TRAIN)
     (class_ / "ida").mkdir()
     (class_ / "ida" / "notes.txt").write_text("the dog ate it")
-    submit(class_ / "jan", "def x(:\n" + BASE, TRAIN)
     (class_ / "broken.zip").write_bytes(b"no archive")
     with zipfile.ZipFile(class_ / "kim.zip", "w") as file:
         file.writestr("kim/model_solution.py", SOURCES["post-norm"])
