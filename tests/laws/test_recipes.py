@@ -1,10 +1,8 @@
-"""Recipes by name: each takes two steps, no refactoring changes a field; every rung of the ladder is one idea."""
+"""Recipes by name: each takes two steps, every rung of the ladder is one idea. test_record.py holds their fields."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +12,11 @@ from hectogpt.data import Corpus
 from hectogpt.lab import recipes
 from hectogpt.lab.ladder import LADDER
 from hectogpt.model.pointer import PointerHead
-from hectogpt.serialization import dump, load
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.optim import AdamW
 from hectogpt.training.run import Run, sections_changed
 from hectogpt.training.session import Session
 
-SNAPSHOT = Path(__file__).parents[1] / "data" / "recipes.json"
 ABLATIONS = [recipes.WITHOUT + change.__name__ for change in LADDER]
 
 
@@ -52,41 +48,6 @@ def test_old_names_are_accepted_everywhere() -> None:
             assert recipes.without(old).recipe == f"without-{new}"
     assert not recipes.RENAMED.keys() & set(recipes.RECIPES), "no name means two things"
     assert recipes.without("wide", "depth") == recipes.without("width_256", "layers_4")
-
-
-# --- what they compute ------------------------------------------------------------------------------------------------
-
-
-def read_snapshot() -> dict[str, Any]:
-    """Name -> dump of the run, both as they were at commit 7b14102; the file holds differences to another recipe."""
-    runs: dict[str, Any] = {}
-    for name, entry in json.loads(SNAPSHOT.read_text(encoding="utf-8")).items():
-        runs[name] = merge(runs.get(entry["of"]), entry["run"])
-    return runs
-
-
-def merge(value: Any, change: Any) -> Any:
-    """`value` with the fields of `change`; a value of another type is replaced whole."""
-    both = isinstance(value, dict) and isinstance(change, dict)
-    if both and change.get("type", value.get("type")) == value.get("type"):
-        return value | {name: merge(value.get(name), inner) for name, inner in change.items()}
-    return change
-
-
-def test_no_recipe_has_changed_a_field_since_it_was_recorded() -> None:
-    snapshot = read_snapshot()
-    younger = {"minute", "half_minute", "finetune", "own_document", "without-where_to_copy", "without-own_document"}
-    changed = {"large_batch"}  # built on a higher rung since
-    assert {recipes.current_recipe(name) for name in snapshot} | younger == {*recipes.RECIPES, *ABLATIONS}
-    for old, run in snapshot.items():
-        name, loaded = recipes.current_recipe(old), load(Run, run)
-        assert load(Run, dump(loaded)) == loaded
-        assert loaded.recipe == old
-        # The top without one rung was recorded when `soap_rare_tokens` was the top.
-        part = name.removeprefix(recipes.WITHOUT)
-        today = recipes.recipe(name) if part == name else recipes.without(part, "soap_rare_tokens")
-        if name not in changed:
-            assert today == replace(loaded, recipe=name), name
 
 
 # --- the ladder -------------------------------------------------------------------------------------------------------

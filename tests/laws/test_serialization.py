@@ -63,7 +63,7 @@ def test_numbers_that_json_lacks() -> None:
             dump(value)
 
 
-# --- names of before: tests/data/recipes.json has all of them, and test_recipes.py reads it ---------------------------
+# --- names of before: results/ladder.jsonl has most of them, and test_record.py reads it ------------------------------
 
 
 def test_a_field_that_is_gone_is_passed_over_and_one_that_never_was_is_not() -> None:
