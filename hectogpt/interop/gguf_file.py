@@ -15,15 +15,16 @@ from torch import Tensor
 from hectogpt.data import Tokenizer
 from hectogpt.errors import UserError
 from hectogpt.files import replacing
-from hectogpt.interop.hf_model import LAYER
+from hectogpt.interop.hf_model import names
 from hectogpt.model.parts import LayerNorm
 from hectogpt.model.transformer import Transformer
 from hectogpt.model.weights import saved_tensors
 
 FILE = "model.gguf"
-# GGUF's names of what a layer has in Hugging Face's GPT-2, in the order of the file.
-BLOCK = {"attn_norm": "ln_1", "attn_qkv": "attn.c_attn", "attn_output": "attn.c_proj"}
-BLOCK |= {"ffn_norm": "ln_2", "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}
+# Hugging Face's names of GPT-2's tensors, in a layer behind its number, and GGUF's.
+NAMES = {"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm", "lm_head": "output"}
+NAMES |= {"ln_1": "attn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output"}
+NAMES |= {"ln_2": "ffn_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
 
 
 def write(model: Transformer, tokenizer: Tokenizer, path: Path, title: str, matrices: str = "f32") -> None:
@@ -73,19 +74,10 @@ def write(model: Transformer, tokenizer: Tokenizer, path: Path, title: str, matr
 def tensors(model: Transformer) -> Iterator[tuple[str, np.ndarray]]:
     """The tensors by GGUF's names, float32, matrices as [out, in]. A tied head has none of its own."""
     state = saved_tensors(model)
-
-    def stacked(names: tuple[str, ...]) -> np.ndarray:
-        joined: Tensor = torch.cat([state[name] for name in names])
-        return joined.to(torch.float32).contiguous().numpy()
-
-    yield "token_embd.weight", stacked(("embeddings.weight",))
-    yield "position_embd.weight", stacked(("position_embeddings.weight",))
-    for layer in range(model.config.n_layers):
-        for theirs, named in BLOCK.items():
-            for kind in ("weight", "bias"):
-                names = tuple(f"backbone.{layer}.{name}.{kind}" for name in LAYER[named])
-                yield f"blk.{layer}.{theirs}.{kind}", stacked(names)
-    for kind in ("weight", "bias"):
-        yield f"output_norm.{kind}", stacked((f"final_layer_norm.{kind}",))
-    if not model.config.lm_head.tied:
-        yield "output.weight", stacked(("lm_head.weight",))
+    for theirs, ours, _ in names(model.config.n_layers):
+        name, _, kind = theirs.rpartition(".")
+        layer, name = name.split(".", 2)[1:] if name.startswith("h.") else ("", name)
+        if ours[0] in state:
+            joined: Tensor = torch.cat([state[one] for one in ours])
+            place = f"blk.{layer}." * bool(layer) + NAMES[name]
+            yield f"{place}.{kind}", joined.to(torch.float32).contiguous().numpy()
