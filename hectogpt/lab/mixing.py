@@ -231,13 +231,11 @@ def adapting(session: Session, alone: dict[str, EvalResult]) -> dict[str, Scored
     return scored
 
 
-def read_on(
-    session: Session, tokens: np.ndarray, windows: int = WINDOWS, factor: float = FACTOR
-) -> tuple[np.ndarray, Places, int]:
+def read_on(session: Session, tokens: np.ndarray) -> tuple[np.ndarray, Places, int]:
     """Score every token after the first as `evaluate` does, and learn from what was scored. tokens: ids [n]; gives the
     loss of each [n - 1], the places as the model saw them, and how many are scored between two steps."""
     seq_len = min(SEQ_LEN, session.model.config.context_length, len(tokens) - 1)
-    stream, losses, seen, size = tokens.astype(np.int64), [], [], windows * seq_len
+    stream, losses, seen, size = tokens.astype(np.int64), [], [], WINDOWS * seq_len
     batches = setup.make_batches(session.run, session.corpus)
     gradients = RowsScored(session.run, session.model, batches, session.machine)
     for number, begin in enumerate(range(0, len(tokens) - 1, size)):
@@ -247,7 +245,7 @@ def read_on(
         if begin + len(part) < len(stream):
             gradients.rows = cut(part, seq_len)[0]
             with native.using(session.kernels == "native"):
-                update(gradients, session.optimizer, session.run.steps + number, factor)
+                update(gradients, session.optimizer, session.run.steps + number, FACTOR)
     return np.concatenate(losses), join(seen), size
 
 

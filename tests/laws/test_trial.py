@@ -14,6 +14,7 @@ from helpers import train
 
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
+from hectogpt.lab import mixing
 from hectogpt.lab.mixing import Scoring, look_up, mix, places_read, places_scored, read_on, score_both, scores_of
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.trial import request_of, train_and_score
@@ -48,18 +49,21 @@ def test_a_trial_can_be_scored_with_counts(corpus: Corpus) -> None:
     assert found["dev_bpb"] / found["dev_loss"] == pytest.approx(here.summary()["dev_bpb"] / here.dev_loss)
 
 
-def test_adapting_scores_each_token_before_it_is_learned(corpus: Corpus) -> None:
+def test_adapting_scores_each_token_before_it_is_learned(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first windows have the losses of the trained model, and so has all of a text that is read at rates of 0; the
     future changes no loss before it; afterwards the run is as it was."""
     session = Session.open(small_run(), corpus)
     list(session.steps())
     plain, before = session.evaluate("dev"), take_state(session.model, session.optimizer)
     dev = corpus.tokens["dev"][:321]
-    assert read_on(session, dev, 2, 0.0)[0] == pytest.approx(plain.losses[:320], abs=1e-6)
+    monkeypatch.setattr(mixing, "WINDOWS", 2)
+    monkeypatch.setattr(mixing, "FACTOR", 0.0)
+    assert read_on(session, dev)[0] == pytest.approx(plain.losses[:320], abs=1e-6)
     found = []
+    monkeypatch.setattr(mixing, "FACTOR", 1.0)
     for text in (dev, np.concatenate((dev[:160], dev[160:][::-1]))):
         put_state(session.model, session.optimizer, *deepcopy(before))
-        losses, places, window = read_on(session, text, 2, 1.0)
+        losses, places, window = read_on(session, text)
         looked_up, _ = look_up(places, places, window)
         assert not looked_up[:32].any(), "nothing was scored before"
         found.append((losses, looked_up))
