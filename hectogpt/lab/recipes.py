@@ -266,18 +266,13 @@ def compound(changes: Iterable[Recipe], name: str) -> Run:
 
 
 def without(name: str, top: str = TOP) -> Run:
-    """The ladder up to `top` without one rung. Accepts old names. Raises UserError for a name not on the ladder."""
-    name, top = current_recipe(name), current_recipe(top)
-    known = [change.__name__ for change in LADDER]
-    if top in known:
-        known = known[: known.index(top) + 1]
-    for wanted in (top, name):
-        if wanted not in known:
-            raise UserError(
-                f"{wanted!r} is not on the ladder", why=f"it has {', '.join(known)}", fix=did_you_mean(wanted, known)
-            )
-    changes = LADDER[: len(known)]
-    return compound((change for change in changes if change.__name__ != name), WITHOUT + name)
+    """The ladder up to the rung `top` without one. Accepts old names. Raises UserError for a name not on the ladder."""
+    name, known = current_recipe(name), [change.__name__ for change in RECIPES[current_recipe(top)]]
+    if name not in known:
+        raise UserError(
+            f"{name!r} is not on the ladder", why=f"it has {', '.join(known)}", fix=did_you_mean(name, known)
+        )
+    return compound((change for change in LADDER[: len(known)] if change.__name__ != name), WITHOUT + name)
 
 
 def recipe(name: str) -> Run:
