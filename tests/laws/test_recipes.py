@@ -14,7 +14,7 @@ from hectogpt.lab.ladder import LADDER
 from hectogpt.model.pointer import PointerHead
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.optim import AdamW
-from hectogpt.training.run import Run, sections_changed
+from hectogpt.training.run import LinearDecay, Run, sections_changed
 from hectogpt.training.session import Session
 
 ABLATIONS = [recipes.WITHOUT + change.__name__ for change in LADDER]
@@ -48,6 +48,13 @@ def test_old_names_are_accepted_everywhere() -> None:
             assert recipes.without(old).recipe == f"without-{new}"
     assert not recipes.RENAMED.keys() & set(recipes.RECIPES), "no name means two things"
     assert recipes.without("wide", "depth") == recipes.without("width_256", "layers_4")
+
+
+def test_adamw_128_of_which_no_record_is_kept() -> None:
+    before = replace(recipes.recipe("baseline"), recipe="adamw_128", dtype="auto", head_dtype="auto")
+    optim = AdamW(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    run = replace(before, model=replace(before.model, d_model=128, n_heads=4), optim=optim, schedule=LinearDecay(5))
+    assert recipes.recipe("adamw_128") == run
 
 
 # --- the ladder -------------------------------------------------------------------------------------------------------
