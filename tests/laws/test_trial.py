@@ -75,6 +75,7 @@ def test_adapting_scores_each_token_before_it_is_learned(corpus: Corpus, monkeyp
     assert losses[:32] == pytest.approx(plain.losses[:32], abs=1e-6)
     assert losses.mean() < plain.loss
     put_state(session.model, session.optimizer, *deepcopy(before))
+    monkeypatch.undo()
     fields = scores_of("adaptive", session, ("dev", "test"))
     after, _ = take_state(session.model, session.optimizer)
     assert all(torch.equal(after[name], tensor) for name, tensor in before[0].items())
