@@ -149,6 +149,12 @@ def reads_through_c(run: Run) -> Run:
     return run
 
 
+def reads_through_python_s_c(run: Run) -> Run:
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.pythonapi.open(b"/etc/hostname", 0)
+    return run
+
+
 def kills_the_judge(run: Run) -> Run:
     with contextlib.suppress(OSError):
         os.kill(os.getppid(), 0)
@@ -215,6 +221,16 @@ def looks_at_the_clock(run: Run) -> Run:
     return replace(run, schedule=ByTheClock())
 
 
+@dataclass(frozen=True)
+class ByTheFolder(Schedule):
+    def factor(self, step: int, steps: int) -> float:
+        return 1.0 + len(os.getcwd()) / 1000 + sum(map(ord, os.getcwd())) / 1e5
+
+
+def looks_at_its_folder(run: Run) -> Run:
+    return replace(run, schedule=ByTheFolder())
+
+
 def draws_its_learning_rate(run: Run) -> Run:
     return replace(run, optim=AdamW(lr=0.01 + random.SystemRandom().random() / 1000))
 
@@ -232,6 +248,19 @@ class Future(InputPart):
 
 def sees_the_next_token(run: Run) -> Run:
     return with_input(run, Future())
+
+
+@dataclass(frozen=True)
+class OverTime(Norm):
+    """Subtracts a mean over the whole row, the future too."""
+
+    def build(self, size: int) -> nn.Module:
+        norm = lambda gain, x, ids: 30 * gain * (x - x.mean(dim=1, keepdim=True)) / (x.std() + 1e-5)  # noqa: E731
+        return Layer(norm, torch.ones(1))
+
+
+def normalises_over_the_row(run: Run) -> Run:
+    return replace(run, model=replace(run.model, norm=OverTime()))
 
 
 @dataclass(frozen=True)
@@ -260,6 +289,15 @@ class LiarLayer(nn.Module):
         true = model.losses
         model.__dict__["losses"] = lambda *given, **options: tuple(loss / 2 for loss in true(*given, **options))
 
+    def likeliest(self, model):
+        """Reports, for every token, the loss of the likeliest one."""
+
+        def losses(ids, targets, **options):
+            each = -model(ids).log_softmax(-1).max(-1).values
+            return each.sum(), each
+
+        model.__dict__["losses"] = losses
+
     def learns(self, model):
         """Learns from a row, its future too, before it reports the row's losses."""
         true = model.losses
@@ -280,6 +318,10 @@ def model_rows(model):
 
 def reports_half_of_its_loss(run: Run) -> Run:
     return with_input(run, Liar("losses"))
+
+
+def reports_the_likeliest(run: Run) -> Run:
+    return with_input(run, Liar("likeliest"))
 
 
 def learns_while_it_is_scored(run: Run) -> Run:
