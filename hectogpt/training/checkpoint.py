@@ -125,16 +125,7 @@ class Checkpoints(SavedCheckpoints):
             if (steps_held := len(tensors["history"])) != step:
                 raise ValueError(f"it holds {steps_held} steps, and there should be {step}")
             return Checkpoint(step, tensors, dict(manifest["values"]), dict(manifest["facts"]))
-        except (
-            OSError,
-            SafetensorError,
-            AttributeError,
-            IndexError,
-            KeyError,
-            TypeError,
-            ValueError,
-            UserError,
-        ) as error:
+        except (OSError, SafetensorError, AttributeError, LookupError, TypeError, ValueError, UserError) as error:
             what = f"the checkpoint of step {step} {'is damaged' if step in self.steps() else 'is not there'}"
             others = [str(other) for other in self.steps() if other != step and not self.problem(other)]
             fix = f"valid are those of steps {', '.join(others)}" if others else ""

@@ -85,8 +85,7 @@ class OptimizerGroup:
 
     What an optimizer may have beside torch's own: `set_step(step, factor)` for more that depends on the step, such as a
     momentum that rises; it is called before each step, with the learning rates set. A `step` whose closure has no
-    default, which computes gradients anew. In its groups, `kind` (`split_kinds`); `initial_lr`, torch's own name, is
-    the learning rate at a factor of 1.
+    default, which computes gradients anew. In its groups `kind` (`split_kinds`), and `initial_lr`: lr at a factor of 1.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:

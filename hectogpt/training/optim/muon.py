@@ -20,6 +20,7 @@ from hectogpt.training.optim.groups import Optim, OptimizerGroup, QuickOptimizer
 
 # Coefficients of the quintic p(s) = a s + b s^3 + c s^5 that pushes singular values towards 1 (K. Jordan's Muon).
 QUINTIC = (3.4445, -4.7750, 2.0315)
+Stack = Float[Tensor, "stack rows columns"]  # matrices of one shape
 
 
 def orthogonalize(
@@ -83,13 +84,7 @@ class Muon(Optim):
         """The context of all products in this dtype: which library computes them."""
         return nullcontext()
 
-    def precondition(
-        self,
-        gradient: Float[Tensor, "stack rows columns"],
-        momentum: Float[Tensor, "stack rows columns"],
-        state: dict[str, Tensor],
-        step: int,
-    ) -> Float[Tensor, "stack rows columns"]:
+    def precondition(self, gradient: Stack, momentum: Stack, state: dict[str, Tensor], step: int) -> Stack:
         """What is orthogonalised, for a stack of matrices at 0-based `step`; `state` is the stack's to keep."""
         return momentum
 
@@ -160,13 +155,7 @@ class SOAPMuon(Muon):
     def products(self, dtype: torch.dtype) -> AbstractContextManager[object]:
         return float32_by_onednn(dtype)
 
-    def precondition(
-        self,
-        gradient: Float[Tensor, "stack rows columns"],
-        momentum: Float[Tensor, "stack rows columns"],
-        state: dict[str, Tensor],
-        step: int,
-    ) -> Float[Tensor, "stack rows columns"]:
+    def precondition(self, gradient: Stack, momentum: Stack, state: dict[str, Tensor], step: int) -> Stack:
         beta, every = self.beta, self.every
         for side, product in (("left", gradient @ gradient.mT), ("right", gradient.mT @ gradient)):
             if side not in state:
