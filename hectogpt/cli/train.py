@@ -121,7 +121,7 @@ def find_plan(asked: Asked, progress: Progress) -> Asked | None:
     options = asked.options
     if options.resume is None:
         return asked
-    where = find(asked)
+    where = find_resumed(asked)
     if where is None:
         progress.line(f"nothing to go on with {f'in {options.out}' if options.out else 'below runs'}: a new run")
         return asked
@@ -140,7 +140,7 @@ def find_plan(asked: Asked, progress: Progress) -> Asked | None:
     return replace(asked, run=run, resume=where)
 
 
-def find(asked: Asked) -> Resume | None:
+def find_resumed(asked: Asked) -> Resume | None:
     """The run to go on with: the folder that --resume or --out names, or else the newest run of the recipe that the
     same command line has begun; None if there is none. Raises UserError."""
     options = asked.options

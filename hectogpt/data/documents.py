@@ -176,12 +176,10 @@ def assign_splits(documents: list[Document], name: str) -> list[Document]:
     for draw in range(4):  # where the hashes leave a split empty, those with numbers before the passages may not
         length, parts = min(max(total // PASSAGES, SHORTEST), LONGEST), list[Document]()
         while length >= SHORTEST and len(parts) < MANY_DOCUMENTS:
-            passages = (text for document in documents for text in cut_passages(document.text, length))
-            first: dict[str, int] = {}  # equal passages have one number
-            parts = [
-                Document(f"{name} passage {n}", text, split_of(f"{first.setdefault(text, n)} " * draw + text))
-                for n, text in enumerate(passages)
-            ]
+            parts, first = [], dict[str, int]()
+            for n, text in enumerate(text for document in documents for text in cut_passages(document.text, length)):
+                number = first.setdefault(text, n)  # equal passages have one number
+                parts.append(Document(f"{name} passage {n}", text, split_of(f"{number} " * draw + text)))
             if fills_every_split(parts):
                 return parts
             length //= 2

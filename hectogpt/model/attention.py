@@ -98,6 +98,8 @@ class CausalAttention(nn.Module):
     def forward(
         self, x: Vectors, view: AttentionView, cache: LayerCache | None = None, ve: Vectors | None = None
     ) -> Vectors:
+        # Three ways: the cache read by C++ while decoding; C++ with a first key for each query, where attention stops
+        # at documents; `attend`, with a mask by torch or, plain and causal, by C++.
         q, k, v = self.qkv(x, view, ve)
         if cache is not None:
             k, v = cache.update(k, v)

@@ -85,7 +85,7 @@ class Gradients:
         own, n_targets = leaves // self.world.size, batch.shape[0] * (batch.shape[1] - 1)
         first = self.world.rank * own
         # Where a data order has cut the batch, leaves may have one row more or less, and none.
-        bounds = [leaf * len(batch) // leaves for leaf in range(first, first + own + 1)]
+        bounds = [n * len(batch) // leaves for n in range(first, first + own + 1)]
         ids = torch.from_numpy(batch[bounds[0] : bounds[-1]]).to(self.machine.device, non_blocking=True)
         parts = ids.split([end - begin for begin, end in pairwise(bounds)])
 
@@ -93,7 +93,7 @@ class Gradients:
             """The sums of loss and gradients of some of the parts."""
             if end - begin == 1:
                 return self._leaf(parts[begin], step, first + begin, n_targets)
-            middle = begin + (1 << (end - begin - 1).bit_length() - 1)
+            middle = begin + (1 << (end - begin - 1).bit_length() - 1)  # as many as the largest power of two below all
             return [_sum_of(a, b) for a, b in zip(subtree(begin, middle), subtree(middle, end), strict=True)]
 
         with unchanging_weights():
@@ -106,21 +106,21 @@ class Gradients:
             p.grad = gradient
         return loss
 
-    def _leaf(self, rows: Tensor, step: int, number: int, n_targets: int) -> list[Tensor | None]:
+    def _leaf(self, rows: Tensor, step: int, leaf: int, n_targets: int) -> list[Tensor | None]:
         """Loss and gradients of one leaf; None for a parameter that gets no gradient."""
         loss = torch.zeros((), dtype=torch.float64, device=rows.device)
         if len(rows):
-            loss += self.backward(rows, step, number, n_targets)
+            loss += self.backward(rows, step, leaf, n_targets)
         gradients = [p.grad for p in self.parameters]
         for p in self.parameters:
             p.grad = None
         return [loss, *gradients]
 
-    def backward(self, rows: Tensor, step: int, part: int, n_targets: int) -> Tensor:
-        """Differentiate the run's loss of the part-th rows of a batch; returns their share of its mean cross entropy.
+    def backward(self, rows: Tensor, step: int, leaf: int, n_targets: int) -> Tensor:
+        """Differentiate the run's loss of a leaf of a batch; returns their share of its mean cross entropy.
         n_targets: of the whole batch."""
         run, machine = self.run, self.machine
-        with seeded(run.seed, step, part, machine.device):
+        with seeded(run.seed, step, leaf, machine.device):
             with machine.autocast():
                 progress = min(step / run.steps, 1.0)
                 made = Predictions(self.model, rows[:, :-1], rows[:, 1:], machine.head_dtype, progress)

@@ -105,7 +105,7 @@ def begin(task: Task, progress: Progress, world: World = ALONE) -> Iterator[tupl
             progress.line(f"going on after step {at.step} of {run.steps} in {folder.path}; exact: {exact}")
             folder.begin_again(session.done, differences)
         elif resume is not None and session.take_weights(read_steps(folder.path), folder.path):
-            progress.line(f"all {run.steps} steps are done in {folder.path}")
+            progress.line(f"all {run.steps} steps are done in {folder.path}")  # its weights are all that is needed
             folder.begin_again(session.done, [])
         else:
             if resume is not None:
