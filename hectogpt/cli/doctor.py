@@ -41,7 +41,7 @@ def main(options: DoctorOptions) -> None:
 def find_missing() -> dict[str, list[str]]:
     """The packages that are not installed, of those that training needs (key "") and of extras that have such."""
     missing: dict[str, list[str]] = {"": []}
-    lines = [line for package in distributions(name="hectogpt") for line in package.requires or ()]
+    lines = sorted({line for package in distributions(name="hectogpt") for line in package.requires or ()})
     for found in filter(None, map(REQUIREMENT.match, lines)):
         name, extra = found["name"], found["extra"] or ""
         if extra in ("", *EXTRAS) and not list(distributions(name=name)):

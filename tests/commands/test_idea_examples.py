@@ -97,7 +97,7 @@ def test_an_error_in_training_is_one_message_with_the_line(here: Here, folder: P
 def strange(here: Here, folder: Path) -> Path:
     """A run folder that was made elsewhere, with a part of a user; its idea.py writes a file when it is imported."""
     canary = f"from pathlib import Path\nPath({str(folder / 'canary')!r}).touch()\n"
-    part = (ROOT / "tests" / "programs" / "fault.py").read_text().replace("Fault", "Mine")
+    part = (ROOT / "tests" / "programs" / "fault.py").read_text().replace("Fault", "Strange")
     (folder / "mine.py").write_text(part + canary)
     here.ok("train", "mine.py:faulty@rotary_positions", *SMALL, "--quiet", "--save-every", "1", "--out", "made")
     sys.modules.pop(idea_module(read_idea(folder / "mine.py").sha256))
@@ -124,5 +124,5 @@ def test_nothing_of_somebody_elses_folder_is_executed(here: Here, strange: Path)
     replayed = here.ok("check", "made", "--replay", "--idea", "made/idea.py", "--json")
     assert json.loads(replayed.stdout)["weights_equal"] is True
     model, _ = public.load("made", idea="made/idea.py")
-    assert type(model.config.inputs[0]).__name__ == "Mine"
+    assert type(model.config.inputs[0]).__name__ == "Strange"
     assert here("generate", "made", "The").returncode == errors.CHECKPOINT, "not remembered: it was named, not run"
