@@ -159,7 +159,7 @@ def split_texts(source: Source, noted: list[str]) -> Iterator[tuple[str, str]]:
             code=errors.DATA,
         )
     if len(first) < MANY_DOCUMENTS:
-        return ((document.split, document.text) for document in assign_splits(first, source.name))
+        return ((document.split, document.text) for document in assign_splits(first, source.name, noted))
     # No document's split depends on the others.
     return ((split_of(document.text), document.text) for document in chain(first, documents))
 

@@ -163,30 +163,31 @@ def split_of(text: str) -> str:
     return "train" if number < TRAIN_SHARE else "dev" if number < DEV_SHARE else "test"
 
 
-def assign_splits(documents: list[Document], name: str) -> list[Document]:
+def assign_splits(documents: list[Document], name: str, noted: list[str]) -> list[Document]:
     """The documents with a split each, or passages of them if whole ones leave a split (nearly) empty.
 
-    name: the source's, for labels. Raises UserError (DATA) for text that is too short to be split, or repeats itself:
-    equal passages are in one split.
+    name: the source's, for labels. noted: gets a message if the text repeats itself, so that equal passages are in
+    several splits. Raises UserError (DATA) for text that is too short to be split.
     """
     whole = [document._replace(split=split_of(document.text)) for document in documents]
     if fills_every_split(whole):
         return whole
     total = sum(len(document.text) for document in documents)
-    for draw in range(4):  # where the hashes leave a split empty, those with numbers before the passages may not
+    # Where the hashes of the passages leave a split empty, those with their numbers before them may not.
+    for draw in range(4 if total >= PASSAGES * SHORTEST else 1):
         length, parts = min(max(total // PASSAGES, SHORTEST), LONGEST), list[Document]()
         while length >= SHORTEST and len(parts) < MANY_DOCUMENTS:
-            parts, first = [], dict[str, int]()
-            for n, text in enumerate(text for document in documents for text in cut_passages(document.text, length)):
-                number = first.setdefault(text, n)  # equal passages have one number
-                parts.append(Document(f"{name} passage {n}", text, split_of(f"{number} " * draw + text)))
+            texts = [text for document in documents for text in cut_passages(document.text, length)]
+            parts = [Document(f"{name} {n}", text, split_of(f"{n} " * draw + text)) for n, text in enumerate(texts)]
             if fills_every_split(parts):
+                if draw and len(set(texts)) < len(texts):
+                    noted.append("the text repeats itself: equal passages are in more than one split")
                 return parts
             length //= 2
     raise UserError(
-        f"{name} cannot be split: {total:,} characters in {len(documents)} documents",
-        why=f"train, dev and test need text each, in different passages of at least {SHORTEST} characters",
-        fix=f"at least {PASSAGES * SHORTEST:,} characters that do not repeat themselves",
+        f"{name} is too short to be split: {total:,} characters in {len(documents)} documents",
+        why=f"train, dev and test need text each, in passages of at least {SHORTEST} characters",
+        fix=f"at least {PASSAGES * SHORTEST:,} characters",
         code=errors.DATA,
     )
 

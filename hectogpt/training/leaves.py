@@ -61,8 +61,7 @@ def add_in_tree(parts: list[Tensor]) -> Tensor:
 class World:
     """The processes that share a run, as one of them sees them: here the one process of a run that no other shares.
 
-    All of them call the same methods in the same order. local: rank and size among those on this machine, if torchrun
-    started them.
+    All of them call the same methods in the same order. local: rank and size on this machine, if torchrun started them.
     """
 
     rank, size = 0, 1
