@@ -176,7 +176,7 @@ class Autosave:
 
     def __init__(self, session: Session, folder: RunFolder, every: int | None, note: Callable[[str], None]) -> None:
         self.session, self.folder, self.every, self.note = session, folder, every, note
-        self._first = session.step
+        self._first = session.step - (session.step in folder.checkpoints.steps())  # from weights alone: nothing to save
         self._noted = False  # whether the last attempt failed
         self._tried, self._cost = time.monotonic(), 0.0  # when the last attempt was over, and its seconds
 
