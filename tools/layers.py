@@ -1,9 +1,7 @@
-"""The rules of the layers, and what is made from the code: `python -m tools.layers`.
+"""The rules of the layers: `python -m tools.layers` writes their list in docs/architecture.md.
 
-The command writes the list of layers in docs/architecture.md (the rules below), the list of files in docs/files.md (the
-first line of each module's docstring) and tests/data/errors.txt (the sentences of errors, tools/errors.py). What a
-merge has left between the marks of a file is written again. tests/laws/test_house.py holds the code to the rules, and
-fails if one of the three files is not what this command writes.
+What a merge has left between the marks of the page is written again. tests/laws/test_house.py holds the code to the
+rules, and fails if the list on the page is not what this command writes.
 """
 
 from __future__ import annotations
@@ -14,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tools import ROOT
-from tools.errors import LIST, list_errors
 
 PACKAGE = ROOT / "hectogpt"
+PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- list: begin (python -m tools.layers) -->", "<!-- list: end -->"
 
 
@@ -118,7 +116,7 @@ def closure(start: str, imports: Imports) -> set[str]:
     return found
 
 
-# --- the lists of pages -----------------------------------------------------------------------------------------------
+# --- the list of the page ---------------------------------------------------------------------------------------------
 
 
 def list_layers() -> str:
@@ -128,56 +126,15 @@ def list_layers() -> str:
     )
 
 
-def list_files(package: Path = PACKAGE) -> str:
-    """Every module of the package with the first line of its docstring, in folders."""
-    lines = [f"{package.name}/"]
-
-    def add(folder: Path, depth: int) -> None:
-        entries = [path for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
-        for path in sorted(entries, key=lambda path: (path.is_dir(), path.name)):
-            if path.name in ("__init__.py", "__main__.py"):
-                continue
-            name = "  " * depth + path.name + ("/" if path.is_dir() else "")
-            text = first_line(path / "__init__.py" if path.is_dir() else path)
-            lines.append(f"{name:<26} {shortened(text, 120 - 27)}".rstrip())
-            if path.is_dir():
-                add(path, depth + 1)
-
-    add(package, 1)
-    return "\n".join(lines)
-
-
-def first_line(path: Path) -> str:
-    """The first paragraph of a module's docstring in one line; "" if there is none."""
-    return " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0].split())
-
-
-def shortened(text: str, columns: int) -> str:
-    """The first sentence of a text without its full stop; of a longer one what fits, up to a comma, colon or word."""
-    text = text.split(". ")[0].removesuffix(".")
-    if len(text) <= columns:
-        return text
-    cuts = [text.rfind(mark, columns // 3, columns) for mark in (":", ";", ",")]
-    return text[: max(cuts)] if max(cuts) > 0 else text[:columns].rpartition(" ")[0]
-
-
 def with_list(page: str, listed: str) -> str:
     """A page with a list between its marks. Raises ValueError if a mark is missing."""
     before, rest = page[: page.index(BEGIN)], page[page.index(END) :]
     return f"{before}{BEGIN}\n\n```text\n{listed}\n```\n\n{rest}"
 
 
-def made_from_code() -> dict[Path, str]:
-    """The files that are made from the code, as they should be."""
-    made = {ROOT / "docs" / "architecture.md": list_layers(), ROOT / "docs" / "files.md": list_files()}
-    pages = {path: with_list(path.read_text(encoding="utf-8"), listed) for path, listed in made.items()}
-    return pages | {LIST: list_errors()}
-
-
 def main() -> int:
-    """Write the three files; returns the exit code, 1 if code and rules differ."""
-    for path, text in made_from_code().items():
-        path.write_text(text, encoding="utf-8")
+    """Write the list; returns the exit code, 1 if code and rules differ."""
+    PAGE.write_text(with_list(PAGE.read_text(encoding="utf-8"), list_layers()), encoding="utf-8")
     faults = find_faults(read_imports())
     print("\n".join(faults), file=sys.stderr, end="\n" if faults else "")
     return int(bool(faults))

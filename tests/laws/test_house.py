@@ -1,7 +1,6 @@
 """The rules of the house: imports point down, each deed has its owner, data files run no code, errors say how to go on.
 
-The layers are the table of tools/layers.py, the owners the table below. `python -m tools.layers` writes what is made
-from the code: the lists of layers, files and errors.
+The layers are the table of tools/layers.py, the owners the table below.
 """
 
 from __future__ import annotations
@@ -18,11 +17,10 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from tools import errors, layers
+from tools import layers
 
 PACKAGE = ROOT / "hectogpt"
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
-MAKE = "run `.venv/bin/python -m tools.layers`"
 
 # What few may do: the names that do it ("time" stands for all of time), and the files that use them.
 OWNERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
@@ -94,9 +92,9 @@ def test_the_ground_and_data_load_no_torch() -> None:
     assert loaded(f"import {', '.join(names)}") in (["numpy"], [])
 
 
-def test_what_is_made_from_the_code_is_of_today() -> None:
-    made = layers.made_from_code()
-    assert [path.name for path, text in made.items() if path.read_text(encoding="utf-8") != text] == [], MAKE
+def test_the_list_of_layers_is_of_today() -> None:
+    page = layers.PAGE.read_text(encoding="utf-8")
+    assert layers.with_list(page, layers.list_layers()) == page, "run `.venv/bin/python -m tools.layers`"
 
 
 # --- the door opens quickly, and in silence ---------------------------------------------------------------------------
@@ -272,11 +270,10 @@ def test_shapes_are_checked_at_run_time() -> None:
 
 
 def test_every_error_says_what_failed_and_why_or_how_to_mend_it() -> None:
-    found = errors.read_errors()
-    assert len(found) > 100
-    silent = [
-        (f, line) for f, line, parts in found if not parts.get("what") or not (parts.get("why") or parts.get("fix"))
-    ]
+    made = [(f, c) for f in FILES for c in calls(f) if ast.unparse(c.func).rpartition(".")[2] == "UserError"]
+    assert len(made) > 100
+    given = [(f, call, {k.arg for k in call.keywords}) for f, call in made]
+    silent = [(f, c.lineno) for f, c, parts in given if not (c.args or "what" in parts) or not parts & {"why", "fix"}]
     assert silent == [], "UserError(what, why=..., fix=...): one of the two is missing"
 
 
