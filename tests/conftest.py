@@ -39,6 +39,9 @@ KEPT_AT_HOME = {
     "HF_HOME": ".cache/huggingface",
 }
 
+BUILT = {"build", "dist", "runs", "hectogpt.egg-info"}  # folders that tests of a package and users of a checkout fill
+FILES_BEFORE = pytest.StashKey[set[str]]()
+
 # One thread: sums come out in one order, and tests that run side by side do not fight over cores.
 torch.set_num_threads(1)
 
@@ -72,6 +75,27 @@ def pytest_configure(config: pytest.Config) -> None:
     # The textbook is three flat files, imported by their bare names, as its graders do. Its shapes are checked too.
     sys.path.insert(0, str(config.getoption("--reference").resolve()))
     install_import_hook(["model_solution", "utils", "train"], "beartype.beartype")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[FILES_BEFORE] = list_files()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail if the tests left a file in the checkout."""
+    left = sorted(list_files() - session.config.stash[FILES_BEFORE])
+    if left and not hasattr(session.config, "workerinput"):
+        print(f"\nnew in the checkout, though tests write below tmp_path only: {', '.join(left)}", file=sys.stderr)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def list_files() -> set[str]:
+    """The files of the checkout, except those of environments, builds and caches."""
+    files = set()
+    for folder, folders, names in os.walk(CHECKOUT):
+        folders[:] = [name for name in folders if not name.startswith((".", "__pycache__")) and name not in BUILT]
+        files |= {os.path.relpath(os.path.join(folder, name), CHECKOUT) for name in names}
+    return files
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

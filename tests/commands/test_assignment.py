@@ -259,6 +259,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
         warnings.simplefilter("ignore")
         patch.setattr(sys, "path", [str(folder), str(folder / "tests"), *sys.path])
         patch.setattr(sys, "dont_write_bytecode", True)
+        patch.chdir(folder)  # a solution may write to the folder that it runs in
         yield of
     for name in ("model_solution", "train", "utils", "checking", *(f"test_{name}" for name in [*NAMES, TOGETHER])):
         sys.modules.pop(name, None)

@@ -68,7 +68,8 @@ def test_the_committed_texts_are_what_the_committed_records_give(committed: repo
 
 @pytest.mark.thorough
 def test_the_committed_pictures_are_what_the_committed_records_give(committed: report.Found, tmp_path: Path) -> None:
-    pictures = {path.name: path.read_bytes() for path in report.draw(committed, tmp_path)}
+    drawn = report.draw(committed, tmp_path, report.shown_pictures())
+    pictures = {path.name: path.read_bytes() for path in drawn}
     there = RESULTS / "pictures"
     assert {path.name for path in there.glob("*.png")} == set(pictures)
     assert [name for name, content in pictures.items() if (there / name).read_bytes() != content] == []

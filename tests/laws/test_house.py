@@ -18,6 +18,7 @@ import pytest
 from helpers import ROOT
 
 from tools import layers
+from tools.report import shown_pictures
 
 PACKAGE = ROOT / "hectogpt"
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
@@ -56,6 +57,11 @@ FLAGS_OF_OTHERS = {
 }
 PRIVATE = re.compile(r"(?:torch|dist|torch_dist)\.(?:\w+\.)*_(?!_)\w+")
 FLAG = re.compile(r"(?:^|[ `'\"(])--[a-z]")
+IN_THE_ROOT = """
+    .ci .containerignore .github .gitignore .pre-commit-config.yaml AGENTS.md CHANGELOG.md CITATION.cff CONTRIBUTING.md
+    Containerfile LICENSE MANIFEST.in Makefile NOTICE README.md SECURITY.md answers assignment bench constraints docs
+    hectogpt llms.txt pyproject.toml reference results setup.py tests tools
+"""
 DOCUMENTS = [ROOT / "llms.txt", *sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -284,6 +290,16 @@ def test_a_document_links_to_files_that_exist(path: Path) -> None:
     missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
     missing += [file for file in re.findall(r"`(\w+/[\w/]*\w+\.(?:py|md|jsonl))`", text) if not exists(file)]
     assert missing == []
+
+
+def test_the_root_holds_what_is_listed_here_and_every_picture_is_shown() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    if not tracked:
+        pytest.skip("no git here, or no checkout")
+    assert {path.partition("/")[0] for path in tracked} == set(IN_THE_ROOT.split())
+    shown = shown_pictures()
+    pictures = [path.rpartition("/")[2] for path in tracked if path.startswith("results/") and path.endswith(".png")]
+    assert [name for name in pictures if name not in shown] == []
 
 
 def test_the_walks_of_the_architecture_name_what_is_there() -> None:

@@ -9,8 +9,9 @@ import json
 import os
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hectogpt.files import write_atomic
 from hectogpt.lab import recipes, scoring
 from hectogpt.lab.ladder import LADDER
 from hectogpt.lab.record import read_records
+from tools import ROOT
 from tools.report.front import Front, build_fronts
 from tools.report.ladder_page import ladder_page
 from tools.report.leaderboard import Leaderboard, build_leaderboards
@@ -75,10 +77,20 @@ def write_texts(found: Found, out: Path, answers: Path) -> list[Path]:
 
 
 def write_report(records: Path, out: Path, answers: Path, usual_losses: Path) -> list[Path]:
-    """Write the texts, all pictures, which lie in out/pictures, and the file of `bands`; returns the paths."""
+    """Write the texts, the pictures that some page shows (in out/pictures), and the file of `bands`.
+
+    Returns the paths.
+    """
     found = read_all(records)
     write_atomic(usual_losses, json.dumps(bands(found.boards), indent=0) + "\n")
-    return [*draw(found, out / "pictures"), *write_texts(found, out, answers), usual_losses]
+    texts = write_texts(found, out, answers)
+    return [*draw(found, out / "pictures", shown_pictures()), *texts, usual_losses]
+
+
+def shown_pictures() -> set[str]:
+    """The names of all PNG files that a page of the repository shows."""
+    pages = [page for folder in (".", "answers", "docs", "results") for page in (ROOT / folder).glob("*.md")]
+    return {name for page in pages for name in re.findall(r"([\w-]+\.png)", page.read_text(encoding="utf-8"))}
 
 
 def bands(boards: Sequence[Leaderboard]) -> dict[str, list[float | int]]:
@@ -103,23 +115,20 @@ def recipe_descriptions() -> dict[str, str]:
     return {name: "\n\n".join(recipes.paragraphs(name)) for name in recipes.RECIPES}
 
 
-def draw(found: Found, folder: Path) -> Sequence[Path]:
-    """Draw every picture, and remove those of rungs that no longer exist."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for board in (board for board in found.boards if board.alone):
+def draw(found: Found, folder: Path, shown: set[str]) -> list[Path]:
+    """Draw the pictures whose names are in `shown`, and remove all others from the folder. Returns the paths."""
+    plots: dict[str, Callable[[Path], None]] = {}
+    for board in (board for board in found.boards if board.alone and board.rungs):
         for place in range(len(board.rungs)):
-            written.append(folder / picture_name(board, place))
-            plot_rung(written[-1], board, place)
-        if board.rungs:
-            written += [folder / f"{board.slug}-ladder.png", folder / f"{board.slug}-curves.png"]
-            plot_ladder(written[-2], board)
-            plot_learning_curves(written[-1], board)
-    for front in found.fronts:
-        if front.drawn:
-            written.append(folder / f"{front.slug}.png")
-            plot_front(written[-1], front)
+            plots[picture_name(board, place)] = partial(plot_rung, board=board, place=place)
+        plots[f"{board.slug}-ladder.png"] = partial(plot_ladder, board=board)
+        plots[f"{board.slug}-curves.png"] = partial(plot_learning_curves, board=board)
+    for front in (front for front in found.fronts if front.drawn):
+        plots[f"{front.slug}.png"] = partial(plot_front, front=front)
+    folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
-        if old not in written and re.search(r"-(curves|front|ladder|\d\d-\w+)\.png$", old.name):
-            old.unlink()
+        old.unlink()
+    written = [folder / name for name in plots if name in shown]
+    for path in written:
+        plots[path.name](path)
     return written
