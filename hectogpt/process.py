@@ -4,8 +4,8 @@ What is run apart in this way cannot take the caller with it: a crash, a leak or
 The caller takes the child with it, however it ends: the child's standard input stays open as long as the caller lives,
 and its end ends the child. Used for trials, for the tests of a kit and for code of others.
 
-A frame is a message, a line of JSON, and behind it raw bytes. The line also holds their number and a token that only
-the request holds: what code of others writes to the pipe by accident is no frame. Standard library only.
+A frame is one line of JSON and behind it raw bytes. The line holds a message, the number of bytes, and a token that
+only the requests hold: what code of others writes to the pipe by accident is no frame. Standard library only.
 
 `python -m hectogpt.process MODULE` is the child's side: it watches over the caller, and runs the module.
 """
@@ -75,6 +75,15 @@ class Child:
             start_new_session=True,  # Ctrl-C reaches the caller alone, which ends the child and its group
         )
         self._printed, self._killed_for, self._deadline, self._over = b"", "", math.inf, threading.Event()
+        self._token = secrets.token_hex(16)
+
+    def send(self, request: dict[str, Any]) -> None:
+        """Send a request; `listen` sends the first. A child that has ended does not get it."""
+        line = json.dumps({"request": request, "token": self._token}, allow_nan=False).encode()
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError, ValueError):  # ended, or already closed; the exit code tells
+            self.process.stdin.write(line + b"\n")
+            self.process.stdin.flush()  # and stays open: its end would tell that this process has died
 
     def listen(
         self,
@@ -93,7 +102,7 @@ class Child:
         first_seconds, seconds: the longest silence before the first frame and after it. output_bytes: what it may
         print. cancelled: asked now and then; ends the child once it holds.
         """
-        child, token, how = self.process, secrets.token_hex(16), "ended"
+        child, how = self.process, "ended"
         assert child.stdin is not None
         assert child.stdout is not None
         last = time.monotonic() + total_seconds
@@ -102,10 +111,8 @@ class Child:
         reader = threading.Thread(target=self._read_printed, args=(output_bytes,), daemon=True)
         reader.start()
         try:
-            with suppress(BrokenPipeError):  # it ended before it read; the exit code tells
-                child.stdin.write(json.dumps(request | {"token": token}, allow_nan=False).encode() + b"\n")
-                child.stdin.flush()  # and stays open: its end would tell that this process has died
-            while how == "ended" and (frame := read_frame(child.stdout, token)) is not None:
+            self.send(request)
+            while how == "ended" and (frame := read_frame(child.stdout, self._token)) is not None:
                 self._deadline = time.monotonic() + seconds
                 if frame[0].get("done") is True:
                     how = "done"
@@ -173,11 +180,13 @@ def read_frame(stream: IO[bytes], token: str) -> tuple[dict[str, Any], bytes] | 
     if not line.endswith(b"\n"):
         return None
     try:
-        message = json.loads(line)
+        frame = json.loads(line)
     except (ValueError, RecursionError):
         raise BrokenFrameError from None
-    size = message.pop("bytes", 0) if isinstance(message, dict) and message.pop("token", None) == token else -1
-    if not isinstance(size, int) or not 0 <= size <= BODY_BYTES:
+    if not isinstance(frame, dict) or frame.get("token") != token:
+        raise BrokenFrameError
+    message, size = frame.get("message"), frame.get("bytes")
+    if not isinstance(message, dict) or not isinstance(size, int) or not 0 <= size <= BODY_BYTES:
         raise BrokenFrameError
     body = stream.read(size)
     return (message, body) if len(body) == size else None
@@ -234,12 +243,12 @@ class Frames:
         threading.Thread(target=self._watch_caller, daemon=True).start()
 
     def _watch_caller(self) -> None:
-        """Read the request; then wait for the end of the pipe, which only the caller's end closes, and end this process
-        with all that it has started."""
-        line = b""
+        """Read requests until the end of the pipe, which only the caller's end closes; then end this process with all
+        that it has started."""
+        rest = b""
         while data := os.read(self._pipe, 1 << 16):
-            line += data
-            if line.endswith(b"\n"):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
                 self._requests.put(line)
         if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
             with suppress(OSError):  # an audit hook may forbid it
@@ -247,17 +256,18 @@ class Frames:
         os._exit(1)
 
     def receive(self) -> dict[str, Any]:
-        """The request. Before it nothing can be sent."""
-        request: dict[str, Any] = json.loads(self._requests.get())
-        self._token = request.pop("token")
+        """Wait for the next request and return it. Nothing can be sent before the first."""
+        line = json.loads(self._requests.get())
+        self._token = line["token"]
+        request: dict[str, Any] = line["request"]
         return request
 
     def send(self, message: dict[str, Any], body: bytes = b"") -> None:
         """Send one frame. A copy of this process, forked by the code of others, ends instead."""
         if os.getpid() != self._owner:
             os._exit(0)
-        line = json.dumps({**message, "bytes": len(body), "token": self._token}, allow_nan=False).encode()
-        self._file.write(line + b"\n" + body)
+        frame = {"message": message, "bytes": len(body), "token": self._token}
+        self._file.write(json.dumps(frame, allow_nan=False).encode() + b"\n" + body)
         self._file.flush()
 
     def done(self) -> None:

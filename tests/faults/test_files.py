@@ -82,7 +82,7 @@ assert received == [signal.SIGTERM]
 messages = []
 receive = lambda message, _: messages.append(message)
 assert process.Child("child").listen({"do": "echo"}, receive).error is None
-assert messages[1] == {"echo": {"do": "echo"}}
+assert messages[1] == {"bytes": {"do": "echo"}}
 ended = process.Child("child").listen({"do": "hang"}, receive, total_seconds=1.0)
 assert ended.error == "no answer in time", ended
 append_line(pathlib.Path("l.jsonl"), "{}")

@@ -50,9 +50,10 @@ def ended(pid: int) -> bool:
 
 def test_a_question_and_its_answer() -> None:
     text = "ümlaut 😀" + "x" * 2**20  # more than a pipe holds
-    outcome, messages = ask("echo", text=text, number=0.1, none=None)
+    values = {"text": text, "number": 0.1, "none": None, "bytes": 1, "token": "of the message"}
+    outcome, messages = ask("echo", **values)
     assert (outcome.error, outcome.last_words) == (None, "")
-    assert messages == [{"echo": {"do": "echo", "text": text, "number": 0.1, "none": None}}]
+    assert messages == [{"bytes": {"do": "echo", **values}}]
     assert ask("read")[1] == [{"read": ""}]  # from standard input, which is empty
 
 
