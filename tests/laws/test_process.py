@@ -50,7 +50,7 @@ def ended(pid: int) -> bool:
 
 def test_a_question_and_its_answer() -> None:
     text = "ümlaut 😀" + "x" * 2**20  # more than a pipe holds
-    values = {"text": text, "number": 0.1, "none": None, "bytes": 1, "token": "of the message"}
+    values: dict[str, Any] = {"text": text, "number": 0.1, "none": None, "bytes": 1, "token": "of the message"}
     outcome, messages = ask("echo", **values)
     assert (outcome.error, outcome.last_words) == (None, "")
     assert messages == [{"bytes": {"do": "echo", **values}}]
