@@ -38,6 +38,7 @@ CONTENTS = {
             "docs/own-text",
             "docs/add-an-idea",
             "docs/compare",
+            "docs/verdict",
             "docs/judge",
             "docs/resume",
             "docs/python",
@@ -62,7 +63,7 @@ CONTENTS = {
         *("results/LADDER", "docs/statistics", "docs/reliability", "docs/performance", "docs/scale", "results/LOG"),
     ],
     "Contribute": [
-        *("CONTRIBUTING", "docs/architecture", "docs/where-to-put", "docs/rules", "docs/files"),
+        *("CONTRIBUTING", "docs/architecture", "docs/where-to-put", "docs/rules"),
         *("AGENTS", "SECURITY", "CHANGELOG"),
     ],
 }

@@ -6,7 +6,7 @@
 
 docs/python.md explains the names below in ten minutes; docs/architecture.md says where things are.
 
-to use     recipe train generate attention_maps compare load open_corpus replace
+to use     recipe train generate attention_maps compare verdict load open_corpus replace
 results    RunResult EvalResult Step ComparisonResult Verdict UserError
 a run      Run ModelConfig Init Data DataOrder Shuffled BigramInit Session Corpus Tokenizer Sampling
 model      Transformer AttentionPart QKPart ScoreBias Rotary QKNorm InputPart shift EmbeddingNorm Smear
@@ -27,6 +27,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "hectogpt.python": ("attention_maps", "compare", "generate", "load", "recipe", "train"),
     "hectogpt.lab.verdict": ("Verdict", "ComparisonResult"),
+    "hectogpt.lab.losses": ("verdict",),
     "dataclasses": ("replace",),
     "hectogpt.errors": ("UserError",),
     "hectogpt.data": ("open_corpus", "Corpus", "Tokenizer", "DataOrder", "Shuffled"),

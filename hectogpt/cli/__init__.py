@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "write a model for transformers, vLLM or llama.cpp",
     "score": "score models on held-out text beside n-gram models",
     "compare": "run recipes over paired seeds and test the differences",
+    "verdict": "test whether the losses in one file are lower than those in another",
     "judge": "judge an idea against its base, and check what it says",
     "idea": "write an example of an idea of your own, in one file",
     "assignment": "write the assignment as a kit, or check how far one is",

@@ -165,6 +165,32 @@ class ScoreOptions:
 
 
 @dataclass(frozen=True)
+class VerdictOptions:
+    """Test whether the losses in B are lower than those in A. The runs may be of any program; the result stays valid
+    when you test again after every new seed.
+
+    A and B are CSV files with a header, or .jsonl files, with a row for each run: its seed and its loss. FILE:COLUMN
+    takes the loss from another column, so two columns of one file can be compared.
+
+    Examples
+      hectogpt verdict base.csv idea.csv
+      hectogpt verdict runs.csv:base runs.csv:idea --margin 0.005 --json
+    """
+
+    a: Positional[Annotated[str, arg(metavar="A")]]
+    """Losses of the base."""
+    b: Positional[Annotated[str, arg(metavar="B")]]
+    """Losses of the change."""
+    margin: float = 0.02
+    """Differences below it count as a tie, in the unit of the losses."""
+    unpaired: bool = False
+    """Ignore the seeds: the runs of A and B have nothing in common."""
+    picture: Annotated[Path | None, arg(metavar="FILE.png")] = None
+    """Draw the gains and their interval."""
+    json: Json = False
+
+
+@dataclass(frozen=True)
 class CompareOptions:
     """Run recipes over the same seeds, test the differences and give a verdict. A seed changes the first weights and
     the data order.

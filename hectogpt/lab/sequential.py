@@ -45,12 +45,16 @@ class Looks(NamedTuple):
     word: np.ndarray
 
 
-def look(gains: Any) -> Looks:
-    """Look after each gain. gains: [..., n], nats per token, n at least 1.
+def look(gains: Any, margin: float = LEAST_DIFFERENCE) -> Looks:
+    """Test the gains after each of them.
 
-    better: the interval lies above 0 and the mean gain is at least LEAST_DIFFERENCE. worse: the same for losses. tie:
-    the interval lies within LEAST_DIFFERENCE of 0. A comparison that stops at the first of these says something false
-    (a gain that is none, a tie that is none, the wrong sign) with a probability of at most ALPHA.
+    Args:
+        gains: [..., n], n at least 1, in the unit of the losses (nats per token).
+        margin: least difference that counts, in the same unit.
+
+    better: the interval lies above 0 and the mean gain is at least the margin. worse: the same for losses. tie: the
+    interval lies within the margin of 0. A comparison that stops at the first of these says something false (a gain
+    or a tie that does not exist, the wrong sign) with a probability of at most ALPHA.
     """
     gains = np.asarray(gains, dtype=np.float64)
     n, first = np.arange(1, gains.shape[-1] + 1, dtype=np.float64), gains[..., :1]
@@ -59,9 +63,9 @@ def look(gains: Any) -> Looks:
     mean, half = first + above, half_width(n, np.maximum((shifted * shifted).cumsum(-1) - n * above * above, 0.0))
     low, high = mean - half, mean + half
     words = [
-        (low >= -LEAST_DIFFERENCE) & (high <= LEAST_DIFFERENCE),
-        (low > 0) & (mean >= LEAST_DIFFERENCE),
-        (high < 0) & (mean <= -LEAST_DIFFERENCE),
+        (low >= -margin) & (high <= margin),
+        (low > 0) & (mean >= margin),
+        (high < 0) & (mean <= -margin),
     ]
     word = np.select(words, ["tie", "better", "worse"], default="unproven")
     return Looks(mean, low, high, word)
@@ -73,6 +77,21 @@ def half_width(n: np.ndarray, squares: np.ndarray) -> np.ndarray:
     r = (ALPHA**2 * shrink) ** (1 / n)
     bounded = r > shrink
     return np.where(bounded, np.sqrt(squares * (1 - r) / (n * np.where(bounded, r - shrink, 1.0))), np.inf)
+
+
+def p_value(gains: Any) -> float:
+    """Two-sided p value against a mean gain of 0, valid at every look: 1 / max E_n(0), at most 1."""
+    gains = np.asarray(gains, dtype=np.float64)
+    n = np.arange(1, len(gains) + 1, dtype=np.float64)
+    shrink = 1 / (1 + n * EFFECT_VARIANCE)
+    mean = gains.cumsum() / n
+    shifted = gains - gains[0]
+    squares = np.maximum((shifted * shifted).cumsum() - n * (mean - gains[0]) ** 2, 0.0)
+    between = n * mean * mean
+    total = np.where(squares + between > 0, squares + between, 1.0)
+    ratio = np.where(squares + between > 0, (squares + between * shrink) / total, 1.0)
+    logs = 0.5 * np.log(shrink) - 0.5 * n * np.log(ratio)
+    return float(np.exp(-max(0.0, logs.max())))
 
 
 def compare_sequentially(new: Mapping[int, float], old: Mapping[int, float]) -> Paired | None:

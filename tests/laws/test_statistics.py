@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 from experiments import numbered_arms, record_of
+from helpers import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from hectogpt.data import Corpus
 from hectogpt.lab.compare import Comparison
+from hectogpt.lab.losses import seeds_to_decide, verdict
 from hectogpt.lab.record import append_record
-from hectogpt.lab.sequential import ALPHA, EFFECT_VARIANCE, compare_sequentially, half_width, look
+from hectogpt.lab.sequential import ALPHA, EFFECT_VARIANCE, compare_sequentially, half_width, look, p_value
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired, compare_pairs, seeds_needed
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.lab.verdict import ComparisonResult, Verdict
@@ -255,3 +257,57 @@ def test_a_sequential_verdict_counts_the_seeds_up_to_the_decision(corpus: Corpus
     (verdict,) = ComparisonResult.of(this).verdicts
     assert (verdict.word, verdict.seeds) == ("better", (0, 1, 2))
     assert "The interval is valid although the comparison was looked at after every seed." in verdict.text
+
+
+# --- losses of anybody's runs -----------------------------------------------------------------------------------------
+
+
+def test_wrong_verdicts_of_ten_thousand_studies_without_a_gain() -> None:
+    """Each is looked at after every seed up to 30. The naive test repeats scipy's paired t test at every look; the
+    asymptotic confidence sequence is that of Waudby-Smith et al. (arXiv:2103.06476), with rho = 1."""
+    gains = np.random.default_rng(4).normal(0.0, 0.01, (10_000, 30))
+    n = np.arange(1, 31)
+    mean = gains.cumsum(-1) / n
+    sd = np.sqrt(np.maximum((gains**2).cumsum(-1) - n * mean**2, 0)[:, 1:] / (n[1:] - 1))
+    t = mean[:, 1:] / (sd / np.sqrt(n[1:]))
+    np.testing.assert_allclose(t[0, -1], stats.ttest_1samp(gains[0], 0.0).statistic)
+    naive = (2 * stats.t.sf(abs(t), n[1:] - 1) < 0.05).any(-1).mean()
+    asymptotic = sd * np.sqrt(2 * (n[1:] + 1) / n[1:] ** 2 * np.log(np.sqrt(n[1:] + 1) / 0.05))
+    howard = (abs(mean[:, 1:]) > asymptotic).any(-1).mean()
+    looks = look(gains, margin=0.0)
+    ours = np.isin(looks.word, ["better", "worse"]).any(-1).mean()
+    assert ours <= 0.05 < howard < naive, (ours, howard, naive)
+    page = (ROOT / "docs" / "verdict.md").read_text(encoding="utf-8")
+    for share in (ours, howard, naive):
+        assert f"{100 * share:.1f} %" in page, (ours, howard, naive)
+
+
+@given(st.lists(st.integers(-1000, 1000).map(lambda n: n / 1000), min_size=2, max_size=30))
+def test_p_and_interval_say_the_same(gains: list[float]) -> None:
+    looks = look(gains)
+    excluded = bool(((looks.low > 0) | (looks.high < 0)).any())
+    assert excluded == (p_value(gains) < ALPHA) or p_value(gains) == pytest.approx(ALPHA)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "word", "more"),
+    [
+        ([3.0, 3.1, 3.2, 3.0], [2.9, 3.0, 3.1, 2.9], "better", 0),
+        ([2.9, 3.0, 3.1, 2.9], [3.0, 3.1, 3.2, 3.0], "worse", 0),
+        ([3.0, 3.1, 2.9], [3.0, 3.1, 2.9], "tie", 0),
+        ([3.0], [2.0], "unproven", None),
+    ],
+)
+def test_verdicts_on_losses(a: list[float], b: list[float], word: str, more: int | None) -> None:
+    found = verdict(dict(zip("0123", a, strict=False)), dict(zip("0123", b, strict=False)))
+    assert (found.verdict, found.more_seeds, found.pairs) == (word, more, len(a))
+    assert verdict(a, b).verdict == word
+
+
+def test_the_forecast_of_seeds_decides() -> None:
+    gains = np.array([0.05, 0.01, 0.06, -0.01])
+    more = seeds_to_decide(gains, 0.02)
+    assert more is not None
+    n, squares = len(gains) + more, (len(gains) + more - 1) * np.var(gains, ddof=1)
+    assert half_width(np.array(float(n)), squares) < gains.mean()
+    assert half_width(np.array(float(n - 1)), squares * (n - 2) / (n - 1)) >= gains.mean()

@@ -1,0 +1,37 @@
+"""`hectogpt verdict A B`: test the losses of anybody's runs."""
+
+from __future__ import annotations
+
+from hectogpt import errors
+from hectogpt.cli.console import note, show
+from hectogpt.cli.options import VerdictOptions
+from hectogpt.errors import UserError
+from hectogpt.lab.losses import plot_verdict, read_losses, verdict
+
+
+def main(options: VerdictOptions) -> None:
+    """Read both files, print the verdict, and draw the picture if asked. Raises UserError."""
+    (a, a_seeded), (b, b_seeded) = read_losses(options.a), read_losses(options.b)
+    if a_seeded != b_seeded and not options.unpaired:
+        without = options.b if a_seeded else options.a
+        raise UserError(
+            f"{without} has no column 'seed', the other file has one",
+            why="runs are paired by seed",
+            fix="add the seeds, or --unpaired if the runs share none",
+            code=errors.DATA,
+        )
+    paired = a_seeded and b_seeded and not options.unpaired
+    if paired and not a.keys() & b.keys():
+        raise UserError(
+            f"{options.a} and {options.b} have no seed in common",
+            why=f"seeds {', '.join(list(a)[:3])} ... against {', '.join(list(b)[:3])} ...",
+            fix="run both with the same seeds, or --unpaired if that is impossible",
+            code=errors.DATA,
+        )
+    found = verdict(a, b, options.margin) if paired else verdict([*a.values()], [*b.values()], options.margin)
+    text = found.text(options.a, options.b)
+    if options.picture is not None:
+        pairs = [(a[seed], b[seed]) for seed in a if seed in b] if paired else zip(a.values(), b.values(), strict=False)
+        plot_verdict(options.picture, [x - y for x, y in pairs], options.margin, f"{options.b} against {options.a}")
+        note(f"{options.picture} is drawn")
+    show(options.json, found.as_json(), [text])

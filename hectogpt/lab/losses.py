@@ -1,0 +1,249 @@
+"""A verdict on losses from anybody's runs: read them from files, pair them by seed, test the gain.
+
+The test is that of `hectogpt compare --until decided` (sequential.py): the result stays valid when it is
+recomputed after every new seed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hectogpt import errors
+from hectogpt.display import one_line
+from hectogpt.errors import UserError
+from hectogpt.json_files import parse_json_object, read_bytes
+from hectogpt.lab.sequential import half_width, look, p_value
+from hectogpt.lab.statistics import LEAST_DIFFERENCE, p_text
+
+LARGEST = 64 << 20  # bytes of a file of losses
+MOST_SEEDS = 10_000  # a larger forecast is not worth a number
+
+Losses = Mapping[str, float]  # seed -> loss, in the order of the file
+
+
+@dataclass(frozen=True)
+class LossVerdict:
+    """The test of losses b against losses a.
+
+    verdict: "better" if b is lower than a by at least `margin` and the interval lies above 0, "worse" the
+        same in the other direction, "tie" if the interval lies within the margin, otherwise "unproven".
+    gain: mean of a minus b over the pairs; positive means that b is better. In the unit of the losses.
+    interval: 95 % interval of the gain, valid at every look; None for a single pair.
+    p: two-sided p value that is valid at every look.
+    pairs: number of pairs.
+    more_seeds: about how many more pairs would decide it if gain and spread stayed as they are. 0 if it
+        is decided, None if one pair gives no spread or the number exceeds 10,000.
+    margin: differences below it count as a tie.
+    paired: True if the pairs share a seed, False if they share only their place in the files.
+    unused: seeds (or, unpaired, a number of rows) without a partner.
+    """
+
+    verdict: str
+    gain: float
+    interval: tuple[float, float] | None
+    p: float
+    pairs: int
+    more_seeds: int | None
+    margin: float
+    paired: bool
+    unused: tuple[str, ...]
+
+    def text(self, a: str, b: str) -> str:
+        """One paragraph; a, b: what to call the two."""
+        opening = {
+            "better": f"{b} is better than {a}",
+            "worse": f"{b} is worse than {a}",
+            "tie": f"{b} ties with {a}",
+            "unproven": f"Whether {b} is better than {a} is unproven",
+        }[self.verdict]
+        direction = "lower" if self.gain >= 0 else "higher"
+        facts = [f"its mean loss is {abs(self.gain):.4g} {direction}"]
+        if self.interval is not None:
+            low, high = self.interval
+            facts.append(f"gain {self.gain:+.4g}, 95 % interval {low:+.4g} to {high:+.4g}, p {p_text(self.p)}")
+        how = "paired by seed" if self.paired else "not paired by seed"
+        facts.append(f"{self.pairs} pair{'' if self.pairs == 1 else 's'}, {how}")
+        lines = [f"{opening}: {'; '.join(facts)}.", self._next()]
+        lines.append("The interval and p stay valid however often you look while seeds are added.")
+        if self.unused:
+            lines.append(f"Without a partner, and not used: {', '.join(self.unused)}.")
+        return " ".join(line for line in lines if line)
+
+    def _next(self) -> str:
+        if self.verdict != "unproven":
+            return ""
+        if self.pairs == 1:
+            return "One pair has no spread: run at least three seeds."
+        if self.more_seeds is None:
+            return f"More than {MOST_SEEDS:,} seeds would be needed to decide it."
+        return f"About {self.more_seeds:,} more seeds would decide it if gain and spread stayed the same."
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as plain values."""
+        return asdict(self)
+
+
+def verdict(a: Losses | Sequence[float], b: Losses | Sequence[float], margin: float = LEAST_DIFFERENCE) -> LossVerdict:
+    """Test whether losses b are lower than losses a.
+
+    Args:
+        a: losses of the base: a mapping from seed to loss, or a sequence.
+        b: losses of the change, in the same form. Two mappings are paired by seed; two sequences by place,
+            which is valid for independent runs, and needs more of them than pairs that share a seed.
+        margin: least difference that counts, in the unit of the losses.
+
+    Raises UserError if no pair can be made, a loss is not finite, or the margin is negative.
+    """
+    if not (math.isfinite(margin) and margin >= 0):
+        raise UserError(f"margin {margin}", why="it must be 0 or more", fix=f"margin {LEAST_DIFFERENCE}")
+    paired = isinstance(a, Mapping) and isinstance(b, Mapping)
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        shared = [seed for seed in a if seed in b]
+        before, after = [a[seed] for seed in shared], [b[seed] for seed in shared]
+        unused = tuple(str(seed) for seed in [*a, *b] if seed not in shared)
+    else:
+        before, after = list(_values(a)), list(_values(b))
+        extra = abs(len(before) - len(after))
+        unused = (f"the last {extra} of the longer",) if extra else ()
+        before, after = before[: len(after)], after[: len(before)]
+    if not before:
+        why = "they have no seed in common" if paired else "one of them is empty"
+        raise UserError("the two cannot be compared", why=why, fix="run both with the same seeds", code=errors.DATA)
+    gains = np.subtract(before, after, dtype=np.float64)
+    if not np.isfinite(gains).all():
+        raise UserError(
+            "a loss is not finite",
+            why="a test cannot count a run that diverged",
+            fix="give it the loss of a uniform guess, ln(vocabulary size), or leave its seed out of both",
+            code=errors.DATA,
+        )
+    looks = look(gains, margin)
+    gain, low, high = float(looks.gain[-1]), float(looks.low[-1]), float(looks.high[-1])
+    word = str(looks.word[-1])
+    return LossVerdict(
+        verdict=word,
+        gain=gain,
+        interval=(low, high) if math.isfinite(high) else None,
+        p=p_value(gains),
+        pairs=len(gains),
+        more_seeds=0 if word != "unproven" else seeds_to_decide(gains, margin),
+        margin=margin,
+        paired=paired,
+        unused=unused,
+    )
+
+
+def _values(losses: Losses | Sequence[float]) -> Iterable[float]:
+    return losses.values() if isinstance(losses, Mapping) else losses
+
+
+def seeds_to_decide(gains: np.ndarray, margin: float) -> int | None:
+    """How many more gains with this mean and spread decide the test; None for one gain, or beyond MOST_SEEDS."""
+    if len(gains) < 2:
+        return None
+    n = np.arange(len(gains) + 1, MOST_SEEDS + len(gains) + 1, dtype=np.float64)
+    gain = abs(float(np.mean(gains)))
+    half = half_width(n, (n - 1) * float(np.var(gains, ddof=1)))
+    decided = half < gain if gain >= margin else gain + half <= margin
+    return int(n[decided][0]) - len(gains) if decided.any() else None
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def read_losses(name: str) -> tuple[Losses, bool]:
+    """The losses in a file, and True if they have seeds (otherwise their keys are row numbers).
+
+    name: FILE or FILE:COLUMN. The file is CSV with a header (separated by commas, semicolons or tabs), or
+    JSON lines (.jsonl). COLUMN is that of the loss, `loss` by default; seeds are in the column `seed`.
+
+    Raises UserError (DATA) for a file that cannot be read, lacks the column, or repeats a seed.
+    """
+    path, column = Path(name), "loss"
+    if not path.exists() and ":" in name:
+        file, _, column = name.rpartition(":")
+        path = Path(file)
+    try:
+        text = read_bytes(path, LARGEST).decode("utf-8-sig")
+        rows = _json_rows(text) if path.suffix in (".jsonl", ".json") else _csv_rows(text)
+    except (OSError, ValueError) as error:
+        raise errors.unreadable(path, error, fix="a CSV or .jsonl file with seed and loss", code=errors.DATA) from None
+    columns = list(rows[0]) if rows else []
+    shown = one_line(", ".join(columns)) or "none"
+    if column not in columns:
+        fix = f"{path}:COLUMN names another column" if columns else f"a first line such as seed,{column}"
+        raise UserError(f"{path} has no column {column!r}", why=f"its columns: {shown}", fix=fix, code=errors.DATA)
+    seeded = "seed" in columns
+    losses: dict[str, float] = {}
+    for number, row in enumerate(rows, 1):
+        seed = str(row.get("seed", "")).strip() if seeded else str(number)
+        try:
+            loss = float(row[column])
+        except (KeyError, TypeError, ValueError):
+            loss = math.nan
+        if not seed or not math.isfinite(loss):
+            raise UserError(
+                f"{path}, row {number}: seed {seed or '(none)'}, {column} {row.get(column)!r}",
+                why="every row needs a seed and a finite number",
+                fix="for a run that diverged, write the loss of a uniform guess or remove its seed from both files",
+                code=errors.DATA,
+            )
+        if seed in losses:
+            raise UserError(
+                f"{path}, row {number}: seed {seed} a second time",
+                why="a seed counts once",
+                fix="keep one row for each seed, in a file for each arm",
+                code=errors.DATA,
+            )
+        losses[seed] = loss
+    return losses, seeded
+
+
+def _csv_rows(text: str) -> list[dict[str, Any]]:
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
+    try:
+        return [{str(key).strip(): value for key, value in row.items()} for row in reader]
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+
+
+def _json_rows(text: str) -> list[dict[str, Any]]:
+    return [parse_json_object(line.encode()) for line in text.splitlines() if line.strip()]
+
+
+# --- the picture ------------------------------------------------------------------------------------------------------
+
+
+def plot_verdict(path: Path, gains: Sequence[float], margin: float, title: str) -> None:
+    """Write a PNG of the gains seed by seed, with their mean and its interval after each."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    from hectogpt.training.plot import BLUE, LIGHT_GREY, place_legend, plain_text, save_figure, style_axes
+
+    looks, n = look(gains, margin), np.arange(1, len(gains) + 1)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    bounded = np.isfinite(looks.high)
+    axes.axhspan(-margin, margin, color=LIGHT_GREY, alpha=0.3, label=f"within {margin:g}: a tie")
+    axes.axhline(0, color="0.35", linewidth=0.8)
+    axes.fill_between(n[bounded], looks.low[bounded], looks.high[bounded], color=BLUE, alpha=0.2, label="95 % interval")
+    axes.plot(n, looks.gain, color=BLUE, label="mean gain so far")
+    axes.plot(n, gains, ".", color="0.35", label="each pair")
+    axes.set_xlabel("pairs")
+    axes.set_ylabel("gain: first loss minus second")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    figure.suptitle(plain_text(title), fontsize=10)
+    place_legend(figure, axes)
+    style_axes(axes)
+    save_figure(figure, path)
