@@ -5,21 +5,15 @@ torch is asked about GPUs, and imported only for that.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
-import struct
 import sys
-from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-# Where the system itself stands: its libraries, and what it says of the machine.
-SYSTEM_FOLDERS = ("/proc", "/sys", "/dev", "/usr/lib", "/lib", "/usr/share/zoneinfo", "/etc/localtime")
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory", "CUDA out of memory")
 
 
@@ -102,9 +96,19 @@ def peak_memory_mb(device: str = "cpu") -> float:
 
 
 def resident_memory_mb(pid: int) -> float:
-    """MiB of main memory that a process holds now; 0 for one that has ended."""
+    """MiB of main memory that a process and those it started hold now; 0 for one that has ended."""
     with suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).memory_info().rss / 2**20
+        parent = psutil.Process(pid)
+        return sum(one.memory_info().rss for one in (parent, *parent.children(recursive=True))) / 2**20
+    return 0.0
+
+
+def processor_seconds(pid: int) -> float:
+    """Seconds of processor time that a process and those it started, and that still run, have taken."""
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        times = [one.cpu_times() for one in (parent, *parent.children(recursive=True))]
+        return sum(one.user + one.system for one in times)
     return 0.0
 
 
@@ -119,47 +123,6 @@ def limit_this_process(memory: int, file_size: int) -> None:
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-# Landlock, linux/landlock.h: the calls' numbers, which are the same on all processors, and rights.
-CREATE_RULESET, ADD_RULE, RESTRICT_SELF, NO_NEW_PRIVILEGES = 444, 445, 446, 38
-WRITE_FILE, READ_FILE, READ_DIR, REFER, TRUNCATE = 1 << 1, 1 << 2, 1 << 3, 1 << 13, 1 << 14
-CHANGES = WRITE_FILE | sum(1 << bit for bit in range(4, 13))  # remove and make files of every kind
-OF_FILES = WRITE_FILE | READ_FILE | TRUNCATE  # what a rule for a single file may allow
-
-
-def keep_in(
-    writable: Iterable[Path | str], readable: Iterable[Path | str] | None = None, listed: Iterable[Path | str] = ()
-) -> None:
-    """Let this thread, and all that it starts, change files only in these files and folders; with `readable` also read
-    only there, and see names of files there and in `listed`. This holds for code in C too, and cannot be taken back.
-    Raises OSError where the kernel has no Landlock."""
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def call(number: int, *arguments: Any) -> int:
-        result: int = libc.syscall(ctypes.c_long(number), *arguments)
-        if result < 0:
-            raise OSError(ctypes.get_errno(), "Landlock")
-        return result
-
-    version = call(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
-    changing = CHANGES | (REFER if version >= 2 else 0) | (TRUNCATE if version >= 3 else 0)
-    reading = 0 if readable is None else READ_FILE | READ_DIR
-    handled = struct.pack("=Q", changing | reading)
-    ruleset = call(CREATE_RULESET, handled, ctypes.c_size_t(len(handled)), ctypes.c_uint32(0))
-    try:
-        rules = {path: READ_DIR for path in listed} | {path: reading for path in readable or ()}
-        for path, rights in (rules | {path: changing | reading for path in writable}).items():
-            with suppress(FileNotFoundError, PermissionError):
-                place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-                rule = struct.pack("=Qi", rights if os.path.isdir(path) else rights & OF_FILES, place)
-                call(ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint32(0))
-                os.close(place)
-        if libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0):
-            raise OSError(ctypes.get_errno(), "no_new_privs")
-        call(RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
-    finally:
-        os.close(ruleset)
 
 
 @cache

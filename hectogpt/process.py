@@ -22,12 +22,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
+
+from hectogpt import sandbox
+from hectogpt.sandbox import Policy
 
 _ROOT = Path(__file__).resolve().parents[1]  # the child imports the same files as the caller
 LAST_WORDS = 100_000  # bytes that are kept of what a child writes beside its answer
@@ -59,14 +62,27 @@ class Ending:
 
 
 class Child:
-    """`python -m module` in `folder`, started and waiting for its request. environment: its variables, all of them.
-    process: itself. It ends when this process does, and is listened to once."""
+    """`python -m module` in `folder`, started and waiting for its request. It ends when this process does, and is
+    listened to once.
 
-    def __init__(self, module: str, folder: Path | None = None, environment: Mapping[str, str] | None = None) -> None:
+    Attributes:
+        process: itself; of a sealed child the program that holds its seal.
+        ending: how it ended, once it has.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        """environment: its variables, all of them. policy: the sandbox that it begins in, sealed where possible."""
         environment = os.environ if environment is None else environment
         path = [str(_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
+        plain = [sys.executable, "-m", "hectogpt.process", module]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "hectogpt.process", module],
+            plain if policy is None else sandbox.command(module, policy),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -74,33 +90,52 @@ class Child:
             env={**environment, "PYTHONPATH": os.pathsep.join(path)},
             start_new_session=True,  # Ctrl-C reaches the caller alone, which ends the child and its group
         )
-        self._printed, self._killed_for, self._deadline, self._over = b"", "", math.inf, threading.Event()
+        self.ending: Ending | None = None
         self._token = secrets.token_hex(16)
+        self._printed, self._killed_for, self._deadline, self._over = b"", "", math.inf, threading.Event()
 
-    def send(self, request: dict[str, Any]) -> None:
-        """Send a request; `listen` sends the first. A child that has ended does not get it."""
-        line = json.dumps({"request": request, "token": self._token}, allow_nan=False).encode()
+    def send(self, request: dict[str, Any], body: bytes | memoryview = b"") -> None:
+        """Send a request, with raw bytes; `listen` sends the first. A child that has ended does not get it."""
+        line = json.dumps({"request": request, "bytes": len(body), "token": self._token}, allow_nan=False).encode()
         assert self.process.stdin is not None
         with suppress(BrokenPipeError, ValueError):  # ended, or already closed; the exit code tells
             self.process.stdin.write(line + b"\n")
+            self.process.stdin.write(body)
             self.process.stdin.flush()  # and stays open: its end would tell that this process has died
 
     def listen(
         self,
         request: dict[str, Any],
         on_frame: Callable[[dict[str, Any], bytes], None],
+        **limits: Any,
+    ) -> Ending:
+        """Pass on each frame of the answer to `request` (see `frames`). Returns how the child ended."""
+        with closing(self.frames(request, **limits)) as frames:
+            for message, body in frames:
+                on_frame(message, body)
+        assert self.ending is not None
+        return self.ending
+
+    def frames(
+        self,
+        request: dict[str, Any],
         *,
         first_seconds: float = math.inf,
         seconds: float = math.inf,
         total_seconds: float = math.inf,
         output_bytes: int = sys.maxsize,
+        body_bytes: int = BODY_BYTES,
         cancelled: Callable[[], bool] | None = None,
-    ) -> Ending:
-        """Send the request, pass on each frame until the one with {"done": true} or the child's end. When this is left,
-        also by an exception (Ctrl-C, an error in on_frame), the child ends with all that it has started.
+    ) -> Generator[tuple[dict[str, Any], bytes], None, None]:
+        """Send the request; yield each frame until the one with {"done": true} or the child's end.
 
-        first_seconds, seconds: the longest silence before the first frame and after it. output_bytes: what it may
-        print. cancelled: asked now and then; ends the child once it holds.
+        When the generator is closed, the child ends with all that it has started.
+
+        Args:
+            first_seconds, seconds: the longest silence before the first frame, and after it.
+            output_bytes: what it may print.
+            body_bytes: the largest body of a frame.
+            cancelled: asked now and then; ends the child once it is true.
         """
         child, how = self.process, "ended"
         assert child.stdin is not None
@@ -112,12 +147,13 @@ class Child:
         reader.start()
         try:
             self.send(request)
-            while how == "ended" and (frame := read_frame(child.stdout, self._token)) is not None:
-                self._deadline = time.monotonic() + seconds
+            while how == "ended" and (frame := read_frame(child.stdout, self._token, body_bytes)) is not None:
                 if frame[0].get("done") is True:
                     how = "done"
                 else:
-                    on_frame(*frame)
+                    self._deadline = math.inf  # the caller's own work takes its time
+                    yield frame
+                    self._deadline = time.monotonic() + seconds
             if how == "ended":
                 with suppress(subprocess.TimeoutExpired):
                     child.wait(timeout=5)
@@ -132,8 +168,8 @@ class Child:
                 with suppress(BrokenPipeError):
                     stream.close()
             reader.join(timeout=5)
-        words = self._printed.decode("utf-8", errors="replace").strip()
-        return Ending(self._killed_for or how, None if self._killed_for else code, words)
+            words = self._printed.decode("utf-8", errors="replace").strip()
+            self.ending = Ending(self._killed_for or how, None if self._killed_for else code, words)
 
     def _watch(self, last: float, cancelled: Callable[[], bool] | None) -> None:
         """In a thread: end the child at its deadline, or when it is cancelled."""
@@ -173,9 +209,9 @@ class BrokenFrameError(Exception):
     """Bytes came that are no frame."""
 
 
-def read_frame(stream: IO[bytes], token: str) -> tuple[dict[str, Any], bytes] | None:
-    """A message and its body; None at the end of the stream. Raises BrokenFrameError for what is no frame, or lacks
-    the token."""
+def read_frame(stream: IO[bytes], token: str, most: int = BODY_BYTES) -> tuple[dict[str, Any], bytes] | None:
+    """A message and its body, of at most `most` bytes; None at the end of the stream. Raises BrokenFrameError for
+    anything that is not a frame, or lacks the token."""
     line = stream.readline(MESSAGE_BYTES)
     if not line.endswith(b"\n"):
         return None
@@ -186,44 +222,13 @@ def read_frame(stream: IO[bytes], token: str) -> tuple[dict[str, Any], bytes] | 
     if not isinstance(frame, dict) or frame.get("token") != token:
         raise BrokenFrameError
     message, size = frame.get("message"), frame.get("bytes")
-    if not isinstance(message, dict) or not isinstance(size, int) or not 0 <= size <= BODY_BYTES:
+    if not isinstance(message, dict) or not isinstance(size, int) or not 0 <= size <= most:
         raise BrokenFrameError
     body = stream.read(size)
     return (message, body) if len(body) == size else None
 
 
 # --- the child's side -------------------------------------------------------------------------------------------------
-
-
-# What code of others must not do, by the events of sys.addaudithook.
-PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
-TWO_PATHS = {"os.rename", "os.link", "os.symlink"}
-CHANGES = {*TWO_PATHS, "os.remove", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.mkdir", "os.utime"}
-CHANGES |= {"os.setxattr", "shutil.rmtree", "sqlite3.connect"}
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-
-
-def forbidden(event: str, arguments: tuple[Any, ...], folder: str) -> str:
-    """What an audit event does that code of others must not, in words: use the network, start a program, signal another
-    process, change a file outside `folder` (a real path); "" for all else. Code that works around Python is not seen.
-    """
-    if event.startswith("socket.") and event not in ("socket.__new__", "socket.gethostname"):
-        return "network"
-    if event.startswith(PROGRAMS):
-        return f"other programs ({event})"
-    if event in ("os.kill", "os.killpg") and arguments[0] != os.getpid():
-        return "signals to others"
-    paths = arguments[:2] if event in CHANGES else ()
-    if event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING:
-        paths = arguments[:1]
-    if event in TWO_PATHS and any(isinstance(one, int) and one >= 0 for one in arguments[2:]):
-        paths = ("/",)  # relative to a folder's descriptor, which may be any
-    for path in paths:
-        if isinstance(path, str | bytes | os.PathLike):
-            real = os.path.realpath(os.fsdecode(path))
-            if real not in (folder, os.devnull) and not real.startswith(folder + os.sep):
-                return f"changes outside its folder ({os.fsdecode(path)})"
-    return ""
 
 
 class Frames:
@@ -235,7 +240,7 @@ class Frames:
         self._file = os.fdopen(os.dup(1), "wb")  # no process inherits this descriptor
         os.dup2(2, 1)
         self._owner, self._token = os.getpid(), ""
-        self._requests: SimpleQueue[bytes] = SimpleQueue()
+        self._received: SimpleQueue[tuple[dict[str, Any], bytes]] = SimpleQueue()
         self._pipe = os.dup(0)  # a file descriptor that no process inherits which the module may start
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)  # code that reads standard input finds it empty, and does not wait
@@ -245,11 +250,10 @@ class Frames:
     def _watch_caller(self) -> None:
         """Read requests until the end of the pipe, which only the caller's end closes; then end this process with all
         that it has started."""
-        rest = b""
-        while data := os.read(self._pipe, 1 << 16):
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                self._requests.put(line)
+        with suppress(OSError, ValueError), os.fdopen(self._pipe, "rb", closefd=False) as pipe:
+            while line := pipe.readline():
+                frame = json.loads(line)
+                self._received.put((frame, pipe.read(frame["bytes"])))
         if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
             with suppress(OSError):  # an audit hook may forbid it
                 os.killpg(os.getpid(), signal.SIGKILL)
@@ -257,17 +261,22 @@ class Frames:
 
     def receive(self) -> dict[str, Any]:
         """Wait for the next request and return it. Nothing can be sent before the first."""
-        line = json.loads(self._requests.get())
-        self._token = line["token"]
-        request: dict[str, Any] = line["request"]
-        return request
+        return self.receive_frame()[0]
 
-    def send(self, message: dict[str, Any], body: bytes = b"") -> None:
+    def receive_frame(self) -> tuple[dict[str, Any], bytes]:
+        """Wait for the next request and return it with its bytes."""
+        frame, body = self._received.get()
+        self._token = frame["token"]
+        request: dict[str, Any] = frame["request"]
+        return request, body
+
+    def send(self, message: dict[str, Any], body: bytes | memoryview = b"") -> None:
         """Send one frame. A copy of this process, forked by the code of others, ends instead."""
         if os.getpid() != self._owner:
             os._exit(0)
         frame = {"message": message, "bytes": len(body), "token": self._token}
-        self._file.write(json.dumps(frame, allow_nan=False).encode() + b"\n" + body)
+        self._file.write(json.dumps(frame, allow_nan=False).encode() + b"\n")
+        self._file.write(body)
         self._file.flush()
 
     def done(self) -> None:
@@ -290,8 +299,11 @@ def answer(reply: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]) -> None:
         frames().send(message)
 
 
-def serve(module: str) -> None:
-    """Run the module as a program, and end with all that it has started when the caller dies."""
+def serve(module: str, policy: dict[str, Any] | None = None) -> None:
+    """Run the module as a program, and end with all that it has started when the caller dies. policy: the fields of a
+    Policy, which holds before this process has a second thread."""
+    if policy is not None:
+        Policy(**{name: tuple(places) for name, places in policy.items()}).keep_in()
     _frames.append(Frames())
     sys.argv = [module]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -37,7 +37,7 @@ LAYERS = {
 # The ground: single files that every layer may import. Each imports only those before it.
 GROUND = (
     *("display", "errors", "serialization", "files", "json_files", "run_records"),
-    *("hardware", "process", "idea_file", "signals", "torch_private"),
+    *("hardware", "sandbox", "process", "idea_file", "signals", "torch_private"),
 )
 
 Imports = dict[str, set[str]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -10,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hectogpt import sandbox
 from hectogpt.cli.console import note, remarks, show
 from hectogpt.cli.options import JudgeOptions
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.display import printable
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.lab.compare import short_name
-from hectogpt.lab.judge import judge, replay
+from hectogpt.lab.judge import EQUAL, Replay, judge, replay
 from hectogpt.lab.judgement import Judgement, find_entrant, read_judgement
 from hectogpt.lab.verdict import COSTS, OPENINGS, Cost, costs_text
 from hectogpt.signals import WORDS
@@ -29,13 +31,26 @@ def main(options: JudgeOptions) -> None:
     """Judge, and leave with the exit code of the verdict."""
     if [bool(options.idea), options.replay is not None, options.queue is not None].count(True) != 1:
         raise UserError("judge takes an idea, or replay, or queue", fix="hectogpt judge my_idea.py:idea")
-    if options.seeds < 1 or not options.minutes > 0 or not options.hours > 0:
-        raise UserError("seeds, minutes and hours", why="they must be positive")
+    for name, value, usual in (
+        ("seeds", options.seeds, 12),
+        ("minutes", options.minutes, 30),
+        ("hours", options.hours, 8),
+    ):
+        if not value > 0:
+            raise UserError(f"{name} = {value:g}", why="it must be positive", fix=set_to(name, usual))
     if options.replay is not None:
-        sys.exit(NOT_BETTER if replay_record(options, options.replay) else 0)
+        sys.exit(NOT_BETTER if replay_record(options, options.replay).faults else 0)
     if options.queue is not None:
-        return work_off(options, options.queue)
-    sys.exit(CODES.get(judge_idea(options).word, NOT_BETTER))
+        work_off(options, options.queue)
+    else:
+        sys.exit(exit_code(judge_idea(options)))
+
+
+def exit_code(found: Judgement) -> int:
+    """0 for better, by sealed processes; 2 for refused, 3 for dishonest, 1 for all else."""
+    if found.word == "better" and not found.is_sealed:
+        return NOT_BETTER
+    return CODES.get(found.word, NOT_BETTER)
 
 
 def open_corpora(names: Sequence[str], quiet: bool) -> list[Corpus]:
@@ -56,20 +71,32 @@ def judge_idea(options: JudgeOptions) -> Judgement:
     entrant = find_entrant(options.idea, options.on)
     corpora = open_corpora(options.corpus, options.quiet)
     limits: dict[str, Any] = {"minutes": options.minutes, "most_seeds": options.seeds, "threads": options.threads}
-    found = judge(entrant, corpora, options.out, **limits, tell=lambda line: note(line, options.quiet))
+
+    def tell(line: str) -> None:
+        note(line, options.quiet and not (options.commit and line.startswith("commitment")))
+
+    found = judge(entrant, corpora, options.out, **limits, tell=tell)
     # Who asks often enough is lucky once.
     earlier = [one for one in records_in(found.path.parent) if one.path != found.path and one.name == found.name]
     show(options.json, as_json(found, earlier), [verdict_text(found, earlier)])
     return found
 
 
-def replay_record(options: JudgeOptions, path: Path) -> list[str]:
-    """Do a judgement again; what does not hold."""
+def replay_record(options: JudgeOptions, path: Path) -> Replay:
+    """Do a judgement again, and print what does not hold."""
     judgement = read_judgement(path)
+    if sandbox.bubblewrap() is None:
+        remarks()(f"no sandbox here: the code in {path} runs with your rights ({sandbox.HOW})")
     corpora = [open_corpus(name) for name in options.corpus if short_name(name) in judgement.begin["corpora"]]
-    found = replay(judgement, corpora, lambda line: note(line, options.quiet))
-    answer = {"record": str(path), "holds": not found, "differences": found}
-    show(options.json, answer, found or [f"{path} holds: {judgement.name} is {judgement.word}"])
+    with tempfile.TemporaryDirectory(prefix="replay-") as folder:
+        found = replay(judgement, corpora, lambda line: note(line, options.quiet), Path(folder))
+    equal = "every loss is equal" if found.largest <= EQUAL else f"every loss within {found.largest:.1e} nats"
+    processor = "the same processor" if found.largest <= EQUAL else "another processor"
+    pair = found.again.pair()
+    answer = {"record": str(path), "holds": not found.faults, "differences": found.faults}
+    answer |= {"verdict": found.again.word, "gain": pair and pair.gain, "largest_difference": found.largest}
+    holds = f"{path} holds: {judgement.name} is {found.again.word}, gain {pair or 'unknown'}; {processor}: {equal}"
+    show(options.json, answer, found.faults or [holds])
     return found
 
 
@@ -113,20 +140,28 @@ def records_in(folder: Path) -> list[Judgement]:
 
 def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
     """A paragraph that can be quoted by itself."""
-    begin, pair, seeds = found.begin, found.pair(), len(found.gains())
+    begin = found.begin
+    pair = found.pair()
+    seeds = len(found.gains())
     corpora = " and ".join(begin["corpora"])
+    unsealed = "" if found.is_sealed else "unsealed: "
     if found.word in OPENINGS:
-        texts = [OPENINGS[found.word].format(arm=begin["idea"], first=begin["base"])]
+        texts = [unsealed + OPENINGS[found.word].format(arm=begin["idea"], first=begin["base"])]
         if pair is not None:
             texts[0] += f": gain {pair} nats per token of test text on {corpora}"
             texts[0] += f", {seeds} seed{'s' * (seeds != 1)} drawn from a secret ({found.ended})"
         if len(begin["corpora"]) > 1:
             texts += [f"{name}: {found.pair(name) or ''}" for name in begin["corpora"]]
         texts += [line] if (line := costs_text("training", costs_of(found))) else []
+        if rows := {trial["corpus"]: trial["rows"] for trial in found.trials if "rows" in trial}:
+            listed = " and ".join(f"{count} rows of {name}" for name, count in rows.items())
+            texts.append(f"Each seed was scored on {listed}, drawn after training")
     else:
-        texts = [f"{begin['idea']} on {begin['base']} is {found.word}: {'; '.join(found.reasons)}"]
+        texts = [f"{unsealed}{begin['idea']} on {begin['base']} is {found.word}: {'; '.join(found.reasons)}"]
     passed = sum(check["passed"] for check in found.checks)
     texts.append(f"{passed} of {len(found.checks)} checks passed")
+    if not found.is_sealed:
+        texts.append(f"Its processes were not sealed from this machine ({sandbox.HOW}), so the checks prove less")
     if earlier:
         times, words = f"{len(earlier)} time{'s' * (len(earlier) != 1)}", Counter(one.word for one in earlier)
         listed = ", ".join(f"{count} {word}" for word, count in words.items())
@@ -149,6 +184,8 @@ def as_json(found: Judgement, earlier: Sequence[Judgement]) -> dict[str, Any]:
         "idea": found.begin["idea"],
         "base": found.begin["base"],
         "verdict": found.word,
+        "sealed": found.is_sealed,
+        "commitment": found.begin["commitment"],
         **gains.pop(None, {"gain": None, "interval": None}),
         "reasons": list(found.reasons),
         "gains": gains,

@@ -238,11 +238,11 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class JudgeOptions:
-    """Judge an idea: train it and its base with seeds that nobody chose, on both corpora, and check what it says.
+    """Judge an idea: train it and its base in sealed processes, with seeds that nobody chose, on both corpora.
 
     The verdict is better, worse, tie or unproven; refused if it breaks a rule of its base (steps, tokens, parameters,
-    time) or cannot be run; dishonest if a check fails. Exit codes: 0 better, 1 not better, 2 refused, 3 dishonest. The
-    idea's file is run, in processes that can open no other file of data.
+    time) or cannot be run; dishonest if a check fails. Exit codes: 0 better, 1 not better or not sealed, 2 refused, 3
+    dishonest. The idea's file is run in sandboxes that have no file of data, no network and no other process.
 
     Examples
       hectogpt judge my_idea.py:idea
@@ -267,6 +267,8 @@ class JudgeOptions:
     """Folder for the records, one file for each judgement; or the file of this one, NAME.jsonl."""
     replay: Path | None = None
     """Do the judgement of this record again, with its source and seeds, and say whether it holds (exit code 0 or 1)."""
+    commit: bool = False
+    """Print the hash that the record commits to before anything runs, even if quiet."""
     queue: Path | None = None
     """Judge the function `idea` of each file of this folder that has no verdict yet."""
     hours: float = 8.0

@@ -11,7 +11,6 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
@@ -23,6 +22,7 @@ from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws, train_case
 from hectogpt.grade.laws import Setting
 from hectogpt.grade.run_part import Answer, answer_of_error, answers, frame_of
+from hectogpt.sandbox import Policy
 
 
 def prepare_everything() -> None:
@@ -172,22 +172,19 @@ def import_with_stand_ins(name: str, finder: Finder) -> ModuleType:
             finder.missing.add(top)
 
 
-# --- what keeps its code in: Landlock where the kernel has it, and an audit hook of Python ----------------------------
+# --- what keeps its code in -------------------------------------------------------------------------------------------
 
 
 def shut_in(folder: Path) -> None:
-    """From now on: no network, no other programs, no changes of files outside the folder. Neither can be taken back.
-    Code that works around Python is stopped by Landlock alone, and only from changing files."""
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):
-            hardware.keep_in((folder, "/dev/shm", os.devnull))
-    inside = os.path.realpath(folder)
+    """From now on: no network, no other programs, no changes of files outside the folder. Neither Landlock nor the
+    audit hook can be taken back. Code that works around Python is stopped by Landlock alone."""
 
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if what := process.forbidden(event, arguments, inside):
-            raise PermissionError(f"no {what} while grading")
+    def refuse(what: str) -> None:
+        raise PermissionError(f"no {what} while grading")
 
-    sys.addaudithook(hook)
+    policy = Policy((os.path.realpath(folder), "/dev/shm", os.devnull))
+    policy.keep_in()
+    policy.watch(refuse)
 
 
 if __name__ == "__main__":

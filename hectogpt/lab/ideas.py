@@ -58,10 +58,17 @@ def find_run(name: str, base: str | Run = "top") -> Run:
     base = match["base"] or base
     before = find_run(base) if isinstance(base, str) else base
     idea = read_idea(match["path"])
-    function = getattr(load_idea(idea), match["function"], None)
+    run = run_of(idea, match["function"], before)
+    remember(idea)
+    return run
+
+
+def run_of(idea: IdeaFile, name: str, before: Run) -> Run:
+    """The Run that a function of a file makes of `before`. Imports the file. Raises UserError as `find_run` does."""
+    function = getattr(load_idea(idea), name, None)
     if not callable(function):
-        raise no_function(idea, match["function"])
-    title = f"{idea.path.name}:{match['function']}"
+        raise no_function(idea, name)
+    title = f"{idea.path.name}:{name}"
     with running(title):
         after = function(before)
     if not isinstance(after, Run):
@@ -75,7 +82,6 @@ def find_run(name: str, base: str | Run = "top") -> Run:
     ideas = (*before.ideas, *(() if idea.sha256 in before.ideas else (idea.sha256,)))
     run = replace(after, recipe=label, ideas=ideas)
     _check(title, run)
-    remember(idea)
     return run
 
 

@@ -1,62 +1,64 @@
-"""The judge of an idea: it never runs the idea's code and believes nothing that the idea says. It asks, and checks.
+"""The judge of an idea. It never runs the idea's code and believes nothing that the idea says.
 
 For every seed, drawn from a secret, and every corpus the base and the idea train in processes of their own
-(lab/contestant.py), which have the training text and no other. A second process scores the test text with the saved
-weights. A third one knows the weights alone: it is given beginnings of rows, up to positions that were drawn after the
-scores were in, and answers with the probabilities of all tokens. They must sum to one and give the next token the loss
-that was reported. So a loss that is invented, that needs the future, or that belongs to no distribution is found out,
-by whatever means it came about.
+(lab/contestant.py), on training text that is dealt to them batch by batch. Then rows of the test text are drawn and
+dealt to other processes, which have the weights alone: a token of every row at a time, and the next one only when the
+whole distribution of it has come back. The judge itself normalises the distributions and takes the loss. So there is
+nothing to be believed: no loss is reported, and the token that is asked for does not exist yet.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import secrets
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hectogpt import __version__, hardware
-from hectogpt.data import Corpus
+from hectogpt import __version__, files, hardware, sandbox
+from hectogpt.data import Batches, Corpus
+from hectogpt.data.batches import Shuffled
 from hectogpt.errors import UserError, set_to
 from hectogpt.kernels.build import find
 from hectogpt.lab.compare import short_name
-from hectogpt.lab.contestant import EARLY
-from hectogpt.lab.judgement import (
-    Entrant,
-    Judgement,
-    draw_positions,
-    draw_seed,
-    hash_of,
-    rules_broken,
-    weights_in_source,
-)
+from hectogpt.lab.contestant import planned
+from hectogpt.lab.judgement import ARMS, Entrant, Judgement, draw, draw_seed, hash_of, weights_in_source
+from hectogpt.lab.statistics import LEAST_DIFFERENCE
+from hectogpt.lab.tracks import TRACKS, Taken, rules_broken
 from hectogpt.process import Child, revision
+from hectogpt.serialization import dump
 from hectogpt.signals import WORDS, code_of
 from hectogpt.training.evaluate import SEQ_LEN
 
-QUESTIONS = 256  # for each trial of the idea
-SUM_TOLERANCE = 1e-3  # of the sum of probabilities; they are float32
-LOSS_TOLERANCE = 5e-3  # nats, between a score in a batch of rows and an answer by itself
+RULES = TRACKS["closed"]  # with the steps and tokens of the base
+ROWS, MOST_ROWS = 16, 64  # of the test text, dealt side by side, and in all for a trial
+NOISE = LEAST_DIFFERENCE / 4  # nats: standard error of a seed's gain over the rows that are drawn
+AGAIN = 2  # rows that are dealt again, each alone
+ALONE = 5e-3  # nats, mean difference: batches of another size round otherwise
 MOST_SEEDS = 12
-SAME_MACHINE = 1e-6  # nats that a replayed loss may differ by
-ACROSS_MACHINES = 0.02  # where processor or version are others: SOAP enlarges how sums are rounded
-HANGS = 900.0  # seconds without a message
+# Times the processor time of the base's training, and seconds beside: text can be read once and computed with often.
+MOST_TIMES, SLACK = 3.0, 10.0
+EQUAL = 1e-6  # nats that a loss may differ by on the same processor
+ACROSS_MACHINES = 0.02  # on another one: SOAP enlarges how sums are rounded
+HANGS = 300.0  # seconds without a message
+DTYPES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
+MOST_TENSORS = 10_000
+MOST_NUMBERS = RULES.parameters or 0  # of all weights, buffers too
 # Variables that its processes have.
-ENVIRONMENT = [
-    *("PATH", "HOME", "LANG", "LD_LIBRARY_PATH"),
-    *("HECTOGPT_CACHE", "XDG_CACHE_HOME", "OMP_NUM_THREADS", "GOMP_SPINCOUNT"),
-]
+ENVIRONMENT = ("PATH", "LANG", "LD_LIBRARY_PATH", "CXX", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
 Tell = Callable[[str], None]
+
+
+class SilentError(Exception):
+    """A process has ended instead of answering. Its text says how."""
 
 
 class EndedError(Exception):
@@ -69,13 +71,76 @@ class EndedError(Exception):
 
 
 @dataclass
-class Answers:
-    """The messages of a contestant's process, and what was seen of it from outside."""
+class Talk:
+    """A conversation with the process of an arm.
 
-    values: dict[str, Any] = field(default_factory=dict)
-    losses: list[float] = field(default_factory=list)
-    seconds: float = 0.0
+    Attributes:
+        run: its run, as `dump` writes it.
+        peak_mb, processor: the most memory, and the processor time, that were seen from outside.
+    """
+
+    child: Child
+    frames: Generator[tuple[dict[str, Any], bytes], None, None]
+    run: dict[str, Any] = field(default_factory=dict)
     peak_mb: float = 0.0
+    processor: float = 0.0
+
+    def send(self, numbers: np.ndarray | bytes) -> None:
+        """Send numbers without a word."""
+        self.child.send({}, numbers if isinstance(numbers, bytes) else numbers.tobytes())
+
+    def receive(self) -> tuple[dict[str, Any], bytes]:
+        """The next message and its body. Raises SilentError if the process has ended instead."""
+        for frame in self.frames:
+            return frame
+        ending = self.child.ending
+        assert ending is not None
+        how = f"its process ended ({ending.how}, exit code {ending.code})"
+        raise SilentError(ending.last_words[-2000:] or how)
+
+    def finish(self) -> list[Any]:
+        """The attempts to leave the sandbox, once the process has ended well. Raises SilentError if it has not."""
+        attempts: list[Any] = self.receive()[0]["attempts"]
+        for message, _ in self.frames:
+            raise ValueError(f"more than was asked: {message!r:.100}")
+        if self.child.ending is None or self.child.ending.code != 0:
+            raise SilentError("its process did not end well")
+        return attempts
+
+    def measure(self) -> None:
+        """Look at its memory and processor time."""
+        self.peak_mb = max(self.peak_mb, hardware.resident_memory_mb(self.child.process.pid))
+        self.processor = max(self.processor, hardware.processor_seconds(self.child.process.pid))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a training, as seen from outside.
+
+    Attributes:
+        losses: what the process reports of each step; compared with a second training, and not believed.
+        processor: seconds of processor time.
+        weights: the bytes of all tensors, None if the training diverged.
+        tensors: name, dtype and shape of each.
+    """
+
+    run: dict[str, Any]
+    losses: list[Any]
+    seconds: float
+    processor: float
+    peak_mb: float
+    tensors: list[Any] = field(default_factory=list)
+    weights: bytes | None = None
+
+    @property
+    def params(self) -> int:
+        """How many numbers the weights are, buffers too."""
+        return sum(math.prod(shape) for _, _, shape in self.tensors)
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the weights."""
+        return hashlib.sha256(repr(self.tensors).encode() + (self.weights or b"")).hexdigest()
 
 
 def judge(
@@ -88,19 +153,25 @@ def judge(
     threads: int = 0,
     tell: Tell = lambda _: None,
 ) -> Judgement:
-    """Judge an idea until its gains decide, the minutes are over or the seeds are. out: the record, which grows, or a
-    folder for it. tell: is given a line at each event.
+    """Judge an idea until its gains decide, or the minutes or seeds are used up.
 
-    Raises UserError: for a base that cannot be trained, STORAGE for a record that cannot be written. Ctrl-C ends it
-    with the verdict of the trials so far.
+    Args:
+        out: the record, which grows, or a folder for it.
+        tell: called with a line at each event; the first has the hash that the record commits to.
+
+    Raises UserError for a base that cannot be trained, STORAGE for a record that cannot be written. Ctrl-C ends it with
+    the verdict of the trials so far.
     """
-    at, secret = datetime.now(UTC), secrets.token_hex(32)
+    at = datetime.now(UTC)
+    secret = secrets.token_hex(32)
     if out.suffix != ".jsonl":
         out /= f"{entrant.idea.replace('.py:', '-')}-{at:%Y%m%d-%H%M%S}-{os.getpid()}.jsonl"
     if out.exists():
         raise UserError(f"{out} exists", why="a judgement has a record of its own", fix=set_to("out", "another name"))
     texts = {short_name(corpus.name): corpus for corpus in corpora}
     about = {
+        "protocol": 2,
+        "sealed": sandbox.bubblewrap() is not None,
         "corpora": list(texts),
         "corpus_sha256": {name: corpus.sha256 for name, corpus in texts.items()},
         "minutes": minutes,
@@ -112,6 +183,7 @@ def judge(
         "at": at.isoformat(timespec="seconds"),
         "commitment": hash_of(secret),
     }
+    tell(f"commitment {about['commitment']}")
     record = Judgement(out)
     record.write("begin", asdict(entrant) | about)
     judging = Judging(texts, record, secret, tell)
@@ -123,13 +195,31 @@ def judge(
 
 
 class Judging:
-    """A judgement under way, whose record has its first line. runs: "base" and "idea" -> its run, as its first process
-    said."""
+    """A judgement under way, whose record has its first line.
 
-    def __init__(self, corpora: dict[str, Corpus], record: Judgement, secret: str, tell: Tell) -> None:
-        self.corpora, self.record, self.secret, self.tell = corpora, record, secret, tell
+    Attributes:
+        runs: "base" and "idea" -> its run, as its first process said.
+        processor: seconds of processor time that a training of the base has taken at most.
+        rows: corpus -> how many rows to deal, once the first seed has told; known before when a record is replayed.
+    """
+
+    def __init__(
+        self,
+        corpora: dict[str, Corpus],
+        record: Judgement,
+        secret: str,
+        tell: Tell,
+        rows: Mapping[str, int] | None = None,
+    ) -> None:
+        self.corpora = corpora
+        self.record = record
+        self.secret = secret
+        self.tell = tell
+        self.rows = dict(rows or {})
         self.entrant = Entrant(**{one.name: record.begin[one.name] for one in fields(Entrant)})
         self.runs: dict[str, dict[str, Any]] = {}
+        self.processor = 0.0
+        self.policy = sandbox.python_policy([files.cache_dir() / "kernels"])
 
     def finish(self, seconds: float, most_seeds: int) -> None:
         """Run the seeds and write the verdict."""
@@ -145,100 +235,174 @@ class Judging:
         self.record.write("verdict", facts)
 
     def run_seeds(self, seconds: float, most_seeds: int) -> str:
-        """Train, score and ask, seed by seed. Returns why it ended. Raises EndedError."""
-        begun, slowest = time.monotonic(), 0.0
+        """Train and score, seed by seed. Returns why it ended. Raises EndedError."""
+        begun = time.monotonic()
+        slowest = 0.0
         self.check("carries no weights", *weights_in_source(self.entrant.source))
         for number in range(most_seeds):
             if number and time.monotonic() - begun + slowest > seconds:
                 return f"the {seconds / 60:g} minutes have no room for another seed"
-            at, seed = time.monotonic(), draw_seed(self.secret, number)
+            at = time.monotonic()
             for corpus in self.corpora:
-                for arm in ("base", "idea"):
-                    self.record.write("trial", self.trial(arm, corpus, seed, number))
+                for trial in self.pair(corpus, draw_seed(self.secret, number), number):
+                    self.record.write("trial", trial)
             slowest = max(slowest, time.monotonic() - at)
             if self.record.decided() != "unproven":
-                return f"decided after {number + 1} seed{'s' * bool(number)}"
+                return f"decided after {number + 1} seed{'s' if number else ''}"
         return f"all of {most_seeds} seeds are run"
 
-    def trial(self, arm: str, corpus: str, seed: int, number: int) -> dict[str, Any]:
-        """Train one arm, score it and, if it is the idea, ask it. The fields of the trial."""
+    def pair(self, corpus: str, seed: int, number: int) -> list[dict[str, Any]]:
+        """Train both arms with a seed, and score both on the same rows, which are drawn afterwards.
+
+        Returns the fields of both trials.
+        """
         text = self.corpora[corpus]
-        with self.task(arm, "train", seed, text, {"train.npy": text.tokens["train"]}) as (folder, trained):
-            if arm == "idea":
-                self.check_steps(trained)
-            if arm == "idea" and not number and corpus == next(iter(self.corpora)):
-                self.check_again(seed, text, trained)
-            about = {"arm": arm, "corpus": corpus, "seed": seed, "seconds": round(trained.seconds, 2)}
-            about |= {"peak_mb": round(trained.peak_mb), "params": trained.values.get("params")}
-            if "diverged" in trained.values:
-                return about | {"loss": math.log(self.runs[arm]["model"]["vocab_size"]), "diverged": True}
-            weights = folder / "model.safetensors"
-            losses = self.score(arm, weights, seed, text)
-            if arm == "idea":
-                self.ask(weights, seed, text, losses, f"{corpus} {number}")
-            loss = float(losses.mean())
-            self.tell(f"{corpus}, seed {number + 1}, {arm}: test loss {loss:.4f}, {trained.seconds:.1f} s")
-            return about | {"loss": loss, "early": trained.values.get("early")}
+        trained = {arm: self.train(arm, seed, text) for arm in ARMS}
+        if not number and corpus == next(iter(self.corpora)):
+            self.check_again(self.train("idea", seed, text), trained["idea"])
+        alive = [arm for arm in ARMS if trained[arm].weights is not None]
+        order = draw(self.secret, f"rows {corpus} {number}")
+        rows = order.permutation(self.test_rows(text))[:MOST_ROWS]
+        count = self.rows.get(corpus, ROWS)
+        losses = {arm: self.score(arm, seed, trained[arm], rows[:count]) for arm in alive}
+        if len(alive) == len(ARMS) and corpus not in self.rows:
+            self.rows[corpus] = min(rows_for((losses["base"] - losses["idea"]).mean(axis=1)), len(rows))
+            if self.rows[corpus] > count:
+                rest = rows[count : self.rows[corpus]]
+                more = {arm: self.score(arm, seed, trained[arm], rest) for arm in alive}
+                losses = {arm: np.concatenate((losses[arm], more[arm])) for arm in alive}
+        if "idea" in alive:
+            self.check_alone(seed, trained["idea"], rows, losses["idea"], order)
+        trials = []
+        for arm in ARMS:
+            about = {"arm": arm, "corpus": corpus, "seed": seed, "params": trained[arm].params}
+            about |= {"seconds": round(trained[arm].seconds, 2), "peak_mb": round(trained[arm].peak_mb)}
+            about |= {"processor": round(trained[arm].processor, 2)}
+            if arm in alive:
+                about |= {"loss": float(losses[arm].mean()), "rows": len(losses[arm]), "weights": trained[arm].sha256}
+            else:
+                about |= {"loss": math.log(self.runs[arm]["model"]["vocab_size"]), "diverged": True}
+            self.tell(f"{corpus}, seed {number + 1}, {arm}: loss {about['loss']:.4f}, {trained[arm].seconds:.1f} s")
+            trials.append(about)
+        return trials
 
     # --- the processes ---
 
     @contextmanager
-    def task(
-        self,
-        arm: str,
-        task: str,
-        seed: int,
-        text: Corpus,
-        arrays: dict[str, np.ndarray],
-        weights: Path | None = None,
-        stop: int | None = None,
-    ) -> Iterator[tuple[Path, Answers]]:
-        """Do a task in a new process. Its folder, which is gone afterwards, has the files of the arm and these arrays
-        and weights. Raises EndedError if the idea's process ends by an error, UserError if the base's."""
-        with tempfile.TemporaryDirectory(prefix="judge-", ignore_cleanup_errors=True) as name:
-            folder = Path(os.path.realpath(name))
-            self.entrant.write_files(folder, arm)
-            for file, array in arrays.items():
-                np.save(folder / file, array)
-            if weights is not None:
-                shutil.copy(weights, folder)
-            yield folder, self.answers(arm, folder, text, {"task": task, "seed": seed, "stop": stop})
+    def process(self, arm: str, task: str, seed: int, **more: Any) -> Iterator[Talk]:
+        """Begin a task in a new process, which has said its run. After the block, see that it ended well.
 
-    def answers(self, arm: str, folder: Path, text: Corpus, request: dict[str, Any]) -> Answers:
-        """What a new process answers, checked as far as any process can be."""
-        answers, begun = Answers(), time.monotonic()
-        base, task = self.entrant.base, request["task"]
+        Raises EndedError if the idea's process ends otherwise or sends what is no answer, UserError if the base's.
+        """
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-        child = Child("hectogpt.lab.contestant", folder, environment)
-
-        def receive(message: dict[str, Any], _: bytes) -> None:
-            nonlocal begun
-            if "begins" in message:
-                begun = time.monotonic()
-            if "loss" in message:
-                answers.losses.append(message["loss"])
-            answers.values |= message
-            if arm == "idea" and (broken := rules_broken(answers.values, self.runs["base"], text, answers.seconds)):
-                raise EndedError("refused", "; ".join(broken))
-            if message.keys() & {"step", "begins", "trained"}:
-                answers.seconds = time.monotonic() - begun
-                answers.peak_mb = max(answers.peak_mb, hardware.resident_memory_mb(child.process.pid))
-
-        request |= {"folder": str(folder), "recipe": base if arm == "base" else f"{self.entrant.idea}@{base}"}
-        request |= {"threads": self.record.begin["threads"]}
-        ending = child.listen(request, receive, first_seconds=HANGS, seconds=HANGS)
-        if ending.code != 0 or "attempts" not in answers.values:
-            how = ending.last_words or f"its process ended ({ending.how}, exit code {ending.code})"
+        environment |= {"HOME": "/tmp", "HECTOGPT_CACHE": str(files.cache_dir())}
+        child = Child("hectogpt.lab.contestant", Path("/"), environment, self.policy)
+        entrant = self.entrant
+        request = {"task": task, "seed": seed, "sources": entrant.sources(arm), "base": entrant.base, **more}
+        request |= {"idea": entrant.idea if arm == "idea" else None, "threads": self.record.begin["threads"]}
+        request |= {"policy": asdict(self.policy)}
+        frames = child.frames(request, first_seconds=HANGS, seconds=HANGS, body_bytes=8 * MOST_NUMBERS)
+        try:
+            with closing(frames):
+                talk = Talk(child, frames)
+                talk.run = talk.receive()[0]["run"]
+                self.check_run(arm, talk.run)
+                yield talk
+                attempts = "; ".join(map(str, talk.finish()))
+        except (SilentError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+            why = str(error) if isinstance(error, SilentError) else f"it sends what is no answer: {error!r:.300}"
             if arm == "base":
-                raise UserError(f"{base} cannot be judged against", why=how)
-            raise EndedError("refused", f"it cannot {task}: {how}")
-        run = {name: value for name, value in answers.values["run"].items() if name != "seed"}
-        same = self.runs.setdefault(arm, run) == run
+                raise UserError(f"{entrant.base} cannot be judged against", why=why) from error
+            raise EndedError("refused", f"it cannot {task}: {why}") from error
         if arm == "idea":
-            self.check("is the same run each time", "" if same else "another process got another run")
-            seen = f"to {task} it opens {', '.join(answers.values['opened']) or 'nothing'}"
-            self.check("reads its file and the training text alone", "; ".join(answers.values["attempts"]), seen)
-        return answers
+            self.check("stays in its sandbox", attempts)
+
+    def train(self, arm: str, seed: int, text: Corpus) -> Trained:
+        """Train an arm on text that is dealt, and take its weights, which are bytes here: never opened or copied as a
+        file."""
+        with self.process(arm, "train", seed) as talk:
+            rows, used = self.plan(arm, seed, text, talk.run)
+            talk.send(used)
+            begun = time.monotonic()
+            talk.measure()
+            before = talk.processor
+            first = talk.receive()[0]
+            self.check_rules(arm, talk.run, bool(first["computes_again"]), int(first["numbers"]))
+            losses: list[Any] = []
+            for batch in rows:
+                talk.send(batch)
+                message = talk.receive()[0]
+                talk.measure()
+                seconds = time.monotonic() - begun
+                processor = talk.processor - before
+                if "diverged" in message:
+                    return Trained(talk.run, losses, seconds, processor, talk.peak_mb)
+                losses.append(message["loss"])
+                self.check_rules(arm, talk.run, seconds=seconds)
+                if arm == "idea" and processor > MOST_TIMES * self.processor + SLACK:
+                    self.refuse(f"training takes more than {MOST_TIMES:g} times the processor time of its base")
+            message, weights = talk.receive()
+            trained = Trained(talk.run, losses, seconds, processor, talk.peak_mb, checked(message["weights"]), weights)
+            if sum(DTYPES[dtype] * math.prod(shape) for _, dtype, shape in trained.tensors) != len(weights):
+                raise ValueError("weights of another size than they say")
+            self.check_rules(arm, talk.run, numbers=trained.params)
+        if arm == "base":
+            self.processor = max(self.processor, trained.processor)
+        return trained
+
+    def plan(self, arm: str, seed: int, text: Corpus, run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """What to deal: the rows of each step, uint16 [steps, batch * tokens], and the ids that the run reads. An order
+        of the idea's own is asked in a process that has the whole text, and that nothing leaves but the order."""
+        data, tokens = run["data"], text.tokens["train"].astype(np.uint16)
+        count, size = int(run["steps"]) * int(data["batch_size"]), int(data["seq_len"])
+        if data["order"] == dump(Shuffled()):
+            batches = Batches(tokens, size, int(data["batch_size"]), seed, Shuffled(), int(run["steps"]))
+            numbers, used = planned(batches)
+        else:
+            with self.process(arm, "plan", seed) as talk:
+                talk.send(tokens)
+                numbers = np.frombuffer(talk.receive()[1], np.int64)
+                used = np.frombuffer(talk.receive()[1], np.uint16)
+        sequences = tokens[: len(tokens) // size * size].reshape(-1, size)
+        if numbers.shape != (count,) or numbers.min() < 0:
+            raise ValueError(f"{numbers.shape} rows planned of {count}")
+        often, most = int(np.bincount(numbers).max()), -(-count // len(sequences))
+        if arm == "idea":
+            fault = f"a row of the training text is read {often} times, at most {most}" if often > most else ""
+            self.refuse(fault)
+            self.check("reads what it announces", "" if np.isin(used, sequences[numbers]).all() else "other ids")
+        return sequences[numbers].reshape(int(run["steps"]), -1), used
+
+    def score(self, arm: str, seed: int, trained: Trained, rows: np.ndarray, alone: bool = False) -> np.ndarray:
+        """Deal rows of test tokens, [rows, tokens + 1], ROWS side by side or each alone, to a new process that has the
+        weights. Returns the losses that follow from its distributions, float64 [rows, tokens]."""
+        groups = np.split(np.arange(len(rows)), range(1 if alone else ROWS, len(rows), 1 if alone else ROWS))
+        losses = np.empty((len(rows), rows.shape[1] - 1))
+        more = {"weights": trained.tensors, "tokens": losses.shape[1], "deals": len(groups)}
+        with self.process(arm, "score", seed, **more) as talk:
+            talk.send(trained.weights or b"")
+            for group in groups:
+                dealt = rows[group].astype(np.int64)
+                talk.send(dealt[:, 0])
+                for place in range(losses.shape[1]):
+                    distributions = talk.receive()[1]
+                    if place + 1 < losses.shape[1]:
+                        talk.send(dealt[:, place + 1])  # while this one is summed
+                    losses[group, place] = nats(distributions, dealt[:, place + 1])
+        if not np.isfinite(losses).all():
+            fault = f"{(~np.isfinite(losses)).sum()} of {losses.size} tokens have no probability"
+            if arm == "base":
+                raise UserError(f"{self.entrant.base} cannot be judged against", why=fault)
+            self.refuse(fault)
+        return losses
+
+    def test_rows(self, text: Corpus) -> np.ndarray:
+        """The whole rows of the test text, [rows, tokens + 1], each beginning with the last token of the one before."""
+        contexts = [int(run["model"]["context_length"]) for run in self.runs.values()]
+        size = min(SEQ_LEN, max(contexts), len(text.tokens["test"]) - 1)
+        count = (len(text.tokens["test"]) - 1) // size
+        rows: np.ndarray = text.tokens["test"][np.arange(count)[:, None] * size + np.arange(size + 1)]
+        return rows
 
     # --- the checks ---
 
@@ -250,89 +414,141 @@ class Judging:
         if fault:
             raise EndedError("dishonest", f"{name}: {fault}")
 
-    def check_steps(self, trained: Answers) -> None:
-        """The run did what it says."""
-        run = trained.values["run"]
-        steps, counted = len(trained.losses), int(trained.values["tokens"])
-        announced = run["steps"] * run["data"]["batch_size"] * run["data"]["seq_len"]
-        seen = f"{steps} steps, {counted:,} tokens with gradients; announced {run['steps']} and {announced:,}"
-        complete = "diverged" in trained.values or steps == run["steps"]
-        name = "takes the steps and tokens that it announces"
-        self.check(name, "" if complete and counted <= announced else seen, seen)
+    def refuse(self, *faults: str) -> None:
+        """End the judgement if there is a fault."""
+        if any(faults):
+            raise EndedError("refused", "; ".join(filter(None, faults)))
 
-    def check_again(self, seed: int, text: Corpus, trained: Answers) -> None:
-        """The first steps once more, later, in another folder: the same losses and weights."""
-        with self.task("idea", "train", seed, text, {"train.npy": text.tokens["train"]}, stop=EARLY) as (_, again):
-            same = again.values.get("early") == trained.values.get("early")
-            same = same and again.losses == trained.losses[: len(again.losses)]
-        self.check("gives the same bits again", "" if same else f"step {EARLY} is another one in a second process")
+    def check_run(self, arm: str, run: dict[str, Any]) -> None:
+        """The run is the same in every process, whatever its seed, and keeps the rules of its base."""
+        rest = {name: value for name, value in run.items() if name != "seed"}
+        same = self.runs.setdefault(arm, rest) == rest
+        if arm == "idea":
+            self.check("is the same run each time", "" if same else "another process got another run")
+        self.check_rules(arm, run)
 
-    def score(self, arm: str, weights: Path, seed: int, text: Corpus) -> np.ndarray:
-        """float64 [tokens - 1]: the loss of each test token after the first, by a process that has the weights and the
-        test text."""
-        tokens = text.tokens["test"]
-        with self.task(arm, "score", seed, text, {"rows.npy": tokens}, weights) as (folder, _):
-            losses = load_array(folder / "losses.npy")
-        sound = losses.shape == (len(tokens) - 1,) and bool(np.isfinite(losses).all())
-        if not sound and arm == "base":
-            raise UserError(f"{self.entrant.base} gave no scores", why=f"{losses.size} numbers for the test text")
-        fault = "" if sound else f"{losses.size} numbers for {len(tokens) - 1} tokens, or one not finite"
-        self.check("scores every token of the test text", fault)
-        return losses
+    def check_rules(
+        self,
+        arm: str,
+        run: dict[str, Any],
+        again: bool = False,
+        numbers: int | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        """Refuse an idea that breaks a rule, and any run that starts from what was not dealt to it."""
+        starts = [name for name in ("init_from_counts", "first_weights") if run.get(name) is not None]
+        if arm == "base":
+            if starts:
+                raise UserError(f"{self.entrant.base} cannot be judged against", why=f"{starts[0]} needs other text")
+            return
+        base = self.runs["base"]
+        rules = replace(RULES, steps=base["steps"], tokens=tokens_of(base))
+        taken = Taken(run["steps"], tokens_of(run), params=numbers, seconds=seconds)
+        self.refuse(
+            *rules_broken(rules, taken),
+            *(f"{name} is set" for name in starts),
+            "an optimizer that computes gradients more than once a step" if again else "",
+        )
 
-    def ask(self, weights: Path, seed: int, text: Corpus, losses: np.ndarray, what: str) -> None:
-        """Ask what follows beginnings of rows, and compare with what was reported."""
-        tokens, model = text.tokens["test"], self.runs["idea"]["model"]
-        seq_len = min(SEQ_LEN, model["context_length"], len(tokens) - 1)
-        positions = draw_positions(self.secret, what, len(losses), QUESTIONS)
-        texts = [tokens[p - p % seq_len : p + 1] for p in positions]
-        asked = {"texts.npy": np.concatenate(texts), "ends.npy": np.cumsum([len(text) for text in texts])}
-        with self.task("idea", "answer", seed, text, asked, weights) as (folder, _):
-            log_probs = load_array(folder / "log_probs.npy").astype(np.float64)
-        shape = (len(positions), model["vocab_size"])
-        off = float(np.abs(np.exp(log_probs).sum(axis=-1) - 1).max()) if log_probs.shape == shape else math.inf
-        seen = f"{len(positions)} distributions, off by at most {off:.1e}"
-        self.check("gives probabilities that sum to one", "" if off < SUM_TOLERANCE else seen, seen)
-        own = -log_probs[np.arange(len(positions)), tokens[positions + 1]]
-        apart = np.abs(own - losses[positions])
-        seen = f"{len(positions)} questions, largest difference {apart.max():.1e} nats"
-        wrong = int((~(apart < LOSS_TOLERANCE)).sum())
-        means = f"{losses[positions].mean():.3f} reported, {own.mean():.3f} when asked"
-        fault = f"{wrong} of {len(positions)} reported losses are not those of its own probabilities: {means}"
-        self.check("reports the loss of its own probabilities, without the future", fault if wrong else "", seen)
+    def check_again(self, again: Trained, first: Trained) -> None:
+        """A second training with the same seed gives the same losses and weights."""
+        same = again.losses == first.losses and again.sha256 == first.sha256
+        differs = next((n for n, (a, b) in enumerate(zip(again.losses, first.losses, strict=False), 1) if a != b), 0)
+        place = f"step {differs}" if differs else "the weights after the last step"
+        self.check("gives the same bits again", "" if same else f"another process differs at {place}")
 
-
-def load_array(path: Path) -> np.ndarray:
-    """An array that a process wrote; an empty one for what is none."""
-    try:
-        array: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return np.zeros(0)
-    return array
+    def check_alone(
+        self, seed: int, trained: Trained, rows: np.ndarray, losses: np.ndarray, order: np.random.Generator
+    ) -> None:
+        """Some rows, dealt alone, have the losses that they had beside the others."""
+        sample = order.permutation(len(losses))[:AGAIN]
+        again = self.score("idea", seed, trained, rows[sample], alone=True)
+        apart = float(np.abs(again - losses[sample]).mean(axis=1).max())
+        means = f"{losses[sample].mean():.4f} nats beside other rows, {again.mean():.4f} alone"
+        seen = f"{len(sample)} rows, mean difference {apart:.1e} nats: {means}"
+        self.check("scores each row by itself", seen if apart > ALONE else "", seen)
 
 
-def replay(judgement: Judgement, corpora: Sequence[Corpus], tell: Tell) -> list[str]:
-    """Do a judgement again, with the source, seeds and questions of its record. Returns what does not hold, in words;
-    [] if all does. On another machine or version a loss may differ by ACROSS_MACHINES.
+def tokens_of(run: dict[str, Any]) -> int:
+    """How many tokens a run reads."""
+    return int(run["steps"]) * int(run["data"]["batch_size"]) * int(run["data"]["seq_len"])
 
-    Raises UserError for a record without a verdict, and for a text that is not the one that was judged.
+
+def rows_for(gains: np.ndarray) -> int:
+    """How many rows keep the standard error of a gain below NOISE, in whole deals, from the gains of some rows."""
+    deals = math.ceil((float(gains.std(ddof=1)) / NOISE) ** 2 / ROWS) if len(gains) > 1 else 1
+    return min(max(deals, 1) * ROWS, MOST_ROWS)
+
+
+def checked(tensors: Any) -> list[Any]:
+    """What a process says its weights are, [[name, dtype, shape], ...]. Raises ValueError for anything else."""
+    for name, dtype, shape in tensors:
+        sizes = all(type(size) is int and 0 <= size <= MOST_NUMBERS for size in shape)
+        if type(name) is not str or dtype not in DTYPES or not sizes or math.prod(shape) > MOST_NUMBERS:
+            raise ValueError(f"no tensor: {name!r:.50} {dtype!r:.50} {shape!r:.50}")
+    if len(tensors) > MOST_TENSORS:
+        raise ValueError(f"{len(tensors)} tensors")
+    return list(tensors)
+
+
+def nats(distributions: bytes, targets: np.ndarray) -> np.ndarray:
+    """float64 [rows]: the losses of target ids under distributions, float32 [rows, vocab] of logits, or of
+    log-probabilities, which are logits too. Not finite where a row is not a distribution."""
+    logits = np.frombuffer(distributions, np.float32).reshape(len(targets), -1)
+    most = logits.max(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        total = np.log(np.exp(logits - most).sum(axis=1, dtype=np.float64))
+        picked: np.ndarray = logits[np.arange(len(targets)), targets].astype(np.float64)
+        return total + most[:, 0] - picked
+
+
+# --- a record, done again ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What came of a judgement that was done again.
+
+    Attributes:
+        faults: what does not hold, in words.
+        largest: the largest difference of a loss, nats.
+        again: the record of the second judgement.
+    """
+
+    faults: list[str]
+    largest: float
+    again: Judgement
+
+
+def replay(judgement: Judgement, corpora: Sequence[Corpus], tell: Tell, folder: Path) -> Replay:
+    """Do a judgement again, in `folder`, with the source and the secret of its record.
+
+    Raises UserError for a record without a verdict, of another protocol, and for texts that are not those judged.
     """
     begin, secret = judgement.begin, judgement.secret
     if secret is None:
         raise UserError(f"{judgement.path} has no verdict", why="it was not finished, and its secret is not known")
+    if begin.get("protocol") != 2:
+        raise UserError(f"{judgement.path} cannot be replayed", why="it was judged by the first protocol")
     texts = {short_name(corpus.name): corpus for corpus in corpora}
     if {name: corpus.sha256 for name, corpus in texts.items()} != begin["corpus_sha256"]:
         raise UserError("these are not the texts that were judged", why=f"they were {', '.join(begin['corpora'])}")
-    same = (begin["version"], begin["machine"]) == (__version__, hardware.cpu_name())
-    tolerance = SAME_MACHINE if same else ACROSS_MACHINES
     whole = len({trial["seed"] for trial in judgement.trials}) if judgement.reasons else len(judgement.gains())
-    with tempfile.TemporaryDirectory(prefix="replay-") as folder:
-        again = Judgement(Path(folder, "record.jsonl"))
-        again.write("begin", begin)
-        Judging(texts, again, secret, tell).finish(math.inf, whole or 1)
-    found = [] if again.word == judgement.word else [f"the verdict is {again.word}, the record says {judgement.word}"]
+    again = Judgement(folder / "record.jsonl")
+    again.write("begin", {name: value for name, value in begin.items() if name not in ("event", "previous")})
+    rows = {trial["corpus"]: int(trial["rows"]) for trial in judgement.trials if "rows" in trial}
+    Judging(texts, again, secret, tell, rows).finish(math.inf, whole or 1)
+    faults = [] if again.word == judgement.word else [f"the verdict is {again.word}, the record says {judgement.word}"]
+    if len(again.trials) != len(judgement.trials):
+        faults.append(f"{len(again.trials)} trials, the record has {len(judgement.trials)}")
+    largest = 0.0
+    here = (begin["version"], begin["machine"]) == (__version__, hardware.cpu_name())
     for old, new in zip(judgement.trials, again.trials, strict=False):
-        if abs(old["loss"] - new["loss"]) > tolerance:
-            place = f"{old['corpus']}, seed {old['seed']}, {old['arm']}"
-            found.append(f"{place}: loss {new['loss']:.6f}, the record has {old['loss']:.6f}")
-    return found
+        place = f"{old['corpus']}, seed {old['seed']}, {old['arm']}"
+        apart = abs(old["loss"] - new["loss"])
+        largest = max(largest, apart)
+        if not apart <= (EQUAL if here else ACROSS_MACHINES):
+            faults.append(f"{place}: loss {new['loss']:.6f}, the record has {old['loss']:.6f}")
+        if new["params"] != old.get("params"):
+            faults.append(f"{place}: {new['params']} parameters, the record has {old.get('params')}")
+    return Replay(faults, largest, again)

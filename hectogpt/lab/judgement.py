@@ -1,24 +1,25 @@
 """What is judged, a function of a user's file and its base, which are read and never run here; and its record: a file
 of JSON lines, each with the hash of the line before, and what they say together.
 
-The first line commits to a secret by its hash; the last one reveals it. Seeds and questions follow from the secret, so
+The first line commits to a secret by its hash; the last one reveals it. Seeds and rows follow from the secret, so
 whoever has the record can draw them again. A line that is changed, left out or added later breaks the chain.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
+import lzma
+import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hectogpt import errors
-from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.files import append_line
 from hectogpt.idea_file import read_idea
@@ -28,11 +29,12 @@ from hectogpt.lab.recipes import recipe
 from hectogpt.lab.sequential import pair_of
 from hectogpt.lab.statistics import Paired
 
-MOST_SECONDS = 600  # of training, as on the tracks
-MOST_PARAMETERS = 60_000_000
-LARGEST_FILE = 100_000  # bytes of an idea's source
-LONGEST_TEXT = 2_000  # characters of a text in it
-MOST_NUMBERS = 2_000  # numbers in it: a table of weights is no idea
+ARMS = ("base", "idea")
+LARGEST_FILE = 100_000  # bytes of an idea's source, comments and names too
+MOST_COMPRESSED = 12_000  # of it: a table of weights, or a text, is no idea
+# Of a record: FILE.py:FUNCTION without a folder, and a recipe or such a function with a base of its own.
+IDEA = re.compile(r"\w[\w .-]*\.py:\w+")
+BASE = re.compile(r"\w+|\w[\w .-]*\.py:\w+(@\w+)?")
 LARGEST = 1 << 26  # bytes of a record; ours have about 50,000
 FIRST = "0" * 64  # the hash before the first line
 
@@ -52,18 +54,24 @@ class Entrant:
     source: str
     base_source: str | None
 
-    def write_files(self, folder: Path, arm: str) -> None:
-        """Write the files that an arm needs, "base" or "idea"."""
-        for name, source in ((self.base, self.base_source), (self.idea, self.source if arm == "idea" else None)):
-            if source is not None:
-                (folder / name.partition(":")[0]).write_text(source, encoding="utf-8")
+    def __post_init__(self) -> None:
+        """Raises ValueError for names with a folder, and for a source that is not the one that sha256 names."""
+        if not IDEA.fullmatch(self.idea) or not BASE.fullmatch(self.base):
+            raise ValueError(f"{self.idea!r:.80} on {self.base!r:.80} is not FILE.py:FUNCTION on a base")
+        if hash_of(self.source) != self.sha256:
+            raise ValueError("its source is not the one whose hash it has")
+
+    def sources(self, arm: str) -> dict[str, str]:
+        """Name of a file -> its source, of the files that an arm needs."""
+        base = {} if self.base_source is None else {self.base.partition(":")[0]: self.base_source}
+        return base | ({self.idea.partition(":")[0]: self.source} if arm == "idea" else {})
 
 
 def find_entrant(name: str, base: str = "minute") -> Entrant:
     """FILE.py:FUNCTION[@BASE], read and not run. Raises UserError for what is none."""
     match = SPEC.match(name)
     if match is None:
-        raise UserError(f"no idea {name}", why="an idea is written FILE.py:FUNCTION", fix="hectogpt judge my.py:idea")
+        raise UserError(f"{name} is not FILE.py:FUNCTION", fix="hectogpt judge my_idea.py:idea")
     file, function, base = read_idea(match["path"]), match["function"], match["base"] or base
     if function not in functions_of(file):
         raise no_function(file, function)
@@ -76,42 +84,19 @@ def find_entrant(name: str, base: str = "minute") -> Entrant:
         if base_file.path.name == file.path.name and base_file.sha256 != file.sha256:
             raise UserError(f"two files are called {file.path.name}", fix="another name for one of them")
         base, base_source = base_file.path.name + base.removeprefix(other["path"]), base_file.source
-    return Entrant(f"{file.path.name}:{function}", base, file.sha256, file.source, base_source)
+    try:
+        return Entrant(f"{file.path.name}:{function}", base, file.sha256, file.source, base_source)
+    except ValueError as error:
+        raise UserError(f"{name} cannot be judged", why=str(error), fix="a file name of letters and digits") from None
 
 
 def weights_in_source(source: str) -> tuple[str, str]:
-    """What of a file is too large for an idea, and could hold the numbers of a trained model, in words, "" for nothing;
-    and the sizes of all that could."""
-    constants = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
-    longest = max((len(value) for value in constants if isinstance(value, str | bytes)), default=0)
-    sizes = {
-        "characters": (len(source), LARGEST_FILE),
-        "characters in one text": (longest, LONGEST_TEXT),
-        "numbers": (sum(isinstance(value, int | float | complex) for value in constants), MOST_NUMBERS),
-    }
+    """What of a file is too large for an idea, and could hold a trained model or a text, "" for nothing; and its
+    sizes."""
+    data = source.encode()
+    sizes = {"bytes": (len(data), LARGEST_FILE), "bytes compressed": (len(lzma.compress(data)), MOST_COMPRESSED)}
     faults = [f"{size:,} {what}, at most {most:,}" for what, (size, most) in sizes.items() if size > most]
     return "; ".join(faults), ", ".join(f"{size:,} {what}" for what, (size, _) in sizes.items())
-
-
-def rules_broken(said: dict[str, Any], base: dict[str, Any], text: Corpus, seconds: float) -> list[str]:
-    """Which rules a run breaks that is compared with its base, as far as it has come; in words.
-
-    said: what its process has said so far: `run`, as `dump` writes it, and once the model is built `params` and whether
-    the optimizer `computes_again`. base: the base's run. seconds: of training so far.
-    """
-    run, params, there = said["run"], said.get("params", 0), len(text.tokens["train"])
-    tokens, allowed = (one["steps"] * one["data"]["batch_size"] * one["data"]["seq_len"] for one in (run, base))
-    starts = [name for name in ("init_from_counts", "first_weights") if run.get(name) and not base.get(name)]
-    rules = [
-        (run["steps"] != base["steps"], f"{run['steps']} steps, its base has {base['steps']}"),
-        (tokens > allowed, f"{tokens:,} training tokens, its base has {allowed:,}"),
-        (tokens > max(there, allowed), "training text read more than once"),
-        (bool(starts), f"{', '.join(starts)} is set"),
-        (said.get("computes_again"), "an optimizer that computes gradients more than once a step"),
-        (params > MOST_PARAMETERS, f"{params:,} parameters, at most {MOST_PARAMETERS:,}"),
-        (seconds > MOST_SECONDS, f"more than {MOST_SECONDS} s of training"),
-    ]
-    return [words for broken, words in rules if broken]
 
 
 # --- its record -------------------------------------------------------------------------------------------------------
@@ -127,10 +112,9 @@ def draw_seed(secret: str, number: int) -> int:
     return int(hash_of(f"{secret} seed {number}")[:12], 16)
 
 
-def draw_positions(secret: str, what: str, tokens: int, count: int) -> np.ndarray:
-    """int64 [count], ascending: different positions below `tokens` that follow from the secret."""
-    generator = np.random.default_rng(int(hash_of(f"{secret} {what}"), 16))
-    return np.sort(generator.choice(tokens, min(count, tokens), replace=False))
+def draw(secret: str, what: str) -> np.random.Generator:
+    """Random numbers that follow from the secret, for a purpose."""
+    return np.random.default_rng(int(hash_of(f"{secret} {what}"), 16))
 
 
 @dataclass
@@ -141,7 +125,8 @@ class Judgement:
     "unfinished" (it is under way, or was killed).
 
     begin: the first line. trials: those of both arms, in order: corpus, seed, arm ("base" or "idea"), loss (nats per
-    token of the test text), seconds, peak_mb, params. checks: name, passed, seen. reasons: why it is refused or
+    token of the rows), rows (of the test text), seconds, peak_mb, params (all numbers of the weights), weights (their
+    hash). checks: name, passed, seen. reasons: why it is refused or
     dishonest. secret: None for an unfinished one. last: the hash of the last line.
     """
 
@@ -171,20 +156,34 @@ class Judgement:
             raise ValueError("a judgement has one beginning, in line 1")
         match row["event"]:
             case "begin":
+                Entrant(**{one.name: row[one.name] for one in fields(Entrant)})
                 self.begin = row
             case "trial":
+                key = tuple(row[name] for name in ("corpus", "seed", "arm"))
+                if key in {(t["corpus"], t["seed"], t["arm"]) for t in self.trials}:
+                    raise ValueError("a second trial of this corpus, seed and arm")
+                if key[0] not in self.begin["corpora"] or key[2] not in ARMS or not math.isfinite(row["loss"]):
+                    raise ValueError("no trial of this judgement")
                 self.trials.append(row)
             case "check":
                 self.checks.append(row)
             case "verdict":
                 if hash_of(str(row["secret"])) != self.begin["commitment"]:
                     raise ValueError("its secret is not the one that line 1 commits to")
+                seeds = list(dict.fromkeys(trial["seed"] for trial in self.trials))
+                if seeds != [draw_seed(str(row["secret"]), number) for number in range(len(seeds))]:
+                    raise ValueError("its seeds do not follow from its secret")
                 failed = not all(check["passed"] for check in self.checks)
                 if row["word"] != ("dishonest" if failed else "refused" if row["reasons"] else self.decided()):
                     raise ValueError(f"its trials and checks do not say {row['word']!r}")
                 self.word, self.reasons, self.ended = row["word"], tuple(row["reasons"]), row["ended"]
                 self.secret = row["secret"]
         self.last = hash_of(line)
+
+    @property
+    def is_sealed(self) -> bool:
+        """True if every process of the idea's was sealed."""
+        return self.begin.get("sealed") is True
 
     @property
     def name(self) -> str:

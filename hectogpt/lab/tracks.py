@@ -57,6 +57,39 @@ def find_track(name: str) -> Track:
     return TRACKS[name]
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What a trial takes, as far as it is known. again: whether it reads text twice. counts: whether it starts from
+    counts of the training text."""
+
+    steps: int
+    tokens: int
+    again: bool = False
+    counts: bool = False
+    params: int | None = None
+    seconds: float | None = None
+    threads: int | None = None
+    gpu: bool = False
+
+
+def rules_broken(rules: Track, taken: Taken) -> list[str]:
+    """Which rules a trial breaks, in words; [] if none. What is not known yet (None) breaks none."""
+    limits = {
+        "training tokens": (taken.tokens, rules.tokens),
+        "parameters": (taken.params, rules.parameters),
+        "s": (taken.seconds, rules.seconds),
+        "threads": (taken.threads, rules.cores),
+    }
+    broken = {f"{taken.steps} steps, not {rules.steps}": taken.steps != rules.steps}
+    broken |= {f"{n:,.0f} {what}, at most {most:,}": n > most for what, (n, most) in limits.items() if n and most}
+    broken |= {
+        "training text read more than once": taken.again and rules.tokens is not None,
+        "a start from counts of the training text": taken.counts and not rules.allows_counts,
+        "trained on a GPU": taken.gpu and not rules.allows_gpu,
+    }
+    return [words for words, is_broken in broken.items() if is_broken]
+
+
 def broken_rules(
     track: Track,
     run: Run,
@@ -65,23 +98,19 @@ def broken_rules(
     seconds: float | None = None,
     machine: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Which of the track's rules a trial breaks, in words; [] if none. What is not known yet (None) breaks none.
+    """Which of the track's rules a run breaks, in words; [] if none.
 
-    machine: what the trial ran on, as a record has it: `kind` ("cpu", "cuda") and `threads`.
+    machine: what it ran on, as a record has it: `kind` ("cpu", "cuda") and `threads`.
     """
     machine, rows = machine or {}, run.steps * run.data.batch_size
-    again = run.data.order.repeats or rows > len(corpus.tokens["train"]) // run.data.seq_len
-    limits = {
-        "training tokens": (rows * run.data.seq_len, track.tokens),
-        "parameters": (params, track.parameters),
-        "s": (seconds, track.seconds),
-        "threads": (machine.get("threads"), track.cores),
-    }
-    rules = {f"{run.steps} steps, not {track.steps}": run.steps != track.steps}
-    rules |= {f"{n:,.0f} {what}, at most {most:,}": n > most for what, (n, most) in limits.items() if n and most}
-    rules |= {
-        "training text read more than once": again and track.tokens is not None,
-        "a start from counts of the training text": run.init_from_counts is not None and not track.allows_counts,
-        "trained on a GPU": machine.get("kind") == "cuda" and not track.allows_gpu,
-    }
-    return [words for words, broken in rules.items() if broken]
+    taken = Taken(
+        steps=run.steps,
+        tokens=rows * run.data.seq_len,
+        again=run.data.order.repeats or rows > len(corpus.tokens["train"]) // run.data.seq_len,
+        counts=run.init_from_counts is not None,
+        params=params,
+        seconds=seconds,
+        threads=machine.get("threads"),
+        gpu=machine.get("kind") == "cuda",
+    )
+    return rules_broken(track, taken)

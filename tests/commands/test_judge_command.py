@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from command import Here
 from experiments import make_corpus
 from helpers import ROOT
 
+from hectogpt import sandbox
 from hectogpt.lab.judgement import read_judgement
 
 CHEATS = ROOT / "tests" / "data" / "cheats.py"
@@ -27,20 +29,24 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 @pytest.mark.thorough
 def test_a_verdict_has_a_record_and_can_be_done_again(here: Here, tmp_path: Path) -> None:
-    done = here("judge", "my.py:honest@my.py:tiny", "--seeds", "1", "--json", "--out", "mine.jsonl", *SMALL)
+    done = here("judge", "my.py:honest@my.py:tiny", "--seeds", "1", "--json", "--out", "mine.jsonl", *SMALL, "--commit")
     verdict = json.loads(done.stdout)
     assert (done.returncode, verdict["verdict"], verdict["base"]) == (1, "unproven", "my.py:tiny")
     assert verdict["interval"] == [None, None]  # of one seed
     assert verdict["gain"] == verdict["gains"]["tokens"]["gain"]
     assert all(check["passed"] for check in verdict["checks"])
-    assert len(verdict["checks"]) == 8
+    assert len(verdict["checks"]) == 6
+    assert verdict["sealed"] == (sandbox.bubblewrap() is not None)
+    assert verdict["commitment"] in done.stderr
     assert (verdict["record"], read_judgement(tmp_path / "mine.jsonl").word) == ("mine.jsonl", "unproven")
-    assert "reports the loss of its own probabilities, without the future" in {one["name"] for one in verdict["checks"]}
+    assert "scores each row by itself" in {one["name"] for one in verdict["checks"]}
     refused = here("judge", "my.py:honest@my.py:tiny", "--out", "mine.jsonl", *SMALL)
     assert (refused.returncode, "mine.jsonl exists" in refused.stderr) == (2, True)
     (tmp_path / "my.py").rename(tmp_path / "gone.py")  # the record has the source
-    again = here("judge", "--replay", "mine.jsonl", *SMALL)
-    assert (again.returncode, "holds" in again.stdout) == (0, True)
+    again = here("judge", "--replay", "mine.jsonl", "--json", *SMALL)
+    answer = json.loads(again.stdout)
+    assert (again.returncode, answer["holds"], answer["largest_difference"]) == (0, True, 0.0)
+    assert list(Path(tempfile.gettempdir()).glob("judge-*")) == []
 
 
 @pytest.mark.thorough

@@ -1,9 +1,13 @@
-"""Ideas that cheat, each in a way of its own, for tests/laws/test_judge.py; and the small base that they cheat on."""
+"""Ideas that cheat, each in a way of its own, for tests/laws/test_judge.py; and the small base that they cheat on.
+
+What looks for a way out of its process raises `EscapedError` if it finds one.
+"""
 
 import contextlib
 import ctypes
 import gc
 import importlib.metadata
+import math
 import os
 import random
 import socket
@@ -13,6 +17,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,8 +25,10 @@ from torch import nn
 
 from hectogpt import (
     AdamW,
+    AfterStep,
     BigramInit,
     Data,
+    DataOrder,
     InputPart,
     Norm,
     Optim,
@@ -31,6 +38,8 @@ from hectogpt import (
     Transformer,
     replace,
 )
+from hectogpt.process import frames
+from hectogpt.serialization import dump
 
 
 def tiny(run: Run) -> Run:
@@ -339,3 +348,346 @@ def writes_its_scores_itself(run: Run) -> Run:
     if Path("rows.npy").exists():
         threading.Thread(target=wait).start()
     return run
+
+
+# --- ways out of the process ------------------------------------------------------------------------------------------
+
+
+class EscapedError(Exception):
+    """The way leads out."""
+
+
+def unhooked() -> None:
+    """Switches the audit hook off."""
+    for function in [found for found in gc.get_objects() if getattr(found, "__qualname__", "") == "Policy.fault"]:
+        function.__code__ = (lambda self, event, arguments: "").__code__
+
+
+def look_around() -> None:
+    """Raises EscapedError if files, the network or processes of others are there."""
+    for path in ("/etc/passwd", "/dev/vda", "/dev/sda", "/proc/kmsg", f"/proc/{os.getppid()}/cwd/judged"):
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_RDONLY))
+            raise EscapedError(path)
+    if set(os.listdir("/")) & {"home", "root", "opt"} or len([n for n in os.listdir("/proc") if n.isdigit()]) > 4:
+        raise EscapedError("files or processes")
+    with contextlib.suppress(OSError):
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"the rows", ("127.0.0.1", 9))
+        raise EscapedError("network")
+
+
+def exchanges_the_hook(run: Run) -> Run:
+    unhooked()
+    look_around()
+    return run
+
+
+def looks_at_the_judge(run: Run) -> Run:
+    unhooked()
+    if b"judge" in Path(f"/proc/{os.getppid()}/environ").read_bytes() or os.getppid() > 4:
+        raise EscapedError("the judge's process")
+    return run
+
+
+def wipes_its_attempts(run: Run) -> Run:
+    with contextlib.suppress(OSError):
+        Path("/etc/hostname").read_text(encoding="utf-8")
+        raise EscapedError("a file")
+    for attempts in [a for a in gc.get_objects() if type(a) is list and a and str(a[0]).startswith("reading outside")]:
+        attempts.clear()
+    return run
+
+
+def thread_that_is_free(run: Run) -> Run:
+    """The thread that waits for the judge was there before the idea."""
+    unhooked()
+    true = os.read
+    found = []
+    os.read = lambda *given: found.append(os.path.exists("/etc/passwd")) or true(*given)
+    time.sleep(0.1)
+    os.read = true
+    if any(found):
+        raise EscapedError("a thread")
+    return run
+
+
+def starts_a_program_unseen(run: Run) -> Run:
+    unhooked()
+    if subprocess.run(["/bin/ls", "/etc/passwd"], check=False, capture_output=True).returncode == 0:
+        raise EscapedError("a program")
+    return run
+
+
+def leaves_a_daemon(run: Run) -> Run:
+    """Ends with the process that it was copied from, and not by itself."""
+    libc = ctypes.CDLL(None)
+    if libc.fork() == 0:
+        libc.setsid()
+        libc.sleep(1000)
+    return run
+
+
+def fills_its_folder(run: Run) -> Run:
+    with contextlib.suppress(OSError), open("/tmp/much", "wb") as file:
+        file.write(bytes(1 << 28))
+        file.flush()
+        raise EscapedError("256 MB written")
+    return run
+
+
+# --- notes from one process to a later one ----------------------------------------------------------------------------
+
+
+def in_sysv_memory(note: bytes) -> bytes:
+    libc = ctypes.CDLL(None)
+    libc.shmat.restype = ctypes.c_void_p
+    number = libc.shmget(4711, 16, 0o1600)
+    place = libc.shmat(number, None, 0)
+    if number < 0 or place in (None, 2**64 - 1):
+        return b""
+    before = ctypes.string_at(place, 4).strip(b"\0")
+    ctypes.memmove(place, note, len(note))
+    return before
+
+
+def in_a_file(path: str, note: bytes) -> bytes:
+    before = Path(path).read_bytes() if os.path.exists(path) else b""
+    with contextlib.suppress(OSError):
+        Path(path).write_bytes(note)
+    return before
+
+
+def finds_a_note_in_sysv_memory(run: Run) -> Run:
+    if in_sysv_memory(b"rows"):
+        raise EscapedError("a note")
+    return run
+
+
+def finds_a_note_in_its_folder(run: Run) -> Run:
+    unhooked()
+    if any(in_a_file(path, b"rows") for path in ("/tmp/note", "/dev/shm/note", "note")):
+        raise EscapedError("a note")
+    return run
+
+
+def weights_are_a_link(run: Run) -> Run:
+    os.symlink("/etc/passwd", "/tmp/model.safetensors")
+    return run
+
+
+# --- more training than it says ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Beside(AfterStep):
+    """Trains on what it finds of the text, beside the training. Forwards blocks, which no hook of a module sees."""
+
+    rounds: int = 40
+    ahead: bool = False
+
+    def after_step(self, session):
+        text = session.corpus.tokens["train"].reshape(session.run.steps, -1)
+        if self.ahead:
+            later = text[session.step :]
+            if later.size and (np.diff(later.astype(int), axis=1) < -1000).any():
+                raise EscapedError("text that is not dealt yet")
+            return
+        with torch.enable_grad():
+            model, optimizer = session.model, torch.optim.AdamW(session.model.parameters(), lr=0.01)
+            rows = torch.from_numpy(text[session.step - 1].astype(np.int64)).reshape(2, -1)
+            for _ in range(self.rounds):
+                model.loss(rows[:, :-1], rows[:, 1:]).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+
+def trains_beside_the_hook(run: Run) -> Run:
+    return replace(run, after_step=(Beside(4000),))
+
+
+def reads_text_ahead(run: Run) -> Run:
+    return replace(run, after_step=(Beside(ahead=True),))
+
+
+def takes_the_hook_away(run: Run) -> Run:
+    torch.nn.modules.module._global_forward_pre_hooks.clear()
+    return trains_beside_the_hook(run)
+
+
+@dataclass(frozen=True)
+class FourRows(DataOrder):
+    repeats: ClassVar[bool] = True
+
+    def order(self, sequences, seed, epoch):
+        return np.arange(len(sequences)) % 4
+
+
+def same_four_rows(run: Run) -> Run:
+    return replace(run, data=replace(run.data, order=FourRows()))
+
+
+@dataclass(frozen=True)
+class Elsewhere(DataOrder):
+    """Plans rows that are not there."""
+
+    def order(self, sequences, seed, epoch):
+        true = frames().send
+        frames().send = lambda message, body=b"": true(message, b"\xff" * len(body))
+        return np.arange(len(sequences))
+
+
+def plans_rows_that_are_not_there(run: Run) -> Run:
+    return replace(run, data=replace(run.data, order=Elsewhere()))
+
+
+@dataclass(frozen=True)
+class LateClock(Schedule):
+    def factor(self, step: int, steps: int) -> float:
+        return 1.0 if step < steps - 1 else 1.0 + (time.time() % 1)
+
+
+def looks_at_the_clock_late(run: Run) -> Run:
+    return replace(run, schedule=LateClock())
+
+
+def eighty_million_in_a_buffer(run: Run) -> Run:
+    return with_input(run, Buffer())
+
+
+@dataclass(frozen=True)
+class Buffer(InputPart):
+    def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
+        layer = Layer(lambda weight, x, ids: x, torch.ones(1))
+        layer.register_buffer("memory", torch.zeros(80_000_000, dtype=torch.uint8))
+        return layer
+
+
+# --- what it sends ----------------------------------------------------------------------------------------------------
+
+
+def when_scored(change, also=None):
+    """An idea that sends something else in the place of its distributions, arrays [rows, vocab]."""
+
+    def idea(run: Run) -> Run:
+        true = frames().send
+
+        def send(message, body=b""):
+            if message or not body:
+                return true(message, body)
+            changed = change(np.frombuffer(body, np.float32).copy())
+            true(message, changed.tobytes())
+            return also() if also else None
+
+        frames().send = send
+        return run
+
+    return idea
+
+
+def put(array, place, value):
+    array[place] = value
+    return array
+
+
+one_lie = when_scored(lambda x: put(x, 7, np.inf))
+no_numbers = when_scored(lambda x: put(x, slice(None), np.nan))
+nothing_at_all = when_scored(lambda x: put(x, slice(None), -np.inf))
+slack = when_scored(lambda x: x + 0.0049)
+sums_to_two = when_scored(lambda x: x + math.log(2))
+complex_distributions = when_scored(lambda x: x.astype(np.complex128))
+too_few = when_scored(lambda x: x[:-3])
+one_row = when_scored(lambda x: x[: len(x) // 2])
+two_answers = when_scored(lambda x: x, lambda: frames().send({"again": 1}))
+ends_early = when_scored(lambda x: x, lambda: frames().done())
+rubbish = when_scored(lambda x: x, lambda: frames()._file.write(b"[" * 200_000 + b"\n"))
+exits_well = when_scored(lambda x: x, lambda: os._exit(0))
+
+
+def weights_that_lie(description):
+    def idea(run: Run) -> Run:
+        true = frames().send
+        frames().send = lambda message, body=b"": true(description if "weights" in message else message, body)
+        return run
+
+    return idea
+
+
+huge_weights = weights_that_lie({"weights": [["a", "float32", [1 << 40]]]})
+weights_of_no_kind = weights_that_lie({"weights": [["a", "object", [2]]]})
+weights_of_nothing = weights_that_lie({"weights": 7})
+no_weights = weights_that_lie({"trained": True})
+
+
+def speaks_for_itself(run: Run) -> Run:
+    """Sends losses of steps that it has not taken, and takes the text of all at once."""
+    for message in ({"run": dump(run)}, {"computes_again": False, "numbers": 1}, *[{"loss": 1.0}] * run.steps):
+        frames().send(message)
+    return run
+
+
+# --- rows that help each other ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Together(InputPart):
+    """What it adds to the stream when no gradients are taken: `how` of the stream and the ids."""
+
+    how: str
+
+    def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
+        seen = []
+
+        def function(weight, x, ids):
+            if torch.is_grad_enabled():
+                return x + 0 * weight
+            seen.append(x.detach())
+            added = {
+                "batch": lambda: x.mean(dim=0, keepdim=True) if len(x) > 1 else 0 * x,
+                "calls": lambda: torch.full_like(x, len(seen) / 100),
+                "chance": lambda: torch.from_numpy(np.random.default_rng().normal(size=x.shape)).float(),
+                "alone": lambda: torch.full_like(x, 1.0 if len(x) > 1 else 0.0),
+            }
+            return x + 100 * added[self.how]()
+
+        return Layer(function, torch.ones(1))
+
+
+def uses_the_batch(run: Run) -> Run:
+    return with_input(run, Together("batch"))
+
+
+def keeps_state_between_calls(run: Run) -> Run:
+    return with_input(run, Together("calls"))
+
+
+def chance_when_scored(run: Run) -> Run:
+    return with_input(run, Together("chance"))
+
+
+def knows_that_it_is_alone(run: Run) -> Run:
+    return with_input(run, Together("alone"))
+
+
+@dataclass(frozen=True)
+class Ahead(InputPart):
+    """The next token, in rows of full length alone, or at one position of fifty."""
+
+    every: int
+
+    def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
+        def function(weight, x, ids):
+            if x.shape[1] < 16 or torch.is_grad_enabled():
+                return x + 0 * weight
+            ahead = torch.cat((x[:, 1:], x[:, -1:]), dim=1)
+            chosen = torch.arange(x.shape[1])[None, :, None] % self.every == 0
+            return torch.where(chosen, x + 50 * ahead, x)
+
+        return Layer(function, torch.ones(1))
+
+
+def peeks_in_full_rows(run: Run) -> Run:
+    return with_input(run, Ahead(1))
+
+
+def peeks_at_two_percent(run: Run) -> Run:
+    return with_input(run, Ahead(50))

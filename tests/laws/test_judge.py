@@ -1,5 +1,5 @@
-"""The judge: each planted cheat is named, a record holds only as it was written. That an honest idea passes every check
-is held by commands/test_judge_command.py."""
+"""The judge: no planted cheat gains anything, a record holds only as it was written. That an honest idea passes every
+check is held by commands/test_judge_command.py."""
 
 from __future__ import annotations
 
@@ -10,95 +10,159 @@ from typing import Any
 
 import numpy as np
 import pytest
-from grade_hostile import LANDLOCK
 from helpers import ROOT
 
+from hectogpt import sandbox
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.lab import judge, judgement
+from hectogpt.lab import judge
 from hectogpt.lab.ideas import find_run
-from hectogpt.lab.judgement import Judgement, draw_positions, draw_seed, hash_of, read_judgement
+from hectogpt.lab.judgement import Entrant, Judgement, draw, draw_seed, hash_of, read_judgement, weights_in_source
 from hectogpt.serialization import dump
 
 CHEATS = ROOT / "tests" / "data" / "cheats.py"
+SOURCE = CHEATS.read_text(encoding="utf-8")
 BASE = f"{CHEATS}:tiny"
-READS = "reads its file and the training text alone"
+SEALED = pytest.mark.skipif(sandbox.bubblewrap() is None, reason="needs bubblewrap and namespaces")
+SANDBOX = "stays in its sandbox"
 BITS = "gives the same bits again"
-OWN = "reports the loss of its own probabilities, without the future"
-# function -> the check that names it, or a part of the rule that refuses it
-DISHONEST = {
-    "reads_the_test_text": READS,
-    "reads_the_text_that_comes_with_a_package": READS,
-    "asks_the_network": READS,
-    "starts_a_program": READS,
-    "leaves_a_note": READS,
-    "reads_through_c": READS,
-    "reads_through_python_s_c": READS,
-    "kills_the_judge": READS,
-    "replaces_the_score": OWN,
-    "replaces_the_code_of_a_method": OWN,
-    "trains_before_it_begins": "takes the steps and tokens that it announces",
-    "looks_at_the_clock": BITS,
-    "looks_at_its_folder": BITS,
+ALONE = "scores each row by itself"
+NOTHING = ""  # it passes every check, and gains nothing
+# function -> the check that names it, or a part of what refuses it
+CASES = {
+    "reads_the_text_that_comes_with_a_package": SANDBOX,
+    "asks_the_network": SANDBOX,
+    "starts_a_program": SANDBOX,
+    "leaves_a_note": SANDBOX,
+    "kills_the_judge": SANDBOX,
     "draws_its_learning_rate": "is the same run each time",
-    "sees_the_next_token": OWN,
-    "normalises_over_the_row": OWN,
-    "reports_half_of_its_loss": OWN,
-    "reports_the_likeliest": OWN,
-    "learns_while_it_is_scored": OWN,
-    "writes_its_scores_itself": OWN,
-}
-REFUSED = {
-    "more_steps": "5 steps, its base has 4",
-    "more_tokens": "256 training tokens, its base has 128",
+    "looks_at_the_clock": BITS,
+    "looks_at_the_clock_late": BITS,
+    "uses_the_batch": ALONE,
+    "chance_when_scored": ALONE,
+    "knows_that_it_is_alone": ALONE,
+    "keeps_state_between_calls": ALONE,
+    # refused
+    "more_steps": "5 steps, not 4",
+    "more_tokens": "256 training tokens, at most 128",
     "computes_twice": "computes gradients more than once a step",
     "counts_of_the_text": "init_from_counts is set",
     "a_table_of_a_hundred_million": "parameters, at most 60,000,000",
+    "eighty_million_in_a_buffer": "parameters, at most 60,000,000",
     "crashes": "nothing works here",
+    "same_four_rows": "a row of the training text is read 2 times, at most 1",
+    "plans_rows_that_are_not_there": "no answer",
+    "trains_beside_the_hook": "times the processor time of its base",
+    "takes_the_hook_away": "times the processor time of its base",
+    "speaks_for_itself": "no answer",
+    "one_lie": "tokens have no probability",
+    "no_numbers": "tokens have no probability",
+    "nothing_at_all": "tokens have no probability",
+    "complex_distributions": "no answer",
+    "too_few": "no answer",
+    "one_row": "no answer",
+    "two_answers": "no answer",
+    "rubbish": "its process ended (broken",
+    "ends_early": "its process ended (done",
+    "exits_well": "its process ended (ended, exit code 0",
+    "huge_weights": "no answer",
+    "weights_of_no_kind": "no answer",
+    "weights_of_nothing": "no answer",
+    "no_weights": "no answer",
+    # the seal leaves them nothing to find, or there is nothing to be believed
+    "reads_the_test_text": NOTHING,
+    "reads_through_torch": "No such file",
+    "reads_through_c": NOTHING,
+    "reads_through_python_s_c": NOTHING,
+    "exchanges_the_hook": NOTHING,
+    "looks_at_the_judge": NOTHING,
+    "wipes_its_attempts": NOTHING,
+    "thread_that_is_free": NOTHING,
+    "starts_a_program_unseen": NOTHING,
+    "leaves_a_daemon": NOTHING,
+    "fills_its_folder": NOTHING,
+    "finds_a_note_in_sysv_memory": NOTHING,
+    "finds_a_note_in_its_folder": NOTHING,
+    "weights_are_a_link": NOTHING,
+    "reads_text_ahead": NOTHING,
+    "looks_at_its_folder": NOTHING,
+    "trains_before_it_begins": NOTHING,
+    "replaces_the_score": NOTHING,
+    "replaces_the_code_of_a_method": NOTHING,
+    "sees_the_next_token": NOTHING,
+    "normalises_over_the_row": NOTHING,
+    "reports_half_of_its_loss": NOTHING,
+    "reports_the_likeliest": NOTHING,
+    "learns_while_it_is_scored": NOTHING,
+    "writes_its_scores_itself": NOTHING,
+    "peeks_in_full_rows": NOTHING,
+    "peeks_at_two_percent": NOTHING,
+    "slack": NOTHING,
+    "sums_to_two": NOTHING,
 }
-REFUSED |= {"reads_through_torch": "Permission denied"} if LANDLOCK else {}
 # In `make test`, and in CI's long chains; the others with --slow.
 QUICK = ("more_steps",)  # refused in its first process; the others take three or four
-CHAINS = {"reads_the_test_text", "replaces_the_score", "trains_before_it_begins", "looks_at_the_clock", "crashes"}
-CHAINS |= {"reports_half_of_its_loss", "more_tokens", "sees_the_next_token"}
+CHAINS = {"reads_the_text_that_comes_with_a_package", "exchanges_the_hook", "uses_the_batch", "one_lie", "two_answers"}
+CHAINS |= {"sees_the_next_token", "trains_beside_the_hook", "same_four_rows", "looks_at_the_clock_late", "crashes"}
 
 
-def cases(table: dict[str, str]) -> list[Any]:
-    marks = {name: pytest.mark.thorough if name in CHAINS else pytest.mark.slow for name in table if name not in QUICK}
-    return [pytest.param(name, marks=marks.get(name, ())) for name in table]
+def cases() -> list[Any]:
+    marks = {name: pytest.mark.thorough if name in CHAINS else pytest.mark.slow for name in CASES if name not in QUICK}
+    return [pytest.param(name, marks=marks.get(name, ())) for name in CASES]
 
 
-def start(function: str, corpus: Corpus, out: Path) -> judge.Judging:
+def start(function: str, corpus: Corpus, out: Path, file: str = "cheats.py") -> judge.Judging:
     """A judgement of this function whose base's process has said its run."""
-    found = judgement.find_entrant(f"{CHEATS}:{function}", BASE)
+    found = Entrant(f"{file}:{function}", "cheats.py:tiny", hash_of(SOURCE), SOURCE, SOURCE)
     record = Judgement(out / f"{function}.jsonl")
     record.write("begin", asdict(found) | {"corpora": ["tokens"], "threads": 1, "commitment": hash_of("secret")})
     judging = judge.Judging({"tokens": corpus}, record, "secret", print)
-    judging.runs["base"] = dump(find_run(BASE))
+    judging.runs["base"] = {name: value for name, value in dump(find_run(BASE)).items() if name != "seed"}
     return judging
 
 
-@pytest.mark.parametrize("cheat", cases(DISHONEST))
-def test_a_cheat_is_named(cheat: str, corpus: Corpus, tmp_path: Path) -> None:
-    with pytest.raises(judge.EndedError, match=f"{DISHONEST[cheat]}: ") as caught:  # the first trial is computed twice
-        start(cheat, corpus, tmp_path).trial("idea", "tokens", 1, int(DISHONEST[cheat] != BITS))
-    assert caught.value.word == "dishonest"
+def scored(judging: judge.Judging, corpus: Corpus, again: bool = False) -> float:
+    """The idea's loss on some rows, after all checks."""
+    trained = judging.train("idea", 1, corpus)
+    if again:
+        judging.check_again(judging.train("idea", 1, corpus), trained)
+    rows = judging.test_rows(corpus)
+    losses = judging.score("idea", 1, trained, rows)
+    judging.check_alone(1, trained, rows, losses, draw("secret", "rows"))
+    return float(losses.mean())
 
 
-@pytest.mark.parametrize("cheat", cases(REFUSED))
-def test_what_breaks_a_rule_is_refused(cheat: str, corpus: Corpus, tmp_path: Path) -> None:
-    with pytest.raises(judge.EndedError, match=REFUSED[cheat]) as caught:
-        start(cheat, corpus, tmp_path).trial("idea", "tokens", 1, 0)
-    assert caught.value.word == "refused"
+@pytest.fixture(scope="module")
+def honest_loss(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> float:
+    return scored(start("honest", corpus, tmp_path_factory.mktemp("honest")), corpus)
 
 
-def test_numbers_and_long_texts_in_a_source_are_weights(tmp_path: Path) -> None:
-    for name, body in {"text": f"w = {'x' * 3000!r}", "numbers": f"w = {list(range(3000))}"}.items():
-        (tmp_path / f"{name}.py").write_text(f"{body}\ndef idea(run):\n    return run\n")
-        found = judgement.find_entrant(f"{tmp_path / name}.py:idea")
-        assert "at most 2,000" in judgement.weights_in_source(found.source)[0]
-    fault, sizes = judgement.weights_in_source(judgement.find_entrant(f"{CHEATS}:honest").source)
-    assert (fault, "characters in one text" in sizes) == ("", True)
+@SEALED
+@pytest.mark.parametrize("cheat", cases())
+def test_a_cheat_gains_nothing(cheat: str, corpus: Corpus, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    judging, expected = start(cheat, corpus, tmp_path), CASES[cheat]
+    if expected == NOTHING:
+        assert scored(judging, corpus, again=True) > request.getfixturevalue("honest_loss") - 0.02
+        return
+    with pytest.raises(judge.EndedError) as caught:
+        scored(judging, corpus, again=expected == BITS)
+    assert expected in str(caught.value)
+    assert caught.value.word == ("dishonest" if str(caught.value).startswith(expected + ":") else "refused")
+
+
+@SEALED
+@pytest.mark.slow
+def test_a_file_named_like_a_module_of_python_takes_no_place(corpus: Corpus, tmp_path: Path) -> None:
+    judging = start("honest", corpus, tmp_path, "secrets.py")
+    judging.entrant = Entrant("secrets.py:honest", "cheats.py:tiny", hash_of(SOURCE), SOURCE, SOURCE)
+    scored(judging, corpus)
+
+
+def test_a_source_can_hold_no_text_and_no_weights() -> None:
+    text = "".join(map(chr, np.random.default_rng(0).integers(0x4E00, 0x9FFF, 40_000)))
+    for source in (f"# {text}", f"names_{text[:20_000]} = 0", f"w = {list(np.random.default_rng(0).random(2000))}"):
+        assert ", at most " in weights_in_source(source)[0]
+    assert weights_in_source(SOURCE)[0] == ""
 
 
 # --- the record -------------------------------------------------------------------------------------------------------
@@ -108,8 +172,10 @@ def written(path: Path, gains: list[list[float]]) -> Judgement:
     """A record of trials with these gains [seeds][corpora]."""
     record = Judgement(path)
     names = [f"text{place}" for place in range(len(gains[0]))]
-    record.write("begin", {"corpora": names, "commitment": hash_of("secret")})
-    for seed, row in enumerate(gains):
+    entrant = Entrant("my.py:idea", "minute", hash_of(""), "", None)
+    record.write("begin", asdict(entrant) | {"corpora": names, "commitment": hash_of("secret")})
+    for number, row in enumerate(gains):
+        seed = draw_seed("secret", number)
         for name, gain in zip(names, row, strict=True):
             record.write("trial", {"arm": "base", "corpus": name, "seed": seed, "loss": 3.0})
             record.write("trial", {"arm": "idea", "corpus": name, "seed": seed, "loss": 3.0 - gain})
@@ -149,10 +215,41 @@ def test_a_record_that_was_changed_is_not_read(tmp_path: Path) -> None:
         read_judgement(path)
 
 
-def test_seeds_and_questions_follow_from_the_secret() -> None:
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        (0, {"idea": "/home/me/.bashrc:f"}),
+        (0, {"idea": "../my.py:idea"}),
+        (0, {"base": "WRITTEN.txt:tiny"}),
+        (0, {"base": "a/b.py:tiny"}),
+        (0, {"source": "another"}),
+        (2, {"arm": "base"}),
+        (2, {"arm": "third"}),
+        (2, {"seed": 1}),
+        (2, {"loss": "nan"}),
+    ],
+)
+def test_a_forged_record_is_refused(place: int, change: dict[str, Any], tmp_path: Path) -> None:
+    """Its hashes are computed anew, as a forger would."""
+    whole = written(tmp_path / "record.jsonl", [[0.1], [0.12]])
+    lines = [json.loads(line) for line in whole.path.read_text().splitlines()]
+    lines[place] |= change
+    previous, forged = lines[0]["previous"], []
+    for line in lines:
+        forged.append(json.dumps(line | {"previous": previous}))
+        previous = hash_of(forged[-1])
+    (tmp_path / "forged.jsonl").write_text("\n".join(forged) + "\n")
+    with pytest.raises(UserError):
+        read_judgement(tmp_path / "forged.jsonl")
+
+
+def test_seeds_and_rows_follow_from_the_secret() -> None:
     assert draw_seed("a", 0) == draw_seed("a", 0) != draw_seed("a", 1)
     assert draw_seed("a", 0) != draw_seed("b", 0)
     assert 0 <= draw_seed("a", 0) < 2**48
-    positions = draw_positions("a", "x", 1000, 64)
-    assert positions.max() < 1000
-    assert (np.diff(positions) > 0).all()
+    assert (draw("a", "x").permutation(99) == draw("a", "x").permutation(99)).all()
+
+
+def test_rows_are_as_many_as_their_noise_asks_for() -> None:
+    few, many = np.random.default_rng(0).normal(size=(2, 16)) * [[0.01], [0.03]]
+    assert judge.rows_for(few) == judge.ROWS < judge.rows_for(many) < judge.rows_for(many * 9) == judge.MOST_ROWS
