@@ -1,9 +1,10 @@
-"""What pyproject.toml cannot say: a wheel holds copies of reference/, assignment/ and answers/.
+"""What pyproject.toml cannot say: a wheel holds copies of reference/, assignment/ and answers/, and names a repository.
 
 The copies are made when a wheel is built, and exist nowhere else. hectogpt/assignment/kit.py finds
 them for `hectogpt assignment`.
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -43,5 +44,14 @@ def materials() -> list[Path]:
     return sorted(file for pattern in PATTERNS for file in ROOT.glob(pattern) if ".template." not in file.name)
 
 
+def addresses() -> dict[str, str]:
+    """The addresses of the repository that a workflow of GitHub builds in; none elsewhere."""
+    repository = os.environ.get("GITHUB_REPOSITORY")
+    if not repository:
+        return {}
+    home = f"{os.environ.get('GITHUB_SERVER_URL', 'https://github.com')}/{repository}"
+    return {"Repository": home, "Issues": f"{home}/issues", "Changelog": f"{home}/blob/main/CHANGELOG.md"}
+
+
 if __name__ == "__main__":
-    setup(cmdclass={"build_py": BuildWithMaterials})
+    setup(cmdclass={"build_py": BuildWithMaterials}, project_urls=addresses())

@@ -97,7 +97,7 @@ def answer(name: str, options: argparse.Namespace, parser: argparse.ArgumentPars
                 if out is not None:
                     record(out, text, rows, asked, question.PACKAGES)
     except ModuleNotFoundError as error:
-        print(f"error: {name} needs the package {error.name}\nfix: pip install -e '.[bench]'", file=sys.stderr)
+        print(f"error: {name} needs the package {error.name}\nfix: pip install --group bench", file=sys.stderr)
         return 2
     except UserError as error:
         print(error, file=sys.stderr)

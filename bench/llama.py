@@ -1,7 +1,7 @@
 """llama.cpp as a contender: a GGUF file, decoded through llama-cpp-python.
 
 The package is built from source by `pip install llama-cpp-python gguf` (a C++ compiler, some minutes), so it is not
-among the packages of the extra `bench`.
+among the packages of the group `bench`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-TORCH, PYTHON = ((2, 13), (2, 15)), ((3, 11), (3, 13))  # oldest and newest that are tested, as in pyproject.toml
+TORCH, PYTHON = ((2, 13), (2, 15)), ((3, 11), (3, 14))  # oldest and newest that are tested, as in constraints/
 
 
 def find(name: str) -> Any:

@@ -64,8 +64,8 @@ def make_page(paths: list[Path]) -> str:
     except ImportError as error:
         raise UserError(
             f"the PDF needs {error.name}",
-            why="it belongs to the extra `dev`",
-            fix="pip install 'hectogpt[dev]'",
+            why="it belongs to the group `dev`",
+            fix="pip install --group dev   (in a git clone)",
             code=USAGE,
         ) from None
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 import venv
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from command import environment
@@ -23,6 +29,7 @@ from tools import package
 
 PROJECT_TEXT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = tomllib.loads(PROJECT_TEXT)["project"]
+GROUPS = tomllib.loads(PROJECT_TEXT)["dependency-groups"]
 HEAVY = {"plotly", "marimo", "datasets", "transformers", "tensorboard", "wandb", "ray", "pandas"}
 ACTION = re.compile(r"uses: ([\w./-]+)(@\S+)?(.*)")
 
@@ -50,18 +57,68 @@ def test_what_is_heavy_is_an_extra() -> None:
     assert not HEAVY & {Requirement(line).name for line in PROJECT["dependencies"]}
 
 
-@pytest.mark.parametrize(("file", "torch"), [("py311.txt", "2.13."), ("py313.txt", "2.15.")])
-def test_the_exact_versions_lie_within_the_ranges(file: str, torch: str) -> None:
-    """constraints/: the oldest torch and the newest; every direct dependency has a version there."""
-    lines = (ROOT / "constraints" / file).read_text(encoding="utf-8").splitlines()
+@pytest.mark.parametrize("end", [0, 1])
+def test_the_exact_versions_lie_within_the_ranges(end: int) -> None:
+    """constraints/ holds the oldest Python and torch that are tested, and the newest. Nothing has an upper bound that
+    keeps a newer one out."""
+    (python, torch), newest = (torch_private.PYTHON[end], torch_private.TORCH[end]), end == 1
+    lines = (ROOT / "constraints" / f"py{python[0]}{python[1]}.txt").read_text(encoding="utf-8").splitlines()
     pins = {str(canonicalize_name(name)): version for name, _, version in (line.partition("==") for line in lines)}
-    assert pins["torch"].startswith(torch)
-    extras = PROJECT["optional-dependencies"]
-    for requirement in map(Requirement, [*PROJECT["dependencies"], *extras["hf"], *extras["dev"]]):
+    assert pins["torch"].startswith(f"{torch[0]}.{torch[1]}.")
+    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["hf"], *GROUPS["dev"], *GROUPS["site"]]
+    for requirement in map(Requirement, wanted):
         if requirement.name != "hectogpt":
             assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
-    ((low, high), _) = torch_private.TORCH, torch_private.PYTHON
-    assert f"torch>={low[0]}.{low[1]},<{high[0]}.{high[1] + 1}" in PROJECT["dependencies"]
+    assert newest or f"torch>={torch[0]}.{torch[1]}" in PROJECT["dependencies"]
+    assert newest or PROJECT["requires-python"] == f">={python[0]}.{python[1]}"
+
+
+def test_the_lock_names_public_servers_only() -> None:
+    servers = set(re.findall(r"https?://[^/\"]+", (ROOT / "uv.lock").read_text(encoding="utf-8")))
+    assert servers == {f"https://{name}" for name in ("pypi.org", "files.pythonhosted.org", "download.pytorch.org")}
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server of two indexes, cpu/ and default/, each with torches that hold nothing."""
+    folder = tmp_path_factory.mktemp("index")
+    for place in ("cpu/torch/2.13.0+cpu", "cpu/torch/2.15.0+cpu", "default/torch/2.13.0", "default/torch/2.15.0"):
+        path, version = (folder / place).parent, Path(place).name
+        path.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(path / f"torch-{version}-py3-none-any.whl", "w") as wheel:
+            about = f"torch-{version}.dist-info"
+            wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+            wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize(
+    ("machine", "build"),
+    [
+        ("SYSTEM=Linux NVIDIA=", "+cpu"),
+        ("SYSTEM=Linux NVIDIA= CPU_INDEX=http://127.0.0.1:9", ""),  # nobody answers there
+        ("SYSTEM=Linux NVIDIA= TORCH=cuda", ""),
+        ("SYSTEM=Linux NVIDIA=/dev/nvidia0", ""),
+        ("SYSTEM=Linux NVIDIA=/dev/nvidia0 TORCH=cpu", "+cpu"),
+        ("SYSTEM=Darwin NVIDIA=", ""),
+    ],
+)
+def test_make_chooses_the_build_of_torch(machine: str, build: str, index: str, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / ".pip").touch()
+    pip = f"PIP={sys.executable} -m pip install --no-cache-dir --dry-run --ignore-installed"
+    words = ["make", f"ENV={tmp_path}", pip, f"CPU_INDEX={index}/cpu", *machine.split(), f"{tmp_path}/.torch"]
+    settings = environment(tmp_path, PIP_INDEX_URL=f"{index}/default", PIP_CONFIG_FILE=os.devnull, PIP_FIND_LINKS="")
+    settings |= {"MAKEFLAGS": "", "TORCH": ""}  # of the make that runs this test
+    done = subprocess.run(words, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"Would install torch-2\.\d+\.0{re.escape(build)}\n", done.stdout)
+    assert ("to download" in done.stdout) == ("Linux" in machine and "TORCH" not in machine)
 
 
 def core() -> dict[str, importlib.metadata.Distribution]:

@@ -60,7 +60,7 @@ FLAG = re.compile(r"(?:^|[ `'\"(])--[a-z]")
 IN_THE_ROOT = """
     .ci .containerignore .github .gitignore .pre-commit-config.yaml AGENTS.md CHANGELOG.md CITATION.cff CONTRIBUTING.md
     Containerfile LICENSE MANIFEST.in Makefile NOTICE README.md SECURITY.md answers assignment bench constraints docs
-    hectogpt llms.txt pyproject.toml reference results setup.py tests tools
+    hectogpt llms.txt pyproject.toml reference results setup.py tests tools uv.lock
 """
 DOCUMENTS = [ROOT / "llms.txt", *sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 

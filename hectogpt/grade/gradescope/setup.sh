@@ -2,7 +2,7 @@
 # Runs once, when Gradescope builds the image. The grader itself is in the archive; what it needs is installed.
 set -euo pipefail
 apt-get update
-for version in PYTHON 3.13 3.12 3.11; do
+for version in PYTHON 3.14 3.13 3.12 3.11; do
     if apt-get install -y python$version python$version-venv; then break; fi
 done
 python$version -m venv /opt/grader
