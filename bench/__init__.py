@@ -2,10 +2,10 @@
 
 A question is a module with
 
-    PACKAGES                        the packages whose versions belong in its records
-    SETTINGS                        its settings by name; "tiny" takes seconds, and its figures mean nothing
-    measure(setting, rounds)        yields the name of what was asked, and a row of figures for each contender
-    prepare(setting, contender)     where memory is measured: returns the work whose peak counts (race.peak_memory)
+    PACKAGES                                the packages whose versions belong in its records
+    SETTINGS                                its settings by name; "tiny" takes seconds, and its figures mean nothing
+    prepare(setting, contender, folder)     in the contender's own process: its laps by name, see bench/race.py
+    measure(setting, race)                  lets contenders race; yields the name of what was asked, and their rows
 """
 
 QUESTIONS = {
@@ -15,7 +15,16 @@ QUESTIONS = {
     "step": "one training step: ours, the textbook, Hugging Face, x-transformers, PyTorch's layers",
     "head": "the vocabulary head: ours, F.cross_entropy, F.linear_cross_entropy",
     "decode": "tokens per second: ours, Hugging Face's generate, CTranslate2, llama.cpp, the textbook's way",
-    "parallel": "a step in leaves, and shared by 1 and 2 processes of torchrun; by name only",
     "recipes": "seconds of a hundred steps of every recipe, for `python -m tools.report`, eight minutes; by name only",
 }
-BY_NAME_ONLY = ("parallel", "recipes")  # they train, for minutes
+BY_NAME_ONLY = ("recipes",)  # it trains, for minutes
+COMPUTES = ("hectogpt/model", "hectogpt/kernels", "hectogpt/training")
+# What the figures of a question depend on, beside its own file: figures from before the last change are marked.
+DEPENDS = {
+    "start": ("hectogpt",),
+    "tokens": ("hectogpt/data",),
+    "roofline": COMPUTES,
+    "step": COMPUTES,
+    "head": ("hectogpt/model", "hectogpt/kernels"),
+    "decode": ("hectogpt/model", "hectogpt/kernels", "hectogpt/generation"),
+}

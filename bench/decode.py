@@ -7,158 +7,141 @@ the start, has it use MKL, which packs weights (on an AMD processor it took more
 
 from __future__ import annotations
 
-import contextlib
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from bench import llama
-from bench.peaks import peaks
-from bench.race import Lap, Laps, Work, race, timed
-from bench.record import Row
+from bench.race import Lap, Laps, Race, Row, timed
 from hectogpt.data import load_tokenizer
 from hectogpt.generation import Sampling, generate
 from hectogpt.generation.decode import Decoder
 from hectogpt.generation.quantize import WeightFormat, quantize
-from hectogpt.interop import gguf_file, open_model
-from hectogpt.model import Transformer
+from hectogpt.interop import open_model
+from hectogpt.interop.export import export
+from hectogpt.model import ModelConfig, Transformer
+from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.model.weights import save_model
 
-PACKAGES = ("transformers", "ctranslate2")
-FORMATS: tuple[WeightFormat, ...] = ("float32", "bfloat16", "int8")
+PACKAGES = ("transformers", "ctranslate2", "llama-cpp-python")
+TEXTBOOK = "textbook uncached"
+CONTENDERS = (
+    *(f"hectogpt {form}" for form in ("float32", "bfloat16", "int8")),
+    *(f"hf {form}" for form in ("float32", "bfloat16")),
+    *(f"ctranslate2 {form}" for form in ("float32", "int8")),
+    "llama.cpp q8_0",
+    TEXTBOOK,
+)
 AGAINST = "hf float32"
+Prompts = list[list[int]]
+Continue = Callable[[Prompts, int], object]  # continues the prompts by so many tokens, greedily
 
 
 class Setting(NamedTuple):
-    """Sizes of the model, as transformers names them, and of the texts in tokens."""
+    """Sizes of the model, and of the texts in tokens."""
 
-    sizes: dict[str, Any]
+    d_model: int = 768
+    n_layers: int = 12
+    n_heads: int = 12
     new: int = 24
     prompt: int = 16
     prefill: int = 512
 
-
-SETTINGS = {"gpt2": Setting({}), "tiny": Setting({"n_layer": 2, "n_embd": 64, "n_head": 4}, 3, 4, 16)}
-
-
-class Models(NamedTuple):
-    """The same weights, as everybody reads them; the dicts are by format. llama: files for llama.cpp, if it is here."""
-
-    ours: Transformer
-    quantized: dict[str, Transformer]
-    huggingface: dict[str, Any]
-    ctranslate: dict[str, Any]
-    llama: dict[str, Path]
+    @property
+    def config(self) -> ModelConfig:
+        """GPT-2 of these sizes."""
+        return ModelConfig(self.d_model, self.n_heads, self.n_layers, 1024, 50257, lm_head=LMHeadConfig(tied=True))
 
 
-def load(setting: Setting, folder: Path) -> Models:
-    """Random weights with GPT-2's tokenizer, saved as transformers does, and read by everybody."""
-    import ctranslate2
-    from ctranslate2.converters import TransformersConverter
-    from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    torch.manual_seed(0)
-    theirs = GPT2LMHeadModel(GPT2Config(**setting.sizes)).eval()
-    theirs.save_pretrained(folder / "hf")
-    tokenizer = load_tokenizer()
-    (folder / "hf" / "merges.txt").write_bytes(tokenizer.merges)
-    (folder / "hf" / "vocab.json").write_text(json.dumps(tokenizer.vocabulary()), encoding="utf-8")
-    vocabulary = [str(folder / "hf" / name) for name in ("vocab.json", "merges.txt")]
-    GPT2Tokenizer(*vocabulary).save_pretrained(folder / "hf")
-    with contextlib.redirect_stderr(sys.stdout):
-        TransformersConverter(str(folder / "hf")).convert(str(folder / "ct2"))
-    threads = torch.get_num_threads()
-    model, _ = open_model(folder / "hf")
-    files = {form: folder / f"{form}.gguf" for form in llama.FORMATS} if llama.installed() else {}
-    for form, path in files.items():
-        gguf_file.write(model, tokenizer, path, form, form)
-    if not files:
-        print(llama.MISSING, flush=True)
-    return Models(
-        model,
-        {form: quantize(model, form) for form in FORMATS},
-        {
-            "float32": theirs,
-            "bfloat16": GPT2LMHeadModel.from_pretrained(folder / "hf", dtype=torch.bfloat16).eval(),
-        },
-        {
-            form: ctranslate2.Generator(str(folder / "ct2"), compute_type=form, intra_threads=threads)
-            for form in ("float32", "int8")
-        },
-        files,
-    )
+SETTINGS = {"gpt2": Setting(), "tiny": Setting(64, 2, 4, 3, 4, 16)}
 
 
-def decode_ours(model: Transformer, prompts: list[list[int]], new: int) -> Lap:
+def random_prompts(rows: int, tokens: int) -> Prompts:
+    return torch.randint(50257, (rows, tokens), generator=torch.Generator().manual_seed(rows)).tolist()
+
+
+# --- the contenders, each in its own process --------------------------------------------------------------------------
+
+
+def prepare(setting: str, contender: str, folder: str) -> dict[str, Lap]:
+    """Laps of decoding one text and eight, and of a prompt's pass. The folder has the model in transformers' layout."""
+    chosen, saved = SETTINGS[setting], Path(folder) / "hf"
+    prompts = {f"batch {rows}": random_prompts(rows, chosen.prompt) for rows in (1, 8)}
+    long = random_prompts(1, chosen.prefill)
+    whose, _, form = contender.partition(" ")
+    if whose == "hectogpt":
+        exact, _ = open_model(saved)
+        model = quantize(exact, cast(WeightFormat, form))
+        laps: dict[str, Lap] = {name: decode_ours(model, texts, chosen.new) for name, texts in prompts.items()}
+        laps["errors"] = partial(errors_of, exact, model, chosen.prompt * 4)
+        return laps | {"prefill": timed(lambda: list(generate(model, long[0], Sampling(1))))}
+    if whose == "llama.cpp":
+        engine = llama.prepare(saved, Path(folder) / f"{form}.gguf", form)
+        laps = {name: engine(texts, chosen.new) for name, texts in prompts.items()}
+        return laps | {"prefill": engine(long, 0)}
+    if contender == TEXTBOOK:
+        model, _ = open_model(saved)
+        return {"batch 1": timed(lambda: decode_uncached(model, torch.tensor(prompts["batch 1"]), chosen.new))}
+    call = huggingface(saved, form) if whose == "hf" else ctranslate(saved, Path(folder) / f"ct2 {form}", form)
+    laps = {name: after_the_first(call, texts, chosen.new) for name, texts in prompts.items()}
+    return laps | {"prefill": timed(lambda: call(long, 1))}
+
+
+def decode_ours(model: Transformer, prompts: Prompts, new: int) -> Lap:
     """Steps of one token, after the prompt's pass."""
 
-    def lap() -> float:
+    def lap() -> Row:
         decoder = Decoder(model, torch.tensor(prompts), new + 1)
         tokens = decoder.prefill().argmax(dim=-1)
         begun = time.perf_counter()
         for _ in range(new):
             tokens = decoder.decode(tokens).argmax(dim=-1)
-        return time.perf_counter() - begun
+        return {"seconds": time.perf_counter() - begun}
 
     return lap
 
 
-Continue = Callable[[int], object]  # continues its prompts by so many tokens, greedily
-
-
-def continue_huggingface(model: Any, prompts: list[list[int]]) -> Continue:
-    """`generate` with its cache."""
-    ids = torch.tensor(prompts)
-    fixed = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 50256}
-    return lambda tokens: model.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, **fixed)
-
-
-def continue_ctranslate(generator: Any, prompts: list[list[int]]) -> Continue:
-    """`generate_batch`. It wants token ids as strings."""
-    names = {i: token for token, i in load_tokenizer().vocabulary().items()}
-    texts = [[names[i] for i in prompt] for prompt in prompts]
-    fixed = {"sampling_topk": 1, "include_prompt_in_result": False, "max_batch_size": len(texts)}
-    return lambda tokens: generator.generate_batch(texts, max_length=tokens, min_length=tokens, **fixed)
-
-
-def others(models: Models, prompts: list[list[int]]) -> dict[str, Continue]:
-    """The contenders that are called for a whole text."""
-    found = {f"hf {form}": continue_huggingface(m, prompts) for form, m in models.huggingface.items()}
-    return found | {f"ctranslate2 {form}": continue_ctranslate(m, prompts) for form, m in models.ctranslate.items()}
-
-
-def after_the_first(call: Continue, new: int) -> Lap:
+def after_the_first(call: Continue, prompts: Prompts, new: int) -> Lap:
     """The time of more tokens, less the time of a call for one."""
-    one, many = timed(partial(call, 1)), timed(partial(call, new + 1))
-    return lambda: -one() + many()
+    one, many = (timed(partial(call, prompts, tokens)) for tokens in (1, new + 1))
+    return lambda: {"seconds": -float(one()["seconds"]) + float(many()["seconds"])}
 
 
-def random_prompts(rows: int, tokens: int) -> list[list[int]]:
-    return torch.randint(50257, (rows, tokens), generator=torch.Generator().manual_seed(rows)).tolist()
+def huggingface(saved: Path, form: str) -> Continue:
+    """`generate` with its cache."""
+    from transformers import GPT2LMHeadModel
 
+    model: Any = GPT2LMHeadModel.from_pretrained(saved, dtype=getattr(torch, form)).eval()
 
-def decoders(models: Models, setting: Setting, batch: int) -> dict[str, Lap]:
-    """Everybody who decodes a batch; the textbook's way, uncached, only for one text."""
-    prompts, new = random_prompts(batch, setting.prompt), setting.new
-    laps = {f"hectogpt {form}": decode_ours(m, prompts, new) for form, m in models.quantized.items()}
-    laps |= {name: after_the_first(call, new) for name, call in others(models, prompts).items()}
-    for form, path in models.llama.items():
-        model = llama.Llama(path, torch.get_num_threads(), batch, setting.prompt + new)
-        laps[f"llama.cpp {form}"] = llama.decode_lap(model, prompts, new)
-    if batch == 1:
+    def call(prompts: Prompts, tokens: int) -> object:
         ids = torch.tensor(prompts)
-        laps["textbook uncached"] = timed(lambda: decode_uncached(models.ours, ids, new))
-    return laps
+        fixed = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 50256}
+        return model.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, **fixed)
+
+    return call
+
+
+def ctranslate(saved: Path, converted: Path, form: str) -> Continue:
+    """`generate_batch`. It wants token ids as strings."""
+    import ctranslate2
+    from ctranslate2.converters import TransformersConverter
+
+    TransformersConverter(str(saved)).convert(str(converted))
+    generator = ctranslate2.Generator(str(converted), compute_type=form, intra_threads=torch.get_num_threads())
+    names = {i: token for token, i in load_tokenizer().vocabulary().items()}
+
+    def call(prompts: Prompts, tokens: int) -> object:
+        texts = [[names[i] for i in prompt] for prompt in prompts]
+        fixed = {"sampling_topk": 1, "include_prompt_in_result": False, "max_batch_size": len(texts)}
+        return generator.generate_batch(texts, max_length=tokens, min_length=tokens, **fixed)
+
+    return call
 
 
 @torch.no_grad()
@@ -168,48 +151,13 @@ def decode_uncached(model: Transformer, ids: Tensor, new: int) -> None:
         ids = torch.cat((ids, model(ids)[:, -1].argmax(dim=-1, keepdim=True)), dim=1)
 
 
-def prefills(models: Models, tokens: int) -> dict[str, Lap]:
-    """Everybody who can pass over a prompt, up to its first new token."""
-    prompts = random_prompts(1, tokens)
-    works: dict[str, Work] = {}
-    for form, model in models.quantized.items():
-        works[f"hectogpt {form}"] = partial(lambda m: list(generate(m, prompts[0], Sampling(1))), model)
-    works |= {name: partial(call, 1) for name, call in others(models, prompts).items()}
-    for form, path in models.llama.items():
-        works[f"llama.cpp {form}"] = partial(llama.Llama(path, torch.get_num_threads(), 1, tokens).prefill, prompts)
-    return {name: timed(work) for name, work in works.items()}
-
-
-def speeds(laps: Laps, tokens: int, token_bytes: dict[str, float] | None = None) -> list[Row]:
-    """Rows of median tokens per second. token_bytes: weights read per token, by contender."""
-    rows: list[Row] = []
-    for name in laps.seconds:
-        speed = tokens / laps.median(name)
-        row: Row = {"contender": name, "tokens_per_s": round(speed, 1)}
-        row["times_hf_float32"] = round(laps.ratio(AGAINST, name), 2)
-        if token_bytes and name in token_bytes:
-            row["gb_per_s"] = round(token_bytes[name] * speed / 1e9, 3)
-            row["share_of_copy"] = round(token_bytes[name] * speed / peaks()["copy"], 3)
-        rows.append(row)
-    return rows
-
-
-def weight_bytes(model: Transformer) -> int:
-    """Bytes of weights that one decoded token reads: all but the embedding tables, of which it reads a row each."""
-    tensors = [t for m in (model.backbone, model.lm_head) for t in (*m.buffers(), *m.parameters())]
-    return sum(t.numel() * t.element_size() for t in dict.fromkeys(tensors))
-
-
-def logit_errors(models: Models, tokens: int) -> list[Row]:
-    """How far the logits of the smaller formats are from float32's, along a text decoded token by token."""
+def errors_of(exact: Transformer, model: Transformer, tokens: int) -> Row:
+    """How far the logits of one of our formats are from float32's, along a text decoded token by token."""
     ids = random_prompts(1, tokens)[0]
-    exact = logits_along(models.ours, ids)
-    rows: list[Row] = []
-    for form, model in models.quantized.items():
-        off = logits_along(model, ids) - exact
-        rms = (off.square().mean() / exact.var()).sqrt().item()
-        rows.append({"contender": form, "max_abs_error": off.abs().max().item(), "rms_error_over_sd_of_logits": rms})
-    return rows
+    right = logits_along(exact, ids)
+    off = logits_along(model, ids) - right
+    rms = (off.square().mean() / right.var()).sqrt().item()
+    return {"max_abs_error": off.abs().max().item(), "rms_error_over_sd_of_logits": rms}
 
 
 def logits_along(model: Transformer, ids: list[int]) -> Tensor:
@@ -218,18 +166,35 @@ def logits_along(model: Transformer, ids: list[int]) -> Tensor:
     return torch.cat([decoder.prefill(), *(decoder.decode(torch.tensor([token])) for token in ids[1:])])
 
 
-def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
+# --- the question -----------------------------------------------------------------------------------------------------
+
+
+def speeds(laps: Laps, tokens: int) -> list[Row]:
+    """Rows of median tokens per second."""
+
+    def figures(name: str) -> dict[str, Any]:
+        speed = round(tokens / laps.median(name), 1)
+        return {"tokens_per_s": speed, "times_hf_float32": laps.ratio(AGAINST, name)}
+
+    return laps.rows(figures)
+
+
+def measure(setting: str, race: Race) -> Iterator[tuple[str, list[Row]]]:
     """Median speeds for one text and for eight, for a prompt, and the error of the smaller formats."""
     chosen = SETTINGS[setting]
     with tempfile.TemporaryDirectory() as folder:
-        models = load(chosen, Path(folder))
-        for batch in (1, 8):
-            laps = race(decoders(models, chosen, batch), rounds)
-            read = {f"hectogpt {form}": weight_bytes(m) / batch for form, m in models.quantized.items()}
-            yield f"decode_batch_{batch}", speeds(laps, batch * chosen.new, read)
-        laps = race(prefills(models, chosen.prefill), rounds)
-        rows = speeds(laps, chosen.prefill)
-        for row in rows:
-            row["first_token_ms"] = round(1000 * laps.median(str(row["contender"])), 1)
-        yield f"prefill_{chosen.prefill}", rows
-        yield "decode_error", logit_errors(models, chosen.prompt * 4)
+        torch.manual_seed(0)
+        ours = Path(folder) / "ours"
+        ours.mkdir()
+        save_model(Transformer(chosen.config), ours)
+        export(ours, Path(folder) / "hf")
+        names = ["batch 1", "batch 8", "prefill"]
+        one, eight, long = race.run(__name__, setting, CONTENDERS, names, ["errors", *names], folder)
+    yield "decode_batch_1", speeds(one, chosen.new)
+    yield "decode_batch_8", speeds(eight, 8 * chosen.new)
+    yield f"prefill_{chosen.prefill}", speeds(long, chosen.prefill)
+    errors = {name: facts for name, facts in one.facts.items() if "max_abs_error" in facts}
+    for name, facts in errors.items():
+        facts.pop("seconds", None)
+        facts["contender"] = name.removeprefix("hectogpt ")
+    yield "decode_error", list(errors.values())

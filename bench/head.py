@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.race import Work, best, peak_memory, race, timed
-from bench.record import Row
+from bench.race import Lap, Race, Row, Work, timed, weighed
 from hectogpt.kernels import native
 from hectogpt.model.fused_ce import fused_losses
 
@@ -21,19 +21,19 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Setting(NamedTuple):
-    """Width, tokens of the vocabulary, and predictions: fewer where they are timed (seconds are linear in them)."""
+    """Width, predictions that are timed (seconds are linear in them), and tokens of the vocabulary. Memory is that of
+    `memory_rows` predictions."""
 
     d: int
-    vocab: int
-    timed_rows: int
     rows: int
+    vocab: int = 50257
+    memory_rows: int = 8192
 
 
 SETTINGS = {
-    "33": Setting(33, 50257, 8192, 8192),
-    "128": Setting(128, 50257, 8192, 8192),
-    "256": Setting(256, 50257, 4096, 8192),
-    "768": Setting(768, 50257, 2048, 2048),
+    "33": Setting(33, 8192),
+    "128": Setting(128, 8192),
+    "256": Setting(256, 4096),
     "tiny": Setting(32, 512, 512, 512),
 }
 
@@ -44,79 +44,64 @@ def chunked(rows: int) -> Loss:
     return lambda x, weight, targets: F.linear_cross_entropy(x, weight, targets, options=options)
 
 
-def ours(x: Tensor, weight: Tensor, targets: Tensor, precision: torch.dtype | None, kernels: bool = True) -> Tensor:
+def ours(x: Tensor, weight: Tensor, targets: Tensor, precision: torch.dtype | None) -> Tensor:
     """The loss of our fused head."""
-    with native.using(kernels):
-        return fused_losses(x, weight, targets, precision=precision)[0]
+    return fused_losses(x, weight, targets, precision=precision)[0]
 
 
+RIVALS = {f"{RIVAL} {rows}": chunked(rows) for rows in (128, 256, 512)}
 CONTENDERS: dict[str, Loss] = {
     "ours bf16": partial(ours, precision=torch.bfloat16),
-    "ours bf16, torch's kernels": partial(ours, precision=torch.bfloat16, kernels=False),
     "ours fp32": partial(ours, precision=None),
     "plain": lambda x, weight, targets: F.cross_entropy(F.linear(x, weight), targets),
-    **{f"{RIVAL} {rows}": chunked(rows) for rows in (128, 256, 512)},
 }
 
 
-def problem(setting: Setting, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+def problem(setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states of unit scale, a head whose logits have a deviation near 1, random targets."""
     g = torch.Generator().manual_seed(0)
     weight = torch.randn(setting.vocab, setting.d, generator=g).mul_(setting.d**-0.5)
-    x = torch.randn(rows, setting.d, generator=g)
-    return x.requires_grad_(), weight.requires_grad_(), torch.randint(setting.vocab, (rows,), generator=g)
+    x = torch.randn(setting.memory_rows, setting.d, generator=g)
+    return x.requires_grad_(), weight.requires_grad_(), torch.randint(setting.vocab, (len(x),), generator=g)
 
 
-def both_passes(contender: str, x: Tensor, weight: Tensor, targets: Tensor) -> Work:
+def both_passes(loss: Loss, x: Tensor, weight: Tensor, targets: Tensor) -> Work:
     """One forward and backward pass."""
 
     def work() -> None:
         x.grad = weight.grad = None
-        CONTENDERS[contender](x, weight, targets).backward()
+        loss(x, weight, targets).backward()
 
     return work
 
 
-def prepare(setting: str, contender: str) -> Work:
-    """Both passes; their inputs exist before, the weight's gradient counts."""
+def prepare(setting: str, contender: str, folder: str) -> dict[str, Lap]:
+    """Both passes. Their inputs exist before memory is measured; the weight's gradient counts."""
     native.use(True)
-    inputs = problem(SETTINGS[setting], SETTINGS[setting].rows)
+    x, weight, targets = problem(SETTINGS[setting])
     (torch.ones(64, 64, requires_grad=True) @ torch.ones(64, 64)).sum().backward()
-    return both_passes(contender, *inputs)
+
+    def lap(rows: int) -> Lap:
+        some = x.detach()[:rows].requires_grad_()
+        return timed(both_passes((CONTENDERS | RIVALS)[contender], some, weight, targets[:rows]))
+
+    return {"step": lap(SETTINGS[setting].rows), "few": lap(512), "memory": weighed(lap(len(x)))}
 
 
-def quickest_rival(x: Tensor, weight: Tensor, targets: Tensor) -> str:
-    """The chunk of PyTorch's head that is quickest on these rows."""
-    rivals = [name for name in CONTENDERS if name.startswith(RIVAL)]
-    return min(rivals, key=lambda name: best(both_passes(name, x, weight, targets), 1))
+def measure(setting: str, race: Race) -> Iterator[tuple[str, list[Row]]]:
+    """Median seconds, ratios to plain, peak memory. PyTorch's head takes part with the chunk that is quickest here."""
+    (trial,) = race.run(__name__, setting, list(RIVALS), ["few"])
+    rival = min(RIVALS, key=lambda name: trial.median(name) if name not in trial.lost else math.inf)
+    (laps,) = race.run(__name__, setting, [*CONTENDERS, rival], warm_up=["memory"])
 
+    def figures(name: str) -> dict[str, Any]:
+        return {
+            "seconds": round(laps.median(name), 3),
+            "plain_over_this": laps.ratio("plain", name),
+            "peak_mb": laps.facts[name]["peak_mb"],
+            "plain_memory_over_this": laps.memory("plain", name),
+        }
 
-def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
-    """Median seconds, ratios to plain, peak memory. PyTorch's head takes part with its quickest chunk alone."""
     chosen = SETTINGS[setting]
-    native.use(True)
-    x, weight, targets = problem(chosen, chosen.timed_rows)
-    few = (x[:512].detach().requires_grad_(), weight, targets[:512])
-    rival = quickest_rival(*few)
-    names = [name for name in CONTENDERS if name == rival or not name.startswith(RIVAL)]
-    for name in names:
-        both_passes(name, *few)()
-    laps = race({name: timed(both_passes(name, x, weight, targets)) for name in names}, rounds, warm_up=False)
-    memory = {name: peak_memory(__name__, setting, name) for name in names}
-    yield (
-        "head: forward and backward",
-        [
-            {
-                "contender": name,
-                "d": chosen.d,
-                "rows": chosen.timed_rows,
-                "rounds": rounds,
-                "seconds": round(laps.median(name), 3),
-                "plain_over_this": round(laps.ratio("plain", name), 2),
-                "memory_rows": chosen.rows,
-                "peak_mb": round(memory[name] / 1e6, 1),
-                "plain_memory_over_this": round(memory["plain"] / memory[name], 1),
-            }
-            for name in names
-        ],
-    )
+    fixed = {"d": chosen.d, "rows": chosen.rows, "memory_rows": chosen.memory_rows}
+    yield "head: forward and backward", laps.rows(figures, **fixed)

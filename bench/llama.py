@@ -1,53 +1,33 @@
-"""llama.cpp as a contender: a GGUF file, decoded through llama-cpp-python.
-
-The package is built from source by `pip install llama-cpp-python gguf` (a C++ compiler, some minutes), so it is not
-among the packages of the group `bench`.
-"""
+"""llama.cpp as a contender: a GGUF file, decoded through llama-cpp-python, which `pip install` builds from source."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from bench.race import Lap
-
-FORMATS = ("q8_0", "q4_0")
-MISSING = "llama.cpp is left out: it needs `pip install llama-cpp-python gguf`, which compiles for some minutes"
-
-
-def installed() -> bool:
-    """Whether llama.cpp can take part."""
-    try:
-        import gguf  # noqa: F401
-        import llama_cpp  # noqa: F401
-    except (ImportError, OSError, RuntimeError):  # the library may be there and not load
-        return False
-    return True
+from bench.race import Lap, Row
+from hectogpt.interop import gguf_file, open_model
 
 
 class Llama:
-    """A GGUF model in llama.cpp: texts of equal length, greedy, one sequence each."""
+    """A context of a model in llama.cpp: texts of equal length, greedy, one sequence each."""
 
-    def __init__(self, path: Path, threads: int, rows: int, tokens: int) -> None:
+    def __init__(self, model: object, rows: int, tokens: int) -> None:
         import llama_cpp as c
 
-        self.c, self.rows = c, rows
-        with silenced():
-            c.llama_backend_init()
-            self.model = c.llama_model_load_from_file(str(path).encode(), c.llama_model_default_params())
-            options = c.llama_context_default_params()
-            options.n_ctx, options.n_batch, options.n_ubatch = rows * tokens, rows * tokens, rows * tokens
-            options.n_seq_max, options.n_threads, options.n_threads_batch = rows, threads, threads
-            self.context = c.llama_init_from_model(self.model, options)
+        self.c, threads = c, torch.get_num_threads()
+        options = c.llama_context_default_params()
+        options.n_ctx, options.n_batch, options.n_ubatch = rows * tokens, rows * tokens, rows * tokens
+        options.n_seq_max, options.n_threads, options.n_threads_batch = rows, threads, threads
+        self.context = c.llama_init_from_model(model, options)
         assert self.context, "llama.cpp did not take the model"
         self.batch = c.llama_batch_init(rows * tokens, 0, rows)
-        self.vocab = c.llama_vocab_n_tokens(c.llama_model_get_vocab(self.model))
+        self.vocab = c.llama_vocab_n_tokens(c.llama_model_get_vocab(model))
 
     def prefill(self, prompts: list[list[int]]) -> list[int]:
         """Forget all; the likeliest tokens after the prompts."""
@@ -74,27 +54,27 @@ class Llama:
         return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_float)), (self.vocab,))
 
 
-def decode_lap(llama: Llama, prompts: list[list[int]], new: int) -> Lap:
-    """Steps of one token, after the prompts' pass."""
+def prepare(saved: Path, path: Path, form: str) -> Callable[[list[list[int]], int], Lap]:
+    """Write the saved model as GGUF and load it. Returns what makes a lap of prompts and a number of new tokens: the
+    steps of one token after the prompts' pass, or that pass if the number is 0."""
+    import llama_cpp as c
 
-    def lap() -> float:
-        tokens = llama.prefill(prompts)
-        begun = time.perf_counter()
-        for _ in range(new):
-            tokens = llama.step([[token] for token in tokens])
-        return time.perf_counter() - begun
+    gguf_file.write(*open_model(saved), path, form, form)
+    c.llama_backend_init()
+    model = c.llama_model_load_from_file(str(path).encode(), c.llama_model_default_params())
 
-    return lap
+    def make_lap(prompts: list[list[int]], new: int) -> Lap:
+        llama = Llama(model, len(prompts), len(prompts[0]) + new)
 
+        def lap() -> Row:
+            begun = time.perf_counter()
+            tokens = llama.prefill(prompts)
+            if new:
+                begun = time.perf_counter()
+            for _ in range(new):
+                tokens = llama.step([[token] for token in tokens])
+            return {"seconds": time.perf_counter() - begun}
 
-@contextlib.contextmanager
-def silenced() -> Iterator[None]:
-    """llama.cpp writes some thirty lines to stderr while it loads a model."""
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        return lap
+
+    return make_lap

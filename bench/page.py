@@ -1,63 +1,80 @@
-"""docs/performance.md: its tables and numbers, filled in from results/bench.jsonl.
+"""docs/performance.md: its tables and numbers, made from results/bench.jsonl.
 
 The page marks their places, and what stands between a mark and the next `<!-- end -->` is replaced:
 
-    <!-- bench: where -->                                    when, on what and with what the figures were measured
-    <!-- bench: tables PATTERN, PATTERN -->                  a table for each question whose name fits a pattern (a*b)
-    <!-- bench: value QUESTION | SETTING | CONTENDER | KEY -->    one figure, in a sentence; SETTING may be empty
+    <!-- bench: processors CHANGES -->                          what the columns are, and the last changes of the code
+    <!-- bench: table QUESTION | KEY, KEY -->                   a row for each setting and contender
+    <!-- bench: times QUESTION | SETTING | A / B | KEY -->      A's figure by B's: the least and the largest
 
-The figures are of one machine and number of threads: those that answer most questions, the newest if several do. Of
-each setting of each module the newest run counts. A setting that its module no longer has is not shown, nor a question
-that is no longer asked. README.md may have the same marks.
+A column is the figures of one processor, number of threads and commit. Of each setting the newest run on a processor
+counts. The rows are those of the newest record of each setting, so what is no longer measured is not shown.
+
+A column is marked if its figures are older than the last change of what they depend on (`bench.DEPENDS`, by the dates
+of git's commits). `python -m bench --page` asks git and writes these dates into the first mark; so the page follows
+from the records and from itself.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
-from bench.record import RESULTS, ROOT
+from bench import DEPENDS
+from bench.record import RESULTS, ROOT, now
 from hectogpt.files import write_atomic
 
-PAGES = (ROOT / "docs" / "performance.md", ROOT / "README.md")
-UNMEASURED = "(not measured)"
+PAGE = ROOT / "docs" / "performance.md"
 MARK = re.compile(r"(<!-- bench: (\w+) ?([^\n]*?) ?-->)(.*?)(<!-- end -->)", re.DOTALL)
-SAME_FOR_ALL = ("rounds",)  # left out of a table and said below it, where all rows agree
-HEADINGS = {
-    "peak_mb": "peak MB",
-    "tokens_per_s": "tokens/s",
-    "gb_per_s": "GB/s",
-    "gflop_per_second": "GFLOP/s",
-    "giga_per_second": "10^9 per second",
-    "cpu_seconds": "CPU seconds",
-    "ideal_seconds": "at the peaks",
-    "share_of_roofline": "share",
+OLDER = "†"
+# Names of processors: by vendor, family and model; and of records that have only a name, by machine and first day. The
+# latter follow the table of machines in results/LOG.md (fdb0aa9, d92c1e7; b3e7f17).
+KNOWN = {
+    "AuthenticAMD 25 17": "EPYC, Zen 4",
+    "AuthenticAMD 26 2": "EPYC, Zen 5",
+    "GenuineIntel 6 143": "Xeon, Sapphire Rapids",
+    "AMD EPYC, 2 cores, avx2, avx512f, avx512_bf16 2026-11-27": "EPYC, Zen 5",
+    "Intel(R) Xeon(R) Processor, 2 cores, avx2, avx512f, avx512_bf16 2026-11-28": "Xeon, Sapphire Rapids",
+    "Intel(R) Xeon(R) Processor, 2 cores, avx2 2026-11-28": "that Xeon, held to AVX2",
 }
+CHUNK = re.compile(r"(?<=linear_cross_entropy) \d+$")  # it takes part with the chunk that is quickest on a processor
 
 Record = dict[str, Any]
 
 
-def write_pages() -> list[Path]:
-    """Fill in the pages that have marks and return them. Raises ValueError for a mark that is none."""
-    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
-    marked = [page for page, text in texts.items() if MARK.search(text)]
-    for page in marked:
-        write_atomic(page, render(texts[page], RESULTS.read_text(encoding="utf-8")))
-    return marked
+def write_page() -> None:
+    """Fill in the page. Raises ValueError for a mark that is none."""
+    changes = ", ".join(f"{question} {last_change(question)}" for question in DEPENDS)
+    page = re.sub(r"(<!-- bench: processors).*?-->", rf"\1 {changes} -->", PAGE.read_text(encoding="utf-8"))
+    write_atomic(PAGE, render(page, RESULTS.read_text(encoding="utf-8")))
+
+
+def last_change(question: str) -> str:
+    """When what a question measures was last changed, in UTC; now, if it has changes that are not committed."""
+    paths = [*DEPENDS[question], f"bench/{question}.py", "bench/race.py"]
+    git, utc = ["git", "-C", str(ROOT)], os.environ | {"TZ": "UTC"}
+    if subprocess.check_output([*git, "status", "--porcelain", "--", *paths]):
+        return now()
+    log = [*git, "log", "-1", "--format=%cd", "--date=format-local:%Y-%m-%dT%H:%M:%S+00:00", "--", *paths]
+    return subprocess.check_output(log, text=True, env=utc).strip()
 
 
 def render(page: str, results: str) -> str:
     """The page with its marked places filled in from lines of records."""
     records = choose([json.loads(line) for line in results.splitlines()])
+    changes: dict[str, str] = {}
+    for _, kind, argument, *_ in MARK.findall(page):
+        if kind == "processors":
+            changes = dict(part.split() for part in argument.split(", ") if part)
     write: dict[str, Callable[[str], str]] = {
-        "where": lambda _: f"\n{where(records)}\n",
-        "tables": lambda patterns: f"\n{tables(records, patterns.split(', '))}\n",
-        "value": lambda path: value(records, [part.strip() for part in path.split("|")]),
+        "processors": lambda _: f"\n{processors(records, changes)}\n",
+        "table": lambda argument: f"\n{table(records, changes, *argument.split(' | '))}\n",
+        "times": lambda argument: times(records, *argument.split(" | ")),
     }
 
     def fill(match: re.Match[str]) -> str:
@@ -69,82 +86,124 @@ def render(page: str, results: str) -> str:
     return MARK.sub(fill, page)
 
 
+# --- which records, and where they are from ---------------------------------------------------------------------------
+
+
+def name_of(record: Record) -> str:
+    """The processor's name: as it is known, or all that the record says."""
+    found = record.get("processor", {})
+    if found:
+        key = " ".join(str(found.get(part, "")) for part in ("vendor_id", "cpu family", "model"))
+        return KNOWN.get(key, f"{found['name']} ({key})")
+    return KNOWN.get(f"{record['machine']} {record['date'][:10]}", f"{record['machine']} (model not recorded)")
+
+
+def commit_of(record: Record) -> str:
+    return str(record["commit"]) + "+" * bool(record["dirty"])
+
+
 def choose(records: Sequence[Record]) -> list[Record]:
-    """The records that stand: of one machine and number of threads the newest run of each setting that its module has,
-    in the order of the module's settings."""
-    machines: dict[tuple[str, int], list[Record]] = {}
-    for record in records:
-        if "bench" in record:  # older ones do not say what they are a setting of
-            machines.setdefault((record["machine"], record["threads"]), []).append(record)
-    found = max(machines.values(), key=lambda own: (len({r["question"] for r in own}), own[-1]["date"]), default=[])
-    settings = {r["bench"]: r["settings"] for r in found}
-    begun = {(r["bench"], r["setting"]): r["begun"] for r in found}
-    kept = [r for r in found if r["setting"] in settings[r["bench"]] and r["begun"] == begun[r["bench"], r["setting"]]]
+    """The records that stand: of each processor and number of threads the newest run of each setting that its question
+    still has, in the order of the settings."""
+    dated = [record for record in records if "bench" in record]  # older ones do not say what they are a setting of
+    settings = {r["bench"]: r["settings"] for r in dated}
+    newest = {(name_of(r), r["threads"], r["bench"], r["setting"]): r["begun"] for r in dated}
+    kept = [r for r in dated if newest[name_of(r), r["threads"], r["bench"], r["setting"]] == r["begun"]]
+    kept = [r for r in kept if r["setting"] in settings[r["bench"]]]
     return sorted(kept, key=lambda r: settings[r["bench"]].index(r["setting"]))
 
 
-def where(records: Sequence[Record]) -> str:
-    """When, on what and with what the records were measured, as a sentence."""
-    if not records:
-        return UNMEASURED
-    dates = sorted({record["date"][:10] for record in records})
-    commits = dict.fromkeys(record["commit"] + "+" * record["dirty"] for record in records)
-    versions: dict[str, str] = {}
+def columns(records: Iterable[Record]) -> dict[tuple[str, int, str], list[Record]]:
+    """Records by processor, threads and commit; the newest column first."""
+    found: dict[tuple[str, int, str], list[Record]] = {}
+    for record in sorted(records, key=lambda r: str(r["begun"]), reverse=True):
+        found.setdefault((name_of(record), record["threads"], commit_of(record)), []).append(record)
+    return found
+
+
+def processors(records: Sequence[Record], changes: dict[str, str]) -> str:
+    """A paragraph for each processor, and one on the last changes."""
+    found: dict[str, list[Record]] = {}
     for record in records:
-        versions |= record["versions"]
-    loads, threads = [record["load"] for record in records], records[0]["threads"]
-    words = [
-        f"Measured on {' and '.join(dates) if len(dates) < 3 else f'{dates[0]} to {dates[-1]}'}",
-        f"{records[0]['machine']}, with {threads} thread{'s' * (threads != 1)}",
-        f"load {min(loads):g} to {max(loads):g}",
-        ", ".join(f"{name} {version}" for name, version in versions.items()),
-        f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"
-        + (" (+: with changes)" * any(record["dirty"] for record in records)),
-    ]
-    return textwrap.fill("; ".join(words) + ".", 120, break_on_hyphens=False)
+        found.setdefault(name_of(record), []).append(record)
+    lines = []
+    for name, own in found.items():
+        versions: dict[str, str] = {}
+        for record in sorted(own, key=lambda r: str(r["begun"])):
+            versions |= record["versions"]
+        facts = own[-1].get("processor", {})
+        model = ", ".join(f"{part} {facts[part]}" for part in ("cpu family", "model", "stepping") if part in facts)
+        loads, threads = [record["load"] for record in own], sorted({record["threads"] for record in own})
+        words = [
+            f"* **{name}**: {own[-1]['machine']}{f' ({model})' * bool(model)}",
+            f"{' or '.join(map(str, threads))} threads",
+            f"load {min(loads):g} to {max(loads):g}",
+            ", ".join(f"{package} {version}" for package, version in versions.items()),
+        ]
+        lines += textwrap.wrap("; ".join(words) + ".", 120, subsequent_indent="  ", break_on_hyphens=False)
+    dates = ", ".join(f"{question} {changed[:10]}" for question, changed in changes.items())
+    words = [f"What is measured was last changed: {dates}.", f"A column with {OLDER} was measured before that."]
+    return "\n".join([*lines, "", *textwrap.wrap(" ".join(words), 120)])
 
 
-def tables(records: Sequence[Record], patterns: Sequence[str]) -> str:
-    """A table for each question that fits one of the patterns, with its name above if there are several."""
-    questions = dict.fromkeys(
-        record["question"] for pattern in patterns for record in records if fnmatchcase(record["question"], pattern)
-    )
-    found = {q: [row for record in records if record["question"] == q for row in record["rows"]] for q in questions}
-    if not found:
-        return UNMEASURED
-    headed = len(found) > 1 or any("*" in pattern for pattern in patterns)
-    return "\n\n".join((f"**{q.replace('_', ' ')}**\n\n" if headed else "") + table(rows) for q, rows in found.items())
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def table(rows: Sequence[Record]) -> str:
-    """Rows as a Markdown table; what comes before the contender is its setting."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    same = [key for key in SAME_FOR_ALL if key in columns and len({row.get(key) for row in rows}) == 1]
-    columns = [key for key in columns if key not in same]
-    columns.sort(key=lambda key: {"setting": 0, "d": 0, "contender": 1}.get(key, 2))
-    lines = [[HEADINGS.get(key, key.replace("_", " ")) for key in columns]]
-    lines.append(["---" if key in ("setting", "contender") else "--:" for key in columns])
-    lines += [[format_value(row.get(key)) for key in columns] for row in rows]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    said = [f"{key.replace('_', ' ').capitalize()}: {format_value(rows[0][key])}." for key in same]
-    return "\n\n".join([text, *said])
+def cells(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
+    """Rows by setting and contender."""
+    return {
+        (str(row.get("setting", row.get("d", ""))), CHUNK.sub("", str(row["contender"]))): row
+        for record in records
+        for row in record["rows"]
+    }
 
 
-def format_value(value: Any) -> str:
-    """A cell: numbers with five digits, and with separators from a thousand on."""
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return " ".join(str(value).replace("|", "\\|").split())
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.5g}"
+def table(records: Sequence[Record], changes: dict[str, str], question: str, keys: str) -> str:
+    """A row for each setting and contender, a column for each processor; in a cell the first figure, and any other in
+    brackets."""
+    asked = [record for record in records if record["question"] == question]
+    if not asked:
+        return "(not measured)"
+    newest = {record["setting"]: record for record in sorted(asked, key=lambda r: str(r["begun"]))}
+    rows = list(cells(newest[setting] for setting in dict.fromkeys(record["setting"] for record in asked)))
+    found = columns(asked)
+    heads = []
+    for (name, threads, commit), own in found.items():
+        begun = min(str(record["begun"]) for record in own)
+        old = OLDER * (begun < changes.get(own[0]["bench"], ""))
+        heads.append(f"{name}{f', {threads} threads' * (threads != 2)}; {begun[:10]}, {commit}{old}")
+    columns_cells = [cells(own) for own in found.values()]
+    with_setting = any(setting for setting, _ in rows)
+    lines = [["setting"] * with_setting + ["contender", *heads]]
+    lines.append(["---"] * (with_setting + 1) + ["--:"] * len(heads))
+    for place in rows:
+        figures = [figure(own.get(place, {}), keys.split(", ")) for own in columns_cells]
+        if any(figures):
+            lines.append([place[0]] * with_setting + [place[1], *figures])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def value(records: Sequence[Record], path: Sequence[str]) -> str:
-    """The figure at (question, setting, contender, key); UNMEASURED if there is none."""
-    question, setting, contender, key = path
-    for record in records:
-        for row in record["rows"]:
-            place = str(row.get("setting", row.get("d", "")))
-            if (record["question"], place, row.get("contender")) == (question, setting, contender) and key in row:
-                return format_value(row[key])
-    return UNMEASURED
+def figure(row: Record, keys: Sequence[str]) -> str:
+    """The first of the figures, and any other in brackets; or why there is none."""
+    if "failed" in row:
+        return "failed: " + " ".join(str(row["failed"]).replace("|", "/").split())[:80]
+    first, *others = [number(row[key]) for key in keys if key in row] or [""]
+    return f"{first} ({', '.join(others)})" if others else first
+
+
+def number(value: float) -> str:
+    """Three digits, and all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def times(records: Sequence[Record], question: str, setting: str, pair: str, key: str) -> str:
+    """One contender's figure divided by another's: the least and the largest of the columns. Of several contenders that
+    fit a pattern the least figure counts."""
+    found = []
+    for own in columns(record for record in records if record["question"] == question).values():
+        rows = {contender: row for (place, contender), row in cells(own).items() if place == setting}
+        sides = [[row[key] for c, row in rows.items() if key in row and fnmatchcase(c, s)] for s in pair.split(" / ")]
+        if all(sides):
+            found.append(min(sides[0]) / min(sides[1]))
+    texts = dict.fromkeys(f"{ratio:.2g}" for ratio in (min(found), max(found))) if found else ["(not measured)"]
+    return " to ".join(texts)

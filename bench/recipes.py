@@ -4,12 +4,12 @@ A recipe is built and takes its first step; then a few steps are timed, and thei
 SOAP that follows its eigenbases takes longer than the others, so the two kinds are timed and counted apart. The report
 draws loss against these seconds.
 
-Recipes follow each other and do not take turns: with their optimizers' state, thirty models do not fit into memory.
+Recipes follow each other, each in a process of its own, and do not take turns: with their optimizers' state, thirty
+models do not fit into memory.
 """
 
 from __future__ import annotations
 
-import gc
 import itertools
 import statistics
 import time
@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.record import ROOT, Row
+from bench.race import Lap, Race, Row
+from bench.record import ROOT
 from hectogpt.data import Corpus, load_tokenizer, open_corpus
 from hectogpt.data.corpus import cache_folder
 from hectogpt.data.sources import find_source
@@ -40,6 +41,8 @@ SETTINGS = ("tinystories", "sotu", "tiny")  # corpora
 # Where tinystories is not in the cache, a text of the same shapes stands in for it: as many token ids as a hundred
 # batches of it have (7,302 occur in all of it, by the sizes of recorded models; of sotu's ids four fifths are read).
 STAND_IN_IDS = 5_900
+KINDS = ("slow", "usual")  # of steps
+TIMED = 3  # steps of each kind
 
 
 def names(corpus: str) -> list[str]:
@@ -90,20 +93,20 @@ def take_step(session: Session, number: int) -> float:
     return time.perf_counter() - begun
 
 
-def time_recipe(run: Run, corpus: Corpus, rounds: int) -> Row:
-    """Seconds of building, of the first step, of the others by kind, and of all steps. rounds: steps of each kind."""
+def time_recipe(run: Run, corpus: Corpus) -> Row:
+    """Seconds of building, of the first step, of the others by kind, and of all steps."""
     kind_of = kinds_of(run)
     count = Counter(kind_of(step) for step in range(1, run.steps))
     session = Session.open(run, corpus)
     first = take_step(session, 0)
     median = {}
     for kind in sorted(count):
-        steps = itertools.islice((step for step in range(1, run.steps) if kind_of(step) == kind), rounds)
+        steps = itertools.islice((step for step in range(1, run.steps) if kind_of(step) == kind), TIMED)
         median[kind] = statistics.median([take_step(session, step) for step in steps])
     seconds = session.setup_seconds + first + sum(count[kind] * median[kind] for kind in count)
     row: Row = {
         "steps": run.steps,
-        "rounds": rounds,
+        "rounds": TIMED,
         "seconds": round(seconds, 1),
         "build_seconds": round(session.setup_seconds, 2),
         "first_step_seconds": round(first, 3),
@@ -114,16 +117,21 @@ def time_recipe(run: Run, corpus: Corpus, rounds: int) -> Row:
     return row
 
 
-def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
-    """A row for each recipe; "tiny" is two recipes on short rows of the stand-in."""
+def prepare(setting: str, contender: str, folder: str) -> dict[str, Lap]:
+    """One recipe; "tiny" is one on short rows of the stand-in."""
+    run = replace(recipes.recipe(contender), threads=torch.get_num_threads())
+    if setting == "tiny":
+        run = replace(run, steps=25, data=replace(run.data, batch_size=1, seq_len=16))
     corpus, text = (make_stand_in("tiny"), "stand-in") if setting == "tiny" else read_text(setting)
+    return {"run": lambda: {"text": text, **time_recipe(run, corpus)}}
+
+
+def measure(setting: str, race: Race) -> Iterator[tuple[str, list[Row]]]:
+    """A row for each recipe that could be timed."""
     rows: list[Row] = []
     for name in ("baseline", recipes.DEFAULT) if setting == "tiny" else names(setting):
-        run = replace(recipes.recipe(name), threads=torch.get_num_threads())
-        if setting == "tiny":
-            run = replace(run, steps=25, data=replace(run.data, batch_size=1, seq_len=16))
-        row: Row = {"contender": name, "setting": setting, "text": text}
-        rows.append(row | time_recipe(run, corpus, rounds))
-        print(f"{name}: {rows[-1]['seconds']} s", flush=True)
-        gc.collect()
+        (laps,) = replace(race, rounds=0).run(__name__, setting, [name], ["run"])  # the warm-up is all of it
+        if name not in laps.lost:
+            rows.append({"contender": name, "setting": setting, **laps.facts[name]})
+            print(f"{name}: {rows[-1]['seconds']} s", flush=True)
     yield QUESTION, rows

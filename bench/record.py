@@ -8,11 +8,14 @@ import json
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
+from bench.race import Row
 from hectogpt import hardware, process
 from hectogpt.files import append_line
 
@@ -20,8 +23,6 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "bench.jsonl"
 SECONDS = ROOT / "results" / "seconds.jsonl"  # of every recipe, which the report of the ladder reads
 CODE = ("hectogpt", "bench", "reference")  # what a timing depends on
-
-Row = dict[str, float | str]  # a contender and its figures
 
 
 def machine() -> str:
@@ -31,12 +32,35 @@ def machine() -> str:
     return ", ".join([hardware.cpu_name(), f"{hardware.usable_cores()} cores", *hardware.cpu_features()])
 
 
+def processor() -> dict[str, Any]:
+    """Name, family, model and stepping of the processor, what is in it and what of it this process may use."""
+    return {
+        "name": hardware.cpu_name(),
+        **hardware.cpu_model(),
+        "features": hardware.cpu_features(),
+        "cores": psutil.cpu_count(logical=False),
+        "threads": psutil.cpu_count(),
+        "usable": hardware.usable_cores(),
+    }
+
+
 def now() -> str:
     """The time, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def record(path: Path, question: str, rows: Sequence[Row], asked: dict[str, Any], packages: Sequence[str] = ()) -> None:
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Versions of Python, torch and those of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", *packages):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def record(
+    path: Path, question: str, rows: Sequence[Row], asked: dict[str, Any], threads: int, packages: Sequence[str]
+) -> None:
     """Append the figures of all contenders to a file of JSON lines. asked: a module of bench/, one of its settings, all
     that it has, and when: these tell what of an older record still stands. Raises OSError."""
     revision = process.revision(ROOT)
@@ -45,15 +69,12 @@ def record(path: Path, question: str, rows: Sequence[Row], asked: dict[str, Any]
         **asked,
         "date": now(),
         "machine": machine(),
-        "threads": torch.get_num_threads(),
+        "processor": processor(),
+        "threads": threads,
         "load": round(os.getloadavg()[0], 2),
         "commit": (revision.commit or "unknown")[:7],
         "dirty": any(process.revision(ROOT / folder).dirty for folder in CODE),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            **{name: importlib.metadata.version(name) for name in packages},
-        },
+        "versions": versions(packages),
         "rows": list(rows),
     }
     append_line(path, json.dumps(line))

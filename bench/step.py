@@ -18,15 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.race import Lap, Work, peak_memory, race, timed
-from bench.recipes import kinds_of, take_step
-from bench.record import Row
+from bench.race import Lap, Race, Row, Work, timed, weighed
+from bench.recipes import KINDS, kinds_of, take_step
 from hectogpt.data import open_corpus
 from hectogpt.kernels import native
 from hectogpt.lab.recipes import recipe
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.training.optim import AdamW, SOAPMuon
+from hectogpt.training.optim import AdamW
 from hectogpt.training.precision import fast_matmul_dtype
 from hectogpt.training.session import Session
 
@@ -56,12 +55,7 @@ class Setting(NamedTuple):
         return self.rows * self.tokens * (6 * weights + attention)
 
 
-# The recipe `top` with some fields of its SOAPMuon, and whether the C++ kernels may be used.
-TOP: dict[str, tuple[dict[str, Any], bool]] = {
-    "ours": ({}, True),
-    "ours, Newton-Schulz in bf16": ({"newton_schulz_dtype": "bfloat16"}, True),
-    "torch's kernels": ({}, False),
-}
+TOP = {"ours": "native", "torch's kernels": "eager"}  # contender: its session's kernels
 
 OURS_TOO = ("ours", "ours bf16", "huggingface", "x-transformers", "pytorch")
 SETTINGS = {
@@ -206,83 +200,80 @@ class Trainer:
             p.grad = None
 
 
-def prepare(setting: str, contender: str) -> Work:
-    """Two steps of a model built for them. A tiny model is trained first, so that every library is loaded."""
-    importlib.import_module("transformers")  # whoever is measured: all start from the same imports
-    tiny = SETTINGS["tiny"]
+def prepare(setting: str, contender: str, folder: str) -> dict[str, Lap]:
+    """A step of a batch. "short" is one of fewer rows; "memory" is two of a model built for them, after a tiny one is
+    trained, so that every library is loaded."""
+    if setting == "top":
+        return prepare_top(contender)
+    native.use(True)
+    chosen, tiny = SETTINGS[setting], SETTINGS["tiny"]
+    ids = chosen.batch()
     Trainer(contender, tiny.config).step(tiny.batch())
-    chosen = SETTINGS[setting]
+    trainer: list[Trainer] = []  # built in the first lap
 
-    def work() -> None:
-        native.use(True)
-        trainer, ids = Trainer(contender, chosen.config), chosen.batch()
-        for _ in range(2):
-            trainer.step(ids)
+    def steps(ids: Tensor, count: int) -> None:
+        if not trainer:
+            trainer.append(Trainer(contender, chosen.config))
+        for _ in range(count):
+            trainer[0].step(ids)
 
-    return work
+    return {
+        "step": timed(partial(steps, ids, 1)),
+        "short": timed(partial(steps, ids[: max(1, chosen.rows // 4)], 1)),
+        "memory": weighed(timed(partial(steps, ids, 2))),
+    }
 
 
-def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
+def prepare_top(contender: str) -> dict[str, Lap]:
+    """A step of the recipe `top` on sotu, of the two kinds that it has."""
+    run = replace(recipe("top"), threads=torch.get_num_threads())
+    session, kind_of = Session.open(run, open_corpus("sotu")), kinds_of(run)
+    session.kernels = TOP[contender]
+
+    def lap(kind: str) -> Lap:
+        steps = (step for step in range(run.steps) if kind_of(step) == kind)
+        return lambda: {"seconds": take_step(session, next(steps))}
+
+    return {kind: lap(kind) for kind in KINDS}
+
+
+def measure(setting: str, race: Race) -> Iterator[tuple[str, list[Row]]]:
     """Median seconds, ratios to ours, and peak memory where the setting asks for it."""
     if setting == "top":
-        yield from measure_top(rounds)
+        yield from measure_top(race)
         return
     chosen = SETTINGS[setting]
-    native.use(True)
-    ids, work = chosen.batch(), chosen.operations()
-    trainers = {name: Trainer(name, chosen.config) for name in chosen.contenders}
-    for trainer in trainers.values():
-        trainer.step(ids[: max(1, chosen.rows // 4)])
-    contenders = {name: timed(partial(trainer.step, ids)) for name, trainer in trainers.items()}
-    laps = race(contenders, rounds, warm_up=False)
-    del trainers, contenders
-    rows: list[Row] = [
-        {
-            "contender": name,
-            "setting": setting,
-            "rounds": rounds,
+    work = chosen.operations()
+    (laps,) = race.run(__name__, setting, chosen.contenders, warm_up=["memory" if chosen.memory else "short"])
+
+    def figures(name: str) -> dict[str, Any]:
+        return {
             "seconds": round(laps.median(name), 3),
-            "this_over_ours": round(laps.ratio(name, "ours"), 2),
+            "this_over_ours": laps.ratio(name, "ours"),
             "gflop_per_second": round(work / laps.median(name) / 1e9, 1),
+            "peak_mb": laps.facts[name].get("peak_mb"),
+            "memory_over_ours": laps.memory(name, "ours"),
         }
-        for name in chosen.contenders
-    ]
-    if chosen.memory:
-        memory = {name: peak_memory(__name__, setting, name) for name in chosen.contenders}
-        for row, peak in zip(rows, memory.values(), strict=True):
-            row |= {"peak_mb": round(peak / 1e6, 1), "memory_over_ours": round(peak / memory["ours"], 1)}
-    yield "training step", rows
+
+    yield "training step", laps.rows(figures, setting=setting)
 
 
-def measure_top(rounds: int) -> Iterator[tuple[str, list[Row]]]:
+def measure_top(race: Race) -> Iterator[tuple[str, list[Row]]]:
     """Median seconds of the two kinds of steps and of the mean step of the run. Steps in which eigenbases follow are
     slower; they are the first 20 and then every fifth."""
-    run, corpus = replace(recipe("top"), threads=torch.get_num_threads()), open_corpus("sotu")
-    assert isinstance(run.optim, SOAPMuon)
-    sessions = {name: Session.open(replace(run, optim=replace(run.optim, **f)), corpus) for name, (f, _) in TOP.items()}
-    kind_of = kinds_of(run)
-    count = Counter(map(kind_of, range(run.steps)))
+    run = recipe("top")
+    count = Counter(map(kinds_of(run), range(run.steps)))
+    kinds = dict(zip(KINDS, race.run(__name__, "top", tuple(TOP), KINDS), strict=True))
 
-    for name, (_, kernels) in TOP.items():
-        sessions[name].kernels = "native" if kernels else "eager"
+    def mean(name: str) -> float:
+        return sum(count[kind] * laps.median(name) for kind, laps in kinds.items()) / run.steps
 
-    def lap(name: str, steps: Iterator[int]) -> Lap:
-        return lambda: take_step(sessions[name], next(steps))
-
-    laps = {}
-    for kind in sorted(count):
-        steps = {name: (step for step in range(run.steps) if kind_of(step) == kind) for name in TOP}
-        laps[kind] = race({name: lap(name, steps[name]) for name in TOP}, rounds)
-    mean = {name: sum(count[kind] * laps[kind].median(name) for kind in count) / run.steps for name in TOP}
-    rows: list[Row] = [
-        {
-            "contender": name,
-            "setting": "top",
-            "rounds": rounds,
-            "seconds": round(mean[name], 3),
-            "this_over_ours": round(mean[name] / mean["ours"], 2),
-            **{f"{kind}_step_seconds": round(laps[kind].median(name), 3) for kind in sorted(count)},
+    def figures(name: str) -> dict[str, Any]:
+        return {
+            "seconds": round(mean(name), 3),
+            "this_over_ours": round(mean(name) / mean("ours"), 2) if "ours" not in last.lost else None,
+            **{f"{kind}_step_seconds": round(laps.median(name), 3) for kind, laps in kinds.items()},
         }
-        for name in TOP
-    ]
-    yield "training step of the top", rows
+
+    last = kinds[KINDS[-1]]  # who is lost in one kind is lost in the next
+    yield "training step of the top", last.rows(figures, setting="top")

@@ -11,64 +11,65 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import tiktoken
-from transformers import GPT2Tokenizer
-
-from bench.race import race, timed
-from bench.record import ROOT, Row
+from bench.race import Lap, Race, Row, Work, timed
+from bench.record import ROOT
 from hectogpt import data
 from hectogpt.data.sources import find_source
-from hectogpt.data.tokenizer import PATTERN, Tokenizer
+from hectogpt.data.tokenizer import PATTERN
 
-PACKAGES = ("tiktoken", "tokenizers")
+PACKAGES = ("tiktoken", "tokenizers", "transformers")
 SETTINGS = {"sotu": "sotu", "tiny": str(ROOT / "answers" / "attention.md")}  # name: corpus
+CONTENDERS = ("ours, files to shards", "tiktoken alone", "tokenizers alone")
 
 
-def read_texts(corpus: str) -> list[str]:
-    """The corpus's documents."""
-    return [document.text for document in find_source(corpus).documents()]
+def ours_to_shards(corpus: str, folder: str) -> Work:
+    """Into a new cache each time."""
+    return lambda: data.open_corpus(corpus, cache=tempfile.mkdtemp(dir=folder), progress=False)
 
 
-def build_tiktoken(tokenizer: Tokenizer) -> tiktoken.Encoding:
+def tiktoken_alone(texts: list[str]) -> Work:
     """tiktoken's own GPT-2, without its download."""
+    import tiktoken
+
+    tokenizer = data.load_tokenizer()
     ranks = {tokenizer.decode_bytes([i]): i for i in range(tokenizer.n_vocab - 1)}
-    return tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+    plain = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+    return lambda: [plain.encode_ordinary(text) for text in texts]
 
 
-def build_huggingface(tokenizer: Tokenizer, folder: Path) -> GPT2Tokenizer:
-    """transformers' tokenizer from files of the same vocabulary."""
+def tokenizers_alone(texts: list[str], folder: Path) -> Work:
+    """transformers' tokenizer, which is that of tokenizers, from files of the same vocabulary."""
+    from transformers import GPT2Tokenizer
+
+    tokenizer = data.load_tokenizer()
     (folder / "vocab.json").write_text(json.dumps(tokenizer.vocabulary()), encoding="utf-8")
     (folder / "merges.txt").write_bytes(tokenizer.merges)
-    return GPT2Tokenizer.from_pretrained(folder)
+    theirs = GPT2Tokenizer.from_pretrained(folder)
+    return lambda: theirs(texts)
 
 
-def measure(setting: str, rounds: int) -> Iterator[tuple[str, list[Row]]]:
+def prepare(setting: str, contender: str, folder: str) -> dict[str, Lap]:
+    """All of the corpus."""
+    corpus = SETTINGS[setting]
+    texts = [document.text for document in find_source(corpus).documents()]
+    ours, tiktoken, _ = CONTENDERS
+    if contender == ours:
+        work = ours_to_shards(corpus, folder)
+    else:
+        work = tiktoken_alone(texts) if contender == tiktoken else tokenizers_alone(texts, Path(folder))
+    return {"step": timed(work, clock=time.process_time)}
+
+
+def measure(setting: str, race: Race) -> Iterator[tuple[str, list[Row]]]:
     """Median CPU seconds."""
-    corpus, tokenizer = SETTINGS[setting], data.load_tokenizer()
-    texts, plain = read_texts(corpus), build_tiktoken(tokenizer)
-    with tempfile.TemporaryDirectory() as folder:
-        theirs = build_huggingface(tokenizer, Path(folder))
-        works = {
-            "ours, files to shards": lambda: data.open_corpus(
-                corpus, cache=tempfile.mkdtemp(dir=folder), progress=False
-            ),
-            "tiktoken alone": lambda: [plain.encode_ordinary(text) for text in texts],
-            "tokenizers alone": lambda: theirs(texts),
+    (laps,) = race.run(__name__, setting, CONTENDERS)
+
+    def figures(name: str) -> dict[str, Any]:
+        return {
+            "cpu_seconds": round(laps.median(name), 3),
+            "speed_over_tiktoken": laps.ratio("tiktoken alone", name),
         }
-        contenders = {name: timed(work, clock=time.process_time) for name, work in works.items()}
-        laps = race(contenders, rounds, warm_up=False)
-    megabytes = round(sum(len(text.encode()) for text in texts) / 1e6, 1)
-    yield (
-        "tokenising and sharding",
-        [
-            {
-                "contender": name,
-                "rounds": rounds,
-                "cpu_seconds": round(laps.median(name), 3),
-                "megabytes": megabytes,
-                "speed_over_tiktoken": round(laps.ratio("tiktoken alone", name), 2),
-            }
-            for name in contenders
-        ],
-    )
+
+    yield "tokenising and sharding", laps.rows(figures)

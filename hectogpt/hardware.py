@@ -33,6 +33,12 @@ def cpu_name() -> str:
     return _cpu().get("model name") or platform.processor() or platform.machine()
 
 
+def cpu_model() -> dict[str, str]:
+    """What tells processors of one name apart, by Linux's names; empty where the system does not say."""
+    names = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU part")  # the last two: on ARM
+    return {name: _cpu()[name] for name in names if name in _cpu()}
+
+
 def cpu_features() -> list[str]:
     """Which of the vector instructions that matter for matrix products this processor has."""
     return [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if has_cpu_flag(flag)]
