@@ -72,8 +72,10 @@ proof: $(ENV)/.test  ## tests what docs/reliability.md promises, with many tries
 
 bench: $(ENV)/.test  ## side-by-side timings, 15 minutes, appended to results/bench.jsonl; fills docs/performance.md
 	$(INSTALL) --group bench
-	$(BIN)/python -m bench
-	$(BIN)/python -m bench --page
+	@$(BIN)/python -c 'import llama_cpp' 2>/dev/null || \
+	  { echo "compiling llama.cpp: minutes"; $(INSTALL) --quiet llama-cpp-python; } || \
+	  echo "llama.cpp could not be built; the rows of it will say that it is missing"
+	$(BIN)/python -m bench; code=$$?; $(BIN)/python -m bench --page && exit $$code
 
 answers: $(ENV)/.test  ## figures and PDF of answers/
 	$(BIN)/python -m tools.answers
