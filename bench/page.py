@@ -3,8 +3,8 @@
 The page marks their places, and what stands between a mark and the next `<!-- end -->` is replaced:
 
     <!-- bench: processors CHANGES -->                          what the columns are, and the last changes of the code
-    <!-- bench: table QUESTION | KEY, KEY -->                   a row for each setting and contender
-    <!-- bench: times QUESTION | SETTING | A / B | KEY -->      A's figure by B's: the least and the largest
+    <!-- bench: table QUESTION; KEY, KEY -->                    a row for each setting and contender
+    <!-- bench: times QUESTION; SETTING; A / B; KEY -->         A's figure by B's: the least and the largest
 
 A column is the figures of one processor, number of threads and commit. Of each setting the newest run on a processor
 counts. The rows are those of the newest record of each setting, so what is no longer measured is not shown.
@@ -30,7 +30,7 @@ from bench.record import RESULTS, ROOT, now
 from hectogpt.files import write_atomic
 
 PAGE = ROOT / "docs" / "performance.md"
-MARK = re.compile(r"(<!-- bench: (\w+) ?([^\n]*?) ?-->)(.*?)(<!-- end -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- bench: (\w+) ?(.*?) ?-->)(.*?)(<!-- end -->)", re.DOTALL)
 OLDER = "†"
 # Names of processors: by vendor, family and model; and of records that have only a name, by machine and first day. The
 # latter follow the table of machines in results/LOG.md (fdb0aa9, d92c1e7; b3e7f17).
@@ -50,7 +50,8 @@ Record = dict[str, Any]
 def write_page() -> None:
     """Fill in the page. Raises ValueError for a mark that is none."""
     changes = ", ".join(f"{question} {last_change(question)}" for question in DEPENDS)
-    page = re.sub(r"(<!-- bench: processors).*?-->", rf"\1 {changes} -->", PAGE.read_text(encoding="utf-8"))
+    mark = textwrap.fill(f"<!-- bench: processors {changes} -->", 120, break_on_hyphens=False)
+    page = re.sub(r"<!-- bench: processors.*?-->", mark, PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     write_atomic(PAGE, render(page, RESULTS.read_text(encoding="utf-8")))
 
 
@@ -70,11 +71,11 @@ def render(page: str, results: str) -> str:
     changes: dict[str, str] = {}
     for _, kind, argument, *_ in MARK.findall(page):
         if kind == "processors":
-            changes = dict(part.split() for part in argument.split(", ") if part)
+            changes = dict(part.split() for part in argument.split(",") if part)
     write: dict[str, Callable[[str], str]] = {
         "processors": lambda _: f"\n{processors(records, changes)}\n",
-        "table": lambda argument: f"\n{table(records, changes, *argument.split(' | '))}\n",
-        "times": lambda argument: times(records, *argument.split(" | ")),
+        "table": lambda argument: f"\n{table(records, changes, *argument.split('; '))}\n",
+        "times": lambda argument: times(records, *argument.split("; ")),
     }
 
     def fill(match: re.Match[str]) -> str:

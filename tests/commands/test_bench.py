@@ -93,7 +93,7 @@ def test_a_column_names_its_processor_and_whether_it_is_older_than_the_code() ->
     ]
     page = (
         "<!-- bench: processors step 2026-01-02 --><!-- end -->"
-        "<!-- bench: table q | x, y -->old<!-- end --><!-- bench: times q |  | ours / ours | x --><!-- end -->"
+        "<!-- bench: table q; x, y -->old<!-- end --><!-- bench: times q; s; ours / rival; x --><!-- end -->"
     )
     written = render(page, "\n".join(map(json.dumps, records)))
     assert written == render(written, "\n".join(map(json.dumps, records)))
@@ -104,7 +104,7 @@ def test_a_column_names_its_processor_and_whether_it_is_older_than_the_code() ->
         "| ours | 0.5 | 1 (2) |",
         "| rival | failed: a / b |  |",
     ]
-    assert written.endswith("-->1<!-- end -->")
+    assert written.endswith("-->(not measured)<!-- end -->")
 
 
 # --- tools.same_bits --------------------------------------------------------------------------------------------------
