@@ -10,7 +10,6 @@ A question is a module with
 
 QUESTIONS = {
     "start": "seconds until a command answers and until its first training step",
-    "tokens": "text to token files: ours, tiktoken, Hugging Face's tokenizers",
     "roofline": "the peaks of this machine, and how near to them a training step comes",
     "step": "one training step: ours, the textbook, Hugging Face, x-transformers, PyTorch's layers",
     "head": "the vocabulary head: ours, F.cross_entropy, F.linear_cross_entropy",
@@ -22,7 +21,6 @@ COMPUTES = ("hectogpt/model", "hectogpt/kernels", "hectogpt/training")
 # What the figures of a question depend on, beside its own file: figures from before the last change are marked.
 DEPENDS = {
     "start": ("hectogpt",),
-    "tokens": ("hectogpt/data",),
     "roofline": COMPUTES,
     "step": COMPUTES,
     "head": ("hectogpt/model", "hectogpt/kernels"),

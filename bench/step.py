@@ -243,14 +243,12 @@ def measure(setting: str, race: Race) -> Iterator[tuple[str, list[Row]]]:
         yield from measure_top(race)
         return
     chosen = SETTINGS[setting]
-    work = chosen.operations()
     (laps,) = race.run(__name__, setting, chosen.contenders, warm_up=["memory" if chosen.memory else "short"])
 
     def figures(name: str) -> dict[str, Any]:
         return {
             "seconds": round(laps.median(name), 3),
             "this_over_ours": laps.ratio(name, "ours"),
-            "gflop_per_second": round(work / laps.median(name) / 1e9, 1),
             "peak_mb": laps.facts[name].get("peak_mb"),
             "memory_over_ours": laps.memory(name, "ours"),
         }
