@@ -1,8 +1,9 @@
 """Test losses on sotu with and without its near duplicate: python -m tools.near_duplicate RECIPE SEED [STEPS].
 
 Trains the recipe, scores its network alone, with n-grams mixed in, and the n-grams alone, and appends a line to
-results/near_duplicate.jsonl, from which LADDER.md has a table. A run shortened to STEPS is printed only. Without the
-document means that its tokens are not targets; the tokens after it keep their contexts.
+results/near_duplicate.jsonl, from which LADDER.md has a table. With STEPS a shorter run is scored on the document and
+2,000 tokens around it, and only printed. Without the document means that its tokens are not targets; the tokens after
+it keep their contexts.
 """
 
 from __future__ import annotations
@@ -26,14 +27,23 @@ DOCUMENT = "1945-Roosevelt-2"
 TARGET = ROOT / "results" / "near_duplicate.jsonl"
 
 
+def find(ids: np.ndarray, tokens: np.ndarray) -> int:
+    """Where the document's tokens begin."""
+    windows = np.lib.stride_tricks.sliding_window_view(tokens, len(ids))
+    return next(int(at) for at in np.flatnonzero(tokens == ids[0]) if np.array_equal(windows[at], ids))
+
+
 def measure(recipe: str, seed: int, steps: int = 100) -> dict[str, object]:
     """The line of one run: for each of its rows the mean loss over all of the test text, and without the document."""
     run = replace(recipes.recipe(recipe), seed=seed, steps=steps)
     corpus, source = open_corpus("sotu"), find_source("sotu")
     texts = [document.text for document in source.documents() if DOCUMENT in document.label]
     ids = corpus.tokenizer.encode(texts[0])
-    windows = np.lib.stride_tricks.sliding_window_view(corpus.test, len(ids))
-    start = next(at for at in np.flatnonzero(corpus.test == ids[0]) if np.array_equal(windows[at], ids))
+    start = find(ids, corpus.test)
+    if steps < 100:
+        cut = {"dev": corpus.dev[:2000], "test": corpus.test[start - 1000 : start + len(ids) + 1000]}
+        corpus = replace(corpus, tokens=corpus.tokens | cut)
+        start = find(ids, corpus.test)
     others = np.ones(len(corpus.test) - 1, bool)
     others[max(start - 1, 0) : start + len(ids)] = False  # its tokens and its end as targets
     session = Session.open(run, corpus)
