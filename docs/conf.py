@@ -6,6 +6,7 @@ site. The texts made from the code are in tools/site.py.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -25,61 +26,83 @@ from hectogpt.lab.record import read_records  # noqa: E402
 from tools.answers import formula  # noqa: E402
 from tools.report import build_leaderboards, ladder_names, recipe_descriptions  # noqa: E402
 from tools.report.web_page import web_page  # noqa: E402
-from tools.site import EMBEDDED, broken_links, fill, run_command  # noqa: E402
+from tools.site import EXPLORED, broken_links, fill, run_command  # noqa: E402
 
-CONTENTS = {
-    "Start": ["docs/start", "docs/all-of-hectogpt", "docs/coming-from"],
-    "Understand": [
-        *("docs/transformer", "docs/attention-and-positions", "answers/attention", "answers/positions"),
-        *("answers/baseline", "answers/learning"),
-    ],
-    "Do": [
-        *(
-            "docs/own-text",
-            "docs/add-an-idea",
-            "docs/compare",
-            "docs/verdict",
-            "docs/judge",
-            "docs/resume",
-            "docs/python",
-            "docs/watch",
-        ),
-        *("docs/parallel", "docs/fine-tune", "docs/interop", "docs/serving"),
-    ],
-    "The assignment": [
-        *(
-            "docs/assignment-student",
-            "assignment/README",
-            "docs/grading",
-            "docs/traps",
-            "docs/grading-teacher",
-            "assignment/AGENTS",
-        ),
-    ],
-    "Reference": [
-        *("docs/command-line", "docs/python-names", "docs/exit-codes", "docs/run-files", "docs/platforms"),
-    ],
-    "Why to believe it": [
-        *("results/LADDER", "docs/statistics", "docs/reliability", "docs/performance", "docs/scale", "results/LOG"),
-    ],
-    "Contribute": [
-        *("CONTRIBUTING", "docs/architecture", "docs/where-to-put", "docs/rules"),
-        *("AGENTS", "SECURITY", "CHANGELOG"),
-    ],
+# caption -> page -> the pages that the side bar folds below it. The course is first, and is read in this order.
+CONTENTS: dict[str, dict[str, list[str]]] = {
+    "Course": {
+        "docs/start": [],
+        "docs/transformer": ["docs/attention-and-positions", "answers/attention", "answers/positions"],
+        "docs/assignment-student": [
+            *("assignment/README", "answers/baseline", "docs/grading", "docs/traps", "assignment/AGENTS"),
+        ],
+    },
+    "Use": {
+        "docs/own-text": ["docs/fine-tune"],
+        "docs/resume": ["docs/watch", "docs/run-files"],
+        "docs/python": ["docs/python-names"],
+        "docs/interop": ["docs/serving", "docs/coming-from"],
+        "docs/command-line": ["docs/all-of-hectogpt", "docs/exit-codes", "docs/platforms"],
+    },
+    "Teach": {"docs/grading-teacher": []},
+    "Research": {
+        "docs/add-an-idea": [],
+        "docs/compare": ["docs/verdict", "docs/judge", "docs/statistics"],
+        "results/LADDER": ["answers/learning", "results/LOG"],
+        "docs/performance": ["docs/parallel", "docs/scale"],
+        "docs/reliability": [],
+    },
+    "Contribute": {
+        "CONTRIBUTING": [
+            *("docs/architecture", "docs/where-to-put", "docs/rules", "AGENTS", "SECURITY", "CHANGELOG"),
+        ],
+    },
 }
-# What pages that are known by a question's number, or by a sentence, are called in the table of contents.
+# Short names for the side bar, of pages whose titles are questions or sentences.
 SHORT = {
+    "docs/transformer": "The transformer",
+    "docs/assignment-student": "The assignment",
+    "docs/grading-teacher": "Grade a class",
+    "docs/python": "From Python",
+    "docs/reliability": "Reliability",
+    "docs/performance": "Performance",
+    "docs/scale": "Limits",
     "answers/attention": "Attention, derived",
     "answers/positions": "Positions, derived",
-    "answers/baseline": "The assignment's own run",
+    "answers/baseline": "The baseline run",
     "answers/learning": "What each rung does",
-    "assignment/README": "The assignment",
+    "assignment/README": "The questions",
     "assignment/AGENTS": "Rules for AI assistants",
 }
-PAGES = ["README", *(page for pages in CONTENTS.values() for page in pages)]
+GROUPS = [group for groups in CONTENTS.values() for group in groups.items()]
+PAGES = ["README", *(page for parent, children in GROUPS for page in (parent, *children))]
+# What readers search for -> the page that the search shows first.
+KEYWORDS = {
+    "docs/start": "install, installation, first run, is my loss normal",
+    "docs/assignment-student": "assignment, stubs, homework",
+    "docs/own-text": "own text, own data, corpus, tokenizer, vocabulary",
+    "docs/fine-tune": "fine-tune, finetune, fine-tuning, pretrained",
+    "docs/resume": "resume, Ctrl-C, interrupt, checkpoint, stop",
+    "docs/watch": "watch, TensorBoard",
+    "docs/python": "python, notebook, Jupyter",
+    "docs/interop": "gguf, llama.cpp, export, import, transformers, Hugging Face, GPT-2",
+    "docs/serving": "serve, vLLM, deploy",
+    "docs/grading": "grade, grader, hints",
+    "docs/grading-teacher": "grade a class, Gradescope, Canvas, teacher",
+    "docs/add-an-idea": "idea, own optimizer, own schedule, own loss",
+    "docs/compare": "compare, seeds, verdict",
+    "docs/judge": "judge",
+    "docs/parallel": "torchrun, GPU, several processes, DDP",
+    "results/LADDER": "ladder, rung, results",
+    "docs/performance": "speed, benchmark, performance",
+}
 # "name: what it is" in a docstring, at the beginning of a paragraph or after a sentence.
 ITEM = re.compile(r"(?:^|(?<=[.;] ))([a-z_]\w*(?:, [a-z_]\w*)*): ")
 INLINE = re.compile(r"`([^`]+)`|([*|\\]|_(?!\w))")  # code, or a character that has a meaning in reStructuredText
+PICTURE = re.compile(
+    r'<picture>\s*<source media="\(prefers-color-scheme: dark\)" srcset="(?P<dark>[^"]+)">\s*'
+    r'<img src="(?P<light>[^"]+)" alt="(?P<alt>[^"]+)">\s*</picture>'
+)
 LINK = re.compile(r"\]\(([^)#\s]+\.py)\)|^\[[^\]]+\]: (\S+\.py)$", re.MULTILINE)
 
 
@@ -103,8 +126,9 @@ source_suffix = {".md": "markdown", ".py": "python-source"}
 include_patterns = [*(f"{page}.md" for page in PAGES), *linked_sources()]
 exclude_patterns = [".*", "build", "dist", "runs", "*.egg-info"]
 html_theme = "furo"
-html_static_path = ["site.css"]
+html_static_path = ["site.css", "fonts"]
 html_css_files = ["site.css"]
+html_search_scorer = "docs/search.js"
 html_copy_source = html_show_sphinx = html_use_index = False
 html_math_renderer = "mathml"
 highlight_language = "text"
@@ -141,13 +165,29 @@ class PythonSource(Parser):
 
 
 def read_page(app: Sphinx, page: str, source: list[str]) -> None:
-    """Fills in what is made from the code, and ends the first page with the table of contents."""
-    if page in PAGES:
-        source[0] = fill(source[0])
+    """Fill in what is made from the code, and end the page with its part of the side bar and its keywords."""
+    if page not in PAGES:
+        return
+    source[0] = PICTURE.sub(two_images, fill(source[0]))
     if page == root_doc:
         for caption, pages in CONTENTS.items():
-            lines = "\n".join(f"{SHORT[page]} </{page}>" if page in SHORT else f"/{page}" for page in pages)
-            source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{lines}\n```\n"
+            source[0] += toctree(list(pages), f":caption: {caption}\n")
+    source[0] += toctree(dict(GROUPS).get(page, []))
+    entries = "\n".join(f"   ! single: {word}" for word in KEYWORDS.get(page, "").split(", ") if word)
+    if entries:
+        source[0] += f"\n```{{eval-rst}}\n.. index::\n{entries}\n```\n"
+
+
+def toctree(pages: list[str], option: str = "") -> str:
+    """A hidden table of contents, which becomes a part of the side bar; "" for no pages."""
+    lines = "\n".join(f"{SHORT[page]} </{page}>" if page in SHORT else f"/{page}" for page in pages)
+    return f"\n```{{toctree}}\n:hidden:\n{option}\n{lines}\n```\n" if pages else ""
+
+
+def two_images(picture: re.Match[str]) -> str:
+    """An HTML picture with a dark variant as two images, of which the site's own switch shows one."""
+    kinds = (("only-dark", picture["dark"]), ("only-light", picture["light"]))
+    return "\n".join(f"```{{image}} {path}\n:class: {kind}\n:alt: {picture['alt']}\n```" for kind, path in kinds)
 
 
 def rewrite_docstring(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
@@ -165,12 +205,21 @@ def rewrite_docstring(app: Sphinx, what: str, name: str, value: Any, options: An
     lines[:] = rewritten
 
 
-def add_markdown(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
-    """Each page names its Markdown form, for readers that are programs."""
+def add_to_page(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """Each page names its Markdown form, for readers that are programs. The page of the search gets the first paragraph
+    of every page, which it shows where it cannot read the page itself: in a file."""
+    if page == "search":
+        app.add_js_file(None, body=f"const OPENINGS = {json.dumps(openings(app), sort_keys=True)};")
     if page in PAGES:
         markdown = f"{page.rpartition('/')[2]}.md"
         context["metatags"] += f'<link rel="alternate" type="text/markdown" href="{markdown}">'
         context["body"] += f'<p class="as-markdown"><a href="{markdown}">This page as Markdown</a></p>'
+
+
+def openings(app: Sphinx) -> dict[str, str]:
+    """Page -> its first paragraph."""
+    found = {page: app.env.get_doctree(page).next_node(nodes.paragraph) for page in PAGES}
+    return {page: " ".join(first.astext().split()) for page, first in found.items() if first is not None}
 
 
 def finish(app: Sphinx, error: Exception | None) -> None:
@@ -190,7 +239,7 @@ def finish(app: Sphinx, error: Exception | None) -> None:
         target.write_text(fill((ROOT / f"{page}.md").read_text(encoding="utf-8")), encoding="utf-8")
     shutil.copy(ROOT / "llms.txt", site)
     (site / "pages").mkdir(exist_ok=True)
-    for name in EMBEDDED:
+    for name in EXPLORED:
         (site / "pages" / f"{name}.html").unlink(missing_ok=True)
         run_command("explore", "export", name, "--out", str(site / "pages" / f"{name}.html"))
     boards = build_leaderboards(read_records(ROOT / "results" / "ladder.jsonl"), ladder_names())
@@ -212,5 +261,5 @@ def setup(app: Sphinx) -> None:
     app.add_source_parser(PythonSource)
     app.connect("source-read", read_page)
     app.connect("autodoc-process-docstring", rewrite_docstring)
-    app.connect("html-page-context", add_markdown)
+    app.connect("html-page-context", add_to_page)
     app.connect("build-finished", finish)

@@ -1,6 +1,5 @@
 """What the site's pages take from the code. A comment `<!-- made: NAME ARGUMENT -->` in a page stands for what the
-function of that name below returns. GitHub shows nothing there, or the picture on the next line, the site the text.
-docs/conf.py calls `fill`.
+function of that name below returns. GitHub shows nothing there, the site the text. docs/conf.py calls `fill`.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ import hectogpt
 from hectogpt import cli, errors
 from tools import ROOT
 
-MARK = re.compile(r"^<!-- made: ([\w-]+)(?: ([\w.]+))? -->(?:\n!\[.*\))?$", re.MULTILINE)
+MARK = re.compile(r"^<!-- made: ([\w-]+)(?: ([\w.]+))? -->$", re.MULTILINE)
 WIDTH = "88"  # columns of the help texts
-EMBEDDED = ("attention", "positions", "train")  # pages of `hectogpt explore export` that the site has
+EXPLORED = ("attention", "positions", "train")  # pages of `hectogpt explore export` that the site has
 
 
 def fill(text: str) -> str:
@@ -150,14 +149,9 @@ def tracks() -> str:
     return "\n".join(lines)
 
 
-def embedded(name: str) -> str:
-    """A page of `hectogpt explore` inside a page of the site, and a link to it alone."""
-    titles = {"attention": "Attention by hand", "positions": "Positions", "train": "Training in the browser"}
-    title = (titles | {"ladder": "The ladder"})[name]
-    return (
-        f'<iframe class="page" src="../pages/{name}.html" title="{title}" loading="lazy"></iframe>\n\n'
-        f'<p>The frame scrolls. <a href="../pages/{name}.html">The page alone</a> is one file without a network.</p>'
-    )
+def link_to_page(name: str) -> str:
+    """A link to a page of `hectogpt explore`, or to the ladder's, which the site has as files."""
+    return f'<p><a href="../pages/{name}.html">Open the full page</a>: one file, which works without a network.</p>'
 
 
 def textbook(name: str) -> str:
@@ -208,6 +202,6 @@ MADE: dict[str, Callable[..., str]] = {
     "traps": traps,
     "usual-losses": usual_losses,
     "tracks": tracks,
-    "page": embedded,
+    "page": link_to_page,
     "textbook": textbook,
 }
