@@ -22,10 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hectogpt import __version__  # noqa: E402
-from hectogpt.lab.record import read_records  # noqa: E402
 from tools.answers import formula  # noqa: E402
-from tools.report import build_leaderboards, ladder_names, recipe_descriptions  # noqa: E402
-from tools.report.web_page import web_page  # noqa: E402
 from tools.site import EXPLORED, broken_links, fill, run_command  # noqa: E402
 
 # caption -> page -> the pages that the side bar folds below it. The course is first, and is read in this order.
@@ -101,7 +98,7 @@ ITEM = re.compile(r"(?:^|(?<=[.;] ))([a-z_]\w*(?:, [a-z_]\w*)*): ")
 INLINE = re.compile(r"`([^`]+)`|([*|\\]|_(?!\w))")  # code, or a character that has a meaning in reStructuredText
 PICTURE = re.compile(
     r'<picture>\s*<source media="\(prefers-color-scheme: dark\)" srcset="(?P<dark>[^"]+)">\s*'
-    r'<img src="(?P<light>[^"]+)" alt="(?P<alt>[^"]+)">\s*</picture>'
+    r'<img src="(?P<light>[^"]+)"\s+alt="(?P<alt>[^"]+)">\s*</picture>'
 )
 LINK = re.compile(r"\]\(([^)#\s]+\.py)\)|^\[[^\]]+\]: (\S+\.py)$", re.MULTILINE)
 
@@ -187,7 +184,7 @@ def toctree(pages: list[str], option: str = "") -> str:
 def two_images(picture: re.Match[str]) -> str:
     """An HTML picture with a dark variant as two images, of which the site's own switch shows one."""
     kinds = (("only-dark", picture["dark"]), ("only-light", picture["light"]))
-    return "\n".join(f"```{{image}} {path}\n:class: {kind}\n:alt: {picture['alt']}\n```" for kind, path in kinds)
+    return "\n".join(f"```{{image}} {path}\n:class: {kind}\n:width: 640px\n:alt: {picture['alt']}\n```" for kind, path in kinds)
 
 
 def rewrite_docstring(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
@@ -242,8 +239,6 @@ def finish(app: Sphinx, error: Exception | None) -> None:
     for name in EXPLORED:
         (site / "pages" / f"{name}.html").unlink(missing_ok=True)
         run_command("explore", "export", name, "--out", str(site / "pages" / f"{name}.html"))
-    boards = build_leaderboards(read_records(ROOT / "results" / "ladder.jsonl"), ladder_names())
-    (site / "pages" / "ladder.html").write_text(web_page(boards, recipe_descriptions()), encoding="utf-8")
     if broken := broken_links(site):
         raise ExtensionError("links that lead nowhere:\n" + "\n".join(broken))
 

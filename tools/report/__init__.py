@@ -26,7 +26,7 @@ from tools.report.front import Front, build_fronts
 from tools.report.ladder_page import ladder_page
 from tools.report.leaderboard import Leaderboard, build_leaderboards
 from tools.report.ngram_file import completed, read_ngrams
-from tools.report.plots import plot_front, plot_ladder, plot_learning_curves, plot_rung
+from tools.report.plots import plot_first_page, plot_front, plot_ladder, plot_learning_curves, plot_rung
 from tools.report.seconds import Seconds, read_seconds
 from tools.report.template import Filler, picture_name
 
@@ -123,6 +123,8 @@ def draw(found: Found, folder: Path, shown: set[str]) -> list[Path]:
             plots[picture_name(board, place)] = partial(plot_rung, board=board, place=place)
         plots[f"{board.slug}-ladder.png"] = partial(plot_ladder, board=board)
         plots[f"{board.slug}-curves.png"] = partial(plot_learning_curves, board=board)
+    for name, dark in (("hundred-steps.png", False), ("hundred-steps-dark.png", True)):
+        plots[name] = partial(plot_first_page, board=found.boards[0], dark=dark)
     for front in (front for front in found.fronts if front.drawn):
         plots[f"{front.slug}.png"] = partial(plot_front, front=front)
     folder.mkdir(parents=True, exist_ok=True)

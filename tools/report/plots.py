@@ -44,6 +44,41 @@ BELOW = "0.45"  # the curve of the rung below
 VERDICT_COLORS = {"tie": "#b8860b", "worse": "#b02a2a"}
 
 
+def plot_first_page(path: Path, board: Leaderboard, *, dark: bool) -> None:
+    """Write the picture of the README: the training losses of three rungs, and what counting words reaches.
+
+    Numbers are losses on the test text. The background is transparent, for a light page or a dark one.
+    """
+    text, blue, grey = ("#e6edf3", "#6cb6ff", "#9198a1") if dark else ("#1f2328", BLUE, "#59636e")
+    figure = Figure(figsize=(6.4, 4.1), layout="constrained", facecolor="none")
+    axes = figure.subplots()
+    axes.set_facecolor("none")
+    for place, color, step, rise, label in (
+        (0, grey, 30, -0.65, "the assignment's baseline"),
+        (1, grey, 16, 0.6, "with a good learning rate"),
+        (-1, blue, 57, -0.85, f"with all {len(board.rungs) - 1} changes"),
+    ):
+        losses = np.nanmean(board.rungs[place].curves("losses"), axis=0)
+        held_out = np.mean(list(board.rungs[place].losses("test").values()))
+        plot_curve(axes, losses, color, 3 if color == blue else 2)
+        axes.text(step, losses[step] + rise, f"{label}: {held_out:.2f}", color=color, fontsize=11)
+    levels = board.ngrams["test"]
+    for name, step, label in (
+        ("unigram", 43, "knowing how frequent each word is"),
+        ("kn2", 21, "counting pairs of words"),
+        ("best", 48, "the best counting that we found"),
+    ):
+        axes.axhline(levels[name], color=grey, linewidth=1, linestyle=":")
+        axes.text(step, levels[name] + 0.12, f"{label}: {levels[name]:.2f}", color=grey, fontsize=10)
+    axes.set(xlim=(0, 101), ylim=(1.2, 11.4), yticks=range(2, 12, 2))
+    axes.set_xlabel("training step", color=text, fontsize=11)
+    axes.set_title("Loss (lower is better)", color=text, fontsize=12, loc="left")
+    axes.tick_params(colors=text, labelsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(grey)
+    save_figure(figure, path)
+
+
 def plot_rung(path: Path, board: Leaderboard, place: int) -> None:
     """Write training loss and gradient norm of rung `place`, and its gain over the rung below batch by batch.
 
