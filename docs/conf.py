@@ -184,7 +184,9 @@ def toctree(pages: list[str], option: str = "") -> str:
 def two_images(picture: re.Match[str]) -> str:
     """An HTML picture with a dark variant as two images, of which the site's own switch shows one."""
     kinds = (("only-dark", picture["dark"]), ("only-light", picture["light"]))
-    return "\n".join(f"```{{image}} {path}\n:class: {kind}\n:width: 640px\n:alt: {picture['alt']}\n```" for kind, path in kinds)
+    return "\n".join(
+        f"```{{image}} {path}\n:class: {kind}\n:width: 640px\n:alt: {picture['alt']}\n```" for kind, path in kinds
+    )
 
 
 def rewrite_docstring(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
