@@ -19,7 +19,6 @@ from hectogpt import cli, errors
 from tools import ROOT
 
 MARK = re.compile(r"^<!-- made: ([\w-]+)(?: ([\w.]+))? -->$", re.MULTILINE)
-WIDTH = "88"  # columns of the help texts
 EXPLORED = ("attention", "positions", "train")  # pages of `hectogpt explore export` that the site has
 
 
@@ -31,7 +30,7 @@ def fill(text: str) -> str:
 def run_command(*arguments: str) -> str:
     """What `hectogpt ARGUMENTS` prints, in 88 columns."""
     before, out = os.environ.get("COLUMNS"), io.StringIO()
-    os.environ["COLUMNS"] = WIDTH
+    os.environ["COLUMNS"] = "88"
     try:
         with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
             cli.main(list(arguments))
@@ -54,9 +53,9 @@ def fields() -> str:
     return block(run_command("train", "top", "--help-all"))
 
 
-def block(text: str, language: str = "text") -> str:
+def block(text: str) -> str:
     """A text as it is, in Markdown."""
-    return f"```{language}\n{text}\n```"
+    return f"```text\n{text}\n```"
 
 
 def names() -> str:
@@ -76,8 +75,7 @@ def names() -> str:
 
 def directive(name: str) -> str:
     """What autodoc is asked for."""
-    value = getattr(hectogpt, name)
-    if isinstance(value, type):
+    if isinstance(getattr(hectogpt, name), type):
         return f".. autoclass:: hectogpt.{name}\n   :members:"
     return f".. autofunction:: hectogpt.{name}"
 

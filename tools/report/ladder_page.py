@@ -157,9 +157,9 @@ def _summary(boards: Sequence[Leaderboard]) -> Table:
     rows = []
     for board in (board for board in boards if board.track == "closed" and len(board.rungs) > 1):
         losses = [format_loss(rung.summary("test")) for rung in (board.rungs[0], board.rungs[-1])]
-        gain = format_gain(compare_entries(*board.rungs[:-3:-1])[0])
-        counting = [format_number(board.ngrams.get("test", {}).get(name), 3) for name in ("kn3", "best")]
-        rows.append([board.corpus, *losses, gain, *counting])
+        losses.append(format_gain(compare_entries(*board.rungs[:-3:-1])[0]))
+        losses += [format_number(board.ngrams.get("test", {}).get(name), 3) for name in ("kn3", "best")]
+        rows.append([board.corpus, *losses])
     return Table(header, rows)
 
 

@@ -51,8 +51,7 @@ def plot_first_page(path: Path, board: Leaderboard, *, dark: bool) -> None:
     """
     text, blue, grey = ("#e6edf3", "#6cb6ff", "#9198a1") if dark else ("#1f2328", BLUE, "#59636e")
     figure = Figure(figsize=(6.4, 4.1), layout="constrained", facecolor="none")
-    axes = figure.subplots()
-    axes.set_facecolor("none")
+    axes = figure.subplots(subplot_kw={"facecolor": "none"})
     for place, color, step, rise, label in (
         (0, grey, 30, -0.65, "the assignment's baseline"),
         (1, grey, 16, 0.6, "with a good learning rate"),
