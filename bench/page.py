@@ -106,7 +106,7 @@ def commit_of(record: Record) -> str:
 def choose(records: Sequence[Record]) -> list[Record]:
     """The records that stand: of each processor and number of threads the newest run of each setting that its question
     still has, in the order of the settings."""
-    dated = [record for record in records if "bench" in record]  # older ones do not say what they are a setting of
+    dated = [record for record in records if record.get("bench") in DEPENDS]  # the oldest ones do not say their setting
     settings = {r["bench"]: r["settings"] for r in dated}
     newest = {(name_of(r), r["threads"], r["bench"], r["setting"]): r["begun"] for r in dated}
     kept = [r for r in dated if newest[name_of(r), r["threads"], r["bench"], r["setting"]] == r["begun"]]
