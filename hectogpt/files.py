@@ -1,4 +1,7 @@
-"""Files written whole or not at all, locks, the cache folder, hashes of code. Nothing else replaces, syncs or locks.
+"""Files written whole or not at all, files of others, locks, the cache folder. Nothing else replaces, syncs or locks.
+
+A folder may come from somebody else. In it nothing is opened through a link, and nothing that is not a regular file: a
+link could lead to a file of the user's, and a pipe would never end. `regular` is the one place of this rule.
 
 Standard library only. Errors of the operating system are passed on as they are unless a function says otherwise: the
 caller knows what the file was for.
@@ -14,8 +17,10 @@ import json
 import os
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
 
 from hectogpt import errors
@@ -45,6 +50,47 @@ def cache_dir(chosen: Path | str | None = None) -> Path:
         ) from None
 
 
+LINK, NOT_REGULAR = "it is a link, and links are not followed here", "it is not a regular file"
+_SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # Windows has neither
+
+
+def regular(path: str, flags: int) -> int:
+    """Open a regular file, for `open(..., opener=regular)`. Never waits for the other end of a pipe.
+
+    Raises OSError for a link and for anything else that is not a regular file.
+    """
+    try:
+        descriptor = os.open(path, flags | _SAFELY, 0o666)
+    except OSError:
+        if os.path.islink(path):
+            raise OSError(LINK) from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(NOT_REGULAR)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file to read its bytes. Raises OSError as `regular` does.
+
+    The one link that is followed is that of a Hugging Face cache: NAME/snapshots/REVISION/FILE to NAME/blobs/HASH.
+    """
+    real = Path(os.path.realpath(path))
+    is_blob = real.parent == Path(os.path.realpath(path.parent)).parent.parent / "blobs"
+    return open(real if is_blob else path, "rb", opener=regular)
+
+
+def odd_entries(folder: Path) -> dict[Path, str]:
+    """All below a folder that is neither a file nor a folder, and what it is instead. Nobody should write there."""
+    kinds = {path: path.lstat().st_mode for path in folder.rglob("*")}
+    odd = {path: kind for path, kind in kinds.items() if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind))}
+    return {path: LINK if stat.S_ISLNK(kind) else NOT_REGULAR for path, kind in odd.items()}
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; at the end it takes the place of `path` in one step.
@@ -54,6 +100,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        temporary.unlink(missing_ok=True)  # a link of this name would be written through
         yield temporary
         allow_others(temporary)
         sync_file(temporary)
@@ -85,7 +132,7 @@ def append_line(path: Path, line: str) -> None:
     editor has left so, gets its line end instead. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b") as file:
+    with open(path, "a+b", opener=regular) as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
@@ -110,8 +157,11 @@ def is_whole_object(line: bytes) -> bool:
 
 
 def free_bytes(folder: Path) -> int:
-    """Free bytes of the disk on which `folder` is, or would be. Raises OSError."""
+    """Free bytes of the disk on which `folder` is, or would be. Raises OSError, also if nothing may be written there:
+    a read-only disk is not full."""
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    if not os.access(nearest, os.W_OK):
+        raise OSError(f"{nearest} cannot be written")
     return shutil.disk_usage(nearest).free
 
 
@@ -151,9 +201,11 @@ def check_free(folder: Path, may_go: Callable[[list[str]], bool] = lambda names:
 
 
 @contextlib.contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
+def replacing_folder(folder: Path, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """A new folder beside `folder` to write files to; at the end they are on disk and take the place of `folder`, which
     need not exist. Nothing is left of it when the block raises. Raises OSError.
+
+    check: called before the old folder goes; raises an error if that holds something by then that has to stay.
 
     If the process is killed, there is the old folder, the new one, or for an instant neither.
     """
@@ -165,6 +217,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             allow_others(path)
             sync_file(path)
         sync_folder(new)
+        check()
         if folder.exists():
             folder.rename(old)
         try:
@@ -205,7 +258,7 @@ def lock(path: Path, folder: Path, what: str, patience: float = 0.0) -> Iterator
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience
     while True:
-        with path.open("a+b") as file:
+        with open(path, "a+b", opener=regular) as file:
             try:
                 if held := fcntl is not None:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -240,7 +293,7 @@ def lock(path: Path, folder: Path, what: str, patience: float = 0.0) -> Iterator
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock file `path`. False where that cannot be known."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -253,7 +306,7 @@ def is_locked(path: Path) -> bool:
 def _is_still(descriptor: int, path: Path) -> bool:
     """Whether the open file is the one that has this name."""
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
         return False
 

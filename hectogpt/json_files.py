@@ -10,32 +10,18 @@ import hashlib
 import json
 import math
 import os
-import stat
 from collections.abc import Iterable
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.files import write_atomic
+from hectogpt.files import open_regular, write_atomic
 
 LARGEST = 16 << 20  # bytes of JSON that are read; our own files have a few thousand, GPT-2's tokenizer 1.4 million
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 64 << 20  # bytes; that of a checkpoint names every tensor
 DEEPEST = 50  # objects inside each other; our own files have about six
-
-
-def open_regular(path: Path) -> BufferedReader:
-    """Open a file to read its bytes. Raises OSError for what is not a regular file: a pipe, a device, a folder."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("it is not a regular file")
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
 
 
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:

@@ -17,8 +17,8 @@ from typing import Any
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.files import is_locked
-from hectogpt.json_files import damage, open_regular, parse_json_object, read_json_object, read_manifest
+from hectogpt.files import is_locked, open_regular
+from hectogpt.json_files import MANIFEST, damage, parse_json_object, read_json_object, read_manifest
 
 RUN, METRICS, SUMMARY, LOCK = "run.json", "metrics.jsonl", "summary.json", ".lock"
 PICTURE, IDEA = "losses_and_grad_norms.png", "idea.py"
@@ -41,9 +41,11 @@ class RunRecord:
 
     modified: whether fields of the recipe were overridden.
     state: "done", "interrupted", "diverged" or "unscored" as the summary says, RUNNING while a process holds the
-        folder, else UNFINISHED, also with fewer steps than run.json plans.
+        folder, else UNFINISHED, also with fewer steps than run.json plans, and where a kill came between the summary
+        and the manifest that names it.
     steps: taken, of `planned_steps`. seconds: of building and training. written: when a file of the folder was last
         written, local time.
+    has_hashes: whether there is a manifest. What it says of run.json and summary.json was compared.
     run: the fields of the Run as they are in run.json. summary: summary.json, and last_row: the last row of
         metrics.jsonl that has a step; {} without one.
     """
@@ -57,9 +59,24 @@ class RunRecord:
     dev_loss: float | None
     seconds: float | None
     written: str
+    has_hashes: bool
     run: dict[str, Any]
     summary: dict[str, Any]
     last_row: dict[str, Any]
+
+    @property
+    def hashes_lost(self) -> str:
+        """A sentence if the run has ended and nothing tells any more whether its files are as it left them, else ""."""
+        if self.has_hashes or self.state in (RUNNING, UNFINISHED):
+            return ""
+        return (
+            f"its hashes are lost: there is no {MANIFEST}, so nothing tells whether its files are as they were written"
+        )
+
+    @property
+    def is_complete(self) -> bool:
+        """True if the run is trained and scored, and its files have hashes: there is nothing left to do."""
+        return self.state == "done" and not self.hashes_lost
 
     @property
     def n_vocab(self) -> int | None:
@@ -85,14 +102,18 @@ class RunRecord:
 
 
 def read_record(folder: Path) -> RunRecord:
-    """The record of a run's folder. Raises UserError (CHECKPOINT) naming the file that is not as a run leaves it."""
-    record, summary = read_object(folder / RUN), read_summary(folder)
+    """The record of a run's folder. Raises UserError (CHECKPOINT) naming the file that is not as a run leaves it, or
+    whose hash is another one."""
+    record, summary, is_running = read_object(folder / RUN), read_summary(folder), is_locked(folder / LOCK)
     run = run_of(folder, record)
     planned, taken = count_of(run.get("steps")), count_of(summary.get("steps"))
     state = text_of(summary.get("state")) or ("done" if summary else UNFINISHED)
-    if state == "done" and planned not in (None, taken):
+    has_hashes = os.path.lexists(folder / MANIFEST)
+    # The files of a run that is under way change between two looks.
+    is_named = not has_hashes or is_running or _check_hashes(folder)
+    if not is_named or (state == "done" and planned not in (None, taken)):
         state = UNFINISHED
-    if is_locked(folder / LOCK):
+    if is_running:
         state = RUNNING
     under_way = state in (UNFINISHED, RUNNING)
     newest = 0.0
@@ -109,10 +130,21 @@ def read_record(folder: Path) -> RunRecord:
         dev_loss=None if under_way else number_of(summary.get("dev_loss")),
         seconds=None if under_way else number_of(summary.get("seconds")),
         written=datetime.fromtimestamp(min(newest, 2**32)).astimezone().isoformat(" ", "seconds"),
+        has_hashes=has_hashes,
         run=run,
         summary=summary,
         last_row=last_row,
     )
+
+
+def _check_hashes(folder: Path) -> bool:
+    """Compare run.json and summary.json with the manifest. Returns whether it names both. Raises UserError
+    (CHECKPOINT)."""
+    faults = damage(folder, read_manifest(folder), (RUN, SUMMARY))
+    if wrong := [f"{folder / name}: {fault}" for name, fault in faults.items() if fault]:
+        fix = f"`hectogpt check {folder}` says what can be made again"
+        raise UserError(f"the run in {folder} is damaged", why=wrong[0], fix=fix, code=errors.CHECKPOINT)
+    return len(faults) == 2
 
 
 def run_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
@@ -181,8 +213,10 @@ class SavedCheckpoints:
         return self.folder / f"step-{step:08d}"
 
     def steps(self) -> list[int]:
-        """The steps of which there are folders, whether valid or not; ascending."""
-        found = [STEP_FOLDER.fullmatch(path.name) for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        """The steps of which there are folders, whether valid or not; ascending. Links are none."""
+        if self.folder.is_symlink() or not self.folder.is_dir():
+            return []
+        found = [STEP_FOLDER.fullmatch(path.name) for path in self.folder.iterdir() if not path.is_symlink()]
         return sorted(int(match[1]) for match in found if match)
 
     def problem(self, step: int) -> str:

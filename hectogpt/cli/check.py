@@ -14,11 +14,11 @@ from hectogpt.cli.train import result_lines
 from hectogpt.data import open_corpus
 from hectogpt.display import Progress, printable
 from hectogpt.errors import UserError, set_to
+from hectogpt.files import odd_entries
 from hectogpt.idea_file import imported, load_idea, read_idea
 from hectogpt.json_files import MANIFEST, damage, read_manifest
 from hectogpt.lab import ideas
 from hectogpt.lab.scoring import run_and_score
-from hectogpt.model.weights import check_manifest
 from hectogpt.run_records import CHECKPOINTS, read_record
 from hectogpt.serialization import dump, idea_module
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
@@ -62,24 +62,25 @@ def verify_run(folder: Path) -> dict[Path, str]:
     """Check every hash of a run's folder: its files, if its manifest is there, and its checkpoints. What is wrong with
     each, "" if it is as it was written; {} if there is nothing to check against."""
     found: dict[Path, str] = {}
-    if (folder / MANIFEST).exists():
-        try:
+    try:
+        if (folder / MANIFEST).exists():
             found = {folder / name: fault for name, fault in damage(folder, read_manifest(folder)).items()}
-        except UserError as error:
-            found[folder / MANIFEST] = f"{error.what}: {error.why}"
+        elif lost := read_record(folder).hashes_lost:
+            found[folder / MANIFEST] = lost
+    except UserError as error:
+        found[folder / MANIFEST] = f"{error.what}: {error.why}"
+    found |= odd_entries(folder)
     checkpoints = Checkpoints(folder / CHECKPOINTS)
     return found | {checkpoints.path(step): checkpoints.problem(step) for step in checkpoints.steps()}
 
 
 def repair(options: CheckOptions, folder: Path) -> None:
-    """Score a trained run whose process ended before its score, with damaged weights made again; print it as after
-    training. Raises UserError for a run that is not trained to its end."""
-    trained, progress, damaged = read_own_run(folder, options), Progress(options.quiet), ""
-    try:
-        check_manifest(folder)
-    except UserError as error:
-        damaged = f"{error.what} ({error.why})"
-    if read_record(folder).state == "done" and not damaged:
+    """Score a trained run whose process ended before its score, or whose files are damaged; what can be made again is.
+    Print it as after training. Raises UserError for a run that is not trained to its end."""
+    trained, progress = read_own_run(folder, options), Progress(options.quiet)
+    checked = {path: why for path, why in verify_run(folder).items() if path.parent == folder}
+    damaged = "; ".join(f"{path}: {why}" for path, why in checked.items() if why)
+    if not damaged and read_record(folder).is_complete:
         print(printable(f"already complete ({trained.steps}/{trained.steps}): {folder}"))
         return
     taken = len(read_steps(folder))
@@ -91,7 +92,7 @@ def repair(options: CheckOptions, folder: Path) -> None:
             kept="the run, untouched",
         )
     if damaged:
-        progress.line(f"{damaged}: it is made again from the last checkpoint")
+        progress.line(f"{damaged}: made again from the last checkpoint if there is one")
     corpus = find_corpus(trained, progress)
     task = Task(trained, corpus, "", resume=Resume(folder), own_files=ideas.files_of(trained), save_every=0)
     done = run_and_score(task, progress)

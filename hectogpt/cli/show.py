@@ -158,6 +158,8 @@ def read_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
     if ngrams := record.ngrams():
         yield "n-gram models", ", ".join(f"{NGRAMS[k]} {value:.3f}" for k, value in ngrams.items() if k in NGRAMS)
     yield "written", record.written
+    if record.hashes_lost:
+        yield "hashes", record.hashes_lost
     for label, file in (("picture", PICTURE), ("idea", IDEA)):
         if (record.folder / file).is_file():
             yield label, str(record.folder / file)

@@ -125,11 +125,13 @@ def find_plan(asked: Asked, progress: Progress) -> Asked | None:
     if where is None:
         progress.line(f"nothing to go on with {f'in {options.out}' if options.out else 'below runs'}: a new run")
         return asked
-    run, state = continued(asked, where.folder), read_record(where.folder).state
-    if state == "done" and where.step is None:
+    run, record = continued(asked, where.folder), read_record(where.folder)
+    if record.hashes_lost:
+        progress.line(f"note: {where.folder}: {record.hashes_lost}; the run is scored again")
+    if record.is_complete and where.step is None:
         print(f"already complete ({run.steps}/{run.steps}): {where.folder}")
         return None
-    if state == "diverged" and where.step is None:
+    if record.state == "diverged" and where.step is None:
         raise UserError(
             f"the run in {where.folder} has diverged",
             why="from the same state it would diverge again",
@@ -245,7 +247,9 @@ def result_lines(done: FullRun) -> Iterator[str]:
         yield f"This loss is {said}."
     for name, text in summary["samples"].items():
         yield f"{name}: {text}"
-    yield f"\nThe picture: {summary['folder']}/{PICTURE}\nAll of it:   {summary['folder']}"
+    picture = Path(summary["folder"], PICTURE)
+    yield "" if not picture.is_file() else f"\nThe picture: {picture}"
+    yield f"All of it:   {summary['folder']}"
 
 
 # --- under torchrun ---------------------------------------------------------------------------------------------------

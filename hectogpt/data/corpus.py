@@ -30,7 +30,7 @@ from hectogpt.data.sources import find_source
 from hectogpt.data.token_files import INDEX, SPLITS, find_tokenizer
 from hectogpt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from hectogpt.display import Progress
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import UserError
 
 NOTED = 20  # left-out items that a corpus lists one by one; the others are only counted
 
@@ -98,7 +98,7 @@ def open_corpus(
             with token_files.lock_folder(folder):
                 if not _is_fresh(folder, text):  # another process may have built it while this one waited
                     tokenise(text, tokenizer, folder, progress)
-    if (folder / INDEX).is_file():
+    if os.path.lexists(folder / INDEX):
         index = token_files.read_index(folder)
         tokens = token_files.read_splits(folder, index, tokenizer, check)
         sha256, documents = ({s: index["splits"][s][key] for s in SPLITS} for key in ("sha256", "documents"))
@@ -137,7 +137,7 @@ def build_with_vocabulary(name: str, n_vocab: int, folder: Path) -> Corpus:
     if token_files.find_splits(name) is not None:
         why, fix = "it holds ids, and a vocabulary is trained on text", "name the text they come from"
         raise cannot_use(name, why, fix)
-    files.check_free(folder, lambda names: INDEX in names, set_to("out", "another folder"))
+    token_files.check_folder(folder)
     source = find_source(name)
     texts = (text for split, text in split_texts(source, []) if split == "train")
     tokenizer = train_tokenizer(texts, n_vocab, folder.name)
@@ -188,5 +188,8 @@ def tokenise(source: Source, tokenizer: Tokenizer, folder: Path, progress: bool)
                 ids = tokenizer.encode(text)
                 yield split, np.append(ids, tokenizer.end_of_text)
                 show(done := done + int(tokenizer.token_bytes[ids].sum()), what)
+            if fingerprint and find_source(source.name).fingerprint != fingerprint:
+                why = "its hash is another one than before: token files of it would be of neither version"
+                raise UserError(f"{source.name} has changed while it was read", why=why, fix="run the command again")
 
         token_files.write_folder(folder, tokenizer, encoded(), about)

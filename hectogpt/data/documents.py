@@ -12,6 +12,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from hectogpt import errors
 from hectogpt.data.token_files import SPLITS, read_unchecked
 from hectogpt.data.tokenizer import load_tokenizer
 from hectogpt.errors import UserError, set_to
-from hectogpt.json_files import open_regular
+from hectogpt.files import open_regular
 
 
 class NoTextError(UserError):
@@ -85,10 +86,15 @@ def read_documents(path: Path, column: str = "text") -> Iterator[Document | str]
         yield document if document.text.strip() else left_out(document.label, "empty or whitespace only")
 
 
+def _named(path: Path) -> Path:
+    """The file that a path leads to: a user may name a text by a link. Links inside a folder are left out before."""
+    return Path(os.path.realpath(path))
+
+
 def _read_ids(path: Path) -> Iterator[Document]:
     """The text of GPT-2's token ids, uint16, in which end-of-text separates documents. Raises UserError (DATA)."""
     tokenizer = load_tokenizer()
-    ids, end = read_unchecked(path, tokenizer), tokenizer.end_of_text
+    ids, end = read_unchecked(_named(path), tokenizer), tokenizer.end_of_text
     for number, part in enumerate(np.split(ids, np.flatnonzero(ids == end) + 1)):
         label = f"{path} document {number}"
         try:
@@ -101,7 +107,7 @@ def _read_ids(path: Path) -> Iterator[Document]:
 def _read_jsonl(path: Path, column: str) -> Iterator[Document]:
     """Raises UserError (DATA) naming the line: no JSON object, no such field, a lone surrogate."""
     try:
-        with path.open("rb") as file:
+        with open_regular(_named(path)) as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     label = f"{path} line {number}"
@@ -128,7 +134,7 @@ def read_text(path: Path) -> str:
     """A whole file of UTF-8. Raises NoTextError for one that is binary, and UserError (DATA) with offset and line
     instead of replacing a byte."""
     try:
-        with open_regular(path) as file:
+        with open_regular(_named(path)) as file:
             raw = file.read()
     except OSError as error:
         raise errors.unreadable(path, error) from None

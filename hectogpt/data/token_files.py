@@ -19,27 +19,41 @@ import numpy as np
 
 from hectogpt import errors, files
 from hectogpt.data.tokenizer import MERGES, MOST_IDS, Tokenizer, check_ids, load_tokenizer, read_merges
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
+from hectogpt.json_files import parse_json_object, read_bytes
 
 SPLITS = ("train", "dev", "test")
 TOKEN = np.dtype("<u2")
 INDEX = "index.json"
 FORMAT = "hectogpt token shards 1"  # in the index and in cache keys
 LOCK_PATIENCE_S = 600.0  # for another builder
+FILES = frozenset((*(f"{split}.bin" for split in SPLITS), INDEX, MERGES))  # all that a folder of ours may hold
 
 
 def find_splits(name: str) -> Path | None:
     """The folder with train.bin, dev.bin and test.bin that a name stands for: it, or the train.bin in it."""
     path = Path(os.path.expanduser(name))
     folder = path.parent if path.name == "train.bin" else path
-    return folder if all(os.path.isfile(folder / f"{split}.bin") for split in SPLITS) else None
+    return folder if all(os.path.lexists(folder / f"{split}.bin") for split in SPLITS) else None
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse to replace a folder unless it is empty, or holds token files that this program wrote and nothing else.
+    Raises UserError."""
+
+    def may_go(names: list[str]) -> bool:
+        with contextlib.suppress(UserError):
+            return FILES.issuperset(names) and bool(read_index(folder))
+        return False
+
+    files.check_free(folder, may_go, set_to("out", "another folder"))
 
 
 def find_tokenizer(name: str) -> Tokenizer:
     """The tokenizer of a corpus by the corpus's name: that of its merges.txt if it is a folder of token files with one,
     else GPT-2's. Raises UserError (DATA)."""
     folder = find_splits(name)
-    if folder is None or not (folder / MERGES).is_file():
+    if folder is None or not os.path.lexists(folder / MERGES):
         return load_tokenizer()
     tokenizer = read_merges(folder / MERGES, folder.name)
     if tokenizer.n_vocab > MOST_IDS:
@@ -59,7 +73,7 @@ def write_folder(
     """
     hashes = {split: hashlib.sha256() for split in SPLITS}
     entries: dict[str, dict[str, Any]] = {s: {"file": f"{s}.bin", "tokens": 0, "documents": 0} for s in SPLITS}
-    with files.replacing_folder(folder) as new:
+    with files.replacing_folder(folder, lambda: check_folder(folder)) as new:
         with contextlib.ExitStack() as stack:
             opened = {split: stack.enter_context((new / f"{split}.bin").open("wb")) for split in SPLITS}
             for split, ids in documents:
@@ -106,18 +120,32 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a folder. Raises UserError (DATA) if one bit of it is not as written."""
+    """The index of a folder. Raises UserError (DATA) if one bit of it is not as written, or if it is not what this
+    program writes."""
     path = folder / INDEX
     try:
-        raw = path.read_bytes()
-        index = json.loads(raw)
+        raw = read_bytes(path)
+        index = parse_json_object(raw)
         body = {key: value for key, value in index.items() if key != "sha256"}
-        sound = index.get("format") == FORMAT and render_index(body) == raw
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise damage_error(path, f"it cannot be read: {error}") from None
-    if not sound:
-        raise damage_error(path, "it is not what was written: its own SHA-256 or format line differs")
+        if index.get("format") != FORMAT or render_index(body) != raw:
+            raise ValueError("it is not what was written: its own SHA-256 or format line differs")
+        entries = [index["splits"][split] for split in SPLITS]
+        texts = [index["fingerprint"], index["tokenizer"]["sha256"], *(entry["sha256"] for entry in entries)]
+        counts = [entry[name] for entry in entries for name in ("tokens", "documents")]
+        kinds = {str: texts + index["problems"], int: counts}
+        if any(type(value) is not kind for kind, values in kinds.items() for value in values):
+            raise ValueError("it has other fields than this program writes")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise _unusable(path, error) from None
     return index
+
+
+def _unusable(path: Path, error: Exception) -> UserError:
+    """The error for a file that is missing or damaged, or that cannot be opened: too many files are open, say."""
+    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+        fix = f"put the file itself in its place, or name another folder than {path.parent}"
+        return errors.unreadable(path, error, fix=fix if str(error) == files.LINK else "")
+    return damage_error(path, f"it cannot be read: {errors.reason_of(error)}")
 
 
 def damage_error(path: Path, why: str, what: str = "token files are damaged") -> UserError:
@@ -134,18 +162,18 @@ def read_splits(folder: Path, index: dict[str, Any], tokenizer: Tokenizer, check
     if index["tokenizer"]["sha256"] != tokenizer.sha256:
         why = f"tokenizer SHA-256 {index['tokenizer']['sha256'][:16]}..., here {tokenizer.sha256[:16]}..."
         raise damage_error(folder / INDEX, why, "token files were made with another vocabulary")
-    return {split: _read_split(folder, index["splits"][split], check) for split in SPLITS}
+    return {split: _read_split(folder / f"{split}.bin", index["splits"][split], check) for split in SPLITS}
 
 
-def _read_split(folder: Path, entry: dict[str, Any], check: bool) -> np.ndarray:
-    path = folder / entry["file"]
+def _read_split(path: Path, entry: dict[str, Any], check: bool) -> np.ndarray:
     try:
-        size = path.stat().st_size
-        if size != entry["tokens"] * TOKEN.itemsize:
-            raise damage_error(path, f"{size:,} bytes, the index says {entry['tokens']:,} tokens of {TOKEN.itemsize}")
-        tokens = np.memmap(path, dtype=TOKEN, mode="r")
-    except OSError as error:
-        raise damage_error(path, f"it cannot be read: {errors.reason_of(error)}") from None
+        with files.open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != entry["tokens"] * TOKEN.itemsize:
+                raise ValueError(f"{size:,} bytes, the index says {entry['tokens']:,} tokens of {TOKEN.itemsize}")
+            tokens = np.memmap(file, dtype=TOKEN, mode="r")
+    except (OSError, ValueError) as error:  # ValueError also for an empty file
+        raise _unusable(path, error) from None
     if check and hashlib.sha256(tokens.data).hexdigest() != entry["sha256"]:
         raise damage_error(path, "its SHA-256 differs from the index")
     return tokens
@@ -155,10 +183,11 @@ def read_unchecked(path: Path, tokenizer: Tokenizer) -> np.ndarray:
     """Read-only ids [n] of a token file without an index: every id is checked. Raises UserError (DATA) naming file and
     position."""
     try:
-        if (size := path.stat().st_size) == 0 or size % TOKEN.itemsize:
-            why, fix = f"{size:,} bytes are no uint16 tokens", "write little-endian uint16 ids, no header"
-            raise UserError(f"cannot use {path} as a corpus", why=why, fix=fix, code=errors.DATA)
-        tokens = np.memmap(path, dtype=TOKEN, mode="r")
+        with files.open_regular(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) == 0 or size % TOKEN.itemsize:
+                why, fix = f"{size:,} bytes are no uint16 tokens", "write little-endian uint16 ids, no header"
+                raise UserError(f"cannot use {path} as a corpus", why=why, fix=fix, code=errors.DATA)
+            tokens = np.memmap(file, dtype=TOKEN, mode="r")
     except OSError as error:
         raise errors.unreadable(path, error) from None
     check_ids(tokens, tokenizer.n_vocab, str(path))

@@ -96,7 +96,7 @@ def export(
     try:
         with lock(target.with_name(f".{target.name}.lock"), folder, "exporting to it"):
             remove_leftovers(target)
-            with replacing_folder(target) as new:
+            with replacing_folder(target, lambda: check_target(target, overwrite)) as new:
                 if kind == "gguf":
                     gguf_file.write(model, tokenizer, new / gguf_file.FILE, title_of(facts, name))
                 else:

@@ -122,7 +122,7 @@ def find_checkpoint(
     if step is not None and not (has_weights and read_summary(folder).get("steps") == step):
         why = f"it has those of steps {', '.join(map(str, steps))}" if steps else "it has none: save_every keeps some"
         raise UserError(f"{folder} has no checkpoint of step {step}", why=why, code=errors.CHECKPOINT)
-    if step is not None or (has_weights and not _is_under_way(folder)):
+    if step is not None or (has_weights and not _is_under_way(folder, note)):
         return None
     for at in reversed(steps):
         if problem := saved.problem(at):
@@ -136,9 +136,12 @@ def find_checkpoint(
     raise UserError(f"the run in {folder} has no model yet", why=why, fix=fix, code=errors.CHECKPOINT)
 
 
-def _is_under_way(folder: Path) -> bool:
+def _is_under_way(folder: Path, note: Callable[[str], None]) -> bool:
     with contextlib.suppress(UserError):  # whose run.json is damaged may have whole weights, which have own hashes
-        return read_record(folder).state in (RUNNING, UNFINISHED)
+        record = read_record(folder)
+        if record.hashes_lost:
+            note(f"{folder}: {record.hashes_lost}; `hectogpt check {folder}` says how to get new ones")
+        return record.state in (RUNNING, UNFINISHED)
     return False
 
 

@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -111,18 +112,33 @@ def find() -> Found:
 
 
 def compiled(form: Form, *more: str) -> Path:
-    """The library of a form in the cache folder; compiled and checked if it is not there. more: options of the
-    compiler. Raises OSError as `compile_library` and `check_library` do, or for a folder that cannot be written."""
+    """The library of a form in the cache folder. Compiled and checked if it is not there, or if one of its bits has
+    changed since its check: the hash is in its name.
+
+    more: options of the compiler. Raises OSError as `compile_library` and `check_library` do, or for a folder that
+    cannot be written.
+    """
     options = (*OPTIONS, *form.options, *more)
     key = " ".join((files.code_hash([FOLDER]), hardware.cpu_name(), cpp_compiler(), *options))
-    name = f"{form.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    library = files.cache_dir() / "kernels" / name
-    if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with files.replacing(library) as new:
-            compile_library(sources(), new, options)
-            check_library(new)
+    name, folder = f"{form.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}", files.cache_dir() / "kernels"
+    for library in folder.glob(f"{name}-*.so"):
+        if library.name == f"{name}-{_content_hash(library)}.so":
+            return library
+        library.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        new = Path(place, f"{name}.so")
+        compile_library(sources(), new, options)
+        check_library(new)
+        library = folder / f"{name}-{_content_hash(new)}.so"
+        with files.replacing(library) as copy:
+            copy.write_bytes(new.read_bytes())
     return library
+
+
+def _content_hash(library: Path) -> str:
+    """The hash in a library's name."""
+    return hashlib.sha256(library.read_bytes()).hexdigest()[:16]
 
 
 def describe() -> str:

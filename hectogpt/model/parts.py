@@ -9,6 +9,7 @@ own draws, so that one seed gives the same weights every time.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -31,6 +32,10 @@ class Norm(Value):
     """A normalisation over the last axis."""
 
     eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps < math.inf:
+            raise UserError(f"model.norm.eps = {self.eps}", why="it is finite and not negative")
 
     @abstractmethod
     def build(self, size: int) -> nn.Module:

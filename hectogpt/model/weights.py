@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError
-from hectogpt.files import replacing, write_atomic
-from hectogpt.json_files import MANIFEST, damage, open_regular, read_json_object, read_manifest
+from hectogpt.files import open_regular, replacing, write_atomic
+from hectogpt.json_files import MANIFEST, damage, read_json_object, read_manifest
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.transformer import Transformer
 from hectogpt.serialization import IDEA_MODULE, dump, load

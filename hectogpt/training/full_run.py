@@ -25,9 +25,9 @@ from hectogpt.training.evaluate import evaluate
 from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.loop import Step
 from hectogpt.training.run import Run
-from hectogpt.training.run_folder import RunFolder
+from hectogpt.training.run_folder import TRAINED, RunFolder
 from hectogpt.training.session import Session
-from hectogpt.training.task import Task, begin
+from hectogpt.training.task import Task, as_first_asked, begin
 from hectogpt.training.tracker import Tracker
 
 T = TypeVar("T")
@@ -42,6 +42,7 @@ def run_to_folder(task: Task, progress: Progress, score: Callable[[Session, RunF
     world: the processes that share the run, of which this is rank 0; the others `follow`. Raises UserError; its code is
     INTERRUPTED, TERMINATED or HANGUP if a signal ended the run.
     """
+    task = as_first_asked(task)
     with raise_on_signal(), begin(task, progress, world) as (folder, session):
         score_before(session, folder, progress)
         world.share(lambda: session.step)  # `follow` waits here, however long the score takes
@@ -117,8 +118,7 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, tas
         finish_early(session, folder, "interrupted")
         kept, fix = f"weights, metrics and run.json in {folder.path}", ""
         if folder.checkpoints.steps():
-            every = ", " + set_to("save_every", task.save_every) if task.save_every else ""
-            fix = set_to("resume", folder.path) + every + " to go on"
+            fix = set_to("resume", folder.path) + " to go on"
         raise _stopped(session, signals, fix=fix, kept=kept)
 
 
@@ -224,7 +224,7 @@ class Autosave:
             self.note(f"note: {error.what}: {error.why}")
         self.folder.unseal()
         save_model(self.session.model, self.folder.path)
-        self.folder.seal()
+        self.folder.seal(TRAINED)  # scoring changes the others, and may be killed
 
 
 # --- what ends a run early --------------------------------------------------------------------------------------------

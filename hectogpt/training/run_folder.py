@@ -24,7 +24,7 @@ from hectogpt.data.tokenizer import MERGES
 from hectogpt.errors import UserError, set_to
 from hectogpt.files import write_atomic
 from hectogpt.idea_file import IdeaFile
-from hectogpt.json_files import MANIFEST, read_json_object, write_manifest
+from hectogpt.json_files import MANIFEST, damage, read_json_object, read_manifest, write_manifest
 from hectogpt.run_records import (
     CHECKPOINTS,
     FIX,
@@ -45,14 +45,16 @@ from hectogpt.training.loop import Step
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, load_run
 
-OURS = (RUN, METRICS, SUMMARY, "config.json", "model.safetensors", PICTURE, MERGES)
+TRAINED = (RUN, "config.json", "model.safetensors", MERGES)  # as they stay once a run is trained
+OURS = (*TRAINED, METRICS, SUMMARY, PICTURE)  # which scoring still changes
 WRITABLE = set_to("out", "a folder you may write to")
 
 
 class RunFolder:
     """A run folder that this process holds. Use as a context manager.
 
-    facts: what its summary says beside the result's numbers. processes: how many share the run. locked: False where
+    facts: what its summary says beside the result's numbers. processes: how many share the run. saving: which
+    checkpoints its first command asked for, for run.json. locked: False where
     the file system has no locks. on_row: is called with every row of metrics.jsonl once it is written.
     """
 
@@ -61,6 +63,7 @@ class RunFolder:
         self.checkpoints = Checkpoints(path / CHECKPOINTS)
         self.facts: dict[str, Any] = {"modified": modified, "folder": str(path)}
         self.processes = 1
+        self.saving: dict[str, Any] = {}
         self.on_row: Callable[[dict[str, Any]], None] = lambda row: None
         self.locked, self._held = locked, held
         self._metrics: TextIO | None = None
@@ -79,10 +82,11 @@ class RunFolder:
         for path in [out] if out is not None else [Path("runs", name) for name in names]:
             with ExitStack() as held:
                 try:
-                    path.mkdir(parents=True, exist_ok=out is not None)
-                    locked = held.enter_context(files.lock(path / LOCK, path, "training in it"))
-                    _remove_leftovers(path)
-                    if not (path / RUN).exists():
+                    is_new = not path.exists()
+                    path.mkdir(parents=True, exist_ok=out is not None or (not is_new and _is_abandoned(path)))
+                    locked = _take(path, held)
+                    may_take = is_new or locked or out is not None
+                    if may_take and not (path / RUN).exists():
                         with files.replacing(path / RUN) as new:
                             new.write_text(_render({"run": dump(run), "modified": modified}), encoding="utf-8")
                         files.sync_folder(path.parent)
@@ -90,6 +94,9 @@ class RunFolder:
                 except OSError as error:
                     if out is not None or not isinstance(error, FileExistsError):  # the next name then
                         raise errors.unwritable(path, error, fix=WRITABLE) from None
+                except UserError as error:
+                    if out is not None or error.code != errors.LOCKED:
+                        raise
         path = out or Path("runs", name)
         raise UserError(
             f"{path} already holds a run",
@@ -100,15 +107,14 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, run: Run) -> RunFolder:
-        """Take the folder of a run that is there, to go on with it as `run`. Raises UserError (LOCKED) if it is under
-        way, and for a folder that cannot be written (STORAGE)."""
+        """Take the folder of a run that is there, to resume it as `run`. Raises UserError: LOCKED if it is under way,
+        STORAGE for a folder that cannot be written, CHECKPOINT for one with links in the place of its files."""
         with ExitStack() as held:
             with errors.writing(path, fix=WRITABLE):
-                locked = held.enter_context(files.lock(path / LOCK, path, "training in it"))
+                locked = _take(path, held)
             modified = read_object(path / RUN).get("modified") is True
             folder = cls(path, run, modified, held.pop_all(), locked)
         folder.checkpoints.remove_leftovers()
-        _remove_leftovers(path)
         return folder
 
     def __enter__(self) -> RunFolder:
@@ -130,14 +136,15 @@ class RunFolder:
             copies.append({"file": name, "path": str(idea.path), "sha256": idea.sha256})
         if not tokenizer.is_gpt2:
             write_atomic(self.path / MERGES, tokenizer.merges + b"\n")
-        record = {"modified": self.modified, "machine": machine.describe()} | ({"ideas": copies} if copies else {})
+        record = {"modified": self.modified, "machine": machine.describe(), "saving": self.saving}
+        record |= {"ideas": copies} if copies else {}
         self._write_record(record)
         self._open_metrics([])
 
     def begin_again(self, done: Sequence[Step], differences: Sequence[str]) -> None:
-        """Go on after the steps `done`: their rows in metrics.jsonl are written again as the checkpoint has them, those
-        of later steps go. run.json gets what differs from the machine on which the run began. A summary stays only if
-        it is of the end of these steps.
+        """Resume after the steps `done`. Their rows in metrics.jsonl are written again as the checkpoint has them, and
+        those of later steps go. run.json gets what differs from the machine on which the run began. A summary stays
+        only if it is of the end of these steps.
         """
         record, summary = read_object(self.path / RUN), read_summary(self.path)
         self.unseal()
@@ -160,7 +167,7 @@ class RunFolder:
         write_atomic(self.path / METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
         self._held.enter_context(suppress(OSError))  # of closing: what could not be written has been raised already
         with errors.writing(self.path, fix=WRITABLE):
-            metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+            metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1, opener=files.regular)  # noqa: SIM115
             self._metrics = self._held.enter_context(metrics)
 
     def sync_metrics(self) -> None:
@@ -199,17 +206,30 @@ class RunFolder:
     def finish(self, summary: dict[str, Any]) -> None:
         """Write summary.json, with what else is known of the run, then the manifest of all files."""
         write_atomic(self.path / SUMMARY, _render(summary | self.facts))
-        self.seal()
+        self.seal(OURS)
 
-    def seal(self) -> None:
-        """Write the manifest: the hashes of all files but the checkpoints, which have manifests of their own."""
-        names = sorted(p.name for p in self.path.iterdir() if p.is_file() and p.name[0] != "." and p.name != MANIFEST)
+    def seal(self, kinds: Sequence[str]) -> None:
+        """Write the manifest: the hashes of the files of these names that are there, and of the user's own files.
+        Checkpoints have manifests of their own."""
+        names = [name for name in kinds if (self.path / name).is_file()]
         with errors.writing(self.path, fix=WRITABLE):
             self.sync_metrics()
-            write_manifest(self.path, [name for name in names if name in OURS or name.startswith("idea")], {})
+            write_manifest(self.path, sorted([*names, *copies_in(self.path)]), {})
 
-    def unseal(self) -> None:
-        """Remove the manifest: a file that it names is about to be replaced. Raises UserError (STORAGE)."""
+    def unseal(self, *kept: str) -> None:
+        """Remove the manifest: a file that it names is about to be replaced.
+
+        kept: names of files that are not. They are as the manifest has them, or a new one would hide the damage; so are
+        run.json, the vocabulary and the user's own files. Raises UserError (CHECKPOINT, STORAGE).
+        """
+        faults: dict[str, str] = {}
+        with suppress(UserError):  # without a manifest, or with a damaged one, there is nothing to compare
+            names = [RUN, MERGES, *copies_in(self.path), *kept]
+            faults = damage(self.path, read_manifest(self.path), names)
+        for name, fault in faults.items():
+            if fault:
+                fix = f"put a copy of {name} as it was in its place"
+                raise UserError(f"{self.path / name} is damaged", why=fault, fix=fix, code=errors.CHECKPOINT)
         with errors.writing(self.path, fix=WRITABLE):
             (self.path / MANIFEST).unlink(missing_ok=True)
 
@@ -237,6 +257,29 @@ def read_steps(folder: Path) -> list[Step]:
         own = row["tokens"] - (found[-1].tokens if found else 0)
         found.append(Step(len(found) + 1, row["tokens"], loss, norm, lr, seconds, own))  # type: ignore[arg-type]
     return found
+
+
+def copies_in(folder: Path) -> list[str]:
+    """The names of the copies of the user's own files."""
+    return [path.name for path in folder.glob("idea*.py")]
+
+
+def _take(path: Path, held: ExitStack) -> bool:
+    """Lock a run's folder for as long as `held` is open. Returns whether the file system has locks.
+
+    Links are refused, and files that a killed process was writing are removed. Raises UserError (LOCKED, CHECKPOINT).
+    """
+    locked = held.enter_context(files.lock(path / LOCK, path, "training in it"))
+    for odd, why in files.odd_entries(path).items():
+        fix = f"remove {odd}, or put the file or folder itself in its place"
+        raise UserError(f"cannot use {odd}", why=why, fix=fix, code=errors.CHECKPOINT)
+    _remove_leftovers(path)
+    return locked
+
+
+def _is_abandoned(path: Path) -> bool:
+    """True for a folder in which a process was killed before it could write the run's first file."""
+    return path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir())
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from hectogpt.display import Progress
 from hectogpt.errors import UserError, set_to
 from hectogpt.files import free_bytes
 from hectogpt.idea_file import IdeaFile
-from hectogpt.run_records import CHECKPOINTS, FIX, KEEP, RUN, STEP_FOLDER
+from hectogpt.run_records import CHECKPOINTS, FIX, KEEP, METRICS, RUN, STEP_FOLDER, count_of, read_object
 from hectogpt.training import precision, setup
 from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.run import Run, changes, label_of
@@ -98,6 +98,7 @@ def begin(task: Task, progress: Progress, world: World = ALONE) -> Iterator[tupl
             at = checkpoints.newest(progress.line) if resume.step is None else checkpoints.load(resume.step)
             session = Session.open(run, task.corpus, at, world)
         folder.checkpoints.keep, folder.processes = task.keep_checkpoints, world.size
+        folder.saving = {"save_every": task.save_every, "keep_checkpoints": task.keep_checkpoints}
         say_what_is_done(session, folder, progress)
         if at is not None:
             differences = session.differences(at.facts)
@@ -106,12 +107,26 @@ def begin(task: Task, progress: Progress, world: World = ALONE) -> Iterator[tupl
             folder.begin_again(session.done, differences)
         elif resume is not None and session.take_weights(read_steps(folder.path), folder.path):
             progress.line(f"all {run.steps} steps are done in {folder.path}")  # its weights are all that is needed
+            folder.unseal(METRICS)
             folder.begin_again(session.done, [])
         else:
             if resume is not None:
                 progress.line(f"{folder.path} has no checkpoint yet: the run starts at its first step")
             folder.begin(session.machine, task.own_files, task.corpus.tokenizer)
         yield folder, session
+
+
+def as_first_asked(task: Task) -> Task:
+    """The task, with the checkpoints that the run's first command asked for where this one says nothing of them."""
+    if task.resume is None:
+        return task
+    saving = read_object(task.resume.folder / RUN).get("saving")  # older runs have none
+    told = saving if isinstance(saving, dict) else {}
+    if task.save_every is None:
+        task = replace(task, save_every=count_of(told.get("save_every")))
+    if task.keep_checkpoints == KEEP:
+        task = replace(task, keep_checkpoints=count_of(told.get("keep_checkpoints")) or KEEP)
+    return task
 
 
 def check_space(session: Session, where: Path) -> None:

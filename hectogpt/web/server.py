@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +20,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 HOST = "127.0.0.1"
-SECONDS = 10.0  # that a client may take for its request or for reading the answer
+SECONDS = 10.0  # that a client may take for the whole of its request, and for reading the whole answer
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -65,14 +67,27 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.0"  # a connection is one request
     server_version, sys_version = "hectogpt", ""
 
+    def setup(self) -> None:
+        """End the connection if the request is not complete in time, however many bytes come on the way."""
+        super().setup()
+        self.deadline = threading.Timer(SECONDS, self.cut_off)
+        self.deadline.daemon = True
+        self.deadline.start()
+
+    def cut_off(self) -> None:
+        """End the connection."""
+        with contextlib.suppress(OSError):  # it has ended
+            self.connection.shutdown(socket.SHUT_RDWR)
+
     def do_GET(self) -> None:
         """The page or its data, or why there is none."""
+        self.deadline.cancel()
         own = {f"{HOST}:{self.server.server_port}", f"localhost:{self.server.server_port}"}
         parts = urlsplit(self.path)
         secret, _, name = parts.path[1:].partition("/")
         if not set(self.headers.get_all("Host") or [""]) <= own:
             self.send(HTTPStatus.MISDIRECTED_REQUEST, b"", "text/plain")
-        elif not {origin.removeprefix("http://") for origin in self.headers.get_all("Origin") or []} <= own:
+        elif not set(self.headers.get_all("Origin") or []) <= {f"http://{host}" for host in own}:
             self.send(HTTPStatus.FORBIDDEN, b"", "text/plain")
         elif not secrets.compare_digest(secret.encode(), self.server.secret.encode()) or name not in ("", "data"):
             self.send(HTTPStatus.NOT_FOUND, b"", "text/plain")

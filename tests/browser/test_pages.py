@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from hectogpt.cli.watch import Board
 from hectogpt.data import load_tokenizer
 from hectogpt.generation import model_view
 from hectogpt.interop import open_model
+from hectogpt.web import server
 from hectogpt.web.page import fill
 from hectogpt.web.server import PageServer
 
@@ -204,12 +208,26 @@ def test_watch_answers_its_reader_alone(watching: PageServer) -> None:
     assert status_of(own, Host=f"evil.example:{port}") == 421
     assert status_of(own + "data", Origin="http://evil.example") == 403
     assert status_of(own + "data", Origin="null") == 403
+    assert status_of(own + "data", Origin=f"127.0.0.1:{port}") == 403
+    assert status_of(own + "data", Origin=f"http://127.0.0.1:{port}") == 200
     request = urllib.request.Request(own + "data", data=b"{}", method="POST")
     with pytest.raises(urllib.error.HTTPError):
         urllib.request.urlopen(request, timeout=20)
     with urllib.request.urlopen(own, timeout=20) as answer:
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
         assert answer.headers["Access-Control-Allow-Origin"] is None
+
+
+def test_a_request_that_takes_too_long_is_cut_off(watching: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However regularly its bytes come."""
+    monkeypatch.setattr(server, "SECONDS", 0.5)
+    begun = time.monotonic()
+    with socket.create_connection(("127.0.0.1", watching.server_port)) as client, suppress(ConnectionError):
+        client.sendall(b"GET / HTTP/1.0\r\n")
+        for _ in range(200):
+            client.sendall(b"X: y\r\n")
+            time.sleep(0.1)
+    assert time.monotonic() < begun + 15
 
 
 def test_watch_reads_hostile_rows(tmp_path: Path) -> None:

@@ -16,33 +16,37 @@ import pickle
 import random
 import re
 import shutil
+import socket
 import struct
 import tempfile
 import time
 import traceback
 import tracemalloc
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import runs
 import torch
 from experiments import record_of
 from forks import Line
-from runs import small_corpus
 
 from hectogpt import errors
-from hectogpt.data import open_corpus
+from hectogpt.cli.check import verify_run
+from hectogpt.data import open_corpus, token_files
+from hectogpt.data.corpus import build_with_vocabulary
 from hectogpt.errors import UserError
 from hectogpt.interop import open_model
 from hectogpt.interop.export import export
+from hectogpt.json_files import MANIFEST
 from hectogpt.lab.plan import plan
 from hectogpt.lab.record import read_records
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.weights import save_model
-from hectogpt.run_records import read_record
+from hectogpt.run_records import CHECKPOINTS, LOCK, METRICS, RUN, STATE, SavedCheckpoints, find_runs, read_record
 from hectogpt.serialization import dump
 
 SECONDS = 0.3  # of processor time for one refusal, and one more per 100 MB of the file
@@ -88,13 +92,14 @@ def check(quick: bool) -> list[Line]:
         for kind in ("run", "gpt2"):
             open_model(folder / kind)  # and nothing is imported while time is measured
         (folder / "text.txt").write_text("\n\n".join(f"Passage {n} of the text, and no other." for n in range(400)))
-        read_corpus(folder / "text.txt", folder)()
+        build_with_vocabulary(str(folder / "text.txt"), 280, folder / "tokens")
         return [
             line_of("pickles never run", pickle_tries(folder)),
             line_of("crafted safetensors headers are refused", header_tries(folder), must_refuse=True),
             line_of("safetensors headers with a changed byte", byte_tries(folder, 200 if quick else 2000)),
             line_of("configs that are no model's, and files that are none", config_tries(folder), must_refuse=True),
             line_of("odd corpora are refused or read as they are", corpus_tries(folder)),
+            line_of("links, pipes and sockets in folders are not followed, read or written", odd_tries(folder)),
             line_of("odd records: read or refused in one clear error", record_tries(folder, quick)),
         ]
 
@@ -277,12 +282,13 @@ def config_tries(folder: Path) -> Iterator[Try]:
         {"d_model": 16.0}, {"n_heads": 3}, {"vocab_size": None}, {"more": 1}, {"attention_scale": 10**400},
         {"inputs": [{"type": "NgramHash", "order": 10**9}]}, {"lm_head": []}, {"lm_head": {"soft_cap": -1.0}},
         {"attention_parts": [{"type": "Rotary", "fraction": 1e9}]}, {"pointer": {"type": "Canary"}}, {"x" * 10**5: 0},
+        {"norm": {"type": "LayerNorm", "eps": -1.0}},
         {"positions": {"type": "SinusoidalPositions"}, "context_length": 10**6, "d_model": 10**5, "n_heads": 1},
     ]  # fmt: skip
     others: list[dict[str, Any]] = [
         {"n_layer": 10**9}, {"n_embd": {"a": 1}, "n_inner": 4}, {"vocab_size": 1e2}, {"n_positions": 0}, {"n_head": 3},
         {"n_inner": "64"}, {"activation_function": "relu"}, {"scale_attn_by_inverse_layer_idx": True},
-        {"model_type": ["gpt2"]}, {"tie_word_embeddings": "yes"},
+        {"model_type": ["gpt2"]}, {"tie_word_embeddings": "yes"}, {"layer_norm_epsilon": -1.0},
         {"auto_map": {"AutoModel": "x.Y"}, "n_layer": 2},
     ]  # fmt: skip
     theirs, text = json.loads((folder / "gpt2" / "config.json").read_text()), json.dumps(own).encode()
@@ -326,9 +332,83 @@ def corpus_tries(folder: Path) -> Iterator[Try]:
     for name, content in contents.items():
         (folder / name).write_bytes(content)
         yield name, read_corpus(folder / name, folder), len(content)
+    index = token_files.read_index(folder / "tokens")
+    del index["sha256"]
+    dev, wrong = index["splits"]["dev"], ({"documents": "1"}, {"tokens": 0}, {"tokens": -1}, {"sha256": None})
+    changes: list[dict[str, Any]] = [{"splits": index["splits"] | {"dev": dev | change}} for change in wrong]
+    values: tuple[Any, ...] = ([], None, {}, 5, [5], {"dev": {}}, "x" * (17 << 20))
+    changes += [{name: value} for name in index for value in values]
+    for change in changes:  # each with its own hash right
+        content = token_files.render_index(index | change)
+        path = spoilt(folder, "tokens", "index.json", content)
+        yield f"an index with {str(change)[:60]}", read_corpus(path, folder), len(content)
     for name in ("pipe", "endless", "loop"):
         ODD_FILES[name](folder / name)
         yield name, read_corpus(folder / name, folder), 0
+
+
+# --- a run's folder and a corpus's, with something else in the place of each name -------------------------------------
+
+
+def odd_tries(folder: Path) -> Iterator[Try]:
+    """A link to another run's file or folder, one to nothing, a pipe and a socket under every name that a folder of
+    ours can have, given to all that reads or writes there. Nothing may change elsewhere, and nothing may wait."""
+    case = replace(runs.make_cases(folder, 4)["plain"], steps=4)
+    mine, theirs, tokens = folder / "mine" / "run", folder / "theirs", folder / "tokens"
+    for place in (mine, theirs):
+        runs.train(case, place)
+    (theirs / "idea.py").write_text("original")
+    (theirs / ".lock").write_text("original")
+    (theirs / "tensorboard").mkdir()
+    for name in ("summary.json", "manifest.json"):  # as of a run that was killed before its end
+        (mine / name).unlink()
+
+    def contents() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for place in (theirs, tokens) for p in place.rglob("*") if p.is_file()}
+
+    before = contents()
+
+    def read(*actions: Callable[[], object]) -> None:
+        refused = 0
+        for action in actions:
+            try:
+                action()
+            except UserError:
+                refused += 1
+        assert contents() == before, "a file elsewhere has changed"
+        if refused:
+            raise UserError("refused")
+
+    newest = SavedCheckpoints(mine / CHECKPOINTS).steps()[-1]
+    step = f"{CHECKPOINTS}/step-{newest:08d}"
+    for name, kind in itertools.product((*NAMES, step, f"{step}/{STATE}", f"{step}/{MANIFEST}"), ("link", *ODD_KINDS)):
+        path = spoilt_copy(mine, name, kind, theirs)
+        resume = partial(runs.train, case, path)
+        yield f"{kind} as {name}", partial(read, partial(find_runs, path.parent), partial(verify_run, path), resume), 0
+        yield f"{kind} as {name}, a model", partial(read, partial(open_model, path)), 0
+    for name, kind in itertools.product(sorted(token_files.FILES), ("link", *ODD_KINDS)):
+        path = spoilt_copy(tokens, name, kind, tokens)
+        again = partial(build_with_vocabulary, str(folder / "text.txt"), 280, path)
+        yield f"{kind} as {name}", partial(read, read_corpus(path, folder)), 0
+        yield f"{kind} as {name}, to be replaced", partial(read, again), 0
+
+
+NAMES = (RUN, METRICS, "summary.json", "manifest.json", "config.json", "model.safetensors", "merges.txt", "idea.py",
+         "losses_and_grad_norms.png", LOCK, CHECKPOINTS, "tensorboard")  # fmt: skip
+ODD_KINDS: dict[str, Callable[[Path], object]] = {
+    "a link to nothing": lambda path: path.symlink_to(path.with_name("nothing")),
+    "a pipe": os.mkfifo,
+    "a socket": lambda path: socket.socket(socket.AF_UNIX).bind(os.path.relpath(path)),
+}
+
+
+def spoilt_copy(whole: Path, name: str, kind: str, target: Path) -> Path:
+    """A copy of a folder in which one name is something else: a link to the same name in `target`, or an odd kind."""
+    path = Path(shutil.copytree(whole, Path(tempfile.mkdtemp(dir=whole.parents[1])) / "copy"))
+    place = path / name
+    shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+    place.symlink_to(target / name) if kind == "link" else ODD_KINDS[kind](place)
+    return path
 
 
 # --- records of trials ------------------------------------------------------------------------------------------------
@@ -359,7 +439,7 @@ def record_tries(folder: Path, quick: bool) -> Iterator[Try]:
     """Files with a record that has an odd value in one field, and with lines that are none. quick: some of them."""
     more = {"test_loss": 3.5, "dev_bpb": 1.1, "test_bpb": 1.1, "grad_norms": [1.0] * 100, "machine": {}}
     arms = plan(["baseline", "learning_rate"])
-    good, other = (asdict(record_of(small_corpus(), arm, 0, 3.5, **more)) for arm in arms)
+    good, other = (asdict(record_of(runs.small_corpus(), arm, 0, 3.5, **more)) for arm in arms)
     odd = list(itertools.product([*good, MARKUP], ODD))
     changes = random.Random(0).sample(odd, 150) if quick else odd
     rows = [

@@ -25,7 +25,7 @@ from hectogpt.files import append_line, write_atomic
 from hectogpt.model.weights import load_model, save_model
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.run import Run
-from hectogpt.training.run_folder import RunFolder
+from hectogpt.training.run_folder import OURS, RunFolder
 from hectogpt.training.session import Session
 
 
@@ -95,7 +95,7 @@ def weights_saving(case: Run) -> Saving:
         run = RunFolder(folder, case, False, ExitStack(), False)
         run.unseal()
         save_model(models[number], folder)
-        run.seal()
+        run.seal(OURS)
 
     def load(folder: Path) -> str:
         found = load_model(folder).state_dict()

@@ -27,13 +27,14 @@ import forks
 import numpy as np
 import torch
 
+from hectogpt.cli.check import verify_run
 from hectogpt.data import Corpus, Tokenizer
 from hectogpt.display import Progress
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.scoring import run_and_score
 from hectogpt.model.inputs import NgramHash
-from hectogpt.run_records import CHECKPOINTS, METRICS, RUN, SUMMARY
+from hectogpt.run_records import CHECKPOINTS, METRICS, RUN, SUMMARY, read_record
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.full_run import train_in_folder
 from hectogpt.training.run import Data, LinearDecay, Run
@@ -165,7 +166,9 @@ def _shrunk(run: Run, corpus: Corpus, steps: int) -> Run:
 
 
 def train(run: Run, folder: Path, save_every: int | None = 1) -> None:
-    """Begin the run in `folder`, or go on with it; to the end, scores and picture included."""
+    """Begin the run in `folder`, or resume it if it is not complete; to the end, scores and picture included."""
+    if (folder / RUN).exists() and read_record(folder).is_complete:
+        return
     run_and_score(task_of(run, folder, save_every), Progress(quiet=False, lines=1))
 
 
@@ -225,7 +228,7 @@ class Undisturbed:
 
         faults = []
         for breakage in breakages:
-            faults += breakage(folder, train) + self.lost(folder, side)
+            faults += breakage(folder, train) + self.lost(folder, side) + damage_in(folder, "its hashes are lost")
         faults += self.faults_at_end(forks.run(lambda: self.train(self.planned, folder)), folder, ignore)
         shutil.rmtree(side.parent)
         return faults
@@ -252,9 +255,16 @@ class Undisturbed:
         except (UserError, OSError, ValueError) as error:
             return [f"what it left cannot be read: {error}"]
         faults = [f"{name} differs" for name in self.signature if found[name] != self.signature[name]]
+        faults += damage_in(folder)
         left = [path.name for path in folder.rglob(".*") if path.name != ".lock"]
         faults += [f"left behind: {', '.join(left)}"] if left else []
         return [fault for fault in faults if fault.removesuffix(" differs") not in ignore]
+
+
+def damage_in(folder: Path, allowed: str = "none") -> list[str]:
+    """What `hectogpt check` says of a run's folder, of which only `allowed` may be said."""
+    found = verify_run(folder) if (folder / RUN).exists() else {}
+    return [f"check: {path}: {why}" for path, why in found.items() if why and not why.startswith(allowed)]
 
 
 def acknowledge_saves(side: Path) -> None:

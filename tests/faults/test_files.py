@@ -4,16 +4,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
+import hostile
 import pytest
-from command import environment
-from helpers import ROOT
+from command import TINY, Here, environment
+from helpers import ROOT, small_run
 
-from hectogpt import files
+from hectogpt import errors, files
+from hectogpt.data.corpus import tokenise
+from hectogpt.data.sources import find_source
+from hectogpt.data.tokenizer import load_tokenizer
+from hectogpt.errors import UserError
+from hectogpt.training.run_folder import RunFolder
 
 PROGRAMS = ROOT / "tests" / "programs"
 
@@ -56,6 +63,68 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
         path.mkdir()
     files.remove_leftovers(folder)
     assert sorted(tmp_path.iterdir()) == sorted(keep)
+
+
+# --- what is there already --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["data", "export", "assignment", "train"])
+def test_a_folder_with_a_foreign_name_is_kept(command: str, tmp_path: Path, here: Here) -> None:
+    """Whatever writes a folder replaces what it has made itself, and refuses the folder once one name is not its own,
+    also if that name came while it worked on the replacement."""
+    text, out = tmp_path / "text.txt", tmp_path / "out"
+    text.write_text("\n\n".join(f"Passage {number} of the text, and no other." for number in range(400)))
+    commands: dict[str, tuple[object, ...]] = {
+        "data": ("data", "build", text, "--vocab", "280", "--out", out),
+        "export": ("export", hostile.write_run(tmp_path / "run"), out, "--overwrite"),
+        "assignment": ("assignment", out),
+        "train": ("train", "baseline", *TINY[:-1], "1", "--corpus", text, "--quiet", "--out", out),
+    }
+    here.ok(*commands[command])
+    if command in ("data", "export"):
+        here.ok(*commands[command])
+    for name in ("index.json", "thesis.txt", "sub/file"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("{}")
+        before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        assert here(*commands[command]).returncode == errors.USAGE
+        assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_kit_that_was_not_written_to_its_end_is_completed(tmp_path: Path, here: Here) -> None:
+    here.ok("assignment", tmp_path / "kit")
+    whole = {path: path.read_bytes() for path in (tmp_path / "kit").rglob("*") if path.is_file()}
+    (tmp_path / "kit" / "utils.py").write_bytes(whole[tmp_path / "kit" / "utils.py"][:99])
+    shutil.rmtree(tmp_path / "kit" / "tests")
+    here.ok("assignment", tmp_path / "kit")
+    assert {path: path.read_bytes() for path in (tmp_path / "kit").rglob("*") if path.is_file()} == whole
+
+
+def test_a_text_that_changes_while_it_is_read_is_not_kept(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"Passage {number} of the text, and no other." for number in range(400)))
+    source = find_source(str(text))
+    text.write_text(text.read_text() + "and more")
+    with pytest.raises(UserError, match="has changed while it was read"):
+        tokenise(source, load_tokenizer(), tmp_path / "tokens", progress=False)
+    assert not (tmp_path / "tokens").exists()
+
+
+def test_a_folder_without_a_run_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a kill in a run's first moment leaves it; not one that holds something, or that another process holds."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("x", "x-2", "x-3"):
+        Path("runs", name).mkdir(parents=True)
+    Path("runs", "x-2", ".run.json.12").touch()
+    Path("runs", "x", "mine.txt").touch()
+    with RunFolder.create(small_run(), False, "x") as one, RunFolder.create(small_run(), False, "x") as two:
+        assert (one.path.name, two.path.name) == ("x-2", "x-3")
+    Path("runs", "x-2", "run.json").unlink()
+    with (
+        files.lock(Path("runs", "x-2", ".lock"), Path("x-2"), "held"),
+        RunFolder.create(small_run(), False, "x") as one,
+    ):
+        assert one.path.name == "x-4"
 
 
 # --- Windows ----------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def test_a_resumed_run_is_as_if_nothing_had_happened(whole: Path, run: Path, her
     assert files(run) == before
     (run / "metrics.jsonl").write_text("".join([lines[0], "garbage\n", *lines[2:]]))
     moved = run.rename(run.with_name("a new name"))
-    here.ok("train", "--resume", moved / "checkpoints" / "step-00000002", "--save-every", "2")
+    here.ok("train", "--resume", moved / "checkpoints" / "step-00000002")  # it keeps what the first command kept
     assert_as_whole(moved, whole)
     back_to(moved, 4)
     assert len(hectogpt.train(read_run(moved), out=moved, resume=True, save_every=2, quiet=True).losses) == 6
@@ -220,7 +220,10 @@ def test_check_says_what_is_whole_and_what_is_not(run: Path, here: Here) -> None
     named = ("model.safetensors", "its SHA-256 is another one", f"hectogpt check {run} --repair")
     assert_found(here("check", run), 4, *named)
     (run / "manifest.json").unlink()
-    assert "no hashes to check" in here("check", run).stdout
+    assert_found(here("check", run), 4, "its hashes are lost", f"hectogpt check {run} --repair")
+    for command in (("generate", run, "--max-new-tokens", "2"), ("export", run, run.with_name("out"))):
+        assert "its hashes are lost" in here.ok(*command).stderr
+    assert "its hashes are lost" in here.ok("show", run).stdout
     assert here("check", run / "nothing").returncode == 4
 
 

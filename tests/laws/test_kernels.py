@@ -213,6 +213,25 @@ def test_a_prebuilt_library_that_does_not_run_gives_way(
     assert reason in build.describe()
 
 
+def test_a_library_that_is_not_as_it_was_checked_is_compiled_again(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the cache, whatever was done to it; one that is whole is used as it is."""
+    source, sound, compiler = elsewhere / "right.cpp", elsewhere / "sound", elsewhere / "compiler"
+    source.write_text('extern "C" int check(int print) { return 0; }')
+    compile_library([source], sound, ["-w", "-shared", "-fPIC"])
+    compiler.write_text(f'#!/bin/sh\necho once >> {elsewhere}/times\nfor last; do :; done; cp {sound} "$last"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    content = sound.read_bytes()
+    flipped = content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]
+    for spoiling in (content, content, content[: len(content) // 2], b"", flipped, content[:-99] + bytes(99)):
+        build.compiled(FORMS[0]).write_bytes(spoiling)
+    assert build.compiled(FORMS[0]).read_bytes() == content
+    assert [path.suffix for path in (elsewhere / "cache" / "kernels").iterdir()] == [".so"]
+    assert len((elsewhere / "times").read_text().split()) == 5
+
+
 def test_a_prebuilt_library_is_used_without_a_cache_folder(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, form = elsewhere / "right.cpp", build.forms()[0]
     source.write_text('extern "C" int check(int print) { return 0; }')
