@@ -104,6 +104,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
+def check_hashes(folder: Path, *names: str) -> set[str]:
+    """Compare files with the folder's manifest. Returns the names that are in it. Raises UserError (CHECKPOINT)."""
+    faults = damage(folder, read_manifest(folder), names)
+    for name, fault in faults.items():
+        if fault:
+            fix = f"a copy of the file as it was; `hectogpt check {folder}` says what can be made again"
+            raise UserError(f"{folder / name} is damaged", why=fault, fix=fix, code=errors.CHECKPOINT)
+    return set(faults)
+
+
 def damage(folder: Path, manifest: dict[str, Any], names: Iterable[str] | None = None) -> dict[str, str]:
     """What is wrong with each file of a manifest (with these, if it names them), in words; "" if it is as it was."""
     files = manifest["files"]

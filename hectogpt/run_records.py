@@ -18,7 +18,7 @@ from typing import Any
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.files import is_locked, open_regular
-from hectogpt.json_files import MANIFEST, damage, parse_json_object, read_json_object, read_manifest
+from hectogpt.json_files import MANIFEST, check_hashes, damage, parse_json_object, read_json_object, read_manifest
 
 RUN, METRICS, SUMMARY, LOCK = "run.json", "metrics.jsonl", "summary.json", ".lock"
 PICTURE, IDEA = "losses_and_grad_norms.png", "idea.py"
@@ -69,9 +69,7 @@ class RunRecord:
         """A sentence if the run has ended and nothing tells any more whether its files are as it left them, else ""."""
         if self.has_hashes or self.state in (RUNNING, UNFINISHED):
             return ""
-        return (
-            f"its hashes are lost: there is no {MANIFEST}, so nothing tells whether its files are as they were written"
-        )
+        return f"its hashes are lost: there is no {MANIFEST} to compare its files with"
 
     @property
     def is_complete(self) -> bool:
@@ -110,7 +108,7 @@ def read_record(folder: Path) -> RunRecord:
     state = text_of(summary.get("state")) or ("done" if summary else UNFINISHED)
     has_hashes = os.path.lexists(folder / MANIFEST)
     # The files of a run that is under way change between two looks.
-    is_named = not has_hashes or is_running or _check_hashes(folder)
+    is_named = not has_hashes or is_running or check_hashes(folder, RUN, SUMMARY) == {RUN, SUMMARY}
     if not is_named or (state == "done" and planned not in (None, taken)):
         state = UNFINISHED
     if is_running:
@@ -135,16 +133,6 @@ def read_record(folder: Path) -> RunRecord:
         summary=summary,
         last_row=last_row,
     )
-
-
-def _check_hashes(folder: Path) -> bool:
-    """Compare run.json and summary.json with the manifest. Returns whether it names both. Raises UserError
-    (CHECKPOINT)."""
-    faults = damage(folder, read_manifest(folder), (RUN, SUMMARY))
-    if wrong := [f"{folder / name}: {fault}" for name, fault in faults.items() if fault]:
-        fix = f"`hectogpt check {folder}` says what can be made again"
-        raise UserError(f"the run in {folder} is damaged", why=wrong[0], fix=fix, code=errors.CHECKPOINT)
-    return len(faults) == 2
 
 
 def run_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:

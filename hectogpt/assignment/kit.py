@@ -19,7 +19,7 @@ from hectogpt.assignment.parts import BY_NAME, PARTS, SOURCES, Part
 from hectogpt.data.documents import split_of
 from hectogpt.data.sources import find_source
 from hectogpt.errors import UserError, set_to
-from hectogpt.files import check_free, regular
+from hectogpt.files import check_free
 from hectogpt.serialization import did_you_mean
 
 PACKAGED = Path(__file__).parent / "files"
@@ -50,31 +50,28 @@ def choose(names: str) -> list[Part]:
 
 
 def write_kit(folder: Path, parts: Collection[Part], solution: bool = False) -> None:
-    """Write a kit with these parts left out into a folder that is new or empty, or holds a part of it that an earlier
-    attempt has written.
+    """Write a kit with these parts left out into a folder that is new or empty.
 
     solution: also the textbook and the written answers, in the folder `solution`. Raises UserError if the folder holds
     something or cannot be written.
     """
     kit = contents(parts, solution)  # before anything is written
-    with errors.writing(folder, kept="what was written of the kit, if anything; the same command completes it"):
-        check_free(folder, lambda _: is_part_of(folder, kit))
-        for name, content in kit.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "wb", opener=regular) as file:
-                file.write(content)
-            if path.suffix == ".sh":
-                path.chmod(path.stat().st_mode | 0o111)
-
-
-def is_part_of(folder: Path, kit: dict[str, bytes]) -> bool:
-    """True if a folder holds some of the kit's files, or beginnings of them, and nothing else."""
-    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
-    if any(name not in kit or path.is_symlink() for name, path in paths.items()):
-        return False
-    found = {name: path.read_bytes() for name, path in paths.items()}
-    return found != kit and all(kit[name].startswith(content) for name, content in found.items())
+    with errors.writing(folder):
+        check_free(folder)
+        try:
+            for name, content in kit.items():
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("xb") as file:
+                    file.write(content)
+                if path.suffix == ".sh":
+                    path.chmod(path.stat().st_mode | 0o111)
+        except OSError:
+            for name in kit:
+                (folder / name).unlink(missing_ok=True)
+            for inner in sorted(folder.rglob("*"), reverse=True):
+                inner.rmdir()
+            raise
 
 
 def contents(parts: Collection[Part], solution: bool = False) -> dict[str, bytes]:

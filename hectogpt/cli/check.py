@@ -92,6 +92,8 @@ def repair(options: CheckOptions, folder: Path) -> None:
             kept="the run, untouched",
         )
     if damaged:
+        if checked.get(folder / MANIFEST):
+            (folder / MANIFEST).unlink(missing_ok=True)  # it says nothing any more
         progress.line(f"{damaged}: made again from the last checkpoint if there is one")
     corpus = find_corpus(trained, progress)
     task = Task(trained, corpus, "", resume=Resume(folder), own_files=ideas.files_of(trained), save_every=0)

@@ -143,8 +143,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 def _unusable(path: Path, error: Exception) -> UserError:
     """The error for a file that is missing or damaged, or that cannot be opened: too many files are open, say."""
     if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-        fix = f"put the file itself in its place, or name another folder than {path.parent}"
-        return errors.unreadable(path, error, fix=fix if str(error) == files.LINK else "")
+        return errors.unreadable(path, error)
     return damage_error(path, f"it cannot be read: {errors.reason_of(error)}")
 
 
@@ -167,29 +166,32 @@ def read_splits(folder: Path, index: dict[str, Any], tokenizer: Tokenizer, check
 
 def _read_split(path: Path, entry: dict[str, Any], check: bool) -> np.ndarray:
     try:
-        with files.open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != entry["tokens"] * TOKEN.itemsize:
-                raise ValueError(f"{size:,} bytes, the index says {entry['tokens']:,} tokens of {TOKEN.itemsize}")
-            tokens = np.memmap(file, dtype=TOKEN, mode="r")
-    except (OSError, ValueError) as error:  # ValueError also for an empty file
+        tokens = _map(path)
+        if len(tokens) != entry["tokens"]:
+            raise ValueError(f"{len(tokens):,} tokens, the index says {entry['tokens']:,}")
+    except (OSError, ValueError) as error:
         raise _unusable(path, error) from None
     if check and hashlib.sha256(tokens.data).hexdigest() != entry["sha256"]:
         raise damage_error(path, "its SHA-256 differs from the index")
     return tokens
 
 
+def _map(path: Path) -> np.ndarray:
+    """Read-only ids [n] of a token file. Raises OSError, and ValueError for a size that no such file has."""
+    with files.open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) == 0 or size % TOKEN.itemsize:
+            raise ValueError(f"{size:,} bytes are no uint16 tokens")
+        return np.memmap(file, dtype=TOKEN, mode="r")
+
+
 def read_unchecked(path: Path, tokenizer: Tokenizer) -> np.ndarray:
     """Read-only ids [n] of a token file without an index: every id is checked. Raises UserError (DATA) naming file and
     position."""
     try:
-        with files.open_regular(path) as file:
-            if (size := os.fstat(file.fileno()).st_size) == 0 or size % TOKEN.itemsize:
-                why, fix = f"{size:,} bytes are no uint16 tokens", "write little-endian uint16 ids, no header"
-                raise UserError(f"cannot use {path} as a corpus", why=why, fix=fix, code=errors.DATA)
-            tokens = np.memmap(file, dtype=TOKEN, mode="r")
-    except OSError as error:
-        raise errors.unreadable(path, error) from None
+        tokens = _map(path)
+    except (OSError, ValueError) as error:
+        fix = "write little-endian uint16 ids, no header" if isinstance(error, ValueError) else ""
+        raise errors.unreadable(path, error, fix=fix) from None
     check_ids(tokens, tokenizer.n_vocab, str(path))
     return tokens
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError
 from hectogpt.files import open_regular, replacing, write_atomic
-from hectogpt.json_files import MANIFEST, damage, read_json_object, read_manifest
+from hectogpt.json_files import MANIFEST, check_hashes, read_json_object
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.transformer import Transformer
 from hectogpt.serialization import IDEA_MODULE, dump, load
@@ -113,12 +113,8 @@ def parse_config(fields: dict[str, Any], folder: Path) -> ModelConfig:
 def check_manifest(folder: Path) -> None:
     """Refuse a config.json or model.safetensors that is not as the folder's manifest has it: no file format notices a
     flipped bit in its data. Raises UserError (CHECKPOINT)."""
-    if not (folder / MANIFEST).exists():
-        return
-    fix = f"a copy of the file; `hectogpt check {folder}` checks all of them"
-    faults = damage(folder, read_manifest(folder), ["config.json", WEIGHTS])
-    if damaged := "; ".join(f"{folder / name}: {fault}" for name, fault in faults.items() if fault):
-        raise UserError(f"the model in {folder} is damaged", why=damaged, fix=fix, code=errors.CHECKPOINT)
+    if (folder / MANIFEST).exists():
+        check_hashes(folder, "config.json", WEIGHTS)
 
 
 def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) -> Transformer:

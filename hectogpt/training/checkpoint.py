@@ -13,7 +13,6 @@ The manifest has hashes, and the facts of the session that saved it: run, text a
 from __future__ import annotations
 
 import math
-import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -103,8 +102,7 @@ class Checkpoints(SavedCheckpoints):
     def remove_leftovers(self) -> None:
         """Remove what killed processes have left of saving and removing."""
         for path in self.folder.glob(".step-*"):
-            if re.fullmatch(r"\.step-\d{8,}\.(new|old)-\d+", path.name):
-                shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
 
     def remove(self) -> None:
         """Remove all, and their folder."""

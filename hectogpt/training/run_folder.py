@@ -24,7 +24,7 @@ from hectogpt.data.tokenizer import MERGES
 from hectogpt.errors import UserError, set_to
 from hectogpt.files import write_atomic
 from hectogpt.idea_file import IdeaFile
-from hectogpt.json_files import MANIFEST, damage, read_json_object, read_manifest, write_manifest
+from hectogpt.json_files import MANIFEST, check_hashes, read_json_object, write_manifest
 from hectogpt.run_records import (
     CHECKPOINTS,
     FIX,
@@ -85,8 +85,7 @@ class RunFolder:
                     is_new = not path.exists()
                     path.mkdir(parents=True, exist_ok=out is not None or (not is_new and _is_abandoned(path)))
                     locked = _take(path, held)
-                    may_take = is_new or locked or out is not None
-                    if may_take and not (path / RUN).exists():
+                    if not (path / RUN).exists():
                         with files.replacing(path / RUN) as new:
                             new.write_text(_render({"run": dump(run), "modified": modified}), encoding="utf-8")
                         files.sync_folder(path.parent)
@@ -222,14 +221,8 @@ class RunFolder:
         kept: names of files that are not. They are as the manifest has them, or a new one would hide the damage; so are
         run.json, the vocabulary and the user's own files. Raises UserError (CHECKPOINT, STORAGE).
         """
-        faults: dict[str, str] = {}
-        with suppress(UserError):  # without a manifest, or with a damaged one, there is nothing to compare
-            names = [RUN, MERGES, *copies_in(self.path), *kept]
-            faults = damage(self.path, read_manifest(self.path), names)
-        for name, fault in faults.items():
-            if fault:
-                fix = f"put a copy of {name} as it was in its place"
-                raise UserError(f"{self.path / name} is damaged", why=fault, fix=fix, code=errors.CHECKPOINT)
+        if (self.path / MANIFEST).exists():
+            check_hashes(self.path, RUN, MERGES, *copies_in(self.path), *kept)
         with errors.writing(self.path, fix=WRITABLE):
             (self.path / MANIFEST).unlink(missing_ok=True)
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import subprocess
 import sys
@@ -89,15 +88,6 @@ def test_a_folder_with_a_foreign_name_is_kept(command: str, tmp_path: Path, here
         before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
         assert here(*commands[command]).returncode == errors.USAGE
         assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
-
-
-def test_a_kit_that_was_not_written_to_its_end_is_completed(tmp_path: Path, here: Here) -> None:
-    here.ok("assignment", tmp_path / "kit")
-    whole = {path: path.read_bytes() for path in (tmp_path / "kit").rglob("*") if path.is_file()}
-    (tmp_path / "kit" / "utils.py").write_bytes(whole[tmp_path / "kit" / "utils.py"][:99])
-    shutil.rmtree(tmp_path / "kit" / "tests")
-    here.ok("assignment", tmp_path / "kit")
-    assert {path: path.read_bytes() for path in (tmp_path / "kit").rglob("*") if path.is_file()} == whole
 
 
 def test_a_text_that_changes_while_it_is_read_is_not_kept(tmp_path: Path) -> None:
