@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -74,17 +75,20 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1,
     return found
 
 
-# --- progress: a live line on a terminal, plain lines elsewhere (a notebook, a file), nothing when quiet --------------
+# --- progress: a live line on a terminal, one output in a notebook, plain lines in a file, nothing when quiet ---------
+
+PATIENCE = 2.0  # seconds before a notebook shows how far a task with `bar` is: most are done by then
+PAUSE = 0.2  # seconds between updates of a notebook's output
 
 
 def in_notebook() -> bool:
-    """Whether this is Jupyter, where a line is written anew after a carriage return."""
+    """Return True in a Jupyter kernel."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 class Progress:
-    """Shows where a long task is: in Jupyter on one line, which is written anew.
+    """Shows where a long task is. In a notebook all that it shows is one output, which is updated in place.
 
     lines: about how many plain lines a task gets where there is no terminal.
     """
@@ -94,19 +98,57 @@ class Progress:
         from rich.console import Console  # here, so that a program that shows nothing loads none of it
 
         self.console = Console(stderr=True, force_jupyter=False)
+        # In a notebook: the lines, which of them is the live one, the output that holds them, its last update.
+        self._lines: list[str] = []
+        self._live: int | None = None
+        self._output: Any = None
+        self._updated = 0.0
 
     def line(self, text: str) -> None:
-        """Print one line."""
-        if not self.quiet:
+        """Print one line. A notebook leaves out those that only announce a wait, which end in "..."."""
+        if self.quiet:
+            return
+        if not in_notebook():
             self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        elif not text.endswith("..."):
+            self._lines.append(text)
+            self._show()
+
+    def _show_live(self, text: str) -> None:
+        """Replace the live line of the notebook's output."""
+        if self._live is None:
+            self._live = len(self._lines)
+            self._lines.append(text)
+        self._lines[self._live] = text
+        self._show()
+
+    def _show(self) -> None:
+        """Update the notebook's output."""
+        from IPython.display import display
+
+        content = {"text/plain": printable("\n".join(self._lines))}
+        if self._output is None:
+            self._output = display(content, raw=True, display_id=True)
+        else:
+            self._output.update(content, raw=True)
+        self._updated = time.monotonic()
 
     def follow(self, items: Iterable[T], total: int, describe: Callable[[T], str], done: int = 0) -> Iterator[T]:
-        """Pass the items through and show each; where there is no terminal, about `lines` of them. done: how many of
-        the total come before these."""
+        """Pass the items through and show each; where there is no terminal, about `lines` of them.
+
+        done: how many of the total come before these.
+        """
         every = max(1, total // self.lines)
+        notebook = in_notebook() and not self.quiet
+        if notebook:  # what was said before the first step gives way to the steps, except notes
+            self._lines = [line for line in self._lines if line.startswith("note: ")]
+            self._live = None
         with self.bar(total, "first step ...") as show:
             for number, item in enumerate(items, start=done + 1):
-                if self.console.is_terminal or in_notebook():
+                if notebook:
+                    if number == total or time.monotonic() - self._updated > PAUSE:
+                        self._show_live(describe(item))
+                elif self.console.is_terminal:
                     show(number, describe(item))
                 elif number % every == 0 or number in (1, total):
                     self.line(describe(item))
@@ -114,17 +156,25 @@ class Progress:
 
     @contextmanager
     def bar(self, total: int | None, first: str) -> Iterator[Callable[[int, str], None]]:
-        """A bar of `total` parts on a terminal, nothing elsewhere; yields the function to call with the number of parts
-        that are done, and the text beside the bar."""
-        if self.quiet or not (self.console.is_terminal or in_notebook()):
-            yield lambda number, text: None
-            return
-        if in_notebook():
-            yield lambda number, text: print(f"\r{printable(text):<100}", end="", file=sys.stderr, flush=True)
-            return print(file=sys.stderr)
-        from rich.progress import BarColumn, Progress, TextColumn
+        """A bar of `total` parts on a terminal, a share in a notebook, nothing elsewhere.
 
-        text_column = TextColumn("{task.description}", markup=False)
-        with Progress(BarColumn(bar_width=20), text_column, console=self.console) as bars:
-            task = bars.add_task(printable(first), total=total)
-            yield lambda number, text: bars.update(task, completed=number, description=printable(text))
+        Yields the function to call with the number of parts that are done and the text beside the bar.
+        """
+        begun = time.monotonic()
+
+        def show_share(number: int, text: str) -> None:
+            now = time.monotonic()
+            if now - begun > PATIENCE and now - self._updated > PAUSE:
+                self._show_live(f"{text} ({number / total:.0%})" if total else text)
+
+        if not self.quiet and in_notebook():
+            yield show_share
+        elif self.quiet or not self.console.is_terminal:
+            yield lambda number, text: None
+        else:
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            text_column = TextColumn("{task.description}", markup=False)
+            with Progress(BarColumn(bar_width=20), text_column, console=self.console) as bars:
+                task = bars.add_task(printable(first), total=total)
+                yield lambda number, text: bars.update(task, completed=number, description=printable(text))

@@ -46,14 +46,14 @@ def make(options: ExploreExportOptions) -> str:
     if options.view != "model":
         return fill(options.view, None)
     from hectogpt.generation.model_view import find_newest_run
-    from hectogpt.web.model_page import PROMPT, model_page
+    from hectogpt.web.model_page import model_page
 
     folder = options.model or find_newest_run(Path("runs"))
     if folder is None:
         why, fix = "no run below ./runs has finished", "hectogpt train, or --model FOLDER"
         raise UserError("no trained model", why=why, fix=fix)
     held_out = held_out_of(Path(folder), text)
-    return model_page(folder, options.prompt or PROMPT, held_out, options.idea, options.step, remarks())
+    return model_page(folder, options.prompt, held_out, options.idea, options.step, remarks())
 
 
 def held_out_of(folder: Path, text: str | None) -> Any:

@@ -64,8 +64,13 @@ def main(options: GenerateOptions) -> None:
         print(json.dumps(answer | {"seconds": seconds, "texts": texts}, allow_nan=False))
     for number, text in enumerate(() if options.json or live else texts, start=1):
         write(f"--- {number} of {copies} ---\n{options.prompt}{text['text']}\n")
+    if not any(text["text"] for text in texts):
+        remark("the model ended the text at once; " + ("try another --seed" if options.prompt else "give it a prompt"))
     speed = f"{tokens / seconds:.1f} a second, prompt included"
-    note(f"{tokens} tokens in {seconds:.2f} s, {speed} ({options.precision})", options.quiet)
+    note(
+        f"{tokens} {'token' if tokens == 1 else 'tokens'} in {seconds:.2f} s, {speed} ({options.precision})",
+        options.quiet,
+    )
 
 
 def place(model: Transformer, options: GenerateOptions) -> Transformer:

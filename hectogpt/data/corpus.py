@@ -73,6 +73,12 @@ class Corpus:
         return self.tokenizer.n_vocab
 
 
+def beginning(dev: np.ndarray, tokenizer: Tokenizer, tokens: int) -> str:
+    """Return the first tokens of a held-out text, as text. A last character that is cut is left out."""
+    ids = dev[: 4 * tokens]
+    return tokenizer.decode_bytes(ids[ids != tokenizer.end_of_text][:tokens].tolist()).decode("utf-8", "ignore")
+
+
 def open_corpus(
     source: str = "sotu", *, cache: Path | str | None = None, progress: bool = True, check: bool = True
 ) -> Corpus:

@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained({place})
 model = AutoModelForCausalLM.from_pretrained({place})
-ids = tokenizer("Once upon a time", return_tensors="pt")
+ids = tokenizer({prompt}, return_tensors="pt")
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=40)[0]))
 ```
 """
@@ -39,14 +39,16 @@ LOSSES = {"train_loss_last10": "training loss, last ten", "dev_loss": "held-out 
 
 def read_facts(folder: Path, step: int | None = None) -> dict[str, dict[str, Any]]:
     """What a run's folder says of itself: {"run": ..., "summary": ...}, both empty for another folder. step: of the
-    checkpoint whose weights it is about; the summary, which is of the run's end, is then left out."""
+    checkpoint whose weights it is about; the summary, which is of the run's end, is then left
+    out, except the prompt."""
     facts: dict[str, dict[str, Any]] = {"run": {}, "summary": {}}
     for name in facts:
         with contextlib.suppress(UserError):
             facts[name] = read_json_object(folder / f"{name}.json", nan_as_none=True)
     if step is not None:
         run = _object(facts["run"].get("run"))
-        facts = {"run": facts["run"] | {"run": run | {"steps": f"{step} of {run.get('steps')}"}}, "summary": {}}
+        kept = {"prompt": facts["summary"].get("prompt")}
+        facts = {"run": facts["run"] | {"run": run | {"steps": f"{step} of {run.get('steps')}"}}, "summary": kept}
     return facts
 
 
@@ -71,10 +73,12 @@ def write_card(
     model's), empty for a GPT-2. own_vocabulary: whether the tokenizer is not GPT-2's."""
     run, summary = _object(facts["run"].get("run")), facts["summary"]
     place = repr("FOLDER" if "`" in folder else folder) + (", trust_remote_code=True" if differences else "")
+    asked = summary.get("prompt")
+    prompt = repr(asked[:200] if isinstance(asked, str) and asked.strip() else "Once upon a time")
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [hectogpt]", "---", ""]
     lines += [f"# {_line(title_of(facts, name))}", ""]
     lines += [f"A decoder-only transformer with {parameters:,} parameters, exported by hectoGPT {__version__}.", ""]
-    lines += ["## Use", "", USE.format(place=place)]
+    lines += ["## Use", "", USE.format(place=place, prompt=prompt)]
     trained: dict[str, Any] = {key: run[key] for key in ("recipe", "corpus", "seed", "steps") if key in run}
     losses = [(name, summary.get(key)) for key, name in LOSSES.items()]
     losses += [(f"{name}, same text", _object(summary.get("ngrams")).get(key)) for key, name in NGRAMS.items()]

@@ -21,6 +21,7 @@ from hectogpt.lab.ladder import (
     linear_decay,
     lower_lr_long_hold,
     rotary,
+    smear,
     soap_before_muon,
     width_128_shared_row,
     width_256,
@@ -230,9 +231,22 @@ def finetune(run: Run) -> Run:
     return replace(run, optim=optim, schedule=LinearDecay(warmup=10), data=Data(batch_size=4, seq_len=512))
 
 
+def browser(run: Run) -> Run:
+    """What `hectogpt explore` trains in a tab: the ladder up to `smear` at d_model = 64 with 4 heads and 2 layers, 16
+    rows of 128 tokens a step, and learning rates that fall to zero in the second half of the run.
+
+    On the page's text it ends below that text's trigram model, in about half a minute on one core.
+    """
+    run = _up_to(smear, run)
+    model = replace(run.model, d_model=64, n_heads=4, n_layers=2, context_length=128)
+    schedule = LinearDecay(warmup=5, hold=0.5)
+    return replace(run, model=model, data=Data(batch_size=16, seq_len=128), schedule=schedule)
+
+
 OTHERS: tuple[Recipe, ...] = (
     minute,
     half_minute,
+    browser,
     finetune,
     counts,
     soap,

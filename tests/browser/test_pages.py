@@ -79,9 +79,9 @@ def test_attention_by_hand(browser: Any, tmp_path: Path) -> None:
     main(["explore", "export", "attention", "--out", str(out)])
     page = opened(browser, out.as_uri())
     page.goto(out.as_uri() + "#1a")
-    assert "is a copy of va" in page.inner_text("#hand-text")
+    assert "is a copy of value a" in page.inner_text("#hand-text")
     page.click("text=1 (b) average")
-    assert "close to the middle of va and vb" in page.inner_text("#hand-text")
+    assert "close to the middle of values a and b" in page.inner_text("#hand-text")
     before = page.inner_text("#weights")
     page.focus("#keys [data-name=a]")
     page.keyboard.press("ArrowRight")
@@ -172,7 +172,7 @@ def test_a_page_that_is_not_whole_says_so(browser: Any, tmp_path: Path) -> None:
 
 @pytest.fixture
 def watching(run: Path) -> Iterator[PageServer]:
-    server = PageServer(fill("watch", None), Board([run], "The state", (), Path("runs")).data)
+    server = PageServer(fill("watch", None), Board([run], None, (), Path("runs")).data)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -184,7 +184,8 @@ def test_watch_shows_a_run(browser: Any, watching: PageServer) -> None:
     page.wait_for_selector("#large canvas", timeout=60_000)
     assert "small<b>" in page.inner_text("#runs")
     assert "6 of 6" in page.inner_text("#runs")
-    assert page.inner_text("#sample").startswith("The state")
+    prompt = json.loads((run / "summary.json").read_text(encoding="utf-8"))["prompt"]
+    assert page.text_content("#sample").startswith(prompt or "none"), "the run's own, of its held-out text"
     check_layout(page)
     page.close()
 

@@ -70,7 +70,7 @@ function modelConfig(trainer) {
   return {
     model_type: "hectogpt", d_model: config.dModel, n_heads: config.heads, n_layers: config.layers, context_length: config.context, vocab_size: vocabulary,
     positions: { type: config.positions ? "LearnedPositions" : "NoPositions" }, attention_parts: parts,
-    attention_scale: config.scale, lm_head: { compact_vocab: settings.compact },
+    inputs: config.smear === null ? [] : [{ type: "Smear", shares: [config.smear] }], attention_scale: config.scale, lm_head: { compact_vocab: settings.compact },
   }; // prettier-ignore
 }
 

@@ -18,6 +18,7 @@
  * @property {number} shared
  * @property {boolean} positions  whether there is a table of positions
  * @property {{base: number, fraction: number} | null} rotary  rotary positions on that fraction of a head
+ * @property {number | null} smear  how much of the token before is added to each at first; null adds none
  * @property {boolean} qkNorm  whether queries and keys are divided by their root mean square
  * @property {number | null} scale  of the scores; null is 1 / sqrt(d_model / heads)
  * @typedef {{layer: number, head: number, mode: "zero" | "mean"}} HeadOff
@@ -54,6 +55,7 @@ export class Model {
     const norm = (/** @type {string} */ name) => ({ gain: make(`${name}.weight`, "scalar", d), bias: make(`${name}.bias`, "scalar", d) });
     this.embeddings = make("embeddings.weight", "embedding", tokens, d);
     this.positions = config.positions ? make("position_embeddings.weight", "position", T, d) : null;
+    this.smear = config.smear === null ? null : make("inputs.0.shares", "scalar", 1, d);
     this.blocks = Array.from({ length: layers }, (_, i) => ({
       norm1: norm(`backbone.${i}.pre_layer_norm`),
       qkv: linear(`backbone.${i}.attention.W_qkv`, 3 * d, d),
@@ -67,6 +69,7 @@ export class Model {
 
     const alloc = kernels.alloc;
     this.ids = alloc(T);
+    this.embedded = alloc(T * d);
     this.targets = alloc(T);
     this.losses = alloc(T);
     this.saved = Array.from({ length: layers }, () => ({
@@ -81,6 +84,7 @@ export class Model {
     this.angles = alloc(Math.max(2 * T * this.pairs, 4));
     this.fillAngles();
     for (const { gain } of [this.finalNorm, ...this.blocks.flatMap((b) => [b.norm1, b.norm2])]) kernels.floats(gain.data).fill(1);
+    if (this.smear) kernels.floats(this.smear.data).fill(config.smear ?? 0);
     /** @type {HeadOff[]} heads whose output is replaced before the output projection */
     this.off = [];
     /** @type {Float32Array[][]} mean output of each layer's heads, for the mode "mean" */
@@ -133,6 +137,7 @@ export class Model {
     this.kernels.words(this.ids).set(ids);
     let x = this.saved.length ? this.saved[0].x : this.last.x;
     call.embed(this.ids.at, this.embeddings.data.at, this.positions ? this.positions.data.at : 0, x.at, T, d);
+    if (this.smear) this.addPrevious(x, T, d);
     this.blocks.forEach((block, l) => {
       const s = this.saved[l];
       call.layer_norm(s.x.at, block.norm1.gain.data.at, block.norm1.bias.data.at, s.normed.at, s.stats1.at, T, d, EPS);
@@ -160,6 +165,24 @@ export class Model {
       x = next;
     });
     call.layer_norm(x.at, this.finalNorm.gain.data.at, this.finalNorm.bias.data.at, this.last.hidden.at, this.last.stats.at, T, d, EPS);
+  }
+
+  /** x[t] += share * x[t - 1]; `embedded` keeps x as it was. @param {Block} x @param {number} T @param {number} d */
+  addPrevious(x, T, d) {
+    this.copy(x, this.embedded, T * d);
+    const [to, from] = [this.kernels.floats(x), this.kernels.floats(this.embedded)];
+    const share = this.kernels.floats(/** @type {Parameter} */ (this.smear).data);
+    for (let i = d; i < T * d; i++) to[i] += share[i % d] * from[i - d];
+  }
+
+  /** The gradients of the shares, and dx from that of the sum to that of x. @param {Parameter} smear @param {Block} dx @param {number} T @param {number} d */
+  addPreviousBackward(smear, dx, T, d) {
+    const [to, from] = [this.kernels.floats(dx), this.kernels.floats(this.embedded)];
+    const [share, grad] = [this.kernels.floats(smear.data), this.kernels.floats(smear.grad)];
+    for (let i = d; i < T * d; i++) {
+      grad[i % d] += to[i] * from[i - d];
+      to[i - d] += share[i % d] * to[i];
+    }
   }
 
   get turns() {
@@ -237,6 +260,7 @@ export class Model {
       const n1 = block.norm1;
       call.layer_norm_backward(small.at, s.x.at, n1.gain.data.at, s.stats1.at, dx.at, n1.gain.grad.at, n1.bias.grad.at, T, d);
     }
+    if (this.smear) this.addPreviousBackward(this.smear, dx, T, d);
     call.embed_backward(this.ids.at, dx.at, this.embeddings.grad.at, this.positions ? this.positions.grad.at : 0, T, d);
   }
 

@@ -95,7 +95,7 @@ export class Optimizer {
   }
 }
 
-/** @typedef {{name: string, positions: boolean, rotary: {base: number, fraction: number} | null, qkNorm: boolean, scale: number | null, adamw: AdamW, muon: Muon | null}} Recipe */
+/** @typedef {{name: string, positions: boolean, rotary: {base: number, fraction: number} | null, qkNorm: boolean, smear: number | null, scale: number | null, adamw: AdamW, muon: Muon | null, decay?: {warmup: number, hold: number}}} Recipe */
 
 /** @type {AdamW} */
 const ASSIGNMENT = { lr: 1e-5, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0.01, lrs: {} };
@@ -105,15 +105,25 @@ const FAST = { lr: 5e-3, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0, lrs: {} 
 const BY_KIND = { ...FAST, betas: [0.8, 0.95], eps: 1e-10, lrs: { embedding: 0.4, scalar: 0.03 } };
 /** @type {Muon} */
 export const JORDAN = { lr: 0.05, momentum: 0.95, momentumStart: 0.85, momentumSteps: 50 };
-const PLAIN = { positions: true, rotary: null, qkNorm: false, scale: null, muon: null };
-const ROTARY = { positions: false, rotary: { base: 1024, fraction: 0.5 }, qkNorm: true, scale: 0.12, muon: JORDAN };
+const PLAIN = { positions: true, rotary: null, smear: null, qkNorm: false, scale: null, muon: null };
+const ROTARY = { ...PLAIN, positions: false, rotary: { base: 1024, fraction: 0.5 }, qkNorm: true, scale: 0.12, muon: JORDAN };
+const WITH_HEAD = { ...BY_KIND, lrs: { ...BY_KIND.lrs, head: 0.03 } };
 
-/** The rungs of hectogpt/lab/ladder.py that the page offers, from the assignment's baseline up. @type {Recipe[]} */
+/** The rungs of hectogpt/lab/ladder.py that the page offers, from the assignment's baseline up, and the page's own recipe. @type {Recipe[]} */
 export const RECIPES = [
   { name: "baseline", ...PLAIN, adamw: ASSIGNMENT },
   { name: "learning_rate", ...PLAIN, adamw: FAST },
   { name: "embedding_lr", ...PLAIN, adamw: BY_KIND },
   { name: "muon", ...PLAIN, adamw: BY_KIND, muon: JORDAN },
   { name: "rotary", ...ROTARY, adamw: BY_KIND },
-  { name: "head_lr", ...ROTARY, adamw: { ...BY_KIND, lrs: { ...BY_KIND.lrs, head: 0.03 } } },
+  { name: "head_lr", ...ROTARY, adamw: WITH_HEAD },
+  { name: "smear", ...ROTARY, adamw: WITH_HEAD, smear: 0.3 },
+  { name: "browser", ...ROTARY, adamw: WITH_HEAD, smear: 0.3, decay: { warmup: 5, hold: 0.5 } },
 ];
+
+/** What learning rates are multiplied by at a 0-based step: hectogpt's LinearDecay, or 1. @param {Recipe} recipe @param {number} step @param {number} steps */
+export function factorOf({ decay }, step, steps) {
+  if (!decay) return 1;
+  const start = Math.max(decay.hold * steps, Math.min(decay.warmup, steps));
+  return Math.min(1, (step + 1) / decay.warmup) * (step < start ? 1 : Math.min(1, (steps - step) / (steps - start)));
+}

@@ -3,7 +3,7 @@
 import { ngramLosses } from "./corpus.js";
 import { meanDifference } from "./difference.js";
 import { Model } from "./model.js";
-import { JORDAN, Optimizer, RECIPES } from "./optim.js";
+import { factorOf, JORDAN, Optimizer, RECIPES } from "./optim.js";
 import { shuffledOrder, TorchNormal } from "./random.js";
 
 /** @import { Corpus } from "./corpus.js" */
@@ -31,7 +31,7 @@ import { shuffledOrder, TorchNormal } from "./random.js";
 
 /** @type {Settings} */
 export const DEFAULTS = {
-  recipe: "rotary", steps: 100, seed: 0, dModel: 33, heads: 3, layers: 3, batchSize: 4, seqLen: 128, context: 128,
+  recipe: "browser", steps: 100, seed: 0, dModel: 64, heads: 4, layers: 2, batchSize: 16, seqLen: 128, context: 128,
   compact: true, positions: true, lr: null, muon: null, dtype: "float32",
 }; // prettier-ignore
 
@@ -53,6 +53,7 @@ export class Trainer {
     if (!recipe) throw new Error(`There is no recipe ${all.recipe} here; there are ${known.join(", ")}.`);
     checkSettings(all);
     this.settings = all;
+    this.recipe = recipe;
     this.corpus = corpus;
     this.vocabulary = vocabulary;
     const { seqLen, batchSize } = all;
@@ -75,7 +76,7 @@ export class Trainer {
     this.model = new Model(kernels, {
       dModel: all.dModel, heads: all.heads, layers: all.layers, context: all.context, tokens: embedded.length,
       rows: used.length + +all.compact, shared: vocabulary - used.length, positions, rotary: all.positions ? recipe.rotary : null,
-      qkNorm: recipe.qkNorm, scale: recipe.scale,
+      smear: recipe.smear, qkNorm: recipe.qkNorm, scale: recipe.scale,
     }); // prettier-ignore
     this.drawWeights();
     if (first) this.takeWeights(first);
@@ -197,7 +198,7 @@ export class Trainer {
     }
     const clip = 1 / (gradNorm + 1e-6);
     if (clip < 1) for (const { grad } of this.model.parameters) kernels.call.multiply(grad.at, grad.length, clip);
-    this.optimizer.step(step, 1);
+    this.optimizer.step(step, factorOf(this.recipe, step, steps));
     this.whole.clear();
     const done = { step: step + 1, loss, gradNorm, seconds: (performance.now() - begun) / 1000 };
     this.steps.push(done);

@@ -48,6 +48,7 @@ const commands = {
       settings: trainer.settings, lines: trainer.lines(), every, layers: config.layers, heads: config.heads,
       parameters: trainer.model.parameters.reduce((n, p) => n + p.shape.reduce((a, b) => a * b, 1), 0),
       trainTokens: corpus.train.length, heldOutTokens: corpus.dev.length, used: trainer.used.length, sequences: trainer.sequences,
+      beginning: tokenizer.decode(corpus.dev.slice(0, 6)).replace(/\ufffd+$/, ""),
     }; // prettier-ignore
   },
 

@@ -118,7 +118,7 @@ export function describeRow(of) {
 /**
  * @typedef {object} Effect  of heads that are off together
  * @property {[number, number][]} heads  layer and head of each
- * @property {number} delta  what the loss rises by, nats a token
+ * @property {number} delta  what the loss rises by, nats per token
  * @property {number | null} se  its standard error over windows
  * @property {{delta: number, se: number | null}} [beyond]  for several heads: what they cost beyond the sum of each alone
  */
@@ -138,22 +138,29 @@ export function effectSentence(effects) {
   const first = order.find(({ heads }) => heads.length === 1);
   const pairs = order.filter(({ heads, beyond }) => heads.length === 2 && beyond);
   const words = [];
-  if (first) {
-    const [layer, head] = first.heads[0];
-    words.push(isSeen(first) && first.delta > 0 ? `Head ${headNames(first.heads)} (layer ${layer}, head ${head}) matters most: without it the loss rises by ${withError(first)} nats a token.` : "No single head matters so much that it can be told from 0.");
-  }
+  const matters = first && isSeen(first) && first.delta > 0;
   const [, second] = order.filter(({ heads }) => heads.length === 1);
-  if (first && second && isSeen(first) && first.delta > 0) {
-    const apart = { delta: first.delta - second.delta, se: Math.hypot(first.se ?? NaN, second.se ?? NaN) };
-    words.push(`Next comes head ${headNames(second.heads)}: ${withError(second)}, ${isSeen(apart) ? "clearly less" : "which cannot be told apart from it"}.`);
+  const apart = first && second && { delta: first.delta - second.delta, se: Math.hypot(first.se ?? NaN, second.se ?? NaN) };
+  if (first && !matters) words.push("No single head raises the loss by more than two standard errors.");
+  else if (first && apart && !isSeen(apart) && isSeen(second)) {
+    words.push(`Heads ${headNames(first.heads)} and ${headNames(second.heads)} matter most; with this text their order is not certain. Without one of them the loss rises by ${withError(first)} and ${withError(second)} nats per token.`);
+  } else if (first) {
+    words.push(`Head ${headNames(first.heads)} matters most: without it the loss rises by ${withError(first)} nats per token.`);
+    if (second) words.push(`Next comes head ${headNames(second.heads)}: ${withError(second)}.`);
   }
   const together = pairs.find(isSeen);
   if (together?.beyond) {
     const parts = together.heads.map((head) => headNames([head])).join(" and ");
     const more = isSeen(together.beyond);
-    const verdict = !more ? "so the two work side by side, each on its own" : together.beyond.delta > 0 ? "so one stands in for the other: it is the two together" : "so both do parts of one job: it is the two together";
-    words.push(`The pair that costs most is ${parts}: ${withError(together)}, which is ${more ? (together.beyond.delta > 0 ? "more than" : "less than") : "the same as"} both alone in sum (${more ? "" : "within two standard errors, "}${withError(together.beyond)} beyond it), ${verdict}.`);
+    const [size, verdict] = !more
+      ? ["within two standard errors of the sum of both alone", "Each does work of its own."]
+      : together.beyond.delta > 0
+        ? ["more than the sum of both alone", "Each makes up for part of the other's loss, so judge them as a pair."]
+        : ["less than the sum of both alone", "They do part of the same work, so judge them as a pair."];
+    words.push(`The pair that costs most is ${parts}: ${withError(together)}, ${size} (${withError(together.beyond)} beyond it). ${verdict}`);
   }
+  const harmful = order.filter((effect) => effect.heads.length === 1 && effect.delta < 0 && isSeen(effect)).reverse();
+  for (const effect of harmful.slice(0, 2)) words.push(`Without head ${headNames(effect.heads)} the loss falls (${withError(effect)}): on this text it does harm.`);
   return words.join("\n");
 }
 

@@ -5,7 +5,7 @@
  * @returns {any}
  */
 export function make(tag, attributes = {}, ...children) {
-  const vector = ["svg", "path", "line", "text", "g", "circle", "rect", "title"].includes(tag);
+  const vector = ["svg", "path", "line", "text", "g", "circle", "rect", "title", "tspan"].includes(tag);
   const element = vector ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
@@ -74,7 +74,7 @@ export function showChart(place, chart) {
     place.replaceChildren(make("div"), make("p", { class: "reading soft", role: "status" }), numbers);
   }
   charts.set(place, chart);
-  const width = Math.round(Math.min(Math.max(place.clientWidth, 260), 760));
+  const width = Math.round(Math.min(Math.max(place.clientWidth, 260), 1280));
   const [drawing, reading] = place.children;
   const svg = lineChart(chart, width, (text) => (reading.textContent = text));
   const focused = drawing.contains(document.activeElement);
@@ -109,12 +109,11 @@ function margin({ curves, levels = [] }, width) {
   return letters && wanted <= 0.3 * width ? wanted : 0;
 }
 
-/** Names of curves and lines below a chart that has no room for them. @param {Chart} chart @param {number} width */
+/** Names of curves below a chart that has no room for them beside it. @param {Chart} chart @param {number} width */
 function legend(chart, width) {
   if (margin(chart, width)) return [];
-  const curves = chart.curves.map(({ name, colour }, i) => (name ? [make("span", { style: `color:var(--c${(colour ?? i) % 6})` }, `▬ ${name}`)] : []));
-  const levels = [...(chart.levels ?? [])].sort((a, b) => b.y - a.y).map(({ name }) => make("span", {}, `┄ ${name}`));
-  return [make("p", { class: "legend" }, ...curves.flat(), ...levels)];
+  const curves = chart.curves.map(({ name, dashed, colour }, i) => (name ? [make("span", { style: `color:var(--c${(colour ?? i) % 6})` }, `${dashed ? "○" : "▬"} ${name}`)] : []));
+  return [make("p", { class: "legend" }, ...curves.flat())];
 }
 
 /** @param {Chart} chart @param {number} width @param {(text: string) => void} say what the pointer is on */
@@ -151,18 +150,19 @@ function lineChart(chart, width, say) {
     if (!finite.length) return;
     const path = finite.map(([x, y], k) => `${k ? "L" : "M"}${X(x).toFixed(1)} ${Y(y).toFixed(1)}`).join("");
     svg.append(make("path", { class: "curve", d: path, style: `stroke:${colour}`, "stroke-dasharray": dashed ? "5 4" : false }));
-    if (finite.length < 25) for (const [x, y] of finite) svg.append(make("circle", { cx: X(x), cy: Y(y), r: 3, style: `fill:${colour}` }));
+    if (finite.length < 25) for (const [x, y] of finite) svg.append(make("circle", { cx: X(x), cy: Y(y), r: dashed ? 4 : 3, style: dashed ? `fill:var(--panel);stroke:${colour};stroke-width:2` : `fill:${colour}` }));
     errors?.forEach((error, k) => {
       const [x, y] = line[k];
       svg.append(make("line", { x1: X(x), x2: X(x), y1: Y(y - error), y2: Y(y + error), style: `stroke:${colour}` }));
     });
     const [, last] = finite[finite.length - 1];
-    if (name) named.push({ y: Y(last), name, style: `fill:${colour};font-weight:600` });
+    if (name && names) named.push({ y: Y(last), name, style: `fill:${colour};font-weight:600` });
   });
   named.sort((a, b) => a.y - b.y);
   named.forEach((label, i) => (label.y = i ? Math.max(label.y, named[i - 1].y + 13) : label.y)); // none covers another
   const below = Math.max(0, (named[named.length - 1]?.y ?? 0) - (height - bottom + 8));
-  for (const { y, name, style } of names ? named : []) svg.append(make("text", { x: width - right + 4, y: y - below + 4, style }, name));
+  const beside = names ? { x: width - right + 4, dy: 4 } : { x: width - right, dy: -3, "text-anchor": "end", class: "inside" };
+  for (const { y, name, style } of named) svg.append(make("text", { ...beside, y: y - below, style }, name));
   if (at !== null) svg.append(make("line", { x1: X(at), x2: X(at), y1: top, y2: height - bottom, style: "stroke:var(--accent)" }));
   const xs = xsOf(chart);
   if (!xs.length) return svg;

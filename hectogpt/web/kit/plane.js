@@ -7,6 +7,9 @@ import { byId, make, ticks } from "./kit.js";
  * @typedef {{label: string, lo: number, hi: number, points: Point[], dots?: [number, number][], ring?: [number, number], moved?: (point: Point) => void}} Plane
  */
 
+/** A name whose letters after the first stand lower, as in v_a; "out" stays. @param {string} name */
+const subscripted = (name) => (name.length === 2 ? [name[0], make("tspan", { dy: 4, style: "font-size:11px" }, name[1])] : [name]);
+
 /** @param {Plane} plane */
 function drawPlane({ label, lo, hi, points, dots = [], ring, moved }) {
   const size = 360;
@@ -24,7 +27,7 @@ function drawPlane({ label, lo, hi, points, dots = [], ring, moved }) {
     const spoken = `${point.name} at ${point.x.toFixed(2)}, ${point.y.toFixed(2)}`;
     const free = moved !== undefined && !point.fixed;
     const handle = make("circle", { cx: X(point.x), cy: Y(point.y), r: free ? 9 : 6, style: `fill:${point.colour}${free ? ";cursor:grab" : ""}`, tabindex: free ? 0 : false, role: free ? "button" : "img", "aria-label": free ? `${spoken}; arrow keys move it` : spoken, "data-name": point.name });
-    svg.append(handle, make("text", { x: X(point.x) + 11, y: Y(point.y) - 8, style: `fill:${point.colour};font-weight:600;font-size:15px` }, point.name));
+    svg.append(handle, make("text", { x: X(point.x) + 11, y: Y(point.y) - 8, style: `fill:${point.colour};font-weight:600;font-size:15px` }, ...subscripted(point.name)));
     if (!free) continue;
     const put = (/** @type {number} */ x, /** @type {number} */ y) => {
       point.x = Math.min(Math.max(x, lo), hi);

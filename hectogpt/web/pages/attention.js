@@ -42,9 +42,9 @@ function drawHand() {
   const weights = keys.map((_, i) => heads.reduce((sum, w) => sum + w[i], 0) / heads.length);
   const c = { x: weights.reduce((s, w, i) => s + w * values[i].x, 0), y: weights.reduce((s, w, i) => s + w * values[i].y, 0) };
   showPlane("keys", { label: "keys and queries", lo: -1.5, hi: 1.5, points: [...keys, ...used], moved: drawHand });
-  showPlane("values", { label: "values and output", lo: -1.5, hi: 1.5, points: [...values, { name: "c", ...c, colour: "var(--text)", fixed: true }], moved: drawHand });
+  showPlane("values", { label: "values and output", lo: -1.5, hi: 1.5, points: [...values, { name: "out", ...c, colour: "var(--text)", fixed: true }], moved: drawHand });
   const rows = keys.map((k, i) => [k.name, `${k.x.toFixed(2)}, ${k.y.toFixed(2)}`, ...scores.flatMap((s, h) => [s[i].toFixed(2), heads[h][i].toFixed(4)]), weights[i].toFixed(4)]);
-  byId("weights").replaceChildren(makeTable(`Scores and weights at β = ${beta}`, ["key", "k", ...used.flatMap((q) => [`k·${q.name}`, `weight, ${q.name}`]), "weight in c"], rows));
+  byId("weights").replaceChildren(makeTable(`Scores and weights at β = ${beta}`, ["key", "k", ...used.flatMap((q) => [`k·${named(q.name)}`, `weight, ${named(q.name)}`]), "weight in the output"], rows));
   say("hand-text", handSentence(weights, c));
 }
 
@@ -53,11 +53,13 @@ function handSentence(weights, c) {
   const order = weights.map((_, i) => i).sort((i, j) => weights[j] - weights[i]);
   const [first, second] = order;
   const away = (/** @type {number} */ i) => Math.hypot(c.x - values[i].x, c.y - values[i].y);
-  if (weights[first] > 0.95) return `${keys[first].name} has ${percent(weights[first])} of the weight, so c is a copy of ${values[first].name}, ${away(first).toFixed(3)} away from it.`;
-  if (weights[first] - weights[second] < 0.05 && weights[first] + weights[second] > 0.9) return `${keys[first].name} and ${keys[second].name} share ${percent(weights[first] + weights[second])} of the weight almost evenly, so c is close to the middle of ${values[first].name} and ${values[second].name}.`;
-  return `The weights are ${order.map((i) => `${keys[i].name} ${percent(weights[i])}`).join(", ")}: c is neither a copy nor an average of two. A larger scale of the query sharpens them.`;
+  if (weights[first] > 0.95) return `${keys[first].name} has ${percent(weights[first])} of the weight, so the output is a copy of value ${keys[first].name}, ${away(first).toFixed(3)} away from it.`;
+  if (weights[first] - weights[second] < 0.05 && weights[first] + weights[second] > 0.9) return `${keys[first].name} and ${keys[second].name} share ${percent(weights[first] + weights[second])} of the weight almost evenly, so the output is close to the middle of values ${keys[first].name} and ${keys[second].name}.`;
+  return `The weights are ${order.map((i) => `${keys[i].name} ${percent(weights[i])}`).join(", ")}: the output is neither a copy nor an average of two. A larger scale of the query sharpens them.`;
 }
 
+/** A query's name in a table. @param {string} name */
+const named = (name) => name.replace("1", "₁").replace("2", "₂");
 const percent = (/** @type {number} */ x) => `${(100 * x).toFixed(1)} %`;
 
 /** @type {[string, number, number][]} a button, and the direction of the query that it sets */
@@ -114,11 +116,11 @@ function drawNorms() {
   const bins = Array.from({ length: 21 }, (_, i) => /** @type {[number, number]} */ ([i / 20, 0]));
   for (const c of draws) bins[Math.min(20, Math.round(c[0] * 20))][1] += 1 / DRAWS;
   showPlane("outputs", { label: `weights of both values in ${500} draws`, lo: -0.1, hi: 1.1, points: [], dots: draws.slice(0, 500).map((c) => [c[0], c[1]]), ring: [0.5, 0.5] });
-  showChart(byId("histogram"), { label: "share of draws by the weight of va", xLabel: "weight of va in c", yLabel: "share of draws", curves: [{ name: "", points: bins }], xMax: 1, zero: true });
+  showChart(byId("histogram"), { label: "share of draws by the weight of value a", xLabel: "weight of value a in the output", yLabel: "share of draws", curves: [{ name: "", points: bins }], xMax: 1, zero: true });
   const se = Math.sqrt((near * (1 - near)) / DRAWS);
-  byId("numbers").replaceChildren(makeTable(`${DRAWS.toLocaleString("en")} draws of ${n} keys`, ["", "value"], [["mean weight of va", means[0].toFixed(4)], ["mean weight of vb", means[1].toFixed(4)], ["total variance of c", variance.toFixed(4)], ["draws within 0.1 of the average", `${percent(near)} ± ${percent(se)}`], ["draws in which one of both takes over (weight > 0.99)", percent(taken)]]));
+  byId("numbers").replaceChildren(makeTable(`${DRAWS.toLocaleString("en")} draws of ${n} keys`, ["", "value"], [["mean weight of value a", means[0].toFixed(4)], ["mean weight of value b", means[1].toFixed(4)], ["total variance of the output", variance.toFixed(4)], ["draws within 0.1 of the average", `${percent(near)} ± ${percent(se)}`], ["draws in which one of both takes over (weight > 0.99)", percent(taken)]]));
   const two = byId("heads").value === "two";
-  say("norm-text", `With ${two ? "two heads" : "one head"} c is within 0.1 of the average in ${percent(near)} of the draws, and one value takes over in ${percent(taken)}; the variance of c is ${variance.toFixed(3)}. ${!Number(byId("spread").value) ? "Keys that hardly vary leave the scores nearly equal." : two ? "Each head looks at one key, so a long or short key a only changes its own head's certainty: why several heads help, 1 (e)." : "When key a is longer than 1 it wins nearly all the weight, when it is shorter key b does."}`);
+  say("norm-text", `With ${two ? "two heads" : "one head"}, the output is within 0.1 of the average in ${percent(near)} of the draws, and one value takes over in ${percent(taken)}; the variance of the output is ${variance.toFixed(3)}. ${!Number(byId("spread").value) ? "Keys that hardly vary leave the scores nearly equal." : two ? "Each head looks at one key, so a long or short key a only changes its own head's certainty: that is why several heads help, 1 (e)." : "When key a is longer than 1 it wins nearly all the weight, when it is shorter key b does."}`);
 }
 
 for (const id of ["heads", "c-beta", "spread", "epsilon", "n"]) byId(id).addEventListener("input", drawNorms);

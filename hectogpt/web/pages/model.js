@@ -35,7 +35,7 @@ function drawEffects() {
   const { effects } = now;
   if (!effects.length) return say("off-text", "Effects of single heads were not measured: the model has more than 64 of them, or the text is one token.");
   const zero = effects.filter(({ mode }) => mode === "zero");
-  const caption = `Loss on ${data.text} rises by, nats a token ± one standard error`;
+  const caption = `Loss on ${data.text} rises by, nats per token ± one standard error`;
   byId("alone").replaceChildren(effectTable(`${caption}; zero in the place of heads`, zero));
   const mean = effects.filter((effect) => effect.mode === "mean");
   byId("mean").replaceChildren(mean.length ? effectTable(`${caption}; the mean output in the place of a head`, mean) : "Means and pairs are measured with the newest weights alone.");
@@ -58,7 +58,7 @@ function sinceSentence() {
   while (first && ((effect) => effect && effect.delta > 0 && isSeen(effect))(effectAt(moments[first - 1], best))) first--;
   const measured = `Checkpoints that the run kept: ${moments.map(({ step }) => step).join(", ")}.`;
   if (moments.length < 2 || first === moments.length) return moments.length < 2 ? "" : measured;
-  return `The effect of head ${best}, which matters most in the end, can be told from 0 since step ${moments[first].step}${first ? ` (at step ${moments[first - 1].step} not yet)` : ", the first that is here"}. ${measured}`;
+  return `The effect of head ${best}, which matters most in the end, has been more than two standard errors since step ${moments[first].step}${first ? ` (at step ${moments[first - 1].step} not yet)` : ", the first that is here"}. ${measured}`;
 }
 
 /** The heads that matter most at the end, at every checkpoint. */
@@ -68,7 +68,7 @@ function drawHistory() {
     return { name, points: found.map(([step, e]) => /** @type {[number, number]} */ ([step, e?.delta ?? NaN])), errors: found.map(([, e]) => 2 * (e?.se ?? 0)) };
   });
   if (!curves.length) return;
-  const caption = `What the loss on ${data.text} rises by without a head, nats a token; bars are two standard errors.`;
+  const caption = `What the loss on ${data.text} rises by without a head, nats per token; bars are two standard errors.`;
   byId("history-text").textContent = caption;
   showChart(byId("history"), { label: caption, xLabel: "step", yLabel: "loss rises by", curves, at: now.step, zero: true, height: 220 });
 }

@@ -104,15 +104,19 @@ export async function trainRun(steps) {
   return ended;
 }
 
-/** The text that the page's models continue, and the one that they read. */
-export const asked = { prompt: () => "The ", reading: () => "The " };
+/** The text that the page's models continue, the one that they read, and when the page has opened its first run. */
+export const asked = { prompt: () => "The ", reading: () => "The ", opened: Promise.resolve() };
+
+/** One of the texts that are in the page. @param {number} place @returns {Promise<string>} */
+export const textAt = (place) => unzip(fromBase64(data.texts[place].zip));
 
 /** For scripts and tests. */
 export const hecto = {
   /** @param {{text?: string, recipe?: string, steps?: number, seed?: number, fields?: Record<string, any>}} options */
-  async train({ text = data.texts[0].text, recipe = "rotary", steps = 100, seed = 0, fields = {} } = {}) {
+  async train({ text, recipe = "browser", steps = 100, seed = 0, fields = {} } = {}) {
+    await asked.opened;
     const begun = performance.now();
-    const opened = await openRun(text, { recipe, steps, seed, ...settingsFrom(fields) });
+    const opened = await openRun(text ?? (await textAt(0)), { recipe, steps, seed, ...settingsFrom(fields) });
     await trainRun(steps);
     return {
       losses: opened.steps.map((s) => s.loss),
@@ -145,7 +149,7 @@ export const hecto = {
   /** This page as text, with the run in it. */
   async save() {
     if (!run) throw new Error("There is no run yet. Press start first.");
-    const other = document.documentElement.outerHTML.length + run.text.length; // a page stays below 3 MB; base64 has a third more
+    const other = document.documentElement.outerHTML.length + run.text.length; // a page stays below 3 MB if one step's weights do; base64 has a third more
     const packed = await engine.send("save", { name: "run", most: Math.max(0, 0.72 * (3e6 - other)) });
     const weights = packed.weights.map((/** @type {any} */ saved) => ({
       step: saved.step,

@@ -3,10 +3,12 @@
 import { meanDifference } from "../engine/difference.js";
 import { describeRow, effectSentence, effectTable, headNames, isSeen, showHeads } from "../kit/heads.js";
 import { byId, download, make, makeTable, say, showChart, shown, signed } from "../kit/kit.js";
-import { asked, changed, commandLine, data, engine, hecto, openRun, restoreRun, run, trainRun } from "./train-run.js";
+import { asked, changed, commandLine, data, engine, hecto, openRun, restoreRun, run, textAt, trainRun } from "./train-run.js";
 
 /** Recipes of the ladder, each with what it changes in the one below it. */
 const RECIPES = {
+  browser: "browser: learning rates that fall in the second half",
+  smear: "smear: each token with a share of the one before it",
   rotary: "rotary: rotary positions, queries and keys of one length",
   head_lr: "head_lr: a learning rate for the output layer",
   muon: "muon: Muon for the matrices",
@@ -24,10 +26,10 @@ const SETTINGS = [
 ];
 /** @type {[string, string, Record<string, any>][]} */
 const SIZES = [
-  ["dModel", "Width", { value: 33, min: 4, max: 512 }],
-  ["heads", "Heads", { value: 3, min: 1, max: 64 }],
-  ["layers", "Layers", { value: 3, min: 1, max: 12 }],
-  ["batchSize", "Rows a step", { options: ["4", "8", "16"] }],
+  ["dModel", "Width", { value: 64, min: 4, max: 512 }],
+  ["heads", "Heads", { value: 4, min: 1, max: 64 }],
+  ["layers", "Layers", { value: 2, min: 1, max: 12 }],
+  ["batchSize", "Rows a step", { options: ["16", "8", "4"] }],
   ["seqLen", "Tokens a row", { value: 128, min: 8, max: 1024 }],
   ["positions", "Positions", { options: ["yes", "no"] }],
   ["dtype", "Numbers", { options: ["float32", "float64"] }],
@@ -36,7 +38,8 @@ const MOST_BYTES = 10e6; // of a file
 let [busy, training] = [0, false];
 /** @type {Promise<void>} the last of the commands */
 let last = Promise.resolve();
-let firstWords = ""; // of the text, which are read if nothing else is asked for
+/** First words of the text, which are read and continued if nothing else is asked for. @type {Record<string, string>} */
+const firstWords = { reading: "", prompt: "" };
 
 /** @param {string} place @param {[string, string, Record<string, any>][]} controls @param {string} prefix */
 function addControls(place, controls, prefix) {
@@ -102,21 +105,11 @@ function drawCurves() {
   const held = steps.filter((s) => s.heldOut !== null).map((s) => /** @type {[number, number]} */ ([s.step, s.heldOut]));
   const curves = [{ name: "training", points: steps.map((s) => /** @type {[number, number]} */ ([s.step, s.loss])) }];
   if (held.length) curves.push({ name: "held out", points: held });
-  showChart(byId("loss"), { label: lossSentence(), xLabel: "step", yLabel: "nats a token", curves, levels: joinLevels(levels), xMax: last, at: run?.shown ?? null });
+  showChart(byId("loss"), { label: lossSentence(), xLabel: "step", yLabel: "nats per token", curves, levels, xMax: last, at: run?.shown ?? null });
   const norms = steps.map((s) => /** @type {[number, number]} */ ([s.step, s.gradNorm]));
   showChart(byId("norm"), { label: "gradient norm by step", xLabel: "step", yLabel: "gradient norm", curves: [{ name: "", points: norms }], xMax: last, at: run?.shown ?? null, height: 260, zero: true });
   byId("loss-text").textContent = lossSentence();
   byId("norm-text").textContent = steps.length ? `The gradient norm is ${shown(steps[steps.length - 1].gradNorm, 2)}; above 1 it is clipped to 1.` : "";
-}
-
-/** Lines that are too close to tell apart carry one label. @param {{name: string, y: number}[]} levels */
-function joinLevels(levels) {
-  return levels.reduce((kept, level) => {
-    const near = kept.find(({ y }) => Math.abs(y - level.y) < 0.25);
-    if (near) near.name += `, ${level.name}`;
-    else kept.push({ ...level });
-    return kept;
-  }, /** @type {{name: string, y: number}[]} */ ([]));
 }
 
 function lossSentence() {
@@ -125,9 +118,19 @@ function lossSentence() {
   const scored = [...run.steps].reverse().find((s) => s.heldOut !== null);
   const value = run.heldOut ?? scored?.heldOut ?? last.loss;
   const names = ["uniform", "unigram", "bigram", "trigram"];
-  const passed = names.filter((name) => value < run?.opened.lines[name]);
-  const place = passed.length ? `below ${passed[passed.length - 1] === "uniform" ? "guessing" : `the ${passed[passed.length - 1]} counts`}` : "not yet below guessing";
-  return `After step ${run.heldOut === null && scored ? scored.step : last.step} held-out loss is ${shown(value)} nats a token, ${place} (${names.map((name) => `${name} ${shown(run?.opened.lines[name], 2)}`).join(", ")}).`;
+  const named = (/** @type {boolean} */ below) => names.filter((name) => value < run?.opened.lines[name] === below).map((name) => `${name} ${shown(run?.opened.lines[name], 2)}`).join(", "); // prettier-ignore
+  const place = [named(true) && `below ${named(true)}`, named(false) && `not below ${named(false)}`].filter(Boolean).join("; ");
+  const step = run.heldOut === null && scored ? scored.step : last.step;
+  return `After step ${step} held-out loss is ${shown(value)} nats per token: ${place}.${run.heldOut !== null && named(false) ? ` ${whatToTry()}` : ""}`;
+}
+
+/** What brings the loss lower, by how often the run has read its text. */
+function whatToTry() {
+  const { settings, trainTokens } = run?.opened;
+  const times = (settings.steps * settings.batchSize * settings.seqLen) / trainTokens;
+  if (["baseline", "learning_rate"].includes(settings.recipe)) return "A later recipe brings it lower.";
+  if (times < 1) return `The run has read ${Math.round(100 * times)} % of the text: more steps, or more rows a step, bring it lower.`;
+  return `The run has read the text ${shown(times, 1)} times: a longer text brings it lower${times > 3 ? ", or fewer rows a step" : ""}.`;
 }
 
 // --- heads --------------------------------------------------------------------------------------------------------------
@@ -221,7 +224,7 @@ async function measure(sets) {
     const rest = sums.map((/** @type {number} */ sum, /** @type {number} */ w) => singles.reduce((left, own) => left - (own?.[w] ?? NaN), sum));
     found.push({ heads, delta, se, ...(heads.length > 1 && { beyond: meanDifference(rest, sizes) }) });
   }
-  const caption = `Held-out loss at step ${run?.shown}, ${mode === "zero" ? "zero" : "the mean output"} in the place of heads: nats a token ± one standard error`;
+  const caption = `Held-out loss at step ${run?.shown}, ${mode === "zero" ? "zero" : "the mean output"} in the place of heads: nats per token ± one standard error`;
   byId("off-table").replaceChildren(effectTable(caption, found));
   const sentence = `${halted ? `Stopped after ${found.length} of ${sets.length}. ` : ""}At step ${run?.shown}, ${mode === "zero" ? "zero" : "the mean"} in the place of heads:\n${effectSentence(found)}`;
   say("off-text", sentence);
@@ -261,8 +264,8 @@ async function measureAlong() {
   const best = order[0];
   const first = since[best];
   const earlier = first < steps.length ? seenAt[best].filter((step) => step < steps[first]) : [];
-  const came = `its effect can be told from 0 at every step measured since step ${steps[first]}${first ? `; at step ${steps[first - 1]} it cannot${earlier.length ? `, though it could at ${earlier.join(", ")}` : ""}` : ""}`;
-  const sentence = first === steps.length ? `At step ${last} no head's effect can be told from 0.` : `Head ${curves[best].name} matters most at step ${last}; ${came}. Steps measured: ${steps.join(", ")}.`;
+  const came = `its effect is above two standard errors at every step measured since step ${steps[first]}${first ? `; at step ${steps[first - 1]} it is not${earlier.length ? `, though it was at ${earlier.join(", ")}` : ""}` : ""}`;
+  const sentence = first === steps.length ? `At step ${last} no head's effect is above two standard errors.` : `Head ${curves[best].name} matters most at step ${last}; ${came}. Steps measured: ${steps.join(", ")}.`;
   say("off-text", sentence);
   return sentence;
 }
@@ -309,7 +312,7 @@ async function trainSecond() {
   const points = [];
   /** @type {[number, number][]} */
   const old = first.steps.map((s) => [s.step, s.loss]);
-  const draw = () => showChart(byId("two-chart"), { label: "training loss of both runs", xLabel: "step", yLabel: "nats a token", xMax: until, curves: [{ name: "first", points: old }, { name: "second", points }] });
+  const draw = () => showChart(byId("two-chart"), { label: "training loss of both runs", xLabel: "step", yLabel: "nats per token", xMax: until, curves: [{ name: "first", points: old }, { name: "second", points }] });
   engine.onStep = (step) => {
     if (step.name !== "second") return;
     points.push([step.step, step.loss]);
@@ -321,7 +324,7 @@ async function trainSecond() {
   const { delta, se, sizes } = await engine.send("compare", { names: ["run", "second"] });
   const [one, two] = [await engine.send("heldOut", { name: "run" }), await engine.send("heldOut", { name: "second" })];
   const verdict = Math.abs(delta) < 2 * se ? "the two cannot be told apart" : delta < 0 ? "the second is better" : "the first is better";
-  say("two-text", `${CHANGES[change][0]} ${first.opened.settings[change] ?? "of the recipe"} → ${value}: held-out loss ${shown(one)} → ${shown(two)}, paired difference ${signed(delta)} ± ${shown(se, 4)} nats a token over ${sizes.length} windows of the same text: ${verdict}. ${first.opened.parameters.toLocaleString("en")} → ${opened.parameters.toLocaleString("en")} parameters. This is one seed; others can differ by more.`);
+  say("two-text", `${CHANGES[change][0]} ${first.opened.settings[change] ?? "of the recipe"} → ${value}: held-out loss ${shown(one)} → ${shown(two)}, paired difference ${signed(delta)} ± ${shown(se, 4)} nats per token over ${sizes.length} windows of the same text: ${verdict}. ${first.opened.parameters.toLocaleString("en")} → ${opened.parameters.toLocaleString("en")} parameters. This is one seed; others can differ by more.`);
 }
 
 // --- controls -----------------------------------------------------------------------------------------------------------------
@@ -351,6 +354,7 @@ async function train(steps) {
 /** Another text stands in the page: it is prepared, unless a run would be lost. */
 async function newText() {
   showText();
+  byId("set-batchSize").value = [16, 8, 4][[400e3, 200e3, 0].findIndex((least) => byId("text").value.length >= least)];
   if (!run?.steps.length) return open();
   say("status", "Press Reset to train on this text. What is shown is the run of the text before.");
 }
@@ -380,10 +384,12 @@ byId("second").append(
   make("button", { id: "try-second", disabled: true, onclick: () => doing("two-text", trainSecond) }, "Train the second run"),
 );
 offerChange();
-byId("texts").addEventListener("change", () => {
-  byId("text").value = data.texts[Number(byId("texts").value)].text;
-  doing("status", newText, true);
-});
+byId("texts").addEventListener("change", () =>
+  doing("status", async () => {
+    byId("text").value = await textAt(Number(byId("texts").value));
+    await newText();
+  }, true),
+); // prettier-ignore
 byId("text").addEventListener("input", showText);
 byId("text").addEventListener("paste", (/** @type {ClipboardEvent} */ event) => {
   const length = event.clipboardData?.getData("text/plain").length ?? 0;
@@ -451,10 +457,11 @@ changed.addEventListener("opened", () => {
   const { opened } = run;
   byId("slider").max = opened.settings.steps;
   byId("command").textContent = commandLine(opened.settings, "text.txt");
-  const reading = byId("reading");
-  const own = reading.value !== firstWords;
-  firstWords = run.text.trim().slice(0, 150).split(/\s+/).slice(0, 20).join(" ");
-  if (!own || !reading.value) reading.value = firstWords;
+  const reading = run.text.trim().slice(0, 150).split(/\s+/).slice(0, 20).join(" ");
+  for (const [id, words] of Object.entries({ reading, prompt: opened.beginning })) {
+    if ([firstWords[id], ""].includes(byId(id).value)) byId(id).value = words;
+    firstWords[id] = words;
+  }
   for (const [name] of run.steps.length ? [...SETTINGS, ...SIZES] : []) {
     const value = opened.settings[name] ?? "";
     byId(`set-${name}`).value = value === true ? "yes" : value === false ? "no" : value;
@@ -494,6 +501,7 @@ changed.addEventListener("paused", (event) => {
   say("status", ended ? `Done: ${step} steps. Below: what it writes, where its heads look, and which of them matter.` : `Paused after step ${step}.`);
   byId("slider-text").textContent = run ? `Weights are kept every ${run.opened.every === 1 ? "step" : `${run.opened.every} steps`}.` : "";
   drawCurves();
+  doing("row-text", followToken);
 });
 changed.addEventListener("shown", (event) => {
   byId("slider").value = /** @type {CustomEvent} */ (event).detail;
@@ -502,8 +510,11 @@ changed.addEventListener("shown", (event) => {
   look();
 });
 
-byId("text").value = data.run ? data.run.text : data.texts[0].text;
-showText();
 drawCurves();
 enable();
-doing("status", data.run ? restoreRun : open, !data.run);
+doing("status", async () => {
+  byId("text").value = data.run ? data.run.text : await textAt(0);
+  await (data.run ? restoreRun() : newText());
+  showText();
+}, !data.run); // prettier-ignore
+asked.opened = last;

@@ -22,13 +22,14 @@ function drawRuns(runs) {
   const xMax = Math.max(1, ...runs.map((run) => run.planned ?? 0));
   const curves = runs.flatMap((run, colour) => {
     const found = [{ name: run.name, points: points(run.rows.step, run.rows.loss), colour }];
-    return run.heldOut.length ? [...found, { name: `${run.name}, held out`, points: run.heldOut, dashed: true, colour }] : found;
+    const other = runs.length === 1 ? 1 : colour;
+    return run.heldOut.length ? [...found, { name: `${run.name}, held out`, points: run.heldOut, dashed: true, colour: other }] : found;
   });
   const levels = Object.entries(runs[0]?.levels ?? {}).map(([name, y]) => ({ name, y }));
   const sentence = runs.map(describe).join(" ");
-  showChart(byId("loss"), { label: sentence, xLabel: "step", yLabel: "nats a token", curves, levels, xMax, height: 280 });
+  showChart(byId("loss"), { label: sentence, xLabel: "step", yLabel: "nats per token", curves, levels, xMax, height: 280 });
   byId("loss-text").textContent = sentence;
-  for (const [id, key, label] of [["norm", "norm", "gradient norm"], ["seconds", "seconds", "seconds a step"]]) {
+  for (const [id, key, label] of [["norm", "norm", "gradient norm"], ["seconds", "seconds", "seconds per step"]]) {
     const lines = runs.map((run) => ({ name: run.name, points: points(run.rows.step, /** @type {any} */ (run.rows)[key]) }));
     showChart(byId(id), { label, xLabel: "step", yLabel: label, curves: lines, xMax, zero: true });
   }
@@ -70,16 +71,20 @@ function drawHeads(look, chosen) {
   say("row-text", describeRow(of));
 }
 
-async function ask() {
+/** @param {string} look the run whose samples are asked for; the first time none, because they take seconds */
+async function ask(look) {
   try {
-    const answer = await fetch(`data?look=${encodeURIComponent(byId("which").value)}`);
+    const answer = await fetch(`data?look=${encodeURIComponent(look)}`);
     const found = await answer.json();
+    document.querySelector("main")?.removeAttribute("hidden");
     drawRuns(found.runs);
-    drawLook(found.look);
+    if (look === NONE) say("look-text", "Reading the newest weights ...");
+    else drawLook(found.look);
     byId("status").textContent = found.runs.length ? found.notes.join(" ") : "No run below this folder yet; the page waits for one.";
   } catch {
     byId("status").textContent = "hectogpt watch has ended; what is here stays.";
   }
-  setTimeout(ask, document.hidden ? 5000 : 1000);
+  setTimeout(() => ask(byId("which").value), look === NONE ? 0 : document.hidden ? 5000 : 1000);
 }
-ask();
+const NONE = "/";
+ask(NONE);
