@@ -179,7 +179,7 @@ def watching(run: Path) -> Iterator[PageServer]:
     server.server_close()
 
 
-def test_watch_shows_a_run(browser: Any, watching: PageServer) -> None:
+def test_watch_shows_a_run(browser: Any, watching: PageServer, run: Path) -> None:
     page = opened(browser, watching.address)
     page.wait_for_selector("#large canvas", timeout=60_000)
     assert "small<b>" in page.inner_text("#runs")
