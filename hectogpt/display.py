@@ -77,8 +77,7 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1,
 
 # --- progress: a live line on a terminal, one output in a notebook, plain lines in a file, nothing when quiet ---------
 
-PATIENCE = 2.0  # seconds before a notebook shows how far a task with `bar` is: most are done by then
-PAUSE = 0.2  # seconds between updates of a notebook's output
+PATIENCE = 2.0  # seconds between updates of a `bar` in a notebook: most of its tasks are done before the first
 
 
 def in_notebook() -> bool:
@@ -98,11 +97,8 @@ class Progress:
         from rich.console import Console  # here, so that a program that shows nothing loads none of it
 
         self.console = Console(stderr=True, force_jupyter=False)
-        # In a notebook: the lines, which of them is the live one, the output that holds them, its last update.
-        self._lines: list[str] = []
-        self._live: int | None = None
+        self._lines = [""]  # in a notebook's output: the live line, then those that stay
         self._output: Any = None
-        self._updated = 0.0
 
     def line(self, text: str) -> None:
         """Print one line. A notebook leaves out those that only announce a wait, which end in "..."."""
@@ -112,26 +108,18 @@ class Progress:
             self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
         elif not text.endswith("..."):
             self._lines.append(text)
-            self._show()
+            self._show(self._lines[0])
 
-    def _show_live(self, text: str) -> None:
-        """Replace the live line of the notebook's output."""
-        if self._live is None:
-            self._live = len(self._lines)
-            self._lines.append(text)
-        self._lines[self._live] = text
-        self._show()
-
-    def _show(self) -> None:
-        """Update the notebook's output."""
+    def _show(self, live: str) -> None:
+        """Update the notebook's output, with `live` as its live line."""
         from IPython.display import display
 
-        content = {"text/plain": printable("\n".join(self._lines))}
+        self._lines[0] = live
+        content = {"text/plain": printable("\n".join(filter(None, self._lines)))}
         if self._output is None:
             self._output = display(content, raw=True, display_id=True)
         else:
             self._output.update(content, raw=True)
-        self._updated = time.monotonic()
 
     def follow(self, items: Iterable[T], total: int, describe: Callable[[T], str], done: int = 0) -> Iterator[T]:
         """Pass the items through and show each; where there is no terminal, about `lines` of them.
@@ -140,14 +128,12 @@ class Progress:
         """
         every = max(1, total // self.lines)
         notebook = in_notebook() and not self.quiet
-        if notebook:  # what was said before the first step gives way to the steps, except notes
-            self._lines = [line for line in self._lines if line.startswith("note: ")]
-            self._live = None
+        # In a notebook what was said before the first step gives way to the steps, except notes.
+        self._lines = ["", *(line for line in self._lines if line.startswith("note: "))]
         with self.bar(total, "first step ...") as show:
             for number, item in enumerate(items, start=done + 1):
                 if notebook:
-                    if number == total or time.monotonic() - self._updated > PAUSE:
-                        self._show_live(describe(item))
+                    self._show(describe(item))
                 elif self.console.is_terminal:
                     show(number, describe(item))
                 elif number % every == 0 or number in (1, total):
@@ -160,21 +146,23 @@ class Progress:
 
         Yields the function to call with the number of parts that are done and the text beside the bar.
         """
-        begun = time.monotonic()
+        updated = time.monotonic()
 
         def show_share(number: int, text: str) -> None:
-            now = time.monotonic()
-            if now - begun > PATIENCE and now - self._updated > PAUSE:
-                self._show_live(f"{text} ({number / total:.0%})" if total else text)
+            nonlocal updated
+            if time.monotonic() - updated > PATIENCE:
+                updated = time.monotonic()
+                self._show(f"{text} ({number / total:.0%})" if total else text)
 
-        if not self.quiet and in_notebook():
-            yield show_share
-        elif self.quiet or not self.console.is_terminal:
+        if self.quiet or not (self.console.is_terminal or in_notebook()):
             yield lambda number, text: None
-        else:
-            from rich.progress import BarColumn, Progress, TextColumn
+            return
+        if in_notebook():
+            yield show_share
+            return
+        from rich.progress import BarColumn, Progress, TextColumn
 
-            text_column = TextColumn("{task.description}", markup=False)
-            with Progress(BarColumn(bar_width=20), text_column, console=self.console) as bars:
-                task = bars.add_task(printable(first), total=total)
-                yield lambda number, text: bars.update(task, completed=number, description=printable(text))
+        text_column = TextColumn("{task.description}", markup=False)
+        with Progress(BarColumn(bar_width=20), text_column, console=self.console) as bars:
+            task = bars.add_task(printable(first), total=total)
+            yield lambda number, text: bars.update(task, completed=number, description=printable(text))

@@ -65,7 +65,7 @@ def main(options: GenerateOptions) -> None:
     for number, text in enumerate(() if options.json or live else texts, start=1):
         write(f"--- {number} of {copies} ---\n{options.prompt}{text['text']}\n")
     if not any(text["text"] for text in texts):
-        remark("the model ended the text at once; " + ("try another --seed" if options.prompt else "give it a prompt"))
+        remark("the model ended the text at once: give it a prompt, or another --seed")
     speed = f"{tokens / seconds:.1f} a second, prompt included"
     note(
         f"{tokens} {'token' if tokens == 1 else 'tokens'} in {seconds:.2f} s, {speed} ({options.precision})",

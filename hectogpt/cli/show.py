@@ -20,7 +20,6 @@ from hectogpt.run_records import (
     RUNNING,
     UNFINISHED,
     RunRecord,
-    count_of,
     find_runs,
     number_of,
     read_record,
@@ -48,7 +47,7 @@ FACTS = (
     ("training loss", "{batch_loss:.4f} on the batch of step {batch_step}"),
     ("seconds", "{seconds:,.1f} for building and training"),
     ("peak memory", "{peak_mb:,.0f} MiB"),
-    ("machine", "{device}", "{dtype} blocks", "{head_dtype} head", "{threads}", "torch {torch}"),
+    ("machine", "{device}", "{dtype} blocks", "{head_dtype} head", "threads {threads}", "torch {torch}"),
 )
 
 
@@ -153,8 +152,6 @@ def read_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
     if record.state in (UNFINISHED, RUNNING):
         values |= {"batch_loss": record.last_row.get("train/loss"), "batch_step": record.steps}
     values = {key: value for key, value in values.items() if text_of(value) or number_of(value) is not None}
-    if (threads := count_of(values.get("threads"))) is not None:
-        values["threads"] = f"{threads} thread{'' if threads == 1 else 's'}"
     for label, *forms in FACTS:
         if words := ", ".join(text for form in forms if (text := fill(form, values))):
             yield label, words

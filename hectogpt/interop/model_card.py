@@ -16,6 +16,7 @@ from hectogpt import __version__
 from hectogpt.display import NGRAMS, one_line, value_text
 from hectogpt.errors import UserError
 from hectogpt.json_files import read_json_object
+from hectogpt.run_records import text_of
 
 # What is known of the texts that have a name here.
 TEXTS = {
@@ -73,8 +74,7 @@ def write_card(
     model's), empty for a GPT-2. own_vocabulary: whether the tokenizer is not GPT-2's."""
     run, summary = _object(facts["run"].get("run")), facts["summary"]
     place = repr("FOLDER" if "`" in folder else folder) + (", trust_remote_code=True" if differences else "")
-    asked = summary.get("prompt")
-    prompt = repr(asked[:200] if isinstance(asked, str) and asked.strip() else "Once upon a time")
+    prompt = repr((text_of(summary.get("prompt")) or "Once upon a time")[:200])
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [hectogpt]", "---", ""]
     lines += [f"# {_line(title_of(facts, name))}", ""]
     lines += [f"A decoder-only transformer with {parameters:,} parameters, exported by hectoGPT {__version__}.", ""]

@@ -23,8 +23,7 @@ LONGEST = 64  # tokens that the page shows maps of
 NEW_TOKENS = 24  # that a look at a run writes
 MOST_STEPS = 12  # checkpoints that the page has
 PROMPT = "The state of the Union is strong because the people of the Union are strong."  # if nothing else is known
-READ_TOKENS = 24  # of the held-out text, which the page of a run reads
-PROMPT_TOKENS = 6  # of it, which a run under way continues
+READ_TOKENS = 24  # of the held-out text, which a run's page reads or continues
 
 
 def model_page(
@@ -103,7 +102,7 @@ def own_prompt(folder: Path) -> str:
         name = str(record.run.get("corpus"))
         if Path(name).exists():  # nothing is downloaded for it
             corpus = open_corpus(name, progress=False, check=False)
-            return beginning(corpus.dev, corpus.tokenizer, PROMPT_TOKENS) or PROMPT
+            return beginning(corpus.dev, corpus.tokenizer, READ_TOKENS)
     return PROMPT
 
 

@@ -52,5 +52,10 @@ def engine_data() -> dict[str, str]:
 
     names = {"wasm": "kernels.wasm", "wasm64": "kernels64.wasm"}
     files = {key: (FOLDER / "engine" / name).read_bytes() for key, name in names.items()}
-    files["merges"] = gzip.compress(load_tokenizer().merges, mtime=0)
-    return {key: base64.b64encode(content).decode() for key, content in files.items()}
+    coded = {key: base64.b64encode(content).decode() for key, content in files.items()}
+    return coded | {"merges": zipped(load_tokenizer().merges)}
+
+
+def zipped(content: bytes) -> str:
+    """Content as a page holds it: compressed with gzip, in base64."""
+    return base64.b64encode(gzip.compress(content, mtime=0)).decode()

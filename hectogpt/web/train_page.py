@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.web.page import engine_data, fill
+from hectogpt.web.page import engine_data, fill, zipped
 
 LONGEST_TEXT = 1_000_000  # characters of a text that a page holds; the whole page stays below 3 MB
 # Part of a document's name -> the text's name in the page. The first is long enough for a hundred steps to read.
@@ -33,7 +32,7 @@ def train_page(text: tuple[str, str] | None = None, weights: Path | None = None)
         why = "it is empty" if not text[1] else f"it has {len(text[1]):,} characters, a page holds {LONGEST_TEXT:,}"
         raise UserError(f"{text[0]} does not fit into a page", why=why, fix="a part of it", code=errors.DATA)
     named = ([text] if text else []) + own_texts()
-    texts = [{"name": name, "zip": packed(content)} for name, content in named]
+    texts = [{"name": name, "zip": zipped(content.encode("utf-8"))} for name, content in named]
     data: dict[str, Any] = engine_data() | {"texts": texts}
     if weights is not None:
         data["first"] = first_weights(weights, named[0][1])
@@ -49,11 +48,6 @@ def own_texts() -> list[tuple[str, str]]:
         (name, "\n\n".join(d.text for d in documents if re.search(pattern, Path(d.label).name)))
         for pattern, name in TEXTS.items()
     ]
-
-
-def packed(text: str) -> str:
-    """A text as the page holds it: compressed with gzip, in base64."""
-    return base64.b64encode(gzip.compress(text.encode("utf-8"), mtime=0)).decode()
 
 
 def first_weights(folder: Path, text: str) -> dict[str, Any]:

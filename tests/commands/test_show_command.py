@@ -101,7 +101,7 @@ def test_a_run_of_its_recipe_differs_in_nothing_but_the_seed(here: Here, tmp_pat
     assert facts["state"] == "done: trained and scored"
     assert facts["held-out loss"] == "6.2500 nats per token, 1.7500 bits per byte"
     assert facts["n-gram models"].startswith("uniform 10.825, unigram counts 6.900, Kneser-Ney bigram 5.400")
-    assert facts["machine"] == "AMD EPYC, float32 blocks, float32 head, 2 threads"
+    assert facts["machine"] == "AMD EPYC, float32 blocks, float32 head, threads 2"
     assert facts["peak memory"] == "900 MiB"
     assert "picture" not in facts
     assert done.stdout.endswith("sampled\n  The state of our people\n")
