@@ -17,12 +17,12 @@ from helpers import ROOT
 
 from tools import layers
 
-CHARACTERS = 644_500  # of the package's Python; 7,000 of them for `hectogpt verdict`, 4,500 for laws of files
+CHARACTERS = 646_600  # of the package's Python; of them `hectogpt verdict` 7,000, laws of files 4,500, pages 2,100
 LINES = {
     "C++": (2_060, ("hectogpt/**/*.cpp", "hectogpt/**/*.h")),
     "pages": (3_620, ("hectogpt/**/*.js", "hectogpt/**/*.html", "hectogpt/**/*.css")),
     "tools and bench": (6_880, ("tools/**/*.py", "bench/**/*.py")),
-    "tests": (15_230, ("tests/**/*.py",)),
+    "tests": (15_250, ("tests/**/*.py",)),
     "textbook and kit": (1_736, ("reference/**/*.py", "assignment/**/*.py")),
 }
 FILES = 136  # of the package
