@@ -312,9 +312,9 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 
 def code_hash(folders: Iterable[Path]) -> str:
-    """The beginning of a SHA-256 over the Python and C++ files below these folders, their names and contents."""
+    """The beginning of a SHA-256 over the Python, C++ and TOML files below these folders, their names and contents."""
     found = hashlib.sha256()
     for folder in folders:
-        for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".cpp", ".h")):
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".toml", ".cpp", ".h")):
             found.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return found.hexdigest()[:16]

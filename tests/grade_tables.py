@@ -43,6 +43,9 @@ LAST, TOKEN = "last = logits[:, -1, :]", "token = torch.argmax(last, dim=-1, kee
 CAT = "x = torch.cat([x, token], dim=1)"
 CUT, TARGETS = "logits = logits[:, :-1, :]", "targets = input_ids[:, 1:]"
 CROSS = "loss = F.cross_entropy(logits.reshape(-1, logits.size(-1)), targets.reshape(-1))"
+TIMES = "for _ in range(num_new_tokens):"
+NO_GRAD = "    @torch.no_grad()  # a graph over hundreds of forward passes would only fill memory\n"
+TWO = "self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)"
 GENERATE = "\n            ".join((CONTEXT, "logits = self.forward(context)", LAST, TOKEN, CAT))
 
 
@@ -160,6 +163,31 @@ WRONG: tuple[Wrong, ...] = (
     wrong("gelu", "coefficient 0.044175", (GELU_LINE, GELU_LINE.replace("0.044715", "0.044175"))),
     wrong("gelu", "factor 0.7 + coefficient 0.05", (GELU_LINE, GELU_LINE.replace("0.044715", "0.05").replace("math.sqrt(2 / math.pi)", "0.7"))),
     wrong("attention", "mask of -12.5", (FILL, "scores = scores.masked_fill(mask == 0, -12.5)")),
+    # what widths of heads with a whole root, few calls, small vocabularies and eval mode alone would hide
+    wrong("attention", "root of the width cut to an integer", (SCALE, SCALE.replace("math.sqrt(self.d_attention)", "int(math.sqrt(self.d_attention))"))),
+    wrong("attention", "scale by the logarithm of the width", (SCALE, SCALE.replace("sqrt", "log2"))),
+    wrong("attention", "no causal mask in train mode", (FILL, "if not self.training:\n            " + FILL)),
+    wrong("attention", "another computation in train mode", ("z = weights @ v", "z = weights @ v\n        if self.training:\n            z = z * (torch.arange(H) % 2)[:, None, None]")),
+    wrong("mlp", "activations cut off at 6", ("h = self.gelu(h)", "h = self.gelu(h).clamp(max=6)")),
+    wrong("mlp", "no GELU in train mode", ("h = self.gelu(h)", "h = h if self.training else self.gelu(h)")),
+    wrong("block", "no norm at the MLP in train mode", (SECOND, "x = x + self.mlp(x if self.training else self.post_layer_norm(x))")),
+    wrong("forward", "no final norm in train mode", (NORM, "h = h if self.training else self.final_layer_norm(h)")),
+    wrong("forward", "final eps 1e-08", ("self.final_layer_norm = nn.LayerNorm(config.d_model)", "self.final_layer_norm = nn.LayerNorm(config.d_model, eps=1e-8)")),
+    wrong("forward", "another answer the second time", (LOOP, "self.n = getattr(self, 'n', 0) + 1\n        for block in self.backbone[: len(self.backbone) - (self.n > 30)]:\n            h = block(h)")),
+    wrong("forward", "head tied to the embeddings", (TWO, TWO + "\n        self.embeddings.weight = self.lm_head.weight")),
+    wrong("generate", "one token at least", (TIMES, "for _ in range(max(1, num_new_tokens)):")),
+    wrong("generate", "stops at the end of a text", (CAT, CAT + "\n            if (token == 50256).all():\n                break")),
+    wrong("generate", "input changed in place", (CAT, "x.data = torch.cat([x, token], dim=1)")),
+    wrong("generate", "gradients left switched off", (NO_GRAD, ""), (TIMES, "torch.set_grad_enabled(False)\n        " + TIMES)),
+    wrong("loss", "no shift in train mode", (CUT, "logits = logits if self.training else logits[:, :-1, :]"), (TARGETS, "targets = input_ids if self.training else input_ids[:, 1:]")),
+    wrong("loss", "token 50256 ignored", (CROSS, CROSS.replace("targets.reshape(-1))", "targets.reshape(-1), ignore_index=50256)"))),
+    wrong("loss", "last prediction left out", (CUT, "logits = logits[:, :-2, :]"), (TARGETS, "targets = input_ids[:, 1:-1]")),
+    wrong("loss", "first prediction left out", (CUT, "logits = logits[:, 1:-1, :]"), (TARGETS, "targets = input_ids[:, 2:]")),
+    wrong("attention", "mask inverted in scaled_dot_product_attention", (SCALE, ""), (FILL, ""), (SOFTMAX, ""), ("z = weights @ v", "z = F.scaled_dot_product_attention(q, k, v, attn_mask=torch.ones(T, T).triu(1).bool())")),
+    wrong("attention", "input of W_q and W_k detached", ("q = self.W_q(x)", "q = self.W_q(x.detach())"), ("k = self.W_k(x)", "k = self.W_k(x.detach())")),
+    wrong("block", "input of attention detached", (FIRST, "x = x + self.attention(self.pre_layer_norm(x).detach())")),
+    wrong("block", "norm statistics detached", ("def forward(self, x):\n        " + FIRST, "def forward(self, x):\n        def norm(n, x):\n            m, v = x.mean(-1, keepdim=True), x.var(-1, keepdim=True, correction=0)\n            return n.weight * (x - m.detach()) / torch.sqrt(v.detach() + 1e-5) + n.bias\n        x = x + self.attention(norm(self.pre_layer_norm, x))"), (SECOND, "x = x + self.mlp(norm(self.post_layer_norm, x))")),
+    wrong("forward", "embedding of token 0 not trained", ("nn.Embedding(config.vocab_size, config.d_model)", "nn.Embedding(config.vocab_size, config.d_model, padding_idx=0)")),
 )  # fmt: skip
 
 NOTES: tuple[tuple[str, str], ...] = (
@@ -167,6 +195,12 @@ NOTES: tuple[tuple[str, str], ...] = (
     ("attention", edited(BASE, (FILL, FILL.replace('float("-inf")', "-1e4")))),
     ("attention", edited(BASE, (SCALE, "scores = (scores - 1000.0 * (1 - self.causal_mask[:, :, :T, :T])) / math.sqrt(self.d_attention)"), (FILL, ""))),
     ("attention", edited(BASE, (SOFTMAX, "weights = F.dropout(F.softmax(scores, dim=-1), 0.1, self.training)"))),
+    ("mlp", edited(BASE, ("h = self.gelu(h)", "h = F.dropout(self.gelu(h), 0.1, self.training)"))),
+    ("block", edited(BASE, (SECOND, "x = x + F.dropout(self.mlp(self.post_layer_norm(x)), 0.1, self.training)"))),
+    ("block", edited(BASE, (FIRST, "if self.training and torch.rand(()) < 0.5:\n            return x\n        " + FIRST))),
+    ("generate", edited(BASE, (TIMES, "self.eval()\n        " + TIMES))),
+    ("generate", edited(BASE, (TIMES, "for _ in range(min(num_new_tokens, self.config.context_length - x.shape[1])):"))),
+    ("generate", edited(BASE, (CONTEXT, "context = x[:, -(self.config.context_length - 1):]"))),
     ("generate", edited(BASE, ("def generate(self, x,", "def generate(self, idx,"), ("for _ in range(num_new_tokens):", "x = idx\n        for _ in range(num_new_tokens):"))),
     ("loss", edited(BASE, ("def get_loss_on_batch(self, input_ids):", "def get_loss_on_batch(self, batch):\n        input_ids = batch"))),
 )  # fmt: skip
@@ -262,6 +296,7 @@ RIGHT: dict[str, str] = {
     "generation with lists": body(BASE, "Transformer.generate", GENERATE_LISTS),
     "loss by gather, from T - 1 tokens": body(BASE, LOSS, LOSS_GATHER),
     "loss of shape (1,)": edited(BASE, ("        return loss\n", "        return loss.unsqueeze(0)\n")),
+    "gradients where it is trained": edited(BASE, (HEAD, "with torch.set_grad_enabled(self.training):\n            logits = self.lm_head(h)\n        return logits")),
     "other names": BASE.replace("logits", "scores_out").replace("targets", "labels").replace(" tok", " embedded"),
     "imports of what is not installed": "from transformers import GPT2LMHeadModel\nimport huggingface_hub\n" + BASE,
 }  # fmt: skip
@@ -289,7 +324,50 @@ BACKWARD = "        optimizer.zero_grad()\n        loss.backward()  # and back\n
 CLIP = "grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)"
 RECORD = "        losses.append(loss.item())\n        grad_norms.append(grad_norm.item())\n"
 ADAMW = "torch.optim.AdamW(model.parameters(), lr=learning_rate)"
+STEP, ZERO = "        optimizer.step()\n", "        optimizer.zero_grad()\n"
+TRAINED = "        loss = model.get_loss_on_batch(batch)  # forward\n"
+LIMIT = "limit = math.inf if gradient_clipping is None else gradient_clipping"
+NORM = "grad_norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()"
+DRAWN = "chunks[list(itertools.islice(order, batch_size))]"
 TRANSPOSED = '("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")'
+
+# Wrong loops by the name that is to be found, one of each.
+LOOPS = [
+    ("no zero_grad", ZERO, ""),
+    ("zero_grad not at every step", ZERO, "        if step % 2 == 0:\n    " + ZERO),
+    ("no gradient at the step", BACKWARD, "        loss.backward()\n" + ZERO),
+    ("step before backward", BACKWARD, STEP + BACKWARD),
+    ("no optimizer step", STEP, ""),
+    ("two steps a batch", STEP, STEP + STEP),
+    ("no step for some batches", STEP, "        if step % 2:\n    " + STEP),
+    ("parameters not trained", ADAMW, ADAMW.replace("model.", "model.backbone.")),
+    ("weights set back", TRAINED, "        if step % 2 == 0:\n            model._init_weights()\n" + TRAINED),
+    ("no clipping", CLIP, CLIP.replace("limit", "math.inf")),
+    ("clipping though not asked for", LIMIT, "limit = 1.0"),
+    ("clipping to another norm", LIMIT, LIMIT + " * 10"),
+    ("clipping by value", CLIP, CLIP.replace("limit", "math.inf") + "\n        torch.nn.utils.clip_grad_value_(model.parameters(), limit)"),
+    ("clipping each parameter by itself", CLIP, NORM + "\n        for p in model.parameters():\n            torch.nn.utils.clip_grad_norm_([p], limit)"),
+    ("gradient changed before the step", STEP, "        model.lm_head.weight.grad.mul_(2)\n" + STEP),
+    ("clipping before backward", CLIP, "grad_norm = torch.zeros(())"),
+    ("norm only when clipping", CLIP, "grad_norm = torch.zeros(())\n        if gradient_clipping is not None:\n            " + CLIP),
+    ("norm after clipping", CLIP, CLIP + "\n        grad_norm = grad_norm.clamp(max=limit)"),
+    ("norm of one tensor", CLIP, CLIP.replace("grad_norm =", "_ =") + "\n        grad_norm = model.lm_head.weight.grad.norm() * max(1, _ / limit)"),
+    ("norms summed", CLIP, "total = sum(p.grad.norm() for p in model.parameters())\n        " + CLIP + "\n        grad_norm = total"),
+    ("squared norm", RECORD, RECORD.replace("grad_norm.item()", "grad_norm.item() ** 2")),
+    ("losses and norms exchanged", "    return losses, grad_norms", "    return grad_norms, losses"),
+    ("value of the step before", RECORD, "        losses.append(last if step else 0.0)\n        last = loss.item()\n        grad_norms.append(grad_norm.item())\n"),
+    ("running mean recorded", RECORD, "        total = loss.item() + (total if step else 0.0)\n        losses.append(total / (step + 1))\n        grad_norms.append(grad_norm.item())\n"),
+    ("loss after the step", STEP, STEP + "        losses[-1] = model.get_loss_on_batch(batch).item()\n"),
+    ("loss times another number", RECORD, RECORD.replace("loss.item()", "loss.item() / batch_size")),
+    ("another learning rate", ADAMW, ADAMW.replace("=learning_rate", "=10 * learning_rate")),
+    ("learning rate of zero", STEP, STEP + "        optimizer.param_groups[0]['lr'] = 0.0\n"),
+    ("max_steps ignored", "tqdm(range(max_steps)", "tqdm(range(len(chunks) // batch_size)"),
+    ("batches of another size", DRAWN, DRAWN.replace("batch_size", "1")),
+    ("one batch for ever", DRAWN, "chunks[:batch_size]"),
+    ("one row many times in a batch", DRAWN, "chunks[[next(order)] * batch_size]"),
+    ("each batch used twice", f"        batch = {DRAWN}", f"        if step % 2 == 0:\n            batch = {DRAWN}"),
+    ("batches overlap", DRAWN, "chunks[step : step + batch_size]"),
+]  # fmt: skip
 
 WRONG_CHANGES = [
     Change("init", "never scaled", "if scale_residual else INIT_STD", "if False else INIT_STD"),
@@ -316,25 +394,8 @@ WRONG_CHANGES = [
     Change("chunks", "int16", "chunks.astype(np.int64)", "chunks.astype(np.int16).astype(np.int64)"),
     Change("chunks", "no chunk is fine", "if num_chunks == 0:", "if False:"),
     Change("chunks", "the rest at the front", "tokens[: num_chunks * chunk_size]", "tokens[len(tokens) - num_chunks * chunk_size :]"),
-    Change("train", "no zero_grad", "        optimizer.zero_grad()\n", ""),
-    Change("train", "zero_grad after backward", BACKWARD, "        loss.backward()\n        optimizer.zero_grad()\n"),
-    Change("train", "no step", "        optimizer.step()\n", ""),
-    Change("train", "not clipped", CLIP, CLIP.replace("limit", "math.inf")),
-    Change("train", "clipped by value", CLIP, CLIP.replace("limit", "math.inf") + "\n        torch.nn.utils.clip_grad_value_(model.parameters(), limit)"),
-    Change("train", "norm after clipping", CLIP, CLIP + "\n        grad_norm = grad_norm.clamp(max=limit)"),
-    Change("train", "tensors kept", RECORD, "        losses.append(loss)\n        grad_norms.append(grad_norm)\n"),
-    Change("train", "Adam", ADAMW, ADAMW.replace("AdamW", "Adam")),
-    Change("train", "learning rate left out", ADAMW, "torch.optim.AdamW(model.parameters())"),
-    Change("train", "another weight decay", ADAMW, ADAMW.replace("lr=", "weight_decay=0.1, lr=")),
-    Change("train", "one batch for ever", "        batch = chunks[list(itertools.islice(order, batch_size))].to(device)\n", "        batch = chunks[:batch_size].to(device)\n"),
-    Change("train", "in order", "chunks[list(itertools.islice(order, batch_size))]", "chunks[[(step * batch_size + i) % len(chunks) for i in range(batch_size)]]"),
-    Change("train", "one row a batch", "itertools.islice(order, batch_size)", "itertools.islice(order, 1)"),
-    Change("train", "loss after the step", "        optimizer.step()\n", "        optimizer.step()\n        losses[-1] = model.get_loss_on_batch(batch).item()\n"),
-    Change("train", "lists swapped", "    return losses, grad_norms", "    return grad_norms, losses"),
-    Change("train", "nothing returned", "    return losses, grad_norms", "    pass"),
-    Change("train", "norms summed", CLIP, "total = sum(p.grad.norm() for p in model.parameters())\n        " + CLIP + "\n        grad_norm = total"),
-    Change("train", "batches overlap", "chunks[list(itertools.islice(order, batch_size))]", "chunks[step : step + batch_size]"),
-    Change("train", "plotted, and an error", "    return losses, grad_norms", "    plot_results(losses, grad_norms, 'a.png')\n    torch.save({}, 'nowhere/model.pt')"),
+    *(Change("train", name, old, new) for name, old, new in LOOPS),
+    Change("train", "", "    return losses, grad_norms", "    pass"),
     Change("plot", "one panel", "(panels[1], grad_norms,", "(panels[0], grad_norms,"),
     Change("plot", "not written", "    figure.savefig(save_path, dpi=150)\n", ""),
     Change("plot", "a PDF", "dpi=150", 'format="pdf"'),
@@ -343,7 +404,21 @@ WRONG_CHANGES = [
     Change("plot", "left open", 'Figure(figsize=(11, 4), layout="constrained")', '__import__("matplotlib.pyplot").pyplot.figure(figsize=(11, 4))'),
 ]  # fmt: skip
 
+# What the bonus allows, or the assignment does not ask for: a note, by its law.
+NOTED_CHANGES = [
+    Change("train", "another optimizer or schedule", ADAMW, ADAMW.replace("AdamW", "Adam")),
+    Change("train", "another optimizer or schedule", ADAMW, ADAMW.replace("AdamW", "SGD")),
+    Change("train", "another optimizer or schedule", ADAMW, ADAMW.replace("lr=", "weight_decay=0.1, lr=")),
+    Change("train", "another optimizer or schedule", STEP, STEP + "        optimizer.param_groups[0]['lr'] *= 0.9\n"),
+    Change("train", "plain numbers kept", RECORD, "        losses.append(loss)\n        grad_norms.append(grad_norm)\n"),
+    Change("train", "to the end", "    return losses, grad_norms", "    plot_results(losses, grad_norms, 'a.png')\n    torch.save({}, 'nowhere/model.pt')"),
+]  # fmt: skip
+
 RIGHT_CHANGES = [
+    Change("train", "in order", DRAWN, "chunks[[(step * batch_size + i) % len(chunks) for i in range(batch_size)]]"),
+    Change("train", "a loader with processes", f"        batch = {DRAWN}", "        if step == 0:\n            loader = iter(torch.utils.data.DataLoader(chunks, batch_size, shuffle=True, num_workers=2))\n        batch = next(loader)"),
+    Change("train", "an argument more", "    batch_size: int,\n    max_steps", "    batch_size: int,\n    experiment_name: str,\n    max_steps"),
+    Change("train", "by hand", STEP, "        with torch.no_grad():\n            m, v = (m, v) if step else ([0] * 99, [0] * 99)\n            for n, p in enumerate(model.parameters()):\n                m[n], v[n] = 0.9 * m[n] + 0.1 * p.grad, 0.999 * v[n] + 0.001 * p.grad**2\n                p.mul_(1 - 0.01 * learning_rate)\n                p -= learning_rate * (m[n] / (1 - 0.9 ** (step + 1))) / ((v[n] / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)\n"),
     Change("init", "by module", "        for module in self.modules():  # nothing random here", "        for name, p in self.named_parameters():\n            if p.dim() == 2:\n                end = name.endswith(('W_o.weight', 'fc2.weight')) and scale_residual\n                p.data = torch.randn_like(p) * (0.02 / math.sqrt(2 * self.config.n_layers) if end else 0.02)\n            else:\n                p.data = torch.full_like(p, float(name.endswith('norm.weight')))\n        return\n        for module in self.modules():"),
     Change("converter", "views", "third.clone()", "third"),
     Change("train", "clipped only if asked", CLIP, "norms = [p.grad.norm() for p in model.parameters()]\n        grad_norm = torch.stack(norms).norm()\n        if gradient_clipping is not None:\n            torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_clipping)"),

@@ -20,7 +20,7 @@ from tools import ROOT
 
 TESTS = ROOT / "assignment" / "tests"
 EXPECTED = TESTS / "expected.json"
-CONFIG = {"d_model": 12, "n_heads": 3, "n_layers": 2, "context_length": 10, "vocab_size": 13}
+CONFIG = {"d_model": 15, "n_heads": 3, "n_layers": 2, "context_length": 10, "vocab_size": 13}
 CONVERTED = {"d_model": 4, "n_heads": 2, "n_layers": 12, "context_length": 3, "vocab_size": 5}
 MARGIN = 0.01  # between the best and the second best token, at every token that is generated
 
@@ -76,7 +76,6 @@ def draw_inputs(random: np.random.RandomState) -> dict[str, dict[str, Any]]:
         "forward": {"ids": ids(3, context)},
         "generate": {"prompt": [[1, 7, 3, 12], [1, 7, 3, 11], [9, 0, 5, 5]], "short": [[3], [8]]},
         "loss": {"ids": ids(3, 8)},
-        "train": {"chunks": ids(8, 6)},
         "together": {"ids": ids(2, context), "prompt": [[4, 10, 2], [6, 1, 2]]},
         "converter": {"theirs": number_theirs()},
     }
@@ -144,10 +143,13 @@ def computed(checking: Any) -> dict[str, dict[str, Any]]:
     theirs = {name: torch.tensor(numbers) for name, numbers in checking.EXPECTED["converter"]["theirs"].items()}
     return {
         "gelu": {"y": GELU()(value("gelu", "x"))},
-        "mlp": {"y": checking.make_mlp()(value("mlp", "x"))},
+        "mlp": {"y": checking.make_mlp()(value("mlp", "x")), "y_of_large": checking.make_mlp()(8 * value("mlp", "x"))},
         "attention": {"y": checking.make_attention()(value("attention", "x"))},
         "block": {"y": checking.make_block()(value("block", "x"))},
-        "forward": {"logits": checking.make_forward()(value("forward", "ids"))},
+        "forward": {
+            "logits": checking.make_forward()(value("forward", "ids")),
+            "logits_of_small": checking.make_small()(value("forward", "ids")),
+        },
         "generate": {"tokens": tokens, "short": short},
         "loss": {
             "loss": loss,
@@ -155,7 +157,6 @@ def computed(checking: Any) -> dict[str, dict[str, Any]]:
             "loss_of_two_tokens": model.get_loss_on_batch(ids[:1, :2]),
             "loss_of_five_tokens": model.get_loss_on_batch(ids[1:, :5]),
         },
-        "train": train(),
         "together": {
             "logits": whole(value("together", "ids")),
             "loss": whole.get_loss_on_batch(value("together", "ids")),
@@ -180,17 +181,6 @@ def generate(model: Any, prompt: Tensor, new: int) -> tuple[Tensor, float]:
     tokens = model.generate(prompt, new)
     model.forward = forward
     return tokens, min(margins)
-
-
-def train() -> dict[str, Any]:
-    """Losses and norms of the tests' own short runs."""
-    import test_train
-
-    found: dict[str, Any] = {}
-    for name, limit in (("unclipped", None), ("clipped", 0.5)):
-        losses, norms = test_train.run(limit)
-        found |= {f"{name}_losses": losses, f"{name}_norms": norms}
-    return found
 
 
 def plain(value: Any) -> Any:

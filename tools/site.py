@@ -94,17 +94,14 @@ def traps() -> str:
     """The grader's known mistakes as a table for each part. Those that differ in a number alone, or in how the gradient
     is cut, stand once."""
     from hectogpt.assignment.parts import BY_NAME
-    from hectogpt.grade import train_case
-    from hectogpt.grade.computation import symptoms
+    from hectogpt.grade.computation import sentences, symptoms
     from hectogpt.grade.mistakes import GRADIENTS, MISTAKES
 
     listed = {part: (*MISTAKES[part], *GRADIENTS.get(part, ())) for part in MISTAKES}
     tables = {
         part: [(one.name, one.what, symptoms()[part][one.name]) for one in found] for part, found in listed.items()
     }
-    known = [(loop.name, loop.what) for loop in train_case.MISTAKES]
-    known += [(name, what) for _, name, what in train_case.BATCHES]
-    tables["train"] = [(name, what, symptoms()["train"][name]) for name, what in known]
+    tables["train"] = [(name, one["what"], symptoms()["train"][name]) for name, one in sentences()["loop"].items()]
     sections = []
     for part, table in tables.items():
         rows = {what: f"| {cell(name)} | {cell(symptom)} | {cell(what)} |" for name, what, symptom in reversed(table)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -17,12 +18,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from hectogpt.grade import calls, laws, train_case
+from hectogpt.grade import calls, laws
 from hectogpt.grade.calls import Call, pattern, short
 from hectogpt.grade.computation import Computation, Mistake, kind_of
 from hectogpt.grade.laws import Setting, Size, given, shapes, weights
 from hectogpt.grade.mistakes import GRADIENTS, MISTAKES
 from hectogpt.grade.run_part import Answer, answer_of_error
+from hectogpt.grade.watch import close
 from tools import ROOT
 
 FILE = ROOT / "hectogpt" / "grade" / "symptoms.json"
@@ -297,29 +299,37 @@ def of_generation(part: str, mistake: Mistake) -> str:
     return " ".join(sentences)
 
 
-def of_loop(batches: list[list[int]], loop: train_case.Loop = train_case.RIGHT) -> str:
-    """Losses and gradient norms of the steps that the grader takes, without clipping and with it."""
-    for setting, begin in ((laws.SETTINGS["train"], "The"), (laws.SETTINGS["train, clipped"], "With clipping, the")):
-        losses, norms = train_case.curve(setting, batches, loop)
-        right_losses, right_norms = train_case.curve(setting, IN_ORDER)
-        wrong = [n for n, (a, b) in enumerate(zip(losses, right_losses, strict=True), 1) if not train_case.close(a, b)]
+def of_loop(calls: list[list[Answer]], right: list[list[Answer]]) -> str:
+    """What a wrong loop records, without clipping and with it, beside the right one."""
+    for begin, made, asked in zip(("The", "With clipping, the"), calls, right, strict=True):
+        if made[0].tensor is None:
+            return f"It raises {made[0].error}: {short(made[0].text, 90).rstrip('.')}."
+        (losses, norms), (true, size) = ([one.numbers[""] for one in pair] for pair in (made, asked))
+        if len(losses) != len(true):
+            return f"There are {len(losses)} losses where {len(true)} are asked for."
+        wrong = [n for n in range(len(true)) if not close(losses[n], true[n])]
         if wrong:
-            where = f"{begin} loss differs from step {wrong[0]} on"
-            return f"{where}: {losses[-1]:.2f} after {len(losses)} steps where {right_losses[-1]:.2f} is right."
-        if not train_case.close(norms, right_norms):
-            first = f"{norms[0]:.2g} at first where {right_norms[0]:.2g} is right"
-            return f"{begin} losses are right, the norms are not: {first}."
-    return "Nothing differs in these steps."
+            where = f"{begin} loss differs from step {wrong[0] + 1} on"
+            return f"{where}: {losses[-1]:.2f} after {len(losses)} steps where {true[-1]:.2f} is right."
+        if not close(norms, size):
+            first = next(n for n in range(len(size)) if not close(norms[n], size[n]))
+            words = f"{norms[first]:.2g} at step {first + 1} where {size[first]:.2g} is right"
+            return f"{begin} losses are right, the norms are not: {words}."
+    return "Losses and norms hardly differ in these steps."
 
 
-STEPS_TAKEN = range(train_case.STEPS)
-IN_ORDER = [[4 * n, 4 * n + 1, 4 * n + 2, 4 * n + 3] for n in STEPS_TAKEN]
-BATCHES = {
-    "batches of another size": [[4 * n] for n in STEPS_TAKEN],
-    "one batch for ever": [[0, 1, 2, 3] for _ in STEPS_TAKEN],
-    "one row many times in a batch": [[4 * n] * 4 for n in STEPS_TAKEN],
-    "batches overlap": [[n, n + 1, n + 2, n + 3] for n in STEPS_TAKEN],
-}
+def of_loops() -> dict[str, str]:
+    """The symptoms of the wrong loops of the tests."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from grade_solutions import BASE, TRAIN, edited, transcript
+    from grade_tables import LOOPS
+
+    def calls_of(source: str) -> list[list[Answer]]:
+        found = transcript(BASE, ("train",), train=source)
+        return [[call.answer for call in found.calls[one.name, "patched"]] for one in laws.settings_of("train")]
+
+    right = calls_of(TRAIN)
+    return {name: of_loop(calls_of(edited(TRAIN, (old, new))), right) for name, old, new in LOOPS}
 
 
 def measure(part: str, mistake: Mistake, gradient: bool = False) -> str:
@@ -337,8 +347,7 @@ def main() -> None:
     for part, listed in MISTAKES.items():
         found[part] = {one.name: measure(part, one) for one in listed}
         found[part] |= {one.name: measure(part, one, gradient=True) for one in GRADIENTS.get(part, ())}
-    found["train"] = {loop.name: of_loop(IN_ORDER, loop) for loop in train_case.MISTAKES}
-    found["train"] |= {name: of_loop(batches) for name, batches in BATCHES.items()}
+    found["train"] = of_loops()
     FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(FILE.relative_to(ROOT))
 

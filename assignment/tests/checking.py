@@ -36,7 +36,7 @@ def weights(prefix: str = "") -> dict[str, Tensor]:
 
 
 def config():
-    """d_model 12, 3 heads of 4, 2 layers, context 10, 13 tokens."""
+    """d_model 15, 3 heads of 5, 2 layers, context 10, 13 tokens. The root of 5 is not whole."""
     from model_solution import ModelConfig
 
     return ModelConfig(**EXPECTED["config"])
@@ -95,6 +95,7 @@ def check_gradients(module: nn.Module, x: Tensor) -> None:
     the output changes when each of these moves a little."""
     leaf = x.clone().requires_grad_(x.is_floating_point())
     output = module(leaf.clone())  # what is done to it in place, is done to no leaf
+    output = output if output.requires_grad else module.train()(leaf.clone())  # where gradients are taken in training
     check(output.requires_grad, "the result has no gradient: something was detached, or converted to a number")
     toward = 0.5 + torch.sin(torch.arange(output.numel(), dtype=output.dtype)).reshape(output.shape)
     module.zero_grad()
@@ -114,6 +115,27 @@ def check_gradients(module: nn.Module, x: Tensor) -> None:
         check(bool((yours - expected).abs() <= 0.02 + 1e-3 * expected.abs()), message)
 
 
+def check_modes(module: nn.Module, x: Tensor, expected: Tensor, what: str) -> None:
+    """Fail where train mode, unless it is random as dropout is, or a later call computes something else."""
+    torch.manual_seed(0)
+    made = [module.train()(x) for _ in range(8)]
+    if all(torch.equal(made[0], again) for again in made):
+        check_close(made[0], expected, f"{what} in train mode")
+        check_gradients(module, x)
+    module.eval()
+    with torch.no_grad():
+        for _ in range(40):
+            module(x[:1, :2])
+        check_close(module(x), expected, f"{what} at a later call")
+
+
+def check_no_dropout(module: nn.Module, x: Tensor, what: str) -> None:
+    """Fail where two calls in train mode differ, or where the input is changed."""
+    kept = x.clone()
+    check_close(module.train()(x), module(x), f"{what} in train mode, at a second call")
+    check(torch.equal(x, kept), f"{what}: the input is changed in place")
+
+
 def check_error(error, call, what: str) -> None:
     """Fail unless the call raises this error, or one of these."""
     try:
@@ -128,7 +150,8 @@ def check_error(error, call, what: str) -> None:
 
 def fill(module: nn.Module, prefix: str = "") -> nn.Module:
     """Give a module the stored weights, in float64. Fails if it has other parameters than it should."""
-    module.double()
+    torch.set_grad_enabled(True)  # whatever another test has left behind it
+    module.double().eval()
     stored, parameters = weights(prefix), dict(module.named_parameters())
     lacking, more = sorted(stored.keys() - parameters.keys()), sorted(parameters.keys() - stored.keys())
     check(not lacking, f"there is no parameter {', '.join(lacking)}")
@@ -180,6 +203,16 @@ def make_forward() -> nn.Module:
     return model
 
 
+def make_small() -> nn.Module:
+    """The whole model without blocks, with embeddings so small that the epsilon of the final norm shows."""
+    model = make_transformer()
+    model.backbone = nn.ModuleList()
+    with torch.no_grad():
+        model.embeddings.weight *= 3e-3
+        model.position_embeddings.weight *= 3e-3
+    return model
+
+
 class StandInAttention(nn.Module):
     """Mixes earlier positions and columns; no attention at all."""
 
@@ -214,6 +247,22 @@ def stand_in_logits(ids: Tensor, vocab_size: int) -> Tensor:
     state = torch.cos(1.9 * ids.double() + 0.8 * places).cumsum(dim=1)
     phase = state[..., None] * (1 + 0.43 * words) + 0.9 * ids[..., None]
     return 2 * torch.sin(phase) + 1.5 * torch.cos(2.3 * phase + words)
+
+
+LAST = 50_256  # which ends a text in GPT-2's vocabulary
+
+
+def make_model_of_one_token() -> tuple[nn.Module, Tensor]:
+    """A model of GPT-2's vocabulary that always finds the token LAST the likeliest; and a batch."""
+    model = make_transformer()
+
+    def forward(x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        logits = torch.zeros(*x.shape, LAST + 1, dtype=torch.float64)
+        logits[..., LAST] = 10.0
+        return logits + 0.0 * model.lm_head.weight.sum()
+
+    model.forward = forward
+    return model, torch.tensor([[1, LAST, 2, LAST, 3]])
 
 
 def make_model_with_logits() -> tuple[nn.Module, list[int], list[bool]]:

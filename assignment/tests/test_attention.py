@@ -1,7 +1,7 @@
 """CausalAttention: values, the mask, lengths."""
 
 import torch
-from checking import beyond, check, check_close, check_gradients, make_attention, value
+from checking import beyond, check, check_close, check_gradients, check_modes, check_no_dropout, make_attention, value
 
 
 def test_values():
@@ -41,13 +41,13 @@ def test_the_future_is_hidden_however_large_the_scores():
     )
 
 
+def test_both_modes():
+    check_modes(make_attention(), value("attention", "x"), value("attention", "y"), "attention")
+
+
 @beyond
-def test_no_dropout_and_no_memory():
-    attention, x = make_attention().train(), value("attention", "x")
-    kept = x.clone()
-    attention(x[:, :4])
-    check_close(attention(x), value("attention", "y"), "attention in train mode, at a second call")
-    check(torch.equal(x, kept), "attention has changed its input in place")
+def test_no_dropout():
+    check_no_dropout(make_attention(), value("attention", "x"), "attention")
 
 
 def test_gradients():

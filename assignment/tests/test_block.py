@@ -1,7 +1,6 @@
 """DecoderBlock: two norms, two parts, two sums. Attention and MLP are stand-ins."""
 
-import torch
-from checking import beyond, check, check_close, check_gradients, make_block, value
+from checking import beyond, check_close, check_gradients, check_modes, check_no_dropout, make_block, value
 
 
 def test_values():
@@ -13,12 +12,13 @@ def test_other_sizes():
     check_close(make_block()(x[1:2, :3]), y[1:2, :3], "block on one row of three tokens")
 
 
+def test_both_modes():
+    check_modes(make_block(), value("block", "x"), value("block", "y"), "block")
+
+
 @beyond
-def test_no_dropout_and_nothing_in_place():
-    block, x = make_block().train(), value("block", "x")
-    kept = x.clone()
-    check_close(block(x), value("block", "y"), "block in train mode")
-    check(torch.equal(x, kept), "the block has changed its input in place")
+def test_no_dropout():
+    check_no_dropout(make_block(), value("block", "x"), "block")
 
 
 def test_gradients():

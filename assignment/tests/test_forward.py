@@ -1,7 +1,17 @@
 """Transformer.forward: embeddings, positions, blocks, norm, head. The blocks are stand-ins."""
 
 import torch
-from checking import beyond, check_close, check_error, check_gradients, make_forward, value
+from checking import (
+    beyond,
+    check_close,
+    check_error,
+    check_gradients,
+    check_modes,
+    check_no_dropout,
+    make_forward,
+    make_small,
+    value,
+)
 
 
 def test_values():
@@ -20,11 +30,19 @@ def test_one_row():
     check_close(make_forward()(ids[1:2, :1]), logits[1:2, :1], "logits of one token")
 
 
+def test_small_activations():
+    check_close(
+        make_small()(value("forward", "ids")), value("forward", "logits_of_small"), "logits of small embeddings"
+    )
+
+
+def test_both_modes():
+    check_modes(make_forward(), value("forward", "ids"), value("forward", "logits"), "logits")
+
+
 @beyond
-def test_no_dropout_and_no_memory():
-    model, ids = make_forward().train(), value("forward", "ids")
-    model(ids[:, :4])
-    check_close(model(ids), value("forward", "logits"), "logits in train mode, at a second call")
+def test_no_dropout():
+    check_no_dropout(make_forward(), value("forward", "ids"), "logits")
 
 
 @beyond

@@ -1,7 +1,9 @@
 """Transformer.get_loss_on_batch: mean cross entropy of the next token. The model's forward is a stand-in."""
 
+import math
+
 import torch
-from checking import beyond, check, check_close, make_model_with_logits, value
+from checking import LAST, check, check_close, make_model_of_one_token, make_model_with_logits, value
 
 
 def test_values():
@@ -30,9 +32,19 @@ def test_gradient():
     check_close(model.lm_head.weight.grad[0, 0], value("loss", "gradient"), "a gradient of the loss")
 
 
-@beyond
 def test_the_batch_is_left_alone():
     ids = value("loss", "ids")
     kept = ids.clone()
     make_model_with_logits()[0].get_loss_on_batch(ids)
     check(torch.equal(ids, kept), "the batch was changed in place")
+
+
+def test_both_modes():
+    model, ids = make_model_with_logits()[0].train(), value("loss", "ids")
+    check_close(model.get_loss_on_batch(ids), value("loss", "loss"), "loss in train mode")
+
+
+def test_the_token_that_ends_a_text_counts():
+    model, ids = make_model_of_one_token()
+    expected = math.log(LAST + math.exp(10)) - 10 / 2  # every second token is the one that has a logit of 10
+    check_close(model.get_loss_on_batch(ids), torch.tensor(expected), f"loss with token {LAST}")

@@ -1,6 +1,6 @@
 """MLP: widen, GELU, narrow."""
 
-from checking import beyond, check_close, check_gradients, make_mlp, value
+from checking import beyond, check_close, check_gradients, check_modes, check_no_dropout, make_mlp, value
 
 
 def test_values():
@@ -12,10 +12,17 @@ def test_other_sizes():
     check_close(make_mlp()(x[1:, :3]), y[1:, :3], "MLP on one row of three tokens")
 
 
+def test_large_activations():
+    check_close(make_mlp()(8 * value("mlp", "x")), value("mlp", "y_of_large"), "MLP of a large input")
+
+
+def test_both_modes():
+    check_modes(make_mlp(), value("mlp", "x"), value("mlp", "y"), "MLP")
+
+
 @beyond
 def test_no_dropout():
-    mlp, x = make_mlp().train(), value("mlp", "x")
-    check_close(mlp(x), value("mlp", "y"), "MLP in train mode")
+    check_no_dropout(make_mlp(), value("mlp", "x"), "MLP")
 
 
 def test_gradients():

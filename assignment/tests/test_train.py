@@ -1,70 +1,115 @@
-"""train: the optimizer and the loop, on a stand-in for the model that is quick to learn."""
+"""train: the optimizer and the loop, watched while they train a stand-in that is quick to learn."""
 
+import inspect
+from functools import cache
 from unittest.mock import patch
 
 import torch
 import train as file
-from checking import check, check_close, config, value
+from checking import beyond, check, config
 from torch import nn
+from torch.utils.data import DataLoader
+from watch import Run, Watch, judge
 
-STEPS, RATE = 7, 0.05
+STEPS, RATE, SIZE = 7, 0.05, 3
+# 63 rows of 6 tokens, no two of which are equal.
+TEXT = torch.tensor([[n % 13, n // 13, *((n * j + j * j) % 13 for j in (3, 4, 6, 9))] for n in range(3 * STEPS * SIZE)])
+
+
+def loss(parameters, ids):
+    """Of a table of three numbers a token, to be moved to others. It varies from batch to batch."""
+    table, bias = parameters
+    found = table[ids] + bias
+    target = torch.cos(0.7 * ids[..., None] * torch.arange(1, 4, dtype=torch.float64))
+    return ((found - target) ** 2 * (1 + ids[..., None] ** 2 / 20)).mean()
 
 
 class StandInModel(nn.Module):
-    """A table of three numbers a token, to be moved to others. Its losses and gradients vary from batch to batch."""
+    """Tells the watch which batches it is trained on."""
 
-    def __init__(self, config):
+    def __init__(self):
         super().__init__()
-        start = torch.arange(3.0 * config.vocab_size, dtype=torch.float64).reshape(config.vocab_size, 3)
-        self.table = nn.Parameter(torch.sin(1.3 * start))
-        self.bias = nn.Parameter(torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64))
+        start = torch.arange(3.0 * config().vocab_size, dtype=torch.float64).reshape(-1, 3)
+        self.lm_head = nn.Linear(3, config().vocab_size, bias=False, dtype=torch.float64)
+        self.lm_head.weight = nn.Parameter(torch.sin(1.3 * start))
+        self.backbone = nn.ParameterList([torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)])
+        self.first = [value.detach().clone() for value in self.parameters()]
+        self.watch = Watch(dict(self.named_parameters()), lambda ids: loss(self.parameters(), ids))
 
     def _init_weights(self):
-        pass
+        with torch.no_grad():
+            for value, first in zip(self.parameters(), self.first, strict=True):
+                value.copy_(first)
 
     def get_loss_on_batch(self, input_ids):
-        found = self.table[input_ids] + self.bias
-        target = torch.cos(0.7 * input_ids[..., None] * torch.arange(1, 4, dtype=torch.float64))
-        return ((found - target) ** 2 * (1 + input_ids[..., None] ** 2 / 20)).mean()
+        made = loss(self.parameters(), input_ids)
+        self.watch.backward_of(input_ids, made)
+        return made
 
 
-def run(gradient_clipping, max_steps=STEPS):
-    chunks = value("train", "chunks")
+@cache
+def train(gradient_clipping, max_steps=STEPS):
+    """A run that was watched, with what it returned or gave to plot_results; types recorded; an error after that."""
+    model, recorded, torn = StandInModel(), [], None
+    arguments = {"learning_rate": RATE, "gradient_clipping": gradient_clipping, "model_config": config()}
+    arguments |= {"batch_size": SIZE, "max_steps": max_steps}
+    for one in inspect.signature(file.train).parameters.values():  # what is asked for beyond these
+        if one.default is one.empty and one.name not in arguments:
+            arguments[one.name] = {"str": "run", "int": 1, "float": 0.0}.get(str(one.annotation))
     with (
-        patch.object(file, "Transformer", StandInModel),
-        patch.object(file, "get_chunked_tinystories", lambda chunk_size, data="auto": chunks),
-        patch.object(file, "pick_device", lambda: torch.device("cpu")),
+        model.watch,
+        patch.object(file, "Transformer", lambda *args, **kwargs: model),
+        patch.object(file, "get_chunked_tinystories", lambda *args, **kwargs: TEXT),
+        patch.object(file, "plot_results", lambda losses, norms, *args, **kwargs: recorded.append((losses, norms))),
+        patch.object(file, "pick_device", lambda: torch.device("cpu"), create=True),
+        patch.object(DataLoader, "__init__", in_this_process),
     ):
-        result = file.train(
-            learning_rate=RATE,
-            gradient_clipping=gradient_clipping,
-            model_config=config(),
-            batch_size=3,
-            max_steps=max_steps,
-        )
-    check(isinstance(result, tuple) and len(result) == 2, f"two lists were expected, yours is {result!r:.60}")
-    for name, numbers in zip(("losses", "grad_norms"), result, strict=True):
-        check(len(numbers) == STEPS if max_steps else len(numbers) == 2, f"there are {len(numbers)} {name}")
-        kinds = {type(number).__name__ for number in numbers}
-        check(kinds == {"float"}, f"{name} holds {kinds}, not plain floats: a tensor keeps its whole graph in memory")
-    return [torch.tensor(numbers, dtype=torch.float64) for numbers in result]
+        try:
+            result = file.train(**arguments)
+        except Exception as error:
+            if not recorded:
+                raise
+            result, torn = None, error
+    if isinstance(result, tuple) and len(result) >= 2:
+        recorded.insert(0, result)
+    check(bool(recorded), f"two lists were expected, yours is {result!r:.60}")
+    losses, norms = (torch.tensor([float(number) for number in numbers]) for numbers in recorded[-1][:2])
+    kinds = {type(number).__name__ for numbers in recorded[-1][:2] for number in numbers}
+    return Run(model.watch.seen(), losses, norms, gradient_clipping, RATE, STEPS, SIZE, TEXT), kinds, torn
 
 
-def check_run(gradient_clipping, name):
-    losses, norms = run(gradient_clipping)
-    for what, numbers in (("loss", losses), ("gradient norm before clipping", norms)):
-        expected = value("train", f"{name}_{'losses' if what == 'loss' else 'norms'}")
-        for step in range(STEPS):
-            check_close(numbers[step], expected[step], f"{name}: {what} at step {step}", 1e-6)
+CONSTRUCTOR = DataLoader.__init__
 
 
-def test_without_clipping():
-    check_run(None, "unclipped")
+def in_this_process(loader, *args, num_workers=0, **kwargs):
+    CONSTRUCTOR(loader, *args, **kwargs)
 
 
-def test_with_clipping():
-    check_run(0.5, "clipped")
+def test_the_loop():
+    """Batches, steps, clipping, and what is recorded; whatever the optimizer."""
+    runs = [train(limit)[0] for limit in (None, 0.5)]
+    name, what = judge(runs)
+    check(not name and not what, what)
+    for run in runs:
+        differs = run.curve(loss, StandInModel().parameters())
+        check(not differs or bool(run.other_optimizer()), differs)
 
 
+@beyond
+def test_the_optimizer_is_adamw_as_it_comes():
+    run = train(None)[0]
+    words = run.other_optimizer() if run.seen.optimizers else run.curve(loss, StandInModel().parameters())
+    check(not words, f"{words}; the baseline's is AdamW, as PyTorch has it by default, at learning_rate")
+
+
+@beyond
+def test_numbers_are_plain_and_nothing_fails_later():
+    _, kinds, torn = train(None)
+    check(kinds == {"float"}, f"{kinds} are recorded, not plain floats: a tensor keeps its whole graph in memory")
+    check(torn is None, f"after the losses were recorded: {torn}")
+
+
+@beyond
 def test_one_pass_over_the_data():
-    run(1.0, max_steps=None)  # 8 chunks are 2 whole batches of 3
+    count = len(train(1.0, max_steps=None)[0].losses)
+    check(count == len(TEXT) // SIZE, f"without max_steps there are {count} losses, expected {len(TEXT) // SIZE}")

@@ -24,6 +24,7 @@ from hectogpt.serialization import did_you_mean
 
 PACKAGED = Path(__file__).parent / "files"
 CHECKOUT = Path(__file__).parents[2]
+WATCH = Path(__file__).parents[1] / "grade" / "watch.py"  # the grader's, which a kit's test of `train` shares
 TEXT_BYTES = 600_000  # about 130,000 of GPT-2's tokens
 SCRIPT = "create_submission.sh"
 TEXT = "text.txt"
@@ -83,6 +84,7 @@ def contents(parts: Collection[Part], solution: bool = False) -> dict[str, bytes
     kit["README.md"] = readme.replace(HERE, table(parts)).encode()
     kit |= dict.fromkeys(RULES, (assignment / RULES[0]).read_bytes())
     kit[TEXT] = sample_text().encode()
+    kit["tests/watch.py"] = WATCH.read_bytes()
     left_out = {f"test_{part.name}.py" for part in PARTS if part.name not in names}
     for file in sorted((assignment / "tests").iterdir()):
         if file.suffix in (".py", ".json") and file.name not in left_out:

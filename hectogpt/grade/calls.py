@@ -99,25 +99,32 @@ def listed(names: list[str], most: int = 3) -> str:
 
 
 def pattern(calls: list[Call]) -> str:
-    """In words where the answers are right though others are wrong: at position 0, in row 0, at the last position; ""
-    if it is nowhere in particular. Answers have the right shape."""
-    axes = BY_NAME[calls[0].setting.part].axes
+    """In words where the wrong answers are wrong: from which position on, not in row 0, not at the last position; "" if
+    it is everywhere. Answers have the right shape. Positions of a generated text are those after the prompt."""
+    part = calls[0].setting.part
     wrong = [call for call in calls if not call.is_right]
-    if "position" not in axes or not wrong:
+    if "position" not in BY_NAME[part].axes or not wrong:
         return ""
-    errors = []
+    errors: list[Tensor] = []
     for call in wrong:
         yours, right = call.answer.tensor, call.right
         if yours is None or yours.shape != right.shape or yours.dim() < 2:
             return ""
         error = (yours.double() - right.double()).abs() > call.tolerance * size_of(right.double())
-        errors.append(error.flatten(2).any(-1) if error.dim() > 2 else error)
-    places = {
-        "position 0 is right, later ones are not": lambda e: not e[:, 0].any(),
-        "row 0 is right, other rows are not": lambda e: not e[0].any(),
-        "the last position is right, earlier ones are not": lambda e: not e[:, -1].any(),
-    }
-    return next((words for words, holds in places.items() if all(holds(error) for error in errors)), "")
+        error = error.flatten(2).any(-1) if error.dim() > 2 else error
+        errors.append(error[:, given(call.setting, call.number).shape[1] :] if part == "generate" else error)
+    word = "new token" if part == "generate" else "position"
+    places = [{int(place) for place in error.any(0).nonzero()} for error in errors]
+    first = min(map(min, filter(None, places)), default=0)
+    if all(place == {first} for place in places) and any(error.shape[1] > 1 for error in errors):
+        return f"only {word} {first} is wrong"
+    if all(not error[0].any() for error in errors):
+        return "row 0 is right, other rows are not"
+    if all(place and min(place) == first for place in places) and first:
+        return f"the first wrong {word} is {first}"
+    if all(not error[:, -1:].any() for error in errors):
+        return f"the last {word} is right, earlier ones are not"
+    return ""
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------
@@ -139,7 +146,7 @@ class Call:
 
     @property
     def tolerance(self) -> float:
-        return laws.TOLERANCE[self.dtype]
+        return self.setting.slack * laws.TOLERANCE[self.dtype]
 
     @property
     def right(self) -> Tensor:
@@ -244,7 +251,7 @@ class Transcript:
         name, variant = self.left[0]
         if name:
             setting, dtype = laws.SETTINGS[name], one_of(laws.TOLERANCE, header["dtype"])
-            made = of_frame(header, body)[: len(setting.inputs) + 1]
+            made = of_frame(header, body)[: len(setting.order)]
             self.calls[name, variant] = [Call(setting, place, answer, dtype) for place, answer in enumerate(made)]
         else:
             self.imports = {one_of(self.files, name): of_header(one, {}) for name, one in header["imports"].items()}

@@ -135,6 +135,13 @@ class Finder:
         file = self.folder / f"{name}.py"
         if path is None and file.is_file():
             return spec_from_file_location(name, file, loader=LazyAnnotations(name, str(file)))
+        package = self.folder / name
+        if path is None and any(package.glob("**/*.py")):
+            if (file := package / "__init__.py").is_file():
+                return spec_from_file_location(name, file, submodule_search_locations=[str(package)])
+            spec = ModuleSpec(name, None, is_package=True)
+            spec.submodule_search_locations = [str(package)]
+            return spec
         if name.partition(".")[0] in HEAVY | self.missing:
             return ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
         return None

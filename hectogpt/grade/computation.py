@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import tomllib
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -233,8 +234,16 @@ class Mistake:
     does not give the code away. changes: name of a method -> what takes its place.
     """
 
-    def __init__(self, name: str, where: str, what: str, **changes: Method) -> None:
-        self.name, self.where, self.what, self.changes = name, where, what, changes
+    def __init__(self, name: str, where: str = "", what: str = "", **changes: Method) -> None:
+        known = sentences()["mistake"].get(name, {}) if not what else {"where": where, "what": what}
+        self.name, self.changes = name, changes
+        self.where, self.what = known["where"], known["what"]
+
+
+@lru_cache(maxsize=1)
+def sentences() -> dict[str, Any]:
+    """What mistakes.toml holds."""
+    return tomllib.loads(Path(__file__).with_name("mistakes.toml").read_text(encoding="utf-8"))
 
 
 @lru_cache(maxsize=1)

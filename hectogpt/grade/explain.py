@@ -21,8 +21,8 @@ import torch
 from scipy.optimize import least_squares
 
 from hectogpt.grade.calls import Call, Made, difference, listed, outcome, outcome_of
-from hectogpt.grade.computation import Change, Computation, Method, Mistake, symptoms
-from hectogpt.grade.mistakes import GRADIENTS, MISTAKES
+from hectogpt.grade.computation import Change, Computation, Method, Mistake, sentences, symptoms
+from hectogpt.grade.mistakes import GRADIENTS, MISTAKES, final
 from hectogpt.grade.result import Diagnosis
 from hectogpt.grade.run_part import Answer
 
@@ -32,8 +32,26 @@ Mistakes = tuple[Mistake, ...]
 
 
 def diagnose(part: str, calls: list[Call]) -> Diagnosis | None:
-    """The mistake in a part that has failed: a state that is kept, NaN, what gives the same gradients or the same numbers,
-    or what the message of an error says. calls: those that count."""
+    """The mistake in a part that has failed, by those calls that count: in both modes, or else in one of them."""
+    train = [call for call in calls if call.setting.train_mode]
+    others = [call for call in calls if not call.setting.train_mode]
+    if train and others and is_wrong(train) and not is_wrong(others):
+        found = explain(part, train)
+        names = found.names if found else ("another computation",)
+        what = found.what if found else "The result is another one than in eval mode, and nothing in it is random."
+        return Diagnosis(
+            tuple(f"{name} in train mode" for name in names), "what depends on self.training", "In train mode: " + what
+        )
+    return explain(part, calls) or (explain(part, others) if train else None)
+
+
+def is_wrong(calls: list[Call]) -> bool:
+    return any(not call.is_right or (call.setting.gradient and call.wrong_gradients()) for call in calls)
+
+
+def explain(part: str, calls: list[Call]) -> Diagnosis | None:
+    """A state that is kept, NaN, what gives the same gradients or the same numbers, or what the message of an error
+    says."""
     firsts = {call.setting.name: call.answer.tensor for call in calls if call.place == 0}
     lasts = {call.setting.name: call.answer.tensor for call in calls if call.place == len(call.setting.inputs)}
     if any(
@@ -53,10 +71,14 @@ def diagnose(part: str, calls: list[Call]) -> Diagnosis | None:
         return Diagnosis(("NaN everywhere",), "the causal mask" if why else "the result", f"Every number is NaN{why}.")
     if wrong and any(tensor is not None for tensor in tensors):
         found = explain_values(part, built)
-    elif built and not wrong and part == "generate":  # a text has lost its beginning past the context
-        found = diagnosis("generate", [(one,) for one in MISTAKES["generate"] if one.name == "returned text cropped"])
     elif built and not wrong:
-        found = wrong_gradient(part, [call for call in built if call.setting.gradient])
+        left = [SIDE_EFFECTS[n] for call in built for n in call.answer.changed if n in SIDE_EFFECTS and n != "the mode"]
+        found = wrong_gradient(part, [call for call in built if call.setting.gradient]) if part in GRADIENTS else None
+        if not found and left:
+            found = Diagnosis((left[0].name,), left[0].where, left[0].what)
+    lost = any(not call.setting.counts and any(call.setting.new_tokens) for call in wrong)
+    if not found and lost:  # the beginning of a text, past the context
+        found = diagnosis("generate", [(one,) for one in MISTAKES["generate"] if one.name == "returned text cropped"])
     broken = next((call.answer for call in [*wrong, *calls] if call.answer.kind in ("error", "other")), None)
     return found or (by_answer(part, broken) if broken else None)
 
@@ -82,7 +104,7 @@ def explain_values(part: str, calls: list[Call]) -> Diagnosis | None:
     """The mistake, the number that is another one, or else the pair of mistakes, that reproduces all the answers; None
     if there is none."""
     # Small inputs that tell much first: a wrong hypothesis is given up after one.
-    calls = sorted(calls, key=lambda c: (c.setting.inputs[c.number][1] < 2, c.setting.size.n_layers, c.place))
+    calls = sorted(calls, key=lambda c: (c.setting.size.vocab_size, c.setting.inputs[c.number][1] < 2, c.place))
     if found := [(one,) for one in MISTAKES[part] if reproduces((one,), calls)]:
         return diagnosis(part, found)
     if numbers := fit(part, calls):
@@ -131,13 +153,16 @@ def diagnosis(part: str, found: Sequence[Mistakes]) -> Diagnosis:
 
 @dataclass(frozen=True)
 class Number:
-    """name: short, for tables. what: a sentence with {value} in it. right: the right value, None if there is none.
-    starts: where the search begins."""
+    """name: short, for tables. right: the right value, None if there is none. starts: where the search begins."""
 
     name: str
-    what: str
     right: float | None
     starts: tuple[float, ...]
+
+    @property
+    def what(self) -> str:
+        """A sentence with {value} in it."""
+        return str(sentences()["number"][self.name])
 
 
 @dataclass(frozen=True)
@@ -158,25 +183,26 @@ def gelu(v: list[float]) -> Change:
 
 ROOT = math.sqrt(2 / math.pi)
 CURVE = (
-    Number("factor", "The factor before the bracket is {value}, not sqrt(2/pi) = 0.797885.", ROOT, (ROOT, 2.0, -ROOT)),
-    Number("coefficient", "The coefficient of the cube is {value}, not 0.044715.", 0.044715, (0.044715, 0.5)),
-    Number("half", "The factor in front is {value}, not one half.", 0.5, (0.5,)),
-    Number("1 +", "What is added to tanh is {value}, not 1.", 1.0, (1.0,)),
+    Number("factor", ROOT, (ROOT, 2.0, -ROOT)),
+    Number("coefficient", 0.044715, (0.044715, 0.5)),
+    Number("half", 0.5, (0.5,)),
+    Number("1 +", 1.0, (1.0,)),
 )
 SCALE, MASK, ORDER = "the scale of the scores", "the causal mask", "the order of mask and scale"
-FILLED = "which large scores outweigh: minus infinity hides the future"
 FAMILIES = (
     Family("gelu", "GELU.forward", lambda v: {"gelu": gelu(v)}, CURVE),
     Family("mlp", "the activation between fc1 and fc2", lambda v: {"bend": gelu(v)}, CURVE),
-    Family("attention", SCALE, lambda v: {"scale": lambda s, t: t * v[0]}, (Number("scores times", "The scores are multiplied by {value}, whatever the width of a head.", None, (0.1, 1.0)),)),
-    Family("attention", SCALE, lambda v: {"scale": lambda s, t: t * v[0] / s.size.d_attention**0.5}, (Number("scale times", "The scores, divided by the root of the head's width, are {value} times what they should be.", 1.0, (0.5, 2.0, -1.0)),)),
-    Family("attention", MASK, lambda v: {"hide": lambda s, t: t.masked_fill(s.future(t), v[0])}, (Number("mask of", f"The future is filled with {{value}}, {FILLED}.", None, (-1.0, -8.0, -15.0)),)),
-    Family("attention", MASK, lambda v: {"hide": lambda s, t: t + v[0] * s.future(t)}, (Number("added to the future:", f"{{value}} is added to the scores of the future, {FILLED}.", 0.0, (-1.0, -8.0, -15.0)),)),
-    Family("attention", ORDER, lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t.masked_fill(s.future(t), v[0])))}, (Number("before the scale, mask of", f"The future is filled with {{value}} before the scores are scaled, {FILLED}.", None, (-4.0, -20.0)),)),
-    Family("attention", ORDER, lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t + v[0] * s.future(t)))}, (Number("before the scale, added to the future:", f"{{value}} is added to the scores of the future before they are scaled, {FILLED}.", 0.0, (-4.0, -20.0)),)),
-    Family("block", "the norms", lambda v: {"eps": lambda s: v[0]}, (Number("eps", "The eps of the norms is {value}, not GPT-2's 1e-5.", 1e-5, (1e-6, 1e-4)),)),
-    Family("loss", "the cross entropy", lambda v: {"surprise": lambda s, y, t: (1 - v[0]) * Computation.surprise(s, y, t) - v[0] * y.log_softmax(-1).mean(-1)}, (Number("label smoothing", "Label smoothing of {value} is on.", 0.0, (0.05,)),)),
-    Family("", "the result", lambda v: {"after": lambda s, y: v[0] * y}, (Number("result times", "Every number is {value} times the right one.", 1.0, (1.0,)),)),
+    Family("attention", SCALE, lambda v: {"scale": lambda s, t: t * v[0]}, (Number("scores times", None, (0.1, 1.0)),)),
+    Family("attention", SCALE, lambda v: {"scale": lambda s, t: t * v[0] / s.size.d_attention**0.5}, (Number("scale times", 1.0, (0.5, 2.0, -1.0)),)),
+    Family("attention", MASK, lambda v: {"hide": lambda s, t: t.masked_fill(s.future(t), v[0])}, (Number("mask of", None, (-1.0, -8.0, -15.0)),)),
+    Family("attention", MASK, lambda v: {"hide": lambda s, t: t + v[0] * s.future(t)}, (Number("added to the future:", 0.0, (-1.0, -8.0, -15.0)),)),
+    Family("attention", ORDER, lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t.masked_fill(s.future(t), v[0])))}, (Number("before the scale, mask of", None, (-4.0, -20.0)),)),
+    Family("attention", ORDER, lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t + v[0] * s.future(t)))}, (Number("before the scale, added to the future:", 0.0, (-4.0, -20.0)),)),
+    Family("block", "the norms", lambda v: {"eps": lambda s: v[0]}, (Number("eps", 1e-5, (1e-6, 1e-4)),)),
+    Family("forward", "the final norm", lambda v: {"final_norm": final("eps", lambda s: v[0])}, (Number("final eps", 1e-5, (1e-6, 1e-4)),)),
+    Family("mlp", "the activation between fc1 and fc2", lambda v: {"bend": lambda s, h: s.gelu(h).clamp(max=v[0])}, (Number("activations cut off at", None, (6.0,)),)),
+    Family("loss", "the cross entropy", lambda v: {"surprise": lambda s, y, t: (1 - v[0]) * Computation.surprise(s, y, t) - v[0] * y.log_softmax(-1).mean(-1)}, (Number("label smoothing", 0.0, (0.05,)),)),
+    Family("", "the result", lambda v: {"after": lambda s, y: v[0] * y}, (Number("result times", 1.0, (1.0,)),)),
 )  # fmt: skip
 
 
@@ -237,37 +263,11 @@ class Fault:
     parts: tuple[str, ...] = ()
 
 
-FAULTS = (
-    Fault("prints without end", r"^output flood: .*printed", "a print in the function", "The function prints far too much, or without end."),
-    Fault("nothing returned", r"^result: None", "the end of the function", "The result is computed but nothing is returned: the return is missing."),
-    Fault("changed in place", r"modified by an inplace operation|leaf Variable that requires grad", "a sum or mask in place", "A tensor that the gradient needs is changed in place, by += say: backward fails. A new tensor is asked for."),
-    Fault("a helper returns nothing", r"not NoneType|'NoneType' (object|and)|got NoneType|NoneType: None", "a helper function", "A function of yours that is called here computes its result but does not return it: the return is missing."),
-    Fault("exception raised for return", r"exceptions must derive from BaseException", "the end of the function", "The result is raised as an exception: `raise` stands where `return` belongs."),
-    Fault("several values returned", r"^result: a (tuple|list)", "the end of the function", "Several values are returned; one tensor is asked for."),
-    Fault("layers outside a ModuleList", r"LookupError: parameters differ.*missing: backbone\.0\.mlp\.fc1\.weight", "the constructor of Transformer", "The blocks are not registered: a plain list hides their parameters from PyTorch."),
-    Fault("bias missing in a layer", r"LookupError: parameters differ.*missing: [\w., ]*bias(?!.*missing: [\w., ]*weight)", "the constructor", "A linear layer has been made without its bias."),
-    Fault("d_ff is not 4 d_model", r"LookupError: parameters differ.*fc[12]\.", "the constructor of MLP", "The hidden layer of the MLP has to be 4 d_model wide."),
-    Fault("parameters of one head's width", r"LookupError: parameters differ.*W_[kqvo]\.\w+: \[", "the constructor of CausalAttention", "A projection has another shape than (d_model, d_model); all heads share one matrix."),
-    Fault("parameters renamed", r"LookupError: parameters differ", "the constructor", "Names or shapes of parameters are not the assignment's."),
-    Fault("nn.Softmax given the scores", r"TypeError: .*Softmax.*|TypeError: .*'dim'.*\| .*Softmax\(|RuntimeError: .*ambiguous.*\| .*Softmax\(", "the softmax", "nn.Softmax is a class: it is built with its axis first, then called with the scores.", ("attention",)),
-    Fault("shape called", r"'torch.Size' object is not callable", "reading a shape", "`shape` is an attribute; it is not called."),
-    Fault("n_heads not stored", r"AttributeError: .*has no attribute '(n_heads|num_heads|n_head|num_attention_heads|d_head|head_dim)'", "the attributes of the module", "The module has no such attribute: only what its constructor stores is there (the head's width is, and d_model with it)."),
-    Fault("attribute missing", r"AttributeError: .*has no attribute", "the attributes of a module", "An attribute is used that nothing has set."),
-    Fault("name not defined", r"NameError|UnboundLocalError", "a name", "A name is used that is not defined there."),
-    Fault("extra required argument", r"missing \d+ required positional argument", "the arguments", "A function asks for an argument that its caller does not give; extra arguments need a default."),
-    Fault("positions not in the table", r"IndexError: index out of range", "the position embeddings", "A table is asked for a row that it does not have.", ("forward",)),
-    Fault("context overrun", r"IndexError: index out of range|do not fit a context|must match the size of tensor", "what the model is given at each step", "The model is given more tokens than its context holds.", ("generate",)),
-    Fault("mask not sliced", r"RuntimeError: The size of tensor a \(\d+\) must match the size of tensor b \(10|7\)", "the causal mask", "The mask is not cut to the length of the input: only inputs as long as the context work.", ("attention",)),
-    Fault("heads not joined before W_o", r"mat1 and mat2 shapes cannot be multiplied.*\| .*W_o", "joining the heads", "What reaches W_o does not have d_model numbers at each position: the heads are not put side by side.", ("attention",)),
-    Fault("mask of another shape", r"must match the size of tensor.*\| .*mask", "the causal mask", "The mask and the scores have different shapes: the mask has to be cut to (T, T).", ("attention",)),
-    Fault("view of a transposed tensor", r"view size is not compatible", "a change of shape", "A transposed or sliced tensor cannot be viewed in another shape: it has to be made contiguous, or reshaped."),
-    Fault("the new token lacks an axis", r"same number of dimensions|Sizes of tensors must match", "appending the new token", "The new tokens have another number of axes than the text: one token a row makes a column.", ("generate",)),
-    Fault("position embeddings of another shape", r"must match the size of tensor.*\| .*pos", "the position embeddings", "Token and position embeddings have different lengths: positions are counted along the sequence.", ("forward",)),
-    Fault("shapes do not fit in a product", r"mat1 and mat2 shapes|Expected size for first two dimensions|must match the size of tensor|shape .* is invalid|einsum|Shape mismatch|EinopsError", "shapes", "The shapes of two tensors do not fit together."),
-    Fault("cross entropy over the wrong axis", r"Expected target size|Expected input batch_size|Expected target", "the shapes given to cross entropy", "Cross entropy wants the classes on the second axis: logits and targets have to be flattened alike, or transposed.", ("loss",)),
-    Fault("exit called", r"^SystemExit|SystemExit:|^crashed: .*exit code 0", "a call of exit", "The code ends the program."),
-    Fault("something that needs the network", r"OfflineError:|no network while grading", "a download", "The code uses something that has to be downloaded."),
-)  # fmt: skip
+FAULTS = [Fault(**{**one, "parts": tuple(one.get("parts", ()))}) for one in sentences()["fault"]]
+
+
+# What a call may leave behind it, by the names that an answer has for it.
+SIDE_EFFECTS = {name: Fault(**one, pattern="") for name, one in sentences()["left"].items()}
 
 
 def by_words(part: str, words: str) -> Diagnosis | None:
@@ -278,7 +278,8 @@ def by_words(part: str, words: str) -> Diagnosis | None:
     return None
 
 
-def by_answer(part: str, broken: Answer) -> Diagnosis | None:
-    """The first rule that holds for what came instead of a tensor."""
+def by_answer(part: str, broken: Answer, importing: bool = False) -> Diagnosis | None:
+    """The first rule that holds for what came instead of a tensor. While files are imported no helper has been called."""
     error = f"{broken.error}: {broken.text} | {broken.line.partition(': ')[2]}"
-    return by_words(part, f"result: {broken.text}" if broken.kind == "other" else error)
+    found = by_words(part, f"result: {broken.text}" if broken.kind == "other" else error)
+    return None if importing and found and found.names == ("a helper returns nothing",) else found

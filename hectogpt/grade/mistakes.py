@@ -34,23 +34,23 @@ GELU = [Mistake(name, "GELU.forward", what + ".", gelu=f) for name, (what, f) in
 
 MLP = [
     *(Mistake(name, "the activation between fc1 and fc2", f"The activation is not the tanh GELU: {what}.", bend=f) for name, (what, f) in CURVES.items() if name in ("erf GELU", "sigmoid GELU") or name.endswith("for GELU")),
-    Mistake("no GELU", "the activation between fc1 and fc2", "There is no activation between the two linear layers.", bend=lambda s, h: h),
-    Mistake("GELU after fc2 too", "after fc2", "The result of the second layer goes through GELU once more.", narrow=lambda s, p, h: s.gelu(s.linear(p + "fc2", h))),
-    Mistake("fc1 without bias", "fc1", "The bias of the first layer is not added.", widen=lambda s, p, x: x @ s.w[p + "fc1.weight"].T),
-    Mistake("fc2 without bias", "fc2", "The bias of the second layer is not added.", narrow=lambda s, p, x: x @ s.w[p + "fc2.weight"].T),
-    Mistake("no fc2", "fc2", "The second layer is not applied: the result has width 4 d_model.", narrow=lambda s, p, h: h),
-    Mistake("residual inside the MLP", "the result", "The input is added inside the MLP; the residual sum belongs to the block.", mlp=lambda s, p, x: x + Computation.mlp(s, p, x)),
+    Mistake("no GELU", bend=lambda s, h: h),
+    Mistake("GELU after fc2 too", narrow=lambda s, p, h: s.gelu(s.linear(p + "fc2", h))),
+    Mistake("fc1 without bias", widen=lambda s, p, x: x @ s.w[p + "fc1.weight"].T),
+    Mistake("fc2 without bias", narrow=lambda s, p, x: x @ s.w[p + "fc2.weight"].T),
+    Mistake("no fc2", narrow=lambda s, p, h: h),
+    Mistake("residual inside the MLP", mlp=lambda s, p, x: x + Computation.mlp(s, p, x)),
 ]  # fmt: skip
 
 
 # What is done to a part's result at its end, in whatever part.
 ENDS = [
-    Mistake("ReLU at the end", "the result", "The result goes through a ReLU.", after=lambda s, y: y.relu()),
-    Mistake("softmax at the end", "the result", "The result goes through a softmax.", after=lambda s, y: y.softmax(-1)),
-    Mistake("norm at the end", "the result", "The result is normalised, without gain and bias.", after=lambda s, y: F.layer_norm(y, y.shape[-1:], eps=1e-5)),
-    Mistake("last position only", "the result", "Only the last position comes back.", after=lambda s, y: y[:, -1]),
-    Mistake("rows and positions swapped", "the result", "The axes of batch and positions are swapped in the result.", after=lambda s, y: y.transpose(0, 1)),
-    Mistake("axes of length one squeezed away", "the result", "Axes of length one are squeezed away.", after=lambda s, y: y.squeeze()),
+    Mistake("ReLU at the end", after=lambda s, y: y.relu()),
+    Mistake("softmax at the end", after=lambda s, y: y.softmax(-1)),
+    Mistake("norm at the end", after=lambda s, y: F.layer_norm(y, y.shape[-1:], eps=1e-5)),
+    Mistake("last position only", after=lambda s, y: y[:, -1]),
+    Mistake("rows and positions swapped", after=lambda s, y: y.transpose(0, 1)),
+    Mistake("axes of length one squeezed away", after=lambda s, y: y.squeeze()),
 ]  # fmt: skip
 
 
@@ -109,14 +109,14 @@ HALVES: list[tuple[str, str, Half]] = [
 SUMS, NORMS = "the residual sums", "where the norms stand"
 _, FIRST, SECOND = PLACES.values()
 BLOCK = [
-    Mistake("norms swapped", "which norm belongs to which part", "The two norms are swapped. Mind the names: post_layer_norm is the norm before the MLP.", first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x), second_norm=lambda s, p, x: s.norm(p + "pre_layer_norm", x)),
-    Mistake("pre_layer_norm used twice", "the norm before the MLP", "pre_layer_norm is used before both parts.", second_norm=lambda s, p, x: s.norm(p + "pre_layer_norm", x)),
-    Mistake("post_layer_norm used twice", "the norm before attention", "post_layer_norm is used before both parts.", first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x)),
-    Mistake("parallel block", "what goes into the MLP", "Both parts read the block's input; the MLP has to read the stream after attention was added.", block=lambda s, p, x: x + s.attend(p, s.first_norm(p, x)) + s.think(p, s.second_norm(p, x))),
-    Mistake("second residual from the block's input", SUMS, "The second sum starts from the block's input: what attention added is lost from the stream.", block=lambda s, p, x: x + s.think(p, s.second_norm(p, s.first_half(p, x)))),
-    Mistake("MLP before attention", "the order of the parts", "The MLP comes first; attention has to.", block=lambda s, p, x: s.first_half(p, s.second_half(p, x))),
-    Mistake("no attention", FIRST, "Attention is not used.", first_half=lambda s, p, x: x),
-    Mistake("no MLP", SECOND, "The MLP is not used.", second_half=lambda s, p, x: x),
+    Mistake("norms swapped", first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x), second_norm=lambda s, p, x: s.norm(p + "pre_layer_norm", x)),
+    Mistake("pre_layer_norm used twice", second_norm=lambda s, p, x: s.norm(p + "pre_layer_norm", x)),
+    Mistake("post_layer_norm used twice", first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x)),
+    Mistake("parallel block", block=lambda s, p, x: x + s.attend(p, s.first_norm(p, x)) + s.think(p, s.second_norm(p, x))),
+    Mistake("second residual from the block's input", block=lambda s, p, x: x + s.think(p, s.second_norm(p, s.first_half(p, x)))),
+    Mistake("MLP before attention", block=lambda s, p, x: s.first_half(p, s.second_half(p, x))),
+    Mistake("no attention", first_half=lambda s, p, x: x),
+    Mistake("no MLP", second_half=lambda s, p, x: x),
     *(Mistake(name + at, where, f"In {where} {what}.", **halves(change, at)) for name, what, change in HALVES for at, where in PLACES.items()),
     *(Mistake(name, "the norms", what, **{method: f}) for name, what, method, f in NORM_MISTAKES),
 ]  # fmt: skip
@@ -179,52 +179,55 @@ def join_dealt(self: Computation, z: Tensor) -> Tensor:
 QKV = {"q": "queries", "k": "keys", "v": "values"}
 SCALE, MASK, HEADS = "the scale of the scores", "the causal mask", "how heads are cut and joined"
 ATTENTION = [
-    Mistake("no scale", SCALE, "The scores are not divided by anything.", scale=lambda s, t: t),
-    Mistake("fourth root of the width", SCALE, "The scores are divided by the fourth root of the head's width (only q or only k is scaled?).", scale=lambda s, t: t * s.size.d_attention**-0.25),
+    Mistake("no scale", scale=lambda s, t: t),
+    Mistake("fourth root of the width", scale=lambda s, t: t * s.size.d_attention**-0.25),
+    Mistake("root of the width cut to an integer", scale=lambda s, t: t / math.isqrt(s.size.d_attention)),
+    Mistake("scale by the logarithm of the width", scale=lambda s, t: t / math.log2(s.size.d_attention)),
     *(scaled(how, name) for name in SIZES for how in POWERS if (name, how) != ("the head's width", "divided by the root of")),
-    Mistake("no causal mask", MASK, "There is no causal mask: every position sees the whole row.", hide=lambda s, t: t),
-    Mistake("mask inverted", MASK, "The mask is inverted: the past is hidden and the future is seen.", hide=lambda s, t: t.masked_fill(~s.future(t), -math.inf)),
-    Mistake("diagonal masked", MASK, "The diagonal is hidden too: no position sees itself, and the first sees nothing.", hide=lambda s, t: t.masked_fill(beside(t, 0), -math.inf)),
-    Mistake("diagonal masked, finite", MASK, "The diagonal is hidden too: no position sees itself.", hide=lambda s, t: t.masked_fill(beside(t, 0), -1e9)),
-    Mistake("one future token seen", MASK, "The mask begins one place too late: each position sees one later token.", hide=lambda s, t: t.masked_fill(beside(t, 2), -math.inf)),
-    Mistake("mask added as ones", MASK, "The mask of ones and zeros is added to the scores: 1 is added to the past, and the future stays visible.", hide=lambda s, t: t + ~s.future(t)),
-    Mistake("mask multiplied", MASK, "The scores are multiplied by the mask: a score of 0 is not a probability of 0.", hide=lambda s, t: t * ~s.future(t)),
-    Mistake("mask filled with the smallest positive number", MASK, "The future is filled with a tiny positive number, not with minus infinity.", hide=lambda s, t: t.masked_fill(s.future(t), torch.finfo(torch.float32).tiny)),
-    Mistake("mask of plus infinity", MASK, "The future is filled with plus infinity: the sign is missing.", hide=lambda s, t: t.masked_fill(s.future(t), math.inf)),
-    Mistake("mask of 1e9", MASK, "The future is filled with a large positive number: the sign is missing.", hide=lambda s, t: t.masked_fill(s.future(t), 1e9)),
-    Mistake("mask not sliced", MASK, "The mask is not cut to the length of the input: shorter inputs raise an error.", hide=lambda s, t: t.masked_fill(torch.ones(s.size.context_length, s.size.context_length, dtype=torch.bool).triu(1), -math.inf)),
-    Mistake("additive mask multiplied", MASK, "The mask of zeros and minus infinity is multiplied with the scores; it is to be added.", hide=lambda s, t: t * torch.zeros(t.shape[-2:], dtype=t.dtype).masked_fill(s.future(t), -math.inf)),
-    Mistake("mask after softmax", "the order of mask and softmax", "The future is set to 0 after the softmax: the weights of a query no longer sum to 1.", hide=lambda s, t: t, normalise=lambda s, t: t.softmax(-1).masked_fill(s.future(t), 0.0)),
-    Mistake("minus infinity after softmax", "the order of mask and softmax", "The mask is applied to the probabilities, after the softmax.", hide=lambda s, t: t, normalise=lambda s, t: t.softmax(-1).masked_fill(s.future(t), -math.inf)),
-    Mistake("scale after softmax", SCALE, "The probabilities are divided by the root of the head's width; the scores have to be.", scale=lambda s, t: t, normalise=lambda s, t: t.softmax(-1) / s.size.d_attention**0.5),
-    Mistake("softmax over queries", "the axis of the softmax", "The softmax runs over the queries, not over the keys.", normalise=lambda s, t: t.softmax(-2)),
-    Mistake("softmax twice", "the softmax", "The softmax is applied twice.", normalise=lambda s, t: t.softmax(-1).softmax(-1)),
-    Mistake("no softmax", "the softmax", "There is no softmax: raw scores weigh the values.", normalise=lambda s, t: t.nan_to_num(neginf=0.0)),
-    Mistake("log softmax", "the softmax", "The logarithm of the softmax weighs the values.", normalise=lambda s, t: t.log_softmax(-1)),
-    Mistake("NaN replaced by 0", "the softmax", "Rows of NaN are patched over with zeros: some query sees no key at all.", hide=lambda s, t: t.masked_fill(beside(t, 0), -math.inf), normalise=lambda s, t: t.softmax(-1).nan_to_num(0.0)),
-    Mistake("q and k swapped", "queries and keys", "Queries and keys have changed places.", project=projecting("kqv")),
-    Mistake("scores transposed", "the scores", "The scores are transposed: rows are keys, not queries.", scores=lambda s, q, k: k @ q.transpose(-1, -2)),
+    Mistake("no causal mask", hide=lambda s, t: t),
+    Mistake("mask inverted", hide=lambda s, t: t.masked_fill(~s.future(t), -math.inf)),
+    Mistake("mask inverted in scaled_dot_product_attention", hide=lambda s, t: t.masked_fill(~s.future(t), -math.inf), normalise=lambda s, t: t.softmax(-1).nan_to_num(0.0)),
+    Mistake("diagonal masked", hide=lambda s, t: t.masked_fill(beside(t, 0), -math.inf)),
+    Mistake("diagonal masked, finite", hide=lambda s, t: t.masked_fill(beside(t, 0), -1e9)),
+    Mistake("one future token seen", hide=lambda s, t: t.masked_fill(beside(t, 2), -math.inf)),
+    Mistake("mask added as ones", hide=lambda s, t: t + ~s.future(t)),
+    Mistake("mask multiplied", hide=lambda s, t: t * ~s.future(t)),
+    Mistake("mask filled with the smallest positive number", hide=lambda s, t: t.masked_fill(s.future(t), torch.finfo(torch.float32).tiny)),
+    Mistake("mask of plus infinity", hide=lambda s, t: t.masked_fill(s.future(t), math.inf)),
+    Mistake("mask of 1e9", hide=lambda s, t: t.masked_fill(s.future(t), 1e9)),
+    Mistake("mask not sliced", hide=lambda s, t: t.masked_fill(torch.ones(s.size.context_length, s.size.context_length, dtype=torch.bool).triu(1), -math.inf)),
+    Mistake("additive mask multiplied", hide=lambda s, t: t * torch.zeros(t.shape[-2:], dtype=t.dtype).masked_fill(s.future(t), -math.inf)),
+    Mistake("mask after softmax", hide=lambda s, t: t, normalise=lambda s, t: t.softmax(-1).masked_fill(s.future(t), 0.0)),
+    Mistake("minus infinity after softmax", hide=lambda s, t: t, normalise=lambda s, t: t.softmax(-1).masked_fill(s.future(t), -math.inf)),
+    Mistake("scale after softmax", scale=lambda s, t: t, normalise=lambda s, t: t.softmax(-1) / s.size.d_attention**0.5),
+    Mistake("softmax over queries", normalise=lambda s, t: t.softmax(-2)),
+    Mistake("softmax twice", normalise=lambda s, t: t.softmax(-1).softmax(-1)),
+    Mistake("no softmax", normalise=lambda s, t: t.nan_to_num(neginf=0.0)),
+    Mistake("log softmax", normalise=lambda s, t: t.log_softmax(-1)),
+    Mistake("NaN replaced by 0", hide=lambda s, t: t.masked_fill(beside(t, 0), -math.inf), normalise=lambda s, t: t.softmax(-1).nan_to_num(0.0)),
+    Mistake("q and k swapped", project=projecting("kqv")),
+    Mistake("scores transposed", scores=lambda s, q, k: k @ q.transpose(-1, -2)),
     *(Mistake(f"{name} and v swapped", f"{words} and values", f"{words.capitalize()} and values have changed places.", project=projecting(matrices)) for name, words, matrices in (("k", "keys", "qvk"), ("q", "queries", "vkq"))),
     *(Mistake(f"W_{name} for {QKV[to]} too", f"the {QKV[to]}", f"{QKV[to].capitalize()} are made with the matrix of the {QKV[name]}.", project=projecting("qkv".replace(to, name))) for name, to in permutations(QKV, 2)),
     *(Mistake(f"W_{name} for all three", "queries, keys and values", f"One matrix, W_{name}, makes queries, keys and values.", project=projecting(name * 3)) for name in QKV),
-    Mistake("no biases of q, k and v", "queries, keys and values", "The biases of the three projections are not added.", project=projecting(biasless="qkv")),
+    Mistake("no biases of q, k and v", project=projecting(biasless="qkv")),
     *(Mistake(f"no bias of {name}", f"the {QKV[name]}", f"The bias of the {QKV[name]} is not added.", project=projecting(biasless=name)) for name in "qv"),
-    Mistake("values not projected", "the values", "The values are the input itself, without W_v.", project=lambda s, p, x: (s.linear(p + "W_q", x), s.linear(p + "W_k", x), x)),
-    Mistake("heads cut by view without transposing", HEADS, "Heads are cut by a reshape straight to (batch, head, seq, width): positions and heads are mixed up.", cut=lambda s, t: t.reshape(t.shape[0], s.size.n_heads, t.shape[1], -1)),
-    Mistake("heads dealt out column by column", HEADS, "Head h takes every n_heads-th column; it has to take a run of neighbouring ones.", cut=deal_heads),
-    Mistake("columns dealt out and joined back", HEADS, "The two axes of the heads are mislabelled, in cutting and in joining: head h takes every n_heads-th column.", cut=deal_heads, join=join_dealt),
-    Mistake("one head", HEADS, "The input is not cut into heads: there is one head of the full width.", cut=lambda s, t: t[:, None], join=lambda s, z: z[:, 0]),
-    Mistake("heads attend to heads", HEADS, "Heads attend to heads at each position: an axis was not transposed before the product.", cut=heads_last, hide=lambda s, t: t, join=lambda s, z: z.flatten(2)),
-    Mistake("heads attend to heads, masked", HEADS, "Heads attend to heads at each position: an axis was not transposed before the product.", cut=heads_last, join=lambda s, z: z.flatten(2)),
-    Mistake("number and width of heads exchanged in cutting", HEADS, "The number of heads and their width have changed places.", cut=lambda s, t: t.reshape(*t.shape[:2], s.size.d_attention, s.size.n_heads).transpose(1, 2)),
-    Mistake("heads joined without transposing", HEADS, "Heads are joined by a reshape without transposing first: positions and heads are mixed up.", join=lambda s, z: z.reshape(z.shape[0], z.shape[2], -1)),
-    Mistake("heads joined column by column", HEADS, "The joined heads are interleaved; each has to stay a run of neighbouring columns.", join=join_dealt),
-    Mistake("heads not joined", HEADS, "The heads are not joined: the result has four axes.", join=lambda s, z: z, output=lambda s, p, z: z),
+    Mistake("values not projected", project=lambda s, p, x: (s.linear(p + "W_q", x), s.linear(p + "W_k", x), x)),
+    Mistake("heads cut by view without transposing", cut=lambda s, t: t.reshape(t.shape[0], s.size.n_heads, t.shape[1], -1)),
+    Mistake("heads dealt out column by column", cut=deal_heads),
+    Mistake("columns dealt out and joined back", cut=deal_heads, join=join_dealt),
+    Mistake("one head", cut=lambda s, t: t[:, None], join=lambda s, z: z[:, 0]),
+    Mistake("heads attend to heads", cut=heads_last, hide=lambda s, t: t, join=lambda s, z: z.flatten(2)),
+    Mistake("heads attend to heads, masked", cut=heads_last, join=lambda s, z: z.flatten(2)),
+    Mistake("number and width of heads exchanged in cutting", cut=lambda s, t: t.reshape(*t.shape[:2], s.size.d_attention, s.size.n_heads).transpose(1, 2)),
+    Mistake("heads joined without transposing", join=lambda s, z: z.reshape(z.shape[0], z.shape[2], -1)),
+    Mistake("heads joined column by column", join=join_dealt),
+    Mistake("heads not joined", join=lambda s, z: z, output=lambda s, p, z: z),
     *(Mistake(f"{' and '.join(f'W_{name}' for name in names)} not transposed", "the projections", "A projection is written by hand, and multiplies by the stored matrix instead of its transpose.", project=projecting(untransposed=names)) for names in ("q", "k", "v", "qkv")),
-    Mistake("W_o not transposed", "W_o", "The output projection multiplies by the stored matrix instead of its transpose.", output=lambda s, p, z: z @ s.w[p + "W_o.weight"] + s.w[p + "W_o.bias"]),
-    Mistake("no output projection", "W_o", "The output projection W_o is not applied.", output=lambda s, p, z: z),
-    Mistake("W_o without bias", "W_o", "The bias of W_o is not added.", output=lambda s, p, z: z @ s.w[p + "W_o.weight"].T),
-    Mistake("residual inside attention", "the result", "The input is added inside attention; the residual sum belongs to the block.", attention=lambda s, p, x: x + Computation.attention(s, p, x)),
+    Mistake("W_o not transposed", output=lambda s, p, z: z @ s.w[p + "W_o.weight"] + s.w[p + "W_o.bias"]),
+    Mistake("no output projection", output=lambda s, p, z: z),
+    Mistake("W_o without bias", output=lambda s, p, z: z @ s.w[p + "W_o.weight"].T),
+    Mistake("residual inside attention", attention=lambda s, p, x: x + Computation.attention(s, p, x)),
 ]  # fmt: skip
 
 
@@ -246,50 +249,52 @@ def final(method: str, change: Method) -> Change:
 
 P, T, B = "the position embeddings", "the token embeddings", "the loop over the blocks"
 FORWARD = [
-    Mistake("no position embeddings", P, "The position embeddings are not added.", positions=lambda s, ids: torch.zeros(())),
-    Mistake("positions from 1", P, "Positions are counted from 1.", positions=positioned(lambda s, ids: torch.arange(1, ids.shape[1] + 1))),
-    Mistake("positions from 1, modulo the context", P, "Positions are counted from 1, and the last one is 0 again.", positions=positioned(lambda s, ids: torch.arange(1, ids.shape[1] + 1) % s.size.context_length)),
-    Mistake("positions from the batch axis", P, "Positions are counted along the batch: all tokens of a row have the same one.", positions=positioned(lambda s, ids: torch.arange(ids.shape[0])[:, None])),
-    Mistake("whole position table", P, "The whole position table is added, whatever the length of the input.", positions=lambda s, ids: s.w["position_embeddings.weight"].expand(ids.shape[0], -1, -1)),
-    Mistake("token embeddings times the root of d_model", T, "The token embeddings are multiplied by the root of d_model, as in the first transformer; GPT-2 does not.", tokens=lambda s, ids: s.w["embeddings.weight"][ids] * s.size.d_model**0.5),
-    Mistake("no blocks", B, "The blocks are not applied.", layers=lambda s, n: []),
-    Mistake("first block only", B, "Only the first block is applied.", layers=lambda s, n: [0]),
-    Mistake("last block skipped", B, "The last block is left out.", layers=lambda s, n: list(range(n - 1))),
-    Mistake("first block skipped", B, "The first block is left out.", layers=lambda s, n: list(range(1, n))),
-    Mistake("first block each time", B, "The first block is applied n times instead of each block once.", layers=lambda s, n: [0] * n),
-    Mistake("last block each time", B, "The last block is applied n times instead of each block once; perhaps one block object stands in all places.", layers=lambda s, n: [n - 1] * n),
-    Mistake("each block reads the embeddings", B, "Every block reads the embeddings: the result of the one before is thrown away.", backbone=lambda s, x: s.block(f"backbone.{s.size.n_layers - 1}.", x)),
-    Mistake("no final norm", "the final norm", "The final norm is not applied.", final_norm=lambda s, x: x),
-    *(Mistake(f"final {name}" if name[0] != "R" else "final RMS norm", "the final norm", what, final_norm=final(method, f)) for name, what, method, f in NORM_MISTAKES if "eps" not in name),  # its input is too large for eps to show
-    Mistake("head tied to the embeddings", "the head", "The logits are made with the embeddings; lm_head is a matrix of its own here.", head=lambda s, x: x @ s.w["embeddings.weight"].T),
-    Mistake("no head", "the head", "The head is not applied: vectors of d_model come back, not a score for each token.", head=lambda s, x: x),
-    Mistake("log softmax returned", "the result", "Log-probabilities come back, not logits.", after=lambda s, y: y.log_softmax(-1)),
-    Mistake("argmax returned", "the result", "The likeliest tokens come back, not logits.", after=lambda s, y: y.argmax(-1)),
-    Mistake("logits flattened", "the result", "The axes of batch and positions are merged in the result.", after=lambda s, y: y.flatten(0, 1)),
+    Mistake("no position embeddings", positions=lambda s, ids: torch.zeros(())),
+    Mistake("positions from 1", positions=positioned(lambda s, ids: torch.arange(1, ids.shape[1] + 1))),
+    Mistake("positions from 1, modulo the context", positions=positioned(lambda s, ids: torch.arange(1, ids.shape[1] + 1) % s.size.context_length)),
+    Mistake("positions from the batch axis", positions=positioned(lambda s, ids: torch.arange(ids.shape[0])[:, None])),
+    Mistake("whole position table", positions=lambda s, ids: s.w["position_embeddings.weight"].expand(ids.shape[0], -1, -1)),
+    Mistake("token embeddings times the root of d_model", tokens=lambda s, ids: s.w["embeddings.weight"][ids] * s.size.d_model**0.5),
+    Mistake("no blocks", layers=lambda s, n: []),
+    Mistake("first block only", layers=lambda s, n: [0]),
+    Mistake("last block skipped", layers=lambda s, n: list(range(n - 1))),
+    Mistake("first block skipped", layers=lambda s, n: list(range(1, n))),
+    Mistake("first block each time", layers=lambda s, n: [0] * n),
+    Mistake("last block each time", layers=lambda s, n: [n - 1] * n),
+    Mistake("each block reads the embeddings", backbone=lambda s, x: s.block(f"backbone.{s.size.n_layers - 1}.", x)),
+    Mistake("no final norm", final_norm=lambda s, x: x),
+    *(Mistake(f"final {name}" if name[0] != "R" else "final RMS norm", "the final norm", what, final_norm=final(method, f)) for name, what, method, f in NORM_MISTAKES),
+    Mistake("head tied to the embeddings", head=lambda s, x: x @ s.w["embeddings.weight"].T),
+    Mistake("no head", head=lambda s, x: x),
+    Mistake("log softmax returned", after=lambda s, y: y.log_softmax(-1)),
+    Mistake("argmax returned", after=lambda s, y: y.argmax(-1)),
+    Mistake("logits flattened", after=lambda s, y: y.flatten(0, 1)),
 ]  # fmt: skip
 
 
 C, R = "the choice of the next token", "the text that comes back"
 GENERATE = [
-    Mistake("row 0's token for every row", C, "Every row gets the token that the first row chose.", choose=lambda s, y: y[:1].argmax(-1, keepdim=True).expand(y.shape[0], 1)),
-    Mistake("logits of the first position", C, "The logits of the first position choose the token.", last=lambda s, y: y[:, 0]),
-    Mistake("second-last position", C, "The logits of the second-last position choose the token, wherever there are two.", last=lambda s, y: y[:, -2 if y.shape[1] > 1 else -1]),
-    Mistake("argmax over the batch", C, "The maximum is taken over the batch axis: row numbers are used as tokens.", choose=lambda s, y: y.argmax(0)[: y.shape[0], None]),
-    Mistake("argmax over positions", C, "The maximum is taken over the positions, not over the vocabulary.", last=lambda s, y: y, choose=lambda s, y: y.argmax(1)[:, -1:]),
-    Mistake("logits for tokens", C, "The value of the highest logit is appended instead of its token.", choose=lambda s, y: y.max(-1, keepdim=True).values.long()),
-    Mistake("context does not grow", "what the model is given at each step", "The model is given the prompt alone at each step: the same token comes again and again.", context=lambda s, text, ids, n: s.window(ids)),
-    Mistake("only the last token as context", "what the model is given at each step", "Each step gives the model the last token alone.", window=lambda s, ids: ids[:, -1:]),
-    Mistake("prompt at first, then the last token alone", "what the model is given at each step", "After the first step the model is given the new token alone.", context=lambda s, text, ids, n: s.window(ids) if text is ids else text[:, -1:]),
-    Mistake("last token missing in the context", "what the model is given at each step", "The model is given the text without its last token.", window=lambda s, ids: ids[:, :-1] if ids.shape[1] > 1 else ids),
-    Mistake("all tokens from one pass", "what the model is given at each step", "All new tokens are read from one pass over the prompt.", result=lambda s, t, p: torch.cat([p, s.forward(s.window(p)).argmax(-1)[:, p.shape[1] - t.shape[1] :]], 1)),
-    Mistake("only new tokens returned", R, "Only the new tokens come back; the prompt has to come first.", result=lambda s, t, p: t[:, p.shape[1] :]),
-    Mistake("batch axis dropped", R, "The first row comes back without the batch axis.", result=lambda s, t, p: t[0]),
-    Mistake("floats returned", R, "Tokens come back as floating-point numbers.", result=lambda s, t, p: t.double()),
-    Mistake("returned text cropped", R, "The returned text is cut to the context, so that the beginning of the prompt is lost; only what the model is given may be cut.", append=lambda s, ids, t: torch.cat([s.window(ids), t], 1)),
-    Mistake("num_new_tokens taken as the total length", "the number of new tokens", "num_new_tokens is taken as the length of the whole text.", count=lambda s, ids, n: n - ids.shape[1]),
-    Mistake("one token too few", "the number of new tokens", "One token too few is made.", count=lambda s, ids, n: n - 1),
-    Mistake("one token too many", "the number of new tokens", "One token too many is made.", count=lambda s, ids, n: n + 1),
-    Mistake("one token only", "the number of new tokens", "One token is made, whatever num_new_tokens says.", count=lambda s, ids, n: 1),
+    Mistake("row 0's token for every row", choose=lambda s, y: y[:1].argmax(-1, keepdim=True).expand(y.shape[0], 1)),
+    Mistake("logits of the first position", last=lambda s, y: y[:, 0]),
+    Mistake("second-last position", last=lambda s, y: y[:, -2 if y.shape[1] > 1 else -1]),
+    Mistake("argmax over the batch", choose=lambda s, y: y.argmax(0)[: y.shape[0], None]),
+    Mistake("argmax over positions", last=lambda s, y: y, choose=lambda s, y: y.argmax(1)[:, -1:]),
+    Mistake("logits for tokens", choose=lambda s, y: y.max(-1, keepdim=True).values.long()),
+    Mistake("context does not grow", context=lambda s, text, ids, n: s.window(ids)),
+    Mistake("only the last token as context", window=lambda s, ids: ids[:, -1:]),
+    Mistake("prompt at first, then the last token alone", context=lambda s, text, ids, n: s.window(ids) if text is ids else text[:, -1:]),
+    Mistake("last token missing in the context", window=lambda s, ids: ids[:, :-1] if ids.shape[1] > 1 else ids),
+    Mistake("all tokens from one pass", result=lambda s, t, p: torch.cat([p, s.forward(s.window(p)).argmax(-1)[:, p.shape[1] - t.shape[1] :]], 1)),
+    Mistake("only new tokens returned", result=lambda s, t, p: t[:, p.shape[1] :]),
+    Mistake("batch axis dropped", result=lambda s, t, p: t[0]),
+    Mistake("floats returned", result=lambda s, t, p: t.double()),
+    Mistake("returned text cropped", append=lambda s, ids, t: torch.cat([s.window(ids), t], 1)),
+    Mistake("num_new_tokens taken as the total length", count=lambda s, ids, n: n - ids.shape[1]),
+    Mistake("one token at least", count=lambda s, ids, n: max(1, n)),
+    Mistake("stops at the end of a text", count=lambda s, ids, n: 1 if s.size.vocab_size > 50_256 else n),
+    Mistake("one token too few", count=lambda s, ids, n: n - 1),
+    Mistake("one token too many", count=lambda s, ids, n: n + 1),
+    Mistake("one token only", count=lambda s, ids, n: 1),
 ]  # fmt: skip
 
 
@@ -301,27 +306,31 @@ def scrambled(self: Computation, logits: Tensor, targets: Tensor) -> Tensor:
 
 S, L = "which logits are held against which tokens", "the mean"
 LOSS = [
-    Mistake("no shift", S, "There is no shift: each position is held against its own token, which it has seen.", align=lambda s, y, t: (y, t)),
-    Mistake("no shift, last position left out", S, "There is no shift: each position is held against its own token, which it has seen.", align=lambda s, y, t: (y[:, :-1], t[:, :-1])),
-    Mistake("no shift, first position left out", S, "There is no shift: each position is held against its own token, which it has seen.", align=lambda s, y, t: (y[:, 1:], t[:, 1:])),
-    Mistake("shift twice", S, "The shift is made twice: each position is held against the token after the next.", align=lambda s, y, t: (y[:, :-2], t[:, 2:])),
-    Mistake("shift the wrong way", S, "The shift goes the wrong way: each position is held against the token before it.", align=lambda s, y, t: (y[:, 1:], t[:, :-1])),
-    Mistake("targets rolled", S, "The targets are rolled: the last position is held against the row's first token.", align=lambda s, y, t: (y, t.roll(-1, 1))),
-    Mistake("shift after flattening", S, "The shift is made after the rows were joined: the end of a row predicts the next row's start.", align=lambda s, y, t: (y.flatten(0, 1)[None, :-1], t.flatten()[None, 1:])),
-    Mistake("no shift, first token left out", S, "There is no shift: the model is given the very tokens that it is held against.", seen=lambda s, ids: ids[:, 1:], align=lambda s, y, t: (y, t[:, 1:])),
-    Mistake("softmax before cross entropy", "the cross entropy", "Cross entropy is given probabilities; it makes its own from logits.", surprise=lambda s, y, t: Computation.surprise(s, y.softmax(-1), t)),
-    Mistake("sign", "the cross entropy", "The sign is wrong: this is the log-likelihood.", finish=lambda s, x, t: -x),
-    Mistake("bits for nats", "the cross entropy", "The logarithm has base 2.", finish=lambda s, x, t: x / math.log(2)),
-    Mistake("probability for its logarithm", "the cross entropy", "The logarithm is missing: probabilities are averaged.", surprise=lambda s, y, t: -(-Computation.surprise(s, y, t)).exp()),
-    Mistake("raw logits of the targets", "the cross entropy", "The softmax is missing: raw logits of the targets are averaged.", surprise=lambda s, y, t: -y.gather(-1, t[..., None])[..., 0]),
-    Mistake("vocabulary and positions mixed up", "the cross entropy", "The logits are reshaped where they have to be transposed: vocabulary and positions are mixed up.", surprise=scrambled),
-    Mistake("sum for mean", L, "The losses are summed, not averaged.", reduce=lambda s, x, t: x.sum()),
-    Mistake("sum over positions", L, "The losses are summed over the positions and averaged over the rows.", reduce=lambda s, x, t: x.sum() / x.shape[0]),
-    Mistake("divided by all positions", L, "The sum is divided by all positions, though the last makes no prediction.", reduce=lambda s, x, t: x.sum() / (x.shape[0] * (x.shape[1] + 1))),
-    Mistake("divided by the batch size once more", L, "The mean is divided by the batch size once more.", finish=lambda s, x, t: x / t.shape[0]),
-    Mistake("token 0 ignored", L, "Token 0 is left out of the mean, as if it were padding.", reduce=lambda s, x, t: x[t != 0].mean()),
-    Mistake("a loss per position", L, "The losses are not averaged: a number per position comes back.", reduce=lambda s, x, t: x),
-    Mistake("perplexity", L, "The exponential of the loss comes back (the perplexity).", finish=lambda s, x, t: x.exp()),
+    Mistake("no shift", align=lambda s, y, t: (y, t)),
+    Mistake("no shift, last position left out", align=lambda s, y, t: (y[:, :-1], t[:, :-1])),
+    Mistake("no shift, first position left out", align=lambda s, y, t: (y[:, 1:], t[:, 1:])),
+    Mistake("shift twice", align=lambda s, y, t: (y[:, :-2], t[:, 2:])),
+    Mistake("shift the wrong way", align=lambda s, y, t: (y[:, 1:], t[:, :-1])),
+    Mistake("targets rolled", align=lambda s, y, t: (y, t.roll(-1, 1))),
+    Mistake("shift after flattening", align=lambda s, y, t: (y.flatten(0, 1)[None, :-1], t.flatten()[None, 1:])),
+    Mistake("no shift, first token left out", seen=lambda s, ids: ids[:, 1:], align=lambda s, y, t: (y, t[:, 1:])),
+    Mistake("softmax before cross entropy", surprise=lambda s, y, t: Computation.surprise(s, y.softmax(-1), t)),
+    Mistake("sign", finish=lambda s, x, t: -x),
+    Mistake("bits for nats", finish=lambda s, x, t: x / math.log(2)),
+    Mistake("probability for its logarithm", surprise=lambda s, y, t: -(-Computation.surprise(s, y, t)).exp()),
+    Mistake("raw logits of the targets", surprise=lambda s, y, t: -y.gather(-1, t[..., None])[..., 0]),
+    Mistake("vocabulary and positions mixed up", surprise=scrambled),
+    Mistake("sum for mean", reduce=lambda s, x, t: x.sum()),
+    Mistake("sum over positions", reduce=lambda s, x, t: x.sum() / x.shape[0]),
+    Mistake("divided by all positions", reduce=lambda s, x, t: x.sum() / (x.shape[0] * (x.shape[1] + 1))),
+    Mistake("divided by the batch size once more", finish=lambda s, x, t: x / t.shape[0]),
+    Mistake("token 0 ignored", reduce=lambda s, x, t: x[t != 0].mean()),
+    Mistake("last token ignored", reduce=lambda s, x, t: x[t != s.size.vocab_size - 1].mean()),
+    Mistake("token 50256 ignored", reduce=lambda s, x, t: x[t != 50_256].mean()),
+    Mistake("last prediction left out", align=lambda s, y, t: (y[:, :-2], t[:, 1:-1])),
+    Mistake("first prediction left out", align=lambda s, y, t: (y[:, 1:-1], t[:, 2:])),
+    Mistake("a loss per position", reduce=lambda s, x, t: x),
+    Mistake("perplexity", finish=lambda s, x, t: x.exp()),
 ]  # fmt: skip
 
 MISTAKES = {
@@ -361,6 +370,29 @@ def cut(
     return Mistake(name, where, sentence, **{method: by(method) for method in methods} | changes)
 
 
+def statistics(mean: bool, deviation: bool) -> Method:
+    """The right norm, whose mean or deviation carries no gradient."""
+
+    def norm(self: Computation, name: str, x: Tensor) -> Tensor:
+        m, d = x.mean(-1, keepdim=True), torch.sqrt(x.var(-1, keepdim=True, correction=0) + self.eps())
+        return self.affine(name, (x - (m.detach() if mean else m)) / (d.detach() if deviation else d))
+
+    return norm
+
+
+STATISTICS = (("norm statistics", True, True), ("norm deviation", False, True), ("norm mean", True, False))
+
+
+def unlearned(token: int) -> Method:
+    """The right embeddings; that of one token carries no gradient."""
+
+    def tokens(self: Computation, ids: Tensor) -> Tensor:
+        made = Computation.tokens(self, ids)
+        return torch.where((ids == token % self.size.vocab_size)[..., None], made.detach(), made)
+
+    return tokens
+
+
 RESULT = "the result"
 GRADIENTS: dict[str, list[Mistake]] = {
     "gelu": [
@@ -375,11 +407,14 @@ GRADIENTS: dict[str, list[Mistake]] = {
         cut("no gradient", "CausalAttention.forward", "output", what=RESULT),
         cut("pattern detached", "scores and softmax", "pattern", what="the pattern of attention"),
         cut("input detached", "what goes into W_q, W_k and W_v", "project", by=of_detached, what="the input"),
+        *(cut(f"input of {' and '.join(f'W_{n}' for n in names)} detached", f"what goes into {' and '.join(f'W_{n}' for n in names)}", project=lambda s, p, x, names=names: tuple(s.linear(f"{p}W_{n}", x.detach() if n in names else x) for n in "qkv")) for names in ("qk", "q", "k", "v")),
         *(cut(f"{words} detached", f"the {words}", what=f"what {name} returns", project=lambda s, p, x, name=name: tuple(t.detach() if n == name else t for n, t in zip(("W_q", "W_k", "W_v"), Computation.project(s, p, x), strict=True))) for name, words in (("W_q", "queries"), ("W_k", "keys"), ("W_v", "values"))),
     ],
     "block": [
         cut("no gradient", "DecoderBlock.forward", "second_half", what=RESULT),
         *(cut("residual detached" + at, "the residual sums", what=f"the stream that is added to in {where}", **halves(lambda x, norm, part: x.detach() + part(norm(x)), at)) for at, where in PLACES.items()),
+        *(cut(f"input of {words} detached", f"what goes into {words}", method, by=of_detached) for words, method in (("attention", "attend"), ("the MLP", "think"))),
+        *(cut(f"{words} detached", "the norms", norm=statistics(mean, deviation), what=f"the {words.removeprefix('norm ')}") for words, mean, deviation in STATISTICS),
         cut("attention under no_grad", "the attention half of the block", "attend", what="what attention returns"),
         cut("MLP under no_grad", "the MLP half of the block", "think", what="what the MLP returns"),
         cut("input detached", "the block's input", "first_half", by=of_detached),
@@ -388,6 +423,9 @@ GRADIENTS: dict[str, list[Mistake]] = {
     "forward": [
         cut("no gradient", "Transformer.forward", "head", what=RESULT),
         cut("embeddings detached", "what goes into the blocks", "embed"),
+        cut("embedding of token 0 not trained", "the token embeddings", what="the embedding of token 0, as padding_idx=0 does it,", tokens=unlearned(0)),
+        cut("embedding of the last token not trained", "the token embeddings", what="the embedding of the last token, as padding_idx does it,", tokens=unlearned(-1)),
+        *(cut(f"final {words} detached", "the final norm", final_norm=final("norm", statistics(mean, deviation)), what=f"the {words.removeprefix('norm ')} of the final norm") for words, mean, deviation in STATISTICS),
         cut("blocks under no_grad", "what comes out of the blocks", "backbone"),
         cut("stream detached before each block", "the loop over the blocks", "block", by=of_detached, what="what goes into each block"),
     ],

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import torch
+
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
-from hectogpt.grade.calls import Call, Transcript, listed, pattern, short
-from hectogpt.grade.computation import symptoms
-from hectogpt.grade.explain import by_answer, by_words, diagnose
-from hectogpt.grade.laws import Setting
+from hectogpt.grade.calls import Call, Transcript, difference, listed, pattern, short
+from hectogpt.grade.computation import sentences, symptoms
+from hectogpt.grade.explain import SIDE_EFFECTS, by_answer, by_words, diagnose
+from hectogpt.grade.laws import given
 from hectogpt.grade.result import Diagnosis, Finding, Outcome, PartResult
 from hectogpt.grade.run_part import Answer
-from hectogpt.grade.train_case import BATCHES, MISTAKES, Run, close, curve
+from hectogpt.grade.train_case import curve, runs_of
+from hectogpt.grade.watch import Run
+from hectogpt.grade.watch import judge as judge_runs
 
 
 def judge(transcript: Transcript) -> tuple[PartResult, ...]:
@@ -29,7 +33,7 @@ def judge_part(part: str, transcript: Transcript) -> PartResult:
         words = f"{module}.py cannot be imported: {describe(error)}"
         if error.kind == "memory":
             return PartResult(part, "out of memory", words)
-        return PartResult(part, "blocked", words, diagnosis=by_answer(part, error))
+        return PartResult(part, "blocked", words, diagnosis=by_answer(part, error, importing=True))
     settings = laws.settings_of(part)
     if ended := next((transcript.ends[one.name] for one in settings if one.name in transcript.ends), None):
         return PartResult(part, *ended, diagnosis=by_words(part, ": ".join(ended)))
@@ -42,12 +46,14 @@ def judge_part(part: str, transcript: Transcript) -> PartResult:
     for made, findings in ((patched, found), (own, findings_of(own))):  # its own lower parts may have other arguments
         if made and not any(finding.counts for finding in findings):
             return PartResult(part, "passed", "", tuple(findings))
-    counted = [call for calls in patched for call in calls if call.setting.counts]
+    counted = [call for calls in patched for call in calls if does_count(calls)]
     outcome, reason = outcome_of(part, [call.answer for call in counted], transcript)
     if outcome in ("not started", "blocked"):
         return PartResult(part, outcome, reason)
     broken = tuple(finding for finding in found if finding.counts)  # the notes say the same of other inputs
-    return PartResult(part, outcome, reason, broken, diagnose(part, counted) if outcome == "failed" else None)
+    named = diagnose(part, counted) if outcome == "failed" else by_answer(part, counted[0].answer)
+    named = None if outcome == "changed" and named and named.names == ("parameters renamed",) else named
+    return PartResult(part, outcome, reason, broken, named)
 
 
 def outcome_of(part: str, answers: list[Answer], transcript: Transcript) -> tuple[Outcome, str]:
@@ -93,6 +99,9 @@ def describe(answer: Answer) -> str:
 # --- laws that are broken ---------------------------------------------------------------------------------------------
 
 DIFFERENTIATED = "Training differentiates it: the gradient of the input and of every weight is that of the formula."
+NO_GRADIENT = "the result carries no gradient"
+NO_DROPOUT = "The assignment's model has no dropout."
+LEFT_ALONE = "A function leaves what belongs to its caller as it is."
 BY_NAME_CALLED = "The course's own tests call generate(x=..., num_new_tokens=...) and get_loss_on_batch(input_ids=...)."
 
 
@@ -100,14 +109,26 @@ def findings_of(made: list[list[Call]]) -> list[Finding]:
     """The broken laws, by the calls of each setting. A gradient counts where the values are right: that of wrong values
     is wrong."""
     found: list[Finding] = []
+    right: list[list[Call]] = []
     for calls, setting in ((calls, calls[0].setting) for calls in made):
-        if symptom := wrong_values(calls):
-            found.append(Finding(setting.law, symptom, setting.says, setting.counts or is_cropped(setting, calls)))
+        if not (symptom := wrong_values(calls)):
+            right.append(calls)
+        elif is_random(calls):
+            found.append(Finding("no dropout", symptom, NO_DROPOUT))
+        else:
+            brief = setting.law if setting.law != "values" else pattern(calls)
+            found.append(Finding(setting.law, symptom, setting.says, does_count(calls), brief))
     if not any(finding.counts for finding in found):
-        for calls in made:
-            if symptom := wrong_gradients(calls):
+        trains = any(calls[0].setting.train_mode and not wrong_gradients(calls) for calls in right)
+        for calls in right:
+            symptom = wrong_gradients(calls)
+            if symptom and not (trains and all(call.answer.backward.startswith(NO_GRADIENT) for call in calls)):
                 law = calls[0].setting.law.replace("values", "gradient")
                 found.append(Finding(law, symptom, DIFFERENTIATED, True))
+    for name in dict.fromkeys(name for calls in made for call in calls for name in call.answer.changed):
+        if name in SIDE_EFFECTS:
+            effect = SIDE_EFFECTS[name]
+            found.append(Finding(effect.name, effect.what, LEFT_ALONE, name != "the mode"))
     if names := next((c.answer.unnamed for calls in made for c in calls if c.setting.counts and c.answer.unnamed), ()):
         named = short(" and ".join(names), 60)
         words = f"it has no argument named {named}, which the course's own tests pass by name"
@@ -115,11 +136,33 @@ def findings_of(made: list[list[Call]]) -> list[Finding]:
     return found
 
 
-def is_cropped(setting: Setting, calls: list[Call]) -> bool:
-    """Past the context: an error is a note, and so is another choice; a text whose beginning is lost is wrong."""
-    if setting.part != "generate" or setting.train_mode:
-        return False
-    return all((yours := call.answer.tensor) is not None and yours.shape != call.right.shape for call in calls)
+def does_count(calls: list[Call]) -> bool:
+    """Whether these calls of a setting decide about points. Dropout does not.
+
+    Past the context, and without a new token, an error is a note, and so is another choice of tokens; a text that lacks
+    the prompt, or is too long, is wrong.
+    """
+    setting = calls[0].setting
+    if setting.counts or setting.part != "generate":
+        return setting.counts and not is_random(calls)
+
+    def is_text(call: Call) -> bool:
+        yours, prompt = call.answer.tensor, given(setting, call.number)
+        if yours is None:
+            return True
+        whole = yours.dim() == 2 and yours.shape[1] <= call.right.shape[1]
+        return whole and torch.equal(yours[:, : prompt.shape[1]], prompt)
+
+    return not all(map(is_text, calls))
+
+
+def is_random(calls: list[Call]) -> bool:
+    """Whether the same input gives another result the second time, as with dropout, in train mode."""
+    half = len(calls[0].setting.inputs)
+    made = [call.answer.tensor for call in calls]
+    pairs = [(one, two) for one, two in zip(made, made[half:], strict=False) if one is not None and two is not None]
+    is_model = calls[0].setting.part != "generate"  # which is given a forward pass without dropout
+    return is_model and calls[0].setting.train_mode and any(difference(one, two) > 1e-4 for one, two in pairs)
 
 
 # What was seen in the calls of a setting, "" where the law holds.
@@ -130,7 +173,7 @@ def wrong_values(calls: list[Call]) -> str:
         if call.answer.tensor is None:
             return describe(call.answer)
         if not call.is_right:
-            again = "the first input, given again: " if call is calls[-1] and call.place else ""
+            again = "an input that was given before: " if call.place >= len(call.setting.inputs) else ""
             return again + "; ".join(filter(None, (call.first_difference(), pattern(calls))))
     return ""
 
@@ -170,48 +213,25 @@ def judge_train(transcript: Transcript) -> PartResult:
         if after := next(filter(None, (answer.after for answer in answers)), ""):
             words = f"after the losses were recorded: {short(after)}"
             notes.append(Finding("to the end", words, "The function ends without an error."))
-        runs = []
-        for setting, (losses, norms) in zip(settings, made, strict=True):
-            numbers = (losses.numbers[""].float(), norms.numbers[""].float())
-            runs.append(Run(setting, *numbers, [[*batch] for batch in losses.batches]))
-        symptom, found = explain_curves(runs, notes)
+        try:
+            symptom, found = explain_runs(runs_of(made), notes)
+        except (KeyError, ValueError, IndexError, RuntimeError) as error:
+            symptom, found = f"what it did cannot be followed: {short(str(error))}", None
     if not symptom:
         return PartResult("train", "passed", "", tuple(notes))
     law = Finding(settings[0].law, symptom, settings[0].says, True)
     return PartResult("train", "failed", "", (law, *notes), found)
 
 
-def explain_curves(runs: list[Run], notes: list[Finding]) -> tuple[str, Diagnosis | None]:
-    """The symptom, "" if there is none, and the mistake. The first that holds: wrong batches, the right curve, a known
-    mistake, another optimizer or schedule."""
-    for run in runs:
-        for name, what in (row[1:] for row in BATCHES if row[0](run.batches)):
-            rows_taken = "; ".join(str(batch[:6]) for batch in run.batches[:3])
-            found = Diagnosis((name,), "how the text is cut into batches", what, effect=symptoms()["train"][name])
-            return f"rows of the text in the first steps: {rows_taken}", found
-    comparable = all(run.comparable for run in runs)
-    wrong = [run for run in runs if not comparable or run.difference()]
-    if not wrong:
+def explain_runs(runs: list[Run], notes: list[Finding]) -> tuple[str, Diagnosis | None]:
+    """The symptom, "" if there is none, and the mistake; another optimizer or schedule is a note."""
+    name, symptom = judge_runs(runs)
+    if name:
+        return symptom, Diagnosis((name,), **sentences()["loop"][name], effect=symptoms()["train"].get(name, ""))
+    others = [run.other_optimizer() for run in runs]
+    differs = next(filter(None, map(curve, runs)), "")
+    if not symptom and any(others) and (differs or runs[0].seen.optimizers):
+        words = next(filter(None, others))
+        notes.append(Finding("another optimizer or schedule", short(words), "The assignment's baseline uses AdamW."))
         return "", None
-    symptom = next(filter(None, (run.difference() for run in runs)), "losses and gradient norms differ")
-    # Some mistakes show in one of the two only.
-    if known := [loop for loop in MISTAKES if comparable and not any(run.difference(loop) for run in wrong)]:
-        first, *others = (loop.name for loop in known)
-        effect = symptoms()["train"][first]
-        return symptom, Diagnosis((first,), "the training loop", known[0].what, tuple(others), effect=effect)
-    if words := another_schedule(runs[0], comparable):
-        notes.append(Finding("another optimizer or schedule", words, "The assignment's baseline uses AdamW."))
-        return "", None
-    return symptom, None
-
-
-def another_schedule(run: Run, comparable: bool) -> str:
-    """In words that the first step is right and the loss falls, as with another optimizer or schedule; "" if not so."""
-    if min(len(run.losses), len(run.norms)) < 2 or not float(run.losses[-1]) < float(run.losses[0]):
-        return ""
-    if not comparable:
-        return "the loss falls, but what each step was trained on is not known: not comparable"
-    loss, norm = curve(run.setting, run.batches[:1])
-    if not (close(run.losses[:1], loss) and close(run.norms[:1], norm)):
-        return ""
-    return "the first step is right and the loss falls; the rest follows another optimizer or schedule: not comparable"
+    return symptom or differs, None

@@ -54,7 +54,7 @@ def text(result: Result, level: int = 3) -> str:
     lines = [f"{one(result.name)}: {result.points} of {result.max_points} points"]
     told = {""}  # a reason of several parts is told at the first
     for part in result.parts:
-        beside = "" if part.broken or part.reason in told else one(part.reason)
+        beside = "" if part.broken or part.reason in told or part.outcome == "not started" else one(part.reason)
         told.add(part.reason)
         lines.append(f"  {part.outcome:<14} {part.title:<30} {points(part):>5}  {beside}".rstrip())
         below = [(kind, words) for kind, words in hints(part, level) if kind != "reason" or part.broken]
@@ -65,7 +65,7 @@ def text(result: Result, level: int = 3) -> str:
         lines.append(f"  not installed here, replaced by stand-ins: {one(', '.join(result.missing_packages))}")
     lines += [f"  for the teacher: looks beyond its own code: {one(line)}" for line in result.looks]
     if any(part.broken for part in result.parts):
-        lines.append("  what a difference says, and how to get its input: docs/assignment-student.md, section 3")
+        lines.append('  what a difference says, and how to get its input: the kit\'s README.md, "What the numbers say"')
     return "\n".join(lines)
 
 
@@ -80,6 +80,7 @@ def line(result: Result) -> str:
         return text(result)
     words = f"{one(result.name)}: {result.points}/{result.max_points}  {wrongs(result)}".rstrip()
     fault = next((f" ({one(part.reason)})" for part in result.parts if part.outcome == "grader fault"), "")
+    words += f"  ({result.note_count} note{'s' * (result.note_count > 1)})" * bool(result.note_count)
     return words + fault + "  (looks beyond its own code, see the records)" * bool(result.looks)
 
 
@@ -108,13 +109,13 @@ def as_csv(found: list[Result]) -> str:
     cell starts a formula in a spreadsheet."""
     out = io.StringIO()
     parts = laws.GRADED
-    columns = ["name", "points", "max_points", *parts, *(f"{part} mistake" for part in parts), "not graded"]
+    columns = ["name", "points", "max_points", *parts, *(f"{part} mistake" for part in parts), "notes", "not graded"]
     writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
     writer.writeheader()
     most = max((result.max_points for result in found), default=0)
     for result in sorted(found, key=lambda r: r.name):
         row = {"name": result.name, "max_points": str(result.max_points or most), "not graded": result.fault}
-        row |= {} if result.fault else {"points": str(result.points)}
+        row |= {} if result.fault else {"points": str(result.points), "notes": str(result.note_count)}
         for part in result.parts:
             row |= {part.part: str(part.points), f"{part.part} mistake": part.mistake()}
         writer.writerow({name: cell(value) for name, value in row.items()})
@@ -196,7 +197,10 @@ def class_page(found: list[Result]) -> dict[str, Any]:
     largest = counted[0][2] if counted else 1
     mistakes = [[part, one(what), str(n), {"bar": n / largest}] for part, what, n in counted]
     by_part = [part_line(name, found) for name in laws.GRADED]
-    rows = [[{"text": one(r.name), "href": file_name(r)}, points(r), one(r.fault) or wrongs(r)] for r in found]
+    rows = [
+        [{"text": one(r.name), "href": file_name(r)}, points(r), str(r.note_count or ""), one(r.fault) or wrongs(r)]
+        for r in found
+    ]
     return {
         "title": f"{len(found)} submissions",
         "blocks": [
@@ -206,7 +210,7 @@ def class_page(found: list[Result]) -> dict[str, Any]:
             {"heading": "Parts"},
             {"table": {"head": ["part", "passed", "wrong", "not started or blocked"], "rows": by_part}},
             {"heading": "Submissions"},
-            {"table": {"head": ["name", "points", "wrong"], "rows": rows}},
+            {"table": {"head": ["name", "points", "notes", "wrong"], "rows": rows}},
         ],
     }
 

@@ -48,12 +48,13 @@ class Diagnosis:
 @dataclass(frozen=True)
 class Finding:
     """A law that was broken. symptom: what was seen, with numbers. says: the sentence that it rests on. counts: False
-    for a note."""
+    for a note. brief: the law, or where it is broken, in a few words for tables."""
 
     law: str
     symptom: str
     says: str
     counts: bool = False
+    brief: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,12 @@ class PartResult:
         return self.reason or next((finding.symptom for finding in self.broken), "no reason is known")
 
     def mistake(self) -> str:
-        """A short name for tables and counts: the diagnosis, else the outcome."""
+        """A short name for tables and counts: the diagnosis, else what was seen, else the outcome."""
         if self.outcome == "passed":
             return ""
-        return self.diagnosis.id if self.diagnosis else self.outcome
+        if self.diagnosis or self.outcome != "failed" or not self.broken:
+            return self.diagnosis.id if self.diagnosis else self.outcome
+        return f"{self.outcome}: {self.broken[0].brief or self.broken[0].law}"
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,10 @@ class Result:
     def max_points(self) -> int:
         """Of what was handed in."""
         return sum(part.max_points for part in self.parts if part.outcome != "not handed in")
+
+    @property
+    def note_count(self) -> int:
+        return sum(len(part.notes) for part in self.parts)
 
     def wrongs(self) -> list[tuple[str, str, str]]:
         """(name, title, mistake or outcome) of each part that is not passed; parts with one reason, a file that cannot

@@ -7,11 +7,13 @@ not spread; the same calls are made with the submission's own parts as well.
 from __future__ import annotations
 
 import inspect
+import io
+import math
 import os
 import random
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import ModuleType
@@ -32,6 +34,7 @@ from hectogpt.serialization import load
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 LARGEST = 2_000_000  # numbers in a result that is looked at
+MANY = 40  # calls of a part, see call_often
 
 # --- answers ----------------------------------------------------------------------------------------------------------
 
@@ -40,12 +43,19 @@ LARGEST = 2_000_000  # numbers in a result that is looked at
 class Answer:
     """What one call gave.
 
-    kind: error, other (no tensor), memory, or tensor. numbers: the result, without a name, and its gradients by name,
-    without those that none reaches. text: the message of an error, or what came instead of a tensor. error: its class.
-    line: where in the submission it arose, as "model_solution.py:88: code". building: whether the part could not even
-    be built. backward: why there are no gradients. absent: weights that the module lacks, or has in another shape.
-    unnamed: arguments that it has under other names. Of train(): batches, the rows of each; kept, whether the losses
-    hold their graph; after, an error after they were recorded."""
+    kind: error, other (no tensor), memory, or tensor.
+    numbers: the result, without a name, and its gradients by name, without those that none reaches.
+    text: the message of an error, or what came instead of a tensor. error: its class.
+    line: where in the submission it arose, as "model_solution.py:88: code".
+    building: whether the part could not even be built.
+    backward: why there are no gradients.
+    absent: weights that the module lacks, or has in another shape.
+    unnamed: arguments that it has under other names.
+    changed: what the call leaves changed, "the input" say.
+
+    Of train(): kept: whether the losses hold their graph. after: an error after they were recorded. optimizers: their
+    classes. plain: see watch.Seen.
+    """
 
     kind: Literal["error", "other", "memory", "tensor"]
     numbers: dict[str, Tensor] = field(default_factory=dict)
@@ -56,7 +66,9 @@ class Answer:
     backward: str = ""
     absent: tuple[str, ...] = ()
     unnamed: tuple[str, ...] = ()
-    batches: tuple[tuple[int, ...], ...] = ()
+    changed: tuple[str, ...] = ()
+    optimizers: tuple[str, ...] = ()
+    plain: bool = True
     kept: bool = False
     after: str = ""
 
@@ -177,15 +189,27 @@ def config(solution: ModuleType, size: Size) -> Any:
 
 
 # Parameters of the parts right below the judged one, which a mistake there may have renamed or reshaped.
-BELOW = {"block": ("mlp.", "attention."), **dict.fromkeys(("forward", "generate", "loss", "train"), ("backbone.",))}
+WHOLE = ("generate", "loss", "train")  # what rests on the whole forward pass
+BELOW = {"block": ("mlp.", "attention."), **dict.fromkeys(("forward", *WHOLE), ("backbone.",))}
 
 
 def fill(module: nn.Module, setting: Setting, dtype: torch.dtype, patched: bool = False) -> None:
-    """Our weights into the module, in the dtype. Raises LookupError for a parameter that is missing, that we do not
-    know, or that has another shape; if the parts below are to be patched, not for theirs, but all of a block's must
-    not be missing."""
+    """Copy our weights into the module, in the dtype.
+
+    Raises LookupError for a parameter that is missing, that we do not know, that has another shape, or that has two
+    names. If the parts below are to be patched, theirs may differ, but all of a block's must not be missing. Where the
+    whole forward pass is patched, the constructor's mistakes are those of `forward` alone.
+    """
     module.to(dtype)
     state, own = state_of(setting), dict(module.named_parameters(remove_duplicate=False))
+    names = {id(value): name for name, value in own.items()}
+    if tied := [(names[id(value)], name) for name, value in own.items() if names[id(value)] != name]:
+        if not (patched and setting.part in WHOLE):
+            raise LookupError("parameters are shared: " + ", ".join(" and ".join(pair) for pair in tied))
+        for _, name in tied:
+            owner, _, last = name.rpartition(".")
+            setattr(module.get_submodule(owner), last, nn.Parameter(own[name].detach().clone()))
+        own = dict(module.named_parameters(remove_duplicate=False))
     below = BELOW.get(setting.part, ()) if patched else ()
     blocks = {name.split(".")[1] for name in own if name.startswith("backbone.")}
     fitting = [name for name, value in state.items() if name in own and own[name].shape == value.shape]
@@ -198,7 +222,8 @@ def fill(module: nn.Module, setting: Setting, dtype: torch.dtype, patched: bool 
             n for n, value in own.items() if n not in state and value.requires_grad and not n.startswith(below)
         ],
     }
-    if told := [f"{word}: {', '.join(names)}" for word, names in faults.items() if names]:
+    told = [f"{word}: {', '.join(names)}" for word, names in faults.items() if names]
+    if told and not (patched and setting.part in WHOLE):
         raise LookupError("parameters differ from the assignment's (" + "; ".join(told) + ")")
     with torch.no_grad():
         for name in fitting:
@@ -238,7 +263,8 @@ KEYWORDS = {"generate": ("x", "num_new_tokens"), "loss": ("input_ids",)}  # that
 
 
 def answers(setting: Setting, solution: ModuleType, patched: bool, dtype: str) -> list[Answer]:
-    """The answers to all inputs of a setting, and to the first again; one error for all if the part cannot be built."""
+    """The answers to all inputs of a setting; one error for all if the part cannot be built. In the first setting of a
+    part there are many calls in between, so that it shows if something is counted."""
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)  # the submission may draw from the global generator
@@ -247,24 +273,44 @@ def answers(setting: Setting, solution: ModuleType, patched: bool, dtype: str) -
         built = build(setting, solution, patched, DTYPES[dtype])
     except BaseException as error:
         return [replace(answer_of_error(error), building=True)]
-    for number in (*range(len(setting.inputs)), 0):
+    for place, number in enumerate(setting.order):
+        if setting.name == setting.part and place == len(setting.inputs):
+            call_often(setting, built[1], DTYPES[dtype])
         made.append(one_call(setting, *built, number, DTYPES[dtype]))
         if made[-1].kind == "memory":
             break  # filling memory takes seconds; once is enough
     return made
 
 
+def call_often(setting: Setting, call: Callable[..., Any], dtype: torch.dtype) -> None:
+    """Call a part many times, with the smallest of its inputs."""
+    number = min(
+        range(len(setting.inputs)), key=lambda n: (*setting.new_tokens[n : n + 1], math.prod(setting.inputs[n]))
+    )
+    x = given(setting, number)
+    x = x.to(dtype) if x.is_floating_point() else x
+    with suppress(BaseException), torch.no_grad(), redirect_stdout(io.StringIO()):
+        for _ in range(MANY):
+            call(x.clone(), *setting.new_tokens[number : number + 1])
+
+
 def one_call(setting: Setting, module: nn.Module, call: Callable[..., Any], number: int, dtype: torch.dtype) -> Answer:
     leaf = given(setting, number).clone()
     leaf = leaf.to(dtype).requires_grad_(setting.gradient) if leaf.is_floating_point() else leaf
     module.zero_grad(set_to_none=True)
+    module.train(setting.train_mode)
     arguments = {"num_new_tokens": setting.new_tokens[number]} if setting.new_tokens else {}
+    x, changed = leaf.clone(), list[str]()  # in place nothing may be done to a leaf
     try:
-        with torch.set_grad_enabled(setting.gradient):
-            result = call(leaf.clone(), **arguments)  # in place nothing may be done to a leaf
+        with torch.set_grad_enabled(setting.gradient or setting.train_mode):
+            before = torch.is_grad_enabled()
+            result = call(x, **arguments)
+            changed += ["the gradient mode"] * (torch.is_grad_enabled() != before and setting.part == "generate")
     except BaseException as error:
         return answer_of_error(error)
-    answer = answer_of(result)
+    changed += ["the mode"] * (setting.train_mode and not module.training)
+    changed += ["the input"] * (not torch.equal(x.detach(), leaf.detach()))
+    answer = replace(answer_of(result), changed=tuple(changed))
     with suppress(TypeError, ValueError):  # nothing that can be looked at
         answer.unnamed = tuple(n for n in KEYWORDS.get(setting.part, ()) if not accepted(call, {n: None}))
     if setting.gradient:

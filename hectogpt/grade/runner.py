@@ -108,6 +108,7 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> T
             break
         with private_folder() as folder:
             for name, content in submission.files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)
             transcript.begin(left)
             try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import re
+import stat
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -21,10 +23,10 @@ LARGEST = 2_000_000  # bytes of one file
 MOST = 60  # files of one submission
 DEEPEST = 4  # folders between a path that is given and a submission
 LOOKS = re.compile(
-    r"^\s*(import|from)\s+(hectogpt|reference|inspect|ctypes|gc)\b|sys\.modules|_getframe|f_back|f_locals|get_objects"
-    r"|__subclasses__|__import__|import_module|spec_from_file|\bexec\(|\beval\(|model_solution\.py"
+    r"^\s*(import|from)\s+(hectogpt|reference|inspect|ctypes)\b|sys\.modules|_getframe|f_back|f_locals|get_objects"
+    r"|__subclasses__|__import__|import_module|spec_from_file|(?<![.\w])(exec|eval)\(|model_solution\.py"
 )
-NAME = re.compile(r"\w[\w.-]{0,100}\.py")
+NAME = re.compile(r"([A-Za-z_]\w{0,60}/){0,4}\w[\w.-]{0,100}\.py")  # a file, or one of a package beside it
 NOTHING, LINK = f"there is no {SOLUTION} in it", "it is a link; links are not followed"
 SKIPPED = {"__pycache__", ".git", ".venv", "node_modules", "__MACOSX", "tests", "solution"}
 
@@ -137,21 +139,30 @@ def _name(path: Path, root: Path) -> str:
 
 
 def read_submission(path: Path, name: str) -> Submission:
-    """A folder's Python files, but not those below it; a .zip archive, whose files may be one folder down; or a lone
-    file under whatever name. utils.py and train.py beside a file named model_solution.py belong to it. Links are not
-    followed: they may lead to files of the teacher's. Nothing is unpacked to disk here."""
+    """Read a folder's Python files with the packages beside them; a .zip archive, whose files may be one folder down;
+    or a lone file under whatever name.
+
+    utils.py and train.py beside a file named model_solution.py belong to it. Links are not followed: they may lead to
+    files of the teacher's. Nothing is unpacked to disk here.
+    """
     if path.name == SOLUTION:
         path, name = path.parent, path.parent.resolve().name
     try:
         if path.is_dir():
-            here = {file.name: file for file in path.iterdir() if file.is_file() and not file.is_symlink()}
-            return Submission(name, path, _contents(here))
+            return Submission(name, path, _contents(dict(_files(path, path))))
         if path.suffix != ".zip":
-            return Submission(name, path, {SOLUTION: _content(path)})
+            return Submission(name, path, _contents({SOLUTION: path}))
         with zipfile.ZipFile(path) as archive:
-            homes = [n.removesuffix(SOLUTION) for n in archive.namelist() if n.rpartition("/")[2] == SOLUTION]
-            inside = zipfile.Path(archive, min(homes, key=len, default="")).iterdir()
-            return Submission(name, path, _contents({file.name: file for file in inside if file.is_file()}))
+            links = {one.filename for one in archive.infolist() if stat.S_ISLNK(one.external_attr >> 16)}
+            names = [n for n in archive.namelist() if n not in links]
+            homes = [n.removesuffix(SOLUTION) for n in names if n.rpartition("/")[2] == SOLUTION]
+            if not homes and links:
+                raise ValueError(f"{min(links)} in it is a link; links are not followed")
+            if not homes and (inner := [n for n in names if n.endswith(".zip")]):
+                raise ValueError(f"there is an archive in the archive, {inner[0]}: unpack it first")
+            home = min(homes, key=len, default="")
+            below = {n.removeprefix(home): zipfile.Path(archive, n) for n in names if n.startswith(home)}
+            return Submission(name, path, _contents({n: p for n, p in below.items() if not SKIPPED & {*n.split("/")}}))
     except Exception as error:  # zlib.error, LZMAError, EOFError and others: one archive must not stop a class
         damaged = path.suffix == ".zip" and not isinstance(error, ValueError)
         return Submission(name, path, {}, "the archive cannot be read: " * damaged + str(error))
@@ -161,8 +172,23 @@ def _contents(inside: Mapping[str, Path | zipfile.Path]) -> dict[str, bytes]:
     """The Python files among these that are read, those that are graded first. Raises ValueError."""
     if SOLUTION not in inside:
         raise ValueError(f"there is no {SOLUTION} in it that is a file; links are not followed")
-    python = sorted(filter(NAME.fullmatch, inside), key=lambda name: (name not in SOURCES, name))
-    return {name: _content(inside[name]) for name in python[:MOST]}
+    python = sorted(filter(NAME.fullmatch, inside), key=lambda name: (name not in SOURCES, name.count("/"), name))
+    found = {name: _content(inside[name]) for name in python[:MOST]}
+    if wide := [n for n in SOURCES if found.get(n, b"").startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))]:
+        raise ValueError(f"{wide[0]} is UTF-16, which Python does not read: save it as UTF-8")
+    return found
+
+
+def _files(folder: Path, root: Path) -> Iterator[tuple[str, Path]]:
+    """The files of a folder, and the Python files of the packages in it, by their paths below the root."""
+    for path in folder.iterdir():
+        name = path.relative_to(root).as_posix()
+        if path.is_symlink():
+            continue
+        if path.is_dir() and name.count("/") < DEEPEST and path.name.isidentifier() and path.name not in SKIPPED:
+            yield from _files(path, root)
+        elif path.is_file() and (folder == root or path.suffix == ".py"):
+            yield name, path
 
 
 def _content(file: Path | zipfile.Path) -> bytes:

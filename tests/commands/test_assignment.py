@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from command import Here, assert_good_error
 from grade_solutions import edited
-from grade_tables import FILES, NO_CROP, RIGHT, RIGHT_CHANGES, WRONG, WRONG_CHANGES, Change
+from grade_tables import FILES, NO_CROP, NOTED_CHANGES, NOTES, RIGHT, RIGHT_CHANGES, WRONG, WRONG_CHANGES, Change
 from helpers import ROOT
 
 from hectogpt import errors
@@ -89,6 +89,7 @@ def test_a_kit_is_written(here: Here, tmp_path: Path) -> None:
         *(f"test_{name}.py" for name in [*NAMES, TOGETHER]),
         "checking.py",
         "conftest.py",
+        "watch.py",
         "expected.json",
     }
     readme = (kit / "README.md").read_text(encoding="utf-8")
@@ -248,7 +249,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
 
     def of(part: str, source: str) -> tuple[str, str]:
         file = FILES.get(part, "model_solution.py")
-        for name in ("model_solution", "train", "utils", "checking", f"test_{part}"):
+        for name in ("model_solution", "train", "utils", "checking", "watch", f"test_{part}"):
             sys.modules.pop(name, None)
         (folder / file).write_text(source, encoding="utf-8")
         found = run_part(folder, part)
@@ -261,7 +262,14 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
         patch.setattr(sys, "dont_write_bytecode", True)
         patch.chdir(folder)  # a solution may write to the folder that it runs in
         yield of
-    for name in ("model_solution", "train", "utils", "checking", *(f"test_{name}" for name in [*NAMES, TOGETHER])):
+    for name in (
+        "model_solution",
+        "train",
+        "utils",
+        "checking",
+        "watch",
+        *(f"test_{name}" for name in [*NAMES, TOGETHER]),
+    ):
         sys.modules.pop(name, None)
 
 
@@ -279,7 +287,8 @@ def test_the_textbook_and_right_solutions_pass(judge: Judge, request: pytest.Fix
     found = {f"{part}: {name}": judge(part, source) for part, name, source in asked}
     assert {name: why for name, (state, why) in found.items() if state != "passed"} == {}
     assert [name for name, (_, note) in found.items() if note] == ["forward: positions from the table, a loop by index"]
-    assert judge("generate", NO_CROP)[1].startswith("note, beyond the course's tests")
+    noted = [*NOTES, *((change.part, changed(change)) for change in NOTED_CHANGES), ("generate", NO_CROP)]
+    assert {judge(part, source)[0] for part, source in noted} == {"passed"}, "the grader makes notes of these"
 
 
 def test_wrong_solutions_fail_and_say_why(judge: Judge, request: pytest.FixtureRequest) -> None:
