@@ -73,9 +73,13 @@ def train(gradient_clipping, max_steps=STEPS):
     if isinstance(result, tuple) and len(result) >= 2:
         recorded.insert(0, result)
     check(bool(recorded), f"two lists were expected, yours is {result!r:.60}")
-    losses, norms = (torch.tensor([float(number) for number in numbers]) for numbers in recorded[-1][:2])
+    losses, norms = (torch.tensor([plain(number) for number in numbers]) for numbers in recorded[-1][:2])
     kinds = {type(number).__name__ for numbers in recorded[-1][:2] for number in numbers}
     return Run(model.watch.seen(), losses, norms, gradient_clipping, RATE, STEPS, SIZE, TEXT), kinds, torn
+
+
+def plain(number):
+    return float(number.detach() if isinstance(number, torch.Tensor) else number)
 
 
 CONSTRUCTOR = DataLoader.__init__

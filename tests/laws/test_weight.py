@@ -17,15 +17,15 @@ from helpers import ROOT
 
 from tools import layers
 
-CHARACTERS = 646_600  # of the package's Python; of them `hectogpt verdict` 7,000, laws of files 4,500, pages 2,100
+CHARACTERS = 652_100  # of them `hectogpt verdict` 7,000, `train` watched 5,500, laws of files 4,500, pages 2,100
 LINES = {
     "C++": (2_060, ("hectogpt/**/*.cpp", "hectogpt/**/*.h")),
     "pages": (3_620, ("hectogpt/**/*.js", "hectogpt/**/*.html", "hectogpt/**/*.css")),
     "tools and bench": (6_880, ("tools/**/*.py", "bench/**/*.py")),
-    "tests": (15_250, ("tests/**/*.py",)),
-    "textbook and kit": (1_736, ("reference/**/*.py", "assignment/**/*.py")),
+    "tests": (15_370, ("tests/**/*.py",)),
+    "textbook and kit": (1_890, ("reference/**/*.py", "assignment/**/*.py")),
 }
-FILES = 136  # of the package
+FILES = 137  # of the package
 TRAIN = 62  # modules that `hectogpt train` may load, see below
 LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
