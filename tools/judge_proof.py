@@ -1,4 +1,4 @@
-"""`python -m tools.judge_proof [nulls] [claims] [judged]`: how often the judge is wrong where the truth is known.
+"""`python -m tools.judge_proof [nulls] [claims] [judged] [honest]`: how often the judge is wrong, and of whom.
 
 nulls: 200 ideas that change nothing, on tiny runs: another seed, first weights shuffled within each tensor, or only
 another name. Each is judged as `hectogpt judge` would: seed by seed, until it is decided or 12 seeds are run. No two
@@ -6,8 +6,10 @@ verdicts share a training.
 claims: every rung of the ladder against the one below, and the published stacks against AdamW, decided from the seeds
 in results/ladder.jsonl that both have, in the order of the seeds.
 judged: what papers claim (tools/claims.py), judged on sotu as `hectogpt judge` does it; records in results/judgements.
+honest: unusual ideas (tools/honest.py, docs/literature.py) on a tiny base, one seed each: none may be dishonest.
 
-Writes results/judge_proof.json. Nulls and judged take an hour each and go on where they were stopped.
+Writes results/judge_proof.json. Nulls and judged take an hour each and resume where they were stopped. `--tiny` does a
+little of nulls and honest, and writes nothing.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ import ast
 import itertools
 import json
 import sys
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +30,9 @@ import torch
 
 from hectogpt import AdamW, Data
 from hectogpt.data import Corpus, open_corpus
+from hectogpt.idea_file import read_idea
 from hectogpt.lab import recipes
+from hectogpt.lab.ideas import functions_of
 from hectogpt.lab.judge import MOST_SEEDS, judge
 from hectogpt.lab.judgement import Judgement, find_entrant, read_judgement
 from hectogpt.lab.ladder import LADDER, baseline
@@ -40,6 +46,8 @@ from tools.report.leaderboard import build_leaderboards
 OUT = ROOT / "results" / "judge_proof.json"
 RECORDS = ROOT / "results" / "judgements"
 CLAIMS = ROOT / "tools" / "claims.py"
+HONEST = ROOT / "tools" / "honest.py"
+LITERATURE = ROOT / "docs" / "literature.py"
 SEEDS = 6  # most, for a claim of a paper
 NULLS = 200
 KINDS = ("another seed", "first weights shuffled", "another name")
@@ -144,6 +152,22 @@ def judged_claims() -> list[dict[str, Any]]:
     return rows
 
 
+def honest(done: list[dict[str, Any]], most: int | None = None) -> None:
+    """Judge what is left of the honest ideas; `done` grows by one at a time and is kept, if all are judged."""
+    corpus, base = open_corpus("sotu"), f"{HONEST}:tiny"
+    names = [f"{path}:{name}" for path in (HONEST, LITERATURE) for name in functions_of(read_idea(path))]
+    chosen = [name for name in names if name != base and not name.endswith(":with_part")][:most]
+    with tempfile.TemporaryDirectory() as folder:
+        for name in chosen[len(done) :]:
+            found = judge(find_entrant(name, base), [corpus], Path(folder), most_seeds=1, threads=1)
+            done.append({"idea": Path(name).name, "word": found.word, "reasons": list(found.reasons)})
+            print(done[-1], flush=True)
+            if most is None:
+                save("honest", done)
+    if dishonest := [one for one in done if one["word"] == "dishonest"]:
+        sys.exit(f"honest ideas are called dishonest: {dishonest}")
+
+
 def read() -> dict[str, Any]:
     """What is known so far."""
     content: dict[str, Any] = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
@@ -158,6 +182,12 @@ def save(name: str, rows: list[dict[str, Any]]) -> None:
 
 def main(parts: list[str]) -> None:
     """Do the parts named, or all."""
+    if parts == ["--tiny"]:
+        print([judged(null_gains(open_corpus("sotu"), KINDS[0], number)) for number in range(2)])
+        honest([], most=1)
+        return
+    if "honest" in parts or not parts:
+        honest(read().get("honest", {}).get("each", []))
     if "claims" in parts or not parts:
         save("claims", claims())
     if "judged" in parts or not parts:

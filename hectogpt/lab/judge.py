@@ -39,7 +39,7 @@ from hectogpt.signals import WORDS, code_of
 from hectogpt.training.evaluate import SEQ_LEN
 
 RULES = TRACKS["closed"]  # with the steps and tokens of the base
-ROWS, MOST_ROWS = 16, 64  # of the test text, dealt side by side, and in all for a trial
+ROWS, MOST_ROWS = 32, 64  # of the test text, dealt side by side, and in all for a trial
 NOISE = LEAST_DIFFERENCE / 4  # nats: standard error of a seed's gain over the rows that are drawn
 AGAIN = 2  # rows that are dealt again, each alone
 ALONE = 5e-3  # nats, mean difference: batches of another size round otherwise
@@ -66,7 +66,7 @@ class EndedError(Exception):
     failed). Its text says why."""
 
     def __init__(self, word: str, why: str) -> None:
-        super().__init__(why)
+        super().__init__(why[:3000])
         self.word = word
 
 
@@ -219,11 +219,11 @@ class Judging:
         self.entrant = Entrant(**{one.name: record.begin[one.name] for one in fields(Entrant)})
         self.runs: dict[str, dict[str, Any]] = {}
         self.processor = 0.0
+        find()  # the kernels are compiled once, here
         self.policy = sandbox.python_policy([files.cache_dir() / "kernels"])
 
     def finish(self, seconds: float, most_seeds: int) -> None:
         """Run the seeds and write the verdict."""
-        find()  # the kernels are compiled once, here
         try:
             self.end(self.run_seeds(seconds, most_seeds))
         except EndedError as error:
@@ -535,7 +535,8 @@ def replay(judgement: Judgement, corpora: Sequence[Corpus], tell: Tell, folder: 
         raise UserError("these are not the texts that were judged", why=f"they were {', '.join(begin['corpora'])}")
     whole = len({trial["seed"] for trial in judgement.trials}) if judgement.reasons else len(judgement.gains())
     again = Judgement(folder / "record.jsonl")
-    again.write("begin", {name: value for name, value in begin.items() if name not in ("event", "previous")})
+    about = {name: value for name, value in begin.items() if name not in ("event", "previous")}
+    again.write("begin", about | {"sealed": sandbox.bubblewrap() is not None})
     rows = {trial["corpus"]: int(trial["rows"]) for trial in judgement.trials if "rows" in trial}
     Judging(texts, again, secret, tell, rows).finish(math.inf, whole or 1)
     faults = [] if again.word == judgement.word else [f"the verdict is {again.word}, the record says {judgement.word}"]

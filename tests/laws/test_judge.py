@@ -252,4 +252,4 @@ def test_seeds_and_rows_follow_from_the_secret() -> None:
 
 def test_rows_are_as_many_as_their_noise_asks_for() -> None:
     few, many = np.random.default_rng(0).normal(size=(2, 16)) * [[0.01], [0.03]]
-    assert judge.rows_for(few) == judge.ROWS < judge.rows_for(many) < judge.rows_for(many * 9) == judge.MOST_ROWS
+    assert judge.rows_for(few) == judge.ROWS < judge.rows_for(many) == judge.rows_for(many * 9) == judge.MOST_ROWS

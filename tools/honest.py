@@ -1,0 +1,157 @@
+"""Honest and unusual ideas, and a tiny base, for `python -m tools.judge_proof honest`. None may be called dishonest."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from hectogpt import MLP, AdamW, Data, InputPart, Optim, OptimizerGroup, Run, Shuffled, replace
+
+
+def tiny(run: Run) -> Run:
+    model = replace(run.model, d_model=16, n_heads=2, n_layers=1, context_length=64)
+    return replace(run, model=model, data=Data(batch_size=4, seq_len=64), optim=AdamW(lr=0.01), steps=6)
+
+
+@dataclass(frozen=True)
+class Part(InputPart):
+    """A layer on the stream, by its name."""
+
+    kind: str
+
+    def build(self, d_model, vocab_size, norm):
+        return {"dropout": Dropout, "running": RunningMean, "lazy": LazyTable}[self.kind](d_model)
+
+
+class Dropout(nn.Module):
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x, ids, cache=None):
+        return self.dropout(x)
+
+
+class RunningMean(nn.Module):
+    """Subtracts the mean of all training so far, which a buffer keeps."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(d_model))
+
+    def forward(self, x, ids, cache=None):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(dim=(0, 1))
+        return x - self.mean
+
+
+class LazyTable(nn.Module):
+    """Builds a table when it is first needed."""
+
+    table = None
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(d_model))
+
+    def forward(self, x, ids, cache=None):
+        self.table = torch.arange(60_000.0).sin() if self.table is None else self.table
+        return x + self.table[ids][..., None] * self.scale
+
+
+@dataclass(frozen=True)
+class Wide(MLP):
+    """bfloat16 products by autocast, of layers that learn their size from what they are given."""
+
+    lazy: bool = False
+
+    def build(self, layer, config):
+        first = nn.LazyLinear(32) if self.lazy else nn.Linear(config.d_model, 32)
+        if self.lazy:
+            first(torch.zeros(1, config.d_model))
+        return (
+            BFloat16(first, nn.Linear(32, config.d_model))
+            if not self.lazy
+            else nn.Sequential(first, nn.GELU(), nn.Linear(32, config.d_model))
+        )
+
+
+class BFloat16(nn.Module):
+    def __init__(self, fc1: nn.Module, fc2: nn.Module) -> None:
+        super().__init__()
+        self.fc1 = fc1
+        self.fc2 = fc2
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.fc2(torch.relu(self.fc1(x))).float()
+
+
+class SignSGD(torch.optim.Optimizer):
+    def __init__(self, parameters, lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = closure() if closure else None
+        for group in self.param_groups:
+            for parameter in (one for one in group["params"] if one.grad is not None):
+                parameter -= group["lr"] * parameter.grad.sign()
+        return loss
+
+
+@dataclass(frozen=True)
+class Signs(Optim):
+    def build(self, model):
+        return OptimizerGroup([SignSGD(model.parameters(), 0.002)])
+
+
+@dataclass(frozen=True)
+class HardestFirst(Shuffled):
+    """Rows with many different tokens first, and of each the second half."""
+
+    def order(self, sequences, seed, epoch):
+        return (-torch.tensor([len(set(row.tolist())) for row in sequences])).argsort(stable=True).numpy()
+
+    def cut(self, rows, step, steps):
+        return rows[:, rows.shape[1] // 2 :]
+
+
+def with_part(run: Run, kind: str) -> Run:
+    return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Part(kind))))
+
+
+def dropout(run: Run) -> Run:
+    return with_part(run, "dropout")
+
+
+def running_mean(run: Run) -> Run:
+    return with_part(run, "running")
+
+
+def lazy_table(run: Run) -> Run:
+    return with_part(run, "lazy")
+
+
+def bfloat16(run: Run) -> Run:
+    return replace(run, model=replace(run.model, mlp=Wide()))
+
+
+def lazy_layers(run: Run) -> Run:
+    return replace(run, model=replace(run.model, mlp=Wide(lazy=True)))
+
+
+def signs(run: Run) -> Run:
+    return replace(run, optim=Signs())
+
+
+def deeper(run: Run) -> Run:
+    return replace(run, model=replace(run.model, d_model=32, n_layers=3))
+
+
+def tied(run: Run) -> Run:
+    return replace(run, model=replace(run.model, lm_head=replace(run.model.lm_head, tied=True, compact_vocab=False)))
+
+
+def hardest_first(run: Run) -> Run:
+    return replace(run, data=replace(run.data, order=HardestFirst()))
