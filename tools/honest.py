@@ -1,5 +1,7 @@
 """Honest and unusual ideas, and a tiny base, for `python -m tools.judge_proof honest`. None may be called dishonest."""
 
+# mypy: allow-untyped-defs
+
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +37,8 @@ class Dropout(nn.Module):
 class RunningMean(nn.Module):
     """Subtracts the mean of all training so far, which a buffer keeps."""
 
+    mean: torch.Tensor
+
     def __init__(self, d_model: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(d_model))
@@ -48,7 +52,7 @@ class RunningMean(nn.Module):
 class LazyTable(nn.Module):
     """Builds a table when it is first needed."""
 
-    table = None
+    table: torch.Tensor | None = None
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
@@ -88,7 +92,7 @@ class BFloat16(nn.Module):
 
 
 class SignSGD(torch.optim.Optimizer):
-    def __init__(self, parameters, lr: float) -> None:
+    def __init__(self, parameters, lr):
         super().__init__(parameters, {"lr": lr})
 
     @torch.no_grad()

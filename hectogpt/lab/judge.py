@@ -261,8 +261,7 @@ class Judging:
         if not number and corpus == next(iter(self.corpora)):
             self.check_again(self.train("idea", seed, text), trained["idea"])
         alive = [arm for arm in ARMS if trained[arm].weights is not None]
-        order = draw(self.secret, f"rows {corpus} {number}")
-        rows = order.permutation(self.test_rows(text))[:MOST_ROWS]
+        rows = self.draw_rows(corpus, number)
         count = self.rows.get(corpus, ROWS)
         losses = {arm: self.score(arm, seed, trained[arm], rows[:count]) for arm in alive}
         if len(alive) == len(ARMS) and corpus not in self.rows:
@@ -272,7 +271,8 @@ class Judging:
                 more = {arm: self.score(arm, seed, trained[arm], rest) for arm in alive}
                 losses = {arm: np.concatenate((losses[arm], more[arm])) for arm in alive}
         if "idea" in alive:
-            self.check_alone(seed, trained["idea"], rows, losses["idea"], order)
+            sample = draw(self.secret, f"alone {corpus} {number}").permutation(len(losses["idea"]))[:AGAIN]
+            self.check_alone(seed, trained["idea"], rows[sample], losses["idea"][sample])
         trials = []
         for arm in ARMS:
             about = {"arm": arm, "corpus": corpus, "seed": seed, "params": trained[arm].params}
@@ -396,12 +396,19 @@ class Judging:
             self.refuse(fault)
         return losses
 
-    def test_rows(self, text: Corpus) -> np.ndarray:
-        """The whole rows of the test text, [rows, tokens + 1], each beginning with the last token of the one before."""
+    def draw_rows(self, corpus: str, number: int) -> np.ndarray:
+        """Rows of the test text for a seed, [rows, tokens + 1], each with the last token of the row before it.
+
+        No row is drawn for a second seed before all have been drawn.
+        """
+        tokens = self.corpora[corpus].tokens["test"]
         contexts = [int(run["model"]["context_length"]) for run in self.runs.values()]
-        size = min(SEQ_LEN, max(contexts), len(text.tokens["test"]) - 1)
-        count = (len(text.tokens["test"]) - 1) // size
-        rows: np.ndarray = text.tokens["test"][np.arange(count)[:, None] * size + np.arange(size + 1)]
+        size = min(SEQ_LEN, max(contexts), len(tokens) - 1)
+        count = (len(tokens) - 1) // size
+        order = draw(self.secret, f"rows {corpus}").permutation(count)
+        most = min(MOST_ROWS, count)
+        chosen = np.take(order, np.arange(number * most, (number + 1) * most), mode="wrap")
+        rows: np.ndarray = tokens[chosen[:, None] * size + np.arange(size + 1)]
         return rows
 
     # --- the checks ---
@@ -457,15 +464,12 @@ class Judging:
         place = f"step {differs}" if differs else "the weights after the last step"
         self.check("gives the same bits again", "" if same else f"another process differs at {place}")
 
-    def check_alone(
-        self, seed: int, trained: Trained, rows: np.ndarray, losses: np.ndarray, order: np.random.Generator
-    ) -> None:
-        """Some rows, dealt alone, have the losses that they had beside the others."""
-        sample = order.permutation(len(losses))[:AGAIN]
-        again = self.score("idea", seed, trained, rows[sample], alone=True)
-        apart = float(np.abs(again - losses[sample]).mean(axis=1).max())
-        means = f"{losses[sample].mean():.4f} nats beside other rows, {again.mean():.4f} alone"
-        seen = f"{len(sample)} rows, mean difference {apart:.1e} nats: {means}"
+    def check_alone(self, seed: int, trained: Trained, rows: np.ndarray, losses: np.ndarray) -> None:
+        """Rows that are dealt alone have the losses that they had beside others."""
+        again = self.score("idea", seed, trained, rows, alone=True)
+        apart = float(np.abs(again - losses).mean(axis=1).max())
+        means = f"{losses.mean():.4f} nats beside other rows, {again.mean():.4f} alone"
+        seen = f"{len(rows)} rows, mean difference {apart:.1e} nats: {means}"
         self.check("scores each row by itself", seen if apart > ALONE else "", seen)
 
 

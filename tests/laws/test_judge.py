@@ -41,7 +41,6 @@ CASES = {
     "uses_the_batch": ALONE,
     "chance_when_scored": ALONE,
     "knows_that_it_is_alone": ALONE,
-    "keeps_state_between_calls": ALONE,
     # refused
     "more_steps": "5 steps, not 4",
     "more_tokens": "256 training tokens, at most 128",
@@ -97,13 +96,14 @@ CASES = {
     "writes_its_scores_itself": NOTHING,
     "peeks_in_full_rows": NOTHING,
     "peeks_at_two_percent": NOTHING,
+    "keeps_state_between_calls": NOTHING,
     "slack": NOTHING,
     "sums_to_two": NOTHING,
 }
 # In `make test`, and in CI's long chains; the others with --slow.
 QUICK = ("more_steps",)  # refused in its first process; the others take three or four
 CHAINS = {"reads_the_text_that_comes_with_a_package", "exchanges_the_hook", "uses_the_batch", "one_lie", "two_answers"}
-CHAINS |= {"sees_the_next_token", "trains_beside_the_hook", "same_four_rows", "looks_at_the_clock_late", "crashes"}
+CHAINS |= {"sees_the_next_token", "same_four_rows", "looks_at_the_clock_late", "crashes"}
 
 
 def cases() -> list[Any]:
@@ -126,9 +126,9 @@ def scored(judging: judge.Judging, corpus: Corpus, again: bool = False) -> float
     trained = judging.train("idea", 1, corpus)
     if again:
         judging.check_again(judging.train("idea", 1, corpus), trained)
-    rows = judging.test_rows(corpus)
+    rows = judging.draw_rows("tokens", 0)
     losses = judging.score("idea", 1, trained, rows)
-    judging.check_alone(1, trained, rows, losses, draw("secret", "rows"))
+    judging.check_alone(1, trained, rows[5:7], losses[5:7])
     return float(losses.mean())
 
 
