@@ -1,20 +1,18 @@
-"""`python -m tools.judge_proof [nulls] [claims] [judged] [honest]`: how often the judge is wrong, and of whom.
+"""`python -m tools.judge_proof [nulls] [claims] [honest]`: how often the judge is wrong, and of whom.
 
 nulls: 200 ideas that change nothing, on tiny runs: another seed, first weights shuffled within each tensor, or only
 another name. Each is judged as `hectogpt judge` would: seed by seed, until it is decided or 12 seeds are run. No two
 verdicts share a training.
 claims: every rung of the ladder against the one below, and the published stacks against AdamW, decided from the seeds
 in results/ladder.jsonl that both have, in the order of the seeds.
-judged: what papers claim (tools/claims.py), judged on sotu as `hectogpt judge` does it; records in results/judgements.
 honest: unusual ideas (tools/honest.py, docs/literature.py) on a tiny base, one seed each: none may be dishonest.
 
-Writes results/judge_proof.json. Nulls and judged take an hour each and resume where they were stopped. `--tiny` does a
+Writes results/judge_proof.json. Nulls and honest take an hour each and resume where they were stopped. `--tiny` does a
 little of nulls and honest, and writes nothing.
 """
 
 from __future__ import annotations
 
-import ast
 import itertools
 import json
 import sys
@@ -34,7 +32,7 @@ from hectogpt.idea_file import read_idea
 from hectogpt.lab import recipes
 from hectogpt.lab.ideas import functions_of
 from hectogpt.lab.judge import MOST_SEEDS, judge
-from hectogpt.lab.judgement import Judgement, find_entrant, read_judgement
+from hectogpt.lab.judgement import Judgement, find_entrant
 from hectogpt.lab.ladder import LADDER, baseline
 from hectogpt.lab.record import read_records
 from hectogpt.training.evaluate import evaluate
@@ -44,11 +42,8 @@ from tools import ROOT
 from tools.report.leaderboard import build_leaderboards
 
 OUT = ROOT / "results" / "judge_proof.json"
-RECORDS = ROOT / "results" / "judgements"
-CLAIMS = ROOT / "tools" / "claims.py"
 HONEST = ROOT / "tools" / "honest.py"
 LITERATURE = ROOT / "docs" / "literature.py"
-SEEDS = 6  # most, for a claim of a paper
 NULLS = 200
 KINDS = ("another seed", "first weights shuffled", "another name")
 TOKENS = 1025  # of the test text, for each tiny run
@@ -131,27 +126,6 @@ def claims() -> list[dict[str, Any]]:
     return found
 
 
-def judged_claims() -> list[dict[str, Any]]:
-    """The verdicts on what papers claim. A claim that has a record already is not judged again."""
-    source, rows = ast.parse(CLAIMS.read_text(encoding="utf-8")), []
-    functions = [node for node in source.body if isinstance(node, ast.FunctionDef) and node.name != "small"]
-    for function in functions:
-        entrant = find_entrant(f"{CLAIMS}:{function.name}", f"{CLAIMS}:small")
-        known = map(read_judgement, sorted(RECORDS.glob(f"{CLAIMS.stem}-{function.name}-*.jsonl")))
-        done = [one for one in known if one.secret is not None and one.begin["sha256"] == entrant.sha256]
-        found = (
-            done[0]
-            if done
-            else judge(entrant, [open_corpus("sotu")], RECORDS, minutes=60, most_seeds=SEEDS, tell=print)
-        )
-        claimed = (ast.get_docstring(function) or "").partition(":")[0].lower()
-        gain = float(found.gains().mean())  # not a number if it was refused
-        rows.append({"claim": function.name, "claimed": claimed, "word": found.word, "gain": round(gain, 4)})
-        rows[-1] |= {"seeds": len(found.gains()), "sign_right": (gain > 0) == (claimed == "better")}
-        print(rows[-1], flush=True)
-    return rows
-
-
 def honest(done: list[dict[str, Any]], most: int | None = None) -> None:
     """Judge what is left of the honest ideas; `done` grows by one at a time and is kept, if all are judged."""
     corpus, base = open_corpus("sotu"), f"{HONEST}:tiny"
@@ -190,8 +164,6 @@ def main(parts: list[str]) -> None:
         honest(read().get("honest", {}).get("each", []))
     if "claims" in parts or not parts:
         save("claims", claims())
-    if "judged" in parts or not parts:
-        save("judged", judged_claims())
     if "nulls" in parts or not parts:
         nulls(read().get("nulls", {}).get("each", []))
 

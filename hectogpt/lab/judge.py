@@ -381,6 +381,7 @@ class Judging:
         more = {"weights": trained.tensors, "tokens": losses.shape[1], "deals": len(groups)}
         with self.process(arm, "score", seed, **more) as talk:
             talk.send(trained.weights or b"")
+            vocab = int(talk.run["model"]["vocab_size"])
             for group in groups:
                 dealt = rows[group].astype(np.int64)
                 talk.send(dealt[:, 0])
@@ -388,7 +389,8 @@ class Judging:
                     distributions = talk.receive()[1]
                     if place + 1 < losses.shape[1]:
                         talk.send(dealt[:, place + 1])  # while this one is summed
-                    losses[group, place] = nats(distributions, dealt[:, place + 1])
+                    shaped = np.frombuffer(distributions, np.float32).reshape(len(group), vocab)
+                    losses[group, place] = nats(shaped, dealt[:, place + 1])
         if not np.isfinite(losses).all():
             fault = f"{(~np.isfinite(losses)).sum()} of {losses.size} tokens have no probability"
             if arm == "base":
@@ -495,10 +497,9 @@ def checked(tensors: Any) -> list[Any]:
     return list(tensors)
 
 
-def nats(distributions: bytes, targets: np.ndarray) -> np.ndarray:
-    """float64 [rows]: the losses of target ids under distributions, float32 [rows, vocab] of logits, or of
-    log-probabilities, which are logits too. Not finite where a row is not a distribution."""
-    logits = np.frombuffer(distributions, np.float32).reshape(len(targets), -1)
+def nats(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """float64 [rows]: the losses of target ids under float32 [rows, vocab], logits, or log-probabilities, which are
+    logits too. Not finite where a row is not a distribution."""
     most = logits.max(axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         total = np.log(np.exp(logits - most).sum(axis=1, dtype=np.float64))
