@@ -93,10 +93,7 @@ class Talk:
         """The next message and its body. Raises SilentError if the process has ended instead."""
         for frame in self.frames:
             return frame
-        ending = self.child.ending
-        assert ending is not None
-        how = f"its process ended ({ending.how}, exit code {ending.code})"
-        raise SilentError(ending.last_words[-2000:] or how)
+        raise SilentError(self.how_it_ended())
 
     def finish(self) -> list[Any]:
         """The attempts to leave the sandbox, once the process has ended well. Raises SilentError if it has not."""
@@ -104,8 +101,14 @@ class Talk:
         for message, _ in self.frames:
             raise ValueError(f"more than was asked: {message!r:.100}")
         if self.child.ending is None or self.child.ending.code != 0:
-            raise SilentError("its process did not end well")
+            raise SilentError(self.how_it_ended())
         return attempts
+
+    def how_it_ended(self) -> str:
+        """The last words of the process, or its exit code."""
+        ending = self.child.ending
+        assert ending is not None
+        return ending.last_words[-2000:] or f"its process ended ({ending.how}, exit code {ending.code})"
 
     def measure(self) -> None:
         """Look at its memory and processor time."""
@@ -555,6 +558,4 @@ def replay(judgement: Judgement, corpora: Sequence[Corpus], tell: Tell, folder: 
         largest = max(largest, apart)
         if not apart <= (EQUAL if here else ACROSS_MACHINES):
             faults.append(f"{place}: loss {new['loss']:.6f}, the record has {old['loss']:.6f}")
-        if new["params"] != old.get("params"):
-            faults.append(f"{place}: {new['params']} parameters, the record has {old.get('params')}")
     return Replay(faults, largest, again)

@@ -39,6 +39,7 @@ from hectogpt import (
     replace,
 )
 from hectogpt.process import frames
+from hectogpt.sandbox import Policy
 from hectogpt.serialization import dump
 
 
@@ -230,16 +231,6 @@ def looks_at_the_clock(run: Run) -> Run:
     return replace(run, schedule=ByTheClock())
 
 
-@dataclass(frozen=True)
-class ByTheFolder(Schedule):
-    def factor(self, step: int, steps: int) -> float:
-        return 1.0 + len(os.getcwd()) / 1000 + sum(map(ord, os.getcwd())) / 1e5
-
-
-def looks_at_its_folder(run: Run) -> Run:
-    return replace(run, schedule=ByTheFolder())
-
-
 def draws_its_learning_rate(run: Run) -> Run:
     return replace(run, optim=AdamW(lr=0.01 + random.SystemRandom().random() / 1000))
 
@@ -359,8 +350,7 @@ class EscapedError(Exception):
 
 def unhooked() -> None:
     """Switches the audit hook off."""
-    for function in [found for found in gc.get_objects() if getattr(found, "__qualname__", "") == "Policy.fault"]:
-        function.__code__ = (lambda self, event, arguments: "").__code__
+    Policy.fault.__code__ = (lambda self, event, arguments: "").__code__
 
 
 def look_around() -> None:
@@ -471,6 +461,7 @@ def finds_a_note_in_its_folder(run: Run) -> Run:
 
 
 def weights_are_a_link(run: Run) -> Run:
+    unhooked()
     os.symlink("/etc/passwd", "/tmp/model.safetensors")
     return run
 

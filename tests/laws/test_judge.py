@@ -84,7 +84,6 @@ CASES = {
     "finds_a_note_in_its_folder": NOTHING,
     "weights_are_a_link": NOTHING,
     "reads_text_ahead": NOTHING,
-    "looks_at_its_folder": NOTHING,
     "trains_before_it_begins": NOTHING,
     "replaces_the_score": NOTHING,
     "replaces_the_code_of_a_method": NOTHING,
