@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -121,9 +122,9 @@ def closure(start: str, imports: Imports) -> set[str]:
 
 def list_layers() -> str:
     """A line for each layer with what it imports, and one for the ground."""
-    return "\n".join(
-        f"{name + ':':<12} {below}".rstrip() for name, below in {**LAYERS, "the ground": " ".join(GROUND)}.items()
-    )
+    parts = {**LAYERS, "the ground": " ".join(GROUND)}.items()
+    lines = [f"{name + ':':<12} {below}".rstrip() for name, below in parts]
+    return "\n".join(textwrap.fill(line, 100, subsequent_indent=" " * 13) for line in lines)
 
 
 def with_list(page: str, listed: str) -> str:
