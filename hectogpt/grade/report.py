@@ -65,7 +65,9 @@ def text(result: Result, level: int = 3) -> str:
         lines.append(f"  not installed here, replaced by stand-ins: {one(', '.join(result.missing_packages))}")
     lines += [f"  for the teacher: looks beyond its own code: {one(line)}" for line in result.looks]
     if any(part.broken for part in result.parts):
-        lines.append('  what a difference says, and how to get its input: the kit\'s README.md, "What the numbers say"')
+        lines.append(
+            "  what a difference says, and how to get its input: docs/assignment-student.md of hectoGPT, section 3"
+        )
     return "\n".join(lines)
 
 

@@ -104,6 +104,23 @@ def test_what_cannot_be_graded_is_one_students_affair(tmp_path: Path) -> None:
     }
 
 
+def test_packages_are_copied_and_odd_files_are_named(tmp_path: Path) -> None:
+    write(tmp_path, "anna/model_solution.py", "anna/layers/attention.py", "anna/tests/test_x.py")
+    (tmp_path / "ben.py").write_bytes(BASE.encode("utf-16"))
+    with zipfile.ZipFile(tmp_path / "carl.zip", "w") as file:
+        file.writestr("inner.zip", b"")
+    with zipfile.ZipFile(tmp_path / "dora.zip", "w") as file:
+        link = zipfile.ZipInfo("model_solution.py")
+        link.external_attr = 0o120777 << 16
+        file.writestr(link, "../elsewhere.py")
+    found = {one.name: one for one in submission.find((tmp_path,))}
+    assert sorted(found["anna"].files) == ["layers/attention.py", "model_solution.py"]
+    words = {"ben.py": "UTF-16", "carl": "archive in the archive", "dora": "is a link"}
+    assert [name for name, said in words.items() if said not in found[name].fault] == []
+    source = b"import gc\nself.eval()\neval('1')\n"
+    assert len(submission.Submission("x", Path(), {"model_solution.py": source}).looks()) == 1
+
+
 @pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
 def test_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("secret")
