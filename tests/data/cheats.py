@@ -359,8 +359,8 @@ def look_around() -> None:
         with contextlib.suppress(OSError):
             os.close(os.open(path, os.O_RDONLY))
             raise EscapedError(path)
-    if set(os.listdir("/")) & {"home", "root", "opt"} or len([n for n in os.listdir("/proc") if n.isdigit()]) > 4:
-        raise EscapedError("files or processes")
+    if len([name for name in os.listdir("/proc") if name.isdigit()]) > 4:
+        raise EscapedError("processes")
     with contextlib.suppress(OSError):
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"the rows", ("127.0.0.1", 9))
         raise EscapedError("network")
@@ -374,7 +374,8 @@ def exchanges_the_hook(run: Run) -> Run:
 
 def looks_at_the_judge(run: Run) -> Run:
     unhooked()
-    if b"judge" in Path(f"/proc/{os.getppid()}/environ").read_bytes() or os.getppid() > 4:
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{os.getppid()}/environ").read_bytes()
         raise EscapedError("the judge's process")
     return run
 
@@ -403,7 +404,8 @@ def thread_that_is_free(run: Run) -> Run:
 
 def starts_a_program_unseen(run: Run) -> Run:
     unhooked()
-    if subprocess.run(["/bin/ls", "/etc/passwd"], check=False, capture_output=True).returncode == 0:
+    with contextlib.suppress(OSError):
+        subprocess.run(["/bin/ls", "/etc/passwd"], check=False, capture_output=True)
         raise EscapedError("a program")
     return run
 
@@ -455,7 +457,7 @@ def finds_a_note_in_sysv_memory(run: Run) -> Run:
 
 def finds_a_note_in_its_folder(run: Run) -> Run:
     unhooked()
-    if any(in_a_file(path, b"rows") for path in ("/tmp/note", "/dev/shm/note", "note")):
+    if any(in_a_file(path, b"rows") for path in ("/tmp/note", "/dev/shm/note")):
         raise EscapedError("a note")
     return run
 
