@@ -361,8 +361,7 @@ def look_around() -> None:
             raise EscapedError(path)
     if len([name for name in os.listdir("/proc") if name.isdigit()]) > 4:
         raise EscapedError("processes")
-    with contextlib.suppress(OSError):
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"the rows", ("127.0.0.1", 9))
+    if len(socket.if_nameindex()) > 1:  # its own loopback leads nowhere
         raise EscapedError("network")
 
 
