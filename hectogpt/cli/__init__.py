@@ -51,8 +51,9 @@ GONE = {
     "bench": "python -m bench, in a checkout",
 }
 
-# "set FIELD to " of errors.set_to, and whether the value is True or False.
+# "set FIELD to " of errors.set_to, or "FIELD = ", and whether the value is True or False.
 SETTING = re.compile(r"\bset (?P<field>[a-z][\w.]*) to (?P<switch>(?:True|False)\b)?")
+VALUE = re.compile(r"\b(?P<field>[a-z][\w.]*) = (?P<switch>(?:True|False)\b)?")
 
 EXIT_CODES = """Exit codes: 0 done, 1 a bug or a failed check, 2 usage, 3 data, 4 unusable
 checkpoint or model, 5 exactness impossible, 6 diverged, 7 storage, 8 memory,
@@ -139,6 +140,9 @@ def _run(arguments: list[str]) -> None:
     try:
         importlib.import_module(f"hectogpt.cli.{command.split()[0]}").main(words)
     except UserError as error:
+        if kind is not None:
+            help.with_default(error, help.options_in(kind))
+        error.what = name_options(error.what, kind, VALUE)
         error.fix = name_options(error.fix, kind)
         raise
 
@@ -150,8 +154,8 @@ def options_of(command: str) -> type | None:
     return getattr(options, command.title().replace(" ", "") + "Options", None)
 
 
-def name_options(fix: str, kind: type | None = None) -> str:
-    """The fix of an error with its settings as options: "set data.seq_len to 64" as "--data.seq-len 64".
+def name_options(text: str, kind: type | None = None, pattern: re.Pattern[str] = SETTING) -> str:
+    """Part of an error with its settings as options: "set data.seq_len to 64" as "--data.seq-len 64".
 
     kind: the class of the command's options; a setting that it has not stays as it is.
     """
@@ -163,4 +167,4 @@ def name_options(fix: str, kind: type | None = None) -> str:
         no = "no-" * (setting["switch"] == "False")
         return f"--{section}{dot}{no}{name}" + ("" if setting["switch"] else " ")
 
-    return SETTING.sub(option, fix)
+    return pattern.sub(option, text)

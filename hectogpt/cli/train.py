@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, make_dataclass, replace
+from itertools import chain
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ import torch
 import tyro
 
 from hectogpt import errors
+from hectogpt.cli import help
 from hectogpt.cli.console import loss_table, remarks, show
 from hectogpt.cli.options import TrainOptions
 from hectogpt.data import Corpus, find_tokenizer
@@ -87,10 +89,12 @@ def parse(argv: list[str], base: Run | None = None) -> Asked:
         recipe = ideas.start_from(recipe, source, own, remark)
         base = None if base is None else ideas.start_from(base, source, own)
     base = recipe if base is None else base
-    parsed: Any = tyro.cli(
+    parsed: Any = help.parse(
         arguments_of(base),
-        args=["--help" if word == "--help-all" else word for word in words],
-        prog=f"hectogpt train {name}",
+        ["--help" if word == "--help-all" else word for word in words],
+        argv,
+        "train",
+        chain([help.Option("RECIPE", str, DEFAULT)], help.options_in(TrainOptions), help.options_in(Run, base)),
         description=recipes.describe(base.recipe) if base.recipe in recipes.RECIPES else "",
         config=(tyro.conf.AvoidSubcommands,),
     )

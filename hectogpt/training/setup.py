@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -88,6 +89,9 @@ def build_optimizer(run: Run, model: Transformer) -> OptimizerGroup:
             f"optim: {type(run.optim).__name__}.build returned {type(optimizer).__name__}, not an OptimizerGroup",
             fix="return OptimizerGroup([...]) of torch optimizers",
         )
+    rates = [float(group["initial_lr"]) for one in optimizer.optimizers for group in one.param_groups]
+    if wrong := [rate for rate in rates if not 0 <= rate < math.inf]:
+        raise UserError(f"optim.lr = {wrong[0]}", why="a learning rate is finite and not negative")
     if type(run.schedule).of_kind is not Schedule.of_kind:
         optimizer.split_kinds(model)
     return optimizer

@@ -48,6 +48,29 @@ def test_errors_say_what_why_and_what_to_do(
     assert not list(tmp_path.iterdir())
 
 
+WRONG = """
+    trian | train minut | train --stepz 3 | train --steps abc | train --steps 0 | train --steps | train --dtype half
+    train --steps 300 adamw_128 | train minute baseline | train --json yes | train --optim.lr -1 | train --resume
+    train --corpus nofile | train --model.n-heads 3 | train --resume runs/none | train --init runs/none
+    train noidea.py | train noidea.py:idea | train minute:idea | train finetune | train baseline --optim.muon-lr 0.1
+    generate | generate runs/none | generate x --temperature hot | generate runs/x.y/z | generate a b c | data | data frob
+    export | export runs/none | export runs/none x | export a b --to onnx | score | score a --split train
+    compare | compare minute baselin | compare minute muon --seeds 0 | compare minute muon --engine dask
+    compare minute muon --workers 0 | compare minute --sweep lr=1 | judge | judge nofile.py:idea | judge minute
+    idea a.txt | assignment | assignment --check nofolder | explore nofolder | explore export | explore export attention
+    explore export atention x.html | data build nofile.txt | data build sotu --vocab x | show a | show a b | watch none
+    watch --port abc | check | check none | grade | grade nofolder | grade x --hints 5 | completion fish | doctor x"""
+
+
+@pytest.mark.parametrize("command", re.split(r"\s+\|\s+|\n\s+", WRONG.strip()))
+def test_every_command_refuses_in_one_form(command: str, tmp_path: Path, here: Here) -> None:
+    done = here(*command.split())
+    lines = [line.partition(": ")[0] for line in done.stderr.splitlines() if line[:1] != " "]
+    assert lines in (["error", "why"], ["error", "fix"], ["error", "why", "fix"], ["error", "why", "fix", "kept"])
+    assert (done.stdout, done.returncode in (2, 3, 4)) == ("", True), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_error_shows_no_control_characters_and_no_forged_lines() -> None:
     """Names of files come from others."""
     error = UserError("cannot read a\x1b]0;pwn\x07\nerror: b\udcff.txt", why="\x9b31m", fix="\u202e", kept="é")
