@@ -80,6 +80,7 @@ def train(
     metrics and a summary in state "interrupted" are in it before KeyboardInterrupt goes on.
     """
     run = recipe(run) if isinstance(run, str) else run
+    ideas.check_causal(run)
     if corpus is not None:
         run = replace(run, corpus=corpus.name if isinstance(corpus, Corpus) else str(corpus))
     progress = Progress(quiet, lines=10)

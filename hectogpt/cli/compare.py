@@ -21,7 +21,16 @@ from hectogpt.display import NGRAMS, Progress, columns, printable
 from hectogpt.errors import UserError, set_to
 from hectogpt.files import write_atomic
 from hectogpt.lab.compare import Comparison, Trial, ngram_means, result_table
-from hectogpt.lab.engines import Engine, local_engine, may_use_gpu, open_ray, perform, threads_of
+from hectogpt.lab.engines import (
+    Engine,
+    expected_seconds,
+    local_engine,
+    may_use_gpu,
+    minutes,
+    open_ray,
+    perform,
+    threads_of,
+)
 from hectogpt.lab.plan import plan
 from hectogpt.lab.record import check_writable
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, SIGNIFICANCE
@@ -89,7 +98,7 @@ def run_and_report(options: CompareOptions, comparison: Comparison) -> None:
 def run_trials(options: CompareOptions, comparison: Comparison, engine: Engine, batches: Iterable[list[Trial]]) -> None:
     """Run the trials, batch by batch. Raises UserError when a signal ends it."""
     progress = Progress(options.quiet)
-    note(state_line(comparison), options.quiet)
+    note("\n".join(plan_lines(comparison)), options.quiet)
     try:
         for trials in batches:
             perform(comparison, trials, engine, progress)
@@ -158,16 +167,22 @@ def result_lines(options: CompareOptions, comparison: Comparison, found: Compari
 
 
 def plan_lines(comparison: Comparison) -> list[str]:
-    """What would be run."""
+    """What would be run: the arms with their sizes, how many trials there are to run, and how long that takes."""
     missing, rows, broken = comparison.missing(), [], []
+    seconds = expected_seconds(comparison)
     for arm in comparison.arms:
         count, data = count_parameters(arm.run, comparison.corpus), arm.run.data
         todo = str(sum(trial.arm.label == arm.label for trial in missing)) + " a seed" * comparison.sequential
-        rows.append([arm.label, f"{count:,}", str(arm.run.steps), f"{data.batch_size * data.seq_len:,}", todo])
+        sizes = [f"{count:,}", str(arm.run.steps), f"{data.batch_size * data.seq_len:,}"]
+        rows.append([arm.label, *sizes, todo, f"{seconds[arm.label] / 60:.1f}"])
         if rules := broken_rules(comparison.track, arm.run, comparison.corpus, count):
             broken.append(f"{arm.label} breaks the rules of {comparison.track.name}: {'; '.join(rules)}")
-    header = ["arm", "parameters", "steps", "tokens a step", "trials to run"]
-    return [*columns(header, rows, width=width()), *broken, state_line(comparison)]
+    if len(rows) == 1:
+        broken.append("No second arm: its losses, their mean and SD, and no test.")
+    header = ["arm", "parameters", "steps", "tokens per step", "trials to run", "minutes each"]
+    total = sum(seconds[trial.arm.label] for trial in missing)
+    line = f"{state_line(comparison)}; {minutes(total)}{' per seed' * comparison.sequential}"
+    return [*columns(header, rows, width=width()), *broken, line]
 
 
 def state_line(comparison: Comparison) -> str:

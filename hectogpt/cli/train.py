@@ -61,6 +61,7 @@ def main(argv: list[str]) -> None:
     """Train a new run, or go on with one; score it, print it. Raises UserError."""
     asked, launch = parse(argv), find_launch()
     options = asked.options
+    ideas.check_causal(asked.run)
     if options.track == "tensorboard":
         check_installed()
     if options.resume is None and asked.run.recipe == "finetune" and asked.run.first_weights is None:

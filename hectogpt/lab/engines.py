@@ -16,11 +16,15 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
+import torch
+
 from hectogpt import __version__, files, hardware, process
-from hectogpt.display import Progress
+from hectogpt.display import Progress, in_notebook
 from hectogpt.errors import UserError, set_to
 from hectogpt.lab.compare import Comparison, Trial
 from hectogpt.lab.trial import PACKAGE, OnStep, ask
+from hectogpt.training.precision import fast_matmul_dtype
+from hectogpt.training.setup import count_parameters
 
 
 @dataclass(frozen=True)
@@ -32,16 +36,42 @@ class Engine:
     do: Callable[[dict[str, Any], OnStep, threading.Event], dict[str, Any]]
 
 
+def expected_seconds(comparison: Comparison) -> dict[str, float]:
+    """Arm's label -> roughly how long one of its trials takes: as long as its recorded ones; without any, as its large
+    matrix products at twice the time of one that is measured here, and 10 s."""
+    matrix, found = torch.ones(1024, 1024, dtype=fast_matmul_dtype()), dict[str, float]()
+    for _ in range(2):  # torch prepares at the first
+        begun = time.perf_counter()
+        matrix @ matrix
+        one_product = time.perf_counter() - begun
+    for arm in comparison.arms:
+        records = [record.wall_seconds for (label, _), record in comparison.records.items() if label == arm.label]
+        known = [seconds for seconds in records if seconds]
+        products = 3 * arm.run.tokens * count_parameters(arm.run, comparison.corpus, "matrix", "head") / 1024**3
+        found[arm.label] = sum(known) / len(known) if known else 10 + 2 * products * one_product
+    return found
+
+
+def minutes(seconds: float) -> str:
+    """ "about 4.5 minutes"."""
+    return f"about {seconds / 60:.1f} minutes"
+
+
 def perform(comparison: Comparison, trials: Sequence[Trial], engine: Engine, progress: Progress) -> None:
-    """Run the trials, `engine.workers` at a time, with a bar for all on a terminal and a line for what came of each.
-    The comparison then has the records of all. An exception kills the trials under way. Raises UserError (STORAGE).
+    """Run the trials, `engine.workers` at a time, with a line where each begins and for what came of it; and a bar for
+    all on a terminal, or elsewhere a line a minute. The comparison then has the records of all. An exception kills the
+    trials under way. Raises UserError (STORAGE).
     """
-    posts, cancelled = SimpleQueue[tuple[Trial, tuple[int, float] | Future[dict[str, Any]]]](), threading.Event()
+    Post = tuple[int, float] | float | Future[dict[str, Any]]  # a step and its loss; when the trial began; its result
+    posts, cancelled = SimpleQueue[tuple[Trial, Post]](), threading.Event()
     steps, ended = dict.fromkeys((trial.name for trial in trials), 0), 0
+    began, said = dict[tuple[str, int], float](), time.monotonic()
     bar = progress.bar(sum(trial.arm.run.steps for trial in trials), "")
+    live, expected = progress.console.is_terminal or in_notebook(), expected_seconds(comparison) if trials else {}
 
     def do(trial: Trial) -> dict[str, Any]:
         begun = time.perf_counter()
+        posts.put((trial, time.monotonic()))
         result = engine.do(comparison.request(trial), lambda *step: posts.put((trial, step)), cancelled)
         return result | {"wall_seconds": round(time.perf_counter() - begun, 2)}
 
@@ -56,9 +86,20 @@ def perform(comparison: Comparison, trials: Sequence[Trial], engine: Engine, pro
         while ended < len(trials):
             trial, post = posts.get()
             name = f"{trial.arm.label}, seed {trial.seed}"
+            of = f"{trial.arm.run.steps} steps"
+            if isinstance(post, float):
+                began[trial.name] = post
+                time_text = minutes(expected[trial.arm.label])
+                progress.line(f"trial {len(began)} of {len(trials)} begins: {name}, {of}, {time_text}")
+                continue
             if isinstance(post, tuple):
                 steps[trial.name] = post[0]
                 show(sum(steps.values()), f"{name}: loss {post[1]:.3f}")
+                now = time.monotonic()
+                if not live and now - said > 60:
+                    left = (now - began[trial.name]) * (trial.arm.run.steps / post[0] - 1)
+                    progress.line(f"{name}: step {post[0]} of {of}, loss {post[1]:.3f}, {minutes(left)} left")
+                    said = now
                 continue
             result = post.result()
             if engine.workers > 1 and isinstance(result.get("machine"), dict):
@@ -78,7 +119,7 @@ def local_engine(comparison: Comparison, workers: int = 1) -> Engine:
     Raises UserError if they would have to share cores, which makes their seconds those of no machine.
     """
     if workers < 1:
-        raise UserError(f"workers = {workers}", why="somebody has to run the trials", fix=set_to("workers", 1))
+        raise UserError(f"workers = {workers}", why="at least one worker is needed", fix=set_to("workers", 1))
     threads, cores = threads_of(comparison), hardware.usable_cores()
     if workers > 1 and workers * threads > cores:
         raise UserError(

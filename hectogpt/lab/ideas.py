@@ -1,6 +1,6 @@
 """Recipes from a user's own file: FILE.py:FUNCTION, a function that takes a Run and returns one.
 
-    FILE.py:FUNCTION            applied to the top of the ladder (or to what a comparison's first recipe is)
+    FILE.py:FUNCTION            applied to the top of the ladder; in a comparison to its first recipe
     FILE.py:FUNCTION@BASE       applied to BASE, a recipe or another FILE.py:FUNCTION
 
 Schedules, optimizers, parts of the model and data orders that the file defines are used by the run as ours are. A run
@@ -14,6 +14,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ from hectogpt.training.first_weights import FirstWeights, hash_state, open_sourc
 from hectogpt.training.run import Run, load_run
 
 SPEC = re.compile(r"(?P<path>.+?\.py):(?P<function>[^@]+)(@(?P<base>.+))?\Z")
-MOST_CHECKED = 50_000_000  # parameters of the layers that are tried on two tokens when an idea is read
+MOST_CHECKED = 50_000_000  # parameters of the layers that are tried before training
+LENGTH_CHECKED = 16  # tokens of which the last must not be seen by those before
 
 
 def is_idea(name: str) -> bool:
@@ -137,17 +139,58 @@ def _check(title: str, run: Run) -> None:
 
 def _check_shapes(title: str, model: ModelConfig) -> None:
     """Run the layers of the model, which has parts of the user's own, on two tokens. Raises UserError."""
-    start = model.document_start and 1
-    small = replace(model, vocab_size=2, inputs=(), lm_head=LMHeadConfig(), pointer=None, document_start=start)
-    if small.min_parameters() > MOST_CHECKED:
+    small = _without_vocabulary(model)
+    if small.min_parameters() <= MOST_CHECKED:
+        with running(f"{title}: the parts of the model do not fit together"), torch.no_grad():
+            Transformer(small).hidden(torch.zeros(1, min(2, model.context_length), dtype=torch.long))
+
+
+def check_causal(run: Run) -> None:
+    """Raise UserError if the run's model has parts of the user's own and sees the future: if another last token changes
+    an output before it, in training or in evaluation. A model that cannot be tried is let through."""
+    own = [part for part in parts_of(run.model) if type(part).__module__.partition(".")[0] != "hectogpt"]
+    inputs = tuple(part for part in run.model.inputs if part in own)
+    small = replace(_without_vocabulary(run.model), inputs=inputs)
+    if not own or small.min_parameters() > MOST_CHECKED:
         return
-    small = replace(small, value_embeddings=(TokenTable(),) if model.value_embeddings else ())
-    with (
-        running(f"{title}: the parts of the model do not fit together"),
-        torch.no_grad(),
-        torch.random.fork_rng(devices=[]),
-    ):
-        Transformer(small).hidden(torch.zeros(1, min(2, model.context_length), dtype=torch.long))
+    ids = torch.arange(min(LENGTH_CHECKED, run.model.context_length))[None] % 3
+    other, sees = torch.cat((ids[:, :-1], (ids[:, -1:] + 1) % 3), dim=1), False
+    with suppress(UserError), running(run.recipe), torch.no_grad():
+        torch.set_num_threads(1)  # as fast for so little; `running` puts it back
+        torch.manual_seed(0)
+        model = Transformer(small)
+        for parameter in model.parameters():  # what begins at zero would hide what is behind it
+            parameter.add_(torch.randn_like(parameter) / 10)
+
+        def earlier(ids: torch.Tensor) -> torch.Tensor:
+            torch.manual_seed(0)
+            return model.hidden(ids)[:, :-1]
+
+        for training in (False, True):
+            model.train(training)
+            before, after = earlier(ids), earlier(other)
+            if (before - after).abs().max() > 1e-4 * before.abs().max():
+                sees |= torch.equal(earlier(ids), before)  # else it depends on something else
+    if sees:
+        names = ", ".join(dict.fromkeys(type(part).__name__ for part in own))
+        raise UserError(
+            f"{run.recipe} sees the future ({names})",
+            why="another last token changes the outputs before it",
+            fix="read earlier positions only, as shift, a cumulative mean and masked attention do",
+        )
+
+
+def _without_vocabulary(model: ModelConfig) -> ModelConfig:
+    """The model with three tokens and a start of documents, and no parts whose tables are large."""
+    return replace(
+        model,
+        vocab_size=4,
+        inputs=(),
+        value_embeddings=(TokenTable(),) if model.value_embeddings else (),
+        lm_head=LMHeadConfig(),
+        pointer=None,
+        document_start=None if model.document_start is None else 3,
+    )
 
 
 def parts_of(value: Any) -> Iterator[Value]:
@@ -184,11 +227,6 @@ def folder_name(name: str) -> str:
         return name
     stem = re.split(r"[\\/]", match["path"])[-1].removesuffix(".py")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{stem}-{match['function']}").strip("-.")[:64] or "idea"
-
-
-def bases_for(names: Sequence[str]) -> str:
-    """What ideas of a comparison are applied to: its first recipe, if that is not an idea itself; else the top."""
-    return names[0] if names and not is_idea(names[0]) else "top"
 
 
 def base_name(recipe: str) -> str:

@@ -37,7 +37,9 @@ class Arm:
 
 
 def add_arm(arms: dict[str, Arm], run: Run, recipe: Run, label: str) -> None:
-    """Add the arm of a run by its label. recipe: what it was made from. Raises UserError for a run that is there."""
+    """Add the arm of a run by its label. recipe: what it was made from. Raises UserError for a run that is there, and
+    for one that sees the future."""
+    ideas.check_causal(run)
     if label in arms:
         if arms[label].run.ideas == run.ideas and not changed(arms[label].run, run):
             raise UserError(
@@ -65,8 +67,9 @@ def plan(
         raise UserError("no recipe named", fix="hectogpt compare baseline top")
     fields = [parse_sweep(text) for text in sweep] + ([[("steps", steps)]] if steps is not None else [])
     arms: dict[str, Arm] = {}
-    for name in names:
-        base = ideas.find_run(name, ideas.bases_for(names))
+    first = ideas.find_run(names[0])
+    for number, name in enumerate(names):
+        base = ideas.find_run(name, first) if number else first
         for point in product(*fields):
             run = override(base, dict(point))
             add_arm(arms, run, base, arm_label(run.recipe, changed(base, run)))
@@ -115,14 +118,14 @@ def arms_of(runs: Sequence[Run | str], steps: int | None = None, threads: int = 
     how it differs from that. Raises UserError for equal runs and for classes without a file."""
     if isinstance(runs, (str, Run)) or not runs:
         raise UserError("no runs to compare", why="compare takes a list", fix='compare(["baseline", "top"])')
-    first = runs[0]
-    base = ideas.bases_for([first]) if isinstance(first, str) else "top" if ideas.is_idea(first.recipe) else first
+    first = ideas.find_run(runs[0]) if isinstance(runs[0], str) else runs[0]
+    custom = None if ideas.is_idea(first.recipe) else first
     arms, named = dict[str, Arm](), dict[str, Run]()
-    for item in runs:
-        run = ideas.find_run(item, base) if isinstance(item, str) else item
+    for number, item in enumerate(runs):
+        run = first if number == 0 else ideas.find_run(item, first) if isinstance(item, str) else item
         check_classes(run)
         run = replace(run, steps=steps or run.steps, threads=threads or run.threads)
-        own = base if isinstance(base, Run) and isinstance(item, str) and run.ideas else run
+        own = first if run.ideas and isinstance(item, str) and runs[0] is custom else run
         apart = changed(named.setdefault(run.recipe, run), run)
         label = " ".join([run.recipe, *(f"{path}={value_text(new)}" for path, new in apart.items())])
         add_arm(arms, run, recipes.recipe_of(own) or own, label)

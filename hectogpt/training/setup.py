@@ -14,7 +14,8 @@ from hectogpt.errors import UserError, set_to
 from hectogpt.kernels import native
 from hectogpt.kernels.build import find
 from hectogpt.model import Transformer
-from hectogpt.training.optim import OptimizerGroup
+from hectogpt.training.optim import OptimizerGroup, kinds
+from hectogpt.training.optim.groups import Kind
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, Schedule
 
@@ -108,13 +109,14 @@ def used_tokens(run: Run, corpus: Corpus) -> torch.Tensor:
     return torch.from_numpy(seen.nonzero()[0])
 
 
-def count_parameters(run: Run, corpus: Corpus) -> int:
-    """Number of parameters of the model that build_model would build, without allocating them."""
+def count_parameters(run: Run, corpus: Corpus, *only: Kind) -> int:
+    """Number of parameters of the model that build_model would build, without allocating them. only: of these kinds."""
     with torch.device("meta"):
         model = Transformer(run.model)
     if run.model.lm_head.compact_vocab:
         model.lm_head.compact(used_tokens(run, corpus))
-    return sum(p.numel() for p in model.parameters())
+    kind_of = kinds(model)
+    return sum(p.numel() for name, p in model.named_parameters() if not only or kind_of[name] in only)
 
 
 def choose_kernels(run: Run, model: Transformer, machine: Machine, chosen: str | None = None) -> str:

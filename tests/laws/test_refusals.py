@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,18 +13,20 @@ import pytest
 import torch
 from helpers import TINY, fused_loss, small_run
 from model_kinds import GPT2, build
+from torch import nn
 
 from hectogpt.data import Batches, Tokenizer, load_tokenizer
 from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, generate
 from hectogpt.lab import recipes
+from hectogpt.lab.ideas import check_causal
 from hectogpt.lab.ladder import TOP
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.plan import plan
 from hectogpt.lab.tracks import find_track
 from hectogpt.model import SIZES, Init, Transformer
-from hectogpt.model.inputs import NgramHash
-from hectogpt.model.parts import Rotary, SinusoidalPositions
+from hectogpt.model.inputs import InputPart, NgramHash
+from hectogpt.model.parts import Norm, Rotary, SinusoidalPositions
 from hectogpt.serialization import dump
 from hectogpt.training.leaves import choose_leaves
 from hectogpt.training.run import Data, load_run
@@ -49,6 +51,29 @@ def counted(train: list[int], held_out: list[int]) -> object:
 
 def loss_of(targets: list[int]) -> object:
     return fused_loss(torch.ones(len(targets), 3), torch.ones(20, 3), torch.tensor(targets, dtype=torch.int64))
+
+
+@dataclass(frozen=True)
+class Peek(InputPart):
+    """Adds the next token's vector, in training only if it is told so."""
+
+    in_training: bool = False
+
+    def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
+        return PeekLayer(self.in_training)
+
+
+class PeekLayer(nn.Module):
+    def __init__(self, in_training: bool) -> None:
+        super().__init__()
+        self.in_training = in_training
+
+    def forward(self, x: torch.Tensor, ids: torch.Tensor, cache: object = None) -> torch.Tensor:
+        return x + x.roll(-1, 1) if self.training or not self.in_training else x
+
+
+def peeking(in_training: bool) -> object:
+    return check_causal(small_run(model=replace(TINY, inputs=(Peek(in_training),))))
 
 
 def continued(ids: list[int], seed: int = 0) -> object:
@@ -91,6 +116,8 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: continued([1], seed=2**63 - 1), "it must lie between -2^63"),  # the second text's would be larger
     (lambda: loss_of([]), "no targets"),
     (lambda: loss_of([1, 2, 20]), "target id 20 at flat position 2"),
+    (lambda: peeking(False), "sees the future"),
+    (lambda: peeking(True), "sees the future"),
     # texts
     (lambda: load_tokenizer().encode("ab\ud83d"), "U+D83D at character 2"),
     (lambda: load_tokenizer().encode(" " * 1_500_000 + "a"), "cannot be cut into words"),
