@@ -25,7 +25,7 @@ COMMANDS = {
     "export": "write a model for transformers, vLLM or llama.cpp",
     "score": "score models on held-out text beside n-gram models",
     "compare": "run recipes over paired seeds and test the differences",
-    "verdict": "test whether the losses in one file are lower than those in another",
+    "verdict": "test whether one file's losses are lower than another's",
     "judge": "judge an idea against its base, and check what it says",
     "idea": "write an example of an idea of your own, in one file",
     "assignment": "write the assignment as a kit, or check how far one is",
@@ -38,17 +38,6 @@ COMMANDS = {
     "grade": "grade a solution of the assignment and name its mistakes",
     "doctor": "say what this machine and installation can do, what is missing",
     "completion": "print a completion script for bash or zsh",
-}
-
-# Commands of earlier versions: what does their work now.
-GONE = {
-    "list": "hectogpt show, without a name",
-    "verify": "hectogpt check RUN, for a corpus hectogpt data build SOURCE",
-    "finish": "hectogpt check RUN --repair",
-    "replay": "hectogpt check RUN --replay",
-    "diagnose": "hectogpt check RUN --diagnose",
-    "report": "python -m tools.report, in a checkout",
-    "bench": "python -m bench, in a checkout",
 }
 
 # "set FIELD to " of errors.set_to, or "FIELD = ", and whether the value is True or False.
@@ -127,8 +116,7 @@ def _run(arguments: list[str]) -> None:
     command = next((name for name in (" ".join(arguments[:2]), arguments[0]) if name in COMMANDS), None)
     if command is None:
         why = f"commands: {', '.join(COMMANDS)}"
-        fix = GONE.get(arguments[0]) or did_you_mean(arguments[0], COMMANDS)
-        raise UserError(f"unknown command {arguments[0]!r}", why=why, fix=fix)
+        raise UserError(f"unknown command {arguments[0]!r}", why=why, fix=did_you_mean(arguments[0], COMMANDS))
     from hectogpt.cli import help
 
     given = arguments[len(command.split()) :]

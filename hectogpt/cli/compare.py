@@ -78,8 +78,8 @@ def read(options: CompareOptions) -> Comparison:
 def run_and_report(options: CompareOptions, comparison: Comparison) -> None:
     """Run the trials and say what came of all."""
     workers = options.workers
-    check_writable(options.out)
     local = None if options.engine == "ray" else local_engine(comparison, 1 if workers is None else workers)
+    check_writable(options.out)
     # Standard output is for the results; what Ray prints is none.
     with redirect_stdout(sys.stderr), nullcontext(local) if local else open_ray(comparison, workers) as engine:
         run_trials(options, comparison, engine, comparison.rounds(engine.workers))

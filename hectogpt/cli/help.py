@@ -45,7 +45,9 @@ def read_options(kind: type[T], argv: list[str], command: str) -> T:
     return parse(kind, argv, argv, command, options_in(kind), config=config)
 
 
-def parse(kind: type[T], argv: list[str], typed: list[str], command: str, known: list[Option], **settings: Any) -> T:
+def parse(
+    kind: type[T], argv: list[str], typed: list[str], command: str, known: Iterable[Option], **settings: Any
+) -> T:
     """Read arguments with tyro. Raises UserError for what it refuses.
 
     typed: all words behind the command, of which argv are those that tyro reads. known: what tyro accepts.
