@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
 import random
+import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -27,6 +30,7 @@ from hectogpt.files import cache_dir, write_atomic
 from hectogpt.hardware import is_out_of_memory
 from hectogpt.serialization import idea_module
 
+ASSIGNED = re.compile(r"\s*(?P<path>\w+(\.\w+)+) = (?P<value>.*?)\s*(#.*)?$")  # run.steps = 3
 _files: dict[str, IdeaFile] = {}  # by the name of the module that the file became
 
 
@@ -56,7 +60,8 @@ def read_idea(path: Path | str) -> IdeaFile:
     try:
         return IdeaFile(path.resolve(), path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"no file {path}", fix="hectogpt idea FILE.py writes an example") from None
+        fix = f"hectogpt idea {shlex.quote(str(path))}, which writes an example"
+        raise UserError(f"{path} does not exist", why="an idea is written FILE.py:FUNCTION", fix=fix) from None
     except (OSError, UnicodeDecodeError) as error:
         raise errors.unreadable(path, error, code=errors.USAGE) from None
 
@@ -169,7 +174,17 @@ def _cure(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"install what has the module {error.name}, with python -m pip install"
     place = _place(error)
-    return f"mend {place[0].path}" if place else ""
+    if place is None:
+        return ""
+    line = place[0].source.splitlines()[place[1] - 1 : place[1]]
+    found = ASSIGNED.match("".join(line)) if isinstance(error, dataclasses.FrozenInstanceError) else None
+    if found is None:
+        return f"correct line {place[1]} of {place[0].path.name}"
+    value, *sections, field = f"{found['path']}".split(".")
+    fields = f"{field}={found['value']}"
+    for depth in range(len(sections), 0, -1):
+        fields = f"{sections[depth - 1]}=replace({'.'.join([value, *sections[:depth]])}, {fields})"
+    return f"{value} = replace({value}, {fields})"
 
 
 @contextlib.contextmanager

@@ -102,6 +102,9 @@ def train(
         task = Task(*asked, keep_checkpoints=keep_checkpoints)
         return run_and_score(task, progress, prompt).result
     except (UserError, Stopped) as error:  # Stopped: before the first step, when there is nothing to keep
+        if isinstance(error, UserError) and error.fix.startswith(set_to("resume", folder)):
+            other = ", or another out" * error.what.endswith("already holds a run")
+            error.fix = f"hectogpt.train(run, out={str(folder)!r}, resume=True){other}"
         if error.code == errors.INTERRUPTED:
             raise KeyboardInterrupt(str(error)) from None
         if error.code in (errors.TERMINATED, errors.HANGUP):

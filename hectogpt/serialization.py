@@ -28,6 +28,7 @@ from hectogpt.errors import UserError
 
 IDEA_MODULE = "hectogpt_idea_"  # begins the names of the modules that users' own files become
 
+T = typing.TypeVar("T")
 MOST_ITEMS = 1000  # of a list in a file; ours have a handful
 
 # By name: those of each module that a user's own file became, and under "" all others.
@@ -175,6 +176,19 @@ def _class_named(name: str, base: type, where: str) -> type:
         why=f"it must be one of {', '.join(allowed)}",
         fix=did_you_mean(name, allowed),
     )
+
+
+def replace(value: T, /, **changes: Any) -> T:
+    """A copy of a frozen value, such as a Run, with some fields changed. Raises UserError for a field it has not."""
+    names = [field.name for field in dataclasses.fields(typing.cast(Any, value))]
+    if unknown := [name for name in changes if name not in names]:
+        name, new = {"learning_rate": "lr"}.get(unknown[0], unknown[0]), changes[unknown[0]]
+        inner = [section for section in names if hasattr(getattr(value, section), name)]
+        near = difflib.get_close_matches(unknown[0], names, 1)
+        fix = f"replace(run, {inner[0]}=replace(run.{inner[0]}, {name}={new!r}))" if inner else "name one of these"
+        what, why = f"{type(value).__name__} has no field {unknown[0]!r}", f"it has {', '.join(names)}"
+        raise UserError(what, why=why, fix=f"replace(run, {near[0]}={new!r})" if near and not inner else fix)
+    return dataclasses.replace(typing.cast(Any, value), **changes)
 
 
 def current_name(kind: type, field: str) -> str | None:

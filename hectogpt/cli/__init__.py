@@ -131,7 +131,7 @@ def _run(arguments: list[str]) -> None:
         if kind is not None:
             help.with_default(error, help.options_in(kind))
         error.what = name_options(error.what, kind, VALUE)
-        error.fix = name_options(error.fix, kind)
+        error.fix = re.sub("^--resume ", "hectogpt train --resume ", name_options(error.fix, kind))
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from hectogpt.cli.console import note, show
@@ -14,7 +15,7 @@ from hectogpt.errors import UserError
 def main(options: DataOptions) -> None:
     """Build, then print each split's size and hash. Raises UserError (DATA) for damaged files."""
     if options.vocab is None and options.out is not None:
-        raise UserError("--out is for --vocab", fix="leave it out")
+        raise UserError("--out is for --vocab", fix=f"hectogpt data build {shlex.quote(options.source)}")
     if options.vocab is None:
         corpus = open_corpus(options.source)
     else:
@@ -26,10 +27,13 @@ def main(options: DataOptions) -> None:
         for split, ids in corpus.tokens.items()
     }
     answer = {"corpus": corpus.name, "folder": str(corpus.folder), "n_vocab": corpus.n_vocab, "splits": splits}
-    line = "{:<6}{tokens:>12,} tokens {documents:>8,} documents  {sha256}"
+    line = "{:<6}{tokens:>12,} tokens {documents:>8,} documents"
     lines = [line.format(split, **facts) for split, facts in splits.items()]
-    if options.vocab is not None:
-        lines.append(f"{corpus.n_vocab:,} tokens of its own: hectogpt train --corpus {corpus.name}")
+    size = corpus.tokenizer.token_bytes[corpus.dev].sum() / max(len(corpus.dev), 1)
+    epochs = 100 * 8192 / max(len(corpus.train), 1)
+    lines.append(f"{size:.2f} bytes per token; 100 steps of 8,192 tokens are {epochs:.2f} epochs")
+    own = f"A vocabulary of its own, {corpus.n_vocab:,} tokens: " if options.vocab is not None else ""
+    lines.append(f"{own}hectogpt train --corpus {shlex.quote(corpus.name)}")
     show(options.json, answer | {"problems": list(corpus.problems)}, lines)
     for problem in () if options.json else corpus.problems:
         note(f"note: {problem}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hectogpt.cli.console import remarks
 from hectogpt.cli.options import ExploreExportOptions, ExploreOptions, View
@@ -21,14 +22,20 @@ from hectogpt.web.page import fill
 def main(options: ExploreOptions | ExploreExportOptions) -> None:
     """Write a page to a file; or write pages into a new folder, and open the first."""
     if isinstance(options, ExploreExportOptions):
+        if (out := options.out or options.file) is None:
+            fix = f"hectogpt explore export {options.view} page.html"
+            raise UserError("no file to write", why="a page is saved as one HTML file", fix=fix)
+        if options.view not in get_args(View):  # a run's folder
+            options = replace(options, view="model", model=options.view)
         content = make(options).encode("utf-8")
-        write_atomic(options.out, content)
-        return print(printable(f"{options.out} ({len(content):,} bytes)"))
+        write_atomic(out, content)
+        print(printable(f"{out} ({len(content):,} bytes)"))
+        return
     folder = Path(tempfile.mkdtemp(prefix="hectogpt-pages-"))
     views: list[View] = ["train", "attention", "positions"] if options.model is None else ["model"]
     for view in views:
         out = folder / f"{view}.html"
-        page = ExploreExportOptions(view, out, model=options.model, prompt=options.prompt, idea=options.idea)
+        page = ExploreExportOptions(view, model=options.model, prompt=options.prompt, idea=options.idea)
         out.write_text(make(page), encoding="utf-8")
         print(printable(str(out)))
     print("Each is one file that needs no server: keep it, or mail it.")

@@ -16,13 +16,20 @@ EXAMPLE = Path(__file__).parent.parent / "lab" / "examples" / "schedule.py"
 def main(options: IdeaOptions) -> None:
     """Write the file and print what to type next. Raises UserError."""
     if (file := options.file).suffix != ".py":
-        raise UserError(f"{file} is no name for Python source", why="it does not end in .py", fix=f"{file}.py")
+        raise UserError(
+            f"{file} is no name for Python source",
+            why="it does not end in .py",
+            fix=f"hectogpt idea {shlex.quote(str(file.with_suffix('.py')))}",
+        )
     try:
         with open(file, "x", encoding="utf-8") as target:
             target.write(EXAMPLE.read_text(encoding="utf-8"))
     except FileExistsError:
         raise UserError(
-            f"{file} exists", why="it may hold work of yours", fix="another name", kept="the file, untouched"
+            f"{file} exists",
+            why="it may hold work of yours",
+            fix=f"hectogpt idea {shlex.quote(str(file.with_stem(file.stem + '_2')))}",
+            kept="the file, untouched",
         ) from None
     except OSError as error:
         raise errors.unwritable(file, error) from None

@@ -340,13 +340,17 @@ class ExploreExportOptions:
     """Save a page as one HTML file that opens offline: train (trains in the page), attention, positions, or model.
 
     Examples
-      hectogpt explore export train --out train.html --text mine.txt --weights runs/baseline
-      hectogpt explore export attention --out page.html
+      hectogpt explore export attention page.html
+      hectogpt explore export runs/minute model.html
+      hectogpt explore export train train.html --text mine.txt --weights runs/baseline
     """
 
-    view: Positional[View]
-    out: Path
+    view: Positional[str]
+    """train, attention, positions or model; or the folder of a run, for its page."""
+    file: Positional[Path | None] = None
     """File to write."""
+    out: Path | None = None
+    """The file, as an option."""
     text: Path | None = None
     """For train: a text file that stands first. For model: the text on which effects of heads are measured."""
     weights: Path | None = None

@@ -46,7 +46,7 @@ class Score:
 def main(options: ScoreOptions) -> None:
     """Score and print a line for each model. Raises UserError."""
     if not options.models:
-        raise UserError("no model to score", fix="hectogpt score runs/minute, which hectogpt train makes, or gpt2")
+        raise UserError("no model to score", fix="hectogpt score runs/minute")
     if options.max_tokens is not None and options.max_tokens < 2:
         raise UserError(f"max_tokens = {options.max_tokens}", why="scoring takes at least 2")
     for name in options.models:

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, make_dataclass, replace
 from itertools import chain
-from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +21,7 @@ from hectogpt.cli import help
 from hectogpt.cli.console import loss_table, remarks, show
 from hectogpt.cli.options import TrainOptions
 from hectogpt.data import Corpus, find_tokenizer
-from hectogpt.display import NGRAMS, Progress, one_line, printable
+from hectogpt.display import NGRAMS, Progress, one_line
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.recipes import DEFAULT
@@ -65,7 +64,7 @@ def main(argv: list[str]) -> None:
     if options.track == "tensorboard":
         check_installed()
     if options.resume is None and asked.run.recipe == "finetune" and asked.run.first_weights is None:
-        fix = "--init MODEL: a run's folder, a folder in Hugging Face's layout, or a name on the hub"
+        fix = "hectogpt train finetune --init gpt2, or a folder in its place"
         raise UserError("nothing to fine-tune", why="the recipe finetune starts from another model", fix=fix)
     if launch is not None and not options.dry_run:
         train_shared(launch, asked)
@@ -128,7 +127,7 @@ def find_plan(asked: Asked, progress: Progress) -> Asked | None:
         return asked
     where = find_resumed(asked)
     if where is None:
-        progress.line(f"nothing to go on with {f'in {options.out}' if options.out else 'below runs'}: a new run")
+        progress.line(f"nothing to resume {f'in {options.out}' if options.out else 'below runs'}: a new run")
         return asked
     run, record = continued(asked, where.folder), read_record(where.folder)
     if record.hashes_lost:
@@ -219,20 +218,19 @@ def finish(plan: Asked, corpus: Corpus, progress: Progress, world: World = ALONE
         keep_checkpoints=options.keep_checkpoints,
     )
     if options.dry_run:
-        show_plan(run, corpus, label_of(run, modified), progress)
+        show_plan(run, corpus, label_of(run, modified), progress, options.json)
     else:
         done = run_and_score(task, progress, options.prompt, world)
         show(options.json, done.summary, result_lines(done), options.quiet)
 
 
-def show_plan(run: Run, corpus: Corpus, label: str, progress: Progress) -> None:
-    """Print the run's fields, its size, and what it would read."""
-    print(dumps(dump(run), indent=2, allow_nan=False))
+def show_plan(run: Run, corpus: Corpus, label: str, progress: Progress, as_json: bool) -> None:
+    """Print the run, its size, and what it would read; if `as_json`, every field of the run instead."""
     for line in size_notes(run, corpus):
         progress.line(f"note: {line}")
-    print(f"{label}: {setup.count_parameters(run, corpus):,} parameters")
     epochs = run.tokens / len(corpus.train)
-    print(printable(f"{run.tokens:,} training tokens of {len(corpus.train):,} in {corpus.name} ({epochs:.2f} epochs)"))
+    reads = f"{run.tokens:,} training tokens of {len(corpus.train):,} in {corpus.name} ({epochs:.2f} epochs)"
+    show(as_json, dump(run), [repr(run), f"{label}: {setup.count_parameters(run, corpus):,} parameters", reads])
 
 
 def result_lines(done: FullRun) -> Iterator[str]:

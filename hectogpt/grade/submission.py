@@ -79,7 +79,9 @@ def find(paths: tuple[Path, ...]) -> list[Submission]:
     found: dict[str, Submission] = {}
     for path in paths:
         if not path.exists():
-            raise UserError(f"there is no {path}", fix="give a file, a folder or several")
+            raise UserError(
+                f"{path} does not exist", fix="hectogpt grade FOLDER, with the folder that holds model_solution.py"
+            )
         here = list(_below(path, path, 0))
         if all(one.fault in (NOTHING, LINK) for one in here):
             if len(paths) == 1:

@@ -88,7 +88,7 @@ def export(
     kind = "gguf" if to == "gguf" else "HectoGPTForCausalLM" if differences else "GPT2LMHeadModel"
     if kind == "gguf" and differences:
         raise UserError(
-            f"the model of {name} cannot be written as GGUF",
+            f"{source} cannot be written as GGUF",
             why=f"llama.cpp knows GPT-2, and this model differs from it in {', '.join(differences)}",
             fix=set_to("to", "hf") + ": a folder with the model's own code, for transformers",
         )

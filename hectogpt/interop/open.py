@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -164,8 +165,12 @@ def find_folder(name_or_folder: str | Path, download: bool) -> Path:
     folder, name = Path(name_or_folder), str(name_or_folder)
     if os.path.isdir(folder):  # False, and no error, also for what cannot be a path
         return folder
-    if not download:
-        raise no_model(str(folder)[:200], "there is no such folder")
+    runs = [path.parent.as_posix() for path in Path("runs").glob(f"*/{RUN}")]
+    near = difflib.get_close_matches(name, [*runs, *map(os.path.basename, runs)], 1, 0.75)
+    run = next((one for one in runs if near and one.endswith(near[0])), "")
+    if not download or name.partition("/")[0] in ("runs", ".", "..", "") or os.path.isdir(name.partition("/")[0]):
+        error = no_model(name[:200], "there is no such folder")
+        raise error.amended(fix=f"did you mean {run}?" if run else "`hectogpt show` lists the runs here")
     try:
         if not HUB_NAME.match(name):
             raise ValueError("it cannot be a name on the hub")
@@ -179,11 +184,11 @@ def find_folder(name_or_folder: str | Path, download: bool) -> Path:
         check_hub_answers("models", name, reached=True)
         return Path(snapshot_download(name, allow_patterns=FILES, etag_timeout=TIMEOUT))
     except (ImportError, OSError, ValueError) as error:
-        fix = f"copy {', '.join(FILES[:4])} into a folder and name that folder"
+        fix = f"did you mean {run}? " * bool(run) + f"copy {', '.join(FILES[:4])} into a folder and name that folder"
         if isinstance(error, ImportError):
             fix = f"python -m pip install 'hectogpt[hf]', or {fix}"
         raise UserError(
-            f"{name[:200]!r} is neither a folder here nor a model that the hub gave",
+            f"{name[:200]!r} is neither a folder here nor a model found on the hub",
             why=first_line(error)[:200] or type(error).__name__,
             fix=fix,
             code=errors.CHECKPOINT,

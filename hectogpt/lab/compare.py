@@ -15,7 +15,7 @@ from typing import Any
 from hectogpt import hardware
 from hectogpt.data import Corpus
 from hectogpt.display import NGRAMS
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.lab.ideas import files_of
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.plan import Arm
@@ -99,9 +99,9 @@ class Comparison:
         sequential: bool = False,
     ) -> None:
         if not seeds:
-            raise UserError("seeds = 0", why="a comparison needs at least one seed")
+            raise UserError("seeds = 0", why="a comparison needs at least one seed", fix=set_to("seeds", 5))
         if sequential and len(arms) < 2:
-            raise UserError("one arm: there is nothing to decide", fix="name two recipes")
+            raise UserError("one arm: there is nothing to decide", fix="hectogpt compare baseline top --until decided")
         self.arms = [replace(arm, run=fit_vocabulary(arm.run, corpus.tokenizer)) for arm in arms]
         for arm in self.arms:
             check_corpus(arm.run, corpus)

@@ -55,8 +55,9 @@ def find_run(name: str, base: str | Run = "top") -> Run:
         return recipes.recipe(name)
     match = SPEC.match(name)
     if match is None:
-        fix = f"{name.partition(':')[0].removesuffix('.py')}.py:idea"
-        raise UserError(f"{name} names no function of a file", why="an idea is written FILE.py:FUNCTION", fix=fix)
+        found = functions_of(read_idea(name)) if name.endswith(".py") else []
+        fix = f"{name.partition(':')[0].removesuffix('.py')}.py:{'idea' if 'idea' in found else (found or ['idea'])[0]}"
+        raise UserError(f"{name}: which function?", why="an idea is written FILE.py:FUNCTION", fix=fix)
     base = match["base"] or base
     before = find_run(base) if isinstance(base, str) else base
     idea = read_idea(match["path"])
@@ -101,8 +102,8 @@ def no_function(file: IdeaFile, name: str) -> UserError:
     known = functions_of(file)
     return UserError(
         f"{file.path.name} has no function {name!r}",
-        why=f"its functions: {', '.join(known) or 'none'}",
-        fix=did_you_mean(name, known) if known else "hectogpt idea FILE.py writes an example",
+        why=f"it has {', '.join(known)}" if known else "it defines no function",
+        fix=did_you_mean(name, known) if known else f"def {name}(run: Run) -> Run, as `hectogpt idea` writes one",
     )
 
 

@@ -64,7 +64,9 @@ def plan(
     rungs = [change.__name__ for change in ladder.LADDER] if list(without) == ["all"] else list(without)
     names = [*names, *(recipes.WITHOUT + rung for rung in rungs)]
     if not names:
-        raise UserError("no recipe named", fix="hectogpt compare baseline top")
+        raise UserError(
+            "no recipe named", why="the first is what the others are compared to", fix="hectogpt compare baseline top"
+        )
     fields = [parse_sweep(text) for text in sweep] + ([[("steps", steps)]] if steps is not None else [])
     arms: dict[str, Arm] = {}
     first = ideas.find_run(names[0])

@@ -211,6 +211,6 @@ def _what_it_takes(verdict: Verdict) -> str:
     goal = f"a gain of {LEAST_DIFFERENCE} nats apart from none (p < {SIGNIFICANCE}, power {100 * POWER:.0f} %)"
     basis = f"by the SD of these differences, {sd:.4f}"
     if needed > seeds:
-        return f"It takes about {needed:,} paired seeds ({needed - seeds} more) to tell {goal}, {basis}."
+        return f"About {needed:,} paired seeds would be needed ({needed - seeds} more) to tell {goal}, {basis}."
     more = "what is missing is p, so run it on fresh seeds" if verdict.word == "unproven" else "more are not needed"
     return f"{needed} paired seeds tell {goal}, {basis}; {more}."

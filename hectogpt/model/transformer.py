@@ -70,7 +70,8 @@ def build_for(part: Block | Attention | MLP | None, layer: int, config: ModelCon
     def check_shape(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if output.shape != inputs[0].shape:
             what = f"{name}: layer {layer} makes {tuple(output.shape)} of {tuple(inputs[0].shape)}"
-            raise UserError(what, why="what is added to the residual stream has its shape, [batch, time, d_model]")
+            why = "what is added to the residual stream has its shape, [batch, time, d_model]"
+            raise UserError(what, why=why, fix=f"a last layer with {inputs[0].shape[-1]} outputs")
 
     module.register_forward_hook(check_shape)
     return module

@@ -118,7 +118,12 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, tas
         finish_early(session, folder, "interrupted")
         kept, fix = f"weights, metrics and run.json in {folder.path}", ""
         if folder.checkpoints.steps():
+<<<<<<< HEAD
             fix = set_to("resume", folder.path) + " to go on"
+=======
+            every = " " + set_to("save_every", task.save_every) if task.save_every else ""
+            fix = set_to("resume", folder.path) + every
+>>>>>>> d712c44b (errors: each fix is a command or a line of code for its interface; explore export takes RUN and FILE; a mistyped run is a run)
         raise _stopped(session, signals, fix=fix, kept=kept)
 
 
@@ -258,7 +263,7 @@ def _explained(error: BaseException, autosave: Autosave) -> BaseException:
     if stop := stop_behind(error):
         what = f"stopped during step {min(session.step + 1, run.steps)} of {run.steps}"
         why = "a second signal ended it at once, so its last steps are not saved"
-        fix = set_to("resume", folder.path) + " to go on"
+        fix = set_to("resume", folder.path)
         return UserError(what, why=why, fix=fix, kept=kept, code=code_of(stop))
     if hardware.is_out_of_memory(error):
         return UserError(

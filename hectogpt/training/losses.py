@@ -98,6 +98,6 @@ def total_of(loss: Loss, predictions: Predictions) -> Tensor:
         raise UserError(
             f"loss: {type(loss).__name__}.total returned {what}",
             why="a loss is one number",
-            fix="return the sum over all tokens",
+            fix="return the sum over all tokens as a tensor, without .item()",
         )
     return total

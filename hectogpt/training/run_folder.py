@@ -100,7 +100,7 @@ class RunFolder:
         raise UserError(
             f"{path} already holds a run",
             why=f"it has a {RUN}",
-            fix=f"{set_to('out', 'another folder')}, {set_to('resume', 'auto')}, or remove {path} first",
+            fix=f"{set_to('resume', path)}, or {set_to('out', f'{path}-2')}",
             kept="the old run, untouched",
         )
 

@@ -119,13 +119,17 @@ def count_parameters(run: Run, corpus: Corpus, *only: Kind) -> int:
     return sum(p.numel() for name, p in model.named_parameters() if not only or kind_of[name] in only)
 
 
+def step_logits(run: Run, model: Transformer) -> int:
+    """Number of logits that a step computes."""
+    return run.data.batch_size * run.data.seq_len * len(model.lm_head.weight)
+
+
 def choose_kernels(run: Run, model: Transformer, machine: Machine, chosen: str | None = None) -> str:
     """Who computes the parts of a step that have kernels of our own: "native", these, or "eager", torch's operations.
 
     The kernels are compiled where there are none yet (a few seconds, once on a machine), which pays for large steps.
     chosen: what was chosen when the run began, to do it again: its sums round in another order.
     """
-    step_logits = run.data.batch_size * run.data.seq_len * len(model.lm_head.weight)
-    worth_it = step_logits >= NATIVE_FROM if chosen is None else chosen == "native"
+    worth_it = step_logits(run, model) >= NATIVE_FROM if chosen is None else chosen == "native"
     fits = machine.device.type == "cpu" and machine.head_dtype in native.DTYPES
     return "native" if fits and worth_it and find().library is not None else "eager"

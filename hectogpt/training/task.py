@@ -171,7 +171,7 @@ def check_same(folder: Path, before: Run, after: Run) -> None:
         raise UserError(
             f"{folder} holds another run",
             why="; ".join(found[:3]) + more,
-            fix="leave these options out, or " + set_to("out", "another folder for a new run"),
+            fix="leave these options out, or " + set_to("out", f"{folder}-2") + " for a new run",
             kept="the old run, untouched",
         )
 
@@ -205,10 +205,12 @@ def size_notes(run: Run, corpus: Corpus) -> list[str]:
 
 def describe(session: Session) -> str:
     """Sizes and machine of a run, on one line."""
-    run, facts = session.run, session.machine.describe()
+    run, facts, kernels = session.run, session.machine.describe(), session.kernels
+    if kernels == "eager" and setup.step_logits(run, session.model) < setup.NATIVE_FROM:
+        kernels = "eager: a step this small gains nothing from the kernels"
     return (
         f"{session.result().params:,} parameters, {run.steps} steps of {run.data.batch_size} x {run.data.seq_len} "
         f"tokens from {session.corpus.name}; {facts['device']}, {facts['threads']} "
         f"thread{'' if facts['threads'] == 1 else 's'}, {facts['dtype']} blocks, {facts['head_dtype']} head, "
-        f"{session.kernels}" + (f"; {session.world.size} processes" if session.world.size > 1 else "")
+        f"{kernels}" + (f"; {session.world.size} processes" if session.world.size > 1 else "")
     )
