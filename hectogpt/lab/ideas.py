@@ -102,7 +102,7 @@ def no_function(file: IdeaFile, name: str) -> UserError:
     known = functions_of(file)
     return UserError(
         f"{file.path.name} has no function {name!r}",
-        why=f"it has {', '.join(known)}" if known else "it defines no function",
+        why=f"its functions: {', '.join(known)}" if known else "it defines no function",
         fix=did_you_mean(name, known) if known else f"def {name}(run: Run) -> Run, as `hectogpt idea` writes one",
     )
 

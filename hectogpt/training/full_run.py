@@ -118,12 +118,7 @@ def train_in_folder(session: Session, folder: RunFolder, progress: Progress, tas
         finish_early(session, folder, "interrupted")
         kept, fix = f"weights, metrics and run.json in {folder.path}", ""
         if folder.checkpoints.steps():
-<<<<<<< HEAD
-            fix = set_to("resume", folder.path) + " to go on"
-=======
-            every = " " + set_to("save_every", task.save_every) if task.save_every else ""
-            fix = set_to("resume", folder.path) + every
->>>>>>> d712c44b (errors: each fix is a command or a line of code for its interface; explore export takes RUN and FILE; a mistyped run is a run)
+            fix = set_to("resume", folder.path)
         raise _stopped(session, signals, fix=fix, kept=kept)
 
 

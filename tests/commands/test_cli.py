@@ -32,7 +32,7 @@ from hectogpt.errors import UserError, set_to
         (["explore", "nosuch"], 4, "no model in nosuch"),
         (["compare", "baseline", "--sweep", "lr"], 2, "--sweep optim.lr=0.001,0.003"),
         (["judge"], 2, "judge takes an idea"),
-        (["judge", "no.py:idea"], 2, "no file no.py"),
+        (["judge", "no.py:idea"], 2, "no.py does not exist"),
         (["data", "build", "sotu", "--out", "x"], 2, "--out is for --vocab"),
     ],
 )

@@ -55,7 +55,7 @@ def test_a_run_and_what_it_leaves(tokens: Path, tmp_path: Path, here: Here) -> N
     assert read(folder / "run.json")["machine"]["threads"] == 1
     assert "backbone.0.attention.W_k.weight" in load_file(folder / "model.safetensors")
     again = here("train", "baseline", *TINY, "--corpus", tokens, "--out", "here")
-    assert_good_error(again, 2, "already holds a run", "fix: --out another folder", "kept: ")
+    assert_good_error(again, 2, "already holds a run", "fix: hectogpt train --resume", "kept: ")
     assert read(folder / "summary.json") == summary
 
 

@@ -25,7 +25,7 @@ from hectogpt.kernels.build import find
 from hectogpt.lab import ideas, ladder, recipes
 from hectogpt.lab.compare import Comparison
 from hectogpt.lab.ideas import find_run
-from hectogpt.lab.plan import plan
+from hectogpt.lab.plan import arms_of, plan
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.model.weights import load_model, save_model
 from hectogpt.serialization import dump, idea_module
@@ -109,11 +109,14 @@ def test_an_idea_is_applied_to_the_top_or_to_what_is_named(write: Write) -> None
 
 
 def test_a_comparisons_first_recipe_is_what_its_ideas_are_applied_to(write: Write) -> None:
-    write("def steps(run):\n    return replace(run, steps=7)\n")
-
+    write("def steps(run):\n    return replace(run, steps=7)\n\ndef more(run):\n    return replace(run, seed=8)\n")
+    more = "mine.py:more@mine.py:steps"
     for arms, labels in (
         (plan(["copying", "mine.py:steps"]), ["copying", "mine.py:steps@copying"]),
         (plan(["mine.py:steps", "copying"]), ["mine.py:steps", "copying"]),
+        (plan(["mine.py:steps", "mine.py:more"]), ["mine.py:steps", more]),
+        (plan(["mine.py:steps@muon", "mine.py:more"]), ["mine.py:steps@muon", f"{more}@muon"]),
+        (arms_of(["mine.py:steps", "mine.py:more"]), ["mine.py:steps", more]),
         (plan(["top", "mine.py:steps"], without=["muon"]), [ladder.TOP, "mine.py:steps", "without-muon"]),
         (plan(["mine.py:steps"], sweep=["steps=1,2"]), ["mine.py:steps steps=1", "mine.py:steps steps=2"]),
     ):
@@ -127,7 +130,7 @@ def test_names_that_name_nothing(write: Write) -> None:
     write("def double(run):\n    return run\n\ndef _hidden(run):\n    return run\n")
     refused("mine.py:dubble", "no function 'dubble'", "its functions: double", "did you mean 'double'?")
     for name in ("mine.py", "mine.py:", "mine:double"):
-        refused(name, f"{name} names no function", "FILE.py:FUNCTION", "mine.py:idea")
+        refused(name, f"{name}: which function?", "FILE.py:FUNCTION", "mine.py:")
     refused("mine.py:double@nothing", "unknown recipe 'nothing'")
     write("", "bytes.py").write_bytes(b"\xff\xfe\x00")
     write("", "folder.py").with_name("a.py").mkdir()
@@ -169,7 +172,7 @@ def test_two_classes_of_one_name_in_one_run_are_refused(write: Write) -> None:
     write(part.format("a"), "a.py")
     write(part.format("b"), "b.py")
     refused("b.py:f@a.py:f", "a second class called Part")
-    arms = plan(["a.py:f", "b.py:f"], sweep=["steps=1,2"])
+    arms = plan(["a.py:f", "b.py:f@top"], sweep=["steps=1,2"])
     assert len({json.dumps(dump(arm.run)) for arm in arms}) == 4
     assert all(load_run(dump(arm.run)) == arm.run for arm in arms)
 

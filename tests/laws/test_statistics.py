@@ -222,7 +222,7 @@ def test_what_it_takes_to_decide(corpus: Corpus, tmp_path: Path) -> None:
     assert noisy.pair.sd is not None
     needed = seeds_needed(noisy.pair.sd)
     assert noisy.as_json()["seeds_needed"] == needed > 3
-    assert f"It takes about {needed} paired seeds" in noisy.text
+    assert f"About {needed} paired seeds" in noisy.text
     enough = replace(noisy, pair=replace(noisy.pair, sd=0.001))
     assert "more are not needed" in enough.text
     assert "what is missing is p" in replace(enough, pair=replace(enough.pair, verdict="unproven")).text
