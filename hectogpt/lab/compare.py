@@ -101,7 +101,7 @@ class Comparison:
         if not seeds:
             raise UserError("seeds = 0", why="a comparison needs at least one seed", fix=set_to("seeds", 5))
         if sequential and len(arms) < 2:
-            raise UserError("one arm: there is nothing to decide", fix="hectogpt compare baseline top --until decided")
+            raise UserError("one arm: there is nothing to decide", fix="name two recipes")
         self.arms = [replace(arm, run=fit_vocabulary(arm.run, corpus.tokenizer)) for arm in arms]
         for arm in self.arms:
             check_corpus(arm.run, corpus)
