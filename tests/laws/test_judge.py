@@ -40,6 +40,7 @@ CASES = {
     "looks_at_the_clock": BITS,
     "looks_at_the_clock_late": BITS,
     "uses_the_batch": ALONE,
+    "normalises_over_the_row": ALONE,
     "chance_when_scored": ALONE,
     "knows_that_it_is_alone": ALONE,
     # refused
@@ -89,7 +90,6 @@ CASES = {
     "replaces_the_score": NOTHING,
     "replaces_the_code_of_a_method": NOTHING,
     "sees_the_next_token": NOTHING,
-    "normalises_over_the_row": NOTHING,
     "reports_half_of_its_loss": NOTHING,
     "reports_the_likeliest": NOTHING,
     "learns_while_it_is_scored": NOTHING,
