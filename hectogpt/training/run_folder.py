@@ -262,7 +262,8 @@ def _take(path: Path, held: ExitStack) -> bool:
 
     Links are refused, and files that a killed process was writing are removed. Raises UserError (LOCKED, CHECKPOINT).
     """
-    locked = held.enter_context(files.lock(path / LOCK, path, "training in it"))
+    with errors.writing(path / LOCK, fix=WRITABLE):
+        locked = held.enter_context(files.lock(path / LOCK, path, "training in it"))
     for odd, why in files.odd_entries(path).items():
         fix = f"remove {odd}, or put the file or folder itself in its place"
         raise UserError(f"cannot use {odd}", why=why, fix=fix, code=errors.CHECKPOINT)
