@@ -46,13 +46,15 @@ def test_the_extras_are_those_of_the_package() -> None:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def test_building_prints_each_split_with_its_hash(here: Here, tmp_path: Path) -> None:
+def test_building_prints_each_split_and_json_has_its_hash(here: Here, tmp_path: Path) -> None:
     """That damage is found: laws/test_data.py, and the proof's damage."""
     (tmp_path / "stories.txt").write_text("\n\n".join(f"Story {n}: there were {n} cats." for n in range(300)))
     built, found = here.ok("data", "build", "stories.txt"), here.ok("data", "build", "stories.txt", "--json")
     facts = json.loads(found.stdout)
     assert set(facts) == {"corpus", "folder", "n_vocab", "splits", "problems"}
-    for line, (split, n) in zip(built.stdout.splitlines(), facts["splits"].items(), strict=True):
-        words = [split, f"{n['tokens']:,}", "tokens", f"{n['documents']:,}", "documents", n["sha256"]]
-        assert line.split() == words
+    *lines, size, command = built.stdout.splitlines()
+    for line, (split, n) in zip(lines, facts["splits"].items(), strict=True):
+        assert line.split() == [split, f"{n['tokens']:,}", "tokens", f"{n['documents']:,}", "documents"]
+        assert len(n["sha256"]) == 64
+    assert ("bytes per token" in size, command) == (True, "hectogpt train --corpus stories.txt")
     assert Path(facts["folder"]).parent == tmp_path / "cache"
