@@ -6,6 +6,7 @@ from dataclasses import replace
 from hectogpt.data import Corpus, DataOrder, Shuffled, Tokenizer, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.generation.decode import Sampling
+from hectogpt.lab.losses import verdict
 from hectogpt.lab.verdict import ComparisonResult, Verdict
 from hectogpt.model.attention import CausalAttention
 from hectogpt.model.config import MLP, Attention, Block, Init, ModelConfig
@@ -111,4 +112,5 @@ __all__ = [
     "replace",
     "shift",
     "train",
+    "verdict",
 ]

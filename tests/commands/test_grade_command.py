@@ -69,7 +69,7 @@ def start(*arguments: str, folder: Path, **more: str) -> subprocess.Popen[str]:
 
 def test_wrong_usage(here: Here) -> None:
     for arguments, words in (
-        ((), "nothing to grade"), (("nowhere",), "there is no nowhere"), ((".",), "no submission in"),
+        ((), "nothing to grade"), (("nowhere",), "nowhere does not exist"), ((".",), "no submission in"),
         ((".", "--timeout", "0"), "have to be positive"), ((".", "--hints", "4"), "hints"),
     ):  # fmt: skip
         done = here("grade", *arguments)

@@ -128,7 +128,7 @@ def test_what_is_not_gone_on_with(whole: Path, run: Path, tmp_path: Path, here: 
         (["baseline", "--optim.lr", "0.5", "--resume", run], 2, "optim.lr was 1e-05, now 0.5"),
         (["muon", "--resume", run], 2, "holds a run of baseline, not of muon"),
         (["--resume", tmp_path / "none"], 4, "no run in"),
-        (["baseline", "--save-every", "-1", *TINY, *corpus], 2, "save_every = -1"),
+        (["baseline", "--save-every", "-1", *TINY, *corpus], 2, "--save-every -1"),
     ):
         assert_good_error(here("train", *arguments), code, named)
     assert files(run) == before
