@@ -268,7 +268,7 @@ def test_trials_are_told_apart_by_the_source_that_they_ran(corpus: Corpus, write
     write(
         "def g(run):\n    return replace(small(run), schedule=Halved(1.0))\n", "other.py", SMALL.replace("by:", "by :")
     )
-    first = comparison(corpus, "mine.py:f", "other.py:g")
+    first = comparison(corpus, "mine.py:f", "other.py:g@top")
     assert len(first.missing()) == 2
     write(body.format(1e6), head=SMALL)
     kept = [perform(first, trial) for trial in first.missing()]
@@ -278,10 +278,10 @@ def test_trials_are_told_apart_by_the_source_that_they_ran(corpus: Corpus, write
     assert kept[0].losses[1:] != kept[1].losses[1:], "half the learning rate"
     assert first.missing() == []
 
-    edited = comparison(corpus, "mine.py:f", "other.py:g")
+    edited = comparison(corpus, "mine.py:f", "other.py:g@top")
     assert [trial.arm.label for trial in edited.missing()] == ["mine.py:f"]
     write(body.format(2.0), head=SMALL)
-    assert comparison(corpus, "mine.py:f", "other.py:g").missing() == []
+    assert comparison(corpus, "mine.py:f", "other.py:g@top").missing() == []
     assert {path.stem for path in Path("records/ideas").iterdir()} == {kept[0].run["ideas"][0], kept[1].run["ideas"][0]}
     assert "Halved(2.0)" in Path("records/ideas", f"{kept[0].run['ideas'][0]}.py").read_text()
 

@@ -1,4 +1,4 @@
-"""A user's own file whose part does what $FAULT says: the kind of fault, the rank, and the call of the part."""
+"""A user's own file whose part does what $FAULT says: the kind of fault, the rank, and the part's call in training."""
 
 import os
 import signal
@@ -21,8 +21,9 @@ class FaultLayer(torch.nn.Module):
 
     def forward(self, x, ids, cache=None):
         kind, rank, call = os.environ.get("FAULT", "none 0 0").split()
-        FaultLayer.calls += self.training
-        here = self.training and FaultLayer.calls == int(call) and os.environ.get("RANK", "0") == rank
+        in_a_step = self.training and torch.is_grad_enabled()  # the layers are tried before, without gradients
+        FaultLayer.calls += in_a_step
+        here = in_a_step and FaultLayer.calls == int(call) and os.environ.get("RANK", "0") == rank
         if here and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
             if kind == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
