@@ -1,4 +1,4 @@
-"""hectoGPT: understand, build and speed up a GPT-2 style transformer in one hundred gradient steps.
+"""hectoGPT: understand, build and speed up a GPT-2 style transformer in 100 gradient steps.
 
     import hectogpt
     result = hectogpt.train(hectogpt.recipe("top"), out="runs/mine")
@@ -8,12 +8,14 @@ docs/python.md explains the names below in ten minutes; docs/architecture.md say
 
 to use     recipe train generate attention_maps compare verdict load open_corpus replace
 results    RunResult EvalResult Step ComparisonResult Verdict UserError
-a run      Run ModelConfig Init Data DataOrder Shuffled BigramInit Session Corpus Tokenizer Sampling
-model      Transformer AttentionPart QKPart ScoreBias Rotary QKNorm InputPart shift EmbeddingNorm Smear
-           TokenTable NgramHash Norm LayerNorm RMSNorm Activation GELU ReLU2 Positions NoPositions LearnedPositions
-           SinusoidalPositions LMHeadConfig PointerHead Block DecoderBlock Attention CausalAttention MLP
-training   AfterStep Loss CrossEntropy Predictions Schedule Constant LinearDecay Cosine Optim OptimizerGroup PerKind
-           kinds AdamW Muon SOAPMuon
+a run      Run ModelConfig Init Data DataOrder Shuffled BigramInit Session Corpus Tokenizer
+           Sampling
+model      Transformer AttentionPart QKPart ScoreBias Rotary QKNorm InputPart shift
+           EmbeddingNorm Smear TokenTable NgramHash Norm LayerNorm RMSNorm Activation GELU
+           ReLU2 Positions NoPositions LearnedPositions SinusoidalPositions LMHeadConfig
+           PointerHead Block DecoderBlock Attention CausalAttention MLP
+training   AfterStep Loss CrossEntropy Predictions Schedule Constant LinearDecay Cosine Optim
+           OptimizerGroup PerKind kinds AdamW Muon SOAPMuon
 
 A name is imported when it is first used: `import hectogpt` alone loads neither torch nor numpy.
 """
@@ -35,7 +37,14 @@ _MODULES = {
     "hectogpt.model.transformer": ("Transformer", "DecoderBlock"),
     "hectogpt.model.attention": ("CausalAttention",),
     "hectogpt.model.config": ("ModelConfig", "Init", "Block", "Attention", "MLP"),
-    "hectogpt.model.inputs": ("InputPart", "shift", "EmbeddingNorm", "Smear", "TokenTable", "NgramHash"),
+    "hectogpt.model.inputs": (
+        "InputPart",
+        "shift",
+        "EmbeddingNorm",
+        "Smear",
+        "TokenTable",
+        "NgramHash",
+    ),
     "hectogpt.model.lm_head": ("LMHeadConfig",),
     "hectogpt.model.pointer": ("PointerHead",),
     "hectogpt.model.parts": (
@@ -43,9 +52,25 @@ _MODULES = {
         *("Norm", "LayerNorm", "RMSNorm", "Activation", "GELU", "ReLU2"),
         *("Positions", "NoPositions", "LearnedPositions", "SinusoidalPositions"),
     ),
-    "hectogpt.training.run": ("Run", "Data", "Schedule", "Constant", "LinearDecay", "Cosine", "AfterStep"),
+    "hectogpt.training.run": (
+        "Run",
+        "Data",
+        "Schedule",
+        "Constant",
+        "LinearDecay",
+        "Cosine",
+        "AfterStep",
+    ),
     "hectogpt.training.first_weights": ("BigramInit",),
-    "hectogpt.training.optim": ("Optim", "OptimizerGroup", "PerKind", "kinds", "AdamW", "Muon", "SOAPMuon"),
+    "hectogpt.training.optim": (
+        "Optim",
+        "OptimizerGroup",
+        "PerKind",
+        "kinds",
+        "AdamW",
+        "Muon",
+        "SOAPMuon",
+    ),
     "hectogpt.training.losses": ("Loss", "CrossEntropy", "Predictions"),
     "hectogpt.training.loop": ("Step",),
     "hectogpt.training.evaluate": ("EvalResult", "RunResult"),

@@ -1,5 +1,7 @@
-"""Types of the public names, which __init__.py imports when they are used. tests/commands/test_api.py
-compares the lists."""
+"""Types of the public names, which __init__.py imports when they are used.
+
+tests/commands/test_api.py compares the lists.
+"""
 
 from dataclasses import replace
 

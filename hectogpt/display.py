@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 OTHER_TOKENS = (
-    "Runs with different vocabularies predict different tokens: only bits per byte (hectogpt score) compare them."
+    "Runs with different vocabularies predict different tokens: only bits per byte (hectogpt "
+    "score) compare them."
 )
-# Key of an n-gram model in summaries and records -> its name. `mkn5`, order 5 with fitted discounts, and `best`, which
-# has caches too, are in files of earlier versions.
+# Key of an n-gram model in summaries and records -> its name. `mkn5`, order 5 with fitted
+# discounts, and `best`, which has caches too, are in files of earlier versions.
 NGRAMS = {
     "uniform": "uniform",
     "unigram": "unigram counts",
@@ -28,24 +29,34 @@ NGRAMS = {
 
 
 def printable(text: str) -> str:
-    """The text with control characters (escape sequences among them) as visible escapes; newlines and tabs stay."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    """The text with control characters (escape sequences among them) as visible escapes; newlines
+    and tabs stay.
+    """
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def one_line(text: str) -> str:
-    """Text from a file for a cell of a table: nothing in it can break the line or move the cursor."""
+    """Text from a file for a cell of a table: nothing in it can break the line or move the
+    cursor.
+    """
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def value_text(value: Any, longest: int = 60) -> str:
-    """A dumped value in words, at most so many characters: {"type": "Muon", "lr": 0.02} is Muon(lr=0.02)."""
+    """A dumped value in words, at most so many characters: {"type": "Muon", "lr": 0.02} is
+    Muon(lr=0.02).
+    """
     text = _words(value)
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def _words(value: Any) -> str:
     if isinstance(value, dict):
-        inner = ", ".join(f"{name}={_words(item)}" for name, item in value.items() if name != "type")
+        inner = ", ".join(
+            f"{name}={_words(item)}" for name, item in value.items() if name != "type"
+        )
         return f"{value.get('type', '')}({inner})"
     if isinstance(value, list):
         return "[" + ", ".join(map(_words, value)) + "]"
@@ -55,11 +66,19 @@ def _words(value: Any) -> str:
 def facts_text(title: str, facts: Mapping[str, str]) -> str:
     """A title and a line for each fact, names and values in two columns."""
     width = max(map(len, facts), default=0)
-    return "\n".join([one_line(title), *(f"  {name:<{width}}  {one_line(value)}" for name, value in facts.items())])
+    return "\n".join(
+        [
+            one_line(title),
+            *(f"  {name:<{width}}  {one_line(value)}" for name, value in facts.items()),
+        ]
+    )
 
 
-def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, width: int | None = None) -> list[str]:
-    """The lines of a table, two blanks in front of each; `left` columns stand on the left, the others on the right.
+def columns(
+    header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, width: int | None = None
+) -> list[str]:
+    """The lines of a table, two blanks in front of each; `left` columns stand on the left, the
+    others on the right.
 
     width: characters that a line may have: long cells of the first column go on in the next line.
     """
@@ -67,17 +86,26 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1,
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     if width is not None:
         widths[0] = max(min(widths[0], width - sum(widths[1:]) - 2 * len(widths)), 12)
-    sides, found = [str.ljust] * left + [str.rjust] * (len(header) - left), []
+    sides = [str.ljust] * left + [str.rjust] * (len(header) - left)
+    found = []
     for first, *others in lines:
-        cells = [side(cell, n) for side, cell, n in zip(sides, [first[: widths[0]], *others], widths, strict=True)]
+        cells = [
+            side(cell, n)
+            for side, cell, n in zip(sides, [first[: widths[0]], *others], widths, strict=True)
+        ]
         found.append("  ".join(["", *cells]).rstrip())
-        found += [f"  {first[at : at + widths[0]]}" for at in range(widths[0], len(first), widths[0] or 1)]
+        found += [
+            f"  {first[at : at + widths[0]]}"
+            for at in range(widths[0], len(first), widths[0] or 1)
+        ]
     return found
 
 
-# --- progress: a live line on a terminal, one output in a notebook, plain lines in a file, nothing when quiet ---------
+# --- progress: a live line on a terminal, one output in a notebook, plain lines in a file, nothing
+# when quiet ---------
 
-PATIENCE = 2.0  # seconds between updates of a `bar` in a notebook: most of its tasks are done before the first
+# seconds between updates of a `bar` in a notebook: most of its tasks are done before the first
+PATIENCE = 2.0
 
 
 def in_notebook() -> bool:
@@ -87,21 +115,27 @@ def in_notebook() -> bool:
 
 
 class Progress:
-    """Shows where a long task is. In a notebook all that it shows is one output, which is updated in place.
+    """Shows where a long task is. In a notebook all that it shows is one output, which is updated
+    in place.
 
     lines: about how many plain lines a task gets where there is no terminal.
     """
 
     def __init__(self, quiet: bool, lines: int = 100) -> None:
-        self.quiet, self.lines = quiet, lines
-        from rich.console import Console  # here, so that a program that shows nothing loads none of it
+        self.quiet = quiet
+        self.lines = lines
+        from rich.console import (
+            Console,
+        )  # here, so that a program that shows nothing loads none of it
 
         self.console = Console(stderr=True, force_jupyter=False)
         self._lines = [""]  # in a notebook's output: the live line, then those that stay
         self._output: Any = None
 
     def line(self, text: str) -> None:
-        """Print one line. A notebook leaves out those that only announce a wait, which end in "..."."""
+        """Print one line. A notebook leaves out those that only announce a wait, which end in
+        "...".
+        """
         if self.quiet:
             return
         if not in_notebook():
@@ -121,7 +155,9 @@ class Progress:
         else:
             self._output.update(content, raw=True)
 
-    def follow(self, items: Iterable[T], total: int, describe: Callable[[T], str], done: int = 0) -> Iterator[T]:
+    def follow(
+        self, items: Iterable[T], total: int, describe: Callable[[T], str], done: int = 0
+    ) -> Iterator[T]:
         """Pass the items through and show each; where there is no terminal, about `lines` of them.
 
         done: how many of the total come before these.
@@ -144,8 +180,8 @@ class Progress:
     def bar(self, total: int | None, first: str) -> Iterator[Callable[[int, str], None]]:
         """A bar of `total` parts on a terminal, a share in a notebook, nothing elsewhere.
 
-        Yields the function to call with the number of parts that are done and the text beside the bar.
-        """
+        Yields the function to call with the number of parts that are done and the text beside the
+        bar."""
         updated = time.monotonic()
 
         def show_share(number: int, text: str) -> None:
@@ -165,4 +201,6 @@ class Progress:
         text_column = TextColumn("{task.description}", markup=False)
         with Progress(BarColumn(bar_width=20), text_column, console=self.console) as bars:
             task = bars.add_task(printable(first), total=total)
-            yield lambda number, text: bars.update(task, completed=number, description=printable(text))
+            yield lambda number, text: bars.update(
+                task, completed=number, description=printable(text)
+            )

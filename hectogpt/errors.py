@@ -1,7 +1,7 @@
 """What goes wrong through nobody's bug, in one message: what, why, what to do, what is kept.
 
-Every room raises `UserError`; only the command line turns it into lines on stderr and an exit code.
-"""
+Every room raises `UserError`; only the command line turns it into lines on stderr and an exit
+code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 from hectogpt.display import printable
 
-# Exit codes. 129, 130 and 143 (SIGHUP, SIGINT, SIGTERM) follow the shell's convention, 128 + signal number.
+# Exit codes. 129, 130 and 143 (SIGHUP, SIGINT, SIGTERM) follow the shell's convention, 128 +
+# signal number.
 BUG = 1  # also: a check that failed, of `hectogpt doctor` say
 USAGE = 2
 DATA = 3
@@ -27,8 +28,8 @@ TERMINATED = 143
 
 
 def set_to(field: str, value: object) -> str:
-    """ "set FIELD to VALUE" in an error's fix, which the command line spells as an option. field: of a run, or a
-    parameter of a function. value: or in words what it has to be."""
+    """ "set FIELD to VALUE" in an error's fix, which the command line spells as an option. field:
+    of a run, or a parameter of a function. value: or in words what it has to be."""
     return f"set {field} to {value}"
 
 
@@ -42,18 +43,25 @@ class UserError(Exception):
     code: the process's exit code, one of the constants above.
     """
 
-    def __init__(self, what: str, *, why: str = "", fix: str = "", kept: str = "", code: int = USAGE) -> None:
+    def __init__(
+        self, what: str, *, why: str = "", fix: str = "", kept: str = "", code: int = USAGE
+    ) -> None:
         super().__init__(what)
-        self.what, self.why, self.fix, self.kept, self.code = what, why, fix, kept, code
+        self.what = what
+        self.why = why
+        self.fix = fix
+        self.kept = kept
+        self.code = code
 
     def amended(self, *, fix: str = "", kept: str = "") -> UserError:
         """This error with another fix and another word on what is kept, each where it is given."""
-        self.fix, self.kept = fix or self.fix, kept or self.kept
+        self.fix = fix or self.fix
+        self.kept = kept or self.kept
         return self
 
     def __str__(self) -> str:
-        """The error as it is shown. Names of files come from others: their control characters are made visible, and
-        no further line of a text begins where a line of ours does."""
+        """The error as it is shown. Names of files come from others: their control characters are
+        made visible, and no further line of a text begins where a line of ours does."""
         label = "stopped" if self.code in (HANGUP, INTERRUPTED, TERMINATED) else "error"
         parts = [(label, self.what), ("why", self.why), ("fix", self.fix), ("kept", self.kept)]
         lines = [f"{name}: {text}" for name, text in parts if text]
@@ -61,7 +69,9 @@ class UserError(Exception):
 
 
 def reason_of(error: Exception) -> str:
-    """What the operating system says, without number and path; what a library says in its own words."""
+    """What the operating system says, without number and path; what a library says in its own
+    words.
+    """
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -78,12 +88,16 @@ def unreadable(path: object, error: Exception, *, fix: str = "", code: int = DAT
 
 def unwritable(path: object, error: Exception, *, fix: str = "", kept: str = "") -> UserError:
     """The error for a file or folder that cannot be written."""
-    return UserError(f"cannot write {path}", why=reason_of(error), fix=fix, kept=kept, code=STORAGE)
+    return UserError(
+        f"cannot write {path}", why=reason_of(error), fix=fix, kept=kept, code=STORAGE
+    )
 
 
 @contextmanager
 def writing(path: object, *, fix: str = "", kept: str = "") -> Iterator[None]:
-    """Within the context an OSError becomes the error for a file or folder that cannot be written."""
+    """Within the context an OSError becomes the error for a file or folder that cannot be
+    written.
+    """
     try:
         yield
     except OSError as error:

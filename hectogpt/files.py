@@ -1,11 +1,12 @@
-"""Files written whole or not at all, files of others, locks, the cache folder. Nothing else replaces, syncs or locks.
+"""Files written whole or not at all, files of others, locks, the cache folder. Nothing else
+replaces, syncs or locks.
 
-A folder may come from somebody else. In it nothing is opened through a link, and nothing that is not a regular file: a
-link could lead to a file of the user's, and a pipe would never end. `regular` is the one place of this rule.
+A folder may come from somebody else. In it nothing is opened through a link, and nothing that is
+not a regular file: a link could lead to a file of the user's, and a pipe would never end.
+`regular` is the one place of this rule.
 
-Standard library only. Errors of the operating system are passed on as they are unless a function says otherwise: the
-caller knows what the file was for.
-"""
+Standard library only. Errors of the operating system are passed on as they are unless a function
+says otherwise: the caller knows what the file was for."""
 
 from __future__ import annotations
 
@@ -33,11 +34,11 @@ except ImportError:  # Windows has no flock: renames alone keep files whole ther
 
 
 def cache_dir(chosen: Path | str | None = None) -> Path:
-    """The folder for what can be made again: `chosen`, $HECTOGPT_CACHE, $XDG_CACHE_HOME/hectogpt or ~/.cache/hectogpt.
+    """The folder for what can be made again: `chosen`, $HECTOGPT_CACHE, $XDG_CACHE_HOME/hectogpt
+    or ~/.cache/hectogpt.
 
-    A relative or empty $XDG_CACHE_HOME is ignored, as its specification says. Raises UserError (STORAGE) for a user
-    without a home folder.
-    """
+    A relative or empty $XDG_CACHE_HOME is ignored, as its specification says. Raises UserError
+    (STORAGE) for a user without a home folder."""
     chosen = chosen or os.environ.get("HECTOGPT_CACHE")
     base = os.environ.get("XDG_CACHE_HOME", "")
     try:
@@ -46,16 +47,21 @@ def cache_dir(chosen: Path | str | None = None) -> Path:
         return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "hectogpt"
     except RuntimeError as error:
         raise UserError(
-            "there is no folder for the cache", why=str(error), fix="HECTOGPT_CACHE=FOLDER", code=errors.STORAGE
+            "there is no folder for the cache",
+            why=str(error),
+            fix="HECTOGPT_CACHE=FOLDER",
+            code=errors.STORAGE,
         ) from None
 
 
-LINK, NOT_REGULAR = "it is a link, and links are not followed here", "it is not a regular file"
+LINK = "it is a link, and links are not followed here"
+NOT_REGULAR = "it is not a regular file"
 _SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # Windows has neither
 
 
 def regular(path: str, flags: int) -> int:
-    """Open a regular file, for `open(..., opener=regular)`. Never waits for the other end of a pipe.
+    """Open a regular file, for `open(..., opener=regular)`. Never waits for the other end of a
+    pipe.
 
     Raises OSError for a link and for anything else that is not a regular file.
     """
@@ -77,27 +83,33 @@ def regular(path: str, flags: int) -> int:
 def open_regular(path: Path) -> BufferedReader:
     """Open a regular file to read its bytes. Raises OSError as `regular` does.
 
-    The one link that is followed is that of a Hugging Face cache: NAME/snapshots/REVISION/FILE to NAME/blobs/HASH.
-    """
+    The one link that is followed is that of a Hugging Face cache: NAME/snapshots/REVISION/FILE to
+    NAME/blobs/HASH."""
     real = Path(os.path.realpath(path))
     is_blob = real.parent == Path(os.path.realpath(path.parent)).parent.parent / "blobs"
     return open(real if is_blob else path, "rb", opener=regular)
 
 
 def odd_entries(folder: Path) -> dict[Path, str]:
-    """All below a folder that is neither a file nor a folder, and what it is instead. Nobody should write there."""
+    """All below a folder that is neither a file nor a folder, and what it is instead. Nobody
+    should write there."""
     kinds = {path: path.lstat().st_mode for path in folder.rglob("*")}
-    odd = {path: kind for path, kind in kinds.items() if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind))}
+    odd = {
+        path: kind
+        for path, kind in kinds.items()
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind))
+    }
     return {path: LINK if stat.S_ISLNK(kind) else NOT_REGULAR for path, kind in odd.items()}
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; at the end it takes the place of `path` in one step.
+    """A temporary path beside `path` to write to; at the end it takes the place of `path` in one
+    step.
 
-    The new file is on disk when the block ends: after a loss of power there is the old one or the new one. Nothing is
-    left of it when the block raises. It has the permissions that the user's umask gives.
-    """
+    The new file is on disk when the block ends: after a loss of power there is the old one or the
+    new one. Nothing is left of it when the block raises. It has the permissions that the user's
+    umask gives."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.unlink(missing_ok=True)  # a link of this name would be written through
@@ -112,25 +124,27 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def allow_others(path: Path) -> None:
-    """Give a file the permissions that the user's umask gives; some libraries create files only their owner can read.
-    Raises OSError."""
+    """Give a file the permissions that the user's umask gives; some libraries create files only
+    their owner can read. Raises OSError."""
     os.umask(umask := os.umask(0))
     path.chmod(0o666 & ~umask)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace a file in one step, so that a reader never sees half of it. Raises UserError (STORAGE)."""
+    """Replace a file in one step, so that a reader never sees half of it. Raises UserError
+    (STORAGE).
+    """
     data = content.encode("utf-8") if isinstance(content, str) else content
     with errors.writing(path), replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file that several processes may append to: locked, whole, and on disk when this returns.
+    """Add a line to a file that several processes may append to: locked, whole, and on disk when
+    this returns.
 
-    A last line without its line end, which a killed process has left, is cut off first; a whole JSON object, which an
-    editor has left so, gets its line end instead. Raises OSError.
-    """
+    A last line without its line end, which a killed process has left, is cut off first; a whole
+    JSON object, which an editor has left so, gets its line end instead. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b", opener=regular) as file:
         if fcntl is not None:
@@ -141,7 +155,9 @@ def append_line(path: Path, line: str) -> None:
         whole = is_whole_object(content[end:])
         if not whole:
             file.truncate(end)
-        file.write(b"\n" * whole + line.encode("utf-8") + b"\n")  # opened for appending: lands at the end in any case
+        file.write(
+            b"\n" * whole + line.encode("utf-8") + b"\n"
+        )  # opened for appending: lands at the end in any case
         file.flush()
         sync(file.fileno())
     if not content:  # the name may be new
@@ -149,7 +165,9 @@ def append_line(path: Path, line: str) -> None:
 
 
 def is_whole_object(line: bytes) -> bool:
-    """Whether a line is a JSON object from its first byte to its last: the beginning of one is never so."""
+    """Whether a line is a JSON object from its first byte to its last: the beginning of one is
+    never so.
+    """
     try:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
@@ -157,9 +175,11 @@ def is_whole_object(line: bytes) -> bool:
 
 
 def free_bytes(folder: Path) -> int:
-    """Free bytes of the disk on which `folder` is, or would be. Raises OSError, also if nothing may be written there:
-    a read-only disk is not full."""
-    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    """Free bytes of the disk on which `folder` is, or would be. Raises OSError, also if nothing
+    may be written there: a read-only disk is not full."""
+    nearest = next(
+        path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir()
+    )
     if not os.access(nearest, os.W_OK):
         raise OSError(f"{nearest} cannot be written")
     return shutil.disk_usage(nearest).free
@@ -177,7 +197,9 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new names in `folder` durable, where folders can be synced. Raises OSError if the disk fails."""
+    """Make new names in `folder` durable, where folders can be synced. Raises OSError if the disk
+    fails.
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -185,31 +207,43 @@ def sync_folder(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):  # others tell that folders cannot be synced here
+        if error.errno in (
+            errno.EIO,
+            errno.ENOSPC,
+            errno.EDQUOT,
+        ):  # others tell that folders cannot be synced here
             raise
 
 
-def check_free(folder: Path, may_go: Callable[[list[str]], bool] = lambda names: False, fix: str = "") -> None:
-    """Refuse a folder to write that is there already, unless it is empty, or all in it may go, by its names. Raises
-    UserError."""
+def check_free(
+    folder: Path, may_go: Callable[[list[str]], bool] = lambda names: False, fix: str = ""
+) -> None:
+    """Refuse a folder to write that is there already, unless it is empty, or all in it may go, by
+    its names. Raises UserError."""
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
     if not os.path.lexists(folder) or (folder.is_dir() and (not names or may_go(names))):
         return
     why = f"it holds {', '.join(names[:8])}" if names else "it is no folder"
     fix = fix or "name another folder"
-    raise UserError(f"{folder} is not an empty folder", why=why, fix=fix, kept="what is there, untouched")
+    raise UserError(
+        f"{folder} is not an empty folder", why=why, fix=fix, kept="what is there, untouched"
+    )
 
 
 @contextlib.contextmanager
 def replacing_folder(folder: Path, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """A new folder beside `folder` to write files to; at the end they are on disk and take the place of `folder`, which
-    need not exist. Nothing is left of it when the block raises. Raises OSError.
+    """A new folder beside `folder` to write files to; at the end they are on disk and take the
+    place of `folder`, which need not exist. Nothing is left of it when the block raises. Raises
+    OSError.
 
-    check: called before the old folder goes; raises an error if that holds something by then that has to stay.
+    check: called before the old folder goes; raises an error if that holds something by then that
+    has to stay.
 
     If the process is killed, there is the old folder, the new one, or for an instant neither.
     """
-    new, old = (folder.with_name(f".{folder.name}.{kind}-{os.getpid()}") for kind in ("new", "old"))
+    new, old = (
+        folder.with_name(f".{folder.name}.{kind}-{os.getpid()}") for kind in ("new", "old")
+    )
     try:
         new.mkdir(parents=True)
         yield new
@@ -233,14 +267,17 @@ def replacing_folder(folder: Path, check: Callable[[], None] = lambda: None) -> 
 
 
 def remove_folder(folder: Path) -> None:
-    """Take a folder away; nobody ever finds half of it under its name. Raises OSError if it cannot be renamed."""
+    """Take a folder away; nobody ever finds half of it under its name. Raises OSError if it cannot
+    be renamed.
+    """
     retired = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     folder.rename(retired)
     shutil.rmtree(retired, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes have left of new and old versions of `folder`. Call it under the folder's lock."""
+    """Remove what killed processes have left of new and old versions of `folder`. Call it under
+    the folder's lock."""
     for kind in ("new", "old"):
         for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.{kind}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -248,13 +285,12 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, folder: Path, what: str, patience: float = 0.0) -> Iterator[bool]:
-    """Hold the lock file `path` of a folder for the length of the block, then take it away; yields False where the file
-    system has no locks.
+    """Hold the lock file `path` of a folder for the length of the block, then take it away; yields
+    False where the file system has no locks.
 
-    Waits `patience` seconds for another holder, then raises UserError (LOCKED) that names the folder, `what` is done
-    with it, and the holder. The kernel frees the lock when its holder dies, so it is never stale. Raises OSError if the
-    file cannot be made.
-    """
+    Waits `patience` seconds for another holder, then raises UserError (LOCKED) that names the
+    folder, `what` is done with it, and the holder. The kernel frees the lock when its holder dies,
+    so it is never stale. Raises OSError if the file cannot be made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience
     while True:
@@ -266,10 +302,14 @@ def lock(path: Path, folder: Path, what: str, patience: float = 0.0) -> Iterator
                 if time.monotonic() <= deadline:
                     time.sleep(0.05)
                     continue
-                holder = os.pread(file.fileno(), 200, 0).decode("utf-8", errors="replace") or "another process"
+                holder = (
+                    os.pread(file.fileno(), 200, 0).decode("utf-8", errors="replace")
+                    or "another process"
+                )
                 raise UserError(
                     f"{folder} is in use",
-                    why=f"{holder} is {what}" + (f", for more than {patience:.0f} s" if patience else ""),
+                    why=f"{holder} is {what}"
+                    + (f", for more than {patience:.0f} s" if patience else ""),
                     fix="wait for it or stop it, or name another folder",
                     kept="what is in it, untouched",
                     code=errors.LOCKED,
@@ -312,9 +352,15 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 
 def code_hash(folders: Iterable[Path]) -> str:
-    """The beginning of a SHA-256 over the Python, C++ and TOML files below these folders, their names and contents."""
+    """The beginning of a SHA-256 over the Python, C++ and TOML files below these folders, their
+    names and contents.
+    """
     found = hashlib.sha256()
     for folder in folders:
-        for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".toml", ".cpp", ".h")):
-            found.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        for path in sorted(
+            path for path in folder.rglob("*") if path.suffix in (".py", ".toml", ".cpp", ".h")
+        ):
+            found.update(
+                path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0"
+            )
     return found.hexdigest()[:16]

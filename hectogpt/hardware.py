@@ -14,12 +14,19 @@ from pathlib import Path
 
 import psutil
 
-OUT_OF_MEMORY = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory", "CUDA out of memory")
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "not enough memory",
+    "can't allocate memory",
+    "CUDA out of memory",
+)
 
 
 def usable_cores() -> int:
     """Logical cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
 
 
 def physical_cores() -> int:
@@ -34,8 +41,17 @@ def cpu_name() -> str:
 
 
 def cpu_model() -> dict[str, str]:
-    """What tells processors of one name apart, by Linux's names; empty where the system does not say."""
-    names = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU part")  # the last two: on ARM
+    """What tells processors of one name apart, by Linux's names; empty where the system does not
+    say.
+    """
+    names = (
+        "vendor_id",
+        "cpu family",
+        "model",
+        "stepping",
+        "CPU implementer",
+        "CPU part",
+    )  # the last two: on ARM
     return {name: _cpu()[name] for name in names if name in _cpu()}
 
 
@@ -45,12 +61,16 @@ def cpu_features() -> list[str]:
 
 
 def has_cpu_flag(flag: str) -> bool:
-    """Whether the processor has an instruction set, by Linux's name for it; False where the system does not say."""
+    """Whether the processor has an instruction set, by Linux's name for it; False where the system
+    does not say.
+    """
     return flag in (_cpu().get("flags") or _cpu().get("Features", "")).split()  # Features: on ARM
 
 
 def device_name(device: str) -> str:
-    """The name of "cpu", "cuda", "cuda:1" ...: that of the processor, or of the GPU ("NVIDIA H100")."""
+    """The name of "cpu", "cuda", "cuda:1" ...: that of the processor, or of the GPU ("NVIDIA
+    H100").
+    """
     if device.partition(":")[0] == "cuda":
         import torch
 
@@ -68,24 +88,35 @@ def free_memory(device: str = "cpu") -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory is used up; torch raises a RuntimeError for it on the CPU."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
+    """Whether an exception says that memory is used up; torch raises a RuntimeError for it on the
+    CPU.
+    """
+    if (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    ):  # the latter is torch's
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def processes_with(name: str, value: str) -> list[int]:
-    """The numbers of this user's other processes that were started with a variable, or copied from such a one."""
-    alive = (process for process in psutil.process_iter(["environ", "status"]) if process.pid != os.getpid())
+    """The numbers of this user's other processes that were started with a variable, or copied from
+    such a one.
+    """
+    alive = (
+        process
+        for process in psutil.process_iter(["environ", "status"])
+        if process.pid != os.getpid()
+    )
     found = [process for process in alive if (process.info["environ"] or {}).get(name) == value]
     return [process.pid for process in found if process.info["status"] != psutil.STATUS_ZOMBIE]
 
 
 def peak_memory_mb(device: str = "cpu") -> float:
-    """MiB: on a GPU torch's largest allocation so far, else the largest resident size of this process so far.
+    """MiB: on a GPU torch's largest allocation so far, else the largest resident size of this
+    process so far.
 
-    From VmHWM where there is one: ru_maxrss starts at the size of the process that forked this one.
-    """
+    From VmHWM where there is one: ru_maxrss starts at the size of the process that forked this
+    one."""
     if device.partition(":")[0] == "cuda":
         import torch
 
@@ -102,15 +133,22 @@ def peak_memory_mb(device: str = "cpu") -> float:
 
 
 def resident_memory_mb(pid: int) -> float:
-    """MiB of main memory that a process and those it started hold now; 0 for one that has ended."""
+    """MiB of main memory that a process and those it started hold now; 0 for one that has
+    ended.
+    """
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(pid)
-        return sum(one.memory_info().rss for one in (parent, *parent.children(recursive=True))) / 2**20
+        return (
+            sum(one.memory_info().rss for one in (parent, *parent.children(recursive=True)))
+            / 2**20
+        )
     return 0.0
 
 
 def processor_seconds(pid: int) -> float:
-    """Seconds of processor time that a process and those it started, and that still run, have taken."""
+    """Seconds of processor time that a process and those it started, and that still run, have
+    taken.
+    """
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(pid)
         times = [one.cpu_times() for one in (parent, *parent.children(recursive=True))]
@@ -119,12 +157,15 @@ def processor_seconds(pid: int) -> float:
 
 
 def limit_this_process(memory: int, file_size: int) -> None:
-    """Let this process take `memory` more bytes of addresses than it has now, and write no file larger than
-    `file_size` bytes. Where the system has no such limits (Windows), nothing happens."""
+    """Let this process take `memory` more bytes of addresses than it has now, and write no file
+    larger than `file_size` bytes. Where the system has no such limits (Windows), nothing
+    happens."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 
-        if sys.platform == "linux":  # elsewhere the limit on addresses is not kept, or forbids what is taken already
+        if (
+            sys.platform == "linux"
+        ):  # elsewhere the limit on addresses is not kept, or forbids what is taken already
             size = psutil.Process().memory_info().vms + memory
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))

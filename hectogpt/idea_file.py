@@ -1,6 +1,8 @@
-"""A user's own Python file with an idea in it: read, imported when the user names it, known by the hash of its source.
+"""A user's own Python file with an idea in it: read, imported when the user names it, known by the
+hash of its source.
 
-Importing a file runs it. Nothing here imports a file that the user has not named, on this machine, in a command or a
+Importing a file runs it. Nothing here imports a file that the user has not named, on this machine,
+in a command or a
 call: a run folder that somebody else made says which file it needs, and that is all it can do.
 """
 
@@ -36,7 +38,9 @@ _files: dict[str, IdeaFile] = {}  # by the name of the module that the file beca
 
 @dataclass(frozen=True)
 class IdeaFile:
-    """A file and its source as it was read. Another source is another idea, whatever the file's name."""
+    """A file and its source as it was read. Another source is another idea, whatever the file's
+    name.
+    """
 
     path: Path
     source: str
@@ -55,23 +59,26 @@ class IdeaFile:
 
 
 def read_idea(path: Path | str) -> IdeaFile:
-    """Read a file without running it. Raises UserError for one that cannot be read or is not Python source."""
+    """Read a file without running it. Raises UserError for one that cannot be read or is not
+    Python source."""
     path = Path(path).expanduser()
     try:
         return IdeaFile(path.resolve(), path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         fix = f"hectogpt idea {shlex.quote(str(path))}, which writes an example"
-        raise UserError(f"{path} does not exist", why="an idea is written FILE.py:FUNCTION", fix=fix) from None
+        raise UserError(
+            f"{path} does not exist", why="an idea is written FILE.py:FUNCTION", fix=fix
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise errors.unreadable(path, error, code=errors.USAGE) from None
 
 
 def load_idea(idea: IdeaFile) -> ModuleType:
-    """Import an idea, once per source; the source that was read, even if the file has changed since.
+    """Import an idea, once per source; the source that was read, even if the file has changed
+    since.
 
-    Its own `print` writes to standard error, at any time: standard output is for results. Raises UserError with the
-    cause and the line if it cannot be imported.
-    """
+    Its own `print` writes to standard error, at any time: standard output is for results. Raises
+    UserError with the cause and the line if it cannot be imported."""
     name = idea_module(idea.sha256)
     if name in sys.modules:
         return sys.modules[name]
@@ -80,7 +87,10 @@ def load_idea(idea: IdeaFile) -> ModuleType:
     folder = str(idea.path.parent)
     if folder not in sys.path:
         sys.path.append(folder)  # for what the file imports from beside it
-    sys.modules[name], _files[name] = module, idea  # dataclasses look their module up while they are made
+    sys.modules[name], _files[name] = (
+        module,
+        idea,
+    )  # dataclasses look their module up while they are made
     try:
         with running(f"{idea.path.name} cannot be imported"):
             exec(compile(idea.source, str(idea.path), "exec", dont_inherit=True), vars(module))
@@ -99,35 +109,48 @@ def _print(*values: Any, file: Any = None, **options: Any) -> None:
     builtins.print(*values, file=sys.stderr if file is None else file, **options)
 
 
-# --- running what is in the file --------------------------------------------------------------------------------------
+# --- running what is in the file
+# ---
 
 
 @contextlib.contextmanager
 def running(what: str) -> Iterator[None]:
     """Run code of an idea that says what a run is, before any training.
 
-    What it prints goes to standard error. What it raises becomes a UserError that names the cause and the line in the
-    file; Ctrl-C passes. Environment, working folder, random numbers and torch's settings are afterwards what they were,
-    so that a run computes the same here as in a process of its own.
-    """
+    What it prints goes to standard error. What it raises becomes a UserError that names the cause
+    and the line in the file; Ctrl-C passes. Environment, working folder, random numbers and
+    torch's settings are afterwards what they were, so that a run computes the same here as in a
+    process of its own."""
     with contextlib.redirect_stdout(sys.stderr), _restored():
         try:
             yield
         except UserError as error:
             why = error.why + _at(_place(error))
-            raise UserError(f"{what}: {error.what}", why=why, fix=error.fix, code=error.code) from None
+            raise UserError(
+                f"{what}: {error.what}", why=why, fix=error.fix, code=error.code
+            ) from None
         except (Exception, SystemExit) as error:
-            raise UserError(what, why=_cause(error) + _at(_place(error)), fix=_cure(error)) from None
+            raise UserError(
+                what, why=_cause(error) + _at(_place(error)), fix=_cure(error)
+            ) from None
 
 
 def explain(error: BaseException) -> UserError | None:
-    """An error that came while a run with an idea was at work, as one that says where; None if no idea is loaded or the
-    error is no exception of a program."""
-    if not _files or isinstance(error, UserError) or not isinstance(error, (Exception, SystemExit)):
+    """An error that came while a run with an idea was at work, as one that says where; None if no
+    idea is loaded or the error is no exception of a program."""
+    if (
+        not _files
+        or isinstance(error, UserError)
+        or not isinstance(error, (Exception, SystemExit))
+    ):
         return None
     place = _place(error)
     if place is not None:
-        return UserError(f"{place[0].path.name}: {place[2]} failed", why=_cause(error) + _at(place), fix=_cure(error))
+        return UserError(
+            f"{place[0].path.name}: {place[2]} failed",
+            why=_cause(error) + _at(place),
+            fix=_cure(error),
+        )
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, (SystemExit, OSError)) or is_out_of_memory(error) or not frames:
         return None  # the last two are the machine's affair
@@ -135,13 +158,16 @@ def explain(error: BaseException) -> UserError | None:
     at = "/".join(Path(frames[-1].filename).parts[-3:])
     return UserError(
         f"a run of {names} failed",
-        why=f"{_cause(error)} ({at}, line {frames[-1].lineno}: {frames[-1].line}); no line of yours was at work",
+        why=f"{_cause(error)} ({at}, line {frames[-1].lineno}: {frames[-1].line}); no line of "
+        "yours was at work",
         fix=f"look at shapes and types of what {names} hands over",
     )
 
 
 def _place(error: BaseException) -> tuple[IdeaFile, int, str] | None:
-    """The last line of an idea that the error passed through: the file, the line's number, the function's name."""
+    """The last line of an idea that the error passed through: the file, the line's number, the
+    function's name.
+    """
     if isinstance(error, SyntaxError) and error.lineno:
         for idea in _files.values():
             if str(idea.path) == error.filename:
@@ -177,7 +203,11 @@ def _cure(error: BaseException) -> str:
     if place is None:
         return ""
     line = place[0].source.splitlines()[place[1] - 1 : place[1]]
-    found = ASSIGNED.match("".join(line)) if isinstance(error, dataclasses.FrozenInstanceError) else None
+    found = (
+        ASSIGNED.match("".join(line))
+        if isinstance(error, dataclasses.FrozenInstanceError)
+        else None
+    )
     if found is None:
         return f"correct line {place[1]} of {place[0].path.name}"
     value, *sections, field = f"{found['path']}".split(".")
@@ -190,7 +220,8 @@ def _cure(error: BaseException) -> str:
 @contextlib.contextmanager
 def _restored() -> Iterator[None]:
     """Put back afterwards what code can change for the whole process."""
-    environment, kept = dict(os.environ), list[tuple[Callable[[Any], Any], Any]]()
+    environment = dict(os.environ)
+    kept = list[tuple[Callable[[Any], Any], Any]]()
     kept.append((random.setstate, random.getstate()))
     with contextlib.suppress(OSError):
         kept.append((os.chdir, os.getcwd()))
@@ -200,7 +231,9 @@ def _restored() -> Iterator[None]:
         for name in ("rng_state", "default_dtype", "num_threads", "float32_matmul_precision"):
             kept.append((getattr(torch, f"set_{name}"), getattr(torch, f"get_{name}")()))
         kept.append((torch.set_grad_enabled, torch.is_grad_enabled()))
-        kept.append((torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled()))
+        kept.append(
+            (torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
+        )
     try:
         yield
     finally:
@@ -211,12 +244,13 @@ def _restored() -> Iterator[None]:
             os.environ.update(environment)
 
 
-# --- files that the user has run here before --------------------------------------------------------------------------
+# --- files that the user has run here before
+# ---
 
 
 def remember(idea: IdeaFile) -> None:
-    """Note that the user has run this source from this place, so that runs made from it can be opened without naming
-    the file again. A cache that cannot be written is no reason to stop."""
+    """Note that the user has run this source from this place, so that runs made from it can be
+    opened without naming the file again. A cache that cannot be written is no reason to stop."""
     path = cache_dir() / "ideas" / f"{idea.sha256}.json"
     with contextlib.suppress(OSError, UserError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -224,10 +258,16 @@ def remember(idea: IdeaFile) -> None:
 
 
 def remembered(sha256: str) -> IdeaFile | None:
-    """The file with this hash, if the user has run it here before and it is still where it was, unchanged."""
+    """The file with this hash, if the user has run it here before and it is still where it was,
+    unchanged.
+    """
     if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
         return None
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):
-        idea = read_idea(json.loads((cache_dir() / "ideas" / f"{sha256}.json").read_text(encoding="utf-8"))["path"])
+        idea = read_idea(
+            json.loads((cache_dir() / "ideas" / f"{sha256}.json").read_text(encoding="utf-8"))[
+                "path"
+            ]
+        )
         return idea if idea.sha256 == sha256 else None
     return None

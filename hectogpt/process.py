@@ -1,14 +1,17 @@
-"""One child process: it is sent a request, and answers in frames; it has limits, and its last words are kept.
+"""One child process: it is sent a request, and answers in frames; it has limits, and its last
+words are kept.
 
-What is run apart in this way cannot take the caller with it: a crash, a leak or an endless loop ends the child alone.
-The caller takes the child with it, however it ends: the child's standard input stays open as long as the caller lives,
-and its end ends the child. Used for trials, for the tests of a kit and for code of others.
+What is run apart in this way cannot take the caller with it: a crash, a leak or an endless loop
+ends the child alone. The caller takes the child with it, however it ends: the child's standard
+input stays open as long as the caller lives, and its end ends the child. Used for trials, for the
+tests of a kit and for code of others.
 
-A frame is one line of JSON and behind it raw bytes. The line holds a message, the number of bytes, and a token that
-only the requests hold: what code of others writes to the pipe by accident is no frame. Standard library only.
+A frame is one line of JSON and behind it raw bytes. The line holds a message, the number of bytes,
+and a token that only the requests hold: what code of others writes to the pipe by accident is no
+frame. Standard library only.
 
-`python -m hectogpt.process MODULE` is the child's side: it watches over the caller, and runs the module.
-"""
+`python -m hectogpt.process MODULE` is the child's side: it watches over the caller, and runs the
+module."""
 
 from __future__ import annotations
 
@@ -34,9 +37,11 @@ from hectogpt.sandbox import Policy
 
 _ROOT = Path(__file__).resolve().parents[1]  # the child imports the same files as the caller
 LAST_WORDS = 100_000  # bytes that are kept of what a child writes beside its answer
-MESSAGE_BYTES, BODY_BYTES = 8 << 20, 64 << 20  # the largest of a frame that are believed
+MESSAGE_BYTES = 8 << 20
+BODY_BYTES = 64 << 20  # the largest of a frame that are believed
 
-# --- the caller's side ------------------------------------------------------------------------------------------------
+# --- the caller's side
+# ---
 
 
 class CancelledError(Exception):
@@ -45,9 +50,14 @@ class CancelledError(Exception):
 
 @dataclass(frozen=True)
 class Ending:
-    """How a child ended. how: "done" (it sent its last frame), "late" (silent for too long, or too long in all),
-    "flood" (it printed too much), "cancelled", "broken" (rubbish came), or "ended" (before its last frame).
-    code: its exit code, minus a signal's number, if it ended by itself. last_words: the end of what it printed."""
+    """How a child ended. how: "done" (it sent its last frame), "late" (silent for too long, or too
+    long in all),
+    "flood" (it printed too much), "cancelled", "broken" (rubbish came), or "ended" (before its
+    last
+    frame).
+    code: its exit code, minus a signal's number, if it ended by itself. last_words: the end of
+        what
+        it printed."""
 
     how: str
     code: int | None
@@ -58,12 +68,16 @@ class Ending:
         """In a few words how it ended, "exit code 1", "SIGKILL"; None if it ended well."""
         if self.code is None:
             return "no answer in time" if self.how == "late" else self.how
-        return (signal.Signals(-self.code).name if self.code < 0 else f"exit code {self.code}") if self.code else None
+        return (
+            (signal.Signals(-self.code).name if self.code < 0 else f"exit code {self.code}")
+            if self.code
+            else None
+        )
 
 
 class Child:
-    """`python -m module` in `folder`, started and waiting for its request. It ends when this process does, and is
-    listened to once.
+    """`python -m module` in `folder`, started and waiting for its request. It ends when this
+    process does, and is listened to once.
 
     Attributes:
         process: itself; of a sealed child the program that holds its seal.
@@ -77,7 +91,9 @@ class Child:
         environment: Mapping[str, str] | None = None,
         policy: Policy | None = None,
     ) -> None:
-        """environment: its variables, all of them. policy: the sandbox that it begins in, sealed where possible."""
+        """environment: its variables, all of them. policy: the sandbox that it begins in, sealed
+        where possible.
+        """
         environment = os.environ if environment is None else environment
         path = [str(_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
         plain = [sys.executable, "-m", "hectogpt.process", module]
@@ -88,20 +104,30 @@ class Child:
             stderr=subprocess.PIPE,
             cwd=folder,
             env={**environment, "PYTHONPATH": os.pathsep.join(path)},
-            start_new_session=True,  # Ctrl-C reaches the caller alone, which ends the child and its group
+            # Ctrl-C reaches the caller alone, which ends the child and its group
+            start_new_session=True,
         )
         self.ending: Ending | None = None
         self._token = secrets.token_hex(16)
-        self._printed, self._killed_for, self._deadline, self._over = b"", "", math.inf, threading.Event()
+        self._printed = b""
+        self._killed_for = ""
+        self._deadline = math.inf
+        self._over = threading.Event()
 
     def send(self, request: dict[str, Any], body: bytes | memoryview = b"") -> None:
-        """Send a request, with raw bytes; `listen` sends the first. A child that has ended does not get it."""
-        line = json.dumps({"request": request, "bytes": len(body), "token": self._token}, allow_nan=False).encode()
+        """Send a request, with raw bytes; `listen` sends the first. A child that has ended does
+        not get it."""
+        line = json.dumps(
+            {"request": request, "bytes": len(body), "token": self._token}, allow_nan=False
+        ).encode()
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError, ValueError):  # ended, or already closed; the exit code tells
+        with suppress(
+            BrokenPipeError, ValueError
+        ):  # ended, or already closed; the exit code tells
             self.process.stdin.write(line + b"\n")
             self.process.stdin.write(body)
-            self.process.stdin.flush()  # and stays open: its end would tell that this process has died
+            # and stays open: its end would tell that this process has died
+            self.process.stdin.flush()
 
     def listen(
         self,
@@ -109,7 +135,9 @@ class Child:
         on_frame: Callable[[dict[str, Any], bytes], None],
         **limits: Any,
     ) -> Ending:
-        """Pass on each frame of the answer to `request` (see `frames`). Returns how the child ended."""
+        """Pass on each frame of the answer to `request` (see `frames`). Returns how the child
+        ended.
+        """
         with closing(self.frames(request, **limits)) as frames:
             for message, body in frames:
                 on_frame(message, body)
@@ -137,7 +165,8 @@ class Child:
             body_bytes: the largest body of a frame.
             cancelled: asked now and then; ends the child once it is true.
         """
-        child, how = self.process, "ended"
+        child = self.process
+        how = "ended"
         assert child.stdin is not None
         assert child.stdout is not None
         last = time.monotonic() + total_seconds
@@ -147,7 +176,10 @@ class Child:
         reader.start()
         try:
             self.send(request)
-            while how == "ended" and (frame := read_frame(child.stdout, self._token, body_bytes)) is not None:
+            while (
+                how == "ended"
+                and (frame := read_frame(child.stdout, self._token, body_bytes)) is not None
+            ):
                 if frame[0].get("done") is True:
                     how = "done"
                 else:
@@ -164,12 +196,17 @@ class Child:
             code = child.poll()
             self._end_all()
             child.wait()
-            for stream in (child.stdout, child.stdin):  # the thread that reads standard error closes it
+            for stream in (
+                child.stdout,
+                child.stdin,
+            ):  # the thread that reads standard error closes it
                 with suppress(BrokenPipeError):
                     stream.close()
             reader.join(timeout=5)
             words = self._printed.decode("utf-8", errors="replace").strip()
-            self.ending = Ending(self._killed_for or how, None if self._killed_for else code, words)
+            self.ending = Ending(
+                self._killed_for or how, None if self._killed_for else code, words
+            )
 
     def _watch(self, last: float, cancelled: Callable[[], bool] | None) -> None:
         """In a thread: end the child at its deadline, or when it is cancelled."""
@@ -180,8 +217,11 @@ class Child:
                 self._kill("cancelled")
 
     def _read_printed(self, limit: int) -> None:
-        """In a thread: read what the child prints, keep the end of it, and end the child if it is too much."""
-        count, stream = 0, self.process.stderr
+        """In a thread: read what the child prints, keep the end of it, and end the child if it is
+        too much.
+        """
+        count = 0
+        stream = self.process.stderr
         assert stream is not None
         with suppress(OSError, ValueError), stream:
             while data := os.read(stream.fileno(), 1 << 16):
@@ -209,9 +249,11 @@ class BrokenFrameError(Exception):
     """Bytes came that are no frame."""
 
 
-def read_frame(stream: IO[bytes], token: str, most: int = BODY_BYTES) -> tuple[dict[str, Any], bytes] | None:
-    """A message and its body, of at most `most` bytes; None at the end of the stream. Raises BrokenFrameError for
-    anything that is not a frame, or lacks the token."""
+def read_frame(
+    stream: IO[bytes], token: str, most: int = BODY_BYTES
+) -> tuple[dict[str, Any], bytes] | None:
+    """A message and its body, of at most `most` bytes; None at the end of the stream. Raises
+    BrokenFrameError for anything that is not a frame, or lacks the token."""
     line = stream.readline(MESSAGE_BYTES)
     if not line.endswith(b"\n"):
         return None
@@ -221,35 +263,40 @@ def read_frame(stream: IO[bytes], token: str, most: int = BODY_BYTES) -> tuple[d
         raise BrokenFrameError from None
     if not isinstance(frame, dict) or frame.get("token") != token:
         raise BrokenFrameError
-    message, size = frame.get("message"), frame.get("bytes")
+    message = frame.get("message")
+    size = frame.get("bytes")
     if not isinstance(message, dict) or not isinstance(size, int) or not 0 <= size <= most:
         raise BrokenFrameError
     body = stream.read(size)
     return (message, body) if len(body) == size else None
 
 
-# --- the child's side -------------------------------------------------------------------------------------------------
+# --- the child's side
+# ---
 
 
 class Frames:
-    """The child's answers. Made before the module runs: from then on standard output is standard error, for every
-    library, and only this object can answer."""
+    """The child's answers. Made before the module runs: from then on standard output is standard
+    error, for every library, and only this object can answer."""
 
     def __init__(self) -> None:
         sys.stdout.flush()
         self._file = os.fdopen(os.dup(1), "wb")  # no process inherits this descriptor
         os.dup2(2, 1)
-        self._owner, self._token = os.getpid(), ""
+        self._owner = os.getpid()
+        self._token = ""
         self._received: SimpleQueue[tuple[dict[str, Any], bytes]] = SimpleQueue()
-        self._pipe = os.dup(0)  # a file descriptor that no process inherits which the module may start
+        self._pipe = os.dup(
+            0
+        )  # a file descriptor that no process inherits which the module may start
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)  # code that reads standard input finds it empty, and does not wait
         os.close(nothing)
         threading.Thread(target=self._watch_caller, daemon=True).start()
 
     def _watch_caller(self) -> None:
-        """Read requests until the end of the pipe, which only the caller's end closes; then end this process with all
-        that it has started."""
+        """Read requests until the end of the pipe, which only the caller's end closes; then end
+        this process with all that it has started."""
         with suppress(OSError, ValueError), os.fdopen(self._pipe, "rb", closefd=False) as pipe:
             while line := pipe.readline():
                 frame = json.loads(line)
@@ -300,8 +347,8 @@ def answer(reply: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]) -> None:
 
 
 def serve(module: str, policy: dict[str, Any] | None = None) -> None:
-    """Run the module as a program, and end with all that it has started when the caller dies. policy: the fields of a
-    Policy, which holds before this process has a second thread."""
+    """Run the module as a program, and end with all that it has started when the caller dies.
+    policy: the fields of a Policy, which holds before this process has a second thread."""
     if policy is not None:
         Policy(**{name: tuple(places) for name, places in policy.items()}).keep_in()
     _frames.append(Frames())
@@ -309,7 +356,8 @@ def serve(module: str, policy: dict[str, Any] | None = None) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-# --- git --------------------------------------------------------------------------------------------------------------
+# --- git
+# ---
 
 
 @dataclass(frozen=True)
@@ -324,12 +372,19 @@ def revision(folder: Path) -> Revision:
     """The revision of `folder`; only files below it count as changes."""
     git = ["git", "-C", str(folder)]
     with suppress(OSError, subprocess.CalledProcessError):
-        commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL)
-        return Revision(commit.strip(), bool(subprocess.check_output([*git, "status", "--porcelain", "--", "."])))
+        commit = subprocess.check_output(
+            [*git, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL
+        )
+        return Revision(
+            commit.strip(),
+            bool(subprocess.check_output([*git, "status", "--porcelain", "--", "."])),
+        )
     return Revision(None, None)
 
 
 if __name__ == "__main__":
-    from hectogpt import process  # this file a second time, as the module that `answer` is called in
+    from hectogpt import (
+        process,
+    )  # this file a second time, as the module that `answer` is called in
 
     process.serve(sys.argv[1])

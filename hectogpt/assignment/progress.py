@@ -1,8 +1,8 @@
-"""How far a student is: the tests of a kit, run part after part in a child process, and a state for every part.
+"""How far a student is: the tests of a kit, run part after part in a child process, and a state
+for every part.
 
-A test is a function whose name begins with `test_`, in tests/test_PART.py; no pytest is needed. An exercise that is
-still a stub raises NotImplementedError with its name, and is recognised by it.
-"""
+A test is a function whose name begins with `test_`, in tests/test_PART.py; no pytest is needed. An
+exercise that is still a stub raises NotImplementedError with its name, and is recognised by it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ STUB = re.compile(r"exercise (\w+): ")
 
 @dataclass(frozen=True)
 class Progress:
-    """The state of a part: passed, failed, not started, or waiting for another part; and why, in a line."""
+    """The state of a part: passed, failed, not started, or waiting for another part; and why, in a
+    line.
+    """
 
     part: str
     state: str
@@ -40,9 +42,13 @@ class Progress:
 
 
 def find_parts(folder: Path) -> list[str]:
-    """The parts that a kit has tests for, in the assignment's order, and `together`. Raises UserError for no kit."""
+    """The parts that a kit has tests for, in the assignment's order, and `together`. Raises
+    UserError for no kit.
+    """
     missing = [name for name in SOURCES if not (folder / name).is_file()]
-    names = [name for name in (*BY_NAME, TOGETHER) if (folder / "tests" / f"test_{name}.py").is_file()]
+    names = [
+        name for name in (*BY_NAME, TOGETHER) if (folder / "tests" / f"test_{name}.py").is_file()
+    ]
     if missing or not names:
         raise UserError(
             f"{folder} is no kit of the assignment",
@@ -53,14 +59,20 @@ def find_parts(folder: Path) -> list[str]:
     return names
 
 
-def check_kit(folder: Path, tell: Callable[[Progress], None], limit: float = LIMIT) -> list[Progress]:
-    """The state of each part of a kit, told as soon as it is known. Raises UserError for a folder that is no kit.
+def check_kit(
+    folder: Path, tell: Callable[[Progress], None], limit: float = LIMIT
+) -> list[Progress]:
+    """The state of each part of a kit, told as soon as it is known. Raises UserError for a folder
+    that is no kit.
 
-    Where the child ends or hangs, the part that it was at has failed, and another child goes on with the next one.
+    Where the child ends or hangs, the part that it was at has failed, and another child goes on
+    with the next one.
     limit: seconds for each part.
     """
     folder = folder.resolve()
-    names, found, ready = find_parts(folder), list[Progress](), False
+    names = find_parts(folder)
+    found = list[Progress]()
+    ready = False
 
     def note(progress: Progress) -> None:
         found.append(progress)
@@ -73,8 +85,11 @@ def check_kit(folder: Path, tell: Callable[[Progress], None], limit: float = LIM
             note(Progress(**message))
 
     while left := names[len(found) :]:
-        request, ready = {"folder": str(folder), "parts": left}, False
-        ending = Child("hectogpt.assignment.progress").listen(request, on_frame, first_seconds=LIMIT, seconds=limit)
+        request = {"folder": str(folder), "parts": left}
+        ready = False
+        ending = Child("hectogpt.assignment.progress").listen(
+            request, on_frame, first_seconds=LIMIT, seconds=limit
+        )
         if not ready:
             raise UserError(
                 "the tests did not start",
@@ -83,15 +98,23 @@ def check_kit(folder: Path, tell: Callable[[Progress], None], limit: float = LIM
             )
         if left := names[len(found) :]:
             ended = f"the process ended: {ending.error or 'exit code 0'}"
-            note(Progress(left[0], "failed", f"not done after {limit:g} s" if ending.how == "late" else ended))
+            note(
+                Progress(
+                    left[0],
+                    "failed",
+                    f"not done after {limit:g} s" if ending.how == "late" else ended,
+                )
+            )
     return found
 
 
-# --- in the child -----------------------------------------------------------------------------------------------------
+# --- in the child
+# ---
 
 
 def reply(request: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """An empty message before the first part, and for each part one when it has ended: part, state, why.
+    """An empty message before the first part, and for each part one when it has ended: part,
+    state, why.
 
     request: folder of the kit, and parts.
     """
@@ -108,18 +131,24 @@ def reply(request: dict[str, Any]) -> Iterator[dict[str, str]]:
 
 
 def run_part(folder: Path, part: str) -> tuple[str, str]:
-    """State of a part, passed, failed, not started or waiting, and the first reason why it has not passed. A failure
-    beyond the course's tests is a note on a part that has passed."""
+    """State of a part, passed, failed, not started or waiting, and the first reason why it has not
+    passed. A failure beyond the course's tests is a note on a part that has passed."""
     import torch
 
     beyond = False
     try:
         module = importlib.import_module(f"test_{part}")
-        tests = [test for name, test in vars(module).items() if name.startswith("test_") and callable(test)]
+        tests = [
+            test
+            for name, test in vars(module).items()
+            if name.startswith("test_") and callable(test)
+        ]
         for test in sorted(tests, key=lambda test: hasattr(test, "beyond")):
             beyond = hasattr(test, "beyond")
             test()
-    except BaseException as error:  # SystemExit and the like too: they come from the code that is tested
+    except (
+        BaseException
+    ) as error:  # SystemExit and the like too: they come from the code that is tested
         stub = STUB.match(str(error)) if isinstance(error, NotImplementedError) else None
         if stub:
             return ("not started", "") if stub[1] == part else ("waiting", f"for {stub[1]}")
@@ -132,9 +161,13 @@ def run_part(folder: Path, part: str) -> tuple[str, str]:
 
 
 def describe(error: BaseException, folder: Path) -> str:
-    """The first line of an error, and where it was raised, unless a test raised it to say what is wrong."""
+    """The first line of an error, and where it was raised, unless a test raised it to say what is
+    wrong.
+    """
     first = next(iter(str(error).splitlines()), "")
-    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    frames = [
+        (Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)
+    ]
     if isinstance(error, AssertionError) and frames and frames[-1][0].parent == folder / "tests":
         return first
     own = [f" ({file.name}, line {line})" for file, line in frames if file.parent == folder]

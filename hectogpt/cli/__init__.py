@@ -1,7 +1,8 @@
-"""The command line: finds the command, runs it, and turns errors into one message and an exit code.
+"""The command line: finds the command, runs it, and turns errors into one message and an exit
+code.
 
-A command's module is imported only when it is called, so that `hectogpt --help` needs neither torch nor tyro.
-"""
+A command's module is imported only when it is called, so that `hectogpt --help` needs neither
+torch nor tyro."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from hectogpt.errors import UserError
 from hectogpt.serialization import did_you_mean
 from hectogpt.signals import WORDS, code_of, ignore_more, raise_on_signal, stop_behind
 
-# command: what it does. `main` of its module, cli/COMMAND.py, gets its options, whose class in options.py has its name,
-# too; that of train gets its words.
+# command: what it does. `main` of its module, cli/COMMAND.py, gets its options, whose class in
+# options.py has its name, too; that of train gets its words.
 COMMANDS = {
     "train": "train a recipe for its hundred steps; writes runs/NAME",
     "generate": "continue prompts with a trained or imported model",
@@ -61,17 +62,22 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> None:
     """Run a command line; leaves by SystemExit unless all went well."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # Threads that wait for each other by spinning slow down everything else on a busy machine, and with it themselves:
-    # beside five busy processes a step took 6 s spinning and 3 s not. libgomp reads this once, when torch loads it.
+    # Threads that wait for each other by spinning slow down everything else on a busy machine, and
+    # with it themselves: beside five busy processes a step took 6 s spinning and 3 s not. libgomp
+    # reads this once, when torch loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    if "RANK" in os.environ:  # what torch writes about broken connections, with its own stack, hides what broke them
+    if (
+        "RANK" in os.environ
+    ):  # what torch writes about broken connections, with its own stack, hides what broke them
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     given = [a for a in arguments if a != "--debug"]
     perform(lambda: _run(given), "--debug" in arguments, last=argv is None)
 
 
 def perform(work: Callable[[], None], debug: bool = False, last: bool = False) -> None:
-    """Do a command's work; print what went wrong, and leave by SystemExit with its code. last: the process ends."""
+    """Do a command's work; print what went wrong, and leave by SystemExit with its code. last: the
+    process ends.
+    """
     with steady_streams(), raise_on_signal(last=last):
         try:
             _print_errors(work, debug)
@@ -96,7 +102,9 @@ def _print_errors(work: Callable[[], None], debug: bool) -> None:
             raise stop from None
         ignore_more()
         ideas = sys.modules.get("hectogpt.idea_file")
-        own: UserError | None = None if ideas is None else ideas.explain(error)  # code of the user's own file raised it
+        own: UserError | None = (
+            None if ideas is None else ideas.explain(error)
+        )  # code of the user's own file raised it
         if debug or (own is None and isinstance(error, SystemExit)):
             raise
         if own is not None:
@@ -113,10 +121,14 @@ def _run(arguments: list[str]) -> None:
     if arguments[0] in ("-V", "--version"):
         print(f"hectogpt {__version__}")
         return
-    command = next((name for name in (" ".join(arguments[:2]), arguments[0]) if name in COMMANDS), None)
+    command = next(
+        (name for name in (" ".join(arguments[:2]), arguments[0]) if name in COMMANDS), None
+    )
     if command is None:
         why = f"commands: {', '.join(COMMANDS)}"
-        raise UserError(f"unknown command {arguments[0]!r}", why=why, fix=did_you_mean(arguments[0], COMMANDS))
+        raise UserError(
+            f"unknown command {arguments[0]!r}", why=why, fix=did_you_mean(arguments[0], COMMANDS)
+        )
     from hectogpt.cli import help
 
     given = arguments[len(command.split()) :]
@@ -143,7 +155,8 @@ def options_of(command: str) -> type | None:
 
 
 def name_options(text: str, kind: type | None = None, pattern: re.Pattern[str] = SETTING) -> str:
-    """Part of an error with its settings as options: "set data.seq_len to 64" as "--data.seq-len 64".
+    """Part of an error with its settings as options: "set data.seq_len to 64" as "--data.seq-len
+    64".
 
     kind: the class of the command's options; a setting that it has not stays as it is.
     """

@@ -27,25 +27,42 @@ def write(options: AssignmentOptions) -> None:
     write_kit(options.folder, parts, options.solution)
     folder = printable(shlex.quote(str(options.folder)))
     points = sum(part.points for part in parts)
-    print(f"{printable(str(options.folder))}: {len(parts)} parts to write, {points} points. Begin with README.md; then")
+    print(
+        f"{printable(str(options.folder))}: {len(parts)} parts to write, {points} points. Begin "
+        "with README.md; then"
+    )
     print("fill in a part, and see how far you are:\n")
     print(f"  hectogpt assignment --check {folder}")
-    print(f"  cd {folder} && python -m pytest      the same tests, without hectogpt; needs pip install pytest")
-    print(f"  hectogpt grade {folder} --hints 1    what is wrong; 2: also where; 3: also which mistake")
+    print(
+        f"  cd {folder} && python -m pytest      the same tests, without hectogpt; needs pip "
+        "install pytest"
+    )
+    print(
+        f"  hectogpt grade {folder} --hints 1    what is wrong; 2: also where; 3: also which "
+        "mistake"
+    )
     if options.solution:
-        print(f"\nFor teachers: {folder}/solution holds the textbook's files and the written answers.")
+        print(
+            f"\nFor teachers: {folder}/solution holds the textbook's files and the written "
+            "answers."
+        )
 
 
 def check(folder: Path) -> None:
     """Print a line for each part. Raises UserError, and SystemExit where not all have passed."""
 
     def show_part(progress: Progress) -> None:
-        print(printable(f"  {progress.part:<12}{progress.state:<13}{progress.why}").rstrip(), flush=True)
+        print(
+            printable(f"  {progress.part:<12}{progress.state:<13}{progress.why}").rstrip(),
+            flush=True,
+        )
 
     found = check_kit(folder, show_part)
     passed = [progress for progress in found if progress.state == "passed"]
     points, all_points = (sum(progress.points for progress in group) for group in (passed, found))
-    print(f"{len(passed)} of {len(found)} tests passed; parts worth {points} of {all_points} points")
+    print(
+        f"{len(passed)} of {len(found)} tests passed; parts worth {points} of {all_points} points"
+    )
     failed = next((progress.part for progress in found if progress.state == "failed"), None)
     if failed:
         quoted = printable(shlex.quote(str(folder)))
@@ -54,8 +71,12 @@ def check(folder: Path) -> None:
             print(f"what it may be:     hectogpt grade {quoted}")
     elif len(passed) == len(found):
         print(
-            f"next:  cd {printable(shlex.quote(str(folder)))} && python train.py      the picture of question 3(b)iii"
+            f"next:  cd {printable(shlex.quote(str(folder)))} && python train.py      the "
+            "picture of question 3(b)iii"
         )
-        print("next:  bash create_submission.sh      submission.zip; answers to 1, 2, 3(b) and (c) go on paper")
+        print(
+            "next:  bash create_submission.sh      submission.zip; answers to 1, 2, 3(b) and (c) "
+            "go on paper"
+        )
     if len(passed) < len(found):
         raise SystemExit(errors.BUG)

@@ -1,4 +1,6 @@
-"""`hectogpt check RUN`: every hash of a run, its repair, a step again, and where its numbers went wrong."""
+"""`hectogpt check RUN`: every hash of a run, its repair, a step again, and where its numbers went
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,17 @@ from hectogpt.training.task import Resume, Task, find_corpus, named_folder
 
 WORDS = {True: "equal", False: "differs"}
 AFTER = "weights and optimizer after the step"
-STAGES = {"weights": "the weights", "forward": "the output", "backward": "the gradient of the output"}
+STAGES = {
+    "weights": "the weights",
+    "forward": "the output",
+    "backward": "the gradient of the output",
+}
 
 
 def main(options: CheckOptions) -> None:
-    """Check, print a line for each file. Raises UserError: CHECKPOINT for damage, EXACTNESS for another step."""
+    """Check, print a line for each file. Raises UserError: CHECKPOINT for damage, EXACTNESS for
+    another step.
+    """
     asked = [deed for deed in (repair, replay, diagnose) if getattr(options, deed.__name__)]
     if len(asked) > 1:
         what = f"{' and '.join(deed.__name__ for deed in asked)} at once"
@@ -43,41 +51,62 @@ def main(options: CheckOptions) -> None:
 
 
 def check_files(options: CheckOptions, folder: Path) -> None:
-    """Check every hash and print a line for each file. Raises UserError (CHECKPOINT) for a damaged one."""
+    """Check every hash and print a line for each file. Raises UserError (CHECKPOINT) for a damaged
+    one.
+    """
     checks = verify_run(folder)
     bad = [path for path, problem in checks.items() if problem]
-    answer = {"run": str(folder), "checks": {str(path): problem for path, problem in checks.items()}}
+    answer = {
+        "run": str(folder),
+        "checks": {str(path): problem for path, problem in checks.items()},
+    }
     lines = [f"{'damaged' if problem else 'ok':<8} {path}" for path, problem in checks.items()]
     nothing = f"{folder} has no hashes to check: no checkpoint, and no manifest.json"
     show(options.json, answer | {"damaged": len(bad)}, lines or [nothing], options.quiet)
     if bad:
-        fix = f"`hectogpt check {folder} --repair` makes weights, score and picture again from the last checkpoint"
+        fix = (
+            f"`hectogpt check {folder} --repair` makes weights, score and picture again from the "
+            "last checkpoint"
+        )
         if any(path.parent.name == CHECKPOINTS for path in bad):
-            fix = f"`hectogpt train --resume {folder}` goes on from the newest checkpoint that is whole"
+            fix = (
+                f"`hectogpt train --resume {folder}` goes on from the newest checkpoint that is "
+                "whole"
+            )
         more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise UserError(f"{bad[0]} is damaged{more}", why=checks[bad[0]], fix=fix, code=errors.CHECKPOINT)
+        raise UserError(
+            f"{bad[0]} is damaged{more}", why=checks[bad[0]], fix=fix, code=errors.CHECKPOINT
+        )
 
 
 def verify_run(folder: Path) -> dict[Path, str]:
-    """Check every hash of a run's folder: its files, if its manifest is there, and its checkpoints. What is wrong with
-    each, "" if it is as it was written; {} if there is nothing to check against."""
+    """Check every hash of a run's folder: its files, if its manifest is there, and its
+    checkpoints. What is wrong with each, "" if it is as it was written; {} if there is nothing to
+    check against."""
     found: dict[Path, str] = {}
     try:
         if (folder / MANIFEST).exists():
-            found = {folder / name: fault for name, fault in damage(folder, read_manifest(folder)).items()}
+            found = {
+                folder / name: fault
+                for name, fault in damage(folder, read_manifest(folder)).items()
+            }
         elif lost := read_record(folder).hashes_lost:
             found[folder / MANIFEST] = lost
     except UserError as error:
         found[folder / MANIFEST] = f"{error.what}: {error.why}"
     found |= odd_entries(folder)
     checkpoints = Checkpoints(folder / CHECKPOINTS)
-    return found | {checkpoints.path(step): checkpoints.problem(step) for step in checkpoints.steps()}
+    return found | {
+        checkpoints.path(step): checkpoints.problem(step) for step in checkpoints.steps()
+    }
 
 
 def repair(options: CheckOptions, folder: Path) -> None:
-    """Score a trained run whose process ended before its score, or whose files are damaged; what can be made again is.
-    Print it as after training. Raises UserError for a run that is not trained to its end."""
-    trained, progress = read_own_run(folder, options), Progress(options.quiet)
+    """Score a trained run whose process ended before its score, or whose files are damaged; what
+    can be made again is. Print it as after training. Raises UserError for a run that is not
+    trained to its end."""
+    trained = read_own_run(folder, options)
+    progress = Progress(options.quiet)
     checked = {path: why for path, why in verify_run(folder).items() if path.parent == folder}
     damaged = "; ".join(f"{path}: {why}" for path, why in checked.items() if why)
     if not damaged and read_record(folder).is_complete:
@@ -96,13 +125,17 @@ def repair(options: CheckOptions, folder: Path) -> None:
             (folder / MANIFEST).unlink(missing_ok=True)  # it says nothing any more
         progress.line(f"{damaged}: made again from the last checkpoint if there is one")
     corpus = find_corpus(trained, progress)
-    task = Task(trained, corpus, "", resume=Resume(folder), own_files=ideas.files_of(trained), save_every=0)
+    task = Task(
+        trained, corpus, "", resume=Resume(folder), own_files=ideas.files_of(trained), save_every=0
+    )
     done = run_and_score(task, progress)
     show(options.json, done.summary, result_lines(done), options.quiet)
 
 
 def read_own_run(folder: Path, options: CheckOptions) -> Run:
-    """The run of a folder, after the files of the user's own that made it were imported. Raises UserError."""
+    """The run of a folder, after the files of the user's own that made it were imported. Raises
+    UserError.
+    """
     for path in options.idea:
         load_idea(read_idea(path))
     run = read_run(folder)
@@ -118,16 +151,24 @@ def read_own_run(folder: Path, options: CheckOptions) -> Run:
     return run
 
 
-def open_at(options: CheckOptions, folder: Path, steps: int | None = None) -> tuple[Session, Checkpoint]:
-    """A session where a checkpoint has it: the one that is asked for, or the newest that has a next step among so many
-    (None: those of the run). Raises UserError."""
-    run, checkpoints, step = read_own_run(folder, options), Checkpoints(folder / CHECKPOINTS), options.step
+def open_at(
+    options: CheckOptions, folder: Path, steps: int | None = None
+) -> tuple[Session, Checkpoint]:
+    """A session where a checkpoint has it: the one that is asked for, or the newest that has a
+    next step among so many (None: those of the run). Raises UserError."""
+    run = read_own_run(folder, options)
+    checkpoints = Checkpoints(folder / CHECKPOINTS)
+    step = options.step
     usable = [s for s in checkpoints.steps() if s < (run.steps if steps is None else steps)]
     if not usable or step not in (None, *usable):
         raise UserError(
-            f"{folder} has no step to compute again" if step is None else f"step {step} of {folder} has no next step",
+            f"{folder} has no step to compute again"
+            if step is None
+            else f"step {step} of {folder} has no next step",
             why="it takes a checkpoint and the step after it",
-            fix=f"--step {usable[-1]}" if usable else "train with checkpoints on the way: --save-every 10",
+            fix=f"--step {usable[-1]}"
+            if usable
+            else "train with checkpoints on the way: --save-every 10",
             code=errors.CHECKPOINT,
         )
     at = checkpoints.load(usable[-1] if step is None else step)
@@ -135,34 +176,53 @@ def open_at(options: CheckOptions, folder: Path, steps: int | None = None) -> tu
 
 
 def diagnose(options: CheckOptions, folder: Path) -> None:
-    """Compute the step after a checkpoint again and print where its numbers stop being finite. Raises UserError."""
+    """Compute the step after a checkpoint again and print where its numbers stop being finite.
+    Raises UserError.
+    """
     session, _ = open_at(options, folder)
     fault = find_fault(session)
     place = "there is none" if fault.stage is None else f"{STAGES[fault.stage]} of {fault.module}"
-    kind = "rows whose loss is not finite" if fault.stage == "forward" else "rows with the largest losses"
+    kind = (
+        "rows whose loss is not finite"
+        if fault.stage == "forward"
+        else "rows with the largest losses"
+    )
     origins = [f"sequence {number}, " for number in fault.sequences] or [""] * len(fault.rows)
     rows = zip(fault.rows, origins, fault.row_losses, strict=True)
     lines = [f"step {fault.step}: loss {fault.loss:.6g}, gradient norm {fault.grad_norm:.6g}"]
     lines += [f"first number that is not finite: {place}"]
-    lines += [f"{kind}: " + ", ".join(f"row {row} ({origin}loss {loss:.4g})" for row, origin, loss in rows)]
+    lines += [
+        f"{kind}: "
+        + ", ".join(f"row {row} ({origin}loss {loss:.4g})" for row, origin, loss in rows)
+    ]
     show(options.json, dump(fault), lines, options.quiet)
 
 
 def replay(options: CheckOptions, folder: Path) -> None:
-    """Compute a step again, compare its bits with what the run has recorded, print. Raises UserError: EXACTNESS if
-    anything differs, CHECKPOINT if there is no step to compute."""
-    checkpoints, recorded = Checkpoints(folder / CHECKPOINTS), read_steps(folder)
+    """Compute a step again, compare its bits with what the run has recorded, print. Raises
+    UserError: EXACTNESS if anything differs, CHECKPOINT if there is no step to compute."""
+    checkpoints = Checkpoints(folder / CHECKPOINTS)
+    recorded = read_steps(folder)
     session, at = open_at(options, folder, len(recorded))
     step = at.step
-    before, again = recorded[step], next(itertools.islice(session.steps(), 1))
+    before = recorded[step]
+    again = next(itertools.islice(session.steps(), 1))
     pairs = {"loss": (before.loss, again.loss), "grad_norm": (before.grad_norm, again.grad_norm)}
     found = {f"{name}: {one!r}, again {two!r}": one == two for name, (one, two) in pairs.items()}
     if step + 1 in checkpoints.steps():
-        one, two = checkpoints.load(step + 1).tensors, session.checkpoint().tensors
+        one = checkpoints.load(step + 1).tensors
+        two = session.checkpoint().tensors
         names = one.keys() - {"history"}  # which has seconds, too
-        found[AFTER] = one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in names)
-    equal, differences = all(found.values()), session.differences(at.facts)
-    answer: dict[str, object] = {"step": step + 1, "equal": equal, "weights_equal": found.get(AFTER)}
+        found[AFTER] = one.keys() == two.keys() and all(
+            torch.equal(one[name], two[name]) for name in names
+        )
+    equal = all(found.values())
+    differences = session.differences(at.facts)
+    answer: dict[str, object] = {
+        "step": step + 1,
+        "equal": equal,
+        "weights_equal": found.get(AFTER),
+    }
     answer["differences"] = differences
     answer |= {name: {"recorded": one, "again": two} for name, (one, two) in pairs.items()}
     lines = [f"{WORDS[same]:<8} {what}" for what, same in found.items()]
@@ -171,6 +231,8 @@ def replay(options: CheckOptions, folder: Path) -> None:
         raise UserError(
             printable(f"step {step + 1} of {folder} is not the same again"),
             why=", ".join(differences) or "machine and program are those that trained it",
-            fix="" if differences else "run it again: if it differs from itself, suspect memory or processor",
+            fix=""
+            if differences
+            else "run it again: if it differs from itself, suspect memory or processor",
             code=errors.EXACTNESS,
         )

@@ -1,4 +1,6 @@
-"""`hectogpt compare`: recipes over paired seeds. Progress goes to stderr, the results (or --json) to stdout."""
+"""`hectogpt compare`: recipes over paired seeds. Progress goes to stderr, the results (or --json)
+to stdout.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +41,19 @@ from hectogpt.lab.verdict import ComparisonResult
 from hectogpt.signals import WORDS, code_of, ignore_more
 from hectogpt.training.setup import count_parameters
 
-SEEDS, MOST_SEEDS = 5, 1000  # if no number is given, without and with --until
-VERDICT_WORDS = f"tie: within the noise or {LEAST_DIFFERENCE}. unproven: beyond both, but p >= {SIGNIFICANCE}."
-SEQUENTIAL_WORDS = f"They are valid at every look. tie: within {LEAST_DIFFERENCE} of 0. unproven: not decided."
+SEEDS = 5
+MOST_SEEDS = 1000  # if no number is given, without and with --until
+VERDICT_WORDS = (
+    f"tie: within the noise or {LEAST_DIFFERENCE}. unproven: beyond both, but p >= {SIGNIFICANCE}."
+)
+SEQUENTIAL_WORDS = (
+    f"They are valid at every look. tie: within {LEAST_DIFFERENCE} of 0. unproven: not decided."
+)
 
 
 def main(options: CompareOptions) -> None:
-    """Run the missing trials and print what all of them say. Raises UserError, also for trials that crashed."""
+    """Run the missing trials and print what all of them say. Raises UserError, also for trials
+    that crashed."""
     comparison = read(options)
     task = os.environ.get("SLURM_ARRAY_TASK_ID") if options.engine == "slurm" else None
     if task:
@@ -65,11 +73,16 @@ def read(options: CompareOptions) -> Comparison:
     arms = plan(options.recipes, options.without, options.sweep, options.steps)
     if options.threads:
         arms = [replace(arm, run=replace(arm.run, threads=options.threads)) for arm in arms]
-    track, corpus = find_track(options.track), open_corpus(options.corpus)
+    track = find_track(options.track)
+    corpus = open_corpus(options.corpus)
     sequential = options.until is not None
     if sequential and options.engine == "slurm":
         why = "an array has a task for each trial, so their number must be known"
-        raise UserError("until with slurm", why=why, fix=set_to("seeds", 10) + ", or " + set_to("engine", "ray"))
+        raise UserError(
+            "until with slurm",
+            why=why,
+            fix=set_to("seeds", 10) + ", or " + set_to("engine", "ray"),
+        )
     number = (MOST_SEEDS if sequential else SEEDS) if options.seeds is None else options.seeds
     seeds = range(options.first_seed, options.first_seed + number)
     return Comparison(arms, seeds, corpus, track, options.out, options.test, sequential)
@@ -78,36 +91,56 @@ def read(options: CompareOptions) -> Comparison:
 def run_and_report(options: CompareOptions, comparison: Comparison) -> None:
     """Run the trials and say what came of all."""
     workers = options.workers
-    local = None if options.engine == "ray" else local_engine(comparison, 1 if workers is None else workers)
+    local = (
+        None
+        if options.engine == "ray"
+        else local_engine(comparison, 1 if workers is None else workers)
+    )
     check_writable(options.out)
     # Standard output is for the results; what Ray prints is none.
-    with redirect_stdout(sys.stderr), nullcontext(local) if local else open_ray(comparison, workers) as engine:
+    with (
+        redirect_stdout(sys.stderr),
+        nullcontext(local) if local else open_ray(comparison, workers) as engine,
+    ):
         run_trials(options, comparison, engine, comparison.rounds(engine.workers))
     found = ComparisonResult.of(comparison)
-    show(options.json, results_json(comparison, found), result_lines(options, comparison, found), options.quiet)
+    show(
+        options.json,
+        results_json(comparison, found),
+        result_lines(options, comparison, found),
+        options.quiet,
+    )
     raise_for_crashes(comparison)
     if all(record.status == "diverged" for record in found.records):
         raise UserError(
             f"none of {len(found.records)} trials gave a model",
             why=str(found.records[0].error),
-            fix=f"a lower learning rate; to run them again, remove their lines from {comparison.out}",
+            fix="a lower learning rate; to run them again, remove their lines from "
+            f"{comparison.out}",
             code=errors.DIVERGED,
         )
 
 
-def run_trials(options: CompareOptions, comparison: Comparison, engine: Engine, batches: Iterable[list[Trial]]) -> None:
+def run_trials(
+    options: CompareOptions, comparison: Comparison, engine: Engine, batches: Iterable[list[Trial]]
+) -> None:
     """Run the trials, batch by batch. Raises UserError when a signal ends it."""
     progress = Progress(options.quiet)
     note("\n".join(plan_lines(comparison)), options.quiet)
     try:
         for trials in batches:
             perform(comparison, trials, engine, progress)
-            for verdict in ComparisonResult.of(comparison).verdicts if comparison.sequential and trials else ():
+            for verdict in (
+                ComparisonResult.of(comparison).verdicts
+                if comparison.sequential and trials
+                else ()
+            ):
                 word = "not decided" if verdict.word == "unproven" else verdict.word
                 note(f"  {verdict.arm}: gain {verdict.pair}, {word}", options.quiet)
     except KeyboardInterrupt as stop:
         ignore_more()
-        left, trials = len(comparison.missing()), comparison.trials()
+        left = len(comparison.missing())
+        trials = comparison.trials()
         raise UserError(
             f"{WORDS[code_of(stop)]}, {left} of {len(trials)} trials missing",
             fix="the same command goes on where it stopped",
@@ -123,14 +156,17 @@ def raise_for_crashes(comparison: Comparison) -> None:
     if failed := comparison.failed:
         raise UserError(
             f"{len(failed)} of {len(comparison.trials())} trials crashed and are not counted",
-            why="\n".join(f"{record.arm}, seed {record.seed}: {record.error}" for record in failed[:5]),
+            why="\n".join(
+                f"{record.arm}, seed {record.seed}: {record.error}" for record in failed[:5]
+            ),
             fix="the same command runs them again",
             kept=f"the other trials, in {comparison.out}" if comparison.records else "",
             code=1,
         )
 
 
-# --- what is printed --------------------------------------------------------------------------------------------------
+# --- what is printed
+# ---
 
 
 def results_json(comparison: Comparison, found: ComparisonResult) -> dict[str, Any]:
@@ -148,16 +184,27 @@ def results_json(comparison: Comparison, found: ComparisonResult) -> dict[str, A
     }
 
 
-def result_lines(options: CompareOptions, comparison: Comparison, found: ComparisonResult) -> list[str]:
-    """The final table, the n-gram baselines, what must be said about single trials, and the verdicts."""
+def result_lines(
+    options: CompareOptions, comparison: Comparison, found: ComparisonResult
+) -> list[str]:
+    """The final table, the n-gram baselines, what must be said about single trials, and the
+    verdicts.
+    """
     if not found.results:
         return []
-    levels = ", ".join(f"{NGRAMS[name]} {level:.3f}" for name, level in ngram_means(found.results).items())
+    levels = ", ".join(
+        f"{NGRAMS[name]} {level:.3f}" for name, level in ngram_means(found.results).items()
+    )
     words = SEQUENTIAL_WORDS if comparison.sequential else VERDICT_WORDS
     lines = ["", f"N-gram baselines of the same tokens ({comparison.split}): {levels}"]
-    lines.append(f"Gains: {comparison.split} nats/token over paired seeds, positive is better. {words}")
+    lines.append(
+        f"Gains: {comparison.split} nats/token over paired seeds, positive is better. {words}"
+    )
     if options.sweep:
-        fresh = f"run it again on fresh seeds (--first-seed {comparison.seeds[-1] + 1}) and quote those."
+        fresh = (
+            f"run it again on fresh seeds (--first-seed {comparison.seeds[-1] + 1}) and quote "
+            "those."
+        )
         lines.append(f"The best of several settings is partly the luckiest: {fresh}")
     lines += found.notes
     lines += [""] * bool(found.verdicts) + [verdict.text for verdict in found.verdicts]
@@ -167,16 +214,26 @@ def result_lines(options: CompareOptions, comparison: Comparison, found: Compari
 
 
 def plan_lines(comparison: Comparison) -> list[str]:
-    """What would be run: the arms with their sizes, how many trials there are to run, and how long that takes."""
-    missing, rows, broken = comparison.missing(), [], []
+    """What would be run: the arms with their sizes, how many trials there are to run, and how long
+    that takes.
+    """
+    missing = comparison.missing()
+    rows = []
+    broken = []
     seconds = expected_seconds(comparison)
     for arm in comparison.arms:
-        count, data = count_parameters(arm.run, comparison.corpus), arm.run.data
-        todo = str(sum(trial.arm.label == arm.label for trial in missing)) + " a seed" * comparison.sequential
+        count = count_parameters(arm.run, comparison.corpus)
+        data = arm.run.data
+        todo = (
+            str(sum(trial.arm.label == arm.label for trial in missing))
+            + " a seed" * comparison.sequential
+        )
         sizes = [f"{count:,}", str(arm.run.steps), f"{data.batch_size * data.seq_len:,}"]
         rows.append([arm.label, *sizes, todo, f"{seconds[arm.label] / 60:.1f}"])
         if rules := broken_rules(comparison.track, arm.run, comparison.corpus, count):
-            broken.append(f"{arm.label} breaks the rules of {comparison.track.name}: {'; '.join(rules)}")
+            broken.append(
+                f"{arm.label} breaks the rules of {comparison.track.name}: {'; '.join(rules)}"
+            )
     if len(rows) == 1:
         broken.append("No second arm: its losses, their mean and SD, and no test.")
     header = ["arm", "parameters", "steps", "tokens per step", "trials to run", "minutes each"]
@@ -187,11 +244,16 @@ def plan_lines(comparison: Comparison) -> list[str]:
 
 def state_line(comparison: Comparison) -> str:
     """How many trials there are to run; where the number of seeds is open, what ends it."""
-    title, most = f"{comparison.corpus.name}, {comparison.track.name}", len(comparison.all_seeds)
+    title = f"{comparison.corpus.name}, {comparison.track.name}"
+    most = len(comparison.all_seeds)
     if not comparison.sequential:
-        n, left = len(comparison.trials()), len(comparison.missing())
+        n = len(comparison.trials())
+        left = len(comparison.missing())
         return f"{title}: {n} trials, {n - left} recorded in {comparison.out}, {left} to run"
-    return f"{title}: seed by seed until decided, at most {most} seed{'s' * (most != 1)}; {comparison.out}"
+    return (
+        f"{title}: seed by seed until decided, at most {most} seed{'s' * (most != 1)}; "
+        f"{comparison.out}"
+    )
 
 
 def width() -> int:
@@ -199,12 +261,14 @@ def width() -> int:
     return shutil.get_terminal_size((160, 0)).columns
 
 
-# --- Slurm: an array with a task for each missing trial, all over one file of records ---------------------------------
+# --- Slurm: an array with a task for each missing trial, all over one file of records
+# ---------------------------------
 
 
 def write_array(options: CompareOptions, comparison: Comparison) -> None:
     """Write the script of the array, or print it for --dry-run."""
-    script, path = array_script(comparison, options.workers), options.out.with_suffix(".sbatch.sh")
+    script = array_script(comparison, options.workers)
+    path = options.out.with_suffix(".sbatch.sh")
     if options.dry_run:
         print(script, end="")
         return
@@ -212,14 +276,18 @@ def write_array(options: CompareOptions, comparison: Comparison) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, script)
     said = f"{state_line(comparison)}\nwritten: {path}\nsubmit it with  sbatch {path}"
-    note(f"{said}\ngive this command again for the results when the array has ended", options.quiet)
+    note(
+        f"{said}\ngive this command again for the results when the array has ended", options.quiet
+    )
 
 
 def array_script(comparison: Comparison, at_a_time: int | None) -> str:
-    """The script for `sbatch`. Each task runs the command again as it was typed here, for its own trial.
-    slurm.schedmd.com: "Job array support"."""
-    threads, out = threads_of(comparison), shlex.quote(str(comparison.out.absolute()))
-    trials, most = comparison.trials(), f"%{at_a_time}" if at_a_time else ""
+    """The script for `sbatch`. Each task runs the command again as it was typed here, for its own
+    trial. slurm.schedmd.com: "Job array support"."""
+    threads = threads_of(comparison)
+    out = shlex.quote(str(comparison.out.absolute()))
+    trials = comparison.trials()
+    most = f"%{at_a_time}" if at_a_time else ""
     numbers = ",".join(str(trials.index(trial)) for trial in comparison.missing()) + most
     gpu = comparison.track.allows_gpu and may_use_gpu(comparison)
     words = [word for word in sys.argv[1:] if word != "--dry-run"]

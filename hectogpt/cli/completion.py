@@ -1,8 +1,11 @@
-"""`hectogpt completion bash|zsh`: tyro's completion script of all commands, their options and values."""
+"""`hectogpt completion bash|zsh`: tyro's completion script of all commands, their options and
+values.
+"""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import io
+from contextlib import redirect_stdout, suppress
 from typing import Annotated, Any, Union
 
 import tyro
@@ -15,9 +18,19 @@ from hectogpt.lab.recipes import recipe
 
 def main(options: CompletionOptions) -> None:
     """Print the script. `train` has the fields of the recipe top."""
-    kinds = {name: options_of(name) for name in COMMANDS if " " not in name} | {"train": arguments_of(recipe("top"))}
-    tree: Any = Union[tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in kinds.items())]  # noqa: UP007
-    with suppress(SystemExit):  # tyro prints and leaves
+    kinds = {name: options_of(name) for name in COMMANDS if " " not in name} | {
+        "train": arguments_of(recipe("top"))
+    }
+    tree: Any = Union[  # noqa: UP007  of a tuple
+        tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in kinds.items())
+    ]
+    script = io.StringIO()
+    with suppress(SystemExit), redirect_stdout(script):  # tyro prints and leaves
         tyro.cli(tree, args=["--tyro-print-completion", options.shell], prog="hectogpt")
+    for line in script.getvalue().splitlines():
+        # A description over two lines would become two candidates.
+        print(line.replace("\\n", " ") if line.startswith("COMPLETION_SPEC") else line)
     if options.shell == "bash":
-        print("complete -o default -F _tyro_hectogpt hectogpt")  # names of files, which tyro's own line leaves out
+        print(
+            "complete -o default -F _tyro_hectogpt hectogpt"
+        )  # names of files, which tyro's own line leaves out

@@ -1,4 +1,5 @@
-"""`hectogpt doctor`: facts about this machine and installation, a line each, and which packages are missing."""
+"""`hectogpt doctor`: facts about this machine and installation, a line each, and which packages
+are missing."""
 
 from __future__ import annotations
 
@@ -23,15 +24,22 @@ REQUIREMENT = re.compile(r'(?P<name>[\w.-]+)[^;]*(;.*extra == "(?P<extra>\w+)")?
 
 def main(options: DoctorOptions) -> None:
     """Print what there is. Raises UserError (code 1) after that if `hectogpt train` cannot run."""
-    missing, facts = find_missing(), find_facts()
+    missing = find_missing()
+    facts = find_facts()
     unusable = facts["torch"] if "torch" not in sys.modules else ""
     needed = missing.pop("")
     ready = not (needed or unusable)
     lines = facts_text("What is here", facts).splitlines()
     for extra, packages in missing.items():
-        lines.append(f"not installed: {', '.join(packages)}; python -m pip install 'hectogpt[{extra}]'")
+        lines.append(
+            f"not installed: {', '.join(packages)}; python -m pip install 'hectogpt[{extra}]'"
+        )
     lines += ["Nothing that `hectogpt train` needs is missing."] if ready else []
-    show(options.json, {"ready": ready, "facts": facts, "missing": needed, "extras_missing": missing}, lines)
+    show(
+        options.json,
+        {"ready": ready, "facts": facts, "missing": needed, "extras_missing": missing},
+        lines,
+    )
     if not ready:
         why = f"not installed: {', '.join(needed)}" if needed else f"torch {unusable}"
         fix = f"python -m pip install --upgrade {' '.join(needed or ['torch'])}"
@@ -39,11 +47,15 @@ def main(options: DoctorOptions) -> None:
 
 
 def find_missing() -> dict[str, list[str]]:
-    """The packages that are not installed, of those that training needs (key "") and of extras that have such."""
+    """The packages that are not installed, of those that training needs (key "") and of extras
+    that have such."""
     missing: dict[str, list[str]] = {"": []}
-    lines = sorted({line for package in distributions(name="hectogpt") for line in package.requires or ()})
+    lines = sorted(
+        {line for package in distributions(name="hectogpt") for line in package.requires or ()}
+    )
     for found in filter(None, map(REQUIREMENT.match, lines)):
-        name, extra = found["name"], found["extra"] or ""
+        name = found["name"]
+        extra = found["extra"] or ""
         if extra in ("", *EXTRAS) and not list(distributions(name=name)):
             missing.setdefault(extra, []).append(name)
     return missing
@@ -53,20 +65,29 @@ def find_facts() -> dict[str, str]:
     """Name and value of each line, in the order in which they are shown."""
     folder = Path(hectogpt.__file__).parent
     revision = process.revision(folder)
-    commit = f", commit {revision.commit[:12]}{' with changes' if revision.dirty else ''}" if revision.commit else ""
-    features = ", ".join(hardware.cpu_features()) or f"{platform.machine()}, no known vector instructions"
-    usable, physical = hardware.usable_cores(), hardware.physical_cores()
+    commit = (
+        f", commit {revision.commit[:12]}{' with changes' if revision.dirty else ''}"
+        if revision.commit
+        else ""
+    )
+    features = (
+        ", ".join(hardware.cpu_features()) or f"{platform.machine()}, no known vector instructions"
+    )
+    usable = hardware.usable_cores()
+    physical = hardware.physical_cores()
     version, gpu = torch_texts()
     return {
         "hectogpt": f"{hectogpt.__version__}{commit}, in {folder}",
         "Python": f"{platform.python_version()}, {sys.executable}",
         "torch": version,
         "processor": f"{hardware.cpu_name()} ({features})",
-        "cores": f"{physical} physical, {usable} logical; training uses {physical}, one thread on each (--threads)",
+        "cores": f"{physical} physical, {usable} logical; training uses {physical}, one thread on "
+        "each (--threads)",
         "kernels": describe(),  # compiles them where there are none yet
         "memory": f"{hardware.free_memory() / 1e9:.1f} GB free",
         "GPU": gpu,
-        "cache": f"{files.cache_dir().absolute()}, {files.free_bytes(files.cache_dir()) / 1e9:.1f} GB free",
+        "cache": f"{files.cache_dir().absolute()}, "
+        f"{files.free_bytes(files.cache_dir()) / 1e9:.1f} GB free",
     }
 
 
@@ -74,11 +95,15 @@ def torch_texts() -> tuple[str, str]:
     """torch's version, or why it cannot be used; and what it finds besides the processor."""
     try:
         torch = importlib.import_module("torch")
-    except Exception as error:  # OSError where a shared library is missing, and whatever a broken package raises
+    except (
+        Exception
+    ) as error:  # OSError where a shared library is missing, and whatever a broken package raises
         return f"cannot be imported: {errors.first_line(error)}", "not known without torch"
     odd = torch_private.untested()
     gpu = "none that this torch can use: training uses the processor"
     if torch.cuda.is_available():
-        named = [hardware.device_name(f"cuda:{number}") for number in range(torch.cuda.device_count())]
+        named = [
+            hardware.device_name(f"cuda:{number}") for number in range(torch.cuda.device_count())
+        ]
         gpu = f"{', '.join(named)}; training uses the first one (--device)"
     return f"{torch.__version__}{f'; {odd}' if odd else ''}", gpu

@@ -35,7 +35,9 @@ def main(options: ExploreOptions | ExploreExportOptions) -> None:
     views: list[View] = ["train", "attention", "positions"] if options.model is None else ["model"]
     for view in views:
         out = folder / f"{view}.html"
-        page = ExploreExportOptions(view, model=options.model, prompt=options.prompt, idea=options.idea)
+        page = ExploreExportOptions(
+            view, model=options.model, prompt=options.prompt, idea=options.idea
+        )
         out.write_text(make(page), encoding="utf-8")
         print(printable(str(out)))
     print("Each is one file that needs no server: keep it, or mail it.")
@@ -49,7 +51,10 @@ def make(options: ExploreExportOptions) -> str:
     if options.view == "train":
         from hectogpt.web.train_page import train_page
 
-        return train_page(None if options.text is None or text is None else (options.text.name, text), options.weights)
+        return train_page(
+            None if options.text is None or text is None else (options.text.name, text),
+            options.weights,
+        )
     if options.view != "model":
         return fill(options.view, None)
     from hectogpt.generation.model_view import find_newest_run
@@ -57,18 +62,20 @@ def make(options: ExploreExportOptions) -> str:
 
     folder = options.model or find_newest_run(Path("runs"))
     if folder is None:
-        why, fix = "no run below ./runs has finished", "hectogpt train, or --model FOLDER"
+        why = "no run below ./runs has finished"
+        fix = "hectogpt train, or --model FOLDER"
         raise UserError("no trained model", why=why, fix=fix)
     held_out = held_out_of(Path(folder), text)
     return model_page(folder, options.prompt, held_out, options.idea, options.step, remarks())
 
 
 def held_out_of(folder: Path, text: str | None) -> Any:
-    """What effects of heads are measured on: the text; without one, the token ids of the dev split of the run's corpus
-    if that is at hand; else None."""
+    """What effects of heads are measured on: the text; without one, the token ids of the dev split
+    of the run's corpus if that is at hand; else None."""
     if text is not None:
         return text
     try:
         return open_corpus(str(read_record(folder).run.get("corpus"))).tokens["dev"]
-    except UserError:  # no run, or its text is elsewhere: effects are then those on the prompt, which the page says
+    # no run, or its text is elsewhere: effects are then those on the prompt, which the page says
+    except UserError:
         return None

@@ -20,14 +20,27 @@ def main(options: ExportOptions) -> None:
         overwrite=options.overwrite,
         note=remarks(options.quiet),
     )
-    answer = {"folder": str(done.folder), "kind": done.kind, "differences": done.differences, "files": done.files}
-    show(options.json, answer, lines_of(done.kind, str(done.folder), done.differences), options.quiet)
+    answer = {
+        "folder": str(done.folder),
+        "kind": done.kind,
+        "differences": done.differences,
+        "files": done.files,
+    }
+    show(
+        options.json,
+        answer,
+        lines_of(done.kind, str(done.folder), done.differences),
+        options.quiet,
+    )
 
 
 def lines_of(kind: str, folder: str, differences: dict[str, tuple[Any, Any]]) -> list[str]:
     """What was done and why, and how the result is used."""
     if kind == "gguf":
-        return [f"{folder}/model.gguf: a GPT-2 for llama.cpp", f"  llama-cli -m {folder}/model.gguf -p PROMPT"]
+        return [
+            f"{folder}/model.gguf: a GPT-2 for llama.cpp",
+            f"  llama-cli -m {folder}/model.gguf -p PROMPT",
+        ]
     if not differences:
         return [
             f"{folder}: GPT2LMHeadModel, since the model is GPT-2 in every field",
@@ -35,7 +48,8 @@ def lines_of(kind: str, folder: str, differences: dict[str, tuple[Any, Any]]) ->
         ]
     rows = [[field, *map(value_text, pair)] for field, pair in differences.items()]
     return [
-        f"{folder}: HectoGPTForCausalLM with its code in modeling_hectogpt.py, since the model is no GPT-2:",
+        f"{folder}: HectoGPTForCausalLM with its code in modeling_hectogpt.py, since the model "
+        "is no GPT-2:",
         *columns(["field", "GPT-2", "this model"], rows, left=3),
         f'  AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)',
     ]

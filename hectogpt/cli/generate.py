@@ -1,4 +1,6 @@
-"""`hectogpt generate MODEL PROMPT`: text on stdout as it comes (or one JSON object), remarks on stderr."""
+"""`hectogpt generate MODEL PROMPT`: text on stdout as it comes (or one JSON object), remarks on
+stderr.
+"""
 
 from __future__ import annotations
 
@@ -28,28 +30,43 @@ TOKEN_BYTES = 200  # what is kept of each new token until all are printed
 def main(options: GenerateOptions) -> None:
     """Load, generate, print. Raises UserError."""
     remark = remarks(options.quiet)
-    model, tokenizer = open_model(options.model, step=options.step, download=True, idea=options.idea, note=remark)
-    same: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(Sampling) if f.name != "do_sample"}
+    model, tokenizer = open_model(
+        options.model, step=options.step, download=True, idea=options.idea, note=remark
+    )
+    same: dict[str, Any] = {
+        f.name: getattr(options, f.name) for f in fields(Sampling) if f.name != "do_sample"
+    }
     sampling = Sampling.of(tokenizer.end_of_text, do_sample=not options.greedy, **same)
-    copies, stops, prompt = sampling.num_return_sequences, sampling.eos_token_id, tokenizer.encode(options.prompt)
+    copies = sampling.num_return_sequences
+    stops = sampling.eos_token_id
+    prompt = tokenizer.encode(options.prompt)
     if len(prompt) + options.max_new_tokens - 1 > (context := model.config.context_length):
         words = "which is slower, and sees none before them"
-        remark(f"past the context of {context} tokens each token recomputes the last {context}, {words}")
+        remark(
+            f"past the context of {context} tokens each token recomputes the last {context}, "
+            f"{words}"
+        )
     check_memory(model, len(prompt), sampling, TOKEN_BYTES)
     model = place(model, options)
-    begun, live = time.perf_counter(), copies == 1 and not options.json
+    begun = time.perf_counter()
+    live = copies == 1 and not options.json
     rows: list[list[Token]] = [[] for _ in range(copies)]
-    characters = codecs.getincrementaldecoder("utf-8")(errors="replace")  # of tokens that end inside a character
+    characters = codecs.getincrementaldecoder("utf-8")(
+        errors="replace"
+    )  # of tokens that end inside a character
     decode = tokenizer.decode_bytes
     if live:
         write(options.prompt)
-    for token in generate(model, prompt.tolist(), sampling, seed=options.seed, decode_bytes=decode):
+    for token in generate(
+        model, prompt.tolist(), sampling, seed=options.seed, decode_bytes=decode
+    ):
         rows[token.row].append(token)
         if live and token.id not in stops:
             write(characters.decode(decode([token.id])))
     if live:
         write(characters.decode(b"", final=True) + "\n")
-    seconds, tokens = time.perf_counter() - begun, sum(map(len, rows))
+    seconds = time.perf_counter() - begun
+    tokens = sum(map(len, rows))
     texts = [
         {
             "seed": options.seed + number,
@@ -60,7 +77,9 @@ def main(options: GenerateOptions) -> None:
         for number, row in enumerate(rows)
     ]
     if options.json:
-        answer: dict[str, Any] = {name: getattr(options, name) for name in ("model", "prompt", "precision", "seed")}
+        answer: dict[str, Any] = {
+            name: getattr(options, name) for name in ("model", "prompt", "precision", "seed")
+        }
         print(json.dumps(answer | {"seconds": seconds, "texts": texts}, allow_nan=False))
     for number, text in enumerate(() if options.json or live else texts, start=1):
         write(f"--- {number} of {copies} ---\n{options.prompt}{text['text']}\n")
@@ -68,7 +87,8 @@ def main(options: GenerateOptions) -> None:
         remark("the model ended the text at once: give it a prompt, or another --seed")
     speed = f"{tokens / seconds:.1f} a second, prompt included"
     note(
-        f"{tokens} {'token' if tokens == 1 else 'tokens'} in {seconds:.2f} s, {speed} ({options.precision})",
+        f"{tokens} {'token' if tokens == 1 else 'tokens'} in {seconds:.2f} s, {speed} "
+        f"({options.precision})",
         options.quiet,
     )
 
@@ -82,7 +102,8 @@ def place(model: Transformer, options: GenerateOptions) -> Transformer:
     if form != "float32" and not cuda and find().library is None:
         remarks(options.quiet)(f"{form} saves memory here, but no time: {describe()}")
     model = model.to("cuda" if cuda else "cpu")
-    # The copy also multiplies the head's embedding map out, which would be done anew for every token.
+    # The copy also multiplies the head's embedding map out, which would be done anew for every
+    # token.
     copied = form != "float32" or model.lm_head.embedding_map is not None
     return quantize(model, form) if copied else model
 

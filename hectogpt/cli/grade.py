@@ -1,4 +1,6 @@
-"""`hectogpt grade`: what is right in a submission of the assignment, what is wrong, and the mistake's name."""
+"""`hectogpt grade`: what is right in a submission of the assignment, what is wrong, and the
+mistake's name.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +29,29 @@ from hectogpt.web.page import fill
 
 
 def main(options: GradeOptions) -> None:
-    """Grade; leaves with code 1 if something is wrong. Raises UserError for a usage that makes no sense."""
+    """Grade; leaves with code 1 if something is wrong. Raises UserError for a usage that makes no
+    sense.
+    """
     if options.make_autograder is not None:
         files.write_atomic(options.make_autograder, archive(options.hints))
-        note(f"wrote {options.make_autograder}: upload it to Gradescope as the autograder", options.quiet)
+        note(
+            f"wrote {options.make_autograder}: upload it to Gradescope as the autograder",
+            options.quiet,
+        )
         return
     if not options.paths:
-        raise UserError("nothing to grade", fix="hectogpt grade FOLDER, with the folder that holds model_solution.py")
+        raise UserError(
+            "nothing to grade",
+            fix="hectogpt grade FOLDER, with the folder that holds model_solution.py",
+        )
     if options.timeout <= 0 or options.memory <= 0 or options.jobs < 0:
         what = f"timeout {options.timeout}, memory {options.memory}, jobs {options.jobs}"
         raise UserError(what, why="timeout and memory have to be positive, jobs not negative")
-    submissions = [submission.find_one(options.paths)] if options.gradescope else submission.find(options.paths)
+    submissions = (
+        [submission.find_one(options.paths)]
+        if options.gradescope
+        else submission.find(options.paths)
+    )
     torch.set_num_threads(1)  # the parent compares small tensors, several at a time
     check_reference(limits(options))
     found = graded(options, submissions)
@@ -53,26 +67,35 @@ def main(options: GradeOptions) -> None:
 
 def limits(options: GradeOptions) -> Limits:
     """The limits of one submission."""
-    total, memory = max(90.0, 9 * options.timeout), int(options.memory * 2**30)
+    total = max(90.0, 9 * options.timeout)
+    memory = int(options.memory * 2**30)
     return Limits(seconds=options.timeout, total_seconds=total, memory=memory)
 
 
 def graded(options: GradeOptions, submissions: list[Submission]) -> list[Result]:
     """The results, shown as they come."""
     several = len(submissions) > 1
-    of_class = several or any(path in one.path.parents for one in submissions for path in options.paths)
+    of_class = several or any(
+        path in one.path.parents for one in submissions for path in options.paths
+    )
     out = options.out or (Path("grades.jsonl") if of_class and not options.gradescope else None)
     jobs = options.jobs or hardware.usable_cores()
-    found, kept = [], 0
+    found = []
+    kept = 0
     for result, recorded in grade_all(submissions, out, jobs, limits(options)):
         found.append(result)
         kept += recorded
         if not options.json:
-            print(report.line(result) if several else report.text(result, options.hints), flush=True)
+            print(
+                report.line(result) if several else report.text(result, options.hints), flush=True
+            )
     if several and not options.json:
         print(f"\n{report.overview(found)}")
     if out is not None:
-        words = f", {kept} of {len(found)} kept from an earlier grading: nothing in them has changed" * bool(kept)
+        words = (
+            f", {kept} of {len(found)} kept from an earlier grading: nothing in them has changed"
+            * bool(kept)
+        )
         note(f"records: {out}{words}", options.quiet)
     return found
 
@@ -91,9 +114,10 @@ def write_files(options: GradeOptions, found: list[Result]) -> None:
         files.write_atomic(options.gradescope, results + "\n")
 
 
-# --- the autograder for Gradescope ----------------------------------------------------------------------------------
-# setup.sh, run_autograder, and this package: so the grader there is the one here, with the versions that it has here,
-# whether this one has been published or not.
+# --- the autograder for Gradescope
+# ---------------------------------------------------------------------------------- setup.sh,
+# run_autograder, and this package: so the grader there is the one here, with the versions that it
+# has here, whether this one has been published or not.
 
 PACKAGE = Path(__file__).resolve().parents[1]
 WHEELS = "https://download.pytorch.org/whl/cpu"  # torch for processors alone: a tenth of the size
@@ -103,11 +127,16 @@ DATE = (2026, 1, 1, 0, 0, 0)
 
 
 def archive(hints: int) -> bytes:
-    """A .zip with both scripts at its root, executable, with fixed dates: the same bytes for the same arguments."""
+    """A .zip with both scripts at its root, executable, with fixed dates: the same bytes for the
+    same arguments.
+    """
     words = {"PYTHON": ".".join(platform.python_version_tuple()[:2]), "HINTS": str(hints)}
     word = re.compile(rf"\b({'|'.join(words)})\b")
     texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(SCRIPTS.iterdir())}
-    scripts = {name: word.sub(lambda found: words[found[0]], text).encode() for name, text in texts.items()}
+    scripts = {
+        name: word.sub(lambda found: words[found[0]], text).encode()
+        for name, text in texts.items()
+    }
     content = scripts | {"requirements.txt": requirements().encode(), **package_files()}
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
@@ -121,18 +150,26 @@ def archive(hints: int) -> bytes:
 
 
 def package_files() -> dict[str, bytes]:
-    """Path below a folder that is to be on PYTHONPATH -> content: the package, and the solution that it is tried on."""
+    """Path below a folder that is to be on PYTHONPATH -> content: the package, and the solution
+    that it is tried on.
+    """
     solution = PACKAGE / "assignment" / "files"
     found = {}
     for path in sorted(PACKAGE.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts and solution not in path.parents:
             found[path.relative_to(PACKAGE.parent).as_posix()] = path.read_bytes()
-    return found | {f"{TEXTBOOK}/{name}": (find("reference") / name).read_bytes() for name in SOURCES}
+    return found | {
+        f"{TEXTBOOK}/{name}": (find("reference") / name).read_bytes() for name in SOURCES
+    }
 
 
 def requirements() -> str:
-    """A requirements.txt: what the package needs, without extras, in the versions that are installed here."""
-    needed = [line for line in importlib.metadata.requires("hectogpt") or [] if "extra ==" not in line]
+    """A requirements.txt: what the package needs, without extras, in the versions that are
+    installed here.
+    """
+    needed = [
+        line for line in importlib.metadata.requires("hectogpt") or [] if "extra ==" not in line
+    ]
     names = sorted(found[0] for line in needed if (found := re.match(r"[\w.-]+", line)))
     pinned = [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]
     return "\n".join([f"--extra-index-url {WHEELS}", *pinned]) + "\n"

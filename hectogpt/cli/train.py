@@ -1,8 +1,9 @@
-"""`hectogpt train [RECIPE]`: reads the options, trains and prints the result, alone or as one of torchrun's processes.
+"""`hectogpt train [RECIPE]`: reads the options, trains and prints the result, alone or as one of
+torchrun's processes.
 
-Progress goes to stderr, the final table (or --json) to stdout. Under torchrun rank 0 does what one alone does and
-prints, the others follow it. A process that fails says so itself; that another has failed say ranks 0 and 1.
-"""
+Progress goes to stderr, the final table (or --json) to stdout. Under torchrun rank 0 does what one
+alone does and prints, the others follow it. A process that fails says so itself; that another has
+failed say ranks 0 and 1."""
 
 from __future__ import annotations
 
@@ -32,21 +33,39 @@ from hectogpt.training import setup
 from hectogpt.training.checkpoint import code_hash
 from hectogpt.training.full_run import follow
 from hectogpt.training.leaves import ALONE, World, choose_leaves
-from hectogpt.training.parallel import DisagreementError, Launch, PeerError, SharedWorld, find_launch, recorded
+from hectogpt.training.parallel import (
+    DisagreementError,
+    Launch,
+    PeerError,
+    SharedWorld,
+    find_launch,
+    recorded,
+)
 from hectogpt.training.run import Run, changes, is_modified, label_of, load_run
 from hectogpt.training.run_folder import read_run
-from hectogpt.training.task import Resume, Task, check_same, find_corpus, named_folder, runs_of, size_notes
+from hectogpt.training.task import (
+    Resume,
+    Task,
+    check_same,
+    find_corpus,
+    named_folder,
+    runs_of,
+    size_notes,
+)
 from hectogpt.training.tracker import check_installed
 
 # Codes with which all processes of a run end together.
 COMMON = (errors.DIVERGED, errors.INTERRUPTED, errors.TERMINATED, errors.HANGUP)
-SHORTER = "`hectogpt train half_minute` takes six tenths of the time, and reaches a slightly higher loss"
+SHORTER = (
+    "`hectogpt train half_minute` takes six tenths of the time, and reaches a slightly higher loss"
+)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command line asks for. run: the recipe with the overrides of the command line, or the run to go on with
-    (`resume`). name: for the run's folder; None if no recipe is named. words: the command line."""
+    """What a command line asks for. run: the recipe with the overrides of the command line, or the
+    run to go on with (`resume`). name: for the run's folder; None if no recipe is named. words:
+    the command line."""
 
     options: TrainOptions
     run: Run
@@ -58,14 +77,21 @@ class Asked:
 
 def main(argv: list[str]) -> None:
     """Train a new run, or go on with one; score it, print it. Raises UserError."""
-    asked, launch = parse(argv), find_launch()
+    asked = parse(argv)
+    launch = find_launch()
     options = asked.options
     ideas.check_causal(asked.run)
     if options.track == "tensorboard":
         check_installed()
-    if options.resume is None and asked.run.recipe == "finetune" and asked.run.first_weights is None:
+    if (
+        options.resume is None
+        and asked.run.recipe == "finetune"
+        and asked.run.first_weights is None
+    ):
         fix = "hectogpt train finetune --init gpt2, or a folder in its place"
-        raise UserError("nothing to fine-tune", why="the recipe finetune starts from another model", fix=fix)
+        raise UserError(
+            "nothing to fine-tune", why="the recipe finetune starts from another model", fix=fix
+        )
     if launch is not None and not options.dry_run:
         train_shared(launch, asked)
     elif launch is None or launch.rank == 0:
@@ -75,10 +101,13 @@ def main(argv: list[str]) -> None:
 
 
 def parse(argv: list[str], base: Run | None = None) -> Asked:
-    """Read a command line. base: what the overrides are applied to, instead of the recipe's own Run."""
+    """Read a command line. base: what the overrides are applied to, instead of the recipe's own
+    Run.
+    """
     named = bool(argv) and not argv[0].startswith("-")
     given, words = (argv[0], argv[1:]) if named else (DEFAULT, argv)
-    remark, name = remarks("--quiet" in words), recipes.current_recipe(given)
+    remark = remarks("--quiet" in words)
+    name = recipes.current_recipe(given)
     if name != given:
         remark(f"the recipe {given} is now called {name}")
     recipe = ideas.find_run(name)
@@ -94,17 +123,25 @@ def parse(argv: list[str], base: Run | None = None) -> Asked:
         ["--help" if word == "--help-all" else word for word in words],
         argv,
         "train",
-        chain([help.Option("RECIPE", str, DEFAULT)], help.options_in(TrainOptions), help.options_in(Run, base)),
+        chain(
+            [help.Option("RECIPE", str, DEFAULT)],
+            help.options_in(TrainOptions),
+            help.options_in(Run, base),
+        ),
         description=recipes.describe(base.recipe) if base.recipe in recipes.RECIPES else "",
         config=(tyro.conf.AvoidSubcommands,),
     )
-    return Asked(parsed.options, parsed.run, recipe, ideas.folder_name(name) if named else None, argv)
+    return Asked(
+        parsed.options, parsed.run, recipe, ideas.folder_name(name) if named else None, argv
+    )
 
 
 def arguments_of(run: Run) -> type:
     """The class that tyro reads: the options of the command, and every field of the run."""
     unnamed = tyro.conf.arg(name="")
-    arguments: list[Any] = [("options", Annotated[TrainOptions, unnamed], field(default=TrainOptions()))]
+    arguments: list[Any] = [
+        ("options", Annotated[TrainOptions, unnamed], field(default=TrainOptions()))
+    ]
     arguments += [("run", Annotated[Run, unnamed], field(default=run))]
     return make_dataclass("Train", arguments, frozen=True)
 
@@ -117,19 +154,25 @@ def value_of(option: str, words: list[str]) -> str | None:
     return None
 
 
-# --- what is to be trained --------------------------------------------------------------------------------------------
+# --- what is to be trained
+# ---
 
 
 def find_plan(asked: Asked, progress: Progress) -> Asked | None:
-    """The same with the run to go on with, if there is one; None if there is nothing left to do. Raises UserError."""
+    """The same with the run to go on with, if there is one; None if there is nothing left to do.
+    Raises UserError.
+    """
     options = asked.options
     if options.resume is None:
         return asked
     where = find_resumed(asked)
     if where is None:
-        progress.line(f"nothing to resume {f'in {options.out}' if options.out else 'below runs'}: a new run")
+        progress.line(
+            f"nothing to resume {f'in {options.out}' if options.out else 'below runs'}: a new run"
+        )
         return asked
-    run, record = continued(asked, where.folder), read_record(where.folder)
+    run = continued(asked, where.folder)
+    record = read_record(where.folder)
     if record.hashes_lost:
         progress.line(f"note: {where.folder}: {record.hashes_lost}; the run is scored again")
     if record.is_complete and where.step is None:
@@ -139,7 +182,8 @@ def find_plan(asked: Asked, progress: Progress) -> Asked | None:
         raise UserError(
             f"the run in {where.folder} has diverged",
             why="from the same state it would diverge again",
-            fix=f"`hectogpt check {where.folder} --diagnose` finds where; a new run with a lower learning rate",
+            fix=f"`hectogpt check {where.folder} --diagnose` finds where; a new run with a lower "
+            "learning rate",
             kept="the run, untouched",
             code=errors.DIVERGED,
         )
@@ -147,15 +191,17 @@ def find_plan(asked: Asked, progress: Progress) -> Asked | None:
 
 
 def find_resumed(asked: Asked) -> Resume | None:
-    """The run to go on with: the folder that --resume or --out names, or else the newest run of the recipe that the
-    same command line has begun; None if there is none. Raises UserError."""
+    """The run to go on with: the folder that --resume or --out names, or else the newest run of
+    the recipe that the same command line has begun; None if there is none. Raises UserError."""
     options = asked.options
     if options.resume not in (None, "auto"):
         return named_folder(str(options.resume))
     if options.out is not None:
         folders = [options.out] if (options.out / RUN).exists() else []
     else:
-        folders = [f for f in runs_of(asked.name) if asked.name is None or is_begun_by(f, asked.run)]
+        folders = [
+            f for f in runs_of(asked.name) if asked.name is None or is_begun_by(f, asked.run)
+        ]
     return Resume(folders[0]) if folders else None
 
 
@@ -169,8 +215,11 @@ def is_begun_by(folder: Path, run: Run) -> bool:
 
 
 def continued(asked: Asked, folder: Path) -> Run:
-    """The run in a folder with the options that the command line names. Raises UserError for another run."""
-    before, recipe = read_run(folder), asked.recipe
+    """The run in a folder with the options that the command line names. Raises UserError for
+    another run.
+    """
+    before = read_run(folder)
+    recipe = asked.recipe
     try:
         ideas.files_of(before)
     except UserError as error:
@@ -195,14 +244,18 @@ def continued(asked: Asked, folder: Path) -> Run:
     return after
 
 
-# --- the run and its result -------------------------------------------------------------------------------------------
+# --- the run and its result
+# ---
 
 
 def finish(plan: Asked, corpus: Corpus, progress: Progress, world: World = ALONE) -> None:
-    """Train to the end and print what came of it; with --dry-run print what would be trained. world: the processes that
-    share the run, of which this is rank 0."""
-    options, run, resume = plan.options, plan.run, plan.resume
-    modified, name = resume is None and is_modified(plan.recipe, run), plan.name or DEFAULT
+    """Train to the end and print what came of it; with --dry-run print what would be trained.
+    world: the processes that share the run, of which this is rank 0."""
+    options = plan.options
+    run = plan.run
+    resume = plan.resume
+    modified = resume is None and is_modified(plan.recipe, run)
+    name = plan.name or DEFAULT
     task = Task(
         run=run,
         corpus=corpus,
@@ -225,27 +278,47 @@ def finish(plan: Asked, corpus: Corpus, progress: Progress, world: World = ALONE
 
 
 def show_plan(run: Run, corpus: Corpus, label: str, progress: Progress, as_json: bool) -> None:
-    """Print the run, its size, and what it would read; if `as_json`, every field of the run instead."""
+    """Print the run, its size, and what it would read; if `as_json`, every field of the run
+    instead.
+    """
     for line in size_notes(run, corpus):
         progress.line(f"note: {line}")
     epochs = run.tokens / len(corpus.train)
-    reads = f"{run.tokens:,} training tokens of {len(corpus.train):,} in {corpus.name} ({epochs:.2f} epochs)"
-    show(as_json, dump(run), [repr(run), f"{label}: {setup.count_parameters(run, corpus):,} parameters", reads])
+    reads = (
+        f"{run.tokens:,} training tokens of {len(corpus.train):,} in {corpus.name} ({epochs:.2f} "
+        "epochs)"
+    )
+    show(
+        as_json,
+        dump(run),
+        [repr(run), f"{label}: {setup.count_parameters(run, corpus):,} parameters", reads],
+    )
 
 
 def result_lines(done: FullRun) -> Iterator[str]:
-    """The run beside the baseline and the n-gram models, its two continuations, and where its files are."""
+    """The run beside the baseline and the n-gram models, its two continuations, and where its
+    files are."""
     summary = done.summary
-    losses = {label: summary["ngrams"][key] for key, label in NGRAMS.items() if key in summary["ngrams"]}
+    losses = {
+        label: summary["ngrams"][key] for key, label in NGRAMS.items() if key in summary["ngrams"]
+    }
     losses |= {"baseline": done.baseline["dev_loss"]} if done.baseline else {}
-    losses |= {"before training": summary["dev_loss_before"]} if "dev_loss_before" in summary else {}
+    losses |= (
+        {"before training": summary["dev_loss_before"]} if "dev_loss_before" in summary else {}
+    )
     label = summary["recipe"] + (" (modified)" if summary["modified"] else "")
     losses |= {label: summary["dev_loss"], f"{label} + n-grams": summary["dev_loss_with_ngrams"]}
     bits = summary["dev_bpb"] / summary["dev_loss"]
-    rows = [(name, loss, loss * bits) for name, loss in sorted(losses.items(), key=lambda row: -row[1])]
+    rows = [
+        (name, loss, loss * bits) for name, loss in sorted(losses.items(), key=lambda row: -row[1])
+    ]
     yield f"{one_line(summary['corpus'])}: held-out loss after {summary['steps']} steps"
     yield from loss_table(rows)
-    whole = () if summary["modified"] else (summary["recipe"], summary["corpus"], summary["steps"], summary["dev_loss"])
+    whole = (
+        ()
+        if summary["modified"]
+        else (summary["recipe"], summary["corpus"], summary["steps"], summary["dev_loss"])
+    )
     if whole and (said := is_it_usual(*whole)):
         yield f"This loss is {said}."
     for name, text in summary["samples"].items():
@@ -255,34 +328,49 @@ def result_lines(done: FullRun) -> Iterator[str]:
     yield f"All of it:   {summary['folder']}"
 
 
-# --- under torchrun ---------------------------------------------------------------------------------------------------
+# --- under torchrun
+# ---
 
 
 def train_shared(launch: Launch, asked: Asked) -> None:
-    """Train as one of several processes. Raises UserError at rank 0, SystemExit with the same code at the others."""
+    """Train as one of several processes. Raises UserError at rank 0, SystemExit with the same code
+    at the others.
+    """
     try:
         recorded(lambda: _train_as_one(launch, asked))()
     except Exception as error:
         if launch.rank == 0 or "--debug" in sys.argv:
             raise
         common = isinstance(error, DisagreementError) or getattr(error, "code", None) in COMMON
-        if not common and not (isinstance(error, PeerError) and launch.rank > 1):  # rank 0 may be what has failed
+        if not common and not (
+            isinstance(error, PeerError) and launch.rank > 1
+        ):  # rank 0 may be what has failed
             raise
         raise SystemExit(error.code if isinstance(error, UserError) else errors.BUG) from None
 
 
 def _train_as_one(launch: Launch, asked: Asked) -> None:
     options = asked.options
-    if launch.attempt:  # torchrun has started all processes again: the run of the attempt before goes on
+    if (
+        launch.attempt
+    ):  # torchrun has started all processes again: the run of the attempt before goes on
         asked = replace(asked, options=replace(options, resume=options.resume or "auto"))
     world = SharedWorld(launch, options.dist_timeout)
     with world:
         config = dump(asked.run)
-        facts = {"code": {"hectogpt": code_hash(), "torch": torch.__version__}, "idea file": config.pop("ideas")}
-        world.agree(facts | {"configuration": config, "options": [options.dist_timeout, options.eval_every]})
+        facts = {
+            "code": {"hectogpt": code_hash(), "torch": torch.__version__},
+            "idea file": config.pop("ideas"),
+        }
+        world.agree(
+            facts
+            | {"configuration": config, "options": [options.dist_timeout, options.eval_every]}
+        )
         progress = Progress(options.quiet or not world.is_first)
         plan = find_plan(asked, progress) if world.is_first else None
-        decided = world.share(lambda: plan and dump(replace(plan.run, data=choose_leaves(plan.run.data, world.size))))
+        decided = world.share(
+            lambda: plan and dump(replace(plan.run, data=choose_leaves(plan.run.data, world.size)))
+        )
         if decided is None:
             world.wait_for_all("the end")  # rank 0 may keep the store
             return

@@ -28,10 +28,23 @@ def main(options: VerdictOptions) -> None:
             fix="run both with the same seeds, or --unpaired if that is impossible",
             code=errors.DATA,
         )
-    found = verdict(a, b, options.margin) if paired else verdict([*a.values()], [*b.values()], options.margin)
+    found = (
+        verdict(a, b, options.margin)
+        if paired
+        else verdict([*a.values()], [*b.values()], options.margin)
+    )
     text = found.text(options.a, options.b)
     if options.picture is not None:
-        pairs = [(a[seed], b[seed]) for seed in a if seed in b] if paired else zip(a.values(), b.values(), strict=False)
-        plot_verdict(options.picture, [x - y for x, y in pairs], options.margin, f"{options.b} against {options.a}")
+        pairs = (
+            [(a[seed], b[seed]) for seed in a if seed in b]
+            if paired
+            else zip(a.values(), b.values(), strict=False)
+        )
+        plot_verdict(
+            options.picture,
+            [x - y for x, y in pairs],
+            options.margin,
+            f"{options.b} against {options.a}",
+        )
         note(f"{options.picture} is drawn")
     show(options.json, found.as_json(), [text])

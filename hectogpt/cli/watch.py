@@ -1,4 +1,6 @@
-"""`hectogpt watch [RUN ...]`: a local page with the curves of runs while they train, their samples and attention."""
+"""`hectogpt watch [RUN ...]`: a local page with the curves of runs while they train, their samples
+and attention.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,16 @@ from hectogpt.cli.options import WatchOptions
 from hectogpt.cli.show import choose, usual
 from hectogpt.display import NGRAMS, OTHER_TOKENS, one_line, printable
 from hectogpt.errors import UserError
-from hectogpt.run_records import METRICS, RUNNING, UNFINISHED, find_runs, number_of, read_record, read_rows, score_of
+from hectogpt.run_records import (
+    METRICS,
+    RUNNING,
+    UNFINISHED,
+    find_runs,
+    number_of,
+    read_record,
+    read_rows,
+    score_of,
+)
 from hectogpt.signals import code_of
 from hectogpt.web.page import fill
 from hectogpt.web.server import PageServer
@@ -24,18 +35,24 @@ LEVELS = ("unigram", "kn2", "kn3")  # n-gram models whose losses are drawn
 
 # column -> the row's key
 COLUMNS = {"step": "step", "loss": "train/loss", "norm": "train/grad_norm", "seconds": "train/dt"}
-MOST_BYTES = 2 << 20  # of a file's end that are read, some 8,000 rows, so that a long one does not hold up the page
+MOST_BYTES = (
+    2 << 20
+)  # of a file's end that are read, some 8,000 rows, so that a long one does not hold up the page
 MOST_POINTS = 1000  # of a curve as it is drawn
 
 
 class Board:
-    """The runs on the page. named: those that were asked for; without any, the newest below `root` and those that
-    begin."""
+    """The runs on the page. named: those that were asked for; without any, the newest below `root`
+    and those that begin."""
 
-    def __init__(self, named: list[Path], prompt: str | None, ideas: tuple[Path, ...], root: Path) -> None:
+    def __init__(
+        self, named: list[Path], prompt: str | None, ideas: tuple[Path, ...], root: Path
+    ) -> None:
         self.folders = list(named)
         self.root = None if named else root
-        self.prompt, self.ideas, self.lock = prompt, ideas, threading.Lock()
+        self.prompt = prompt
+        self.ideas = ideas
+        self.lock = threading.Lock()
         self.looks: dict[Path, dict[str, Any]] = {}
         self.notes: list[str] = []
         self._scanned = 0.0
@@ -49,12 +66,15 @@ class Board:
             names = [run["name"] for run in runs]
             wanted = query.get("look") or (names[-1] if names else "")
             look = self._look(self.folders[names.index(wanted)]) if wanted in names else None
-            others = [OTHER_TOKENS] if len({run.pop("vocabulary") for run in runs} - {None}) > 1 else []
+            others = (
+                [OTHER_TOKENS] if len({run.pop("vocabulary") for run in runs} - {None}) > 1 else []
+            )
             return {"runs": runs, "look": look, "notes": self.notes + others}
 
     def _scan(self, root: Path) -> None:
         found, notes = find_runs(root)
-        self.notes, self._scanned = list(map(printable, notes)), time.monotonic()
+        self.notes = list(map(printable, notes))
+        self._scanned = time.monotonic()
         for record in found[-1:] + [record for record in found if record.state == RUNNING]:
             if record.folder not in self.folders and len(self.folders) < MOST_RUNS:
                 self.folders.append(record.folder)
@@ -68,32 +88,48 @@ class Board:
             try:
                 self.looks[folder] = take_look(folder, step, self.prompt, self.ideas)
             except (UserError, OSError) as error:  # it may be gone by now: the next one is tried
-                problem = f"{error.what}: {error.why}" if isinstance(error, UserError) else str(error)
+                problem = (
+                    f"{error.what}: {error.why}" if isinstance(error, UserError) else str(error)
+                )
                 self.notes = [*self.notes, printable(problem)][-3:]
         return self.looks.get(folder)
 
 
 def run_data(folder: Path) -> dict[str, Any]:
-    """What the page shows of a run; of one that is damaged or not there yet, what there is. Its files may be another
-    program's, or replaced while they are read: every value is checked."""
+    """What the page shows of a run; of one that is damaged or not there yet, what there is. Its
+    files may be another program's, or replaced while they are read: every value is checked."""
     rows = list(read_rows(folder / METRICS, MOST_BYTES))
     steps = [row for row in rows if "train/loss" in row]
     drawn = steps[:: -max(1, -(-len(steps) // MOST_POINTS))][::-1]  # the last one among them
     scores = [(row["step"], number_of(score_of(row))) for row in rows]
     found: dict[str, Any] = {
         "name": one_line(str(folder)),
-        "rows": {name: [number_of(row.get(key)) for row in drawn] for name, key in COLUMNS.items()},
+        "rows": {
+            name: [number_of(row.get(key)) for row in drawn] for name, key in COLUMNS.items()
+        },
         "heldOut": [score for score in scores if score[1] is not None],
-        **{"state": "", "problem": "", "planned": None, "left": None, "levels": {}, "devLoss": None, "usual": ""},
+        **{
+            "state": "",
+            "problem": "",
+            "planned": None,
+            "left": None,
+            "levels": {},
+            "devLoss": None,
+            "usual": "",
+        },
         "vocabulary": None,
     }
     try:
         record = read_record(folder)
     except UserError as error:  # it is being copied, say
         return found | {"problem": printable(f"{error.what}: {error.why}")}
-    seconds = sorted(dt for row in steps[-10:] if (dt := number_of(row.get("train/dt"))) is not None)
+    seconds = sorted(
+        dt for row in steps[-10:] if (dt := number_of(row.get("train/dt"))) is not None
+    )
     if seconds and record.planned_steps is not None and record.state in (RUNNING, UNFINISHED):
-        found["left"] = max(record.planned_steps - steps[-1]["step"], 0) * seconds[len(seconds) // 2]
+        found["left"] = (
+            max(record.planned_steps - steps[-1]["step"], 0) * seconds[len(seconds) // 2]
+        )
     return found | {
         "state": record.state,
         "planned": record.planned_steps,
@@ -108,7 +144,9 @@ def main(options: WatchOptions) -> None:
     """Serve the page until a signal. Raises UserError."""
     folders = list(dict.fromkeys(choose(name) for name in options.runs))
     if len(folders) > MOST_RUNS:
-        raise UserError(f"{len(folders)} runs", why=f"at most {MOST_RUNS} can be told apart", fix="name fewer")
+        raise UserError(
+            f"{len(folders)} runs", why=f"at most {MOST_RUNS} can be told apart", fix="name fewer"
+        )
     for folder in folders:
         read_record(folder)
     board = Board(folders, options.prompt, options.idea, Path("runs"))
@@ -121,7 +159,9 @@ def main(options: WatchOptions) -> None:
         try:
             print(f"{server.address}\nCtrl-C ends it.", flush=True)
             if not options.no_browser:
-                webbrowser.open(page.as_uri())  # and not the address: other users can read a command line
+                webbrowser.open(
+                    page.as_uri()
+                )  # and not the address: other users can read a command line
             server.serve_forever(poll_interval=0.2)
         except KeyboardInterrupt as stop:
             if code_of(stop) != errors.INTERRUPTED:

@@ -1,4 +1,5 @@
-"""Text to token batches: tokenizer, sources of text, splits, cached token files, batches as f(seed, step).
+"""Text to token batches: tokenizer, sources of text, splits, cached token files, batches as
+f(seed, step).
 
 Needs numpy and tiktoken; torch is never imported here. Text is kept byte for byte or refused.
 """

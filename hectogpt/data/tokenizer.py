@@ -1,9 +1,10 @@
-"""Byte-level BPE with GPT-2's vocabulary or one of a text's own: text to token ids and back, without a network.
+"""Byte-level BPE with GPT-2's vocabulary or one of a text's own: text to token ids and back,
+without a network.
 
-GPT-2's merge list is part of the package (vocab.bpe.xz, credited in NOTICE), and its SHA-256 is checked when it is
-read. tiktoken does the merging; the library tokenizers trains a list of merges. Raises UserError (DATA) for text that
-is not Unicode (lone surrogates) and for ids outside the vocabulary.
-"""
+GPT-2's merge list is part of the package (vocab.bpe.xz, credited in NOTICE), and its SHA-256 is
+checked when it is read. tiktoken does the merging; the library tokenizers trains a list of merges.
+Raises UserError (DATA) for text that is not Unicode (lone surrogates) and for ids outside the
+vocabulary."""
 
 from __future__ import annotations
 
@@ -22,29 +23,40 @@ from hectogpt.errors import UserError, set_to
 from hectogpt.json_files import read_bytes
 
 VOCABULARY = Path(__file__).with_name("vocab.bpe.xz")
-VOCABULARY_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # of vocab.bpe itself
-LONGEST_TOKEN = 4096  # bytes; GPT-2's longest has 128. Merges that double the last one would fill the memory
+VOCABULARY_SHA256 = (
+    "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # of vocab.bpe itself
+)
+LONGEST_TOKEN = (
+    4096  # bytes; GPT-2's longest has 128. Merges that double the last one would fill the memory
+)
 MERGES = "merges.txt"  # the list of merges in a folder of tokens or of a model that has its own
 MOST_IDS = 1 << 16  # of a vocabulary whose ids stand in token files, two bytes each
 LARGEST_MERGES = 4 << 20  # bytes of it; GPT-2's has 456,318
 END_OF_TEXT = "<|endoftext|>"
 
-# GPT-2's pattern that splits text before merging, in the possessive form tiktoken uses: same result, less backtracking.
+# GPT-2's pattern that splits text before merging, in the possessive form tiktoken uses: same
+# result, less backtracking.
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
 
 def _printable_bytes() -> dict[str, int]:
-    """The character that stands for each byte in GPT-2's files, in the order of the ids 0 to 255."""
+    """The character that stands for each byte in GPT-2's files, in the order of the ids 0 to
+    255.
+    """
     visible = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
     hidden = [b for b in range(256) if b not in visible]
     return {chr(b): b for b in visible} | {chr(256 + i): b for i, b in enumerate(hidden)}
 
 
 class Tokenizer:
-    """A byte-level BPE with GPT-2's pattern: ids for 256 bytes, for the merges, then for <|endoftext|>.
+    """A byte-level BPE with GPT-2's pattern: ids for 256 bytes, for the merges, then for
+    <|endoftext|>.
 
-    name: what reports call it. merges: the content of a vocab.bpe file. sha256: its hash. n_vocab: number of ids.
-    end_of_text: the separator's id, the last one. token_bytes: int64 [n_vocab], the number of bytes of each token's
+    name: what reports call it. merges: the content of a vocab.bpe file. sha256: its hash. n_vocab:
+        number of ids.
+    end_of_text: the separator's id, the last one. token_bytes: int64 [n_vocab], the number of
+        bytes
+        of each token's
     text, 0 for the separator; with it, nats per token become bits per byte.
     """
 
@@ -65,21 +77,29 @@ class Tokenizer:
             try:
                 left, right = line.split(" ")
                 merged = (left + right).translate(to_latin1).encode("latin-1")
-            except ValueError:  # UnicodeEncodeError included: a character outside GPT-2's byte alphabet
+            except (
+                ValueError
+            ):  # UnicodeEncodeError included: a character outside GPT-2's byte alphabet
                 merged = b""
             if not merged or merged in ranks or len(merged) > LONGEST_TOKEN:
                 raise UserError(
                     f"vocabulary {name}: merge {number} is malformed: {line[:40]!r}",
-                    why="expected two byte strings in GPT-2's spelling, one space between, not merged before, together "
+                    why="expected two byte strings in GPT-2's spelling, one space between, not "
+                    "merged before, together "
                     f"at most {LONGEST_TOKEN:,} bytes",
                     fix="use an unmodified vocab.bpe",
                     code=errors.DATA,
                 )
             ranks[merged] = 255 + number
-        self.token_bytes: np.ndarray = np.array([len(piece) for piece in ranks] + [0], dtype=np.int64)
+        self.token_bytes: np.ndarray = np.array(
+            [len(piece) for piece in ranks] + [0], dtype=np.int64
+        )
         self.token_bytes.flags.writeable = False
         self._encoding = tiktoken.Encoding(
-            name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: self.end_of_text}
+            name,
+            pat_str=PATTERN,
+            mergeable_ranks=ranks,
+            special_tokens={END_OF_TEXT: self.end_of_text},
         )
 
     @property
@@ -91,15 +111,17 @@ class Tokenizer:
         return f"Tokenizer({self.name!r}, n_vocab={self.n_vocab}, sha256={self.sha256[:12]}...)"
 
     def encode(self, text: str) -> np.ndarray:
-        """Return the token ids, int64 [n]. "<|endoftext|>" inside the text is plain text, never the separator.
+        """Return the token ids, int64 [n]. "<|endoftext|>" inside the text is plain text, never
+        the separator.
 
-        Raises UserError (DATA) for a lone surrogate, naming its position, and for a million spaces in a row.
-        """
+        Raises UserError (DATA) for a lone surrogate, naming its position, and for a million spaces
+        in a row."""
         try:
             return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int64)
         except UnicodeEncodeError as error:
             raise UserError(
-                f"text is not Unicode: lone surrogate U+{ord(text[error.start]):04X} at character {error.start:,}",
+                f"text is not Unicode: lone surrogate U+{ord(text[error.start]):04X} at "
+                f"character {error.start:,}",
                 why="half of a surrogate pair has no UTF-8 form",
                 fix="remove it, or decode the text again from its original bytes",
                 code=errors.DATA,
@@ -122,20 +144,29 @@ class Tokenizer:
         return self._encoding.decode_bytes(array.tolist())
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Text of a 1-D sequence of ids; bytes that are not UTF-8 (half a character) become U+FFFD."""
+        """Text of a 1-D sequence of ids; bytes that are not UTF-8 (half a character) become
+        U+FFFD.
+        """
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def vocabulary(self) -> dict[str, int]:
-        """Token in GPT-2's printable spelling -> id, in order: the content of Hugging Face's vocab.json."""
+        """Token in GPT-2's printable spelling -> id, in order: the content of Hugging Face's
+        vocab.json.
+        """
         shown = {byte: character for character, byte in _printable_bytes().items()}
         pieces = self._encoding.token_byte_values()
-        ids = {"".join(shown[b] for b in piece): self._encoding.encode_single_token(piece) for piece in pieces}
+        ids = {
+            "".join(shown[b] for b in piece): self._encoding.encode_single_token(piece)
+            for piece in pieces
+        }
         ids[END_OF_TEXT] = self.end_of_text
         return dict(sorted(ids.items(), key=lambda item: item[1]))
 
 
 def check_ids(ids: np.ndarray, n_vocab: int, what: str) -> None:
-    """Raise UserError (DATA) naming the first of `ids` (1-D, any integer type) outside [0, n_vocab)."""
+    """Raise UserError (DATA) naming the first of `ids` (1-D, any integer type) outside [0,
+    n_vocab).
+    """
     if ids.size and (int(ids.max()) >= n_vocab or int(ids.min()) < 0):
         position = int(np.flatnonzero((ids < 0) | (ids >= n_vocab))[0])
         raise UserError(
@@ -172,11 +203,14 @@ def load_tokenizer() -> Tokenizer:
     return Tokenizer(_read_vocabulary(VOCABULARY))
 
 
-# --- vocabularies of a text's own -------------------------------------------------------------------------------------
+# --- vocabularies of a text's own
+# ---
 
 
 def read_merges(path: Path, name: str) -> Tokenizer:
-    """The tokenizer of a merges.txt; GPT-2's own if the merges are its. Raises UserError (DATA)."""
+    """The tokenizer of a merges.txt; GPT-2's own if the merges are its. Raises UserError
+    (DATA).
+    """
     try:
         merges = read_bytes(path, LARGEST_MERGES).decode("utf-8").rstrip("\n").encode()
     except (OSError, UnicodeDecodeError) as error:
@@ -185,21 +219,26 @@ def read_merges(path: Path, name: str) -> Tokenizer:
 
 
 def tokenizer_of(merges: bytes, name: str) -> Tokenizer:
-    """The tokenizer of a list of merges, with or without its first line "#version"; GPT-2's own if they are its."""
+    """The tokenizer of a list of merges, with or without its first line "#version"; GPT-2's own if
+    they are its.
+    """
     lines = [line for line in merges.splitlines() if not line.startswith(b"#version")]
     own = load_tokenizer()
     return own if own.merges.splitlines()[1:] == lines else Tokenizer(b"\n".join(lines), name)
 
 
 def train_tokenizer(texts: Iterable[str], n_vocab: int, name: str) -> Tokenizer:
-    """A tokenizer of `n_vocab` ids whose merges are the most frequent pairs of the texts, the same for the same texts.
+    """A tokenizer of `n_vocab` ids whose merges are the most frequent pairs of the texts, the same
+    for the same texts.
 
-    Sennrich et al. 2016 (arXiv:1508.07909), on the bytes of words that GPT-2's pattern cuts. Raises UserError without
-    the package tokenizers, for fewer than 257 ids or more than MOST_IDS, and (DATA) for more than the texts have pairs
-    for.
-    """
+    Sennrich et al. 2016 (arXiv:1508.07909), on the bytes of words that GPT-2's pattern cuts.
+    Raises UserError without the package tokenizers, for fewer than 257 ids or more than MOST_IDS,
+    and (DATA) for more than the texts have pairs for."""
     if not 257 <= n_vocab <= MOST_IDS:
-        why = f"it must lie between 257, one for each of 256 bytes and one for the end of a text, and {MOST_IDS:,}"
+        why = (
+            "it must lie between 257, one for each of 256 bytes and one for the end of a text, "
+            f"and {MOST_IDS:,}"
+        )
         raise UserError(f"vocab = {n_vocab}", why=why, fix=set_to("vocab", 1000))
     try:
         from tokenizers import Tokenizer as Trained

@@ -1,11 +1,11 @@
 """A text continued by a model, in several ways at once, token by token.
 
-`generate` works on ids and yields tokens as they come; `complete` takes a text and returns its continuation. Both
-refuse ids outside the vocabulary before the model sees them, and logits that are not numbers after it.
+`generate` works on ids and yields tokens as they come; `complete` takes a text and returns its
+continuation. Both refuse ids outside the vocabulary before the model sees them, and logits that
+are not numbers after it.
 
-One pass goes over the prompt (prefill), then one token per row and pass (decode). A cache holds keys and values of
-earlier tokens, and what other parts of a model remember.
-"""
+One pass goes over the prompt (prefill), then one token per row and pass (decode). A cache holds
+keys and values of earlier tokens, and what other parts of a model remember."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from hectogpt.model.transformer import DecoderBlock, Transformer, evaluating
 DecodeBytes = Callable[[Sequence[int]], bytes]
 
 
-# --- how the next token is chosen: options with the names and defaults of transformers' `generate` --------------------
+# --- how the next token is chosen: options with the names and defaults of transformers' `generate`
+# --------------------
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class Sampling:
     top_k: int = 50
     """Keep the k likeliest tokens, and those tied with the last of them; 0 keeps all."""
     top_p: float = 1.0
-    """Keep the smallest set of likeliest tokens whose probabilities reach p, and ties with the last."""
+    """Keep the smallest set of likeliest tokens whose probabilities reach p, and ties with the
+    last.
+    """
     min_p: float = 0.0
     """Drop tokens less likely than min_p times the likeliest."""
     num_return_sequences: int = 1
@@ -57,21 +60,32 @@ class Sampling:
 
     @classmethod
     def of(cls, end_of_text: int, **options: Any) -> Sampling:
-        """From options as they are written: stop_strings may be one text; eos_token_id one id, None for end-of-text, or
-        -1 for none."""
-        eos, stops = options.pop("eos_token_id", None), options.pop("stop_strings", ())
+        """From options as they are written: stop_strings may be one text; eos_token_id one id,
+        None for end-of-text, or -1 for none."""
+        eos = options.pop("eos_token_id", None)
+        stops = options.pop("stop_strings", ())
         eos = end_of_text if eos is None else eos
         ends = tuple(eos) if isinstance(eos, (tuple, list)) else (eos,) if eos >= 0 else ()
-        return cls(**options, eos_token_id=ends, stop_strings=(stops,) if isinstance(stops, str) else tuple(stops))
+        return cls(
+            **options,
+            eos_token_id=ends,
+            stop_strings=(stops,) if isinstance(stops, str) else tuple(stops),
+        )
 
     def __post_init__(self) -> None:
         self._check("max_new_tokens", self.max_new_tokens >= 0, "at least 0")
-        self._check("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or a positive number")
+        self._check(
+            "temperature", 0 <= self.temperature < math.inf, "0 (greedy) or a positive number"
+        )
         self._check("top_k", self.top_k >= 0, "0 (off) or a positive number")
         self._check("top_p", 0 <= self.top_p <= 1, "between 0 and 1")
         self._check("min_p", 0 <= self.min_p <= 1, "between 0 and 1")
         self._check("num_return_sequences", self.num_return_sequences >= 1, "at least 1")
-        self._check("stop_strings", all(map(_is_text, self.stop_strings)), "strings of Unicode that are not empty")
+        self._check(
+            "stop_strings",
+            all(map(_is_text, self.stop_strings)),
+            "strings of Unicode that are not empty",
+        )
         if self.num_return_sequences > 1 and self.greedy:
             raise UserError(
                 f"num_return_sequences = {self.num_return_sequences} without sampling",
@@ -90,25 +104,36 @@ class Sampling:
 
 
 def _is_text(string: str) -> bool:
-    """Whether a string is not empty and has a UTF-8 form, which half of a surrogate pair has not."""
+    """Whether a string is not empty and has a UTF-8 form, which half of a surrogate pair has
+    not.
+    """
     return bool(string) and not any("\ud800" <= character <= "\udfff" for character in string)
 
 
 def choose(
     logits: Float[Tensor, "rows vocab"], sampling: Sampling, generators: Sequence[torch.Generator]
 ) -> Int[Tensor, " rows"]:
-    """One id per row: the likeliest token, or the one at which the cumulative probability passes a uniform number drawn
-    from the row's generator."""
+    """One id per row: the likeliest token, or the one at which the cumulative probability passes a
+    uniform number drawn from the row's generator."""
     if sampling.greedy:
         return logits.argmax(dim=-1)
     total = probabilities(logits, sampling).cumsum(dim=-1)
-    draw = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators]).to(logits.device)
-    # Scaled by the sum as added up, so that the last token with mass is reached; `right` skips tokens without mass.
-    return torch.searchsorted(total, (draw[:, None] * total[:, -1:]), right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+    draw = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators]).to(
+        logits.device
+    )
+    # Scaled by the sum as added up, so that the last token with mass is reached; `right` skips
+    # tokens without mass.
+    return torch.searchsorted(total, (draw[:, None] * total[:, -1:]), right=True)[:, 0].clamp(
+        max=logits.shape[1] - 1
+    )
 
 
-def probabilities(logits: Float[Tensor, "rows vocab"], sampling: Sampling) -> Float64[Tensor, "rows vocab"]:
-    """What the draw is made from: temperature, then top_k, top_p, min_p on what is left, in transformers' order."""
+def probabilities(
+    logits: Float[Tensor, "rows vocab"], sampling: Sampling
+) -> Float64[Tensor, "rows vocab"]:
+    """What the draw is made from: temperature, then top_k, top_p, min_p on what is left, in
+    transformers' order.
+    """
     # Subtracting the maximum first keeps a tiny temperature from overflowing.
     logits = (logits.double() - logits.amax(dim=-1, keepdim=True)) / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
@@ -117,8 +142,13 @@ def probabilities(logits: Float[Tensor, "rows vocab"], sampling: Sampling) -> Fl
     p = logits.softmax(dim=-1)
     if sampling.top_p < 1:
         ordered = p.sort(dim=-1, descending=True).values
-        # The set ends with the first token that brings the sum to top_p; a token is in it if the sum before is below.
-        kept = ((ordered.cumsum(dim=-1) - ordered) < sampling.top_p).sum(dim=-1, keepdim=True).clamp(min=1)
+        # The set ends with the first token that brings the sum to top_p; a token is in it if the
+        # sum before is below.
+        kept = (
+            ((ordered.cumsum(dim=-1) - ordered) < sampling.top_p)
+            .sum(dim=-1, keepdim=True)
+            .clamp(min=1)
+        )
         p = p.masked_fill(p < ordered.gather(1, kept - 1), 0)
         p = p / p.sum(dim=-1, keepdim=True)
     if sampling.min_p > 0:
@@ -127,32 +157,44 @@ def probabilities(logits: Float[Tensor, "rows vocab"], sampling: Sampling) -> Fl
     return p
 
 
-# --- logits, with a cache ---------------------------------------------------------------------------------------------
+# --- logits, with a cache
+# ---
 
 
 class Decoder:
     """The continuation of several texts of one length, one row each.
 
-    Past the context length L each new token is conditioned on exactly the last L tokens of its row. Positions then move
-    with every token, so rows are computed anew.
-    """
+    Past the context length L each new token is conditioned on exactly the last L tokens of its
+    row. Positions then move with every token, so rows are computed anew."""
 
-    def __init__(self, model: Transformer, texts: Int[Tensor, "rows time"], new_tokens: int) -> None:
-        self.model, self.limit, like = model, model.config.context_length, model.embeddings.weight
-        self.newest = texts[:, -self.limit :].to(like.device)  # of each row its last tokens, up to L of them
+    def __init__(
+        self, model: Transformer, texts: Int[Tensor, "rows time"], new_tokens: int
+    ) -> None:
+        self.model = model
+        self.limit = model.config.context_length
+        like = model.embeddings.weight
+        self.newest = texts[:, -self.limit :].to(
+            like.device
+        )  # of each row its last tokens, up to L of them
         rows, width = self.newest.shape
         attentions = [block.attention for block in cast(Iterable[DecoderBlock], model.backbone)]
         heads = [(a.kv_heads, a.d_key) for a in attentions]
-        self.cache = Cache(rows, min(width + new_tokens, self.limit), heads, model.config.d_attention, like)
+        self.cache = Cache(
+            rows, min(width + new_tokens, self.limit), heads, model.config.d_attention, like
+        )
 
     @torch.no_grad()
     def prefill(self) -> Float[Tensor, "rows vocab"]:
         """Logits after the texts: one pass over all of them."""
-        return self.model.next_logits(self.newest, self.cache.advance(self.newest.shape[1]), self.cache)
+        return self.model.next_logits(
+            self.newest, self.cache.advance(self.newest.shape[1]), self.cache
+        )
 
     @torch.no_grad()
     def decode(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
-        """Append one token to each row; return the logits after them. The ids are not waited for."""
+        """Append one token to each row; return the logits after them. The ids are not waited
+        for.
+        """
         tokens = tokens.to(self.newest.device)[:, None]
         self.newest = torch.cat((self.newest, tokens), dim=1)[:, -self.limit :]
         if self.cache.length == self.limit:
@@ -160,12 +202,13 @@ class Decoder:
         return self.model.next_logits(tokens, self.cache.advance(1), self.cache)
 
 
-# --- texts ------------------------------------------------------------------------------------------------------------
+# --- texts
+# ---
 
 
 class Token(NamedTuple):
-    """One new token: of which text, its id, and its log-probability in nats under the model's own softmax (before
-    temperature and truncation)."""
+    """One new token: of which text, its id, and its log-probability in nats under the model's own
+    softmax (before temperature and truncation)."""
 
     row: int
     id: int
@@ -180,29 +223,40 @@ def generate(
     seed: int = 0,
     decode_bytes: DecodeBytes | None = None,
 ) -> Iterator[Token]:
-    """Yield the new tokens of all continuations of a prompt, one per continuation and round, in their order.
+    """Yield the new tokens of all continuations of a prompt, one per continuation and round, in
+    their order.
 
-    The generator of continuation r is seeded with seed + r and draws one number per token, so a text does not depend on
-    its neighbours. A text's last token is its stop token, the one completing a stop string (for which `decode_bytes` is
-    needed), or number max_new_tokens. An empty prompt starts from the last id, end-of-text. Past the context length L
-    each token is conditioned on the last L tokens of its text.
+    The generator of continuation r is seeded with seed + r and draws one number per token, so a
+    text does not depend on its neighbours. A text's last token is its stop token, the one
+    completing a stop string (for which `decode_bytes` is needed), or number max_new_tokens. An
+    empty prompt starts from the last id, end-of-text. Past the context length L each token is
+    conditioned on the last L tokens of its text.
 
-    Raises UserError before the first token for ids outside the vocabulary (DATA), for seeds outside [-2^63, 2^63) and
-    for texts that do not fit into memory (MEMORY), and for NaN or infinite logits (DIVERGED). Weights are not changed;
-    a model in training mode is switched to evaluation while tokens are computed.
-    """
+    Raises UserError before the first token for ids outside the vocabulary (DATA), for seeds
+    outside [-2^63, 2^63) and for texts that do not fit into memory (MEMORY), and for NaN or
+    infinite logits (DIVERGED). Weights are not changed; a model in training mode is switched to
+    evaluation while tokens are computed."""
     sampling = sampling or Sampling()
     text = np.array(prompt if len(prompt) else [model.config.vocab_size - 1], dtype=np.int64)
     check_ids(text, model.config.vocab_size, "the prompt")
     if sampling.stop_strings and decode_bytes is None:
-        raise UserError("stop_strings need a tokenizer", fix="pass decode_bytes=tokenizer.decode_bytes")
+        raise UserError(
+            "stop_strings need a tokenizer", fix="pass decode_bytes=tokenizer.decode_bytes"
+        )
     rows = sampling.num_return_sequences
     check_memory(model, len(text), sampling)
     if not -(2**63) <= seed <= seed + rows <= 2**63:
         raise UserError(
-            f"seed = {seed}", why="it must lie between -2^63 and 2^63 - 1, also with the text's number added"
+            f"seed = {seed}",
+            why="it must lie between -2^63 and 2^63 - 1, also with the text's number added",
         )
-    return _generate(model, torch.from_numpy(text).expand(rows, -1), sampling, range(seed, seed + rows), decode_bytes)
+    return _generate(
+        model,
+        torch.from_numpy(text).expand(rows, -1),
+        sampling,
+        range(seed, seed + rows),
+        decode_bytes,
+    )
 
 
 def _generate(
@@ -224,7 +278,9 @@ def _generate(
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
         tokens = choose(logits, sampling, generators)
         computed = tokens, logits.gather(1, tokens[:, None])[:, 0], logits.logsumexp(dim=-1)
-        ids, picked, totals = torch.stack([numbers.double() for numbers in computed]).tolist()  # waits once
+        ids, picked, totals = torch.stack(
+            [numbers.double() for numbers in computed]
+        ).tolist()  # waits once
         if bad := [row for row in sorted(open_rows) if not math.isfinite(totals[row])]:
             raise UserError(
                 f"the model's logits for text {bad[0]} are not finite",
@@ -243,30 +299,47 @@ def _generate(
             return
 
 
-def check_memory(model: Transformer, prompt_tokens: int, sampling: Sampling, per_token: int = 0) -> None:
-    """Refuse texts whose caches and logits cannot fit into memory, before anything is allocated. per_token: bytes that
-    the caller keeps of each new token. Raises UserError (MEMORY)."""
-    config, weight = model.config, model.embeddings.weight
-    rows, new = sampling.num_return_sequences, sampling.max_new_tokens
+def check_memory(
+    model: Transformer, prompt_tokens: int, sampling: Sampling, per_token: int = 0
+) -> None:
+    """Refuse texts whose caches and logits cannot fit into memory, before anything is allocated.
+    per_token: bytes that the caller keeps of each new token. Raises UserError (MEMORY)."""
+    config = model.config
+    weight = model.embeddings.weight
+    rows = sampling.num_return_sequences
+    new = sampling.max_new_tokens
     width = min(prompt_tokens + new, config.context_length)
     numbers = 2 * config.n_layers * width * config.d_model + config.vocab_size
-    # Beside keys, values and logits: the softmax and its sums in float64, a generator, Python's objects.
-    row = numbers * weight.element_size() + 10_000 + (0 if sampling.greedy else 3 * 8 * config.vocab_size)
+    # Beside keys, values and logits: the softmax and its sums in float64, a generator, Python's
+    # objects.
+    row = (
+        numbers * weight.element_size()
+        + 10_000
+        + (0 if sampling.greedy else 3 * 8 * config.vocab_size)
+    )
     row += per_token * new
-    need, have = rows * row, hardware.free_memory(str(weight.device))
+    need = rows * row
+    have = hardware.free_memory(str(weight.device))
     if new and need > have:
         texts = "a text" if rows == 1 else f"{rows:,} texts"
         fewer = rows > 1 and have // row // 2
         raise UserError(
             f"{texts} of up to {new:,} new tokens {'does' if rows == 1 else 'do'} not fit",
             why=f"that takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
-            fix=set_to("num_return_sequences", fewer) if fewer else set_to("max_new_tokens", "a smaller number"),
+            fix=set_to("num_return_sequences", fewer)
+            if fewer
+            else set_to("max_new_tokens", "a smaller number"),
             code=errors.MEMORY,
         )
 
 
 def complete(
-    model: Transformer, tokenizer: Tokenizer, prompt: str, sampling: Sampling | None = None, *, seed: int = 0
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompt: str,
+    sampling: Sampling | None = None,
+    *,
+    seed: int = 0,
 ) -> str:
     """The continuation of a text (without the text): that of its first row if there are several.
 

@@ -1,4 +1,5 @@
-"""A trained model on one prompt: tokens, attention maps, losses and next tokens; and what its heads do for the loss."""
+"""A trained model on one prompt: tokens, attention maps, losses and next tokens; and what its
+heads do for the loss."""
 
 from __future__ import annotations
 
@@ -22,16 +23,18 @@ from hectogpt.model.attention import CausalAttention
 from hectogpt.model.transformer import DecoderBlock, Transformer
 
 HeadName = tuple[int, int]  # layer and head, both from 0
-TOKENS, WINDOW = 4096, 512  # of a text on which effects of heads are measured, and of one row of it
-MOST_HEADS, MOST_PAIRED = 64, 9  # heads of a model whose effects are measured one by one, and in pairs
+TOKENS = 4096
+WINDOW = 512  # of a text on which effects of heads are measured, and of one row of it
+MOST_HEADS = 64
+MOST_PAIRED = 9  # heads of a model whose effects are measured one by one, and in pairs
 
 
 class Trace(NamedTuple):
     """What one forward pass over a prompt of T tokens did.
 
-    maps[layer, head, t, s]: weight that position t gives to position s. losses[t - 1]: loss in nats of token t given
-    those before it (T - 1 of them). next_probabilities[vocab]: the distribution after the last token.
-    """
+    maps[layer, head, t, s]: weight that position t gives to position s. losses[t - 1]: loss in
+    nats of token t given those before it (T - 1 of them). next_probabilities[vocab]: the
+    distribution after the last token."""
 
     maps: Float[np.ndarray, "layers heads time time"]
     losses: Float[np.ndarray, " predicted"]
@@ -39,19 +42,30 @@ class Trace(NamedTuple):
 
 
 def find_newest_run(root: Path) -> Path | None:
-    """The run folder below `root` that finished last (its summary.json is written at the end), or None."""
-    summaries = [path for path in root.glob("*/summary.json") if (path.parent / "model.safetensors").is_file()]
+    """The run folder below `root` that finished last (its summary.json is written at the end), or
+    None.
+    """
+    summaries = [
+        path
+        for path in root.glob("*/summary.json")
+        if (path.parent / "model.safetensors").is_file()
+    ]
     return max(summaries, key=lambda path: path.stat().st_mtime).parent if summaries else None
 
 
-def read_prompt(text: str, tokenizer: Tokenizer, model: Transformer, longest: int = 0) -> Int[np.ndarray, " time"]:
-    """The prompt's tokens. Of a text longer than the context (or than `longest` tokens, if given) the end is kept.
+def read_prompt(
+    text: str, tokenizer: Tokenizer, model: Transformer, longest: int = 0
+) -> Int[np.ndarray, " time"]:
+    """The prompt's tokens. Of a text longer than the context (or than `longest` tokens, if given)
+    the end is kept.
 
-    Raises UserError for an empty prompt, for text that is not Unicode, and for ids that the model does not have.
-    """
+    Raises UserError for an empty prompt, for text that is not Unicode, and for ids that the model
+    does not have."""
     ids = tokenizer.encode(text)
     if not len(ids):
-        raise UserError("the prompt is empty", why="a map needs at least one token", fix="type a few words")
+        raise UserError(
+            "the prompt is empty", why="a map needs at least one token", fix="type a few words"
+        )
     check_ids(ids, model.config.vocab_size, "the prompt")
     return ids[-min(model.config.context_length, longest or len(ids)) :]
 
@@ -63,7 +77,9 @@ def attention_modules(model: Transformer) -> list[CausalAttention]:
 
 @torch.no_grad()
 def trace(model: Transformer, ids: Int[np.ndarray, " time"]) -> Trace:
-    """Run the model on 1 to context_length tokens. Raises UserError (DIVERGED) if its numbers overflow."""
+    """Run the model on 1 to context_length tokens. Raises UserError (DIVERGED) if its numbers
+    overflow.
+    """
     maps: list[Tensor] = []
 
     def keep_map(layer: int, module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -75,7 +91,8 @@ def trace(model: Transformer, ids: Int[np.ndarray, " time"]) -> Trace:
     if not all(numbers.isfinite().all() for numbers in (logits, *maps)):
         raise UserError(
             "the model's numbers overflow",
-            why="its attention maps or logits for this prompt are not finite: weights this large compute nothing",
+            why="its attention maps or logits for this prompt are not finite: weights this large "
+            "compute nothing",
             fix="use a model whose training went well",
             code=errors.DIVERGED,
         )
@@ -87,15 +104,18 @@ def trace(model: Transformer, ids: Int[np.ndarray, " time"]) -> Trace:
 
 
 def spell_out(piece: bytes) -> str:
-    """A token's bytes as text without invisible characters: space as ␣, line feed as ↵, tab as ⇥, other controls and
-    unprintable characters as \\u{...}, and bytes that are not a whole UTF-8 character as \\xNN."""
+    """A token's bytes as text without invisible characters: space as ␣, line feed as ↵, tab as ⇥,
+    other controls and unprintable characters as \\u{...}, and bytes that are not a whole UTF-8
+    character as \\xNN."""
     symbols = {" ": "␣", "\n": "↵", "\t": "⇥", "\\": "\\\\"}
     parts = []
     for char in piece.decode("utf-8", errors="surrogateescape"):
         if "\udc80" <= char <= "\udcff":
             parts.append(f"\\x{ord(char) - 0xDC00:02x}")
         else:
-            parts.append(symbols.get(char) or (char if char.isprintable() else f"\\u{{{ord(char):x}}}"))
+            parts.append(
+                symbols.get(char) or (char if char.isprintable() else f"\\u{{{ord(char):x}}}")
+            )
     return "".join(parts)
 
 
@@ -104,16 +124,20 @@ def name_tokens(ids: Int[np.ndarray, " time"], tokenizer: Tokenizer) -> list[str
     return [spell_out(tokenizer.decode_bytes([i])) for i in ids.tolist()]
 
 
-# --- heads off --------------------------------------------------------------------------------------------------------
+# --- heads off
+# ---
 
 
-def effects(model: Transformer, tokens: np.ndarray, all_of_them: bool = True) -> list[dict[str, Any]]:
-    """How much the loss rises without each head and without each pair of heads (of more than MOST_PAIRED heads: of the
-    four that matter most); or only without each head, with zeros in its place.
+def effects(
+    model: Transformer, tokens: np.ndarray, all_of_them: bool = True
+) -> list[dict[str, Any]]:
+    """How much the loss rises without each head and without each pair of heads (of more than
+    MOST_PAIRED heads: of the four that matter most); or only without each head, with zeros in its
+    place.
 
-    A row has heads, mode ("zero" or "mean"), delta in nats per token, and se, its standard error over windows (None for
-    one window); that of a pair also `beyond`: delta and se of what it costs beyond the sum of both alone. [] for a
-    model of more than MOST_HEADS heads, or for one token.
+    A row has heads, mode ("zero" or "mean"), delta in nats per token, and se, its standard error
+    over windows (None for one window); that of a pair also `beyond`: delta and se of what it costs
+    beyond the sum of both alone. [] for a model of more than MOST_HEADS heads, or for one token.
     """
     config = model.config
     heads = [(layer, head) for layer in range(config.n_layers) for head in range(config.n_heads)]
@@ -124,17 +148,29 @@ def effects(model: Transformer, tokens: np.ndarray, all_of_them: bool = True) ->
     whole = measure(model, windows)
 
     def mean(sums: np.ndarray) -> dict[str, float | None]:
-        delta, n = float(sums.sum() / sizes.sum()), len(sums)
+        delta = float(sums.sum() / sizes.sum())
+        n = len(sums)
         squares = ((sums - delta * sizes) ** 2).sum()
-        return {"delta": delta, "se": float(np.sqrt(squares * n / (n - 1)) / sizes.sum()) if n > 1 else None}
+        return {
+            "delta": delta,
+            "se": float(np.sqrt(squares * n / (n - 1)) / sizes.sum()) if n > 1 else None,
+        }
 
     alone = {head: measure(model, windows, [head]) - whole for head in heads}
-    found: list[dict[str, Any]] = [{"heads": [head], "mode": "zero", **mean(alone[head])} for head in heads]
+    found: list[dict[str, Any]] = [
+        {"heads": [head], "mode": "zero", **mean(alone[head])} for head in heads
+    ]
     if not all_of_them:
         return found
     means = mean_outputs(model, windows)
     for head in heads:
-        found.append({"heads": [head], "mode": "mean", **mean(measure(model, windows, [head], means) - whole)})
+        found.append(
+            {
+                "heads": [head],
+                "mode": "mean",
+                **mean(measure(model, windows, [head], means) - whole),
+            }
+        )
     best = sorted(heads, key=lambda head: -alone[head].sum())
     for a, b in combinations(heads if len(heads) <= MOST_PAIRED else sorted(best[:4]), 2):
         sums = measure(model, windows, [a, b]) - whole
@@ -144,7 +180,9 @@ def effects(model: Transformer, tokens: np.ndarray, all_of_them: bool = True) ->
 
 
 def cut_windows(tokens: np.ndarray, length: int) -> list[Tensor]:
-    """Rows of the text that do not overlap, up to TOKENS tokens together, each int64 [1, at most length + 1]."""
+    """Rows of the text that do not overlap, up to TOKENS tokens together, each int64 [1, at most
+    length + 1].
+    """
     starts = range(0, max(len(tokens) - 1, 1), length)
     rows = [torch.from_numpy(tokens[at : at + length + 1])[None] for at in starts]
     return [row for row in rows if row.shape[1] > 1][: max(TOKENS // length, 8)]
@@ -152,10 +190,13 @@ def cut_windows(tokens: np.ndarray, length: int) -> list[Tensor]:
 
 @torch.no_grad()
 def measure(
-    model: Transformer, windows: list[Tensor], off: Sequence[HeadName] = (), instead: Tensor | None = None
+    model: Transformer,
+    windows: list[Tensor],
+    off: Sequence[HeadName] = (),
+    instead: Tensor | None = None,
 ) -> np.ndarray:
-    """The sum of the losses of each window, float64 [windows]. The output of heads that are off is replaced before the
-    output projection by theirs of `instead`, [layers, d_model]."""
+    """The sum of the losses of each window, float64 [windows]. The output of heads that are off is
+    replaced before the output projection by theirs of `instead`, [layers, d_model]."""
     d = model.config.d_attention
 
     def replace(layer: int, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
@@ -165,11 +206,15 @@ def measure(
         return (x,)
 
     with hooked([module.W_o for module in attention_modules(model)], replace):
-        return np.array([model.loss(row[:, :-1], row[:, 1:], reduction="sum").item() for row in windows])
+        return np.array(
+            [model.loss(row[:, :-1], row[:, 1:], reduction="sum").item() for row in windows]
+        )
 
 
 def mean_outputs(model: Transformer, windows: list[Tensor]) -> Tensor:
-    """For each layer, the mean over the windows' tokens of what enters the output projection, [layers, d_model]."""
+    """For each layer, the mean over the windows' tokens of what enters the output projection,
+    [layers, d_model].
+    """
     sums = torch.zeros(model.config.n_layers, model.config.d_model, dtype=torch.float64)
 
     def keep(layer: int, module: nn.Module, inputs: tuple[Tensor]) -> None:
@@ -181,9 +226,16 @@ def mean_outputs(model: Transformer, windows: list[Tensor]) -> Tensor:
 
 
 @contextmanager
-def hooked(modules: Sequence[nn.Module], hook: Callable[..., tuple[Tensor] | None]) -> Iterator[None]:
-    """Within it, hook(layer, module, inputs) is called before each module, one a layer, and may replace its input."""
-    handles = [module.register_forward_pre_hook(partial(hook, layer)) for layer, module in enumerate(modules)]
+def hooked(
+    modules: Sequence[nn.Module], hook: Callable[..., tuple[Tensor] | None]
+) -> Iterator[None]:
+    """Within it, hook(layer, module, inputs) is called before each module, one a layer, and may
+    replace its input.
+    """
+    handles = [
+        module.register_forward_pre_hook(partial(hook, layer))
+        for layer, module in enumerate(modules)
+    ]
     try:
         yield
     finally:

@@ -1,8 +1,9 @@
-"""The child process of a grading: shuts itself in, imports the submission, and sends what its code returns.
+"""The child process of a grading: shuts itself in, imports the submission, and sends what its code
+returns.
 
-`hectogpt.grade.runner` starts it in a temporary folder that holds a copy of the submission. It is given names of
-settings, makes weights and inputs itself, and knows no right value. This keeps accidents out, not attackers.
-"""
+`hectogpt.grade.runner` starts it in a temporary folder that holds a copy of the submission. It is
+given names of settings, makes weights and inputs itself, and knows no right value. This keeps
+accidents out, not attackers."""
 
 from __future__ import annotations
 import __future__
@@ -26,8 +27,8 @@ from hectogpt.sandbox import Policy
 
 
 def prepare_everything() -> None:
-    """Load libraries and make weights and inputs now: before the limits, which count what is taken from then on, before
-    foreign code can change what torch does."""
+    """Load libraries and make weights and inputs now: before the limits, which count what is taken
+    from then on, before foreign code can change what torch does."""
     import matplotlib.pyplot  # noqa: F401
     import torch
 
@@ -40,8 +41,8 @@ def prepare_everything() -> None:
 
 
 def main() -> None:
-    """Prepare; read the request {"asked": [[setting, variant], ...], "modules": [names], "memory": bytes}; send frames;
-    end."""
+    """Prepare; read the request {"asked": [[setting, variant], ...], "modules": [names], "memory":
+    bytes}; send frames; end."""
     frames = process.frames()
     prepare_everything()
     request = frames.receive()
@@ -58,19 +59,32 @@ def main() -> None:
 
 
 def replies(
-    asked: Sequence[tuple[str, str]], modules: dict[str, ModuleType], errors: dict[str, Answer], missing: set[str]
+    asked: Sequence[tuple[str, str]],
+    modules: dict[str, ModuleType],
+    errors: dict[str, Answer],
+    missing: set[str],
 ) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """The frames of a submission: what was imported; and for each (setting, variant) that is asked its answers."""
-    yield {"imports": {name: error.header() for name, error in errors.items()}, "missing": sorted(missing)}, b""
+    """The frames of a submission: what was imported; and for each (setting, variant) that is asked
+    its answers.
+    """
+    yield (
+        {
+            "imports": {name: error.header() for name, error in errors.items()},
+            "missing": sorted(missing),
+        },
+        b"",
+    )
     for name, variant in asked:
         dtype, made = every_answer(laws.SETTINGS[name], modules, variant == "patched")
         header, body = frame_of(made)
         yield {"dtype": dtype, **header}, body
 
 
-def every_answer(setting: Setting, modules: dict[str, ModuleType], patched: bool) -> tuple[str, list[Answer]]:
-    """(dtype, answers) of a setting: in float64, or in float32 where float64 raised and float32 does so less often;
-    none without its module."""
+def every_answer(
+    setting: Setting, modules: dict[str, ModuleType], patched: bool
+) -> tuple[str, list[Answer]]:
+    """(dtype, answers) of a setting: in float64, or in float32 where float64 raised and float32
+    does so less often; none without its module."""
     if BY_NAME[setting.part].module not in modules:
         return "float64", []
     if setting.part == "train":
@@ -82,16 +96,28 @@ def every_answer(setting: Setting, modules: dict[str, ModuleType], patched: bool
     tried: list[tuple[int, str, list[Answer]]] = []
     for dtype in ("float64", "float32"):
         made = answers(setting, modules["model_solution"], patched, dtype)
-        tried.append((sum((one.kind == "error") + bool(one.backward) for one in made), dtype, made))
+        tried.append(
+            (sum((one.kind == "error") + bool(one.backward) for one in made), dtype, made)
+        )
         if not tried[-1][0]:
             break
     return min(tried, key=lambda one: one[0])[1:]
 
 
-# --- importing a submission -------------------------------------------------------------------------------------------
+# --- importing a submission
+# ---
 
 # Never imported for real: importing them takes seconds, and what they fetch is not there.
-HEAVY = {"transformers", "huggingface_hub", "datasets", "tokenizers", "accelerate", "wandb", "tensorflow", "jax"}
+HEAVY = {
+    "transformers",
+    "huggingface_hub",
+    "datasets",
+    "tokenizers",
+    "accelerate",
+    "wandb",
+    "tensorflow",
+    "jax",
+}
 
 
 class OfflineError(RuntimeError):
@@ -99,9 +125,9 @@ class OfflineError(RuntimeError):
 
 
 class Absent(type):
-    """A stand-in for a package that is not here, or for a class or anything else of it. It can be named, derived from
-    and passed around; used while files are imported (a tokenizer made at the top of a file, say) it gives another one,
-    used later it fails."""
+    """A stand-in for a package that is not here, or for a class or anything else of it. It can be
+    named, derived from and passed around; used while files are imported (a tokenizer made at the
+    top of a file, say) it gives another one, used later it fails."""
 
     importing = True
 
@@ -117,19 +143,24 @@ class Absent(type):
 
 
 class LazyAnnotations(SourceFileLoader):
-    """Loads a file whose annotations are not evaluated, as from Python 3.14 on: `Float[Tensor, ...]` with an ellipsis
-    in place of its axes raises before."""
+    """Loads a file whose annotations are not evaluated, as from Python 3.14 on: `Float[Tensor,
+    ...]` with an ellipsis in place of its axes raises before."""
 
     def source_to_code(self, data: Any, path: Any, *_: Any, **__: Any) -> CodeType:  # type: ignore[override]
-        code: CodeType = compile(data, path, "exec", flags=__future__.annotations.compiler_flag, dont_inherit=True)
+        code: CodeType = compile(
+            data, path, "exec", flags=__future__.annotations.compiler_flag, dont_inherit=True
+        )
         return code
 
 
 class Finder:
-    """Finds the submission's files; and stand-ins, for HEAVY modules and for those that were missing."""
+    """Finds the submission's files; and stand-ins, for HEAVY modules and for those that were
+    missing.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.missing = folder, set[str]()
+        self.folder = folder
+        self.missing = set[str]()
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> Any:
         file = self.folder / f"{name}.py"
@@ -138,7 +169,9 @@ class Finder:
         package = self.folder / name
         if path is None and any(package.glob("**/*.py")):
             if (file := package / "__init__.py").is_file():
-                return spec_from_file_location(name, file, submodule_search_locations=[str(package)])
+                return spec_from_file_location(
+                    name, file, submodule_search_locations=[str(package)]
+                )
             spec = ModuleSpec(name, None, is_package=True)
             spec.submodule_search_locations = [str(package)]
             return spec
@@ -153,9 +186,11 @@ class Finder:
         pass
 
 
-def import_submission(names: Sequence[str], finder: Finder) -> tuple[dict[str, ModuleType], dict[str, Answer]]:
-    """The modules of these names that can be imported, and the errors of those that cannot. A stand-in that is used
-    from now on fails."""
+def import_submission(
+    names: Sequence[str], finder: Finder
+) -> tuple[dict[str, ModuleType], dict[str, Answer]]:
+    """The modules of these names that can be imported, and the errors of those that cannot. A
+    stand-in that is used from now on fails."""
     modules: dict[str, ModuleType] = {}
     errors: dict[str, Answer] = {}
     for name in names:
@@ -168,7 +203,9 @@ def import_submission(names: Sequence[str], finder: Finder) -> tuple[dict[str, M
 
 
 def import_with_stand_ins(name: str, finder: Finder) -> ModuleType:
-    """The module, once stand-ins have taken the place of all that it imports and that is not here."""
+    """The module, once stand-ins have taken the place of all that it imports and that is not
+    here.
+    """
     while True:
         try:
             return importlib.import_module(name)
@@ -179,12 +216,14 @@ def import_with_stand_ins(name: str, finder: Finder) -> ModuleType:
             finder.missing.add(top)
 
 
-# --- what keeps its code in -------------------------------------------------------------------------------------------
+# --- what keeps its code in
+# ---
 
 
 def shut_in(folder: Path) -> None:
-    """From now on: no network, no other programs, no changes of files outside the folder. Neither Landlock nor the
-    audit hook can be taken back. Code that works around Python is stopped by Landlock alone."""
+    """From now on: no network, no other programs, no changes of files outside the folder. Neither
+    Landlock nor the audit hook can be taken back. Code that works around Python is stopped by
+    Landlock alone."""
 
     def refuse(what: str) -> None:
         raise PermissionError(f"no {what} while grading")

@@ -1,9 +1,10 @@
-"""The transformer of the assignment as plain functions of named tensors, cut so finely that a mistake is one method.
+"""The transformer of the assignment as plain functions of named tensors, cut so finely that a
+mistake is one method.
 
-Nothing here is shared with the textbook or with the fast model. Two uses: the parent computes what a part should have
-returned, and what a known mistake would have returned (a subclass with one or two methods replaced, see mistakes.py);
-the child puts these functions in the place of the parts below the one that it judges.
-"""
+Nothing here is shared with the textbook or with the fast model. Two uses: the parent computes what
+a part should have returned, and what a known mistake would have returned (a subclass with one or
+two methods replaced, see mistakes.py); the child puts these functions in the place of the parts
+below the one that it judges."""
 
 from __future__ import annotations
 
@@ -23,12 +24,16 @@ from hectogpt.grade.laws import Size
 
 
 class Computation:
-    """w: the tensors of a state dict, in any floating dtype. A prefix p says which block they are taken from."""
+    """w: the tensors of a state dict, in any floating dtype. A prefix p says which block they are
+    taken from.
+    """
 
     def __init__(self, w: Mapping[str, Tensor], size: Size) -> None:
-        self.w, self.size = w, size
+        self.w = w
+        self.size = size
 
-    # --- MLP: [batch, seq, d] -> [batch, seq, d] -----------------------------------------------------------------
+    # --- MLP: [batch, seq, d] -> [batch, seq, d]
+    # -----------------------------------------------------------------
 
     def gelu(self, x: Tensor) -> Tensor:
         return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
@@ -45,7 +50,8 @@ class Computation:
     def mlp(self, p: str, x: Tensor) -> Tensor:
         return self.narrow(p, self.bend(self.widen(p, x)))
 
-    # --- attention: [batch, seq, d] -> [batch, seq, d]; heads are [batch, head, seq, d_attention] -----------------
+    # --- attention: [batch, seq, d] -> [batch, seq, d]; heads are [batch, head, seq, d_attention]
+    # -----------------
 
     def project(self, p: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (self.linear(p + name, x) for name in ("W_q", "W_k", "W_v"))
@@ -84,7 +90,8 @@ class Computation:
         q, k, v = (self.cut(t) for t in self.project(p, x))
         return self.output(p, self.join(self.pattern(self.scores(q, k)) @ v))
 
-    # --- block: [batch, seq, d] -> [batch, seq, d] ----------------------------------------------------------------
+    # --- block: [batch, seq, d] -> [batch, seq, d]
+    # ----------------------------------------------------------------
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         centred = x - x.mean(-1, keepdim=True)
@@ -118,7 +125,8 @@ class Computation:
     def block(self, p: str, x: Tensor) -> Tensor:
         return self.second_half(p, self.first_half(p, x))
 
-    # --- transformer: ids [batch, seq] -> [batch, seq, vocab] ------------------------------------------------------
+    # --- transformer: ids [batch, seq] -> [batch, seq, vocab]
+    # ------------------------------------------------------
 
     def tokens(self, ids: Tensor) -> Tensor:
         return self.w["embeddings.weight"][ids]
@@ -148,7 +156,8 @@ class Computation:
             raise IndexError("index out of range: more tokens than the context")
         return self.head(self.final_norm(self.backbone(self.embed(ids))))
 
-    # --- generation: ids [batch, seq] -> [batch, seq + n] ----------------------------------------------------------
+    # --- generation: ids [batch, seq] -> [batch, seq + n]
+    # ----------------------------------------------------------
 
     def window(self, ids: Tensor) -> Tensor:
         return ids[:, -self.size.context_length :]
@@ -177,10 +186,13 @@ class Computation:
     def generate(self, ids: Tensor, n: int) -> Tensor:
         text = ids
         for _ in range(self.count(ids, n)):
-            text = self.append(text, self.choose(self.last(self.forward(self.context(text, ids, n)))))
+            text = self.append(
+                text, self.choose(self.last(self.forward(self.context(text, ids, n))))
+            )
         return self.result(text, ids)
 
-    # --- loss: ids [batch, seq] -> scalar -------------------------------------------------------------------------
+    # --- loss: ids [batch, seq] -> scalar
+    # ---
 
     def seen(self, ids: Tensor) -> Tensor:
         """What the model is given of the batch."""
@@ -204,7 +216,7 @@ class Computation:
         logits, targets = self.align(self.forward(self.seen(ids)), ids)
         return self.finish(self.reduce(self.surprise(logits, targets), targets), targets)
 
-    # ----------------------------------------------------------------------------------------------------------------
+    # ---
 
     def linear(self, name: str, x: Tensor) -> Tensor:
         return x @ self.w[name + ".weight"].T + self.w[name + ".bias"]
@@ -214,12 +226,15 @@ class Computation:
         return y
 
     def run(self, part: str, x: Tensor, n: int = 0) -> Tensor:
-        """What a part returns for an input; `n` is the number of new tokens. Parts are those of the first block."""
+        """What a part returns for an input; `n` is the number of new tokens. Parts are those of
+        the first block."""
         return self.after(self.compute(part, x, n))
 
     def compute(self, part: str, x: Tensor, n: int) -> Tensor:
         prefix = BY_NAME[part].prefix
-        result: Tensor = getattr(self, part)(*((prefix, x) if prefix else (x, n) if part == "generate" else (x,)))
+        result: Tensor = getattr(self, part)(
+            *((prefix, x) if prefix else (x, n) if part == "generate" else (x,))
+        )
         return result
 
 
@@ -230,14 +245,18 @@ Change = Callable[[Computation, Tensor], Tensor]  # a method of one tensor
 class Mistake:
     """A known mistake: one or two methods of the computation replaced by what students write.
 
-    name: short and stable, for tables. where: the tensor or step that it is in. what: the mistake in a sentence that
-    does not give the code away. changes: name of a method -> what takes its place.
-    """
+    name: short and stable, for tables. where: the tensor or step that it is in. what: the mistake
+    in a sentence that does not give the code away. changes: name of a method -> what takes its
+    place."""
 
     def __init__(self, name: str, where: str = "", what: str = "", **changes: Method) -> None:
-        known = sentences()["mistake"].get(name, {}) if not what else {"where": where, "what": what}
-        self.name, self.changes = name, changes
-        self.where, self.what = known["where"], known["what"]
+        known = (
+            sentences()["mistake"].get(name, {}) if not what else {"where": where, "what": what}
+        )
+        self.name = name
+        self.changes = changes
+        self.where = known["where"]
+        self.what = known["what"]
 
 
 @lru_cache(maxsize=1)
@@ -249,10 +268,16 @@ def sentences() -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def symptoms() -> dict[str, dict[str, str]]:
     """Part -> mistake -> what its author sees, measured by tools/symptoms.py."""
-    found: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("symptoms.json").read_text(encoding="utf-8"))
+    found: dict[str, dict[str, str]] = json.loads(
+        Path(__file__).with_name("symptoms.json").read_text(encoding="utf-8")
+    )
     return found
 
 
 def kind_of(mistakes: tuple[Mistake, ...]) -> type[Computation]:
     """The computation with all these mistakes in it."""
-    return type("Mistaken", (Computation,), {name: change for one in mistakes for name, change in one.changes.items()})
+    return type(
+        "Mistaken",
+        (Computation,),
+        {name: change for one in mistakes for name, change in one.changes.items()},
+    )

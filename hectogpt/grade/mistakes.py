@@ -1,7 +1,6 @@
-"""The known mistakes of each part, an entry a line: MISTAKES, those that show in what it returns; and GRADIENTS, those
-that leave every value right and break the gradient."""
+"""The known mistakes of each part, an entry a line: MISTAKES, those that show in what it returns;
+and GRADIENTS, those that leave every value right and break the gradient."""
 
-# ruff: noqa: E501  # tables, an entry a line
 from __future__ import annotations
 
 import math
@@ -16,31 +15,59 @@ from torch.nn import functional as F
 
 from hectogpt.grade.computation import Change, Computation, Method, Mistake
 
-# --- GELU, MLP, block --------------------------------------------------------------------------------------------------
+# --- GELU, MLP, block
+# ---
 
 CURVES: dict[str, tuple[str, Change]] = {
-    "erf GELU": ("it is the exact unit, by erf; the assignment asks for its tanh form", lambda s, x: F.gelu(x)),
+    "erf GELU": (
+        "it is the exact unit, by erf; the assignment asks for its tanh form",
+        lambda s, x: F.gelu(x),
+    ),
     "ReLU for GELU": ("it is a ReLU", lambda s, x: x.relu()),
     "SiLU for GELU": ("it is x times the sigmoid of x (SiLU)", lambda s, x: F.silu(x)),
-    "sigmoid GELU": ("it is the sigmoid approximation (factor 1.702), another one", lambda s, x: x * (1.702 * x).sigmoid()),
-    "bracket misplaced in GELU": ("the factor sqrt(2/pi) multiplies x alone; it stands before the whole bracket", lambda s, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * x + 0.044715 * x**3))),
-    "1 + inside tanh": ("the 1 is added inside tanh", lambda s, x: 0.5 * x * torch.tanh(1 + math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-    "no x before the bracket": ("the x before the bracket is missing", lambda s, x: 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
-    "x squared in GELU": ("the power of x inside tanh is 2 instead of 3", lambda s, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**2)))),
-}  # fmt: skip
+    "sigmoid GELU": (
+        "it is the sigmoid approximation (factor 1.702), another one",
+        lambda s, x: x * (1.702 * x).sigmoid(),
+    ),
+    "bracket misplaced in GELU": (
+        "the factor sqrt(2/pi) multiplies x alone; it stands before the whole bracket",
+        lambda s, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * x + 0.044715 * x**3)),
+    ),
+    "1 + inside tanh": (
+        "the 1 is added inside tanh",
+        lambda s, x: 0.5 * x * torch.tanh(1 + math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)),
+    ),
+    "no x before the bracket": (
+        "the x before the bracket is missing",
+        lambda s, x: 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    ),
+    "x squared in GELU": (
+        "the power of x inside tanh is 2 instead of 3",
+        lambda s, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**2))),
+    ),
+}
 
 GELU = [Mistake(name, "GELU.forward", what + ".", gelu=f) for name, (what, f) in CURVES.items()]
 
 
 MLP = [
-    *(Mistake(name, "the activation between fc1 and fc2", f"The activation is not the tanh GELU: {what}.", bend=f) for name, (what, f) in CURVES.items() if name in ("erf GELU", "sigmoid GELU") or name.endswith("for GELU")),
+    *(
+        Mistake(
+            name,
+            "the activation between fc1 and fc2",
+            f"The activation is not the tanh GELU: {what}.",
+            bend=f,
+        )
+        for name, (what, f) in CURVES.items()
+        if name in ("erf GELU", "sigmoid GELU") or name.endswith("for GELU")
+    ),
     Mistake("no GELU", bend=lambda s, h: h),
     Mistake("GELU after fc2 too", narrow=lambda s, p, h: s.gelu(s.linear(p + "fc2", h))),
     Mistake("fc1 without bias", widen=lambda s, p, x: x @ s.w[p + "fc1.weight"].T),
     Mistake("fc2 without bias", narrow=lambda s, p, x: x @ s.w[p + "fc2.weight"].T),
     Mistake("no fc2", narrow=lambda s, p, h: h),
     Mistake("residual inside the MLP", mlp=lambda s, p, x: x + Computation.mlp(s, p, x)),
-]  # fmt: skip
+]
 
 
 # What is done to a part's result at its end, in whatever part.
@@ -51,35 +78,88 @@ ENDS = [
     Mistake("last position only", after=lambda s, y: y[:, -1]),
     Mistake("rows and positions swapped", after=lambda s, y: y.transpose(0, 1)),
     Mistake("axes of length one squeezed away", after=lambda s, y: y.squeeze()),
-]  # fmt: skip
+]
 
 
-def normalised(axis: int = -1, mean: bool = True, sample: int = 0, outside: bool = False) -> Method:
-    """A norm over another axis, without the mean, by the sample variance (sample=1), with eps outside the root."""
+def normalised(
+    axis: int = -1, mean: bool = True, sample: int = 0, outside: bool = False
+) -> Method:
+    """A norm over another axis, without the mean, by the sample variance (sample=1), with eps
+    outside the root.
+    """
 
     def norm(self: Computation, name: str, x: Tensor) -> Tensor:
         centred = x - x.mean(axis, keepdim=True) if mean else x
-        variance = (centred**2).mean(axis, keepdim=True) * (x.shape[axis] / (x.shape[axis] - sample))
+        variance = (centred**2).mean(axis, keepdim=True) * (
+            x.shape[axis] / (x.shape[axis] - sample)
+        )
         root = variance.sqrt() + self.eps() if outside else torch.sqrt(variance + self.eps())
         return self.affine(name, centred / root)
 
     return norm
 
 
-# Mistakes in a norm written by hand, in whatever part it stands: (name, sentence, method, what takes its place).
+# Mistakes in a norm written by hand, in whatever part it stands: (name, sentence, method, what
+# takes its place).
 NORM_MISTAKES: list[tuple[str, str, str, Method]] = [
-    ("norm over positions", "The norm is taken over positions, not over d_model.", "norm", normalised(1)),
-    ("RMS norm", "The mean is not subtracted: this is an RMS norm.", "norm", normalised(mean=False)),
-    ("norm by the sample variance", "The norm is written by hand with the sample variance, divided by n - 1; layer norm divides by n.", "norm", normalised(sample=1)),
-    ("norm by the sample deviation", "The norm is written by hand with the sample deviation (divided by n - 1), to which eps is added.", "norm", normalised(sample=1, outside=True)),
-    ("eps outside the root", "Eps is added to the deviation; it belongs to the variance, under the root.", "norm", normalised(outside=True)),
-    ("norm divided by the variance", "The variance divides, not its root.", "norm", lambda s, name, x: s.affine(name, (c := x - x.mean(-1, keepdim=True)) / ((c**2).mean(-1, keepdim=True) + s.eps()))),
-    ("norm without gain and bias", "The norm's gain and bias are not applied.", "affine", lambda s, n, x: x),
-    ("norm without bias", "The norm's bias is not added.", "affine", lambda s, n, x: x * s.w[n + ".weight"]),
-]  # fmt: skip
+    (
+        "norm over positions",
+        "The norm is taken over positions, not over d_model.",
+        "norm",
+        normalised(1),
+    ),
+    (
+        "RMS norm",
+        "The mean is not subtracted: this is an RMS norm.",
+        "norm",
+        normalised(mean=False),
+    ),
+    (
+        "norm by the sample variance",
+        "The norm is written by hand with the sample variance, divided by n - 1; layer norm "
+        "divides by n.",
+        "norm",
+        normalised(sample=1),
+    ),
+    (
+        "norm by the sample deviation",
+        "The norm is written by hand with the sample deviation (divided by n - 1), to which eps "
+        "is added.",
+        "norm",
+        normalised(sample=1, outside=True),
+    ),
+    (
+        "eps outside the root",
+        "Eps is added to the deviation; it belongs to the variance, under the root.",
+        "norm",
+        normalised(outside=True),
+    ),
+    (
+        "norm divided by the variance",
+        "The variance divides, not its root.",
+        "norm",
+        lambda s, name, x: s.affine(
+            name, (c := x - x.mean(-1, keepdim=True)) / ((c**2).mean(-1, keepdim=True) + s.eps())
+        ),
+    ),
+    (
+        "norm without gain and bias",
+        "The norm's gain and bias are not applied.",
+        "affine",
+        lambda s, n, x: x,
+    ),
+    (
+        "norm without bias",
+        "The norm's bias is not added.",
+        "affine",
+        lambda s, n, x: x * s.w[n + ".weight"],
+    ),
+]
 
 
-Half = Callable[[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], Tensor]  # of stream, norm and part
+Half = Callable[
+    [Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], Tensor
+]  # of stream, norm and part
 
 
 PLACES = {
@@ -92,37 +172,82 @@ PLACES = {
 def halves(change: Half, place: str = "") -> dict[str, Method]:
     """A change in both halves of the block, or in one."""
     methods: dict[str, tuple[str, Method]] = {
-        " at attention": ("first_half", lambda s, p, x: change(x, partial(s.first_norm, p), partial(s.attend, p))),
-        " at the MLP": ("second_half", lambda s, p, x: change(x, partial(s.second_norm, p), partial(s.think, p))),
+        " at attention": (
+            "first_half",
+            lambda s, p, x: change(x, partial(s.first_norm, p), partial(s.attend, p)),
+        ),
+        " at the MLP": (
+            "second_half",
+            lambda s, p, x: change(x, partial(s.second_norm, p), partial(s.think, p)),
+        ),
     }
     return dict(changed for where, changed in methods.items() if place in ("", where))
 
 
-# What may be wrong in either half of the block, or in both: name, sentence, and what such a half computes.
+# What may be wrong in either half of the block, or in both: name, sentence, and what such a half
+# computes.
 HALVES: list[tuple[str, str, Half]] = [
-    ("post-norm", "the norm is applied to the sum; GPT-2 normalises what goes into the part", lambda x, norm, part: norm(x + part(x))),
-    ("norm after the part", "the norm is applied to what the part returns, not to what goes into it", lambda x, norm, part: x + norm(part(x))),
-    ("residual from the normalised stream", "the normalised stream is added to; it has to be the stream before the norm", lambda x, norm, part: (y := norm(x)) + part(y)),
-    ("no residual", "the input is not added to what the part returns", lambda x, norm, part: part(norm(x))),
+    (
+        "post-norm",
+        "the norm is applied to the sum; GPT-2 normalises what goes into the part",
+        lambda x, norm, part: norm(x + part(x)),
+    ),
+    (
+        "norm after the part",
+        "the norm is applied to what the part returns, not to what goes into it",
+        lambda x, norm, part: x + norm(part(x)),
+    ),
+    (
+        "residual from the normalised stream",
+        "the normalised stream is added to; it has to be the stream before the norm",
+        lambda x, norm, part: (y := norm(x)) + part(y),
+    ),
+    (
+        "no residual",
+        "the input is not added to what the part returns",
+        lambda x, norm, part: part(norm(x)),
+    ),
     ("no norm", "what goes into the part is not normalised", lambda x, norm, part: x + part(x)),
-]  # fmt: skip
-SUMS, NORMS = "the residual sums", "where the norms stand"
+]
+SUMS = "the residual sums"
+NORMS = "where the norms stand"
 _, FIRST, SECOND = PLACES.values()
 BLOCK = [
-    Mistake("norms swapped", first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x), second_norm=lambda s, p, x: s.norm(p + "pre_layer_norm", x)),
-    Mistake("pre_layer_norm used twice", second_norm=lambda s, p, x: s.norm(p + "pre_layer_norm", x)),
-    Mistake("post_layer_norm used twice", first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x)),
-    Mistake("parallel block", block=lambda s, p, x: x + s.attend(p, s.first_norm(p, x)) + s.think(p, s.second_norm(p, x))),
-    Mistake("second residual from the block's input", block=lambda s, p, x: x + s.think(p, s.second_norm(p, s.first_half(p, x)))),
+    Mistake(
+        "norms swapped",
+        first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x),
+        second_norm=lambda s, p, x: s.norm(p + "pre_layer_norm", x),
+    ),
+    Mistake(
+        "pre_layer_norm used twice", second_norm=lambda s, p, x: s.norm(p + "pre_layer_norm", x)
+    ),
+    Mistake(
+        "post_layer_norm used twice", first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x)
+    ),
+    Mistake(
+        "parallel block",
+        block=lambda s, p, x: (
+            x + s.attend(p, s.first_norm(p, x)) + s.think(p, s.second_norm(p, x))
+        ),
+    ),
+    Mistake(
+        "second residual from the block's input",
+        block=lambda s, p, x: x + s.think(p, s.second_norm(p, s.first_half(p, x))),
+    ),
     Mistake("MLP before attention", block=lambda s, p, x: s.first_half(p, s.second_half(p, x))),
     Mistake("no attention", first_half=lambda s, p, x: x),
     Mistake("no MLP", second_half=lambda s, p, x: x),
-    *(Mistake(name + at, where, f"In {where} {what}.", **halves(change, at)) for name, what, change in HALVES for at, where in PLACES.items()),
+    *(
+        Mistake(name + at, where, f"In {where} {what}.", **halves(change, at))
+        for name, what, change in HALVES
+        for at, where in PLACES.items()
+    ),
     *(Mistake(name, "the norms", what, **{method: f}) for name, what, method, f in NORM_MISTAKES),
-]  # fmt: skip
+]
 
 
-# --- attention ---------------------------------------------------------------------------------------------------------
+# --- attention
+# ---
 
 Factor = Callable[[Computation, Tensor], float]
 
@@ -140,21 +265,36 @@ SIZES: dict[str, Factor] = {
     "the sequence length": lambda s, t: t.shape[-1],
     "the context length": lambda s, t: s.size.context_length,
 }
-POWERS = {"multiplied by": 1.0, "multiplied by the root of": 0.5, "divided by": -1.0, "divided by the root of": -0.5}
+POWERS = {
+    "multiplied by": 1.0,
+    "multiplied by the root of": 0.5,
+    "divided by": -1.0,
+    "divided by the root of": -0.5,
+}
 
 
 def scaled(how: str, name: str) -> Mistake:
     """The scores with a size in some power in place of the root of the head's width."""
     short = f"scale by {name}" if how == "divided by the root of" else f"scores {how} {name}"
     what = f"The scores are {how} {name}; they are to be divided by the root of the head's width."
-    return Mistake(short, "the scale of the scores", what, scale=lambda s, t: t * SIZES[name](s, t) ** POWERS[how])
+    return Mistake(
+        short,
+        "the scale of the scores",
+        what,
+        scale=lambda s, t: t * SIZES[name](s, t) ** POWERS[how],
+    )
 
 
 def projecting(matrices: str = "qkv", biasless: str = "", untransposed: str = "") -> Method:
-    """Queries, keys and values from these matrices: some without their bias, or by the stored matrix itself."""
+    """Queries, keys and values from these matrices: some without their bias, or by the stored
+    matrix itself.
+    """
 
     def project(self: Computation, p: str, x: Tensor) -> tuple[Tensor, ...]:
-        weights = (self.w[f"{p}W_{n}.weight"] if n in untransposed else self.w[f"{p}W_{n}.weight"].T for n in matrices)
+        weights = (
+            self.w[f"{p}W_{n}.weight"] if n in untransposed else self.w[f"{p}W_{n}.weight"].T
+            for n in matrices
+        )
         biases = (0 if n in biasless else self.w[f"{p}W_{n}.bias"] for n in matrices)
         return tuple(x @ w + b for w, b in zip(weights, biases, strict=True))
 
@@ -177,104 +317,252 @@ def join_dealt(self: Computation, z: Tensor) -> Tensor:
 
 
 QKV = {"q": "queries", "k": "keys", "v": "values"}
-SCALE, MASK, HEADS = "the scale of the scores", "the causal mask", "how heads are cut and joined"
+SCALE = "the scale of the scores"
+MASK = "the causal mask"
+HEADS = "how heads are cut and joined"
 ATTENTION = [
     Mistake("no scale", scale=lambda s, t: t),
     Mistake("fourth root of the width", scale=lambda s, t: t * s.size.d_attention**-0.25),
-    Mistake("root of the width cut to an integer", scale=lambda s, t: t / math.isqrt(s.size.d_attention)),
-    Mistake("scale by the logarithm of the width", scale=lambda s, t: t / math.log2(s.size.d_attention)),
-    *(scaled(how, name) for name in SIZES for how in POWERS if (name, how) != ("the head's width", "divided by the root of")),
+    Mistake(
+        "root of the width cut to an integer",
+        scale=lambda s, t: t / math.isqrt(s.size.d_attention),
+    ),
+    Mistake(
+        "scale by the logarithm of the width", scale=lambda s, t: t / math.log2(s.size.d_attention)
+    ),
+    *(
+        scaled(how, name)
+        for name in SIZES
+        for how in POWERS
+        if (name, how) != ("the head's width", "divided by the root of")
+    ),
     Mistake("no causal mask", hide=lambda s, t: t),
     Mistake("mask inverted", hide=lambda s, t: t.masked_fill(~s.future(t), -math.inf)),
-    Mistake("mask inverted in scaled_dot_product_attention", hide=lambda s, t: t.masked_fill(~s.future(t), -math.inf), normalise=lambda s, t: t.softmax(-1).nan_to_num(0.0)),
+    Mistake(
+        "mask inverted in scaled_dot_product_attention",
+        hide=lambda s, t: t.masked_fill(~s.future(t), -math.inf),
+        normalise=lambda s, t: t.softmax(-1).nan_to_num(0.0),
+    ),
     Mistake("diagonal masked", hide=lambda s, t: t.masked_fill(beside(t, 0), -math.inf)),
     Mistake("diagonal masked, finite", hide=lambda s, t: t.masked_fill(beside(t, 0), -1e9)),
     Mistake("one future token seen", hide=lambda s, t: t.masked_fill(beside(t, 2), -math.inf)),
     Mistake("mask added as ones", hide=lambda s, t: t + ~s.future(t)),
     Mistake("mask multiplied", hide=lambda s, t: t * ~s.future(t)),
-    Mistake("mask filled with the smallest positive number", hide=lambda s, t: t.masked_fill(s.future(t), torch.finfo(torch.float32).tiny)),
+    Mistake(
+        "mask filled with the smallest positive number",
+        hide=lambda s, t: t.masked_fill(s.future(t), torch.finfo(torch.float32).tiny),
+    ),
     Mistake("mask of plus infinity", hide=lambda s, t: t.masked_fill(s.future(t), math.inf)),
     Mistake("mask of 1e9", hide=lambda s, t: t.masked_fill(s.future(t), 1e9)),
-    Mistake("mask not sliced", hide=lambda s, t: t.masked_fill(torch.ones(s.size.context_length, s.size.context_length, dtype=torch.bool).triu(1), -math.inf)),
-    Mistake("additive mask multiplied", hide=lambda s, t: t * torch.zeros(t.shape[-2:], dtype=t.dtype).masked_fill(s.future(t), -math.inf)),
-    Mistake("mask after softmax", hide=lambda s, t: t, normalise=lambda s, t: t.softmax(-1).masked_fill(s.future(t), 0.0)),
-    Mistake("minus infinity after softmax", hide=lambda s, t: t, normalise=lambda s, t: t.softmax(-1).masked_fill(s.future(t), -math.inf)),
-    Mistake("scale after softmax", scale=lambda s, t: t, normalise=lambda s, t: t.softmax(-1) / s.size.d_attention**0.5),
+    Mistake(
+        "mask not sliced",
+        hide=lambda s, t: t.masked_fill(
+            torch.ones(s.size.context_length, s.size.context_length, dtype=torch.bool).triu(1),
+            -math.inf,
+        ),
+    ),
+    Mistake(
+        "additive mask multiplied",
+        hide=lambda s, t: (
+            t * torch.zeros(t.shape[-2:], dtype=t.dtype).masked_fill(s.future(t), -math.inf)
+        ),
+    ),
+    Mistake(
+        "mask after softmax",
+        hide=lambda s, t: t,
+        normalise=lambda s, t: t.softmax(-1).masked_fill(s.future(t), 0.0),
+    ),
+    Mistake(
+        "minus infinity after softmax",
+        hide=lambda s, t: t,
+        normalise=lambda s, t: t.softmax(-1).masked_fill(s.future(t), -math.inf),
+    ),
+    Mistake(
+        "scale after softmax",
+        scale=lambda s, t: t,
+        normalise=lambda s, t: t.softmax(-1) / s.size.d_attention**0.5,
+    ),
     Mistake("softmax over queries", normalise=lambda s, t: t.softmax(-2)),
     Mistake("softmax twice", normalise=lambda s, t: t.softmax(-1).softmax(-1)),
     Mistake("no softmax", normalise=lambda s, t: t.nan_to_num(neginf=0.0)),
     Mistake("log softmax", normalise=lambda s, t: t.log_softmax(-1)),
-    Mistake("NaN replaced by 0", hide=lambda s, t: t.masked_fill(beside(t, 0), -math.inf), normalise=lambda s, t: t.softmax(-1).nan_to_num(0.0)),
+    Mistake(
+        "NaN replaced by 0",
+        hide=lambda s, t: t.masked_fill(beside(t, 0), -math.inf),
+        normalise=lambda s, t: t.softmax(-1).nan_to_num(0.0),
+    ),
     Mistake("q and k swapped", project=projecting("kqv")),
     Mistake("scores transposed", scores=lambda s, q, k: k @ q.transpose(-1, -2)),
-    *(Mistake(f"{name} and v swapped", f"{words} and values", f"{words.capitalize()} and values have changed places.", project=projecting(matrices)) for name, words, matrices in (("k", "keys", "qvk"), ("q", "queries", "vkq"))),
-    *(Mistake(f"W_{name} for {QKV[to]} too", f"the {QKV[to]}", f"{QKV[to].capitalize()} are made with the matrix of the {QKV[name]}.", project=projecting("qkv".replace(to, name))) for name, to in permutations(QKV, 2)),
-    *(Mistake(f"W_{name} for all three", "queries, keys and values", f"One matrix, W_{name}, makes queries, keys and values.", project=projecting(name * 3)) for name in QKV),
+    *(
+        Mistake(
+            f"{name} and v swapped",
+            f"{words} and values",
+            f"{words.capitalize()} and values have changed places.",
+            project=projecting(matrices),
+        )
+        for name, words, matrices in (("k", "keys", "qvk"), ("q", "queries", "vkq"))
+    ),
+    *(
+        Mistake(
+            f"W_{name} for {QKV[to]} too",
+            f"the {QKV[to]}",
+            f"{QKV[to].capitalize()} are made with the matrix of the {QKV[name]}.",
+            project=projecting("qkv".replace(to, name)),
+        )
+        for name, to in permutations(QKV, 2)
+    ),
+    *(
+        Mistake(
+            f"W_{name} for all three",
+            "queries, keys and values",
+            f"One matrix, W_{name}, makes queries, keys and values.",
+            project=projecting(name * 3),
+        )
+        for name in QKV
+    ),
     Mistake("no biases of q, k and v", project=projecting(biasless="qkv")),
-    *(Mistake(f"no bias of {name}", f"the {QKV[name]}", f"The bias of the {QKV[name]} is not added.", project=projecting(biasless=name)) for name in "qv"),
-    Mistake("values not projected", project=lambda s, p, x: (s.linear(p + "W_q", x), s.linear(p + "W_k", x), x)),
-    Mistake("heads cut by view without transposing", cut=lambda s, t: t.reshape(t.shape[0], s.size.n_heads, t.shape[1], -1)),
+    *(
+        Mistake(
+            f"no bias of {name}",
+            f"the {QKV[name]}",
+            f"The bias of the {QKV[name]} is not added.",
+            project=projecting(biasless=name),
+        )
+        for name in "qv"
+    ),
+    Mistake(
+        "values not projected",
+        project=lambda s, p, x: (s.linear(p + "W_q", x), s.linear(p + "W_k", x), x),
+    ),
+    Mistake(
+        "heads cut by view without transposing",
+        cut=lambda s, t: t.reshape(t.shape[0], s.size.n_heads, t.shape[1], -1),
+    ),
     Mistake("heads dealt out column by column", cut=deal_heads),
     Mistake("columns dealt out and joined back", cut=deal_heads, join=join_dealt),
     Mistake("one head", cut=lambda s, t: t[:, None], join=lambda s, z: z[:, 0]),
-    Mistake("heads attend to heads", cut=heads_last, hide=lambda s, t: t, join=lambda s, z: z.flatten(2)),
+    Mistake(
+        "heads attend to heads",
+        cut=heads_last,
+        hide=lambda s, t: t,
+        join=lambda s, z: z.flatten(2),
+    ),
     Mistake("heads attend to heads, masked", cut=heads_last, join=lambda s, z: z.flatten(2)),
-    Mistake("number and width of heads exchanged in cutting", cut=lambda s, t: t.reshape(*t.shape[:2], s.size.d_attention, s.size.n_heads).transpose(1, 2)),
-    Mistake("heads joined without transposing", join=lambda s, z: z.reshape(z.shape[0], z.shape[2], -1)),
+    Mistake(
+        "number and width of heads exchanged in cutting",
+        cut=lambda s, t: t.reshape(*t.shape[:2], s.size.d_attention, s.size.n_heads).transpose(
+            1, 2
+        ),
+    ),
+    Mistake(
+        "heads joined without transposing", join=lambda s, z: z.reshape(z.shape[0], z.shape[2], -1)
+    ),
     Mistake("heads joined column by column", join=join_dealt),
     Mistake("heads not joined", join=lambda s, z: z, output=lambda s, p, z: z),
-    *(Mistake(f"{' and '.join(f'W_{name}' for name in names)} not transposed", "the projections", "A projection is written by hand, and multiplies by the stored matrix instead of its transpose.", project=projecting(untransposed=names)) for names in ("q", "k", "v", "qkv")),
-    Mistake("W_o not transposed", output=lambda s, p, z: z @ s.w[p + "W_o.weight"] + s.w[p + "W_o.bias"]),
+    *(
+        Mistake(
+            f"{' and '.join(f'W_{name}' for name in names)} not transposed",
+            "the projections",
+            "A projection is written by hand, and multiplies by the stored matrix instead of its "
+            "transpose.",
+            project=projecting(untransposed=names),
+        )
+        for names in ("q", "k", "v", "qkv")
+    ),
+    Mistake(
+        "W_o not transposed",
+        output=lambda s, p, z: z @ s.w[p + "W_o.weight"] + s.w[p + "W_o.bias"],
+    ),
     Mistake("no output projection", output=lambda s, p, z: z),
     Mistake("W_o without bias", output=lambda s, p, z: z @ s.w[p + "W_o.weight"].T),
-    Mistake("residual inside attention", attention=lambda s, p, x: x + Computation.attention(s, p, x)),
-]  # fmt: skip
+    Mistake(
+        "residual inside attention", attention=lambda s, p, x: x + Computation.attention(s, p, x)
+    ),
+]
 
 
-# --- forward, generate, loss -------------------------------------------------------------------------------------------
+# --- forward, generate, loss
+# ---
 
 
 def positioned(index: Change) -> Change:
-    return lambda self, ids: self.w["position_embeddings.weight"][index(self, ids)].expand(*ids.shape, -1)
+    return lambda self, ids: self.w["position_embeddings.weight"][index(self, ids)].expand(
+        *ids.shape, -1
+    )
 
 
 def final(method: str, change: Method) -> Change:
     """The final norm alone with a mistake in a norm."""
 
     def norm(self: Computation, x: Tensor) -> Tensor:
-        return type("Final", (Computation,), {method: change})(self.w, self.size).norm("final_layer_norm", x)
+        return type("Final", (Computation,), {method: change})(self.w, self.size).norm(
+            "final_layer_norm", x
+        )
 
     return norm
 
 
-P, T, B = "the position embeddings", "the token embeddings", "the loop over the blocks"
+P = "the position embeddings"
+T = "the token embeddings"
+B = "the loop over the blocks"
 FORWARD = [
     Mistake("no position embeddings", positions=lambda s, ids: torch.zeros(())),
-    Mistake("positions from 1", positions=positioned(lambda s, ids: torch.arange(1, ids.shape[1] + 1))),
-    Mistake("positions from 1, modulo the context", positions=positioned(lambda s, ids: torch.arange(1, ids.shape[1] + 1) % s.size.context_length)),
-    Mistake("positions from the batch axis", positions=positioned(lambda s, ids: torch.arange(ids.shape[0])[:, None])),
-    Mistake("whole position table", positions=lambda s, ids: s.w["position_embeddings.weight"].expand(ids.shape[0], -1, -1)),
-    Mistake("token embeddings times the root of d_model", tokens=lambda s, ids: s.w["embeddings.weight"][ids] * s.size.d_model**0.5),
+    Mistake(
+        "positions from 1", positions=positioned(lambda s, ids: torch.arange(1, ids.shape[1] + 1))
+    ),
+    Mistake(
+        "positions from 1, modulo the context",
+        positions=positioned(
+            lambda s, ids: torch.arange(1, ids.shape[1] + 1) % s.size.context_length
+        ),
+    ),
+    Mistake(
+        "positions from the batch axis",
+        positions=positioned(lambda s, ids: torch.arange(ids.shape[0])[:, None]),
+    ),
+    Mistake(
+        "whole position table",
+        positions=lambda s, ids: s.w["position_embeddings.weight"].expand(ids.shape[0], -1, -1),
+    ),
+    Mistake(
+        "token embeddings times the root of d_model",
+        tokens=lambda s, ids: s.w["embeddings.weight"][ids] * s.size.d_model**0.5,
+    ),
     Mistake("no blocks", layers=lambda s, n: []),
     Mistake("first block only", layers=lambda s, n: [0]),
     Mistake("last block skipped", layers=lambda s, n: list(range(n - 1))),
     Mistake("first block skipped", layers=lambda s, n: list(range(1, n))),
     Mistake("first block each time", layers=lambda s, n: [0] * n),
     Mistake("last block each time", layers=lambda s, n: [n - 1] * n),
-    Mistake("each block reads the embeddings", backbone=lambda s, x: s.block(f"backbone.{s.size.n_layers - 1}.", x)),
+    Mistake(
+        "each block reads the embeddings",
+        backbone=lambda s, x: s.block(f"backbone.{s.size.n_layers - 1}.", x),
+    ),
     Mistake("no final norm", final_norm=lambda s, x: x),
-    *(Mistake(f"final {name}" if name[0] != "R" else "final RMS norm", "the final norm", what, final_norm=final(method, f)) for name, what, method, f in NORM_MISTAKES),
+    *(
+        Mistake(
+            f"final {name}" if name[0] != "R" else "final RMS norm",
+            "the final norm",
+            what,
+            final_norm=final(method, f),
+        )
+        for name, what, method, f in NORM_MISTAKES
+    ),
     Mistake("head tied to the embeddings", head=lambda s, x: x @ s.w["embeddings.weight"].T),
     Mistake("no head", head=lambda s, x: x),
     Mistake("log softmax returned", after=lambda s, y: y.log_softmax(-1)),
     Mistake("argmax returned", after=lambda s, y: y.argmax(-1)),
     Mistake("logits flattened", after=lambda s, y: y.flatten(0, 1)),
-]  # fmt: skip
+]
 
 
-C, R = "the choice of the next token", "the text that comes back"
+C = "the choice of the next token"
+R = "the text that comes back"
 GENERATE = [
-    Mistake("row 0's token for every row", choose=lambda s, y: y[:1].argmax(-1, keepdim=True).expand(y.shape[0], 1)),
+    Mistake(
+        "row 0's token for every row",
+        choose=lambda s, y: y[:1].argmax(-1, keepdim=True).expand(y.shape[0], 1),
+    ),
     Mistake("logits of the first position", last=lambda s, y: y[:, 0]),
     Mistake("second-last position", last=lambda s, y: y[:, -2 if y.shape[1] > 1 else -1]),
     Mistake("argmax over the batch", choose=lambda s, y: y.argmax(0)[: y.shape[0], None]),
@@ -282,29 +570,46 @@ GENERATE = [
     Mistake("logits for tokens", choose=lambda s, y: y.max(-1, keepdim=True).values.long()),
     Mistake("context does not grow", context=lambda s, text, ids, n: s.window(ids)),
     Mistake("only the last token as context", window=lambda s, ids: ids[:, -1:]),
-    Mistake("prompt at first, then the last token alone", context=lambda s, text, ids, n: s.window(ids) if text is ids else text[:, -1:]),
-    Mistake("last token missing in the context", window=lambda s, ids: ids[:, :-1] if ids.shape[1] > 1 else ids),
-    Mistake("all tokens from one pass", result=lambda s, t, p: torch.cat([p, s.forward(s.window(p)).argmax(-1)[:, p.shape[1] - t.shape[1] :]], 1)),
+    Mistake(
+        "prompt at first, then the last token alone",
+        context=lambda s, text, ids, n: s.window(ids) if text is ids else text[:, -1:],
+    ),
+    Mistake(
+        "last token missing in the context",
+        window=lambda s, ids: ids[:, :-1] if ids.shape[1] > 1 else ids,
+    ),
+    Mistake(
+        "all tokens from one pass",
+        result=lambda s, t, p: torch.cat(
+            [p, s.forward(s.window(p)).argmax(-1)[:, p.shape[1] - t.shape[1] :]], 1
+        ),
+    ),
     Mistake("only new tokens returned", result=lambda s, t, p: t[:, p.shape[1] :]),
     Mistake("batch axis dropped", result=lambda s, t, p: t[0]),
     Mistake("floats returned", result=lambda s, t, p: t.double()),
     Mistake("returned text cropped", append=lambda s, ids, t: torch.cat([s.window(ids), t], 1)),
     Mistake("num_new_tokens taken as the total length", count=lambda s, ids, n: n - ids.shape[1]),
     Mistake("one token at least", count=lambda s, ids, n: max(1, n)),
-    Mistake("stops at the end of a text", count=lambda s, ids, n: 1 if s.size.vocab_size > 50_256 else n),
+    Mistake(
+        "stops at the end of a text",
+        count=lambda s, ids, n: 1 if s.size.vocab_size > 50_256 else n,
+    ),
     Mistake("one token too few", count=lambda s, ids, n: n - 1),
     Mistake("one token too many", count=lambda s, ids, n: n + 1),
     Mistake("one token only", count=lambda s, ids, n: 1),
-]  # fmt: skip
+]
 
 
 def scrambled(self: Computation, logits: Tensor, targets: Tensor) -> Tensor:
-    """(batch, n, vocab) viewed as (batch, vocab, n), and that as rows: classes and positions are mixed up."""
+    """(batch, n, vocab) viewed as (batch, vocab, n), and that as rows: classes and positions are
+    mixed up.
+    """
     batch, n, vocab = logits.shape
     return F.cross_entropy(logits.reshape(batch, vocab, n), targets, reduction="none")
 
 
-S, L = "which logits are held against which tokens", "the mean"
+S = "which logits are held against which tokens"
+L = "the mean"
 LOSS = [
     Mistake("no shift", align=lambda s, y, t: (y, t)),
     Mistake("no shift, last position left out", align=lambda s, y, t: (y[:, :-1], t[:, :-1])),
@@ -312,17 +617,35 @@ LOSS = [
     Mistake("shift twice", align=lambda s, y, t: (y[:, :-2], t[:, 2:])),
     Mistake("shift the wrong way", align=lambda s, y, t: (y[:, 1:], t[:, :-1])),
     Mistake("targets rolled", align=lambda s, y, t: (y, t.roll(-1, 1))),
-    Mistake("shift after flattening", align=lambda s, y, t: (y.flatten(0, 1)[None, :-1], t.flatten()[None, 1:])),
-    Mistake("no shift, first token left out", seen=lambda s, ids: ids[:, 1:], align=lambda s, y, t: (y, t[:, 1:])),
-    Mistake("softmax before cross entropy", surprise=lambda s, y, t: Computation.surprise(s, y.softmax(-1), t)),
+    Mistake(
+        "shift after flattening",
+        align=lambda s, y, t: (y.flatten(0, 1)[None, :-1], t.flatten()[None, 1:]),
+    ),
+    Mistake(
+        "no shift, first token left out",
+        seen=lambda s, ids: ids[:, 1:],
+        align=lambda s, y, t: (y, t[:, 1:]),
+    ),
+    Mistake(
+        "softmax before cross entropy",
+        surprise=lambda s, y, t: Computation.surprise(s, y.softmax(-1), t),
+    ),
     Mistake("sign", finish=lambda s, x, t: -x),
     Mistake("bits for nats", finish=lambda s, x, t: x / math.log(2)),
-    Mistake("probability for its logarithm", surprise=lambda s, y, t: -(-Computation.surprise(s, y, t)).exp()),
-    Mistake("raw logits of the targets", surprise=lambda s, y, t: -y.gather(-1, t[..., None])[..., 0]),
+    Mistake(
+        "probability for its logarithm",
+        surprise=lambda s, y, t: -(-Computation.surprise(s, y, t)).exp(),
+    ),
+    Mistake(
+        "raw logits of the targets", surprise=lambda s, y, t: -y.gather(-1, t[..., None])[..., 0]
+    ),
     Mistake("vocabulary and positions mixed up", surprise=scrambled),
     Mistake("sum for mean", reduce=lambda s, x, t: x.sum()),
     Mistake("sum over positions", reduce=lambda s, x, t: x.sum() / x.shape[0]),
-    Mistake("divided by all positions", reduce=lambda s, x, t: x.sum() / (x.shape[0] * (x.shape[1] + 1))),
+    Mistake(
+        "divided by all positions",
+        reduce=lambda s, x, t: x.sum() / (x.shape[0] * (x.shape[1] + 1)),
+    ),
     Mistake("divided by the batch size once more", finish=lambda s, x, t: x / t.shape[0]),
     Mistake("token 0 ignored", reduce=lambda s, x, t: x[t != 0].mean()),
     Mistake("last token ignored", reduce=lambda s, x, t: x[t != s.size.vocab_size - 1].mean()),
@@ -331,7 +654,7 @@ LOSS = [
     Mistake("first prediction left out", align=lambda s, y, t: (y[:, 1:-1], t[:, 2:])),
     Mistake("a loss per position", reduce=lambda s, x, t: x),
     Mistake("perplexity", finish=lambda s, x, t: x.exp()),
-]  # fmt: skip
+]
 
 MISTAKES = {
     "gelu": GELU,
@@ -344,7 +667,8 @@ MISTAKES = {
 }
 
 
-# --- the gradient: what is detached, or taken by .data ----------------------------------------------------------------
+# --- the gradient: what is detached, or taken by .data
+# ----------------------------------------------------------------
 
 
 def detached(method: str) -> Method:
@@ -363,10 +687,20 @@ def of_detached(method: str) -> Method:
 
 
 def cut(
-    name: str, where: str, *methods: str, by: Callable[[str], Method] = detached, what: str = "", **changes: Method
+    name: str,
+    where: str,
+    *methods: str,
+    by: Callable[[str], Method] = detached,
+    what: str = "",
+    **changes: Method,
 ) -> Mistake:
-    """Something, which is also where to look if nothing else is said, is cut off by these methods, or by changes."""
-    sentence = f"{(what or where)[0].upper()}{(what or where)[1:]} is cut off from the gradient: detached, taken by .data, or computed under no_grad."
+    """Something, which is also where to look if nothing else is said, is cut off by these methods,
+    or by changes.
+    """
+    sentence = (
+        f"{(what or where)[0].upper()}{(what or where)[1:]} is cut off from the gradient: "
+        "detached, taken by .data, or computed under no_grad."
+    )
     return Mistake(name, where, sentence, **{method: by(method) for method in methods} | changes)
 
 
@@ -374,13 +708,20 @@ def statistics(mean: bool, deviation: bool) -> Method:
     """The right norm, whose mean or deviation carries no gradient."""
 
     def norm(self: Computation, name: str, x: Tensor) -> Tensor:
-        m, d = x.mean(-1, keepdim=True), torch.sqrt(x.var(-1, keepdim=True, correction=0) + self.eps())
-        return self.affine(name, (x - (m.detach() if mean else m)) / (d.detach() if deviation else d))
+        m = x.mean(-1, keepdim=True)
+        d = torch.sqrt(x.var(-1, keepdim=True, correction=0) + self.eps())
+        return self.affine(
+            name, (x - (m.detach() if mean else m)) / (d.detach() if deviation else d)
+        )
 
     return norm
 
 
-STATISTICS = (("norm statistics", True, True), ("norm deviation", False, True), ("norm mean", True, False))
+STATISTICS = (
+    ("norm statistics", True, True),
+    ("norm deviation", False, True),
+    ("norm mean", True, False),
+)
 
 
 def unlearned(token: int) -> Method:
@@ -397,7 +738,12 @@ RESULT = "the result"
 GRADIENTS: dict[str, list[Mistake]] = {
     "gelu": [
         cut("no gradient", "GELU.forward", "gelu", what=RESULT),
-        cut("tanh detached", "GELU.forward", what="what stands in the bracket with tanh", gelu=lambda s, x: x * (Computation.gelu(s, x) / x).detach()),
+        cut(
+            "tanh detached",
+            "GELU.forward",
+            what="what stands in the bracket with tanh",
+            gelu=lambda s, x: x * (Computation.gelu(s, x) / x).detach(),
+        ),
     ],
     "mlp": [
         cut("no gradient", "MLP.forward", "narrow", what=RESULT),
@@ -406,28 +752,119 @@ GRADIENTS: dict[str, list[Mistake]] = {
     "attention": [
         cut("no gradient", "CausalAttention.forward", "output", what=RESULT),
         cut("pattern detached", "scores and softmax", "pattern", what="the pattern of attention"),
-        cut("input detached", "what goes into W_q, W_k and W_v", "project", by=of_detached, what="the input"),
-        *(cut(f"input of {' and '.join(f'W_{n}' for n in names)} detached", f"what goes into {' and '.join(f'W_{n}' for n in names)}", project=lambda s, p, x, names=names: tuple(s.linear(f"{p}W_{n}", x.detach() if n in names else x) for n in "qkv")) for names in ("qk", "q", "k", "v")),
-        *(cut(f"{words} detached", f"the {words}", what=f"what {name} returns", project=lambda s, p, x, name=name: tuple(t.detach() if n == name else t for n, t in zip(("W_q", "W_k", "W_v"), Computation.project(s, p, x), strict=True))) for name, words in (("W_q", "queries"), ("W_k", "keys"), ("W_v", "values"))),
+        cut(
+            "input detached",
+            "what goes into W_q, W_k and W_v",
+            "project",
+            by=of_detached,
+            what="the input",
+        ),
+        *(
+            cut(
+                f"input of {' and '.join(f'W_{n}' for n in names)} detached",
+                f"what goes into {' and '.join(f'W_{n}' for n in names)}",
+                project=lambda s, p, x, names=names: tuple(
+                    s.linear(f"{p}W_{n}", x.detach() if n in names else x) for n in "qkv"
+                ),
+            )
+            for names in ("qk", "q", "k", "v")
+        ),
+        *(
+            cut(
+                f"{words} detached",
+                f"the {words}",
+                what=f"what {name} returns",
+                project=lambda s, p, x, name=name: tuple(
+                    t.detach() if n == name else t
+                    for n, t in zip(
+                        ("W_q", "W_k", "W_v"), Computation.project(s, p, x), strict=True
+                    )
+                ),
+            )
+            for name, words in (("W_q", "queries"), ("W_k", "keys"), ("W_v", "values"))
+        ),
     ],
     "block": [
         cut("no gradient", "DecoderBlock.forward", "second_half", what=RESULT),
-        *(cut("residual detached" + at, "the residual sums", what=f"the stream that is added to in {where}", **halves(lambda x, norm, part: x.detach() + part(norm(x)), at)) for at, where in PLACES.items()),
-        *(cut(f"input of {words} detached", f"what goes into {words}", method, by=of_detached) for words, method in (("attention", "attend"), ("the MLP", "think"))),
-        *(cut(f"{words} detached", "the norms", norm=statistics(mean, deviation), what=f"the {words.removeprefix('norm ')}") for words, mean, deviation in STATISTICS),
-        cut("attention under no_grad", "the attention half of the block", "attend", what="what attention returns"),
-        cut("MLP under no_grad", "the MLP half of the block", "think", what="what the MLP returns"),
+        *(
+            cut(
+                "residual detached" + at,
+                "the residual sums",
+                what=f"the stream that is added to in {where}",
+                **halves(lambda x, norm, part: x.detach() + part(norm(x)), at),
+            )
+            for at, where in PLACES.items()
+        ),
+        *(
+            cut(f"input of {words} detached", f"what goes into {words}", method, by=of_detached)
+            for words, method in (("attention", "attend"), ("the MLP", "think"))
+        ),
+        *(
+            cut(
+                f"{words} detached",
+                "the norms",
+                norm=statistics(mean, deviation),
+                what=f"the {words.removeprefix('norm ')}",
+            )
+            for words, mean, deviation in STATISTICS
+        ),
+        cut(
+            "attention under no_grad",
+            "the attention half of the block",
+            "attend",
+            what="what attention returns",
+        ),
+        cut(
+            "MLP under no_grad", "the MLP half of the block", "think", what="what the MLP returns"
+        ),
         cut("input detached", "the block's input", "first_half", by=of_detached),
-        cut("stream detached between the halves", "between attention and MLP", "second_half", by=of_detached, what="the stream between attention and MLP"),
+        cut(
+            "stream detached between the halves",
+            "between attention and MLP",
+            "second_half",
+            by=of_detached,
+            what="the stream between attention and MLP",
+        ),
     ],
     "forward": [
         cut("no gradient", "Transformer.forward", "head", what=RESULT),
         cut("embeddings detached", "what goes into the blocks", "embed"),
-        cut("embedding of token 0 not trained", "the token embeddings", what="the embedding of token 0, as padding_idx=0 does it,", tokens=unlearned(0)),
-        cut("embedding of the last token not trained", "the token embeddings", what="the embedding of the last token, as padding_idx does it,", tokens=unlearned(-1)),
-        *(cut(f"final {words} detached", "the final norm", final_norm=final("norm", statistics(mean, deviation)), what=f"the {words.removeprefix('norm ')} of the final norm") for words, mean, deviation in STATISTICS),
+        cut(
+            "embedding of token 0 not trained",
+            "the token embeddings",
+            what="the embedding of token 0, as padding_idx=0 does it,",
+            tokens=unlearned(0),
+        ),
+        cut(
+            "embedding of the last token not trained",
+            "the token embeddings",
+            what="the embedding of the last token, as padding_idx does it,",
+            tokens=unlearned(-1),
+        ),
+        *(
+            cut(
+                f"final {words} detached",
+                "the final norm",
+                final_norm=final("norm", statistics(mean, deviation)),
+                what=f"the {words.removeprefix('norm ')} of the final norm",
+            )
+            for words, mean, deviation in STATISTICS
+        ),
         cut("blocks under no_grad", "what comes out of the blocks", "backbone"),
-        cut("stream detached before each block", "the loop over the blocks", "block", by=of_detached, what="what goes into each block"),
+        cut(
+            "stream detached before each block",
+            "the loop over the blocks",
+            "block",
+            by=of_detached,
+            what="what goes into each block",
+        ),
     ],
-    "loss": [Mistake("no gradient", "the gradient", "The result carries no gradient: it was detached or made a plain number.", finish=detached("finish"))],
-}  # fmt: skip
+    "loss": [
+        Mistake(
+            "no gradient",
+            "the gradient",
+            "The result carries no gradient: it was detached or made a plain number.",
+            finish=detached("finish"),
+        )
+    ],
+}

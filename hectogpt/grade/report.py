@@ -1,4 +1,6 @@
-"""A result in words: for a terminal, a table, Gradescope, and as pages. All foreign text is made harmless."""
+"""A result in words: for a terminal, a table, Gradescope, and as pages. All foreign text is made
+harmless.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,25 @@ def one(said: str) -> str:
 
 
 def hints(part: PartResult, level: int) -> list[tuple[str, str]]:
-    """(kind, sentence) of a part that is not right, up to a level: 1 the symptom, 2 where, 3 what."""
+    """(kind, sentence) of a part that is not right, up to a level: 1 the symptom, 2 where, 3
+    what.
+    """
     if part.outcome == "passed":
         return []
-    found, first = part.diagnosis, part.broken[:1]  # the other findings say the same of other inputs
+    found = part.diagnosis
+    first = part.broken[:1]  # the other findings say the same of other inputs
     sentences = [("reason", part.reason), *(("symptom", finding.symptom) for finding in first)]
     if level >= 2:
-        sentences.append(("where", found.where) if found else ("asked for", first[0].says if first else ""))
+        sentences.append(
+            ("where", found.where) if found else ("asked for", first[0].says if first else "")
+        )
     if level >= 3 and found:
         others = "; ".join(found.equivalent)
-        sentences += [("what", found.what), ("effect", found.effect), ("or", others and f"{others} (the same results)")]
+        sentences += [
+            ("what", found.what),
+            ("effect", found.effect),
+            ("or", others and f"{others} (the same results)"),
+        ]
     return [(kind, one(words)) for kind, words in sentences if words]
 
 
@@ -54,19 +65,31 @@ def text(result: Result, level: int = 3) -> str:
     lines = [f"{one(result.name)}: {result.points} of {result.max_points} points"]
     told = {""}  # a reason of several parts is told at the first
     for part in result.parts:
-        beside = "" if part.broken or part.reason in told or part.outcome == "not started" else one(part.reason)
+        beside = (
+            ""
+            if part.broken or part.reason in told or part.outcome == "not started"
+            else one(part.reason)
+        )
         told.add(part.reason)
         lines.append(f"  {part.outcome:<14} {part.title:<30} {points(part):>5}  {beside}".rstrip())
-        below = [(kind, words) for kind, words in hints(part, level) if kind != "reason" or part.broken]
+        below = [
+            (kind, words) for kind, words in hints(part, level) if kind != "reason" or part.broken
+        ]
         lines += [f"      {kind + ':':<10} {words}" for kind, words in below]
     beyond = [f"      {part.title}: {note}" for part in result.parts for note in notes(part)]
     lines += ["  notes (beyond the tests: no points are lost)", *beyond] if beyond else []
     if result.missing_packages:
-        lines.append(f"  not installed here, replaced by stand-ins: {one(', '.join(result.missing_packages))}")
-    lines += [f"  for the teacher: looks beyond its own code: {one(line)}" for line in result.looks]
+        lines.append(
+            "  not installed here, replaced by stand-ins: "
+            f"{one(', '.join(result.missing_packages))}"
+        )
+    lines += [
+        f"  for the teacher: looks beyond its own code: {one(line)}" for line in result.looks
+    ]
     if any(part.broken for part in result.parts):
         lines.append(
-            "  what a difference says, and how to get its input: docs/assignment-student.md of hectoGPT, section 3"
+            "  what a difference says, and how to get its input: docs/assignment-student.md of "
+            "hectoGPT, section 3"
         )
     return "\n".join(lines)
 
@@ -81,15 +104,22 @@ def line(result: Result) -> str:
     if result.fault:
         return text(result)
     words = f"{one(result.name)}: {result.points}/{result.max_points}  {wrongs(result)}".rstrip()
-    fault = next((f" ({one(part.reason)})" for part in result.parts if part.outcome == "grader fault"), "")
-    words += f"  ({result.note_count} note{'s' * (result.note_count > 1)})" * bool(result.note_count)
+    fault = next(
+        (f" ({one(part.reason)})" for part in result.parts if part.outcome == "grader fault"), ""
+    )
+    words += f"  ({result.note_count} note{'s' * (result.note_count > 1)})" * bool(
+        result.note_count
+    )
     return words + fault + "  (looks beyond its own code, see the records)" * bool(result.looks)
 
 
 def counts(found: list[Result]) -> list[tuple[str, str, int]]:
     """(part, mistake or outcome, how many submissions), the most frequent first."""
     counted = Counter((title, what) for result in found for _, title, what in result.wrongs())
-    return sorted(((part, what, n) for (part, what), n in counted.items()), key=lambda row: (-row[2], row[0], row[1]))
+    return sorted(
+        ((part, what, n) for (part, what), n in counted.items()),
+        key=lambda row: (-row[2], row[0], row[1]),
+    )
 
 
 def average(found: list[Result]) -> str:
@@ -107,17 +137,31 @@ def overview(found: list[Result]) -> str:
 
 
 def as_csv(found: list[Result]) -> str:
-    """A line a submission: points and mistake of each part; no points for one that was not graded, but the reason. No
-    cell starts a formula in a spreadsheet."""
+    """A line a submission: points and mistake of each part; no points for one that was not graded,
+    but the reason. No cell starts a formula in a spreadsheet."""
     out = io.StringIO()
     parts = laws.GRADED
-    columns = ["name", "points", "max_points", *parts, *(f"{part} mistake" for part in parts), "notes", "not graded"]
+    columns = [
+        "name",
+        "points",
+        "max_points",
+        *parts,
+        *(f"{part} mistake" for part in parts),
+        "notes",
+        "not graded",
+    ]
     writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
     writer.writeheader()
     most = max((result.max_points for result in found), default=0)
     for result in sorted(found, key=lambda r: r.name):
-        row = {"name": result.name, "max_points": str(result.max_points or most), "not graded": result.fault}
-        row |= {} if result.fault else {"points": str(result.points), "notes": str(result.note_count)}
+        row = {
+            "name": result.name,
+            "max_points": str(result.max_points or most),
+            "not graded": result.fault,
+        }
+        row |= (
+            {} if result.fault else {"points": str(result.points), "notes": str(result.note_count)}
+        )
         for part in result.parts:
             row |= {part.part: str(part.points), f"{part.part} mistake": part.mistake()}
         writer.writerow({name: cell(value) for name, value in row.items()})
@@ -138,13 +182,22 @@ def gradescope(result: Result, level: int = 3) -> dict[str, Any]:
             "score": part.points,
             "max_score": part.max_points,
             "status": "passed" if part.outcome == "passed" else "failed",
-            "output": "\n".join([part.outcome, *said(part, level), *(f"note: {note}" for note in notes(part))]),
-            "extra_data": {"diagnosis": part.diagnosis.id if part.diagnosis else None, "outcome": part.outcome},
+            "output": "\n".join(
+                [part.outcome, *said(part, level), *(f"note: {note}" for note in notes(part))]
+            ),
+            "extra_data": {
+                "diagnosis": part.diagnosis.id if part.diagnosis else None,
+                "outcome": part.outcome,
+            },
         }
         for part in result.parts
         if part.outcome != "not handed in" or part.max_points
     ]
-    output = f"not graded: {one(result.fault)}" if result.fault else f"{result.points} of {result.max_points} points"
+    output = (
+        f"not graded: {one(result.fault)}"
+        if result.fault
+        else f"{result.points} of {result.max_points} points"
+    )
     return {
         "score": result.points,
         "execution_time": round(result.seconds),
@@ -154,12 +207,14 @@ def gradescope(result: Result, level: int = 3) -> dict[str, Any]:
     }
 
 
-# --- pages that work offline, as data: hectogpt/web/pages/report.js draws them ----------------------------------------
+# --- pages that work offline, as data: hectogpt/web/pages/report.js draws them
+# ----------------------------------------
 
 
 def pages(found: list[Result], level: int) -> dict[str, dict[str, Any]]:
-    """File name -> title and blocks. index.html is the submission itself if there is one, else the overview, which
-    leads to the others; none leads to it, so that each can be handed to its student."""
+    """File name -> title and blocks. index.html is the submission itself if there is one, else the
+    overview, which leads to the others; none leads to it, so that each can be handed to its
+    student."""
     if len(found) == 1:
         return {"index.html": submission_page(found[0], level)}
     ordered = sorted(found, key=lambda result: result.name)
@@ -176,18 +231,30 @@ def file_name(result: Result) -> str:
 def submission_page(result: Result, level: int) -> dict[str, Any]:
     """One submission: a row a part, with its hints."""
     if result.fault:
-        return {"title": one(result.name), "blocks": [{"text": f"not graded: {one(result.fault)}", "kind": "bad"}]}
+        return {
+            "title": one(result.name),
+            "blocks": [{"text": f"not graded: {one(result.fault)}", "kind": "bad"}],
+        }
     rows = [row for part in result.parts for row in part_rows(part, level)]
     beyond = [f"{part.title}: {note}" for part in result.parts for note in notes(part)]
     table = {"table": {"head": ["part", "outcome", "points", "what was seen"], "rows": rows}}
-    blocks: list[dict[str, Any]] = [{"text": f"{result.points} of {result.max_points} points"}, table]
+    blocks: list[dict[str, Any]] = [
+        {"text": f"{result.points} of {result.max_points} points"},
+        table,
+    ]
     if beyond:
-        blocks += [{"heading": "Notes"}, {"text": "Beyond the tests: no points are lost."}, {"list": beyond}]
+        blocks += [
+            {"heading": "Notes"},
+            {"text": "Beyond the tests: no points are lost."},
+            {"list": beyond},
+        ]
     return {"title": one(result.name), "blocks": blocks}
 
 
 def part_rows(part: PartResult, level: int) -> list[list[Any]]:
-    kind = "good" if part.outcome == "passed" else "bad" if part.outcome in WRONG else "other"  # its colour
+    kind = (
+        "good" if part.outcome == "passed" else "bad" if part.outcome in WRONG else "other"
+    )  # its colour
     first, *others = said(part, level) or [""]
     row = [part.title, {"text": part.outcome, "kind": kind}, points(part), first]
     return [row, *(["", "", "", sentence] for sentence in others)]
@@ -200,7 +267,12 @@ def class_page(found: list[Result]) -> dict[str, Any]:
     mistakes = [[part, one(what), str(n), {"bar": n / largest}] for part, what, n in counted]
     by_part = [part_line(name, found) for name in laws.GRADED]
     rows = [
-        [{"text": one(r.name), "href": file_name(r)}, points(r), str(r.note_count or ""), one(r.fault) or wrongs(r)]
+        [
+            {"text": one(r.name), "href": file_name(r)},
+            points(r),
+            str(r.note_count or ""),
+            one(r.fault) or wrongs(r),
+        ]
         for r in found
     ]
     return {
@@ -208,9 +280,19 @@ def class_page(found: list[Result]) -> dict[str, Any]:
         "blocks": [
             {"text": f"{average(found)}."},
             {"heading": "Mistakes"},
-            {"table": {"head": ["part", "mistake or outcome", "submissions", ""], "rows": mistakes}},
+            {
+                "table": {
+                    "head": ["part", "mistake or outcome", "submissions", ""],
+                    "rows": mistakes,
+                }
+            },
             {"heading": "Parts"},
-            {"table": {"head": ["part", "passed", "wrong", "not started or blocked"], "rows": by_part}},
+            {
+                "table": {
+                    "head": ["part", "passed", "wrong", "not started or blocked"],
+                    "rows": by_part,
+                }
+            },
             {"heading": "Submissions"},
             {"table": {"head": ["name", "points", "notes", "wrong"], "rows": rows}},
         ],

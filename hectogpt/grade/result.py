@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal, get_args
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.serialization import dump
 
-# The outcomes of a part. Only the first earns points; the next are nobody's fault; the rest are wrong.
+# The outcomes of a part. Only the first earns points; the next are nobody's fault; the rest are
+# wrong.
 Outcome = Literal[
     "passed",
     "not handed in",  # the file is not there, and does not have to be
@@ -30,8 +31,9 @@ COMPUTED: dict[str, str | None] = {"title": None, "points": None, "max_points": 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """names: the mistake, or both of a pair. equivalent: other names that explain the same results. where, what: the
-    second and the third hint. effect: what else the mistake does, in training say."""
+    """names: the mistake, or both of a pair. equivalent: other names that explain the same
+    results. where, what: the second and the third hint. effect: what else the mistake does, in
+    training say."""
 
     names: tuple[str, ...]
     where: str
@@ -47,8 +49,9 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Finding:
-    """A law that was broken. symptom: what was seen, with numbers. says: the sentence that it rests on. counts: False
-    for a note. brief: the law, or where it is broken, in a few words for tables."""
+    """A law that was broken. symptom: what was seen, with numbers. says: the sentence that it
+    rests on. counts: False for a note. brief: the law, or where it is broken, in a few words for
+    tables."""
 
     law: str
     symptom: str
@@ -91,10 +94,14 @@ class PartResult:
 
     def why(self) -> str:
         """What is wrong with it, on one line."""
-        return self.reason or next((finding.symptom for finding in self.broken), "no reason is known")
+        return self.reason or next(
+            (finding.symptom for finding in self.broken), "no reason is known"
+        )
 
     def mistake(self) -> str:
-        """A short name for tables and counts: the diagnosis, else what was seen, else the outcome."""
+        """A short name for tables and counts: the diagnosis, else what was seen, else the
+        outcome.
+        """
         if self.outcome == "passed":
             return ""
         if self.diagnosis or self.outcome != "failed" or not self.broken:
@@ -104,8 +111,9 @@ class PartResult:
 
 @dataclass(frozen=True)
 class Result:
-    """The grading of one submission. missing_packages: those that stand-ins took the place of. fault: why nothing could
-    be graded. looks: lines for the teacher, see Submission.looks; no points depend on them."""
+    """The grading of one submission. missing_packages: those that stand-ins took the place of.
+    fault: why nothing could be graded. looks: lines for the teacher, see Submission.looks; no
+    points depend on them."""
 
     name: str
     key: str
@@ -131,8 +139,8 @@ class Result:
         return sum(len(part.notes) for part in self.parts)
 
     def wrongs(self) -> list[tuple[str, str, str]]:
-        """(name, title, mistake or outcome) of each part that is not passed; parts with one reason, a file that cannot
-        be imported say, are one entry without a name."""
+        """(name, title, mistake or outcome) of each part that is not passed; parts with one
+        reason, a file that cannot be imported say, are one entry without a name."""
         parts = [part for part in self.parts if part.outcome not in ("passed", "not handed in")]
         reasons = [part.reason for part in parts]
         found = []
@@ -150,8 +158,14 @@ class Result:
 
     def is_right(self, strict: bool = False) -> bool:
         """Whether nothing is wrong; strict: nor any note."""
-        wrong = bool(self.fault) or self.grader_fault or any(part.outcome in WRONG for part in self.parts)
-        return not wrong and not (strict and any(part.notes or part.outcome == "changed" for part in self.parts))
+        wrong = (
+            bool(self.fault)
+            or self.grader_fault
+            or any(part.outcome in WRONG for part in self.parts)
+        )
+        return not wrong and not (
+            strict and any(part.notes or part.outcome == "changed" for part in self.parts)
+        )
 
     def record(self) -> dict[str, Any]:
         """As a JSON object."""

@@ -1,8 +1,9 @@
-"""What a submission's parts return in each setting, as answers: the child's work. No right value is known here.
+"""What a submission's parts return in each setting, as answers: the child's work. No right value
+is known here.
 
-Parts that the judged one rests on are replaced by the grader's own functions ("patched"), so that a mistake below does
-not spread; the same calls are made with the submission's own parts as well.
-"""
+Parts that the judged one rests on are replaced by the grader's own functions ("patched"), so that
+a mistake below does not spread; the same calls are made with the submission's own parts as
+well."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 LARGEST = 2_000_000  # numbers in a result that is looked at
 MANY = 40  # calls of a part, see call_often
 
-# --- answers ----------------------------------------------------------------------------------------------------------
+# --- answers
+# ---
 
 
 @dataclass
@@ -44,7 +46,8 @@ class Answer:
     """What one call gave.
 
     kind: error, other (no tensor), memory, or tensor.
-    numbers: the result, without a name, and its gradients by name, without those that none reaches.
+    numbers: the result, without a name, and its gradients by name, without those that none
+        reaches.
     text: the message of an error, or what came instead of a tensor. error: its class.
     line: where in the submission it arose, as "model_solution.py:88: code".
     building: whether the part could not even be built.
@@ -53,9 +56,9 @@ class Answer:
     unnamed: arguments that it has under other names.
     changed: what the call leaves changed, "the input" say.
 
-    Of train(): kept: whether the losses hold their graph. after: an error after they were recorded. optimizers: their
-    classes. plain: see watch.Seen.
-    """
+    Of train(): kept: whether the losses hold their graph. after: an error after they were
+    recorded.
+    optimizers: their classes. plain: see watch.Seen."""
 
     kind: Literal["error", "other", "memory", "tensor"]
     numbers: dict[str, Tensor] = field(default_factory=dict)
@@ -92,17 +95,23 @@ def frame_of(made: list[Answer]) -> tuple[dict[str, Any], bytes]:
 
 
 def of_frame(header: dict[str, Any], body: bytes) -> list[Answer]:
-    """A frame as answers. Raises UserError, ValueError, KeyError and what safetensors raises for one that is none."""
+    """A frame as answers. Raises UserError, ValueError, KeyError and what safetensors raises for
+    one that is none.
+    """
     tensors: dict[str, dict[str, Tensor]] = {}
     for name, value in load_tensors(body).items():
         place, _, name = name.partition(" ")
         tensors.setdefault(place, {})[name] = value
-    return [of_header(one, tensors.get(str(place), {})) for place, one in enumerate(header["answers"])]
+    return [
+        of_header(one, tensors.get(str(place), {})) for place, one in enumerate(header["answers"])
+    ]
 
 
 def of_header(header: dict[str, Any], numbers: dict[str, Tensor]) -> Answer:
     """An answer with these numbers."""
-    answer: Answer = load(Answer, {name: v[:2000] if isinstance(v, str) else v for name, v in header.items()})
+    answer: Answer = load(
+        Answer, {name: v[:2000] if isinstance(v, str) else v for name, v in header.items()}
+    )
     if (answer.kind == "tensor") != ("" in numbers):
         raise ValueError("a tensor is missing")
     return replace(answer, numbers=numbers)
@@ -117,23 +126,33 @@ def answer_of(result: Any) -> Answer:
     if isinstance(result, bool | int | float):
         return Answer("tensor", {"": torch.tensor(result, dtype=torch.float64)})
     text = "None" if result is None else f"a {type(result).__name__}"
-    return Answer("other", text=text + f" of {len(result)}" if isinstance(result, tuple | list) else text)
+    return Answer(
+        "other", text=text + f" of {len(result)}" if isinstance(result, tuple | list) else text
+    )
 
 
 def answer_of_error(error: BaseException) -> Answer:
-    """An exception as an answer. The message may hold anything: the parent shortens and escapes it."""
+    """An exception as an answer. The message may hold anything: the parent shortens and escapes
+    it.
+    """
     try:
-        text, memory = str(error)[:2000], is_out_of_memory(error)
+        text = str(error)[:2000]
+        memory = is_out_of_memory(error)
     except BaseException:
-        text, memory = "(its message cannot be made)", False
-    return Answer("memory" if memory else "error", text=text, error=type(error).__name__, line=place(error))
+        text = "(its message cannot be made)"
+        memory = False
+    return Answer(
+        "memory" if memory else "error", text=text, error=type(error).__name__, line=place(error)
+    )
 
 
 def place(error: BaseException) -> str:
     """The innermost line of the submission in the traceback."""
     try:
         if isinstance(error, SyntaxError) and error.filename:
-            file, number, code = error.filename, error.lineno, error.text
+            file = error.filename
+            number = error.lineno
+            code = error.text
         else:
             frames = traceback.extract_tb(error.__traceback__)[-200:]
             own = [f for f in frames if os.path.split(f.filename)[0] in ("", os.getcwd())]
@@ -143,24 +162,28 @@ def place(error: BaseException) -> str:
         return ""
 
 
-# --- what a submission's functions look like --------------------------------------------------------------------------
+# --- what a submission's functions look like
+# ---
 
 
 def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Of the arguments, those that the function has a name for. Raises TypeError and ValueError for what is no function
-    that can be looked at."""
+    """Of the arguments, those that the function has a name for. Raises TypeError and ValueError
+    for what is no function that can be looked at."""
     known = inspect.signature(function).parameters
     every = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
     return {name: value for name, value in arguments.items() if every or name in known}
 
 
-# --- building ---------------------------------------------------------------------------------------------------------
+# --- building
+# ---
 
 
 def build(
     setting: Setting, solution: ModuleType, patched: bool, dtype: torch.dtype
 ) -> tuple[nn.Module, Callable[..., Any]]:
-    """The part with the setting's weights, and below it, if patched, our own parts; and how it is called."""
+    """The part with the setting's weights, and below it, if patched, our own parts; and how it is
+    called.
+    """
     name = BY_NAME[setting.part].owner
     if not hasattr(solution, name):
         raise AttributeError(f"model_solution.py has no class {name}")
@@ -175,8 +198,8 @@ def build(
 
 
 def construct(solution: ModuleType, name: str, size: Size) -> Any:
-    """An object of a class of the submission. A transformer draws no first weights: they are another part, and ours are
-    loaded."""
+    """An object of a class of the submission. A transformer draws no first weights: they are
+    another part, and ours are loaded."""
     kind = getattr(solution, "Transformer", None)
     written = hasattr(kind, "_init_weights")
     with mock.patch.object(kind, "_init_weights", return_value=None) if written else nullcontext():
@@ -188,7 +211,8 @@ def config(solution: ModuleType, size: Size) -> Any:
     return getattr(solution, "ModelConfig", Size)(**vars(size))
 
 
-# Parameters of the parts right below the judged one, which a mistake there may have renamed or reshaped.
+# Parameters of the parts right below the judged one, which a mistake there may have renamed or
+# reshaped.
 WHOLE = ("generate", "loss", "train")  # what rests on the whole forward pass
 BELOW = {"block": ("mlp.", "attention."), **dict.fromkeys(("forward", *WHOLE), ("backbone.",))}
 
@@ -196,30 +220,47 @@ BELOW = {"block": ("mlp.", "attention."), **dict.fromkeys(("forward", *WHOLE), (
 def fill(module: nn.Module, setting: Setting, dtype: torch.dtype, patched: bool = False) -> None:
     """Copy our weights into the module, in the dtype.
 
-    Raises LookupError for a parameter that is missing, that we do not know, that has another shape, or that has two
-    names. If the parts below are to be patched, theirs may differ, but all of a block's must not be missing. Where the
-    whole forward pass is patched, the constructor's mistakes are those of `forward` alone.
-    """
+    Raises LookupError for a parameter that is missing, that we do not know, that has another
+    shape, or that has two names. If the parts below are to be patched, theirs may differ, but all
+    of a block's must not be missing. Where the whole forward pass is patched, the constructor's
+    mistakes are those of `forward` alone."""
     module.to(dtype)
-    state, own = state_of(setting), dict(module.named_parameters(remove_duplicate=False))
+    state = state_of(setting)
+    own = dict(module.named_parameters(remove_duplicate=False))
     names = {id(value): name for name, value in own.items()}
-    if tied := [(names[id(value)], name) for name, value in own.items() if names[id(value)] != name]:
+    if tied := [
+        (names[id(value)], name) for name, value in own.items() if names[id(value)] != name
+    ]:
         if not (patched and setting.part in WHOLE):
-            raise LookupError("parameters are shared: " + ", ".join(" and ".join(pair) for pair in tied))
+            raise LookupError(
+                "parameters are shared: " + ", ".join(" and ".join(pair) for pair in tied)
+            )
         for _, name in tied:
             owner, _, last = name.rpartition(".")
             setattr(module.get_submodule(owner), last, nn.Parameter(own[name].detach().clone()))
         own = dict(module.named_parameters(remove_duplicate=False))
     below = BELOW.get(setting.part, ()) if patched else ()
     blocks = {name.split(".")[1] for name in own if name.startswith("backbone.")}
-    fitting = [name for name, value in state.items() if name in own and own[name].shape == value.shape]
-    free = [n for n in state if n.startswith(below) and (below != ("backbone.",) or n.split(".")[1] in blocks)]
+    fitting = [
+        name for name, value in state.items() if name in own and own[name].shape == value.shape
+    ]
+    free = [
+        n
+        for n in state
+        if n.startswith(below) and (below != ("backbone.",) or n.split(".")[1] in blocks)
+    ]
     wrong = [name for name in state if name not in fitting and name not in free]
     faults = {
         "missing": [n for n in wrong if n not in own],
-        "other shape": [f"{n}: {list(own[n].shape)}, expected {list(state[n].shape)}" for n in wrong if n in own],
+        "other shape": [
+            f"{n}: {list(own[n].shape)}, expected {list(state[n].shape)}"
+            for n in wrong
+            if n in own
+        ],
         "not in the assignment": [
-            n for n, value in own.items() if n not in state and value.requires_grad and not n.startswith(below)
+            n
+            for n, value in own.items()
+            if n not in state and value.requires_grad and not n.startswith(below)
         ],
     }
     told = [f"{word}: {', '.join(names)}" for word, names in faults.items() if names]
@@ -231,15 +272,23 @@ def fill(module: nn.Module, setting: Setting, dtype: torch.dtype, patched: bool 
 
 
 def patch(module: nn.Module, setting: Setting) -> None:
-    """Replace the parts right below the judged one by ours, which use the module's own parameters."""
-    part, wanted = setting.part, state_of(setting)
+    """Replace the parts right below the judged one by ours, which use the module's own
+    parameters.
+    """
+    part = setting.part
+    wanted = state_of(setting)
 
     def ours(owner: nn.Module, prefix: str = "") -> Computation:
-        """On the owner's parameters; where it lacks one, or has it in another shape, on our own."""
+        """On the owner's parameters; where it lacks one, or has it in another shape, on our
+        own.
+        """
         own = dict(owner.named_parameters(remove_duplicate=False))
         like = next(iter(own.values()), torch.zeros((), dtype=torch.float64))
         state = {n.removeprefix(prefix): v for n, v in wanted.items() if n.startswith(prefix)}
-        usable = {n: own[n] if n in own and own[n].shape == v.shape else v.to(like) for n, v in state.items()}
+        usable = {
+            n: own[n] if n in own and own[n].shape == v.shape else v.to(like)
+            for n, v in state.items()
+        }
         return Computation(usable, setting.size)
 
     def instead(owner: Any, function: Callable[[Tensor], Tensor]) -> None:
@@ -257,14 +306,19 @@ def patch(module: nn.Module, setting: Setting) -> None:
         instead(module, lambda ids: ours(module).forward(ids))
 
 
-# --- calling ----------------------------------------------------------------------------------------------------------
+# --- calling
+# ---
 
-KEYWORDS = {"generate": ("x", "num_new_tokens"), "loss": ("input_ids",)}  # that the official tests pass by name
+KEYWORDS = {
+    "generate": ("x", "num_new_tokens"),
+    "loss": ("input_ids",),
+}  # that the official tests pass by name
 
 
 def answers(setting: Setting, solution: ModuleType, patched: bool, dtype: str) -> list[Answer]:
-    """The answers to all inputs of a setting; one error for all if the part cannot be built. In the first setting of a
-    part there are many calls in between, so that it shows if something is counted."""
+    """The answers to all inputs of a setting; one error for all if the part cannot be built. In
+    the first setting of a part there are many calls in between, so that it shows if something is
+    counted."""
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)  # the submission may draw from the global generator
@@ -285,7 +339,8 @@ def answers(setting: Setting, solution: ModuleType, patched: bool, dtype: str) -
 def call_often(setting: Setting, call: Callable[..., Any], dtype: torch.dtype) -> None:
     """Call a part many times, with the smallest of its inputs."""
     number = min(
-        range(len(setting.inputs)), key=lambda n: (*setting.new_tokens[n : n + 1], math.prod(setting.inputs[n]))
+        range(len(setting.inputs)),
+        key=lambda n: (*setting.new_tokens[n : n + 1], math.prod(setting.inputs[n])),
     )
     x = given(setting, number)
     x = x.to(dtype) if x.is_floating_point() else x
@@ -294,37 +349,48 @@ def call_often(setting: Setting, call: Callable[..., Any], dtype: torch.dtype) -
             call(x.clone(), *setting.new_tokens[number : number + 1])
 
 
-def one_call(setting: Setting, module: nn.Module, call: Callable[..., Any], number: int, dtype: torch.dtype) -> Answer:
+def one_call(
+    setting: Setting, module: nn.Module, call: Callable[..., Any], number: int, dtype: torch.dtype
+) -> Answer:
     leaf = given(setting, number).clone()
     leaf = leaf.to(dtype).requires_grad_(setting.gradient) if leaf.is_floating_point() else leaf
     module.zero_grad(set_to_none=True)
     module.train(setting.train_mode)
     arguments = {"num_new_tokens": setting.new_tokens[number]} if setting.new_tokens else {}
-    x, changed = leaf.clone(), list[str]()  # in place nothing may be done to a leaf
+    x = leaf.clone()
+    changed = list[str]()  # in place nothing may be done to a leaf
     try:
         with torch.set_grad_enabled(setting.gradient or setting.train_mode):
             before = torch.is_grad_enabled()
             result = call(x, **arguments)
-            changed += ["the gradient mode"] * (torch.is_grad_enabled() != before and setting.part == "generate")
+            changed += ["the gradient mode"] * (
+                torch.is_grad_enabled() != before and setting.part == "generate"
+            )
     except BaseException as error:
         return answer_of_error(error)
     changed += ["the mode"] * (setting.train_mode and not module.training)
     changed += ["the input"] * (not torch.equal(x.detach(), leaf.detach()))
     answer = replace(answer_of(result), changed=tuple(changed))
     with suppress(TypeError, ValueError):  # nothing that can be looked at
-        answer.unnamed = tuple(n for n in KEYWORDS.get(setting.part, ()) if not accepted(call, {n: None}))
+        answer.unnamed = tuple(
+            n for n in KEYWORDS.get(setting.part, ()) if not accepted(call, {n: None})
+        )
     if setting.gradient:
         differentiate(setting, module, number, leaf, result, answer)
     return answer
 
 
-def differentiate(setting: Setting, module: nn.Module, number: int, leaf: Tensor, result: Any, answer: Answer) -> None:
+def differentiate(
+    setting: Setting, module: nn.Module, number: int, leaf: Tensor, result: Any, answer: Answer
+) -> None:
     """Add the gradients to the answer."""
     if not isinstance(result, Tensor) or result.numel() > LARGEST:
         answer.backward = "it carries no gradient"
         return
     if not result.requires_grad:
-        answer.backward = "the result carries no gradient: it does not depend on any weight for autograd"
+        answer.backward = (
+            "the result carries no gradient: it does not depend on any weight for autograd"
+        )
         return
     try:
         result.backward(cotangent(setting, result.shape).to(result))
@@ -333,6 +399,12 @@ def differentiate(setting: Setting, module: nn.Module, number: int, leaf: Tensor
         return
     own = dict(module.named_parameters(remove_duplicate=False)) | {INPUT: leaf}
     wanted = state_of(setting) | {INPUT: given(setting, number)}
-    found = {name: own[name] for name, value in wanted.items() if name in own and own[name].shape == value.shape}
+    found = {
+        name: own[name]
+        for name, value in wanted.items()
+        if name in own and own[name].shape == value.shape
+    }
     answer.absent = tuple(name for name in wanted if name not in found)
-    answer.numbers |= {name: one.grad.double().cpu() for name, one in found.items() if one.grad is not None}
+    answer.numbers |= {
+        name: one.grad.double().cpu() for name, one in found.items() if one.grad is not None
+    }

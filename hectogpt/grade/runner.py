@@ -1,8 +1,8 @@
-"""From submissions to results: one, run in child processes, or many on all cores; and whether the grader works here.
+"""From submissions to results: one, run in child processes, or many on all cores; and whether the
+grader works here.
 
-A child that dies takes only its step with it: the next one goes on with the settings after that. Each record is written
-as it ends, and no submission is graded twice that has not changed.
-"""
+A child that dies takes only its step with it: the next one goes on with the settings after that.
+Each record is written as it ends, and no submission is graded twice that has not changed."""
 
 from __future__ import annotations
 
@@ -39,17 +39,29 @@ from hectogpt.serialization import load
 CHILD = "hectogpt.grade.child"
 ALL_FILES = 512 << 20  # bytes that a submission may write
 # What a frame raises that cannot be understood: the submission has written to the private channel.
-RUBBISH = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, SafetensorError, UserError)
+RUBBISH = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+    SafetensorError,
+    UserError,
+)
 
 
-# --- one submission in child processes --------------------------------------------------------------------------------
+# --- one submission in child processes
+# ---
 
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder for a submission, which only this user may enter; it ends with the context, and with it all processes
-    that know its name."""
-    with tempfile.TemporaryDirectory(prefix="hectogpt-grade-", ignore_cleanup_errors=True) as outer:
+    """A folder for a submission, which only this user may enter; it ends with the context, and
+    with it all processes that know its name."""
+    with tempfile.TemporaryDirectory(
+        prefix="hectogpt-grade-", ignore_cleanup_errors=True
+    ) as outer:
         folder = Path(outer, "submission")
         folder.mkdir()
         try:
@@ -59,8 +71,8 @@ def private_folder() -> Iterator[Path]:
 
 
 def end_daemons(folder: Path) -> None:
-    """End the processes that a submission has started in sessions of their own: all that have the folder's name in
-    their variables."""
+    """End the processes that a submission has started in sessions of their own: all that have the
+    folder's name in their variables."""
     for _ in range(20):  # one that starts others while this looks
         found = hardware.processes_with("HOME", str(folder))
         for number in found:
@@ -78,7 +90,8 @@ def environment(folder: Path) -> dict[str, str]:
     kept = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
     folders = dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP"), str(folder))
     own = {
-        "MPLCONFIGDIR": matplotlib.get_cachedir(),  # a list of fonts takes a second to make; it is read there only
+        # a list of fonts takes a second to make; it is read there only
+        "MPLCONFIGDIR": matplotlib.get_cachedir(),
         "MPLBACKEND": "Agg",
         "CUDA_VISIBLE_DEVICES": "",
         "TORCHDYNAMO_DISABLE": "1",
@@ -88,23 +101,31 @@ def environment(folder: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONIOENCODING": "utf-8:replace",
         "PYTHONHASHSEED": "0",
-        "PYTHONSAFEPATH": "1",  # a file of the submission's never stands in for a library's that the grader imports
+        # a file of the submission's never stands in for a library's that the grader imports
+        "PYTHONSAFEPATH": "1",
     }
     return {name: os.environ[name] for name in kept if name in os.environ} | folders | own
 
 
 def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> Transcript:
-    """All that a submission's code returned in every setting. Raises CancelledError once `cancelled` is set."""
+    """All that a submission's code returned in every setting. Raises CancelledError once
+    `cancelled` is set.
+    """
     modules = [name for name in ("model_solution", "train") if f"{name}.py" in submission.files]
-    transcript, begun = Transcript(set(modules)), time.monotonic()
+    transcript = Transcript(set(modules))
+    begun = time.monotonic()
     asked = [one for one in laws.SETTINGS.values() if BY_NAME[one.part].module in modules]
     # What dies with our lower parts is the part's own fault, and what dies later costs nothing.
-    left = [(one.name, "patched") for one in asked] + [(one.name, "own") for one in asked if one.part != "train"]
+    left = [(one.name, "patched") for one in asked] + [
+        (one.name, "own") for one in asked if one.part != "train"
+    ]
     while left:
         rest = limits.total_seconds - (time.monotonic() - begun)
         if rest <= 0:
             words = "the time for the whole submission was over"
-            transcript.ends |= {name: ("timed out", words) for name, variant in left if variant == "patched"}
+            transcript.ends |= {
+                name: ("timed out", words) for name, variant in left if variant == "patched"
+            }
             break
         with private_folder() as folder:
             for name, content in submission.files.items():
@@ -149,7 +170,9 @@ def size_of(folder: Path) -> int:
     return total
 
 
-def outcome_of(ending: process.Ending, transcript: Transcript, limits: Limits) -> tuple[Outcome, str]:
+def outcome_of(
+    ending: process.Ending, transcript: Transcript, limits: Limits
+) -> tuple[Outcome, str]:
     """The outcome of the setting that a child ended in, and how it ended in a few words."""
     words = {
         "cancelled": f"more than {ALL_FILES >> 20} MB of files were written",
@@ -161,34 +184,58 @@ def outcome_of(ending: process.Ending, transcript: Transcript, limits: Limits) -
         words = f"the process was ended by signal {-ending.code}"
     if not transcript.ready:  # the submission had not been touched yet
         return "grader fault", ": ".join([words, *ending.last_words.strip().splitlines()[-1:]])
-    known: dict[str, Outcome] = {"cancelled": "output flood", "flood": "output flood", "late": "timed out"}
-    return known.get(ending.how, "out of memory" if ending.code == -9 else "crashed"), words  # 9: killed, not by us
+    known: dict[str, Outcome] = {
+        "cancelled": "output flood",
+        "flood": "output flood",
+        "late": "timed out",
+    }
+    return known.get(
+        ending.how, "out of memory" if ending.code == -9 else "crashed"
+    ), words  # 9: killed, not by us
 
 
-# --- results ----------------------------------------------------------------------------------------------------------
+# --- results
+# ---
 
 
-def grade(submission: Submission, limits: Limits, cancelled: threading.Event | None = None) -> Result:
-    """Run and judge a submission. Does not raise for anything that a submission does; raises CancelledError."""
-    name, key = submission.name, submission.key
+def grade(
+    submission: Submission, limits: Limits, cancelled: threading.Event | None = None
+) -> Result:
+    """Run and judge a submission. Does not raise for anything that a submission does; raises
+    CancelledError.
+    """
+    name = submission.name
+    key = submission.key
     if submission.fault or SOLUTION not in submission.files:
         return Result(name, key, fault=submission.fault or f"there is no {SOLUTION}")
     try:
         found = run(submission, limits, cancelled or threading.Event())
-        return Result(name, key, judge(found), found.seconds, tuple(sorted(found.missing)), looks=submission.looks())
+        return Result(
+            name,
+            key,
+            judge(found),
+            found.seconds,
+            tuple(sorted(found.missing)),
+            looks=submission.looks(),
+        )
     except CancelledError:
         raise
     except Exception as error:  # the class goes on
         last = traceback.extract_tb(error.__traceback__)[-1]
-        words = f"{type(error).__name__}: {error} ({last.filename.rpartition('/')[2]}:{last.lineno})"
-        return Result(name, key, tuple(PartResult(part, "grader fault", words) for part in laws.GRADED))
+        words = (
+            f"{type(error).__name__}: {error} ({last.filename.rpartition('/')[2]}:{last.lineno})"
+        )
+        return Result(
+            name, key, tuple(PartResult(part, "grader fault", words) for part in laws.GRADED)
+        )
 
 
 def check_reference(limits: Limits) -> None:
-    """Grade the textbook's solution, once for each set of versions; the cache folder remembers that it got full points.
+    """Grade the textbook's solution, once for each set of versions; the cache folder remembers
+    that it got full points.
 
-    Raises UserError (EXACTNESS) with the reason if it did not: then no submission can be graded here.
-    """
+    Raises UserError (EXACTNESS) with the reason if it did not: then no submission can be graded
+    here."""
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     key = hashlib.sha256(f"{version()} {versions} {platform.platform()}".encode()).hexdigest()[:16]
     mark = files.cache_dir() / "grader" / f"{key}.txt"
@@ -201,7 +248,8 @@ def check_reference(limits: Limits) -> None:
         raise UserError(
             "the grader does not work here: its own solution does not get full points",
             why=f"{why} ({versions})",
-            fix="pip install a version of torch that hectogpt names in its requirements, or report this",
+            fix="pip install a version of torch that hectogpt names in its requirements, or "
+            "report this",
             kept="nobody's points: nothing was graded",
             code=errors.EXACTNESS,
         )
@@ -211,22 +259,26 @@ def check_reference(limits: Limits) -> None:
 
 
 def version() -> str:
-    """The beginning of a hash over the grader's code: records of another version are not used again."""
+    """The beginning of a hash over the grader's code: records of another version are not used
+    again.
+    """
     return files.code_hash([Path(__file__).parent])
 
 
 def recorded(path: Path) -> dict[str, Result]:
-    """Key -> result, from the records of this version in a file; those that were the grader's fault are left out.
+    """Key -> result, from the records of this version in a file; those that were the grader's
+    fault are left out.
 
-    A line that is no record, the last one of a killed process say, is passed over. Raises UserError (DATA).
-    """
+    A line that is no record, the last one of a killed process say, is passed over. Raises
+    UserError (DATA)."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise errors.unreadable(path, error) from None
-    found, here = {}, version()
+    found = {}
+    here = version()
     for line in lines:
         with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
             if (record := json.loads(line)).pop("grader") == here:
@@ -243,19 +295,23 @@ def write(path: Path, one: Result) -> None:
 def grade_all(
     submissions: list[Submission], out: Path | None, jobs: int, limits: Limits
 ) -> Iterator[tuple[Result, bool]]:
-    """The results as they come, and whether each was recorded already: these first. Equal submissions are graded
-    once."""
+    """The results as they come, and whether each was recorded already: these first. Equal
+    submissions are graded once."""
     known = recorded(out) if out else {}
     waiting: dict[str, list[Submission]] = {}
     for submission in submissions:
         if submission.key in known and not submission.fault:
             yield replace(known[submission.key], name=submission.name), True
         else:
-            waiting.setdefault(submission.name if submission.fault else submission.key, []).append(submission)
+            waiting.setdefault(submission.name if submission.fault else submission.key, []).append(
+                submission
+            )
     cancelled = threading.Event()
     pool = ThreadPoolExecutor(max(1, min(jobs, len(waiting))))
     try:
-        groups = {pool.submit(grade, group[0], limits, cancelled): group for group in waiting.values()}
+        groups = {
+            pool.submit(grade, group[0], limits, cancelled): group for group in waiting.values()
+        }
         for future in as_completed(groups):
             one = future.result()
             if out and not one.fault:

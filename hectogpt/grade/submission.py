@@ -23,18 +23,23 @@ LARGEST = 2_000_000  # bytes of one file
 MOST = 60  # files of one submission
 DEEPEST = 4  # folders between a path that is given and a submission
 LOOKS = re.compile(
-    r"^\s*(import|from)\s+(hectogpt|reference|inspect|ctypes)\b|sys\.modules|_getframe|f_back|f_locals|get_objects"
-    r"|__subclasses__|__import__|import_module|spec_from_file|(?<![.\w])(exec|eval)\(|model_solution\.py"
+    r"^\s*(import|from)\s+(hectogpt|reference|inspect|ctypes)\b|sys\.modules|_getframe|f_back|f_locals"
+    r"|get_objects|__subclasses__|__import__|import_module|spec_from_file|(?<![.\w])(exec|eval)\(|model_solution\.py"
 )
-NAME = re.compile(r"([A-Za-z_]\w{0,60}/){0,4}\w[\w.-]{0,100}\.py")  # a file, or one of a package beside it
-NOTHING, LINK = f"there is no {SOLUTION} in it", "it is a link; links are not followed"
+NAME = re.compile(
+    r"([A-Za-z_]\w{0,60}/){0,4}\w[\w.-]{0,100}\.py"
+)  # a file, or one of a package beside it
+NOTHING = f"there is no {SOLUTION} in it"
+LINK = "it is a link; links are not followed"
 SKIPPED = {"__pycache__", ".git", ".venv", "node_modules", "__MACOSX", "tests", "solution"}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """seconds: the longest silence, that is the time of one setting. start_seconds: until the child is ready, which
-    includes loading torch. total_seconds: of all children of a submission. memory, output: bytes."""
+    """seconds: the longest silence, that is the time of one setting. start_seconds: until the
+    child
+    is ready, which includes loading torch. total_seconds: of all children of a submission. memory,
+    output: bytes."""
 
     seconds: float = 10.0
     start_seconds: float = 60.0
@@ -45,8 +50,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Submission:
-    """name: how it is shown. files: name -> content of its Python files; model_solution.py is among them, unless
-    `fault` says why it cannot be read."""
+    """name: how it is shown. files: name -> content of its Python files; model_solution.py is
+    among them, unless `fault` says why it cannot be read."""
 
     name: str
     path: Path
@@ -62,35 +67,50 @@ class Submission:
         return found.hexdigest()
 
     def looks(self) -> tuple[str, ...]:
-        """Lines that a teacher may want to see: where the files look at the grader, or at the program around them."""
-        texts = {name: content.decode("utf-8", errors="replace") for name, content in sorted(self.files.items())}
-        lines = ((name, n, line) for name, text in texts.items() for n, line in enumerate(text.splitlines(), 1))
-        found = (f"{name}:{n}: {line.strip()[:160]}" for name, n, line in lines if LOOKS.search(line))
+        """Lines that a teacher may want to see: where the files look at the grader, or at the
+        program around them.
+        """
+        texts = {
+            name: content.decode("utf-8", errors="replace")
+            for name, content in sorted(self.files.items())
+        }
+        lines = (
+            (name, n, line)
+            for name, text in texts.items()
+            for n, line in enumerate(text.splitlines(), 1)
+        )
+        found = (
+            f"{name}:{n}: {line.strip()[:160]}" for name, n, line in lines if LOOKS.search(line)
+        )
         return tuple(islice(found, 20))
 
 
 def find(paths: tuple[Path, ...]) -> list[Submission]:
     """The submissions in these paths, each once, in the order of the paths and then of names.
 
-    A path is a .py file, a .zip archive, a folder with model_solution.py, or a folder with such things inside; in that
-    one, a folder of somebody who handed in nothing that can be graded is a submission with a fault.
-    Raises UserError for a path that does not exist, and for one without a submission.
-    """
+    A path is a .py file, a .zip archive, a folder with model_solution.py, or a folder with such
+    things inside; in that one, a folder of somebody who handed in nothing that can be graded is a
+    submission with a fault. Raises UserError for a path that does not exist, and for one without a
+    submission."""
     found: dict[str, Submission] = {}
     for path in paths:
         if not path.exists():
             raise UserError(
-                f"{path} does not exist", fix="hectogpt grade FOLDER, with the folder that holds model_solution.py"
+                f"{path} does not exist",
+                fix="hectogpt grade FOLDER, with the folder that holds model_solution.py",
             )
         here = list(_below(path, path, 0))
         if all(one.fault in (NOTHING, LINK) for one in here):
             if len(paths) == 1:
                 raise UserError(
                     f"no submission in {path}",
-                    why=f"no {SOLUTION} and no .zip archive with one is in it, or up to {DEEPEST} folders below",
+                    why=f"no {SOLUTION} and no .zip archive with one is in it, or up to "
+                    f"{DEEPEST} folders below",
                     fix=f"give the folder with {SOLUTION}",
                 )
-            here = [Submission(_name(path, path), path, {}, NOTHING)]  # one of a class must not stop the others
+            here = [
+                Submission(_name(path, path), path, {}, NOTHING)
+            ]  # one of a class must not stop the others
         found |= {os.path.abspath(one.path): one for one in here}  # links stay themselves
     names: Counter[str] = Counter()
     for key, one in found.items():
@@ -101,8 +121,9 @@ def find(paths: tuple[Path, ...]) -> list[Submission]:
 
 
 def find_one(paths: tuple[Path, ...]) -> Submission:
-    """The one submission in these paths. Where there is none, or more than one, it has a fault that tells a student so:
-    nobody may take that for an error of the grader. Raises UserError for a path that does not exist."""
+    """The one submission in these paths. Where there is none, or more than one, it has a fault
+    that tells a student so: nobody may take that for an error of the grader. Raises UserError for
+    a path that does not exist."""
     try:
         found = find(paths)
     except UserError:
@@ -111,28 +132,44 @@ def find_one(paths: tuple[Path, ...]) -> Submission:
         found = []
     if len(found) == 1:
         return found[0]
-    fault = f"there is no {SOLUTION} in what was handed in; hand it in together with utils.py and train.py"
+    fault = (
+        f"there is no {SOLUTION} in what was handed in; hand it in together with utils.py and "
+        "train.py"
+    )
     if found:
         names = ", ".join(one.name for one in found[:4])
-        fault = f"there is more than one submission in what was handed in ({names}); hand in one {SOLUTION}"
+        fault = (
+            f"there is more than one submission in what was handed in ({names}); hand in one "
+            f"{SOLUTION}"
+        )
     return Submission(paths[0].resolve().name, paths[0], {}, fault)
 
 
 def _below(path: Path, root: Path, depth: int) -> Iterator[Submission]:
-    """What is to be graded in a path; and with a fault each folder right below `root` that has nothing of it."""
+    """What is to be graded in a path; and with a fault each folder right below `root` that has
+    nothing of it.
+    """
     name = _name(path, root)
     if (path.is_file() and path.suffix in (".py", ".zip")) or (path / SOLUTION).is_file():
         yield read_submission(path, name.removesuffix(".zip"))
     elif path.is_dir() and depth < DEEPEST:
         # in a folder of submissions, other files than archives and Python's are no submissions
         try:
-            entries = sorted(p for p in path.iterdir() if p.name not in SKIPPED and not p.name.startswith("."))
+            entries = sorted(
+                p for p in path.iterdir() if p.name not in SKIPPED and not p.name.startswith(".")
+            )
         except OSError as error:
             raise errors.unreadable(path, error) from None
         for entry in entries:
-            inside = [] if entry.is_symlink() or entry.name in SOURCES else list(_below(entry, root, depth + 1))
+            inside = (
+                []
+                if entry.is_symlink() or entry.name in SOURCES
+                else list(_below(entry, root, depth + 1))
+            )
             if not inside and depth == 0 and entry.is_dir():
-                inside = [Submission(entry.name, entry, {}, LINK if entry.is_symlink() else NOTHING)]
+                inside = [
+                    Submission(entry.name, entry, {}, LINK if entry.is_symlink() else NOTHING)
+                ]
             yield from inside
 
 
@@ -141,12 +178,11 @@ def _name(path: Path, root: Path) -> str:
 
 
 def read_submission(path: Path, name: str) -> Submission:
-    """Read a folder's Python files with the packages beside them; a .zip archive, whose files may be one folder down;
-    or a lone file under whatever name.
+    """Read a folder's Python files with the packages beside them; a .zip archive, whose files may
+    be one folder down; or a lone file under whatever name.
 
-    utils.py and train.py beside a file named model_solution.py belong to it. Links are not followed: they may lead to
-    files of the teacher's. Nothing is unpacked to disk here.
-    """
+    utils.py and train.py beside a file named model_solution.py belong to it. Links are not
+    followed: they may lead to files of the teacher's. Nothing is unpacked to disk here."""
     if path.name == SOLUTION:
         path, name = path.parent, path.parent.resolve().name
     try:
@@ -155,39 +191,67 @@ def read_submission(path: Path, name: str) -> Submission:
         if path.suffix != ".zip":
             return Submission(name, path, _contents({SOLUTION: path}))
         with zipfile.ZipFile(path) as archive:
-            links = {one.filename for one in archive.infolist() if stat.S_ISLNK(one.external_attr >> 16)}
+            links = {
+                one.filename for one in archive.infolist() if stat.S_ISLNK(one.external_attr >> 16)
+            }
             names = [n for n in archive.namelist() if n not in links]
             homes = [n.removesuffix(SOLUTION) for n in names if n.rpartition("/")[2] == SOLUTION]
             if not homes and links:
                 raise ValueError(f"{min(links)} in it is a link; links are not followed")
             if not homes and (inner := [n for n in names if n.endswith(".zip")]):
-                raise ValueError(f"there is an archive in the archive, {inner[0]}: unpack it first")
+                raise ValueError(
+                    f"there is an archive in the archive, {inner[0]}: unpack it first"
+                )
             home = min(homes, key=len, default="")
-            below = {n.removeprefix(home): zipfile.Path(archive, n) for n in names if n.startswith(home)}
-            return Submission(name, path, _contents({n: p for n, p in below.items() if not SKIPPED & {*n.split("/")}}))
-    except Exception as error:  # zlib.error, LZMAError, EOFError and others: one archive must not stop a class
+            below = {
+                n.removeprefix(home): zipfile.Path(archive, n) for n in names if n.startswith(home)
+            }
+            return Submission(
+                name,
+                path,
+                _contents({n: p for n, p in below.items() if not SKIPPED & {*n.split("/")}}),
+            )
+    except (
+        Exception
+    ) as error:  # zlib.error, LZMAError, EOFError and others: one archive must not stop a class
         damaged = path.suffix == ".zip" and not isinstance(error, ValueError)
         return Submission(name, path, {}, "the archive cannot be read: " * damaged + str(error))
 
 
 def _contents(inside: Mapping[str, Path | zipfile.Path]) -> dict[str, bytes]:
-    """The Python files among these that are read, those that are graded first. Raises ValueError."""
+    """The Python files among these that are read, those that are graded first. Raises
+    ValueError.
+    """
     if SOLUTION not in inside:
         raise ValueError(f"there is no {SOLUTION} in it that is a file; links are not followed")
-    python = sorted(filter(NAME.fullmatch, inside), key=lambda name: (name not in SOURCES, name.count("/"), name))
+    python = sorted(
+        filter(NAME.fullmatch, inside),
+        key=lambda name: (name not in SOURCES, name.count("/"), name),
+    )
     found = {name: _content(inside[name]) for name in python[:MOST]}
-    if wide := [n for n in SOURCES if found.get(n, b"").startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))]:
+    if wide := [
+        n
+        for n in SOURCES
+        if found.get(n, b"").startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    ]:
         raise ValueError(f"{wide[0]} is UTF-16, which Python does not read: save it as UTF-8")
     return found
 
 
 def _files(folder: Path, root: Path) -> Iterator[tuple[str, Path]]:
-    """The files of a folder, and the Python files of the packages in it, by their paths below the root."""
+    """The files of a folder, and the Python files of the packages in it, by their paths below the
+    root.
+    """
     for path in folder.iterdir():
         name = path.relative_to(root).as_posix()
         if path.is_symlink():
             continue
-        if path.is_dir() and name.count("/") < DEEPEST and path.name.isidentifier() and path.name not in SKIPPED:
+        if (
+            path.is_dir()
+            and name.count("/") < DEEPEST
+            and path.name.isidentifier()
+            and path.name not in SKIPPED
+        ):
             yield from _files(path, root)
         elif path.is_file() and (folder == root or path.suffix == ".py"):
             yield name, path

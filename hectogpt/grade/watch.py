@@ -1,11 +1,9 @@
 """A training loop, watched while it runs, and what is wrong with it.
 
-The grader and the tests of a kit share this file: a kit holds a copy of it, so it needs torch alone. What a loop records
-is compared with what its model computed, and what its optimizer does is looked at step by step: no optimizer and no
-schedule has to be guessed.
-"""
+The grader and the tests of a kit share this file: a kit holds a copy of it, so it needs torch
+alone. What a loop records is compared with what its model computed, and what its optimizer does is
+looked at step by step: no optimizer and no schedule has to be guessed."""
 
-# ruff: noqa: E501  # a table, an entry a line
 from __future__ import annotations
 
 import itertools
@@ -16,7 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 MOST = 200  # batches and steps that are looked at
 TOLERANCE = 1e-3  # of each number: float32 sums in another order, through some steps
@@ -26,13 +27,13 @@ TOLERANCE = 1e-3  # of each number: float32 sums in another order, through some 
 class Seen:
     """What a loop did. P: parameters; n: backward passes; s: steps of an optimizer.
 
-    ids: of each batch [batch, seq]. The other tensors are float64:
-    loss, after [n]: of each batch, and once more after its step. left [n]: norm of what was in the gradients before.
-    start [n]: a number for all weights, before each batch. raw [n, P]: norms of gradients after each backward pass.
-    batch, end [s]: batches so far; the number for the weights after the step. at, most, rate [s, P]: norms and largest
-    numbers of the gradients at each step, and learning rates, NaN for a parameter that the optimizer does not have.
-    kind [s]: number of the optimizer. optimizers: classes; plain: whether all of their other settings are the defaults.
-    """
+    ids: of each batch [batch, seq]. The other tensors are float64: loss, after [n]: of each batch,
+    and once more after its step. left [n]: norm of what was in the gradients before. start [n]: a
+    number for all weights, before each batch. raw [n, P]: norms of gradients after each backward
+    pass. batch, end [s]: batches so far; the number for the weights after the step. at, most, rate
+    [s, P]: norms and largest numbers of the gradients at each step, and learning rates, NaN for a
+    parameter that the optimizer does not have. kind [s]: number of the optimizer. optimizers:
+    classes; plain: whether all of their other settings are the defaults."""
 
     names: tuple[str, ...]
     optimizers: tuple[str, ...] = ()
@@ -53,23 +54,43 @@ class Seen:
                 raise ValueError(f"{name} has another shape")
 
 
-SHAPES = {"loss": "n", "after": "n", "left": "n", "start": "n", "raw": "nP", "batch": "s", "end": "s", "kind": "s", "at": "sP", "most": "sP", "rate": "sP"}  # fmt: skip
+SHAPES = {
+    "loss": "n",
+    "after": "n",
+    "left": "n",
+    "start": "n",
+    "raw": "nP",
+    "batch": "s",
+    "end": "s",
+    "kind": "s",
+    "at": "sP",
+    "most": "sP",
+    "rate": "sP",
+}
 
 
 class Watch:
-    """Within the context it sees each backward pass and each step. `loss_of` gives the loss of a batch; the model calls
-    `backward_of` with what it returned for a batch."""
+    """Within the context it sees each backward pass and each step. `loss_of` gives the loss of a
+    batch; the model calls `backward_of` with what it returned for a batch."""
 
-    def __init__(self, parameters: dict[str, nn.Parameter], loss_of: Callable[[Tensor], Tensor]) -> None:
-        self.parameters, self.loss_of = parameters, loss_of
+    def __init__(
+        self, parameters: dict[str, nn.Parameter], loss_of: Callable[[Tensor], Tensor]
+    ) -> None:
+        self.parameters = parameters
+        self.loss_of = loss_of
         self.rows: dict[str, list[Any]] = {name: [] for name in SHAPES}
         self.ids: list[Tensor] = []
         self.optimizers: list[Optimizer] = []
 
     def __enter__(self) -> Watch:
         for number, one in enumerate(self.parameters.values()):
-            one.register_post_accumulate_grad_hook(lambda p, number=number: self.reached(number, p))
-        self.hooks = [register_optimizer_step_pre_hook(self.before), register_optimizer_step_post_hook(self.behind)]
+            one.register_post_accumulate_grad_hook(
+                lambda p, number=number: self.reached(number, p)
+            )
+        self.hooks = [
+            register_optimizer_step_pre_hook(self.before),
+            register_optimizer_step_post_hook(self.behind),
+        ]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,7 +104,10 @@ class Watch:
     @torch.no_grad()
     def weights(self) -> float:
         """One number that depends on every weight."""
-        return sum(float(p.double().square().sum()) * (1 + 0.1 * n) for n, p in enumerate(self.parameters.values()))
+        return sum(
+            float(p.double().square().sum()) * (1 + 0.1 * n)
+            for n, p in enumerate(self.parameters.values())
+        )
 
     @torch.no_grad()
     def loss(self, ids: Tensor) -> float:
@@ -92,13 +116,20 @@ class Watch:
     def backward_of(self, ids: Tensor, output: Tensor) -> None:
         """The output of a batch: it counts once its gradient is asked for."""
         if output.requires_grad:
-            loss, start, known = self.loss(ids), self.weights(), ids.detach().clone()
+            loss = self.loss(ids)
+            start = self.weights()
+            known = ids.detach().clone()
             output.register_hook(lambda _: self.began(known, loss, start))
 
     def began(self, ids: Tensor, loss: float, start: float) -> None:
         if len(self.ids) < MOST:
             self.ids.append(ids)
-            row = {"loss": loss, "after": loss, "start": start, "left": sum(n**2 for n in self.norms()) ** 0.5}
+            row = {
+                "loss": loss,
+                "after": loss,
+                "start": start,
+                "left": sum(n**2 for n in self.norms()) ** 0.5,
+            }
             for name, value in row.items():
                 self.rows[name].append(value)
             self.rows["raw"].append([0.0] * len(self.parameters))
@@ -111,8 +142,16 @@ class Watch:
         if len(self.rows["batch"]) < MOST:
             if not any(optimizer is one for one in self.optimizers):
                 self.optimizers.append(optimizer)
-            rates = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
-            row = {"batch": len(self.ids), "at": self.norms(), "most": self.norms(lambda g: g.abs().max())}
+            rates = {
+                id(p): float(group["lr"])
+                for group in optimizer.param_groups
+                for p in group["params"]
+            }
+            row = {
+                "batch": len(self.ids),
+                "at": self.norms(),
+                "most": self.norms(lambda g: g.abs().max()),
+            }
             row["kind"] = next(n for n, one in enumerate(self.optimizers) if optimizer is one)
             row["rate"] = [rates.get(id(p), torch.nan) for p in self.parameters.values()]
             for name, value in row.items():
@@ -128,29 +167,52 @@ class Watch:
         """All of it."""
         width = len(self.parameters)
         shaped = {n: torch.tensor(rows, dtype=torch.float64) for n, rows in self.rows.items()}
-        shaped = {n: t.reshape(-1, width) if SHAPES[n].endswith("P") else t for n, t in shaped.items()}
+        shaped = {
+            n: t.reshape(-1, width) if SHAPES[n].endswith("P") else t for n, t in shaped.items()
+        }
         names = tuple(type(one).__name__ for one in self.optimizers)
-        return Seen(tuple(self.parameters), names, all(map(is_plain, self.optimizers)), self.ids, shaped)
+        return Seen(
+            tuple(self.parameters), names, all(map(is_plain, self.optimizers)), self.ids, shaped
+        )
 
 
 def is_plain(optimizer: Optimizer) -> bool:
     """Whether betas, eps and weight decay are AdamW's defaults."""
-    wanted = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False, "maximize": False}
-    return all(group.get(name) == value for group in optimizer.param_groups for name, value in wanted.items())
+    wanted = {
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": 1e-2,
+        "amsgrad": False,
+        "maximize": False,
+    }
+    return all(
+        group.get(name) == value
+        for group in optimizer.param_groups
+        for name, value in wanted.items()
+    )
 
 
-# --- judging ----------------------------------------------------------------------------------------------------------
+# --- judging
+# ---
 
 
 def rows_of(ids: Tensor, text: Tensor) -> list[int]:
-    """The numbers of a batch's rows in the text, -1 for what is not in it; the last token of a row may be cut off."""
-    known = {tuple(row[:length]): n for n, row in enumerate(text.tolist()) for length in (len(row), len(row) - 1)}
+    """The numbers of a batch's rows in the text, -1 for what is not in it; the last token of a row
+    may be cut off.
+    """
+    known = {
+        tuple(row[:length]): n
+        for n, row in enumerate(text.tolist())
+        for length in (len(row), len(row) - 1)
+    }
     return [known.get(tuple(row), -1) for row in ids.tolist()]
 
 
 @dataclass
 class Run:
-    """A loop that was watched, with what it recorded. limit: the norm that gradients are clipped to, or None."""
+    """A loop that was watched, with what it recorded. limit: the norm that gradients are clipped
+    to, or None.
+    """
 
     seen: Seen
     losses: Tensor
@@ -165,22 +227,41 @@ class Run:
         return [rows_of(ids, self.text) for ids in self.seen.ids]
 
     def mistake(self) -> tuple[str, str]:
-        """(name, what was seen) of the first mistake; ("", symptom) for what has no name; ("", "") if there is none."""
-        of = (self.of_batches, self.of_counts, self.of_steps, self.of_clipping, self.of_records, self.of_rates)
+        """(name, what was seen) of the first mistake; ("", symptom) for what has no name; ("", "")
+        if there is none.
+        """
+        of = (
+            self.of_batches,
+            self.of_counts,
+            self.of_steps,
+            self.of_clipping,
+            self.of_records,
+            self.of_rates,
+        )
         return next(filter(any, (one() for one in of)), ("", ""))
 
     def of_batches(self) -> tuple[str, str]:
-        rows, pairs = self.rows(), list(itertools.pairwise(self.rows()))
+        rows = self.rows()
+        pairs = list(itertools.pairwise(self.rows()))
         found = {
             "batches of another size": any(len(one) != self.size for one in rows),
             "one batch for ever": len(rows) > 1 and all(one == rows[0] for one in rows),
-            "one row many times in a batch": any(len(set(one)) < len(one) and -1 not in one for one in rows),
-            "each batch used twice": any(set(one) == set(two) and -1 not in one for one, two in pairs),
+            "one row many times in a batch": any(
+                len(set(one)) < len(one) and -1 not in one for one in rows
+            ),
+            "each batch used twice": any(
+                set(one) == set(two) and -1 not in one for one, two in pairs
+            ),
             "batches overlap": any(set(one) & set(two) for one, two in pairs)
             and all(sorted(one) == list(range(min(one), min(one) + len(one))) for one in rows),
         }
         name = next((name for name, is_so in found.items() if is_so), "")
-        return name, name and f"rows of the text in the first steps: {'; '.join(str(one[:6]) for one in rows[:3])}"
+        return (
+            name,
+            name
+            and "rows of the text in the first steps: "
+            f"{'; '.join(str(one[:6]) for one in rows[:3])}",
+        )
 
     def of_counts(self) -> tuple[str, str]:
         for name, made in (("loss", self.losses), ("gradient norm", self.norms)):
@@ -191,29 +272,72 @@ class Run:
         return "", ""
 
     def of_steps(self) -> tuple[str, str]:
-        seen, count = self.seen, len(self.seen.ids)
+        seen = self.seen
+        count = len(self.seen.ids)
         if not seen.optimizers:
             still = count > 1 and self.limit is None and bool((seen.start == seen.start[0]).all())
-            return ("no optimizer step", "the weights are the same at every batch") if still else ("", "")
+            return (
+                ("no optimizer step", "the weights are the same at every batch")
+                if still
+                else ("", "")
+            )
         used = [
             [int(n) for n, kind in zip(seen.batch, seen.kind, strict=True) if kind == one]
             for one in range(len(seen.optimizers))
         ]
         dirty = seen.left[1:] > TOLERANCE * seen.raw[1:].norm(dim=1)
         idle = (seen.raw == 0).all(0) & bool(seen.raw.any()) | seen.rate.isnan().all(0)
-        untrained = [n for n, still in zip(seen.names, idle, strict=True) if still and not n.endswith("W_k.bias")]
-        back = [b for b in range(1, count) if self.limit is None and float(seen.start[b]) in seen.start[:b].tolist()]
+        untrained = [
+            n
+            for n, still in zip(seen.names, idle, strict=True)
+            if still and not n.endswith("W_k.bias")
+        ]
+        back = [
+            b
+            for b in range(1, count)
+            if self.limit is None and float(seen.start[b]) in seen.start[:b].tolist()
+        ]
         found = {
-            "parameters not trained": (bool(untrained), f"the optimizer has no gradient of {', '.join(untrained[:4])}" + f" and {len(untrained) - 4} more" * (len(untrained) > 4)),
-            "no zero_grad": (count > 1 and bool(dirty.all()), "at each backward pass the gradients of the steps before are still there"),
-            "zero_grad not at every step": (bool(dirty.any()), f"at the backward pass of step {int(dirty.int().argmax()) + 2 if count > 1 else 0} an older gradient is still there"),
-            "step before backward": (not seen.batch.all(), "the optimizer steps before the first backward pass"),
-            "two steps a batch": (any(len(set(one)) < len(one) for one in used), f"{len(seen.batch)} steps of the optimizer for {count} batches"),
-            "no step for some batches": (any(len(one) < count for one in used), f"{len(seen.batch)} steps of the optimizer for {count} batches"),
-            "no gradient at the step": (not seen.at.any(), "at every step of the optimizer all gradients are zero"),
-            "learning rate of zero": (float((seen.rate.nan_to_num() == 0).double().mean()) > 0.5, "the learning rate is 0 at most steps"),
-            "weights set back": (bool(back), f"the weights at batch {1 + min(back, default=0)} are those of an earlier one"),
-        }  # fmt: skip
+            "parameters not trained": (
+                bool(untrained),
+                f"the optimizer has no gradient of {', '.join(untrained[:4])}"
+                + f" and {len(untrained) - 4} more" * (len(untrained) > 4),
+            ),
+            "no zero_grad": (
+                count > 1 and bool(dirty.all()),
+                "at each backward pass the gradients of the steps before are still there",
+            ),
+            "zero_grad not at every step": (
+                bool(dirty.any()),
+                "at the backward pass of step "
+                f"{int(dirty.int().argmax()) + 2 if count > 1 else 0} an older gradient is "
+                "still there",
+            ),
+            "step before backward": (
+                not seen.batch.all(),
+                "the optimizer steps before the first backward pass",
+            ),
+            "two steps a batch": (
+                any(len(set(one)) < len(one) for one in used),
+                f"{len(seen.batch)} steps of the optimizer for {count} batches",
+            ),
+            "no step for some batches": (
+                any(len(one) < count for one in used),
+                f"{len(seen.batch)} steps of the optimizer for {count} batches",
+            ),
+            "no gradient at the step": (
+                not seen.at.any(),
+                "at every step of the optimizer all gradients are zero",
+            ),
+            "learning rate of zero": (
+                float((seen.rate.nan_to_num() == 0).double().mean()) > 0.5,
+                "the learning rate is 0 at most steps",
+            ),
+            "weights set back": (
+                bool(back),
+                f"the weights at batch {1 + min(back, default=0)} are those of an earlier one",
+            ),
+        }
         return next(((name, words) for name, (is_so, words) in found.items() if is_so), ("", ""))
 
     def of_clipping(self) -> tuple[str, str]:
@@ -221,51 +345,89 @@ class Run:
         for at, most, batch in zip(self.seen.at, self.seen.most, self.seen.batch, strict=True):
             step = int(batch)
             raw = self.seen.raw[step - 1]
-            total, limit = float(raw.norm()), self.limit
+            total = float(raw.norm())
+            limit = self.limit
             if close(at, raw * (1.0 if limit is None else min(1.0, limit / (total + 1e-6)))):
                 continue
-            words = f"at step {step} the optimizer is given a gradient of norm {float(at.norm()):.4g}; backward made one of {total:.4g}, gradient_clipping is {limit}"
+            words = (
+                f"at step {step} the optimizer is given a gradient of norm "
+                f"{float(at.norm()):.4g}; backward made one of {total:.4g}, gradient_clipping is "
+                f"{limit}"
+            )
             if close(at, raw):
                 return "no clipping", words
             if limit is not None and close(at, raw * (limit / (raw + 1e-6)).clamp(max=1)):
                 return "clipping each parameter by itself", words
             if close(at, raw * (at.norm() / total), 0.01):
-                return "clipping though not asked for" if limit is None else "clipping to another norm", words
+                return (
+                    "clipping though not asked for"
+                    if limit is None
+                    else "clipping to another norm",
+                    words,
+                )
             if limit is not None and float(most.max()) <= 1.001 * limit:
                 return "clipping by value", words
             return "gradient changed before the step", words
         return "", ""
 
     def of_records(self) -> tuple[str, str]:
-        """Of the numbers recorded, by those that the model computed. In a run with one batch a step."""
+        """Of the numbers recorded, by those that the model computed. In a run with one batch a
+        step.
+        """
         seen = self.seen
         if len(seen.ids) != self.steps:
             falls = float(self.losses[-1]) < float(self.losses[0])
             return (
                 "",
-                "" if falls else f"{len(seen.ids)} batches were seen in {self.steps} steps, and the loss does not fall",
+                ""
+                if falls
+                else f"{len(seen.ids)} batches were seen in {self.steps} steps, and the loss does "
+                "not fall",
             )
-        true, total = seen.loss, seen.raw.norm(dim=1)
+        true = seen.loss
+        total = seen.raw.norm(dim=1)
         if close(self.losses, total) and close(self.norms, true):
             return (
                 "losses and norms exchanged",
-                f"loss of step 1: yours {float(self.losses[0]):.6g}, expected {float(true[0]):.6g}",
+                f"loss of step 1: yours {float(self.losses[0]):.6g}, expected "
+                f"{float(true[0]):.6g}",
             )
         mean = torch.arange(1, self.steps + 1)
         clipped = seen.at.norm(dim=1)[: self.steps] if len(seen.at) >= self.steps else total
         factor = float(self.losses[0] / true[0])
         for what, yours, right, others in (
-            ("loss", self.losses, true, {"loss after the step": seen.after, "loss times another number": true * factor}),
-            ("gradient norm", self.norms, total, {"clipping before backward": total * 0, "norm after clipping": clipped, "norms summed": seen.raw.sum(1), "squared norm": total**2, **{"norm of one tensor" + " " * n: one for n, one in enumerate(seen.raw.T)}}),
-        ):  # fmt: skip
+            (
+                "loss",
+                self.losses,
+                true,
+                {"loss after the step": seen.after, "loss times another number": true * factor},
+            ),
+            (
+                "gradient norm",
+                self.norms,
+                total,
+                {
+                    "clipping before backward": total * 0,
+                    "norm after clipping": clipped,
+                    "norms summed": seen.raw.sum(1),
+                    "squared norm": total**2,
+                    **{"norm of one tensor" + " " * n: one for n, one in enumerate(seen.raw.T)},
+                },
+            ),
+        ):
             if not close(yours, right):
                 others |= {"running mean recorded": right.cumsum(0) / mean}
-                name = next((name.strip() for name, made in others.items() if close(yours, made)), "")
+                name = next(
+                    (name.strip() for name, made in others.items() if close(yours, made)), ""
+                )
                 if not name and close(yours[1:], right[:-1]):
                     name = "value of the step before"
                 step = next(n for n in range(self.steps) if not close(yours[n], right[n]))
                 clipping = " with clipping" * (self.limit is not None)
-                words = f"{what} of step {step + 1}{clipping}: yours {float(yours[step]):.6g}, expected {float(right[step]):.6g}"
+                words = (
+                    f"{what} of step {step + 1}{clipping}: yours {float(yours[step]):.6g}, "
+                    f"expected {float(right[step]):.6g}"
+                )
                 return name, words
         return "", ""
 
@@ -284,7 +446,9 @@ class Run:
         return "", ""
 
     def other_optimizer(self) -> str:
-        """In words, what the bonus allows: another optimizer, other settings of AdamW, or a schedule; "" if none."""
+        """In words, what the bonus allows: another optimizer, other settings of AdamW, or a
+        schedule; "" if none.
+        """
         seen = self.seen
         rates = seen.rate[~seen.rate.isnan()]
         if len(seen.ids) != self.steps:
@@ -295,9 +459,11 @@ class Run:
             return f"the learning rate goes from {float(rates[0]):g} to {float(rates[-1]):g}"
         return "" if seen.plain else "AdamW has other settings than its defaults"
 
-    def curve(self, loss: Callable[[list[Tensor], Tensor], Tensor], parameters: Iterable[Tensor]) -> str:
-        """In words, where the losses differ from those of AdamW on the same rows, from these first weights; "" if they
-        do not, or if the rows are not known."""
+    def curve(
+        self, loss: Callable[[list[Tensor], Tensor], Tensor], parameters: Iterable[Tensor]
+    ) -> str:
+        """In words, where the losses differ from those of AdamW on the same rows, from these first
+        weights; "" if they do not, or if the rows are not known."""
         rows = self.rows()
         if len(rows) != self.steps or any(row < 0 for batch in rows for row in batch):
             return ""
@@ -307,7 +473,8 @@ class Run:
             made = loss(own, self.text[batch])
             if not close(self.losses[step], made.detach()):
                 return (
-                    f"loss of step {step + 1}: yours {float(self.losses[step]):.6g}, AdamW's {float(made.detach()):.6g}"
+                    f"loss of step {step + 1}: yours {float(self.losses[step]):.6g}, AdamW's "
+                    f"{float(made.detach()):.6g}"
                 )
             optimizer.zero_grad()
             made.backward()
@@ -326,7 +493,9 @@ def close(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
 
 
 def judge(runs: list[Run]) -> tuple[str, str]:
-    """(name, what was seen) of the first mistake in these runs, the first without clipping; see Run.mistake."""
+    """(name, what was seen) of the first mistake in these runs, the first without clipping; see
+    Run.mistake.
+    """
     found = [run.mistake() for run in runs]
     free, *others = found
     norms = free[0] == "clipping before backward" or "numbers for gradient norm" in free[1]

@@ -1,8 +1,8 @@
 """A model as a folder for others: transformers, and by GGUF llama.cpp.
 
-A model that is GPT-2 becomes a GPT2LMHeadModel. Any other comes with modeling_hectogpt.py as it lies beside this file.
-The folder is written beside its place, opened again, and gets its name when its logits are the model's.
-"""
+A model that is GPT-2 becomes a GPT2LMHeadModel. Any other comes with modeling_hectogpt.py as it
+lies beside this file. The folder is written beside its place, opened again, and gets its name when
+its logits are the model's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,14 @@ from hectogpt.files import check_free, lock, remove_leftovers, replacing_folder,
 from hectogpt.interop import gguf_file
 from hectogpt.interop.hf_model import PREFIX, gpt2_differences, to_huggingface, write_config
 from hectogpt.interop.model_card import read_facts, title_of, write_card
-from hectogpt.interop.open import find_checkpoint, find_folder, ideas_of, is_readable, open_model, read_fields
+from hectogpt.interop.open import (
+    find_checkpoint,
+    find_folder,
+    ideas_of,
+    is_readable,
+    open_model,
+    read_fields,
+)
 from hectogpt.json_files import read_bytes
 from hectogpt.model.transformer import Transformer
 from hectogpt.model.weights import MODEL_TYPE, saved_tensors
@@ -35,8 +42,15 @@ from hectogpt.serialization import dump
 README = "README.md"
 LARGEST_CARD = 1 << 20  # bytes of a README that is taken along
 CODE = "modeling_hectogpt.py"
-# All that an export writes; a folder with anything else is not replaced. Python leaves __pycache__.
-OURS = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+# All that an export writes; a folder with anything else is not replaced. Python leaves
+# __pycache__.
+OURS = {
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
 OURS |= {README, CODE, gguf_file.FILE, "__pycache__"}
 CHECKED_TOKENS = 64  # with which an export is checked
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}  # of logits, relative to the largest
@@ -44,8 +58,9 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}  # of logits, relative t
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. kind: "GPT2LMHeadModel", "HectoGPTForCausalLM" or "gguf". differences: field -> (GPT-2's value,
-    this model's), empty for a GPT-2. files: their names, in the folder."""
+    """What was written. kind: "GPT2LMHeadModel", "HectoGPTForCausalLM" or "gguf". differences:
+    field -> (GPT-2's value, this model's), empty for a GPT-2. files: their names, in the
+    folder."""
 
     folder: Path
     kind: str
@@ -62,34 +77,41 @@ def export(
     overwrite: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> Exported:
-    """Write the model of a run, of a folder in Hugging Face's layout, or of a name on the hub into `folder`.
+    """Write the model of a run, of a folder in Hugging Face's layout, or of a name on the hub into
+    `folder`.
 
-    to: "hf" for transformers, "gguf" for llama.cpp. step: of a run, as for `open_model`. overwrite: replace an earlier
-    export in `folder`. note: gets a sentence where an export cannot be checked, as transformers is not installed.
+    to: "hf" for transformers, "gguf" for llama.cpp. step: of a run, as for `open_model`.
+    overwrite: replace an earlier export in `folder`. note: gets a sentence where an export cannot
+    be checked, as transformers is not installed.
 
-    Raises UserError: USAGE for a folder that is not empty, for a model that GGUF has no name for and for one with
-    classes of a user's own file, STORAGE for what cannot be written, CHECKPOINT for a model that does not compute the
-    same there, LOCKED while another process exports to `folder`, and what `open_model` raises. Nothing is left of an
-    export that fails.
-    """
+    Raises UserError: USAGE for a folder that is not empty, for a model that GGUF has no name for
+    and for one with classes of a user's own file, STORAGE for what cannot be written, CHECKPOINT
+    for a model that does not compute the same there, LOCKED while another process exports to
+    `folder`, and what `open_model` raises. Nothing is left of an export that fails."""
     check_target(folder, overwrite)
-    target, place = folder.resolve(), find_folder(source, download=True)
+    target = folder.resolve()
+    place = find_folder(source, download=True)
     at = find_checkpoint(place, step, note)
-    fields, sources = read_fields(place, at), ideas_of(place)
+    fields = read_fields(place, at)
+    sources = ideas_of(place)
     if fields and sources and not is_readable(fields):
         raise UserError(
             f"the model in {place} cannot be exported",
-            why=f"it has classes of {' or '.join(source.path for source in sources)}, which other programs do not have",
+            why=f"it has classes of {' or '.join(source.path for source in sources)}, which "
+            "other programs do not have",
             fix="give others its folder, which has a copy: hectogpt opens it with that",
         )
     model, tokenizer = open_model(place, step=step if at is None else at, note=note)
     differences = gpt2_differences(model.config)
-    name = place.name if place.resolve() == Path(source).resolve() else str(source)  # no path, which names a home
+    name = (
+        place.name if place.resolve() == Path(source).resolve() else str(source)
+    )  # no path, which names a home
     kind = "gguf" if to == "gguf" else "HectoGPTForCausalLM" if differences else "GPT2LMHeadModel"
     if kind == "gguf" and differences:
         raise UserError(
             f"{source} cannot be written as GGUF",
-            why=f"llama.cpp knows GPT-2, and this model differs from it in {', '.join(differences)}",
+            why="llama.cpp knows GPT-2, and this model differs from it in "
+            f"{', '.join(differences)}",
             fix=set_to("to", "hf") + ": a folder with the model's own code, for transformers",
         )
     facts = read_facts(place, at)
@@ -102,11 +124,15 @@ def export(
                 else:
                     _write_folder(new, model, tokenizer, has_code=bool(differences))
                     check_logits(new, kind, model, note)
-                if not (place / RUN).exists() and (place / README).is_file():  # it says whose the weights are
+                if (
+                    not (place / RUN).exists() and (place / README).is_file()
+                ):  # it says whose the weights are
                     card: str | bytes = read_bytes(place / README, LARGEST_CARD)
                 else:
                     parameters = sum(p.numel() for p in model.parameters())
-                    card = write_card(facts, name, folder.name, parameters, differences, not tokenizer.is_gpt2)
+                    card = write_card(
+                        facts, name, folder.name, parameters, differences, not tokenizer.is_gpt2
+                    )
                 write_atomic(new / README, card)
                 written = tuple(sorted(path.name for path in new.iterdir()))
     except (OSError, SafetensorError) as error:
@@ -115,22 +141,31 @@ def export(
 
 
 def check_target(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that is not empty, unless with `overwrite` an export is all that it holds. Raises UserError."""
+    """Refuse a folder that is not empty, unless with `overwrite` an export is all that it holds.
+    Raises UserError.
+    """
     check_free(
         folder,
         lambda names: overwrite and OURS.issuperset(names),
         "name another folder, or, for an earlier export, " + set_to("overwrite", True),
     )
     if folder.is_dir() and folder.samefile("."):
-        raise UserError(f"{folder} is where you are, and would be replaced", fix="name another folder")
+        raise UserError(
+            f"{folder} is where you are, and would be replaced", fix="name another folder"
+        )
 
 
-# --- writing ----------------------------------------------------------------------------------------------------------
+# --- writing
+# ---
 
 
 def _write_folder(folder: Path, model: Transformer, tokenizer: Tokenizer, has_code: bool) -> None:
-    """What transformers reads, all but README.md: of a GPT2LMHeadModel, or of a model with code of its own."""
-    config, state, end = model.config, saved_tensors(model), tokenizer.end_of_text
+    """What transformers reads, all but README.md: of a GPT2LMHeadModel, or of a model with code of
+    its own.
+    """
+    config = model.config
+    state = saved_tensors(model)
+    end = tokenizer.end_of_text
     settings = {
         "bos_token_id": end,
         "eos_token_id": end,
@@ -151,13 +186,19 @@ def _write_folder(folder: Path, model: Transformer, tokenizer: Tokenizer, has_co
     _write_json(folder / "tokenizer.json", _tokenizer_json(tokenizer), indent=None)
     flags = {"add_prefix_space": False, "clean_up_tokenization_spaces": False}
     names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
-    about = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": config.context_length, **flags, **names}
+    about = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "model_max_length": config.context_length,
+        **flags,
+        **names,
+    }
     _write_json(folder / "tokenizer_config.json", about)
 
 
 def _own_config(model: Transformer) -> dict[str, Any]:
     """What config.json says of a model with code of its own."""
-    config, module = model.config, CODE.removesuffix(".py")
+    config = model.config
+    module = CODE.removesuffix(".py")
     return {
         "architectures": ["HectoGPTForCausalLM"],
         "model_type": MODEL_TYPE,
@@ -176,30 +217,54 @@ def _own_config(model: Transformer) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> None:
-    write_atomic(path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomic(
+        path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    )
 
 
 def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The content of tokenizer.json. There, unlike here, the text <|endoftext|> becomes the separator."""
-    merges = [line for line in tokenizer.merges.decode("utf-8").splitlines() if not line.startswith("#version")]
-    by_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    """The content of tokenizer.json. There, unlike here, the text <|endoftext|> becomes the
+    separator.
+    """
+    merges = [
+        line
+        for line in tokenizer.merges.decode("utf-8").splitlines()
+        if not line.startswith("#version")
+    ]
+    by_bytes = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+    flags = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     return {
         "version": "1.0",
         "added_tokens": [{"id": tokenizer.end_of_text, "content": END_OF_TEXT, **flags}],
         "pre_tokenizer": by_bytes,
         "post_processor": by_bytes | {"trim_offsets": False},
         "decoder": by_bytes,
-        "model": {"type": "BPE", "vocab": tokenizer.vocabulary(), "merges": [line.split(" ") for line in merges]},
+        "model": {
+            "type": "BPE",
+            "vocab": tokenizer.vocabulary(),
+            "merges": [line.split(" ") for line in merges],
+        },
     }
 
 
-# --- checking ---------------------------------------------------------------------------------------------------------
+# --- checking
+# ---
 
 
 def check_logits(folder: Path, kind: str, model: Transformer, note: Callable[[str], None]) -> None:
-    """Open a folder by transformers and compare its logits with the model's, with and without a cache. Raises UserError
-    (CHECKPOINT) if they differ."""
+    """Open a folder by transformers and compare its logits with the model's, with and without a
+    cache. Raises UserError (CHECKPOINT) if they differ."""
     if util.find_spec("transformers") is None:
         note("the export was not checked, because transformers is not installed")
         return
@@ -210,12 +275,15 @@ def check_logits(folder: Path, kind: str, model: Transformer, note: Callable[[st
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     length = min(model.config.context_length, CHECKED_TOKENS)
-    ids = torch.randint(model.config.vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(
+        model.config.vocab_size, (2, length), generator=torch.Generator().manual_seed(0)
+    )
     try:
         opened = transformers.GPT2LMHeadModel if kind == "GPT2LMHeadModel" else HectoGPTForCausalLM
         theirs = opened.from_pretrained(folder).eval()
         with torch.no_grad():
-            ours, first = model(ids), theirs(ids[:, :1], use_cache=True)
+            ours = model(ids)
+            first = theirs(ids[:, :1], use_cache=True)
             found = [theirs(ids, use_cache=False).logits, first.logits]
             if length > 1:
                 found += [theirs(ids[:, 1:], use_cache=True, **{CACHE: first[CACHE]}).logits]
@@ -223,7 +291,8 @@ def check_logits(folder: Path, kind: str, model: Transformer, note: Callable[[st
         why = f"its logits there differ by {worst:.1e} of at most {float(ours.abs().max()):.1e}"
         same = worst <= TOLERANCE[ours.dtype] * max(1.0, float(ours.abs().max()))
     except Exception as error:  # whatever another version of transformers brings
-        same, why = False, f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+        same = False
+        why = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
     if not same:
         raise UserError(
             "the model cannot be exported: transformers does not compute the same with it",

@@ -27,10 +27,12 @@ NAMES |= {"ln_1": "attn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_o
 NAMES |= {"ln_2": "ffn_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
 
 
-def write(model: Transformer, tokenizer: Tokenizer, path: Path, title: str, matrices: str = "f32") -> None:
-    """Write the file, whole or not at all. The model is a GPT-2. matrices: gguf's name of their format, as q8_0; the
-    head stays in q8_0 beside smaller ones, as llama.cpp keeps it. Raises UserError without the package gguf, OSError.
-    """
+def write(
+    model: Transformer, tokenizer: Tokenizer, path: Path, title: str, matrices: str = "f32"
+) -> None:
+    """Write the file, whole or not at all. The model is a GPT-2. matrices: gguf's name of their
+    format, as q8_0; the head stays in q8_0 beside smaller ones, as llama.cpp keeps it. Raises
+    UserError without the package gguf, OSError."""
     try:
         import gguf
     except ImportError:
@@ -63,8 +65,12 @@ def write(model: Transformer, tokenizer: Tokenizer, path: Path, title: str, matr
         writer.add_add_bos_token(False)
         for name, tensor in tensors(model):
             small = matrices != "f32" and tensor.ndim == 2 and name != "position_embd.weight"
-            form = gguf.GGMLQuantizationType[("q8_0" if name == "output.weight" else matrices).upper()]
-            writer.add_tensor(name, *((gguf.quants.quantize(tensor, form), None, form) if small else (tensor,)))
+            form = gguf.GGMLQuantizationType[
+                ("q8_0" if name == "output.weight" else matrices).upper()
+            ]
+            writer.add_tensor(
+                name, *((gguf.quants.quantize(tensor, form), None, form) if small else (tensor,))
+            )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -72,7 +78,9 @@ def write(model: Transformer, tokenizer: Tokenizer, path: Path, title: str, matr
 
 
 def tensors(model: Transformer) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors by GGUF's names, float32, matrices as [out, in]. A tied head has none of its own."""
+    """The tensors by GGUF's names, float32, matrices as [out, in]. A tied head has none of its
+    own.
+    """
     state = saved_tensors(model)
     for theirs, ours, _ in names(model.config.n_layers):
         name, _, kind = theirs.rpartition(".")

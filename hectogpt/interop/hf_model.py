@@ -1,8 +1,9 @@
-"""A model's folder in Hugging Face's layout: GPT-2 or a model of ours with its code, and the tokenizer.
+"""A model's folder in Hugging Face's layout: GPT-2 or a model of ours with its code, and the
+tokenizer.
 
-config.json as a ModelConfig and back; settings that change GPT-2's formulas are refused. GPT-2's names of tensors are a
-table that is read in both directions. The code in a folder is not run: the classes are the package's own.
-"""
+config.json as a ModelConfig and back; settings that change GPT-2's formulas are refused. GPT-2's
+names of tensors are a table that is read in both directions. The code in a folder is not run: the
+classes are the package's own."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ from hectogpt.model.transformer import Transformer
 from hectogpt.model.weights import WEIGHTS, model_of, parse_config, read_config, read_tensors
 from hectogpt.serialization import diff
 
-# --- config.json ------------------------------------------------------------------------------------------------------
+# --- config.json
+# ---
 
 # GPT-2's name of a size -> ours.
 SIZES = {
@@ -38,7 +40,8 @@ SIZES = {
     "n_layer": "n_layers",
     "n_head": "n_heads",
 }
-# Settings that can change GPT-2's formulas, with the values that do not. The first value is the default.
+# Settings that can change GPT-2's formulas, with the values that do not. The first value is the
+# default.
 FIXED: dict[str, tuple[Any, ...]] = {
     "model_type": ("gpt2",),
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
@@ -50,14 +53,22 @@ FIXED: dict[str, tuple[Any, ...]] = {
 
 
 def parse_gpt2_config(config: dict[str, Any], folder: Path) -> ModelConfig:
-    """The config of the GPT-2 in a folder. Raises UserError (CHECKPOINT) for one that is none, which names every
-    setting that changes GPT-2's formulas."""
+    """The config of the GPT-2 in a folder. Raises UserError (CHECKPOINT) for one that is none,
+    which names every setting that changes GPT-2's formulas."""
     width = config.get("n_embd")
     fixed = FIXED | {"n_inner": (None, 4 * width if isinstance(width, int) else None)}
     odd = [f"{name} is missing" for name in SIZES if name not in config]
-    odd += [f"{n} is {config[n]!r:.40}" for n, values in fixed.items() if config.get(n, values[0]) not in values]
+    odd += [
+        f"{n} is {config[n]!r:.40}"
+        for n, values in fixed.items()
+        if config.get(n, values[0]) not in values
+    ]
     if odd:
-        raise UserError(f"{folder / 'config.json'} is not a GPT-2's", why="; ".join(odd), code=errors.CHECKPOINT)
+        raise UserError(
+            f"{folder / 'config.json'} is not a GPT-2's",
+            why="; ".join(odd),
+            code=errors.CHECKPOINT,
+        )
     fields = {ours: config[name] for name, ours in SIZES.items()}
     fields["norm"] = {"type": "LayerNorm", "eps": config.get("layer_norm_epsilon", 1e-5)}
     fields["lm_head"] = {"tied": config.get("tie_word_embeddings", True)}
@@ -65,9 +76,12 @@ def parse_gpt2_config(config: dict[str, Any], folder: Path) -> ModelConfig:
 
 
 def gpt2_differences(config: ModelConfig) -> dict[str, tuple[Any, Any]]:
-    """Field -> (GPT-2's value, this model's) for every field in which a model is not the GPT-2 of its sizes; empty for
-    a GPT-2. What GPT-2's own config.json can say (sizes, the norm's epsilon, a tied head) is no difference."""
-    gpt2 = ModelConfig(config.d_model, config.n_heads, config.n_layers, config.context_length, config.vocab_size)
+    """Field -> (GPT-2's value, this model's) for every field in which a model is not the GPT-2 of
+    its sizes; empty for a GPT-2. What GPT-2's own config.json can say (sizes, the norm's epsilon,
+    a tied head) is no difference."""
+    gpt2 = ModelConfig(
+        config.d_model, config.n_heads, config.n_layers, config.context_length, config.vocab_size
+    )
     gpt2 = replace(gpt2, lm_head=LMHeadConfig(tied=config.lm_head.tied))
     if type(config.norm) is LayerNorm:
         gpt2 = replace(gpt2, norm=config.norm)
@@ -77,8 +91,8 @@ def gpt2_differences(config: ModelConfig) -> dict[str, tuple[Any, Any]]:
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
-    """What config.json of a GPT2LMHeadModel says of the model; the inverse of `parse_gpt2_config`, but for a tied head.
-    There is no dropout here, so its probabilities are 0."""
+    """What config.json of a GPT2LMHeadModel says of the model; the inverse of `parse_gpt2_config`,
+    but for a tied head. There is no dropout here, so its probabilities are 0."""
     assert isinstance(config.norm, LayerNorm)
     return {
         "architectures": ["GPT2LMHeadModel"],
@@ -94,13 +108,17 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-# --- names of tensors -------------------------------------------------------------------------------------------------
+# --- names of tensors
+# ---
 
-GPT2_PREFIX = "transformer."  # of every name in a GPT-2 but the head's; files on the hub may lack it
+GPT2_PREFIX = (
+    "transformer."  # of every name in a GPT-2 but the head's; files on the hub may lack it
+)
 MASKS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)\Z")  # constants in old files
 
-# GPT-2's name of a tensor -> ours, several where theirs is these on top of each other. In a layer both stand behind
-# their prefix and before .weight and .bias. The weights of attn and mlp are [in, out] there (Conv1D), [out, in] here.
+# GPT-2's name of a tensor -> ours, several where theirs is these on top of each other. In a layer
+# both stand behind their prefix and before .weight and .bias. The weights of attn and mlp are [in,
+# out] there (Conv1D), [out, in] here.
 MODEL = {
     "wte.weight": ("embeddings.weight",),
     "wpe.weight": ("position_embeddings.weight",),
@@ -119,7 +137,9 @@ LAYER = {
 
 
 def names(n_layers: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
-    """The table for a model of `n_layers` layers, without the prefix: their name, ours, whether it is transposed."""
+    """The table for a model of `n_layers` layers, without the prefix: their name, ours, whether it
+    is transposed.
+    """
     yield from ((theirs, ours, False) for theirs, ours in MODEL.items())
     for layer in range(n_layers):
         for theirs, ours in LAYER.items():
@@ -129,23 +149,31 @@ def names(n_layers: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
 
 
 def to_ours(state: dict[str, Tensor], n_layers: int) -> dict[str, Tensor]:
-    """Rename, split and transpose a Hugging Face state dict, with or without the prefix. Mask constants are dropped.
+    """Rename, split and transpose a Hugging Face state dict, with or without the prefix. Mask
+    constants are dropped.
 
-    A head that the file lacks stays absent (it is tied). Names that are not in the table are kept, so that
-    `check_tensors` reports them.
-    """
-    left = {key.removeprefix(GPT2_PREFIX): tensor for key, tensor in state.items() if not MASKS.match(key)}
+    A head that the file lacks stays absent (it is tied). Names that are not in the table are kept,
+    so that `check_tensors` reports them."""
+    left = {
+        key.removeprefix(GPT2_PREFIX): tensor
+        for key, tensor in state.items()
+        if not MASKS.match(key)
+    }
     result: dict[str, Tensor] = {}
     for theirs, ours, transposed in names(n_layers):
         if (tensor := left.pop(theirs, None)) is not None:
             tensor = tensor.t() if transposed and tensor.dim() == 2 else tensor
-            parts = tensor.tensor_split(len(ours), dim=0) if tensor.dim() else (tensor,) * len(ours)
+            parts = (
+                tensor.tensor_split(len(ours), dim=0) if tensor.dim() else (tensor,) * len(ours)
+            )
             result |= {name: part.contiguous() for name, part in zip(ours, parts, strict=True)}
     return result | left
 
 
 def to_huggingface(state: dict[str, Tensor], n_layers: int, *, tied: bool) -> dict[str, Tensor]:
-    """The inverse of `to_ours`: the state dict of a GPT2LMHeadModel, contiguous. A tied head is left out."""
+    """The inverse of `to_ours`: the state dict of a GPT2LMHeadModel, contiguous. A tied head is
+    left out.
+    """
     result = {}
     for theirs, ours, transposed in names(n_layers):
         if theirs != "lm_head.weight" or not tied:
@@ -155,37 +183,45 @@ def to_huggingface(state: dict[str, Tensor], n_layers: int, *, tied: bool) -> di
     return result
 
 
-# --- the folder -------------------------------------------------------------------------------------------------------
+# --- the folder
+# ---
 
 FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
-SAVE = "in transformers: AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).save_pretrained(FOLDER, "
+SAVE = (
+    "in transformers: AutoModelForCausalLM.from_pretrained(FOLDER, "
+    "dtype=torch.float32).save_pretrained(FOLDER, "
+)
 SAVE += "max_shard_size='99GB')"
 PREFIX = "model."  # of the names of tensors in a model that was exported with its code
 
 
 def load_gpt2(folder: Path, note: Callable[[str], None] = lambda text: None) -> Transformer:
-    """The folder's model, on the CPU, in evaluation mode. Float64 weights stay so; all others become float32, and
-    `note` gets a sentence if they were not float32 before.
+    """The folder's model, on the CPU, in evaluation mode. Float64 weights stay so; all others
+    become float32, and `note` gets a sentence if they were not float32 before.
 
-    Raises UserError (CHECKPOINT) for files that are missing, damaged or not GPT-2's, and for weights that are not
-    float64, float32, float16 or bfloat16.
-    """
+    Raises UserError (CHECKPOINT) for files that are missing, damaged or not GPT-2's, and for
+    weights that are not float64, float32, float16 or bfloat16."""
     config = parse_gpt2_config(read_config(folder), folder)
     return model_of(config, to_ours(read_weights(folder, note), config.n_layers), folder / WEIGHTS)
 
 
-def load_exported(folder: Path, fields: dict[str, Any], note: Callable[[str], None]) -> Transformer:
-    """The model of a folder that `hectogpt export` wrote with code of its own; `fields` is "model" of its config.json.
-    Else as `load_gpt2`."""
-    state = {name.removeprefix(PREFIX): tensor for name, tensor in read_weights(folder, note).items()}
+def load_exported(
+    folder: Path, fields: dict[str, Any], note: Callable[[str], None]
+) -> Transformer:
+    """The model of a folder that `hectogpt export` wrote with code of its own; `fields` is "model"
+    of its config.json. Else as `load_gpt2`."""
+    state = {
+        name.removeprefix(PREFIX): tensor for name, tensor in read_weights(folder, note).items()
+    }
     return model_of(parse_config(fields, folder), state, folder / WEIGHTS)
 
 
 def read_weights(folder: Path, note: Callable[[str], None]) -> dict[str, Tensor]:
-    """The tensors of model.safetensors: those of floating-point numbers in float64 if one of them is, else in float32.
+    """The tensors of model.safetensors: those of floating-point numbers in float64 if one of them
+    is, else in float32.
 
-    Pickles are not read. Raises UserError (CHECKPOINT) if there is no such file, or if its numbers are no weights.
-    """
+    Pickles are not read. Raises UserError (CHECKPOINT) if there is no such file, or if its numbers
+    are no weights."""
     path = folder / WEIGHTS
     if not os.path.lexists(path):
         why = "weights in several files are not read, nor pickles (.bin, .pt), which can run code"
@@ -193,40 +229,56 @@ def read_weights(folder: Path, note: Callable[[str], None]) -> dict[str, Tensor]
     state = read_tensors(path)
     dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
     if other := dtypes - FLOATS:
-        what, why = f"{path} holds no weights that can be used", f"it has numbers of the dtype {other.pop()}"
+        what = f"{path} holds no weights that can be used"
+        why = f"it has numbers of the dtype {other.pop()}"
         raise UserError(what, why=why, fix=SAVE, code=errors.CHECKPOINT)
     dtype = torch.float64 if torch.float64 in dtypes else torch.float32
     if half := dtypes & {torch.float16, torch.bfloat16}:
-        was, now = (" and ".join(sorted(str(d).removeprefix("torch.") for d in some)) for some in (half, {dtype}))
+        was, now = (
+            " and ".join(sorted(str(d).removeprefix("torch.") for d in some))
+            for some in (half, {dtype})
+        )
         note(f"the weights in {folder} are {was}; they were converted to {now}")
-    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    return {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
 
 
-# --- its tokenizer: tokenizer.json, or merges.txt with vocab.json ----------------------------------------------------
+# --- its tokenizer: tokenizer.json, or merges.txt with vocab.json
+# ----------------------------------------------------
 
 TOKENIZER_FIX = "use the vocab.json and merges.txt that the model came with"
 
 
 def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
-    """The folder's byte-level BPE, for a model of `vocab_size` ids; GPT-2's own if the folder has none and the size
-    is GPT-2's.
+    """The folder's byte-level BPE, for a model of `vocab_size` ids; GPT-2's own if the folder has
+    none and the size is GPT-2's.
 
-    Raises UserError (DATA) if the files describe another kind of tokenizer, contradict each other, or have another
-    number of ids than the model.
-    """
+    Raises UserError (DATA) if the files describe another kind of tokenizer, contradict each other,
+    or have another number of ids than the model."""
     vocabulary: dict[str, Any] | None = None
     if os.path.lexists(folder / "tokenizer.json"):
         merges, vocabulary = _parse_tokenizer_json(folder / "tokenizer.json")
         tokenizer = tokenizer_of(merges, folder.name)
     elif os.path.lexists(folder / MERGES):
         tokenizer = read_merges(folder / MERGES, folder.name)
-        vocabulary = _json(folder / "vocab.json") if os.path.lexists(folder / "vocab.json") else None
+        vocabulary = (
+            _json(folder / "vocab.json") if os.path.lexists(folder / "vocab.json") else None
+        )
     else:
         tokenizer = load_tokenizer()
     if vocabulary is not None and vocabulary != tokenizer.vocabulary():
-        raise _no_tokenizer(folder, "its ids do not follow GPT-2's rule: 256 bytes, the merges in order, end-of-text")
-    if tokenizer.n_vocab != vocab_size:  # a model with more ids would write some that no text belongs to
-        raise _no_tokenizer(folder, f"{tokenizer.name} has {tokenizer.n_vocab:,} ids, the model {vocab_size:,}")
+        raise _no_tokenizer(
+            folder,
+            "its ids do not follow GPT-2's rule: 256 bytes, the merges in order, end-of-text",
+        )
+    if (
+        tokenizer.n_vocab != vocab_size
+    ):  # a model with more ids would write some that no text belongs to
+        raise _no_tokenizer(
+            folder, f"{tokenizer.name} has {tokenizer.n_vocab:,} ids, the model {vocab_size:,}"
+        )
     return tokenizer
 
 
@@ -234,14 +286,28 @@ def _parse_tokenizer_json(path: Path) -> tuple[bytes, dict[str, int]]:
     """The merges in merges.txt's form, and token -> id."""
     content = _json(path)
     try:
-        model, split = content["model"], content["pre_tokenizer"]
-        if model.get("type", "BPE") != "BPE" or split["type"] != "ByteLevel" or split.get("add_prefix_space"):
+        model = content["model"]
+        split = content["pre_tokenizer"]
+        if (
+            model.get("type", "BPE") != "BPE"
+            or split["type"] != "ByteLevel"
+            or split.get("add_prefix_space")
+        ):
             raise ValueError
-        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        merges = [
+            merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]
+        ]
         added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
         return "\n".join(merges).encode(), model["vocab"] | added
-    except (LookupError, TypeError, AttributeError, ValueError):  # whatever is not where the format has it
-        raise _no_tokenizer(path.parent, f"{path.name} is no byte-level BPE with GPT-2's word pattern") from None
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        ValueError,
+    ):  # whatever is not where the format has it
+        raise _no_tokenizer(
+            path.parent, f"{path.name} is no byte-level BPE with GPT-2's word pattern"
+        ) from None
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -249,4 +315,6 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _no_tokenizer(folder: Path, why: str) -> UserError:
-    return UserError(f"no usable tokenizer in {folder}", why=why, fix=TOKENIZER_FIX, code=errors.DATA)
+    return UserError(
+        f"no usable tokenizer in {folder}", why=why, fix=TOKENIZER_FIX, code=errors.DATA
+    )

@@ -1,8 +1,8 @@
-"""README.md of an exported model: what it is, how to use it, how it was trained, whose licences apply.
+"""README.md of an exported model: what it is, how to use it, how it was trained, whose licences
+apply.
 
-The facts come from the run's own files, which somebody else may have written: nothing in them can break out of its line
-or of its cell.
-"""
+The facts come from the run's own files, which somebody else may have written: nothing in them can
+break out of its line or of its cell."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from hectogpt.run_records import text_of
 
 # What is known of the texts that have a name here.
 TEXTS = {
-    "sotu": "State of the Union addresses, works of the United States Government, in the public domain there; "
+    "sotu": "State of the Union addresses, works of the United States Government, in the public "
+    "domain there; "
     "transcriptions by The American Presidency Project, University of California, Santa Barbara "
     "(https://www.presidency.ucsb.edu), please cite them; package sotu, MIT License.",
     "tinystories": "TinyStories (arXiv 2305.07759), CDLA-Sharing-1.0.",
@@ -35,13 +36,17 @@ ids = tokenizer({prompt}, return_tensors="pt")
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=40)[0]))
 ```
 """
-LOSSES = {"train_loss_last10": "training loss, last ten", "dev_loss": "held-out loss", "test_loss": "test loss"}
+LOSSES = {
+    "train_loss_last10": "training loss, last ten",
+    "dev_loss": "held-out loss",
+    "test_loss": "test loss",
+}
 
 
 def read_facts(folder: Path, step: int | None = None) -> dict[str, dict[str, Any]]:
-    """What a run's folder says of itself: {"run": ..., "summary": ...}, both empty for another folder. step: of the
-    checkpoint whose weights it is about; the summary, which is of the run's end, is then left
-    out, except the prompt."""
+    """What a run's folder says of itself: {"run": ..., "summary": ...}, both empty for another
+    folder. step: of the checkpoint whose weights it is about; the summary, which is of the run's
+    end, is then left out, except the prompt."""
     facts: dict[str, dict[str, Any]] = {"run": {}, "summary": {}}
     for name in facts:
         with contextlib.suppress(UserError):
@@ -49,12 +54,17 @@ def read_facts(folder: Path, step: int | None = None) -> dict[str, dict[str, Any
     if step is not None:
         run = _object(facts["run"].get("run"))
         kept = {"prompt": facts["summary"].get("prompt")}
-        facts = {"run": facts["run"] | {"run": run | {"steps": f"{step} of {run.get('steps')}"}}, "summary": kept}
+        facts = {
+            "run": facts["run"] | {"run": run | {"steps": f"{step} of {run.get('steps')}"}},
+            "summary": kept,
+        }
     return facts
 
 
 def title_of(facts: Mapping[str, dict[str, Any]], name: str) -> str:
-    """A title on one line: the recipe and the text, or the name of the folder or of the hub's model."""
+    """A title on one line: the recipe and the text, or the name of the folder or of the hub's
+    model.
+    """
     run = _object(facts["run"].get("run"))
     if "recipe" not in run:
         return one_line(name)
@@ -70,26 +80,56 @@ def write_card(
     differences: Mapping[str, Any],
     own_vocabulary: bool = False,
 ) -> str:
-    """The README. facts: as `read_facts` gives them. folder: where it goes. differences: field -> (GPT-2's value, the
-    model's), empty for a GPT-2. own_vocabulary: whether the tokenizer is not GPT-2's."""
-    run, summary = _object(facts["run"].get("run")), facts["summary"]
-    place = repr("FOLDER" if "`" in folder else folder) + (", trust_remote_code=True" if differences else "")
+    """The README. facts: as `read_facts` gives them. folder: where it goes. differences: field ->
+    (GPT-2's value, the model's), empty for a GPT-2. own_vocabulary: whether the tokenizer is not
+    GPT-2's."""
+    run = _object(facts["run"].get("run"))
+    summary = facts["summary"]
+    place = repr("FOLDER" if "`" in folder else folder) + (
+        ", trust_remote_code=True" if differences else ""
+    )
     prompt = repr((text_of(summary.get("prompt")) or "Once upon a time")[:200])
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [hectogpt]", "---", ""]
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags: [hectogpt]",
+        "---",
+        "",
+    ]
     lines += [f"# {_line(title_of(facts, name))}", ""]
-    lines += [f"A decoder-only transformer with {parameters:,} parameters, exported by hectoGPT {__version__}.", ""]
+    lines += [
+        f"A decoder-only transformer with {parameters:,} parameters, exported by hectoGPT "
+        f"{__version__}.",
+        "",
+    ]
     lines += ["## Use", "", USE.format(place=place, prompt=prompt)]
-    trained: dict[str, Any] = {key: run[key] for key in ("recipe", "corpus", "seed", "steps") if key in run}
+    trained: dict[str, Any] = {
+        key: run[key] for key in ("recipe", "corpus", "seed", "steps") if key in run
+    }
     losses = [(name, summary.get(key)) for key, name in LOSSES.items()]
-    losses += [(f"{name}, same text", _object(summary.get("ngrams")).get(key)) for key, name in NGRAMS.items()]
-    numbers = ((name, loss) for name, loss in losses if isinstance(loss, (int, float)) and math.isfinite(loss))
+    losses += [
+        (f"{name}, same text", _object(summary.get("ngrams")).get(key))
+        for key, name in NGRAMS.items()
+    ]
+    numbers = (
+        (name, loss)
+        for name, loss in losses
+        if isinstance(loss, (int, float)) and math.isfinite(loss)
+    )
     trained |= {name: f"{loss:.4f} nats per token" for name, loss in numbers}
     if trained:
         lines += ["## Training", "", "| | |", "|---|---|"]
-        lines += [f"| {key} | {_line(value_text(value, longest=200))} |" for key, value in trained.items()] + [""]
+        lines += [
+            f"| {key} | {_line(value_text(value, longest=200))} |"
+            for key, value in trained.items()
+        ] + [""]
     if differences:
         lines += ["## Architecture", ""]
-        lines += ["The model is no GPT-2, so it comes with its own code, modeling_hectogpt.py; look at it first."]
+        lines += [
+            "The model is no GPT-2, so it comes with its own code, modeling_hectogpt.py; look at "
+            "it first."
+        ]
         lines += [f"It differs in {', '.join(differences)}.", ""]
     gpt2 = "GPT-2's vocabulary, Copyright (c) 2019 OpenAI, modified MIT License."
     own = "a vocabulary of its own; its tokens are strings of the text it was made of."
@@ -101,7 +141,9 @@ def write_card(
         lines += [f"* Training text {_line(run['corpus'])}: {said}"]
     if isinstance(first := run.get("first_weights"), dict):
         lines += [f"* First weights {_line(first.get('source'))}: as their owners say."]
-    return "\n".join([*lines, "* Weights: whoever trained them says; no licence is given here.", ""])
+    return "\n".join(
+        [*lines, "* Weights: whoever trained them says; no licence is given here.", ""]
+    )
 
 
 def _object(value: Any) -> dict[str, Any]:

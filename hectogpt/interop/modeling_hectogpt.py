@@ -2,9 +2,8 @@
 
     AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
 
-It is GPT-2 with the parts that config.json names, instead of GPT-2's or beside them. Modules have the names of the
-tensors in model.safetensors.
-"""
+It is GPT-2 with the parts that config.json names, instead of GPT-2's or beside them. Modules have
+the names of the tensors in model.safetensors."""
 # Copyright (c) 2026 the hectoGPT authors. SPDX-License-Identifier: MIT
 
 from __future__ import annotations
@@ -24,11 +23,14 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 CACHE = "cache" if hasattr(CausalLMOutputWithPast, "cache") else "past_key_values"
 
 
-# --- what a model remembers of the tokens so far ----------------------------------------------------------------------
+# --- what a model remembers of the tokens so far
+# ---
 
 
 class TextCache:
-    """What the model remembers, one column a token; `text` [batch, column] is False for padding."""
+    """What the model remembers, one column a token; `text` [batch, column] is False for
+    padding.
+    """
 
     is_compileable = False
     is_croppable = False
@@ -39,22 +41,28 @@ class TextCache:
         self.text: Tensor | None = None
 
     def begin(self, ids: Tensor, text: Tensor | None, document_start: int | None) -> Tensor:
-        """Append the tokens [batch, time] of a call; return their positions. text: of all columns (None: all are).
+        """Append the tokens [batch, time] of a call; return their positions. text: of all columns
+        (None: all are).
 
-        `visible` [batch, time, column] is the causal mask, and `attended` what attention sees of it: no further back
-        than to the last token `document_start`, if one is given. Padding has position -1: no token sees it, but a token
-        of the padding sees its own place, for a row of the softmax must not be empty.
-        """
+        `visible` [batch, time, column] is the causal mask, and `attended` what attention sees of
+        it: no further back than to the last token `document_start`, if one is given. Padding has
+        position -1: no token sees it, but a token of the padding sees its own place, for a row of
+        the softmax must not be empty."""
         new = torch.ones_like(ids, dtype=torch.bool) if text is None else text[:, -ids.shape[1] :]
         self.ids = ids if self.ids is None else torch.cat((self.ids, ids), dim=1)
         self.text = new if self.text is None else torch.cat((self.text, new), dim=1)
         columns = torch.where(self.text, self.text.long().cumsum(dim=1) - 1, -1)
         positions = columns[:, -ids.shape[1] :]
-        q, k = positions[..., None], columns[:, None]
+        q = positions[..., None]
+        k = columns[:, None]
         self.visible = self.attended = ((k <= q) & (k >= 0)) | (k == q)
         if document_start is not None:
             columns = torch.arange(self.ids.shape[1], device=ids.device)
-            first = torch.where(self.ids == document_start, columns, 0).cummax(dim=1).values[:, -ids.shape[1] :]
+            first = (
+                torch.where(self.ids == document_start, columns, 0)
+                .cummax(dim=1)
+                .values[:, -ids.shape[1] :]
+            )
             self.attended = self.visible & (columns >= first[..., None])
         return positions.clamp(min=0)
 
@@ -64,11 +72,15 @@ class TextCache:
         return self.rows[key]
 
     def shift(self, key: Any, x: Tensor, n: int) -> Tensor:
-        """x [batch, time, ...] moved `n` later in time, after the rows of earlier calls; padding counts as zeros."""
+        """x [batch, time, ...] moved `n` later in time, after the rows of earlier calls; padding
+        counts as zeros.
+        """
         assert self.text is not None
         text = self.text[:, -x.shape[1] :]
         x = x * text.reshape(*text.shape, *(1,) * (x.dim() - 2)).to(x.dtype)
-        joined = torch.cat((self.rows.get(key, x.new_zeros(x.shape[0], n, *x.shape[2:])), x), dim=1)
+        joined = torch.cat(
+            (self.rows.get(key, x.new_zeros(x.shape[0], n, *x.shape[2:])), x), dim=1
+        )
         self.rows[key] = joined[:, -n:]
         return joined[:, : x.shape[1]]
 
@@ -82,24 +94,34 @@ class TextCache:
         """Keep these texts, in this order, as beam search needs; one may come more than once."""
         self.rows = {key: rows[beam_idx.to(rows.device)] for key, rows in self.rows.items()}
         if self.ids is not None and self.text is not None:
-            self.ids, self.text = self.ids[beam_idx], self.text[beam_idx]
+            self.ids = self.ids[beam_idx]
+            self.text = self.text[beam_idx]
 
 
-# --- parts ------------------------------------------------------------------------------------------------------------
+# --- parts
+# ---
 
 
 def sinusoidal(positions: Tensor, d_model: int, base: float) -> Tensor:
-    """Sines on even and cosines on odd dimensions, of frequencies base^(-2i/d) (1706.03762, section 3.5)."""
+    """Sines on even and cosines on odd dimensions, of frequencies base^(-2i/d) (1706.03762,
+    section 3.5)."""
     frequency = base ** (-torch.arange(0, d_model, 2, device=positions.device).double() / d_model)
     angle = positions[..., None].double() * frequency
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2).float()
 
 
-def rotate(q: Tensor, k: Tensor, positions: Tensor, pairs: int, base: float) -> tuple[Tensor, Tensor]:
-    """Rotate pairs of dimensions of queries and keys by an angle proportional to the position (2104.09864)."""
-    frequency = (base ** (-torch.arange(pairs, device=positions.device).double() / max(pairs, 1))).float()
+def rotate(
+    q: Tensor, k: Tensor, positions: Tensor, pairs: int, base: float
+) -> tuple[Tensor, Tensor]:
+    """Rotate pairs of dimensions of queries and keys by an angle proportional to the position
+    (2104.09864).
+    """
+    frequency = (
+        base ** (-torch.arange(pairs, device=positions.device).double() / max(pairs, 1))
+    ).float()
     angle = positions[:, None, :, None].double() * frequency
-    cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
+    cos = angle.cos().to(q.dtype)
+    sin = angle.sin().to(q.dtype)
     sizes = (pairs, pairs, q.shape[-1] - 2 * pairs)
     (a, b, rest_q), (c, d, rest_k) = q.split(sizes, dim=-1), k.split(sizes, dim=-1)
     q = torch.cat((a * cos - b * sin, a * sin + b * cos, rest_q), dim=-1)
@@ -132,7 +154,9 @@ class EmbeddingNorm(nn.Module):
 class Smear(nn.Module):
     """Add the embeddings of earlier tokens, each with a learned factor per dimension."""
 
-    def __init__(self, d_model: int, vocab_size: int, norm: nn.Module, shares: list[float]) -> None:
+    def __init__(
+        self, d_model: int, vocab_size: int, norm: nn.Module, shares: list[float]
+    ) -> None:
         super().__init__()
         self.shares = nn.Parameter(torch.zeros(len(shares), d_model))
 
@@ -153,20 +177,31 @@ class TokenTable(nn.Module):
 
 
 class NgramHash(nn.Module):
-    """Add a learned vector per n-gram: the row of a table that a hash of the last `order` tokens selects. With `common`
-    only n-grams have one whose ids, counted from 1, have a geometric mean of at most `common`."""
+    """Add a learned vector per n-gram: the row of a table that a hash of the last `order` tokens
+    selects. With `common` only n-grams have one whose ids, counted from 1, have a geometric mean
+    of at most `common`."""
 
     def __init__(
-        self, d_model: int, vocab_size: int, norm: nn.Module, order: int, rows: int, common: int | None = None
+        self,
+        d_model: int,
+        vocab_size: int,
+        norm: nn.Module,
+        order: int,
+        rows: int,
+        common: int | None = None,
     ) -> None:
         super().__init__()
-        self.order, self.common, self.table = order, common, nn.Embedding(rows, d_model)
+        self.order = order
+        self.common = common
+        self.table = nn.Embedding(rows, d_model)
 
     def forward(self, x: Tensor, ids: Tensor, cache: TextCache) -> Tensor:
         mixed = ids + 1
         ranks = mixed.double()
         for back in range(1, self.order):
-            previous = cache.shift((self, back), ids + 1, back)  # 0 where there is no earlier token
+            previous = cache.shift(
+                (self, back), ids + 1, back
+            )  # 0 where there is no earlier token
             mixed = (mixed * 0x9E3779B1 + previous * (0x85EBCA77 + 2 * back)) & 0x7FFFFFFFFFFF
             ranks = ranks * previous.clamp(min=1)
         vectors = self.table((mixed ^ (mixed >> 17)) % len(self.table.weight))
@@ -176,10 +211,17 @@ class NgramHash(nn.Module):
 
 
 class PointerHead(nn.Module):
-    """A distribution that copies earlier tokens, mixed with the softmax: p = (1 - w) softmax + w copy (1612.04426)."""
+    """A distribution that copies earlier tokens, mixed with the softmax: p = (1 - w) softmax + w
+    copy (1612.04426).
+    """
 
     def __init__(
-        self, d_model: int, vocab_size: int, query_scale: float, gate: float, score_biases: bool = False
+        self,
+        d_model: int,
+        vocab_size: int,
+        query_scale: float,
+        gate: float,
+        score_biases: bool = False,
     ) -> None:
         super().__init__()
         self.sharpness = nn.Parameter(torch.ones(d_model))
@@ -189,22 +231,29 @@ class PointerHead(nn.Module):
         self.token_bias = nn.Embedding(vocab_size, 1) if score_biases else None
 
     def mix(self, logits: Tensor, hidden: Tensor, ids: Tensor, cache: TextCache) -> Tensor:
-        """Log-probabilities of the mixture, from the softmax's logits [batch, rows, vocab] at the last `rows` places.
-        The key of the token at s is the hidden state at s - 1."""
+        """Log-probabilities of the mixture, from the softmax's logits [batch, rows, vocab] at the
+        last `rows` places. The key of the token at s is the hidden state at s - 1."""
         keys = cache.append((self, "keys"), cache.shift(self, hidden, 1))
         tokens = cache.append((self, "tokens"), ids)
         scores = (hidden * self.sharpness) @ keys.transpose(1, 2) * hidden.shape[-1] ** -0.5
         if self.token_bias is not None and self.distance_bias is not None:
             columns = torch.arange(scores.shape[2], device=ids.device)
             back = (columns[-ids.shape[1] :, None] - columns).clamp_min(0)
-            scores = scores + self.distance_bias[(back + 1).log2().long().clamp_max(9)] + self.token_bias(tokens).mT
+            scores = (
+                scores
+                + self.distance_bias[(back + 1).log2().long().clamp_max(9)]
+                + self.token_bias(tokens).mT
+            )
         weights = scores.masked_fill(~cache.visible, float("-inf")).softmax(dim=-1)
         rows = logits.shape[1]
-        places, weights = tokens[:, None].expand(-1, rows, -1), weights[:, -rows:].to(logits.dtype)
+        places = tokens[:, None].expand(-1, rows, -1)
+        weights = weights[:, -rows:].to(logits.dtype)
         copied = torch.zeros_like(logits).scatter_add_(2, places, weights)
         w = torch.sigmoid(hidden[:, -rows:] @ self.gate + self.gate_bias)[..., None]
         tiny = torch.finfo(logits.dtype).tiny  # keeps the gradient of log(0) finite
-        return torch.logaddexp(logits.log_softmax(dim=-1) + torch.log1p(-w), (w * copied).clamp_min(tiny).log())
+        return torch.logaddexp(
+            logits.log_softmax(dim=-1) + torch.log1p(-w), (w * copied).clamp_min(tiny).log()
+        )
 
 
 # "type" in config.json -> what makes the module, from sizes and settings.
@@ -214,19 +263,31 @@ PARTS: dict[str, Callable[..., Any]] = {
     "GELU": lambda: nn.GELU(approximate="tanh"),
     "NoPositions": lambda context_length, d_model: None,
     "LearnedPositions": nn.Embedding,
-    "SinusoidalPositions": lambda context_length, d_model, base: partial(sinusoidal, d_model=d_model, base=base),
-    "Rotary": lambda n_heads, d_head, base, fraction: partial(rotate, pairs=round(d_head // 2 * fraction), base=base),
+    "SinusoidalPositions": lambda context_length, d_model, base: partial(
+        sinusoidal, d_model=d_model, base=base
+    ),
+    "Rotary": lambda n_heads, d_head, base, fraction: partial(
+        rotate, pairs=round(d_head // 2 * fraction), base=base
+    ),
     "QKNorm": lambda n_heads, d_head, eps: partial(normalise, eps=eps),
-    **{part.__name__: part for part in (ReLU2, EmbeddingNorm, Smear, TokenTable, NgramHash, PointerHead)},
+    **{
+        part.__name__: part
+        for part in (ReLU2, EmbeddingNorm, Smear, TokenTable, NgramHash, PointerHead)
+    },
 }
 
 
 def build(part: dict[str, Any], *sizes: Any) -> Any:
-    """The module of a part as config.json has it: "type", which names one of PARTS, and its arguments."""
-    return PARTS[part["type"]](*sizes, **{name: value for name, value in part.items() if name != "type"})
+    """The module of a part as config.json has it: "type", which names one of PARTS, and its
+    arguments.
+    """
+    return PARTS[part["type"]](
+        *sizes, **{name: value for name, value in part.items() if name != "type"}
+    )
 
 
-# --- the model --------------------------------------------------------------------------------------------------------
+# --- the model
+# ---
 
 
 class Attention(nn.Module):
@@ -234,75 +295,118 @@ class Attention(nn.Module):
 
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__()
-        d, self.n_heads = settings["d_model"], settings["n_heads"]
-        self.W_q, self.W_k, self.W_v, self.W_o = (nn.Linear(d, d, bias=settings["biases"]) for _ in range(4))
+        d = settings["d_model"]
+        self.n_heads = settings["n_heads"]
+        self.W_q, self.W_k, self.W_v, self.W_o = (
+            nn.Linear(d, d, bias=settings["biases"]) for _ in range(4)
+        )
         d_head = d // self.n_heads
         self.scale = settings["attention_scale"] or d_head**-0.5
         self.qk_parts = [build(part, self.n_heads, d_head) for part in settings["attention_parts"]]
         self.extra_share = nn.Parameter(torch.ones(1)) if settings["value_embeddings"] else None
 
-    def forward(self, x: Tensor, extra: Tensor | None, positions: Tensor, cache: TextCache) -> Tensor:
-        q, k, v = (linear(x).unflatten(-1, (self.n_heads, -1)) for linear in (self.W_q, self.W_k, self.W_v))
+    def forward(
+        self, x: Tensor, extra: Tensor | None, positions: Tensor, cache: TextCache
+    ) -> Tensor:
+        q, k, v = (
+            linear(x).unflatten(-1, (self.n_heads, -1))
+            for linear in (self.W_q, self.W_k, self.W_v)
+        )
         if extra is not None:
             v = v + self.extra_share * extra.unflatten(-1, (self.n_heads, -1))
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        q = q.transpose(1, 2)
+        k = k.transpose(1, 2)
+        v = v.transpose(1, 2)
         for part in self.qk_parts:
             q, k = part(q, k, positions)
-        k, v = cache.append((self, "k"), k, dim=2), cache.append((self, "v"), v, dim=2)
-        attended = F.scaled_dot_product_attention(q, k, v, cache.attended[:, None], scale=self.scale)
+        k = cache.append((self, "k"), k, dim=2)
+        v = cache.append((self, "v"), v, dim=2)
+        attended = F.scaled_dot_product_attention(
+            q, k, v, cache.attended[:, None], scale=self.scale
+        )
         return self.W_o(attended.transpose(1, 2).flatten(-2))
 
 
 class Block(nn.Module):
-    """One layer; post_layer_norm stands before the MLP, two linear maps with an activation between: d -> 4d -> d."""
+    """One layer; post_layer_norm stands before the MLP, two linear maps with an activation
+    between: d -> 4d -> d."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__()
-        norm, d, bias = settings["norm"], settings["d_model"], settings["biases"]
-        self.pre_layer_norm, self.attention, self.post_layer_norm = build(norm, d), Attention(settings), build(norm, d)
-        fc1, fc2 = nn.Linear(d, 4 * d, bias=bias), nn.Linear(4 * d, d, bias=bias)
-        self.mlp = nn.Sequential(OrderedDict(fc1=fc1, activation=build(settings["activation"]), fc2=fc2))
+        norm = settings["norm"]
+        d = settings["d_model"]
+        bias = settings["biases"]
+        self.pre_layer_norm = build(norm, d)
+        self.attention = Attention(settings)
+        self.post_layer_norm = build(norm, d)
+        fc1 = nn.Linear(d, 4 * d, bias=bias)
+        fc2 = nn.Linear(4 * d, d, bias=bias)
+        self.mlp = nn.Sequential(
+            OrderedDict(fc1=fc1, activation=build(settings["activation"]), fc2=fc2)
+        )
 
-    def forward(self, x: Tensor, extra: Tensor | None, positions: Tensor, cache: TextCache) -> Tensor:
+    def forward(
+        self, x: Tensor, extra: Tensor | None, positions: Tensor, cache: TextCache
+    ) -> Tensor:
         x = x + self.attention(self.pre_layer_norm(x), extra, positions, cache)
         return x + self.mlp(self.post_layer_norm(x))
 
 
 class Transformer(nn.Module):
-    """Token ids to logits. settings: the model's, as config.json has them. head_rows: rows of the vocabulary head."""
+    """Token ids to logits. settings: the model's, as config.json has them. head_rows: rows of the
+    vocabulary head.
+    """
 
-    word_rows: Tensor | None  # which row of the head is whose: tokens that were never read in training share the last
+    word_rows: (
+        Tensor | None
+    )  # which row of the head is whose: tokens that were never read in training share the last
 
     def __init__(self, settings: dict[str, Any], head_rows: int | None) -> None:
         super().__init__()
-        d, vocab, norm, head = settings["d_model"], settings["vocab_size"], settings["norm"], settings["lm_head"]
+        d = settings["d_model"]
+        vocab = settings["vocab_size"]
+        norm = settings["norm"]
+        head = settings["lm_head"]
         self.context_length: int = settings["context_length"]
         self.document_start: int | None = settings.get("document_start")
-        self.soft_cap, self.map_scale = head["soft_cap"], head["embedding_map"]
+        self.soft_cap = head["soft_cap"]
+        self.map_scale = head["embedding_map"]
         self.embeddings = nn.Embedding(vocab, d)
         self.position_embeddings = build(settings["positions"], self.context_length, d)
-        self.inputs = nn.ModuleList(build(part, d, vocab, build(norm, d)) for part in settings["inputs"])
-        self.values = nn.ModuleList(build(part, d, vocab, build(norm, d)) for part in settings["value_embeddings"])
+        self.inputs = nn.ModuleList(
+            build(part, d, vocab, build(norm, d)) for part in settings["inputs"]
+        )
+        self.values = nn.ModuleList(
+            build(part, d, vocab, build(norm, d)) for part in settings["value_embeddings"]
+        )
         self.backbone = nn.ModuleList(Block(settings) for _ in range(settings["n_layers"]))
         self.final_layer_norm = build(norm, d)
         self.lm_head = nn.Linear(d, head_rows or vocab, bias=head["bias"])
         self.joint = nn.Linear(d, d, bias=False) if self.map_scale else None
-        self.register_buffer("word_rows", torch.zeros(vocab, dtype=torch.long) if head_rows else None)
+        self.register_buffer(
+            "word_rows", torch.zeros(vocab, dtype=torch.long) if head_rows else None
+        )
         self.copying = build(settings["pointer"], d, vocab) if settings["pointer"] else None
 
     def forward(self, ids: Tensor, text: Tensor | None, cache: TextCache, rows: int = 0) -> Tensor:
-        """Logits [batch, rows, vocab] after the last `rows` (0: all) of the tokens [batch, time], which follow those in
-        the cache; text: as for `TextCache.begin`. A text longer than the context is computed anew from its end."""
-        positions, limit = cache.begin(ids, text, self.document_start), self.context_length
+        """Logits [batch, rows, vocab] after the last `rows` (0: all) of the tokens [batch, time],
+        which follow those in the cache; text: as for `TextCache.begin`. A text longer than the
+        context is computed anew from its end."""
+        positions = cache.begin(ids, text, self.document_start)
+        limit = self.context_length
         long = (positions >= limit).any(dim=1)
         logits = self.continue_texts(ids, positions.clamp(max=limit - 1), cache, rows)
         if cache.ids is not None and bool(long.any()):
             if ids.shape[1] > 1:
-                raise ValueError(f"a text has {int(positions.max()) + 1} tokens, the model's context {limit}")
+                raise ValueError(
+                    f"a text has {int(positions.max()) + 1} tokens, the model's context {limit}"
+                )
             logits[long] = self(cache.ids[long][:, -limit:], None, TextCache(), 1)
         return logits
 
-    def continue_texts(self, ids: Tensor, positions: Tensor, cache: TextCache, rows: int) -> Tensor:
+    def continue_texts(
+        self, ids: Tensor, positions: Tensor, cache: TextCache, rows: int
+    ) -> Tensor:
         """Logits of tokens at these positions."""
         x = self.embeddings(ids)
         if self.position_embeddings is not None:
@@ -319,8 +423,11 @@ class Transformer(nn.Module):
         return logits if self.copying is None else self.copying.mix(logits, hidden, ids, cache)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The vocabulary head: products with its rows and the map of the embeddings, a soft cap, a bias."""
-        rows, bias = self.word_rows, self.lm_head.bias
+        """The vocabulary head: products with its rows and the map of the embeddings, a soft cap, a
+        bias.
+        """
+        rows = self.word_rows
+        bias = self.lm_head.bias
         products = F.linear(hidden, self.lm_head.weight)
         products = products if rows is None else products[..., rows]
         if self.joint is not None:
@@ -332,29 +439,37 @@ class Transformer(nn.Module):
         return products if bias is None else products + (bias if rows is None else bias[rows])
 
 
-# --- transformers' side -----------------------------------------------------------------------------------------------
+# --- transformers' side
+# ---
 
 
 class HectoGPTConfig(PretrainedConfig):
-    """config.json. model: the model's settings. head_rows: rows of the vocabulary head, if tokens that were never read
-    in training share one. The sizes beside them are for programs that look for them under these names."""
+    """config.json. model: the model's settings. head_rows: rows of the vocabulary head, if tokens
+    that were never read in training share one. The sizes beside them are for programs that look
+    for them under these names."""
 
     model_type = "hectogpt"
     keys_to_ignore_at_inference = [CACHE]  # noqa: RUF012  as transformers declares it
 
     def __init__(
-        self, model: dict[str, Any] | None = None, head_rows: int | None = None, use_cache: bool = True, **others: Any
+        self,
+        model: dict[str, Any] | None = None,
+        head_rows: int | None = None,
+        use_cache: bool = True,
+        **others: Any,
     ) -> None:
-        self.model, self.head_rows, self.use_cache = model or {}, head_rows, use_cache
+        self.model = model or {}
+        self.head_rows = head_rows
+        self.use_cache = use_cache
         super().__init__(**others)
 
 
 class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
     """The model with transformers' interface.
 
-    Positions follow from the attention mask, so there are no position_ids. Past the context length L, `generate`
-    conditions each new token on exactly the last L tokens, which are then computed anew.
-    """
+    Positions follow from the attention mask, so there are no position_ids. Past the context length
+    L, `generate` conditions each new token on exactly the last L tokens, which are then computed
+    anew."""
 
     config_class = HectoGPTConfig
     base_model_prefix = "model"
@@ -385,10 +500,13 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         **others: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits of the next token at each of the last `logits_to_keep` positions (0: at all), and with labels (which
-        are shifted here) their mean cross entropy. attention_mask: 0 for padding; columns of earlier calls included."""
+        """Logits of the next token at each of the last `logits_to_keep` positions (0: at all), and
+        with labels (which are shifted here) their mean cross entropy. attention_mask: 0 for
+        padding; columns of earlier calls included."""
         unknown = ("position_ids", "inputs_embeds", "output_attentions", "output_hidden_states")
-        if named := [name for name in unknown if others.get(name) is not None and others[name] is not False]:
+        if named := [
+            name for name in unknown if others.get(name) is not None and others[name] is not False
+        ]:
             raise ValueError(f"this model takes no {' and no '.join(named)}")
         text = None if attention_mask is None else attention_mask.bool()
         memory = cache or past_key_values or TextCache()
@@ -396,7 +514,9 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             count = {name: others[name] for name in ("num_items_in_batch",) if name in others}
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **count)
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=logits.shape[-1], **count
+            )
         if use_cache is None:
             use_cache = bool(self.config.use_cache) and not torch.is_grad_enabled()
         remembered: dict[str, Any] = {CACHE: memory if use_cache else None}
@@ -405,7 +525,9 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Any
     ) -> dict[str, Any]:
-        """The arguments of `forward` for the next token: the newest one if there is a cache, else the context."""
+        """The arguments of `forward` for the next token: the newest one if there is a cache, else
+        the context.
+        """
         memory = others.get(CACHE)
         new = self.model.context_length if memory is None else 1
         mask = None if attention_mask is None else attention_mask[:, -new:]

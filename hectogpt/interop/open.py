@@ -22,7 +22,15 @@ from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remembered
 from hectogpt.interop.hf_model import load_exported, load_gpt2, read_tokenizer
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.transformer import Transformer
-from hectogpt.model.weights import MODEL_TYPE, WEIGHTS, check_header, load_model, model_of, no_model, read_config
+from hectogpt.model.weights import (
+    MODEL_TYPE,
+    WEIGHTS,
+    check_header,
+    load_model,
+    model_of,
+    no_model,
+    read_config,
+)
 from hectogpt.run_records import (
     CHECKPOINTS,
     MOST_STATE_TENSORS,
@@ -44,13 +52,17 @@ FILES = ["config.json", WEIGHTS, "vocab.json", "merges.txt", "tokenizer.json", "
 
 
 class WithoutInit(TorchFunctionMode):
-    """Within it torch.nn.init leaves tensors on the meta device alone. They have no numbers; but to find that out,
-    torch would load its compiler, which takes as long as to load torch."""
+    """Within it torch.nn.init leaves tensors on the meta device alone. They have no numbers; but
+    to find that out, torch would load its compiler, which takes as long as to load torch."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function, or return the tensor that it was to fill."""
         tensor = next(iter((*args, *(kwargs or {}).values())), None)
-        if getattr(func, "__module__", None) == "torch.nn.init" and isinstance(tensor, Tensor) and tensor.is_meta:
+        if (
+            getattr(func, "__module__", None) == "torch.nn.init"
+            and isinstance(tensor, Tensor)
+            and tensor.is_meta
+        ):
             return tensor
         return func(*args, **(kwargs or {}))
 
@@ -65,17 +77,23 @@ def open_model(
 ) -> tuple[Transformer, Tokenizer]:
     """The model, on the CPU and in evaluation mode, and its tokenizer.
 
-    name_or_folder: a folder; with `download` also a name on the hub, such as "gpt2" or "openai-community/gpt2".
-    step: of a run: the weights of its checkpoint of this step. Without it those at its end; of a run that is not
+    name_or_folder: a folder; with `download` also a name on the hub, such as "gpt2" or
+        "openai-community/gpt2".
+    step: of a run: the weights of its checkpoint of this step. Without it those at its end; of a
+        run that is not
         finished those of its newest checkpoint.
-    idea: the user's own file that defines classes of the model, or several. They are imported, which runs them. Without
-        it, only a file is imported that the user has run here before and that is still where it was, unchanged.
-    note: gets a sentence about weights of a checkpoint that was not asked for, and about weights of a Hugging Face
+    idea: the user's own file that defines classes of the model, or several. They are imported,
+        which runs them. Without
+        it, only a file is imported that the user has run here before and that is still where it
+        was, unchanged.
+    note: gets a sentence about weights of a checkpoint that was not asked for, and about weights
+        of
+        a Hugging Face
         folder that had to be converted.
 
-    Raises UserError: CHECKPOINT for a folder that is missing, damaged or no GPT-2, and for a checkpoint that is not
-    there; DATA for its tokenizer; USAGE for what cannot be a name on the hub.
-    """
+    Raises UserError: CHECKPOINT for a folder that is missing, damaged or no GPT-2, and for a
+    checkpoint that is not there; DATA for its tokenizer; USAGE for what cannot be a name on the
+    hub."""
     folder = find_folder(name_or_folder, download)
     at = find_checkpoint(folder, step, note)
     named = [read_idea(path) for path in ([idea] if isinstance(idea, (Path, str)) else idea)]
@@ -85,7 +103,9 @@ def open_model(
         if fields is None:
             model = load_gpt2(folder, note)
         elif at is not None:
-            model = model_of(load(ModelConfig, fields), _checkpoint_weights(folder, at), folder / RUN)
+            model = model_of(
+                load(ModelConfig, fields), _checkpoint_weights(folder, at), folder / RUN
+            )
         elif "model_type" in fields:
             model = load_model(folder)
         else:
@@ -94,83 +114,118 @@ def open_model(
 
 
 def read_fields(folder: Path, at: int | None) -> dict[str, Any] | None:
-    """The fields of the model of a run's checkpoint, or of a folder; None for a folder of another program's. Raises
-    UserError (CHECKPOINT)."""
+    """The fields of the model of a run's checkpoint, or of a folder; None for a folder of another
+    program's. Raises UserError (CHECKPOINT)."""
     if at is None:
         config = read_config(folder)
         if config.get("model_type") != MODEL_TYPE:
             return None
-        return config["model"] if isinstance(config.get("model"), dict) else config  # the former of an export
+        return (
+            config["model"] if isinstance(config.get("model"), dict) else config
+        )  # the former of an export
     fields = run_of(folder, read_object(folder / RUN)).get("model")
     if not isinstance(fields, dict):
-        raise UserError(f"no model in {folder / RUN}", why="it is no run's record", code=errors.CHECKPOINT)
+        raise UserError(
+            f"no model in {folder / RUN}", why="it is no run's record", code=errors.CHECKPOINT
+        )
     return fields
 
 
 def find_checkpoint(
     folder: Path, step: int | None = None, note: Callable[[str], None] = lambda text: None
 ) -> int | None:
-    """The step of the checkpoint whose weights are meant, as `open_model` says; None for the weights at a run's end, or
-    of a folder that is no run's. Raises UserError (CHECKPOINT)."""
+    """The step of the checkpoint whose weights are meant, as `open_model` says; None for the
+    weights at a run's end, or of a folder that is no run's. Raises UserError (CHECKPOINT)."""
     if not (folder / RUN).is_file():
         if step is not None:
-            raise UserError(f"step {step} of {folder}", why="only the folder of a run has checkpoints")
+            raise UserError(
+                f"step {step} of {folder}", why="only the folder of a run has checkpoints"
+            )
         return None
     saved = SavedCheckpoints(folder / CHECKPOINTS)
-    steps, has_weights = saved.steps(), os.path.lexists(folder / "config.json")
+    steps = saved.steps()
+    has_weights = os.path.lexists(folder / "config.json")
     if step in steps:
         return step
     if step is not None and not (has_weights and read_summary(folder).get("steps") == step):
-        why = f"it has those of steps {', '.join(map(str, steps))}" if steps else "it has none: save_every keeps some"
-        raise UserError(f"{folder} has no checkpoint of step {step}", why=why, code=errors.CHECKPOINT)
+        why = (
+            f"it has those of steps {', '.join(map(str, steps))}"
+            if steps
+            else "it has none: save_every keeps some"
+        )
+        raise UserError(
+            f"{folder} has no checkpoint of step {step}", why=why, code=errors.CHECKPOINT
+        )
     if step is not None or (has_weights and not _is_under_way(folder, note)):
         return None
     for at in reversed(steps):
         if problem := saved.problem(at):
             note(f"a checkpoint is damaged: {problem}")
             continue
-        note(f"the run in {folder} is not finished: these are the weights of its checkpoint of step {at}")
+        note(
+            f"the run in {folder} is not finished: these are the weights of its checkpoint of "
+            f"step {at}"
+        )
         return at
     if has_weights:
         return None
-    why, fix = "it is not finished and has no checkpoint", "train the run to its end"
-    raise UserError(f"the run in {folder} has no model yet", why=why, fix=fix, code=errors.CHECKPOINT)
+    why = "it is not finished and has no checkpoint"
+    fix = "train the run to its end"
+    raise UserError(
+        f"the run in {folder} has no model yet", why=why, fix=fix, code=errors.CHECKPOINT
+    )
 
 
 def _is_under_way(folder: Path, note: Callable[[str], None]) -> bool:
-    with contextlib.suppress(UserError):  # whose run.json is damaged may have whole weights, which have own hashes
+    with contextlib.suppress(
+        UserError
+    ):  # whose run.json is damaged may have whole weights, which have own hashes
         record = read_record(folder)
         if record.hashes_lost:
-            note(f"{folder}: {record.hashes_lost}; `hectogpt check {folder}` says how to get new ones")
+            note(
+                f"{folder}: {record.hashes_lost}; `hectogpt check {folder}` says how to get new "
+                "ones"
+            )
         return record.state in (RUNNING, UNFINISHED)
     return False
 
 
 def _checkpoint_weights(folder: Path, step: int) -> dict[str, Tensor]:
-    """The weights in a checkpoint, whose hashes are checked; the optimizer's state is not loaded. Raises UserError
-    (CHECKPOINT)."""
+    """The weights in a checkpoint, whose hashes are checked; the optimizer's state is not loaded.
+    Raises UserError (CHECKPOINT)."""
     saved = SavedCheckpoints(folder / CHECKPOINTS)
     if problem := saved.problem(step):
-        raise UserError(f"the checkpoint of step {step} is damaged", why=problem, code=errors.CHECKPOINT)
+        raise UserError(
+            f"the checkpoint of step {step} is damaged", why=problem, code=errors.CHECKPOINT
+        )
     path = saved.path(step) / STATE
-    names = [name for name in check_header(path, MOST_STATE_TENSORS) if name.startswith(STATE_MODEL)]
+    names = [
+        name for name in check_header(path, MOST_STATE_TENSORS) if name.startswith(STATE_MODEL)
+    ]
     with safe_open(path, framework="pt") as file:
         return {name.removeprefix(STATE_MODEL): file.get_tensor(name) for name in names}
 
 
 def find_folder(name_or_folder: str | Path, download: bool) -> Path:
-    """A model's folder: the one that is named, or with `download` that of a name on the hub, of which nothing is
-    downloaded if this machine's cache has it. Raises UserError as `open_model` does, within seconds if the hub does not
-    answer."""
-    folder, name = Path(name_or_folder), str(name_or_folder)
+    """A model's folder: the one that is named, or with `download` that of a name on the hub, of
+    which nothing is downloaded if this machine's cache has it. Raises UserError as `open_model`
+    does, within seconds if the hub does not answer."""
+    folder = Path(name_or_folder)
+    name = str(name_or_folder)
     if os.path.isdir(folder):  # False, and no error, also for what cannot be a path
         return folder
     runs = [path.parent.as_posix() for path in Path("runs").glob(f"*/{RUN}")]
     near = difflib.get_close_matches(name, [*runs, *map(os.path.basename, runs)], 1, 0.75)
     run = next((one for one in runs if near and one.endswith(near[0])), "")
-    if not download or name.partition("/")[0] in ("runs", ".", "..", "") or os.path.isdir(name.partition("/")[0]):
+    if (
+        not download
+        or name.partition("/")[0] in ("runs", ".", "..", "")
+        or os.path.isdir(name.partition("/")[0])
+    ):
         error = no_model(name[:200], "there is no such folder")
-        raise error.amended(fix=f"did you mean {run}?" if run else "`hectogpt show` lists the runs here")
+        raise error.amended(
+            fix=f"did you mean {run}?" if run else "`hectogpt show` lists the runs here"
+        )
     try:
         if not HUB_NAME.match(name):
             raise ValueError("it cannot be a name on the hub")
@@ -184,7 +239,10 @@ def find_folder(name_or_folder: str | Path, download: bool) -> Path:
         check_hub_answers("models", name, reached=True)
         return Path(snapshot_download(name, allow_patterns=FILES, etag_timeout=TIMEOUT))
     except (ImportError, OSError, ValueError) as error:
-        fix = f"did you mean {run}? " * bool(run) + f"copy {', '.join(FILES[:4])} into a folder and name that folder"
+        fix = (
+            f"did you mean {run}? " * bool(run)
+            + f"copy {', '.join(FILES[:4])} into a folder and name that folder"
+        )
         if isinstance(error, ImportError):
             fix = f"python -m pip install 'hectogpt[hf]', or {fix}"
         raise UserError(
@@ -195,12 +253,14 @@ def find_folder(name_or_folder: str | Path, download: bool) -> Path:
         ) from None
 
 
-# --- runs that come from a user's own file ----------------------------------------------------------------------------
+# --- runs that come from a user's own file
+# ---
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a run's folder says of a file that made the run. file: the name of its copy there. path: where it was."""
+    """What a run's folder says of a file that made the run. file: the name of its copy there.
+    path: where it was."""
 
     file: str
     path: str
@@ -208,8 +268,8 @@ class Source:
 
 
 def _import_ideas(folder: Path, config: dict[str, Any], named: Sequence[IdeaFile]) -> list[str]:
-    """Import the files whose classes the model has, as far as they may be; their hashes. Raises UserError (CHECKPOINT)
-    for one that may not, and for a named file that did not make the run."""
+    """Import the files whose classes the model has, as far as they may be; their hashes. Raises
+    UserError (CHECKPOINT) for one that may not, and for a named file that did not make the run."""
     sources = ideas_of(folder)
     own = [idea.sha256 for idea in named]
     made = [source.sha256 for source in sources]
@@ -218,12 +278,20 @@ def _import_ideas(folder: Path, config: dict[str, Any], named: Sequence[IdeaFile
         load_idea(idea)
     if not foreign and is_readable(config, own):
         return own
-    here = {sha256: file for sha256 in made if sha256 not in own and (file := remembered(sha256)) is not None}
+    here = {
+        sha256: file
+        for sha256 in made
+        if sha256 not in own and (file := remembered(sha256)) is not None
+    }
     missing = [source for source in sources if source.sha256 not in (*own, *here)]
     if foreign or missing:
-        why = "importing a file runs it, so one that was not run here, or has changed since, is not imported unasked"
+        why = (
+            "importing a file runs it, so one that was not run here, or has changed since, is "
+            "not imported unasked"
+        )
         raise UserError(
-            f"the model in {folder} has classes of {', '.join(Path(source.path).name for source in sources)}",
+            f"the model in {folder} has classes of "
+            f"{', '.join(Path(source.path).name for source in sources)}",
             why=f"{foreign[0]} is not the file that made it" if foreign else why,
             fix=_advice(folder, sources if foreign else missing),
             code=errors.CHECKPOINT,
@@ -237,22 +305,33 @@ def _advice(folder: Path, sources: Sequence[Source]) -> str:
     """How to go on without files that a folder names."""
     copies = [str(folder / source.file) for source in sources]
     if not all(map(os.path.isfile, copies)):
-        return f"ask for {', '.join(source.file for source in sources)} where the folder comes from"
-    return f"look at {' and '.join(copies)}, and if you trust it, " + set_to("idea", " ".join(copies))
+        return (
+            f"ask for {', '.join(source.file for source in sources)} where the folder comes from"
+        )
+    return f"look at {' and '.join(copies)}, and if you trust it, " + set_to(
+        "idea", " ".join(copies)
+    )
 
 
 def is_readable(fields: dict[str, Any], ideas: Sequence[str] = ()) -> bool:
-    """Whether the package, with the files of these hashes, has all classes that a model's fields name."""
+    """Whether the package, with the files of these hashes, has all classes that a model's fields
+    name.
+    """
     with classes_of(ideas):
         try:
-            load(ModelConfig, {name: value for name, value in fields.items() if name != "model_type"})
+            load(
+                ModelConfig,
+                {name: value for name, value in fields.items() if name != "model_type"},
+            )
         except UserError:
             return False
     return True
 
 
 def ideas_of(folder: Path) -> list[Source]:
-    """The users' own files that made a run, as its folder says. They are names and hashes; nothing is imported."""
+    """The users' own files that made a run, as its folder says. They are names and hashes; nothing
+    is imported.
+    """
     with contextlib.suppress(UserError):
         sources: list[Source] = load(list[Source], read_object(folder / RUN).get("ideas"))
         return [replace(source, file=Path(source.file).name) for source in sources]

@@ -1,8 +1,8 @@
 """The library of C++ kernels for this processor, out of the package or compiled on first use.
 
-A form is the source compiled for a kind of processor. The best form that this processor names is taken first. One that
-cannot be had, loaded or used leaves its reason and gives way to the next; without any, torch's operations do the work.
-"""
+A form is the source compiled for a kind of processor. The best form that this processor names is
+taken first. One that cannot be had, loaded or used leaves its reason and gives way to the next;
+without any, torch's operations do the work."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ sys.exit(ctypes.CDLL(sys.argv[1]).check(0))"""
 
 
 class Form(NamedTuple):
-    """A kind of processor. flags: what it names, in Linux's words; options: the compiler's for it."""
+    """A kind of processor. flags: what it names, in Linux's words; options: the compiler's for
+    it.
+    """
 
     name: str
     machine: str
@@ -93,7 +95,9 @@ def forms() -> list[Form]:
 
 @cache
 def find() -> Found:
-    """The library for this processor, compiled if need be (about ten seconds, once on a machine)."""
+    """The library for this processor, compiled if need be (about ten seconds, once on a
+    machine).
+    """
     reasons: list[str] = []
     for form in forms():
         prebuilt = PREBUILT / f"{form.name}.so"
@@ -102,7 +106,9 @@ def find() -> Found:
                 check_library(prebuilt)
                 library = Library(form, ctypes.CDLL(str(prebuilt)), "came with the package")
             else:
-                library = Library(form, ctypes.CDLL(str(compiled(form))), f"compiled by {cpp_compiler()}")
+                library = Library(
+                    form, ctypes.CDLL(str(compiled(form))), f"compiled by {cpp_compiler()}"
+                )
             return Found(library, tuple(reasons))
         except (FileNotFoundError, TimeoutError, UserError) as error:  # as for every other form
             return Found(None, (*reasons, first_line(error)))
@@ -112,15 +118,15 @@ def find() -> Found:
 
 
 def compiled(form: Form, *more: str) -> Path:
-    """The library of a form in the cache folder. Compiled and checked if it is not there, or if one of its bits has
-    changed since its check: the hash is in its name.
+    """The library of a form in the cache folder. Compiled and checked if it is not there, or if
+    one of its bits has changed since its check: the hash is in its name.
 
-    more: options of the compiler. Raises OSError as `compile_library` and `check_library` do, or for a folder that
-    cannot be written.
-    """
+    more: options of the compiler. Raises OSError as `compile_library` and `check_library` do, or
+    for a folder that cannot be written."""
     options = (*OPTIONS, *form.options, *more)
     key = " ".join((files.code_hash([FOLDER]), hardware.cpu_name(), cpp_compiler(), *options))
-    name, folder = f"{form.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}", files.cache_dir() / "kernels"
+    name = f"{form.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    folder = files.cache_dir() / "kernels"
     for library in folder.glob(f"{name}-*.so"):
         if library.name == f"{name}-{_content_hash(library)}.so":
             return library
@@ -144,11 +150,16 @@ def _content_hash(library: Path) -> str:
 def describe() -> str:
     """The form in use and why none better, in one line, for `hectogpt doctor`."""
     library, reasons = find()
-    line = "none, torch's operations do the work" if library is None else f"{library.form.name}, {library.made}"
+    line = (
+        "none, torch's operations do the work"
+        if library is None
+        else f"{library.form.name}, {library.made}"
+    )
     return "; ".join([line, *reasons])
 
 
-# --- the compiler, and a first use of what it compiles, in processes of their own -------------------------------------
+# --- the compiler, and a first use of what it compiles, in processes of their own
+# -------------------------------------
 
 
 def cpp_compiler() -> str:
@@ -157,37 +168,47 @@ def cpp_compiler() -> str:
 
 
 def compile_library(sources: Sequence[Path], library: Path, options: Sequence[str]) -> None:
-    """Compile C++ files into a library, with OpenMP where the compiler has it, else with the system's threads.
+    """Compile C++ files into a library, with OpenMP where the compiler has it, else with the
+    system's threads.
 
-    Raises FileNotFoundError without a compiler, TimeoutError for one that takes minutes, and OSError with the
-    compiler's words for another failure.
-    """
-    name, said = cpp_compiler(), ""
+    Raises FileNotFoundError without a compiler, TimeoutError for one that takes minutes, and
+    OSError with the compiler's words for another failure."""
+    name = cpp_compiler()
+    said = ""
     if shutil.which(name) is None:
         raise FileNotFoundError(f"there is no program {name} on the PATH")
     for threads in ("-fopenmp", "-pthread"):
         command = [name, threads, *options, *map(str, sources), "-o", str(library)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS)
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=SECONDS
+            )
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"{name} has not compiled within {SECONDS:.0f} s") from None
         if not done.returncode:
             return
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or [
+            f"exit code {done.returncode}"
+        ]
         said = next((line for line in lines if "error" in line), lines[0])
     raise OSError(f"{name} failed: {said[:300]}")
 
 
 def check_library(library: Path) -> None:
-    """Raise OSError for a library that cannot be used on this processor. Its check runs in a process of its own,
-    because an instruction that the processor lacks ends the process."""
+    """Raise OSError for a library that cannot be used on this processor. Its check runs in a
+    process of its own, because an instruction that the processor lacks ends the process."""
     command = [sys.executable, "-I", "-S", "-c", CHECK, str(library), str(openmp_of_torch() or "")]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=60
+        )
     except subprocess.TimeoutExpired:
         raise OSError("its check has no end") from None
     if done.returncode < 0:
-        raise OSError(f"its check was ended by signal {-done.returncode} (4: an instruction that the processor lacks)")
+        raise OSError(
+            f"its check was ended by signal {-done.returncode} (4: an instruction that the "
+            "processor lacks)"
+        )
     if done.returncode and done.stderr:
         raise OSError(f"it cannot be loaded: {done.stderr.strip().splitlines()[-1][:200]}")
     if done.returncode:
@@ -195,7 +216,14 @@ def check_library(library: Path) -> None:
 
 
 def openmp_of_torch() -> Path | None:
-    """The library of OpenMP that torch brings; kernels use it, so that there is one set of threads."""
+    """The library of OpenMP that torch brings; kernels use it, so that there is one set of
+    threads.
+    """
     spec = importlib.util.find_spec("torch")
-    folders = [] if spec is None else [Path(place) for place in spec.submodule_search_locations or ()]
-    return next((path for folder in folders for path in sorted((folder / "lib").glob("libgomp*.so*"))), None)
+    folders = (
+        [] if spec is None else [Path(place) for place in spec.submodule_search_locations or ()]
+    )
+    return next(
+        (path for folder in folders for path in sorted((folder / "lib").glob("libgomp*.so*"))),
+        None,
+    )

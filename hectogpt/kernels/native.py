@@ -1,9 +1,10 @@
-"""The kernels as torch operations. Those of a training step, in bf16 and float32: the softmax of a chunk of logits,
-causal attention, norm with rotation, GELU, and the row-wise AdamW. Those of decoding stand at the end.
+"""The kernels as torch operations. Those of a training step, in bf16 and float32: the softmax of a
+chunk of logits, causal attention, norm with rotation, GELU, and the row-wise AdamW. Those of
+decoding stand at the end.
 
-No kernel of a step is used before `use(True)`: the steps of a run for which it pays are taken within `using(True)`.
-Without a library torch's own operations do the same work; results differ in the last place.
-"""
+No kernel of a step is used before `use(True)`: the steps of a run for which it pays are taken
+within `using(True)`. Without a library torch's own operations do the same work; results differ in
+the last place."""
 
 from __future__ import annotations
 
@@ -24,9 +25,10 @@ Heads = Float[Tensor, "batch head time d"]
 Slots = Float[Tensor, "batch head slot d"]
 LARGEST_HEAD = 128  # dimensions of an attention head that there is code for
 
-# What a training step does by these kernels while they are in use, on the CPU, and who asks whether the numbers fit:
-# the head's softmax (model/fused_ce.py), causal attention, norm with rotation (model/attention.py), GELU
-# (model/parts.py), rows of AdamW (training/optim/adamw.py). Elsewhere torch's operations do the same.
+# What a training step does by these kernels while they are in use, on the CPU, and who asks
+# whether the numbers fit: the head's softmax (model/fused_ce.py), causal attention, norm with
+# rotation (model/attention.py), GELU (model/parts.py), rows of AdamW (training/optim/adamw.py).
+# Elsewhere torch's operations do the same.
 _in_use: Library | None = None
 
 
@@ -53,7 +55,8 @@ def using(wanted: bool) -> Iterator[bool]:
         _in_use = before
 
 
-# --- the softmax of the head ------------------------------------------------------------------------------------------
+# --- the softmax of the head
+# ---
 
 
 def head_softmax(
@@ -64,33 +67,49 @@ def head_softmax(
     bias: Float[Tensor, " vocab"] | None,
     soft_cap: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Losses of the rows of logits z [rows, vocab] and the factor that the gradient lacks, which takes the place of z.
-    dz_bias: gets the gradient of the bias, if there is a cap. target_logit: in float32, for bf16 logits."""
+    """Losses of the rows of logits z [rows, vocab] and the factor that the gradient lacks, which
+    takes the place of z.
+    dz_bias: gets the gradient of the bias, if there is a cap. target_logit: in float32, for bf16
+        logits."""
     rows, vocab = z.shape
-    losses, scale = torch.empty(rows), torch.empty(rows)
+    losses = torch.empty(rows)
+    scale = torch.empty(rows)
     bias_top = 0.0 if bias is None else float(bias.amax())
-    numbers = (z, dz_bias, rows, vocab, bias, bias_top, target, target_logit, float(soft_cap or 0.0))
+    numbers = (
+        z,
+        dz_bias,
+        rows,
+        vocab,
+        bias,
+        bias_top,
+        target,
+        target_logit,
+        float(soft_cap or 0.0),
+    )
     call(_in_use, "head_softmax", _is_bf16(z), *numbers, losses, scale)
     return losses, scale
 
 
-# --- attention --------------------------------------------------------------------------------------------------------
+# --- attention
+# ---
 
 
 def attention_fits(dtype: torch.dtype, d_head: int) -> bool:
-    """Whether `causal_attention` is in use and takes heads of this dtype and size. Without AVX-512 torch's attention in
-    float32 is as fast for large heads (measured)."""
+    """Whether `causal_attention` is in use and takes heads of this dtype and size. Without AVX-512
+    torch's attention in float32 is as fast for large heads (measured)."""
     if _in_use is None or not in_use():
         return False
-    large = LARGEST_HEAD if _in_use.form.name.startswith("x86-64-v4") or dtype != torch.float32 else 64
+    large = (
+        LARGEST_HEAD if _in_use.form.name.startswith("x86-64-v4") or dtype != torch.float32 else 64
+    )
     return dtype in DTYPES and d_head <= large
 
 
 def causal_attention(
     q: Heads, k: Heads, v: Heads, scale: float, first: Int[Tensor, "batch time"] | None = None
 ) -> Heads:
-    """softmax(scale q k^T) v under the causal mask, as torch's scaled_dot_product_attention. first: the first key that
-    each query sees, which never falls along a text; None: 0.
+    """softmax(scale q k^T) v under the causal mask, as torch's scaled_dot_product_attention.
+    first: the first key that each query sees, which never falls along a text; None: 0.
 
     Scores are never stored (2205.14135). Products of bf16 numbers have float32 sums.
     """
@@ -103,11 +122,29 @@ class _CausalAttention(torch.autograd.Function):
     def forward(ctx, q, k, v, scale, first):  # type: ignore[no-untyped-def]
         first = None if first is None else first.contiguous()
         q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
-        out, lse = _like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
+        out = _like(q)
+        lse = q.new_empty(q.shape[:-1], dtype=torch.float32)
         sizes = _sizes(q, (q, k, v, out))
-        call(_in_use, "causal_attention", _is_bf16(q), q, k, v, out, None, None, None, None, lse, first, *sizes, scale)
+        call(
+            _in_use,
+            "causal_attention",
+            _is_bf16(q),
+            q,
+            k,
+            v,
+            out,
+            None,
+            None,
+            None,
+            None,
+            lse,
+            first,
+            *sizes,
+            scale,
+        )
         ctx.save_for_backward(q, k, v, out, lse)
-        ctx.scale, ctx.first = scale, first
+        ctx.scale = scale
+        ctx.first = first
         return out
 
     @staticmethod
@@ -117,11 +154,21 @@ class _CausalAttention(torch.autograd.Function):
         grad = grad if grad.stride(-1) == 1 else grad.contiguous()
         grads = [_like(t) for t in (q, k, v)]
         tensors = (q, k, v, out, grad, *grads)
-        call(_in_use, "causal_attention", _is_bf16(q), *tensors, lse, ctx.first, *_sizes(q, tensors), ctx.scale)
+        call(
+            _in_use,
+            "causal_attention",
+            _is_bf16(q),
+            *tensors,
+            lse,
+            ctx.first,
+            *_sizes(q, tensors),
+            ctx.scale,
+        )
         return (*grads, None, None)
 
 
-# --- norm and rotation of queries and keys, GELU ----------------------------------------------------------------------
+# --- norm and rotation of queries and keys, GELU
+# ---
 
 
 def norm_rotate_fits(dtype: torch.dtype, d_head: int, cosines: Tensor) -> bool:
@@ -130,9 +177,13 @@ def norm_rotate_fits(dtype: torch.dtype, d_head: int, cosines: Tensor) -> bool:
     return fits and cosines.shape[0] == 1 and cosines.shape[-1] % 16 == 0
 
 
-def norm_rotate(x: Heads, cosines: Float[Tensor, "1 1 time pairs"], sines: Tensor, eps: float) -> Heads:
+def norm_rotate(
+    x: Heads, cosines: Float[Tensor, "1 1 time pairs"], sines: Tensor, eps: float
+) -> Heads:
     """x divided by its root mean square, then rotated; inside in float32."""
-    turned: Tensor = _NormRotate.apply(x, cosines.float().contiguous(), sines.float().contiguous(), eps)
+    turned: Tensor = _NormRotate.apply(
+        x, cosines.float().contiguous(), sines.float().contiguous(), eps
+    )
     return turned
 
 
@@ -152,10 +203,24 @@ class _NormRotate(torch.autograd.Function):
         return _norm_rotate(x, grad, cosines, sines, ctx.eps), None, None, None
 
 
-def _norm_rotate(x: Tensor, grad: Tensor | None, cosines: Tensor, sines: Tensor, eps: float) -> Tensor:
+def _norm_rotate(
+    x: Tensor, grad: Tensor | None, cosines: Tensor, sines: Tensor, eps: float
+) -> Tensor:
     out = _like(x)
     sizes = _sizes(x, (x, out) if grad is None else (x, out, grad))
-    call(_in_use, "norm_rotate", _is_bf16(x), x, grad, out, cosines, sines, *sizes, cosines.shape[-1], eps)
+    call(
+        _in_use,
+        "norm_rotate",
+        _is_bf16(x),
+        x,
+        grad,
+        out,
+        cosines,
+        sines,
+        *sizes,
+        cosines.shape[-1],
+        eps,
+    )
     return out
 
 
@@ -182,44 +247,70 @@ class _GELU(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         _refuse_second_derivatives("this GELU")
         (x,) = ctx.saved_tensors
-        out, grad = torch.empty_like(x), grad.contiguous()
+        out = torch.empty_like(x)
+        grad = grad.contiguous()
         call(_in_use, "gelu", _is_bf16(x), x, grad, out, x.numel())
         return out
 
 
-# --- the row-wise AdamW -----------------------------------------------------------------------------------------------
+# --- the row-wise AdamW
+# ---
 
 
 class RowAdamSettings(ctypes.Structure):
-    """What a step of `row_adam` needs to know; correction: 1 - beta^step, keep: 1 - lr times weight decay."""
+    """What a step of `row_adam` needs to know; correction: 1 - beta^step, keep: 1 - lr times
+    weight decay."""
 
-    NAMES = ("beta1", "beta2", "correction1", "correction2", "eps", "keep", "threshold", "lr", "highest_lr", "power")
+    NAMES = (
+        "beta1",
+        "beta2",
+        "correction1",
+        "correction2",
+        "eps",
+        "keep",
+        "threshold",
+        "lr",
+        "highest_lr",
+        "power",
+    )
     _fields_ = [(name, ctypes.c_float) for name in NAMES]
 
 
 def row_adam_fits(p: Tensor, grad: Tensor) -> bool:
     """Whether `row_adam` is in use and takes this table."""
-    plain = p.device.type == "cpu" and p.dtype == grad.dtype == torch.float32 and p.shape[-1] % 16 == 0
+    plain = (
+        p.device.type == "cpu" and p.dtype == grad.dtype == torch.float32 and p.shape[-1] % 16 == 0
+    )
     return in_use() and plain and p.is_contiguous() and grad.is_contiguous()
 
 
 def row_adam(
-    p: Float[Tensor, "rows d"], grad: Tensor, averages: Tensor, squares: Tensor, updates: Tensor, o: RowAdamSettings
+    p: Float[Tensor, "rows d"],
+    grad: Tensor,
+    averages: Tensor,
+    squares: Tensor,
+    updates: Tensor,
+    o: RowAdamSettings,
 ) -> None:
     """One step of RowAdamW over a table, in one pass over memory; changes all but the gradient."""
     call(_in_use, "row_adam", p, grad, averages, squares, updates, *p.shape, ctypes.byref(o))
 
 
-# --- decoding: products with small weights, attention over a cache ----------------------------------------------------
+# --- decoding: products with small weights, attention over a cache
+# ----------------------------------------------------
 
-# torch 2.13 has no operator that reads small weights as fast as memory delivers them: its own widen them to float32,
-# and those of the quantized dtypes, which do not, are deprecated (pytorch issue 184982). These kernels are used where
-# they are there, without `use`, on the CPU and without gradients.
-COLUMNS, GROUP = 64, 32  # as in linear.cpp
+# torch 2.13 has no operator that reads small weights as fast as memory delivers them: its own
+# widen them to float32, and those of the quantized dtypes, which do not, are deprecated (pytorch
+# issue 184982). These kernels are used where they are there, without `use`, on the CPU and without
+# gradients.
+COLUMNS = 64
+GROUP = 32  # as in linear.cpp
 
 
 class Packed(NamedTuple):
-    """A matrix W [out, in] of int8 as linear.cpp reads it: panels of 64 rows, scales, and the sums of the rows."""
+    """A matrix W [out, in] of int8 as linear.cpp reads it: panels of 64 rows, scales, and the sums
+    of the rows.
+    """
 
     panels: UInt8[Tensor, " bytes"]
     scale: Float[Tensor, " out"]
@@ -227,8 +318,8 @@ class Packed(NamedTuple):
 
 
 def most_rows(dtype: torch.dtype) -> int:
-    """Up to so many rows `linear` is faster than torch's products, as measured at 768 x 3072 with AVX-512 and with
-    AVX2."""
+    """Up to so many rows `linear` is faster than torch's products, as measured at 768 x 3072 with
+    AVX-512 and with AVX2."""
     library = find().library
     if library is None:
         return 0
@@ -240,15 +331,23 @@ def pack(numbers: Int8[Tensor, "out in"], scale: Float[Tensor, "out 1"]) -> Pack
     """Whole numbers times scales, one a row."""
     out, width = numbers.shape
     rows = F.pad(numbers, (0, -width % GROUP, 0, -out % COLUMNS))
-    panels = rows.view(-1, COLUMNS, rows.shape[1] // 4, 4).transpose(1, 2).contiguous().view(torch.uint8).flatten()
+    panels = (
+        rows.view(-1, COLUMNS, rows.shape[1] // 4, 4)
+        .transpose(1, 2)
+        .contiguous()
+        .view(torch.uint8)
+        .flatten()
+    )
     return Packed(panels, scale[:, 0].float().contiguous(), numbers.sum(dim=1, dtype=torch.int32))
 
 
 def linear(
-    x: Float[Tensor, "*rows in"], weight: Float[Tensor, "out in"] | Packed, bias: Float[Tensor, " out"] | None
+    x: Float[Tensor, "*rows in"],
+    weight: Float[Tensor, "out in"] | Packed,
+    bias: Float[Tensor, " out"] | None,
 ) -> Float[Tensor, "*rows out"]:
-    """x W^T + bias in float32. Weights in float32 or bf16 are widened as they are read; beside int8 each row of x is
-    rounded to multiples of max|row| / 127."""
+    """x W^T + bias in float32. Weights in float32 or bf16 are widened as they are read; beside
+    int8 each row of x is rounded to multiples of max|row| / 127."""
     out = len(weight.scale if isinstance(weight, Packed) else weight)
     x, width, y = x.float().contiguous(), x.shape[-1], torch.empty(*x.shape[:-1], out)
     sizes = (x.numel() // width, width, out)
@@ -262,10 +361,12 @@ def linear(
 def attend(
     q: Heads, keys: Slots, values: Slots, starts: Int64[Tensor, " batch"], first: int, scale: float
 ) -> Float[Tensor, "batch time head_d"]:
-    """Causal attention of the queries at slots first, first + 1 ... over float32 keys and values that lie in a cache's
-    buffers. Row b sees slots from starts[b] on; before them its result is 0."""
+    """Causal attention of the queries at slots first, first + 1 ... over float32 keys and values
+    that lie in a cache's buffers. Row b sees slots from starts[b] on; before them its result is
+    0."""
     batch, heads, time, d = q.shape
-    q, capacity = q.contiguous(), keys.stride(1) // d
+    q = q.contiguous()
+    capacity = keys.stride(1) // d
     assert keys.stride() == values.stride() == (heads * capacity * d, capacity * d, d, 1)
     out = torch.empty(batch, time, heads * d)
     sizes = (batch, heads, time, d, capacity, first)
@@ -273,7 +374,8 @@ def attend(
     return out
 
 
-# --- calls ------------------------------------------------------------------------------------------------------------
+# --- calls
+# ---
 
 
 def _refuse_second_derivatives(what: str) -> None:
@@ -282,7 +384,8 @@ def _refuse_second_derivatives(what: str) -> None:
 
 
 def _like(x: Tensor) -> Tensor:
-    """An empty tensor [batch, head, time, d] whose memory is [batch, time, head, d], as linear maps want it."""
+    """An empty tensor [batch, head, time, d] whose memory is [batch, time, head, d], as linear
+    maps want it."""
     batch, heads, time, d = x.shape
     return x.new_empty(batch, time, heads, d).transpose(1, 2)
 
@@ -298,8 +401,8 @@ def _is_bf16(t: Tensor) -> ctypes.c_int:
 
 
 def call(library: Library | None, name: str, *arguments: object) -> None:
-    """Call a kernel on torch's number of threads: tensors by their addresses, whole numbers in 64 bits, others in
-    float32. Raises MemoryError."""
+    """Call a kernel on torch's number of threads: tensors by their addresses, whole numbers in 64
+    bits, others in float32. Raises MemoryError."""
     assert library is not None
     converted = [_convert(argument) for argument in arguments]
     if getattr(library.code, name)(*converted, ctypes.c_int(torch.get_num_threads())):

@@ -1,1 +1,3 @@
-"""Experiments: recipes and the ladder they form, trials and their records, paired statistics, reports."""
+"""Experiments: recipes and the ladder they form, trials and their records, paired statistics,
+reports.
+"""

@@ -1,9 +1,10 @@
-"""The process in which a judged idea runs. It trains on text that is dealt to it batch by batch, or it has weights and
-says, token by token, what follows the rows that are dealt to it. The judge (lab/judge.py) believes none of it.
+"""The process in which a judged idea runs. It trains on text that is dealt to it batch by batch,
+or it has weights and says, token by token, what follows the rows that are dealt to it. The judge
+(lab/judge.py) believes none of it.
 
-Each task has a process of its own, sealed where the machine allows it (hectogpt/sandbox.py), without a folder: sources,
-text and weights come through its pipe, and losses, weights and distributions leave through it.
-"""
+Each task has a process of its own, sealed where the machine allows it (hectogpt/sandbox.py),
+without a folder: sources, text and weights come through its pipe, and losses, weights and
+distributions leave through it."""
 
 from __future__ import annotations
 
@@ -44,11 +45,12 @@ CACHE_DIFFERENCE = 1e-2
 def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Do a task of the judge's; the last message has the `attempts` to leave the sandbox.
 
-    request: task ("plan", "train" or "score"), sources (name of a file -> its text), base and idea (names as an Entrant
-    has them; idea is None for the base alone), seed, threads, policy; and what the task needs. Raises UserError.
-    """
+    request: task ("plan", "train" or "score"), sources (name of a file -> its text), base and idea
+    (names as an Entrant has them; idea is None for the base alone), seed, threads, policy; and
+    what the task needs. Raises UserError."""
     torch.set_num_threads(request["threads"])
-    # Indexing's backward pass adds in any order otherwise, and an honest idea gives other bits each time.
+    # Indexing's backward pass adds in any order otherwise, and an honest idea gives other bits
+    # each time.
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     find()  # the C++ kernels
@@ -59,10 +61,14 @@ def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     def refuse(what: str) -> None:
         if len(attempts) < MOST_ATTEMPTS and what not in attempts:
             attempts.append(what)
-        raise PermissionError(f"{what}: a judged idea has its source and what is dealt to it, and nothing else")
+        raise PermissionError(
+            f"{what}: a judged idea has its source and what is dealt to it, and nothing else"
+        )
 
     Policy(**{name: tuple(places) for name, places in request["policy"].items()}).watch(refuse)
-    run = replace(entered_run(request), seed=request["seed"], threads=request["threads"], device="cpu")
+    run = replace(
+        entered_run(request), seed=request["seed"], threads=request["threads"], device="cpu"
+    )
     yield {"run": dump(run)}
     yield from {"plan": plan, "train": train, "score": score}[request["task"]](run, request) or ()
     yield {"attempts": attempts}
@@ -82,22 +88,29 @@ def entered_run(request: dict[str, Any]) -> Run:
     return base if request["idea"] is None else applied(request["idea"], base)
 
 
-# --- training, on text that is dealt ----------------------------------------------------------------------------------
+# --- training, on text that is dealt
+# ---
 
 
 def plan(run: Run, request: dict[str, Any]) -> None:
-    """Answer the whole training text with the rows that the run is going to read, int64 [steps * batch_size], and then
-    with the ids that it reads of them. Nothing else leaves this process."""
+    """Answer the whole training text with the rows that the run is going to read, int64 [steps *
+    batch_size], and then with the ids that it reads of them. Nothing else leaves this process."""
     tokens = np.frombuffer(process.frames().receive_frame()[1], np.uint16)
-    numbers, used = planned(Batches(tokens, run.data.seq_len, run.data.batch_size, run.seed, run.data.order, run.steps))
+    numbers, used = planned(
+        Batches(tokens, run.data.seq_len, run.data.batch_size, run.seed, run.data.order, run.steps)
+    )
     process.frames().send({"plan": "rows"}, numbers.tobytes())
     process.frames().send({"plan": "ids"}, used.tobytes())
 
 
 def planned(batches: Batches) -> tuple[np.ndarray, np.ndarray]:
-    """Which sequences the batches of a run show, int64 [steps * batch_size], and the ids in them, uint16, ascending."""
+    """Which sequences the batches of a run show, int64 [steps * batch_size], and the ids in them,
+    uint16, ascending.
+    """
     numbers = [number for step in range(batches.steps) for number in batches.numbers(step)]
-    used = np.unique(np.concatenate([np.unique(batches.at(step)) for step in range(batches.steps)]))
+    used = np.unique(
+        np.concatenate([np.unique(batches.at(step)) for step in range(batches.steps)])
+    )
     return np.array(numbers, dtype=np.int64), used.astype(np.uint16)
 
 
@@ -121,20 +134,33 @@ class Cut(InOrder):
 
 
 def train(run: Run, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Receive the ids that the run is going to read, then the rows of a batch before each step. Send each loss, at last
-    the weights."""
-    frames, data = process.frames(), run.data
+    """Receive the ids that the run is going to read, then the rows of a batch before each step.
+    Send each loss, at last the weights."""
+    frames = process.frames()
+    data = run.data
     used = np.frombuffer(frames.receive_frame()[1], np.uint16)
-    text = np.resize(used, run.steps * data.batch_size * data.seq_len)  # holds these ids until rows take their place
+    text = np.resize(
+        used, run.steps * data.batch_size * data.seq_len
+    )  # holds these ids until rows take their place
     cuts = type(data.order).cut is not DataOrder.cut
     nothing = np.zeros(0, dtype=np.uint16)
     tokens = {"train": text, "dev": nothing, "test": nothing}
-    corpus = Corpus("dealt", tokens, dict.fromkeys(tokens, ""), dict.fromkeys(tokens, 0), load_tokenizer(), Path())
+    corpus = Corpus(
+        "dealt",
+        tokens,
+        dict.fromkeys(tokens, ""),
+        dict.fromkeys(tokens, 0),
+        load_tokenizer(),
+        Path(),
+    )
     order = Cut(data.order) if cuts else InOrder()
     session = Session.open(replace(run, data=replace(data, order=order)), corpus)
     Cut.begun = True
     again = any(needs_closure(optimizer) for optimizer in session.optimizer.optimizers)
-    yield {"computes_again": again, "numbers": sum(t.numel() for t in session.model.state_dict().values())}
+    yield {
+        "computes_again": again,
+        "numbers": sum(t.numel() for t in session.model.state_dict().values()),
+    }
     steps = session.steps()
     for rows in text.reshape(run.steps, -1):
         rows[:] = np.frombuffer(frames.receive_frame()[1], np.uint16)
@@ -147,19 +173,25 @@ def train(run: Run, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
             return
         yield {"loss": step.loss}
     tensors = saved_tensors(session.model)
-    described = [[name, str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()]
+    described = [
+        [name, str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()
+    ]
     whole = torch.cat([tensor.reshape(-1).view(torch.uint8) for tensor in tensors.values()])
     frames.send({"weights": described}, whole.numpy().tobytes())
 
 
-# --- scoring, token by token ------------------------------------------------------------------------------------------
+# --- scoring, token by token
+# ---
 
 
 @torch.no_grad()
 def score(run: Run, request: dict[str, Any]) -> None:
-    """Receive the weights; then, for each number in `deals`, a token of as many rows at a time, `tokens` times. Answer
-    each with the distribution of the token after it, float32 [rows, vocab], logits or log-probabilities."""
-    frames, state, at = process.frames(), {}, 0
+    """Receive the weights; then, for each number in `deals`, a token of as many rows at a time,
+    `tokens` times. Answer each with the distribution of the token after it, float32 [rows, vocab],
+    logits or log-probabilities."""
+    frames = process.frames()
+    state = {}
+    at = 0
     whole = torch.frombuffer(bytearray(frames.receive_frame()[1]), dtype=torch.uint8)
     for name, dtype, shape in request["weights"]:
         size = int(np.prod(shape, dtype=np.int64)) * getattr(torch, dtype).itemsize
@@ -167,7 +199,9 @@ def score(run: Run, request: dict[str, Any]) -> None:
         at += size
     model = model_of(run.model, state, Path("weights"))
     head = model.lm_head
-    if type(head) is LMHead and head.embedding_map is not None:  # one product for each token instead of two
+    if (
+        type(head) is LMHead and head.embedding_map is not None
+    ):  # one product for each token instead of two
         head.weight = nn.Parameter(head.matrix(model.embeddings.weight))
         head.embedding_map = None
     has_cache = is_same_with_cache(model)
@@ -187,12 +221,18 @@ def score(run: Run, request: dict[str, Any]) -> None:
 
 
 def is_same_with_cache(model: Transformer) -> bool:
-    """True if the model's parts compute the same with a cache as without: an idea's own parts may not know caches."""
-    vocab, start = model.config.vocab_size, model.config.document_start
-    ids = torch.randint(0, vocab, (2, min(CACHE_TRIAL, model.config.context_length)), generator=torch.Generator())
+    """True if the model's parts compute the same with a cache as without: an idea's own parts may
+    not know caches.
+    """
+    vocab = model.config.vocab_size
+    start = model.config.document_start
+    ids = torch.randint(
+        0, vocab, (2, min(CACHE_TRIAL, model.config.context_length)), generator=torch.Generator()
+    )
     if start is not None:
         ids[0, ids.shape[1] // 2] = start
-    decoder, same = Decoder(model, ids[:, :1], ids.shape[1]), True
+    decoder = Decoder(model, ids[:, :1], ids.shape[1])
+    same = True
     try:
         for place in range(ids.shape[1]):
             cached = decoder.decode(ids[:, place]) if place else decoder.prefill()

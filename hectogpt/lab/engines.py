@@ -1,8 +1,9 @@
-"""Runs the trials of a comparison: in processes of this machine, several at a time, or on the machines of Ray.
+"""Runs the trials of a comparison: in processes of this machine, several at a time, or on the
+machines of Ray.
 
-`perform` alone touches the comparison and its records; an engine only does one trial at a time in a process.
-A trial's bits come from its run, seed and threads, so they are the same wherever it runs and whatever runs beside it.
-"""
+`perform` alone touches the comparison and its records; an engine only does one trial at a time in
+a process. A trial's bits come from its run, seed and threads, so they are the same wherever it
+runs and whatever runs beside it."""
 
 from __future__ import annotations
 
@@ -29,25 +30,37 @@ from hectogpt.training.setup import count_parameters
 
 @dataclass(frozen=True)
 class Engine:
-    """Something that does trials. workers: how many at a time. do: one trial, in a thread of its own, returning what
-    `trial.ask` returns; it raises process.CancelledError soon after the event is set."""
+    """Something that does trials. workers: how many at a time. do: one trial, in a thread of its
+    own, returning what `trial.ask` returns; it raises process.CancelledError soon after the event
+    is set."""
 
     workers: int
     do: Callable[[dict[str, Any], OnStep, threading.Event], dict[str, Any]]
 
 
 def expected_seconds(comparison: Comparison) -> dict[str, float]:
-    """Arm's label -> roughly how long one of its trials takes: as long as its recorded ones; without any, as its large
-    matrix products at twice the time of one that is measured here, and 10 s."""
-    matrix, found = torch.ones(1024, 1024, dtype=fast_matmul_dtype()), dict[str, float]()
+    """Arm's label -> roughly how long one of its trials takes: as long as its recorded ones;
+    without any, as its large matrix products at twice the time of one that is measured here, and
+    10 s."""
+    matrix = torch.ones(1024, 1024, dtype=fast_matmul_dtype())
+    found = dict[str, float]()
     for _ in range(2):  # torch prepares at the first
         begun = time.perf_counter()
         matrix @ matrix
         one_product = time.perf_counter() - begun
     for arm in comparison.arms:
-        records = [record.wall_seconds for (label, _), record in comparison.records.items() if label == arm.label]
+        records = [
+            record.wall_seconds
+            for (label, _), record in comparison.records.items()
+            if label == arm.label
+        ]
         known = [seconds for seconds in records if seconds]
-        products = 3 * arm.run.tokens * count_parameters(arm.run, comparison.corpus, "matrix", "head") / 1024**3
+        products = (
+            3
+            * arm.run.tokens
+            * count_parameters(arm.run, comparison.corpus, "matrix", "head")
+            / 1024**3
+        )
         found[arm.label] = sum(known) / len(known) if known else 10 + 2 * products * one_product
     return found
 
@@ -57,22 +70,31 @@ def minutes(seconds: float) -> str:
     return f"about {seconds / 60:.1f} minutes"
 
 
-def perform(comparison: Comparison, trials: Sequence[Trial], engine: Engine, progress: Progress) -> None:
-    """Run the trials, `engine.workers` at a time, with a line where each begins and for what came of it; and a bar for
-    all on a terminal, or elsewhere a line a minute. The comparison then has the records of all. An exception kills the
-    trials under way. Raises UserError (STORAGE).
-    """
-    Post = tuple[int, float] | float | Future[dict[str, Any]]  # a step and its loss; when the trial began; its result
-    posts, cancelled = SimpleQueue[tuple[Trial, Post]](), threading.Event()
-    steps, ended = dict.fromkeys((trial.name for trial in trials), 0), 0
-    began, said = dict[tuple[str, int], float](), time.monotonic()
+def perform(
+    comparison: Comparison, trials: Sequence[Trial], engine: Engine, progress: Progress
+) -> None:
+    """Run the trials, `engine.workers` at a time, with a line where each begins and for what came
+    of it; and a bar for all on a terminal, or elsewhere a line a minute. The comparison then has
+    the records of all. An exception kills the trials under way. Raises UserError (STORAGE)."""
+    Post = (
+        tuple[int, float] | float | Future[dict[str, Any]]
+    )  # a step and its loss; when the trial began; its result
+    posts = SimpleQueue[tuple[Trial, Post]]()
+    cancelled = threading.Event()
+    steps = dict.fromkeys((trial.name for trial in trials), 0)
+    ended = 0
+    began = dict[tuple[str, int], float]()
+    said = time.monotonic()
     bar = progress.bar(sum(trial.arm.run.steps for trial in trials), "")
-    live, expected = progress.console.is_terminal or in_notebook(), expected_seconds(comparison) if trials else {}
+    live = progress.console.is_terminal or in_notebook()
+    expected = expected_seconds(comparison) if trials else {}
 
     def do(trial: Trial) -> dict[str, Any]:
         begun = time.perf_counter()
         posts.put((trial, time.monotonic()))
-        result = engine.do(comparison.request(trial), lambda *step: posts.put((trial, step)), cancelled)
+        result = engine.do(
+            comparison.request(trial), lambda *step: posts.put((trial, step)), cancelled
+        )
         return result | {"wall_seconds": round(time.perf_counter() - begun, 2)}
 
     def start(trial: Trial) -> None:
@@ -90,7 +112,9 @@ def perform(comparison: Comparison, trials: Sequence[Trial], engine: Engine, pro
             if isinstance(post, float):
                 began[trial.name] = post
                 time_text = minutes(expected[trial.arm.label])
-                progress.line(f"trial {len(began)} of {len(trials)} begins: {name}, {of}, {time_text}")
+                progress.line(
+                    f"trial {len(began)} of {len(trials)} begins: {name}, {of}, {time_text}"
+                )
                 continue
             if isinstance(post, tuple):
                 steps[trial.name] = post[0]
@@ -98,7 +122,9 @@ def perform(comparison: Comparison, trials: Sequence[Trial], engine: Engine, pro
                 now = time.monotonic()
                 if not live and now - said > 60:
                     left = (now - began[trial.name]) * (trial.arm.run.steps / post[0] - 1)
-                    progress.line(f"{name}: step {post[0]} of {of}, loss {post[1]:.3f}, {minutes(left)} left")
+                    progress.line(
+                        f"{name}: step {post[0]} of {of}, loss {post[1]:.3f}, {minutes(left)} left"
+                    )
                     said = now
                 continue
             result = post.result()
@@ -110,22 +136,28 @@ def perform(comparison: Comparison, trials: Sequence[Trial], engine: Engine, pro
     comparison.missing()
 
 
-# --- processes of this machine ----------------------------------------------------------------------------------------
+# --- processes of this machine
+# ---
 
 
 def local_engine(comparison: Comparison, workers: int = 1) -> Engine:
     """Processes of this machine.
 
-    Raises UserError if they would have to share cores, which makes their seconds those of no machine.
-    """
+    Raises UserError if they would have to share cores, which makes their seconds those of no
+    machine."""
     if workers < 1:
-        raise UserError(f"workers = {workers}", why="at least one worker is needed", fix=set_to("workers", 1))
-    threads, cores = threads_of(comparison), hardware.usable_cores()
+        raise UserError(
+            f"workers = {workers}", why="at least one worker is needed", fix=set_to("workers", 1)
+        )
+    threads = threads_of(comparison)
+    cores = hardware.usable_cores()
     if workers > 1 and workers * threads > cores:
         raise UserError(
-            f"{workers} trials at a time of {threads} thread{'s' * (threads != 1)} each do not fit {cores} cores",
+            f"{workers} trials at a time of {threads} thread{'s' * (threads != 1)} each do not "
+            f"fit {cores} cores",
             why="trials that share cores take longer, and their seconds count",
-            fix=set_to("workers", max(cores // threads, 1)) + ", or fewer threads for all that are to be compared",
+            fix=set_to("workers", max(cores // threads, 1))
+            + ", or fewer threads for all that are to be compared",
         )
     return Engine(workers, ask)
 
@@ -141,10 +173,12 @@ def may_use_gpu(comparison: Comparison) -> bool:
     return all(arm.run.device in ("auto", "cuda") for arm in comparison.arms)
 
 
-# --- Ray: each trial is a task of a cluster ---------------------------------------------------------------------------
+# --- Ray: each trial is a task of a cluster
+# ---
 
 RAY_POLL_SECONDS = 0.2
-# Ray asks and counts over the network unless these say no, and its tasks would wait for all else on a machine.
+# Ray asks and counts over the network unless these say no, and its tasks would wait for all else
+# on a machine.
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -161,31 +195,39 @@ def do_trial(request: dict[str, Any], code: str) -> dict[str, Any]:
     """The task, on Ray's side: the fields of the record, as `trial.ask` gives them."""
     if (here := code_here()) == code:
         return ask(request, lambda step, loss: None)
-    what, why = "another hectogpt is installed where Ray runs trials", f"there {here}; here {code}"
-    return {"status": "failed", "error": str(UserError(what, why=why, fix="the same version on every machine"))}
+    what = "another hectogpt is installed where Ray runs trials"
+    why = f"there {here}; here {code}"
+    return {
+        "status": "failed",
+        "error": str(UserError(what, why=why, fix="the same version on every machine")),
+    }
 
 
 @contextmanager
 def open_ray(comparison: Comparison, workers: int | None = None) -> Iterator[Engine]:
-    """The cluster that RAY_ADDRESS names, the one that `ray start` has started on this machine, or a Ray that this
-    process starts and ends.
+    """The cluster that RAY_ADDRESS names, the one that `ray start` has started on this machine, or
+    a Ray that this process starts and ends.
 
-    workers: trials at a time; None for as many as the cluster has room for. Raises UserError without the package ray,
-    without a cluster, and for trials that no machine has room for.
-    """
+    workers: trials at a time; None for as many as the cluster has room for. Raises UserError
+    without the package ray, without a cluster, and for trials that no machine has room for."""
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError:
-        what, why = "the engine ray needs the package ray", "it is an optional dependency"
+        what = "the engine ray needs the package ray"
+        why = "it is an optional dependency"
         raise UserError(what, why=why, fix='pip install "hectogpt[ray]"') from None
     try:
         ray.init(include_dashboard=False, logging_level="error", log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError("Ray did not start", why=_last_line(error), fix="ray status, or unset RAY_ADDRESS") from None
+        raise UserError(
+            "Ray did not start", why=_last_line(error), fix="ray status, or unset RAY_ADDRESS"
+        ) from None
     try:
-        have, threads, code = ray.cluster_resources(), threads_of(comparison), code_here()
+        have = ray.cluster_resources()
+        threads = threads_of(comparison)
+        code = code_here()
         gpus = 1 if have.get("GPU", 0) >= 1 and may_use_gpu(comparison) else 0
         room = int(have["GPU"] if gpus else have.get("CPU", 0) // threads)
         if not room:
@@ -196,7 +238,9 @@ def open_ray(comparison: Comparison, workers: int | None = None) -> Iterator[Eng
             )
         task = ray.remote(max_retries=1, num_cpus=threads, num_gpus=gpus)(do_trial)
 
-        def do(request: dict[str, Any], on_step: OnStep, cancelled: threading.Event) -> dict[str, Any]:
+        def do(
+            request: dict[str, Any], on_step: OnStep, cancelled: threading.Event
+        ) -> dict[str, Any]:
             reference = task.remote(request, code)
             while not ray.wait([reference], timeout=RAY_POLL_SECONDS)[0]:
                 if cancelled.is_set():
@@ -204,7 +248,9 @@ def open_ray(comparison: Comparison, workers: int | None = None) -> Iterator[Eng
                     raise process.CancelledError
             try:
                 return dict(ray.get(reference))
-            except ray.exceptions.RayError as error:  # hectogpt is not installed there, or the process was lost twice
+            except (
+                ray.exceptions.RayError
+            ) as error:  # hectogpt is not installed there, or the process was lost twice
                 return {"status": "failed", "error": f"Ray could not run it: {_last_line(error)}"}
 
         yield Engine(max(workers or room, 1), do)
@@ -213,4 +259,6 @@ def open_ray(comparison: Comparison, workers: int | None = None) -> Iterator[Eng
 
 
 def _last_line(error: Exception) -> str:
-    return [type(error).__name__, *(line for line in str(error).splitlines() if line.strip())][-1][:300]
+    return [type(error).__name__, *(line for line in str(error).splitlines() if line.strip())][-1][
+        :300
+    ]

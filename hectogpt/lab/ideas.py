@@ -1,11 +1,10 @@
 """Recipes from a user's own file: FILE.py:FUNCTION, a function that takes a Run and returns one.
 
-    FILE.py:FUNCTION            applied to the top of the ladder; in a comparison to its first recipe
+    FILE.py:FUNCTION            applied to the top of the ladder, in a comparison to its first arm
     FILE.py:FUNCTION@BASE       applied to BASE, a recipe or another FILE.py:FUNCTION
 
-Schedules, optimizers, parts of the model and data orders that the file defines are used by the run as ours are. A run
-carries the hash of the source, so an edited file is another idea.
-"""
+Schedules, optimizers, parts of the model and data orders that the file defines are used by the run
+as ours are. A run carries the hash of the source, so an edited file is another idea."""
 
 from __future__ import annotations
 
@@ -46,18 +45,21 @@ def is_idea(name: str) -> bool:
 
 
 def find_run(name: str, base: str | Run = "top") -> Run:
-    """The Run of a recipe's name or of FILE.py:FUNCTION[@BASE]; `base`, a name or a Run, is what an idea without @BASE
-    is applied to.
+    """The Run of a recipe's name or of FILE.py:FUNCTION[@BASE]; `base`, a name or a Run, is what
+    an idea without @BASE is applied to.
 
-    Imports the file. Raises UserError for an unknown recipe, and for a file or function that cannot be used.
-    """
+    Imports the file. Raises UserError for an unknown recipe, and for a file or function that
+    cannot be used."""
     if not is_idea(name):
         return recipes.recipe(name)
     match = SPEC.match(name)
     if match is None:
         found = functions_of(read_idea(name)) if name.endswith(".py") else []
-        fix = f"{name.partition(':')[0].removesuffix('.py')}.py:{'idea' if 'idea' in found else (found or ['idea'])[0]}"
-        raise UserError(f"{name}: which function?", why="an idea is written FILE.py:FUNCTION", fix=fix)
+        function = found[0] if found and "idea" not in found else "idea"
+        fix = f"{name.partition(':')[0].removesuffix('.py')}.py:{function}"
+        raise UserError(
+            f"{name}: which function?", why="an idea is written FILE.py:FUNCTION", fix=fix
+        )
     base = match["base"] or base
     before = find_run(base) if isinstance(base, str) else base
     idea = read_idea(match["path"])
@@ -67,7 +69,9 @@ def find_run(name: str, base: str | Run = "top") -> Run:
 
 
 def run_of(idea: IdeaFile, name: str, before: Run) -> Run:
-    """The Run that a function of a file makes of `before`. Imports the file. Raises UserError as `find_run` does."""
+    """The Run that a function of a file makes of `before`. Imports the file. Raises UserError as
+    `find_run` does.
+    """
     function = getattr(load_idea(idea), name, None)
     if not callable(function):
         raise no_function(idea, name)
@@ -89,12 +93,18 @@ def run_of(idea: IdeaFile, name: str, before: Run) -> Run:
 
 
 def functions_of(file: IdeaFile) -> list[str]:
-    """The public functions at the top of a file, found without running it. Raises UserError for what is no Python."""
+    """The public functions at the top of a file, found without running it. Raises UserError for
+    what is no Python.
+    """
     try:
         tree = ast.parse(file.source)
     except (SyntaxError, ValueError) as error:
         raise UserError(f"{file.path} is not Python", why=str(error)) from None
-    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
+    return [
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name[0] != "_"
+    ]
 
 
 def no_function(file: IdeaFile, name: str) -> UserError:
@@ -103,16 +113,19 @@ def no_function(file: IdeaFile, name: str) -> UserError:
     return UserError(
         f"{file.path.name} has no function {name!r}",
         why=f"its functions: {', '.join(known)}" if known else "it defines no function",
-        fix=did_you_mean(name, known) if known else f"def {name}(run: Run) -> Run, as `hectogpt idea` writes one",
+        fix=did_you_mean(name, known)
+        if known
+        else f"def {name}(run: Run) -> Run, as `hectogpt idea` writes one",
     )
 
 
-# --- what an idea returned --------------------------------------------------------------------------------------------
+# --- what an idea returned
+# ---
 
 
 def _check(title: str, run: Run) -> None:
-    """Raise UserError for a run that cannot be written to a run file and read back, and for layers that cannot be built
-    or do not fit together."""
+    """Raise UserError for a run that cannot be written to a run file and read back, and for layers
+    that cannot be built or do not fit together."""
     classes: dict[str, type] = {}
     for part in parts_of(run):
         if classes.setdefault(type(part).__name__, type(part)) is not type(part):
@@ -124,10 +137,15 @@ def _check(title: str, run: Run) -> None:
     with running(title):
         again = load_run(dump(run))
     if again != run:
-        changed = [f.name for f in dataclasses.fields(Run) if getattr(again, f.name) != getattr(run, f.name)]
+        changed = [
+            f.name
+            for f in dataclasses.fields(Run)
+            if getattr(again, f.name) != getattr(run, f.name)
+        ]
         raise UserError(
             f"{title}: {', '.join(changed)} does not come back from a run file as it was",
-            why="its classes must be frozen dataclasses whose fields are numbers, texts, tuples or other such classes",
+            why="its classes must be frozen dataclasses whose fields are numbers, texts, tuples "
+            "or other such classes",
         )
     if any(type(part).__module__.startswith(IDEA_MODULE) for part in parts_of(run.model)):
         _check_shapes(title, run.model)
@@ -139,23 +157,33 @@ def _check(title: str, run: Run) -> None:
 
 
 def _check_shapes(title: str, model: ModelConfig) -> None:
-    """Run the layers of the model, which has parts of the user's own, on two tokens. Raises UserError."""
+    """Run the layers of the model, which has parts of the user's own, on two tokens. Raises
+    UserError.
+    """
     small = _without_vocabulary(model)
     if small.min_parameters() <= MOST_CHECKED:
         with running(f"{title}: the parts of the model do not fit together"), torch.no_grad():
-            Transformer(small).hidden(torch.zeros(1, min(2, model.context_length), dtype=torch.long))
+            Transformer(small).hidden(
+                torch.zeros(1, min(2, model.context_length), dtype=torch.long)
+            )
 
 
 def check_causal(run: Run) -> None:
-    """Raise UserError if the run's model has parts of the user's own and sees the future: if another last token changes
-    an output before it, in training or in evaluation. A model that cannot be tried is let through."""
-    own = [part for part in parts_of(run.model) if type(part).__module__.partition(".")[0] != "hectogpt"]
+    """Raise UserError if the run's model has parts of the user's own and sees the future: if
+    another last token changes an output before it, in training or in evaluation. A model that
+    cannot be tried is let through."""
+    own = [
+        part
+        for part in parts_of(run.model)
+        if type(part).__module__.partition(".")[0] != "hectogpt"
+    ]
     inputs = tuple(part for part in run.model.inputs if part in own)
     small = replace(_without_vocabulary(run.model), inputs=inputs)
     if not own or small.min_parameters() > MOST_CHECKED:
         return
     ids = torch.arange(min(LENGTH_CHECKED, run.model.context_length))[None] % 3
-    other, sees = torch.cat((ids[:, :-1], (ids[:, -1:] + 1) % 3), dim=1), False
+    other = torch.cat((ids[:, :-1], (ids[:, -1:] + 1) % 3), dim=1)
+    sees = False
     with suppress(UserError), running(run.recipe), torch.no_grad():
         torch.set_num_threads(1)  # as fast for so little; `running` puts it back
         torch.manual_seed(0)
@@ -169,7 +197,8 @@ def check_causal(run: Run) -> None:
 
         for training in (False, True):
             model.train(training)
-            before, after = earlier(ids), earlier(other)
+            before = earlier(ids)
+            after = earlier(other)
             if (before - after).abs().max() > 1e-4 * before.abs().max():
                 sees |= torch.equal(earlier(ids), before)  # else it depends on something else
     if sees:
@@ -182,7 +211,9 @@ def check_causal(run: Run) -> None:
 
 
 def _without_vocabulary(model: ModelConfig) -> ModelConfig:
-    """The model with three tokens and a start of documents, and no parts whose tables are large."""
+    """The model with three tokens and a start of documents, and no parts whose tables are
+    large.
+    """
     return replace(
         model,
         vocab_size=4,
@@ -205,7 +236,8 @@ def parts_of(value: Any) -> Iterator[Value]:
         yield from parts_of(item)
 
 
-# --- the files of a run -----------------------------------------------------------------------------------------------
+# --- the files of a run
+# ---
 
 
 def files_of(run: Run) -> list[IdeaFile]:
@@ -227,30 +259,37 @@ def folder_name(name: str) -> str:
     if match is None:
         return name
     stem = re.split(r"[\\/]", match["path"])[-1].removesuffix(".py")
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{stem}-{match['function']}").strip("-.")[:64] or "idea"
+    return (
+        re.sub(r"[^A-Za-z0-9._-]+", "-", f"{stem}-{match['function']}").strip("-.")[:64] or "idea"
+    )
 
 
 def base_name(recipe: str) -> str:
-    """The recipe that a run's idea was applied to, from the name of the run's recipe; any other name is itself."""
+    """The recipe that a run's idea was applied to, from the name of the run's recipe; any other
+    name is itself.
+    """
     if not is_idea(recipe):
         return recipe
     last = recipe.rpartition("@")[2]
     return "top" if is_idea(last) else last
 
 
-# --- runs that start from another model's weights ---------------------------------------------------------------------
+# --- runs that start from another model's weights
+# ---------------------------------------------------------------------
 
 
 def start_from(
-    run: Run, source: str, idea: Sequence[Path | str] = (), note: Callable[[str], None] = lambda text: None
+    run: Run,
+    source: str,
+    idea: Sequence[Path | str] = (),
+    note: Callable[[str], None] = lambda text: None,
 ) -> Run:
-    """The run with the model of `source`, starting from its weights: a run's folder, a folder in Hugging Face's layout,
-    or a name on the hub. Rows of the text are cut to the model's context; ideas whose classes the model has are now
-    among the run's.
+    """The run with the model of `source`, starting from its weights: a run's folder, a folder in
+    Hugging Face's layout, or a name on the hub. Rows of the text are cut to the model's context;
+    ideas whose classes the model has are now among the run's.
 
-    idea: as for `open_model`. Raises UserError as `open_model` does, and (DATA) for another tokenizer than that of the
-    run's text.
-    """
+    idea: as for `open_model`. Raises UserError as `open_model` does, and (DATA) for another
+    tokenizer than that of the run's text."""
     folder = Path(source).expanduser()
     source = str(folder.resolve()) if folder.is_dir() else source
     model, tokenizer = open_source(source, idea, note)

@@ -1,11 +1,11 @@
 """The judge of an idea. It never runs the idea's code and believes nothing that the idea says.
 
-For every seed, drawn from a secret, and every corpus the base and the idea train in processes of their own
-(lab/contestant.py), on training text that is dealt to them batch by batch. Then rows of the test text are drawn and
-dealt to other processes, which have the weights alone: a token of every row at a time, and the next one only when the
-whole distribution of it has come back. The judge itself normalises the distributions and takes the loss. So there is
-nothing to be believed: no loss is reported, and the token that is asked for does not exist yet.
-"""
+For every seed, drawn from a secret, and every corpus the base and the idea train in processes of
+their own (lab/contestant.py), on training text that is dealt to them batch by batch. Then rows of
+the test text are drawn and dealt to other processes, which have the weights alone: a token of
+every row at a time, and the next one only when the whole distribution of it has come back. The
+judge itself normalises the distributions and takes the loss. So there is nothing to be believed:
+no loss is reported, and the token that is asked for does not exist yet."""
 
 from __future__ import annotations
 
@@ -30,7 +30,15 @@ from hectogpt.errors import UserError, set_to
 from hectogpt.kernels.build import find
 from hectogpt.lab.compare import short_name
 from hectogpt.lab.contestant import planned
-from hectogpt.lab.judgement import ARMS, Entrant, Judgement, draw, draw_seed, hash_of, weights_in_source
+from hectogpt.lab.judgement import (
+    ARMS,
+    Entrant,
+    Judgement,
+    draw,
+    draw_seed,
+    hash_of,
+    weights_in_source,
+)
 from hectogpt.lab.statistics import LEAST_DIFFERENCE
 from hectogpt.lab.tracks import TRACKS, Taken, rules_broken
 from hectogpt.process import Child, revision
@@ -39,17 +47,29 @@ from hectogpt.signals import WORDS, code_of
 from hectogpt.training.evaluate import SEQ_LEN
 
 RULES = TRACKS["closed"]  # with the steps and tokens of the base
-ROWS, MOST_ROWS = 32, 64  # of the test text, dealt side by side, and in all for a trial
+ROWS = 32
+MOST_ROWS = 64  # of the test text, dealt side by side, and in all for a trial
 NOISE = LEAST_DIFFERENCE / 4  # nats: standard error of a seed's gain over the rows that are drawn
 AGAIN = 2  # rows that are dealt again, each alone
 ALONE = 5e-3  # nats, mean difference: batches of another size round otherwise
 MOST_SEEDS = 12
-# Times the processor time of the base's training, and seconds beside: text can be read once and computed with often.
-MOST_TIMES, SLACK = 3.0, 10.0
+# Times the processor time of the base's training, and seconds beside: text can be read once and
+# computed with often.
+MOST_TIMES = 3.0
+SLACK = 10.0
 EQUAL = 1e-6  # nats that a loss may differ by on the same processor
 ACROSS_MACHINES = 0.02  # on another one: SOAP enlarges how sums are rounded
 HANGS = 300.0  # seconds without a message
-DTYPES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
+DTYPES = {
+    "float64": 8,
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "int64": 8,
+    "int32": 4,
+    "uint8": 1,
+    "bool": 1,
+}
 MOST_TENSORS = 10_000
 MOST_NUMBERS = RULES.parameters or 0  # of all weights, buffers too
 # Variables that its processes have.
@@ -62,8 +82,8 @@ class SilentError(Exception):
 
 
 class EndedError(Exception):
-    """The judgement is over. word: "refused" (the idea breaks a rule, or cannot be run) or "dishonest" (a check
-    failed). Its text says why."""
+    """The judgement is over. word: "refused" (the idea breaks a rule, or cannot be run) or
+    "dishonest" (a check failed). Its text says why."""
 
     def __init__(self, word: str, why: str) -> None:
         super().__init__(why[:3000])
@@ -96,7 +116,8 @@ class Talk:
         raise SilentError(self.how_it_ended())
 
     def finish(self) -> list[Any]:
-        """The attempts to leave the sandbox, once the process has ended well. Raises SilentError if it has not."""
+        """The attempts to leave the sandbox, once the process has ended well. Raises SilentError
+        if it has not."""
         attempts: list[Any] = self.receive()[0]["attempts"]
         for message, _ in self.frames:
             raise ValueError(f"more than was asked: {message!r:.100}")
@@ -108,7 +129,10 @@ class Talk:
         """The last words of the process, or its exit code."""
         ending = self.child.ending
         assert ending is not None
-        return ending.last_words[-2000:] or f"its process ended ({ending.how}, exit code {ending.code})"
+        return (
+            ending.last_words[-2000:]
+            or f"its process ended ({ending.how}, exit code {ending.code})"
+        )
 
     def measure(self) -> None:
         """Look at its memory and processor time."""
@@ -121,7 +145,8 @@ class Trained:
     """What came of a training, as seen from outside.
 
     Attributes:
-        losses: what the process reports of each step; compared with a second training, and not believed.
+        losses: what the process reports of each step; compared with a second training, and not
+            believed.
         processor: seconds of processor time.
         weights: the bytes of all tensors, None if the training diverged.
         tensors: name, dtype and shape of each.
@@ -162,15 +187,18 @@ def judge(
         out: the record, which grows, or a folder for it.
         tell: called with a line at each event; the first has the hash that the record commits to.
 
-    Raises UserError for a base that cannot be trained, STORAGE for a record that cannot be written. Ctrl-C ends it with
-    the verdict of the trials so far.
-    """
+    Raises UserError for a base that cannot be trained, STORAGE for a record that cannot be
+    written. Ctrl-C ends it with the verdict of the trials so far."""
     at = datetime.now(UTC)
     secret = secrets.token_hex(32)
     if out.suffix != ".jsonl":
         out /= f"{entrant.idea.replace('.py:', '-')}-{at:%Y%m%d-%H%M%S}-{os.getpid()}.jsonl"
     if out.exists():
-        raise UserError(f"{out} exists", why="a judgement has a record of its own", fix=set_to("out", "another name"))
+        raise UserError(
+            f"{out} exists",
+            why="a judgement has a record of its own",
+            fix=set_to("out", "another name"),
+        )
     texts = {short_name(corpus.name): corpus for corpus in corpora}
     about = {
         "protocol": 2,
@@ -203,7 +231,8 @@ class Judging:
     Attributes:
         runs: "base" and "idea" -> its run, as its first process said.
         processor: seconds of processor time that a training of the base has taken at most.
-        rows: corpus -> how many rows to deal, once the first seed has told; known before when a record is replayed.
+        rows: corpus -> how many rows to deal, once the first seed has told; known before when a
+            record is replayed.
     """
 
     def __init__(
@@ -234,7 +263,12 @@ class Judging:
 
     def end(self, ended: str, word: str = "", *reasons: str) -> None:
         """Write the verdict. ended: why there are no more seeds. word: that of an EndedError."""
-        facts = {"word": word or self.record.decided(), "reasons": reasons, "ended": ended, "secret": self.secret}
+        facts = {
+            "word": word or self.record.decided(),
+            "reasons": reasons,
+            "ended": ended,
+            "secret": self.secret,
+        }
         self.record.write("verdict", facts)
 
     def run_seeds(self, seconds: float, most_seeds: int) -> str:
@@ -255,7 +289,8 @@ class Judging:
         return f"all of {most_seeds} seeds are run"
 
     def pair(self, corpus: str, seed: int, number: int) -> list[dict[str, Any]]:
-        """Train both arms with a seed, and score both on the same rows, which are drawn afterwards.
+        """Train both arms with a seed, and score both on the same rows, which are drawn
+        afterwards.
 
         Returns the fields of both trials.
         """
@@ -268,24 +303,41 @@ class Judging:
         count = self.rows.get(corpus, ROWS)
         losses = {arm: self.score(arm, seed, trained[arm], rows[:count]) for arm in alive}
         if len(alive) == len(ARMS) and corpus not in self.rows:
-            self.rows[corpus] = min(rows_for((losses["base"] - losses["idea"]).mean(axis=1)), len(rows))
+            self.rows[corpus] = min(
+                rows_for((losses["base"] - losses["idea"]).mean(axis=1)), len(rows)
+            )
             if self.rows[corpus] > count:
                 rest = rows[count : self.rows[corpus]]
                 more = {arm: self.score(arm, seed, trained[arm], rest) for arm in alive}
                 losses = {arm: np.concatenate((losses[arm], more[arm])) for arm in alive}
         if "idea" in alive:
-            sample = draw(self.secret, f"alone {corpus} {number}").permutation(len(losses["idea"]))[:AGAIN]
+            sample = draw(self.secret, f"alone {corpus} {number}").permutation(
+                len(losses["idea"])
+            )[:AGAIN]
             self.check_alone(seed, trained["idea"], rows[sample], losses["idea"][sample])
         trials = []
         for arm in ARMS:
             about = {"arm": arm, "corpus": corpus, "seed": seed, "params": trained[arm].params}
-            about |= {"seconds": round(trained[arm].seconds, 2), "peak_mb": round(trained[arm].peak_mb)}
+            about |= {
+                "seconds": round(trained[arm].seconds, 2),
+                "peak_mb": round(trained[arm].peak_mb),
+            }
             about |= {"processor": round(trained[arm].processor, 2)}
             if arm in alive:
-                about |= {"loss": float(losses[arm].mean()), "rows": len(losses[arm]), "weights": trained[arm].sha256}
+                about |= {
+                    "loss": float(losses[arm].mean()),
+                    "rows": len(losses[arm]),
+                    "weights": trained[arm].sha256,
+                }
             else:
-                about |= {"loss": math.log(self.runs[arm]["model"]["vocab_size"]), "diverged": True}
-            self.tell(f"{corpus}, seed {number + 1}, {arm}: loss {about['loss']:.4f}, {trained[arm].seconds:.1f} s")
+                about |= {
+                    "loss": math.log(self.runs[arm]["model"]["vocab_size"]),
+                    "diverged": True,
+                }
+            self.tell(
+                f"{corpus}, seed {number + 1}, {arm}: loss {about['loss']:.4f}, "
+                f"{trained[arm].seconds:.1f} s"
+            )
             trials.append(about)
         return trials
 
@@ -293,18 +345,30 @@ class Judging:
 
     @contextmanager
     def process(self, arm: str, task: str, seed: int, **more: Any) -> Iterator[Talk]:
-        """Begin a task in a new process, which has said its run. After the block, see that it ended well.
+        """Begin a task in a new process, which has said its run. After the block, see that it
+        ended well.
 
-        Raises EndedError if the idea's process ends otherwise or sends what is no answer, UserError if the base's.
-        """
+        Raises EndedError if the idea's process ends otherwise or sends what is no answer,
+        UserError if the base's."""
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         environment |= {"HOME": "/tmp", "HECTOGPT_CACHE": str(files.cache_dir())}
         child = Child("hectogpt.lab.contestant", Path("/"), environment, self.policy)
         entrant = self.entrant
-        request = {"task": task, "seed": seed, "sources": entrant.sources(arm), "base": entrant.base, **more}
-        request |= {"idea": entrant.idea if arm == "idea" else None, "threads": self.record.begin["threads"]}
+        request = {
+            "task": task,
+            "seed": seed,
+            "sources": entrant.sources(arm),
+            "base": entrant.base,
+            **more,
+        }
+        request |= {
+            "idea": entrant.idea if arm == "idea" else None,
+            "threads": self.record.begin["threads"],
+        }
         request |= {"policy": asdict(self.policy)}
-        frames = child.frames(request, first_seconds=HANGS, seconds=HANGS, body_bytes=8 * MOST_NUMBERS)
+        frames = child.frames(
+            request, first_seconds=HANGS, seconds=HANGS, body_bytes=8 * MOST_NUMBERS
+        )
         try:
             with closing(frames):
                 talk = Talk(child, frames)
@@ -312,8 +376,19 @@ class Judging:
                 self.check_run(arm, talk.run)
                 yield talk
                 attempts = "; ".join(map(str, talk.finish()))
-        except (SilentError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-            why = str(error) if isinstance(error, SilentError) else f"it sends what is no answer: {error!r:.300}"
+        except (
+            SilentError,
+            LookupError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            AttributeError,
+        ) as error:
+            why = (
+                str(error)
+                if isinstance(error, SilentError)
+                else f"it sends what is no answer: {error!r:.300}"
+            )
             if arm == "base":
                 raise UserError(f"{entrant.base} cannot be judged against", why=why) from error
             raise EndedError("refused", f"it cannot {task}: {why}") from error
@@ -321,8 +396,8 @@ class Judging:
             self.check("stays in its sandbox", attempts)
 
     def train(self, arm: str, seed: int, text: Corpus) -> Trained:
-        """Train an arm on text that is dealt, and take its weights, which are bytes here: never opened or copied as a
-        file."""
+        """Train an arm on text that is dealt, and take its weights, which are bytes here: never
+        opened or copied as a file."""
         with self.process(arm, "train", seed) as talk:
             rows, used = self.plan(arm, seed, text, talk.run)
             talk.send(used)
@@ -343,23 +418,43 @@ class Judging:
                 losses.append(message["loss"])
                 self.check_rules(arm, talk.run, seconds=seconds)
                 if arm == "idea" and processor > MOST_TIMES * self.processor + SLACK:
-                    self.refuse(f"training takes more than {MOST_TIMES:g} times the processor time of its base")
+                    self.refuse(
+                        f"training takes more than {MOST_TIMES:g} times the processor time of "
+                        "its base"
+                    )
             message, weights = talk.receive()
-            trained = Trained(talk.run, losses, seconds, processor, talk.peak_mb, checked(message["weights"]), weights)
-            if sum(DTYPES[dtype] * math.prod(shape) for _, dtype, shape in trained.tensors) != len(weights):
+            trained = Trained(
+                talk.run,
+                losses,
+                seconds,
+                processor,
+                talk.peak_mb,
+                checked(message["weights"]),
+                weights,
+            )
+            if sum(DTYPES[dtype] * math.prod(shape) for _, dtype, shape in trained.tensors) != len(
+                weights
+            ):
                 raise ValueError("weights of another size than they say")
             self.check_rules(arm, talk.run, numbers=trained.params)
         if arm == "base":
             self.processor = max(self.processor, trained.processor)
         return trained
 
-    def plan(self, arm: str, seed: int, text: Corpus, run: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """What to deal: the rows of each step, uint16 [steps, batch * tokens], and the ids that the run reads. An order
-        of the idea's own is asked in a process that has the whole text, and that nothing leaves but the order."""
-        data, tokens = run["data"], text.tokens["train"].astype(np.uint16)
-        count, size = int(run["steps"]) * int(data["batch_size"]), int(data["seq_len"])
+    def plan(
+        self, arm: str, seed: int, text: Corpus, run: dict[str, Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What to deal: the rows of each step, uint16 [steps, batch * tokens], and the ids that
+        the run reads. An order of the idea's own is asked in a process that has the whole text,
+        and that nothing leaves but the order."""
+        data = run["data"]
+        tokens = text.tokens["train"].astype(np.uint16)
+        count = int(run["steps"]) * int(data["batch_size"])
+        size = int(data["seq_len"])
         if data["order"] == dump(Shuffled()):
-            batches = Batches(tokens, size, int(data["batch_size"]), seed, Shuffled(), int(run["steps"]))
+            batches = Batches(
+                tokens, size, int(data["batch_size"]), seed, Shuffled(), int(run["steps"])
+            )
             numbers, used = planned(batches)
         else:
             with self.process(arm, "plan", seed) as talk:
@@ -369,17 +464,30 @@ class Judging:
         sequences = tokens[: len(tokens) // size * size].reshape(-1, size)
         if numbers.shape != (count,) or numbers.min() < 0:
             raise ValueError(f"{numbers.shape} rows planned of {count}")
-        often, most = int(np.bincount(numbers).max()), -(-count // len(sequences))
+        often = int(np.bincount(numbers).max())
+        most = -(-count // len(sequences))
         if arm == "idea":
-            fault = f"a row of the training text is read {often} times, at most {most}" if often > most else ""
+            fault = (
+                f"a row of the training text is read {often} times, at most {most}"
+                if often > most
+                else ""
+            )
             self.refuse(fault)
-            self.check("reads what it announces", "" if np.isin(used, sequences[numbers]).all() else "other ids")
+            self.check(
+                "reads what it announces",
+                "" if np.isin(used, sequences[numbers]).all() else "other ids",
+            )
         return sequences[numbers].reshape(int(run["steps"]), -1), used
 
-    def score(self, arm: str, seed: int, trained: Trained, rows: np.ndarray, alone: bool = False) -> np.ndarray:
-        """Deal rows of test tokens, [rows, tokens + 1], ROWS side by side or each alone, to a new process that has the
-        weights. Returns the losses that follow from its distributions, float64 [rows, tokens]."""
-        groups = np.split(np.arange(len(rows)), range(1 if alone else ROWS, len(rows), 1 if alone else ROWS))
+    def score(
+        self, arm: str, seed: int, trained: Trained, rows: np.ndarray, alone: bool = False
+    ) -> np.ndarray:
+        """Deal rows of test tokens, [rows, tokens + 1], ROWS side by side or each alone, to a new
+        process that has the weights. Returns the losses that follow from its distributions,
+        float64 [rows, tokens]."""
+        groups = np.split(
+            np.arange(len(rows)), range(1 if alone else ROWS, len(rows), 1 if alone else ROWS)
+        )
         losses = np.empty((len(rows), rows.shape[1] - 1))
         more = {"weights": trained.tensors, "tokens": losses.shape[1], "deals": len(groups)}
         with self.process(arm, "score", seed, **more) as talk:
@@ -402,7 +510,8 @@ class Judging:
         return losses
 
     def draw_rows(self, corpus: str, number: int) -> np.ndarray:
-        """Rows of the test text for a seed, [rows, tokens + 1], each with the last token of the row before it.
+        """Rows of the test text for a seed, [rows, tokens + 1], each with the last token of the
+        row before it.
 
         No row is drawn for a second seed before all have been drawn.
         """
@@ -419,10 +528,12 @@ class Judging:
     # --- the checks ---
 
     def check(self, name: str, fault: str, seen: str = "") -> None:
-        """Write a check to the record: what is wrong, "" if nothing is; once if it passes. Raises EndedError for a
-        fault."""
+        """Write a check to the record: what is wrong, "" if nothing is; once if it passes. Raises
+        EndedError for a fault."""
         if fault or all(check["name"] != name for check in self.record.checks):
-            self.record.write("check", {"name": name, "passed": not fault, "seen": (fault or seen)[:2000]})
+            self.record.write(
+                "check", {"name": name, "passed": not fault, "seen": (fault or seen)[:2000]}
+            )
         if fault:
             raise EndedError("dishonest", f"{name}: {fault}")
 
@@ -432,11 +543,15 @@ class Judging:
             raise EndedError("refused", "; ".join(filter(None, faults)))
 
     def check_run(self, arm: str, run: dict[str, Any]) -> None:
-        """The run is the same in every process, whatever its seed, and keeps the rules of its base."""
+        """The run is the same in every process, whatever its seed, and keeps the rules of its
+        base.
+        """
         rest = {name: value for name, value in run.items() if name != "seed"}
         same = self.runs.setdefault(arm, rest) == rest
         if arm == "idea":
-            self.check("is the same run each time", "" if same else "another process got another run")
+            self.check(
+                "is the same run each time", "" if same else "another process got another run"
+            )
         self.check_rules(arm, run)
 
     def check_rules(
@@ -447,11 +562,18 @@ class Judging:
         numbers: int | None = None,
         seconds: float | None = None,
     ) -> None:
-        """Refuse an idea that breaks a rule, and any run that starts from what was not dealt to it."""
-        starts = [name for name in ("init_from_counts", "first_weights") if run.get(name) is not None]
+        """Refuse an idea that breaks a rule, and any run that starts from what was not dealt to
+        it.
+        """
+        starts = [
+            name for name in ("init_from_counts", "first_weights") if run.get(name) is not None
+        ]
         if arm == "base":
             if starts:
-                raise UserError(f"{self.entrant.base} cannot be judged against", why=f"{starts[0]} needs other text")
+                raise UserError(
+                    f"{self.entrant.base} cannot be judged against",
+                    why=f"{starts[0]} needs other text",
+                )
             return
         base = self.runs["base"]
         rules = replace(RULES, steps=base["steps"], tokens=tokens_of(base))
@@ -465,11 +587,22 @@ class Judging:
     def check_again(self, again: Trained, first: Trained) -> None:
         """A second training with the same seed gives the same losses and weights."""
         same = again.losses == first.losses and again.sha256 == first.sha256
-        differs = next((n for n, (a, b) in enumerate(zip(again.losses, first.losses, strict=False), 1) if a != b), 0)
+        differs = next(
+            (
+                n
+                for n, (a, b) in enumerate(zip(again.losses, first.losses, strict=False), 1)
+                if a != b
+            ),
+            0,
+        )
         place = f"step {differs}" if differs else "the weights after the last step"
-        self.check("gives the same bits again", "" if same else f"another process differs at {place}")
+        self.check(
+            "gives the same bits again", "" if same else f"another process differs at {place}"
+        )
 
-    def check_alone(self, seed: int, trained: Trained, rows: np.ndarray, losses: np.ndarray) -> None:
+    def check_alone(
+        self, seed: int, trained: Trained, rows: np.ndarray, losses: np.ndarray
+    ) -> None:
         """Rows that are dealt alone have the losses that they had beside others."""
         again = self.score("idea", seed, trained, rows, alone=True)
         apart = float(np.abs(again - losses).mean(axis=1).max())
@@ -484,16 +617,25 @@ def tokens_of(run: dict[str, Any]) -> int:
 
 
 def rows_for(gains: np.ndarray) -> int:
-    """How many rows keep the standard error of a gain below NOISE, in whole deals, from the gains of some rows."""
+    """How many rows keep the standard error of a gain below NOISE, in whole deals, from the gains
+    of some rows.
+    """
     deals = math.ceil((float(gains.std(ddof=1)) / NOISE) ** 2 / ROWS) if len(gains) > 1 else 1
     return min(max(deals, 1) * ROWS, MOST_ROWS)
 
 
 def checked(tensors: Any) -> list[Any]:
-    """What a process says its weights are, [[name, dtype, shape], ...]. Raises ValueError for anything else."""
+    """What a process says its weights are, [[name, dtype, shape], ...]. Raises ValueError for
+    anything else.
+    """
     for name, dtype, shape in tensors:
         sizes = all(type(size) is int and 0 <= size <= MOST_NUMBERS for size in shape)
-        if type(name) is not str or dtype not in DTYPES or not sizes or math.prod(shape) > MOST_NUMBERS:
+        if (
+            type(name) is not str
+            or dtype not in DTYPES
+            or not sizes
+            or math.prod(shape) > MOST_NUMBERS
+        ):
             raise ValueError(f"no tensor: {name!r:.50} {dtype!r:.50} {shape!r:.50}")
     if len(tensors) > MOST_TENSORS:
         raise ValueError(f"{len(tensors)} tensors")
@@ -501,8 +643,8 @@ def checked(tensors: Any) -> list[Any]:
 
 
 def nats(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """float64 [rows]: the losses of target ids under float32 [rows, vocab], logits, or log-probabilities, which are
-    logits too. Not finite where a row is not a distribution."""
+    """float64 [rows]: the losses of target ids under float32 [rows, vocab], logits, or
+    log-probabilities, which are logits too. Not finite where a row is not a distribution."""
     most = logits.max(axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         total = np.log(np.exp(logits - most).sum(axis=1, dtype=np.float64))
@@ -510,7 +652,8 @@ def nats(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         return total + most[:, 0] - picked
 
 
-# --- a record, done again ---------------------------------------------------------------------------------------------
+# --- a record, done again
+# ---
 
 
 @dataclass(frozen=True)
@@ -531,23 +674,40 @@ class Replay:
 def replay(judgement: Judgement, corpora: Sequence[Corpus], tell: Tell, folder: Path) -> Replay:
     """Do a judgement again, in `folder`, with the source and the secret of its record.
 
-    Raises UserError for a record without a verdict, of another protocol, and for texts that are not those judged.
-    """
-    begin, secret = judgement.begin, judgement.secret
+    Raises UserError for a record without a verdict, of another protocol, and for texts that are
+    not those judged."""
+    begin = judgement.begin
+    secret = judgement.secret
     if secret is None:
-        raise UserError(f"{judgement.path} has no verdict", why="it was not finished, and its secret is not known")
+        raise UserError(
+            f"{judgement.path} has no verdict",
+            why="it was not finished, and its secret is not known",
+        )
     if begin.get("protocol") != 2:
-        raise UserError(f"{judgement.path} cannot be replayed", why="it was judged by the first protocol")
+        raise UserError(
+            f"{judgement.path} cannot be replayed", why="it was judged by the first protocol"
+        )
     texts = {short_name(corpus.name): corpus for corpus in corpora}
     if {name: corpus.sha256 for name, corpus in texts.items()} != begin["corpus_sha256"]:
-        raise UserError("these are not the texts that were judged", why=f"they were {', '.join(begin['corpora'])}")
-    whole = len({trial["seed"] for trial in judgement.trials}) if judgement.reasons else len(judgement.gains())
+        raise UserError(
+            "these are not the texts that were judged",
+            why=f"they were {', '.join(begin['corpora'])}",
+        )
+    whole = (
+        len({trial["seed"] for trial in judgement.trials})
+        if judgement.reasons
+        else len(judgement.gains())
+    )
     again = Judgement(folder / "record.jsonl")
     about = {name: value for name, value in begin.items() if name not in ("event", "previous")}
     again.write("begin", about | {"sealed": sandbox.bubblewrap() is not None})
     rows = {trial["corpus"]: int(trial["rows"]) for trial in judgement.trials if "rows" in trial}
     Judging(texts, again, secret, tell, rows).finish(math.inf, whole or 1)
-    faults = [] if again.word == judgement.word else [f"the verdict is {again.word}, the record says {judgement.word}"]
+    faults = (
+        []
+        if again.word == judgement.word
+        else [f"the verdict is {again.word}, the record says {judgement.word}"]
+    )
     if len(again.trials) != len(judgement.trials):
         faults.append(f"{len(again.trials)} trials, the record has {len(judgement.trials)}")
     largest = 0.0

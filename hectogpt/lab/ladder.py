@@ -1,8 +1,8 @@
-"""The ladder: the assignment's baseline and the changes that compound, each a function from a Run to a Run.
+"""The ladder: the assignment's baseline and the changes that compound, each a function from a Run
+to a Run.
 
-A rung's name is its function's name. The first paragraph of its docstring says what it does, the others say why it
-should help; results/LADDER.md has what each gained.
-"""
+A rung's name is its function's name. The first paragraph of its docstring says what it does, the
+others say why it should help; results/LADDER.md has what each gained."""
 
 from __future__ import annotations
 
@@ -27,222 +27,248 @@ def apply(run: Run, *changes: Recipe) -> Run:
 
 
 def baseline() -> Run:
-    """The assignment's own run: d_model = 33, 3 heads, 3 layers, context 512; AdamW at a constant learning rate of
-    0.00001, gradients clipped at 1, batches of 16."""
+    """The assignment's own run: d_model = 33, 3 heads, 3 layers, context 512; AdamW at a constant
+    learning rate of 0.00001, gradients clipped at 1, batches of 16."""
     return Run(recipe="baseline", model=SIZES["tiny"], optim=AdamW(lr=1e-5), gradient_clipping=1.0)
 
 
 def learning_rate(run: Run) -> Run:
-    """AdamW with a learning rate of 0.005, a second beta of 0.95 (0.999 before) and no weight decay.
+    """AdamW with a learning rate of 0.005, a second beta of 0.95 (0.999 before) and no weight
+    decay.
 
-    An update of Adam has about the size of the learning rate, whatever the size of the gradient. At the assignment's
-    0.00001 a weight moves by about 0.001 in a hundred steps, but the frequencies of the tokens alone need logits that
-    differ by 11, between the most frequent token and one that is read once. Twice 0.005 was about as good on one seed
-    and half a nat worse on another (dev; 0.005 on a third). Weight decay helps runs that are long enough to overfit.
-    """
+    An update of Adam has about the size of the learning rate, whatever the size of the gradient.
+    At the assignment's 0.00001 a weight moves by about 0.001 in a hundred steps, but the
+    frequencies of the tokens alone need logits that differ by 11, between the most frequent token
+    and one that is read once. Twice 0.005 was about as good on one seed and half a nat worse on
+    another (dev; 0.005 on a third). Weight decay helps runs that are long enough to overfit."""
     return replace(run, optim=AdamW(lr=5e-3, betas=(0.9, 0.95), weight_decay=0.0))
 
 
 def embedding_lr(run: Run) -> Run:
-    """Separate learning rates for the embeddings (0.4), lookup tables that later rungs add (0.2) and gains (0.03); a
-    first beta of 0.8 and an epsilon of 1e-10 for all.
+    """Separate learning rates for the embeddings (0.4), lookup tables that later rungs add (0.2)
+    and gains (0.03); a first beta of 0.8 and an epsilon of 1e-10 for all.
 
-    The row of a rare token is updated a few times in the whole run, so each update must count; a matrix is updated by
-    every token. The betas (0.8, 0.95) average over about 5 and 20 steps, which suits a run of a hundred. With the small
-    epsilon, rare rows move as far as frequent ones.
-    """
+    The row of a rare token is updated a few times in the whole run, so each update must count; a
+    matrix is updated by every token. The betas (0.8, 0.95) average over about 5 and 20 steps,
+    which suits a run of a hundred. With the small epsilon, rare rows move as far as frequent
+    ones."""
     assert isinstance(run.optim, AdamW)
     lrs = PerKind(embedding=0.4, table=0.2, scalar=0.03)
     return replace(run, optim=replace(run.optim, betas=(0.8, 0.95), eps=1e-10, lrs=lrs))
 
 
 def width_128_shared_row(run: Run) -> Run:
-    """A wider and shallower model: d_model = 128, 2 heads of 64, 2 layers. All tokens that the run never reads share
-    one row of the head, which makes it cheap enough.
+    """A wider and shallower model: d_model = 128, 2 heads of 64, 2 layers. All tokens that the run
+    never reads share one row of the head, which makes it cheap enough.
 
-    At d_model = 33 the logits of thousands of tokens lie in 33 dimensions, and the random embeddings of two tokens
-    overlap by about 1 / sqrt(33), so what is learned about one token changes others. At 128 the overlap is half of
-    that. The head starts at zero; the rows of tokens that are never read then have equal gradients and stay equal, so
-    one row can represent them all. The head has two to seven times fewer rows and learns the same (a test compares the
-    losses). That ends with `soap_rare_tokens`, whose embedding map adds nothing to the shared row; added to all
-    tokens after training, it changed the loss by less than 0.00001 (one seed).
-    """
+    At d_model = 33 the logits of thousands of tokens lie in 33 dimensions, and the random
+    embeddings of two tokens overlap by about 1 / sqrt(33), so what is learned about one token
+    changes others. At 128 the overlap is half of that. The head starts at zero; the rows of tokens
+    that are never read then have equal gradients and stay equal, so one row can represent them
+    all. The head has two to seven times fewer rows and learns the same (a test compares the
+    losses). That ends with `soap_rare_tokens`, whose embedding map adds nothing to the shared row;
+    added to all tokens after training, it changed the loss by less than 0.00001 (one seed)."""
     lm_head = replace(run.model.lm_head, compact_vocab=True)
-    return replace(run, model=replace(run.model, d_model=128, n_heads=2, n_layers=2, lm_head=lm_head))
+    return replace(
+        run, model=replace(run.model, d_model=128, n_heads=2, n_layers=2, lm_head=lm_head)
+    )
 
 
 def muon(run: Run) -> Run:
-    """Muon, momentum that is orthogonalised, for the hidden matrices; AdamW keeps embeddings, head and gains.
+    """Muon, momentum that is orthogonalised, for the hidden matrices; AdamW keeps embeddings, head
+    and gains.
 
-    A few directions dominate the gradient of a matrix. Muon (kellerjordan.github.io/posts/muon) sets all singular
-    values of the momentum to about one by Newton-Schulz iterations, so that rare directions learn as fast as frequent
-    ones. This is the steepest step under a bound on the change of the layer's output (2409.20325).
-    """
+    A few directions dominate the gradient of a matrix. Muon (kellerjordan.github.io/posts/muon)
+    sets all singular values of the momentum to about one by Newton-Schulz iterations, so that rare
+    directions learn as fast as frequent ones. This is the steepest step under a bound on the
+    change of the layer's output (2409.20325)."""
     assert isinstance(run.optim, AdamW)
-    return replace(run, optim=Muon(lr=0.05, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=run.optim))
+    return replace(
+        run,
+        optim=Muon(lr=0.05, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=run.optim),
+    )
 
 
 def rotary(run: Run) -> Run:
-    """Rotary positions (base 1,024) on half of each attention head's dimensions; normalised queries and keys, their
-    products times 0.12; no position table.
+    """Rotary positions (base 1,024) on half of each attention head's dimensions; normalised
+    queries and keys, their products times 0.12; no position table.
 
-    A learned position table is noise at first: it has 512 rows, each sees 16 tokens a step, and they say nothing about
-    distance. Rotation (2104.09864) makes the scores depend on distance from the first step; the half that is not
-    rotated can match content at any distance. Normalised queries and keys (2010.04245) bound the scores, here by 64 x
-    0.12, so that high learning rates cannot saturate the softmax.
+    A learned position table is noise at first: it has 512 rows, each sees 16 tokens a step, and
+    they say nothing about distance. Rotation (2104.09864) makes the scores depend on distance from
+    the first step; the half that is not rotated can match content at any distance. Normalised
+    queries and keys (2010.04245) bound the scores, here by 64 x 0.12, so that high learning rates
+    cannot saturate the softmax.
 
-    The four were measured together. They need Muon below them: with AdamW alone they gained nothing (dev, one
-    seed). And they are for the length that was trained: after training on 128 tokens, rotary positions were the worst
-    of four kinds on 512 (results/LOG.md).
-    """
+    The four were measured together. They need Muon below them: with AdamW alone they gained
+    nothing (dev, one seed). And they are for the length that was trained: after training on 128
+    tokens, rotary positions were the worst of four kinds on 512 (results/LOG.md)."""
     parts = (QKNorm(), Rotary(base=1024.0, fraction=0.5))
-    model = replace(run.model, positions=NoPositions(), attention_parts=parts, attention_scale=0.12)
+    model = replace(
+        run.model, positions=NoPositions(), attention_parts=parts, attention_scale=0.12
+    )
     return replace(run, model=model)
 
 
 def head_lr(run: Run) -> Run:
     """A separate learning rate for the head, 0.03.
 
-    A row of the head acts on a normalised vector of d_model entries of size 1, so a learning rate of lr moves a logit
-    by up to lr * d_model a step, here by 4; with the 0.005 of the rungs below, by 0.6.
-    """
+    A row of the head acts on a normalised vector of d_model entries of size 1, so a learning rate
+    of lr moves a logit by up to lr * d_model a step, here by 4; with the 0.005 of the rungs below,
+    by 0.6."""
     return change_adamw(run, lambda adamw: replace(adamw, lrs=replace(adamw.lrs, head=0.03)))
 
 
 def smear(run: Run) -> Run:
-    """Add the previous token's embedding to every token's own, times a learned factor per dimension that starts at 0.3.
+    """Add the previous token's embedding to every token's own, times a learned factor per
+    dimension that starts at 0.3.
 
-    To use the previous token, attention must first learn to look one place back. With this sum in the input (as in
-    modded-nanogpt, record 34) the network sees two tokens at every position from the first step.
-    """
+    To use the previous token, attention must first learn to look one place back. With this sum in
+    the input (as in modded-nanogpt, record 34) the network sees two tokens at every position from
+    the first step."""
     return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Smear((0.3,)))))
 
 
 def bigram_hash(run: Run) -> Run:
-    """Add a learned vector for every pair of neighbouring tokens, looked up by a hash in a table of 65,536 rows.
+    """Add a learned vector for every pair of neighbouring tokens, looked up by a hash in a table
+    of 65,536 rows.
 
-    A sum of two embeddings cannot express what only the pair means ("once upon"). On TinyStories a run reads about
-    98,000 different pairs; they share rows, but a frequent pair gets nearly all updates of its row (as in
-    modded-nanogpt, record 62).
-    """
+    A sum of two embeddings cannot express what only the pair means ("once upon"). On TinyStories a
+    run reads about 98,000 different pairs; they share rows, but a frequent pair gets nearly all
+    updates of its row (as in modded-nanogpt, record 62)."""
     return replace(run, model=replace(run.model, inputs=(NgramHash(2, 65536), *run.model.inputs)))
 
 
 def value_embeddings(run: Run) -> Run:
     """Add a second learned vector per token to the values of every layer's attention.
 
-    What a token passes on to later ones need not be what it is itself. With a table of its own (as in modded-nanogpt,
-    record 14) the values learn from the first step at a table's learning rate, while the matrices that would have
-    to compute them still change.
-    """
+    What a token passes on to later ones need not be what it is itself. With a table of its own (as
+    in modded-nanogpt, record 14) the values learn from the first step at a table's learning rate,
+    while the matrices that would have to compute them still change."""
     return replace(run, model=replace(run.model, value_embeddings=(TokenTable(),)))
 
 
 def copying(run: Run) -> Run:
-    """A second way to predict, mixed in by a learned gate: repeat the token that followed a similar earlier context.
+    """A second way to predict, mixed in by a learned gate: repeat the token that followed a
+    similar earlier context.
 
-    Stories repeat their names and objects. A transformer learns to copy through induction heads, which form later in
-    training (2209.11895). Here the final hidden states themselves are compared (a neural cache, 1612.04426, trained
-    with the model): if two of them are similar, the same token is likely to follow. This works from the first step, and
-    for tokens whose weights have not been trained yet.
-    """
+    Stories repeat their names and objects. A transformer learns to copy through induction heads,
+    which form later in training (2209.11895). Here the final hidden states themselves are compared
+    (a neural cache, 1612.04426, trained with the model): if two of them are similar, the same
+    token is likely to follow. This works from the first step, and for tokens whose weights have
+    not been trained yet."""
     return replace(run, model=replace(run.model, pointer=PointerHead()))
 
 
 def width_256(run: Run) -> Run:
     """A wider model: d_model = 256, 4 heads of 64.
 
-    Random embeddings of two tokens overlap by about 1 / sqrt(d_model), so twice the width takes three tenths of the
-    overlap away. Larger models usually need more tokens to be worth their size; here most weights are in tables with a
-    row for each token or pair. A step takes two to two and a half times as long.
-    """
+    Random embeddings of two tokens overlap by about 1 / sqrt(d_model), so twice the width takes
+    three tenths of the overlap away. Larger models usually need more tokens to be worth their
+    size; here most weights are in tables with a row for each token or pair. A step takes two to
+    two and a half times as long."""
     return replace(run, model=replace(run.model, d_model=256, n_heads=4))
 
 
 def linear_decay(run: Run) -> Run:
     """Five steps of warm-up, then learning rates that fall to zero in a straight line.
 
-    Batches are small, so every step adds noise to the weights, in proportion to the learning rate. High learning rates
-    move far, low ones average the noise out; falling to zero (2502.15938) gives both. At d_model = 33 it loses 0.05 to
-    0.08 (dev, one seed): there a hundred steps are limited by how far the weights can move.
-    """
+    Batches are small, so every step adds noise to the weights, in proportion to the learning rate.
+    High learning rates move far, low ones average the noise out; falling to zero (2502.15938)
+    gives both. At d_model = 33 it loses 0.05 to 0.08 (dev, one seed): there a hundred steps are
+    limited by how far the weights can move."""
     return replace(run, schedule=LinearDecay(warmup=5))
 
 
 def smear_3(run: Run) -> Run:
-    """The smear adds the embeddings of the three previous tokens, with factors that start at 0.3, 0.15 and 0.1.
+    """The smear adds the embeddings of the three previous tokens, with factors that start at 0.3,
+    0.15 and 0.1.
 
-    Order and neighbouring tokens are in the input before attention has learned to look back. It is the causal depthwise
-    convolution over four tokens of Canon layers (2512.17351), at the input alone.
-    """
-    inputs = tuple(Smear((0.3, 0.15, 0.1)) if isinstance(part, Smear) else part for part in run.model.inputs)
+    Order and neighbouring tokens are in the input before attention has learned to look back. It is
+    the causal depthwise convolution over four tokens of Canon layers (2512.17351), at the input
+    alone."""
+    inputs = tuple(
+        Smear((0.3, 0.15, 0.1)) if isinstance(part, Smear) else part for part in run.model.inputs
+    )
     return replace(run, model=replace(run.model, inputs=inputs))
 
 
 def layers_4(run: Run) -> Run:
     """Four layers instead of two.
 
-    Each layer combines what the layers below have found. On one seed, six layers with a smaller table of pairs were
-    worse than four. On sotu the gain of four seeds was a tie (0.0197); a fifth was added then.
-    """
+    Each layer combines what the layers below have found. On one seed, six layers with a smaller
+    table of pairs were worse than four. On sotu the gain of four seeds was a tie (0.0197); a fifth
+    was added then."""
     return replace(run, model=replace(run.model, n_layers=4))
 
 
 def lower_lr_long_hold(run: Run) -> Run:
-    """Three changes measured together: lower learning rates in embeddings and tables (three quarters) and in the head
-    (two thirds), a larger epsilon there, and learning rates that stay at their maximum for half of the run.
+    """Three changes measured together: lower learning rates in embeddings and tables (three
+    quarters) and in the head (two thirds), a larger epsilon there, and learning rates that stay at
+    their maximum for half of the run.
 
-    The learning rates were found at d_model = 128; at 256 a step of the same size moves a logit twice as far. Adam
-    divides every gradient by its own size, so a row that one token has updated moves as far as a row that a hundred
-    have updated; with an epsilon of the size of one token's gradient it moves less. And with a decay from the start,
-    half of the run has less than half of the learning rates.
+    The learning rates were found at d_model = 128; at 256 a step of the same size moves a logit
+    twice as far. Adam divides every gradient by its own size, so a row that one token has updated
+    moves as far as a row that a hundred have updated; with an epsilon of the size of one token's
+    gradient it moves less. And with a decay from the start, half of the run has less than half of
+    the learning rates.
 
-    The parts have no paired seeds of their own. On dev, one seed each, the lower learning rates gained 0.008
-    (TinyStories) and 0.019 (sotu, two layers), the epsilon 0.013 and 0.026, a hold of 40 steps 0.015 (TinyStories). All
-    three gained 0.033 on both (sotu with a hold of 30 steps). None gained 0.02 on TinyStories, so they are one rung.
-    """
+    The parts have no paired seeds of their own. On dev, one seed each, the lower learning rates
+    gained 0.008 (TinyStories) and 0.019 (sotu, two layers), the epsilon 0.013 and 0.026, a hold of
+    40 steps 0.015 (TinyStories). All three gained 0.033 on both (sotu with a hold of 30 steps).
+    None gained 0.02 on TinyStories, so they are one rung."""
     return apply(run, lower_table_lrs, larger_epsilon, hold_lr)
 
 
 def lower_table_lrs(run: Run) -> Run:
-    """Three quarters of the learning rates in embeddings (0.3) and tables (0.15), two thirds in the head (0.02)."""
-    return change_adamw(run, lambda adamw: replace(adamw, lrs=replace(adamw.lrs, embedding=0.3, table=0.15, head=0.02)))
+    """Three quarters of the learning rates in embeddings (0.3) and tables (0.15), two thirds in
+    the head (0.02)."""
+    return change_adamw(
+        run,
+        lambda adamw: replace(adamw, lrs=replace(adamw.lrs, embedding=0.3, table=0.15, head=0.02)),
+    )
 
 
 def larger_epsilon(run: Run) -> Run:
-    """An epsilon of the size of one token's gradient in embeddings, tables (1e-6) and head (1e-5)."""
+    """An epsilon of the size of one token's gradient in embeddings, tables (1e-6) and head
+    (1e-5).
+    """
     epsilons = PerKind(embedding=1e-6, table=1e-6, head=1e-5)
     return change_adamw(run, lambda adamw: replace(adamw, epsilons=epsilons))
 
 
 def hold_lr(run: Run) -> Run:
-    """Five steps of warm-up, learning rates at their maximum until half of the run is over, then a line to zero."""
+    """Five steps of warm-up, learning rates at their maximum until half of the run is over, then a
+    line to zero.
+    """
     return replace(run, schedule=LinearDecay(warmup=5, hold=0.5))
 
 
 def soap_rare_tokens(run: Run) -> Run:
-    """SOAP preconditioning before Muon, plus three changes for rare tokens: the bigram table (95,000 rows) stores only
-    pairs of tokens with small ids; a row of the embeddings, tables or head that was updated n times keeps at least
-    1 / sqrt(n) of its highest learning rate; the head adds a learned linear map of the token embeddings.
+    """SOAP preconditioning before Muon, plus three changes for rare tokens: the bigram table
+    (95,000 rows) stores only pairs of tokens with small ids; a row of the embeddings, tables or
+    head that was updated n times keeps at least 1 / sqrt(n) of its highest learning rate; the head
+    adds a learned linear map of the token embeddings.
 
-    Muon gives every direction of a matrix the same step, however noisy its gradients are. SOAP (2409.11321) first
-    divides the momentum by the root mean square of the gradients, in the eigenbases of their covariances, so that
-    directions whose sign changes from batch to batch become small.
+    Muon gives every direction of a matrix the same step, however noisy its gradients are. SOAP
+    (2409.11321) first divides the momentum by the root mean square of the gradients, in the
+    eigenbases of their covariances, so that directions whose sign changes from batch to batch
+    become small.
 
-    On sotu, two thirds of the different pairs that a run reads occur once, and they share rows with pairs that occur
-    again. GPT-2's ids follow the order in which its tokenizer merged, so a small id is often a frequent token (the rank
-    correlation of id and frequency among the tokens in use is 0.3 to 0.4): pairs whose ids have a geometric mean of at
-    most 2,000 are half of all different pairs and three quarters of the text. When the learning rate falls for all rows
-    at once, a token first seen late is hardly learned; now a row that n steps have updated keeps at least 1 / sqrt(n)
-    of its highest learning rate. And tokens that are alike as inputs are often alike as outputs, so a map of the
-    embeddings helps the rows of the head that have seen little.
+    On sotu, two thirds of the different pairs that a run reads occur once, and they share rows
+    with pairs that occur again. GPT-2's ids follow the order in which its tokenizer merged, so a
+    small id is often a frequent token (the rank correlation of id and frequency among the tokens
+    in use is 0.3 to 0.4): pairs whose ids have a geometric mean of at most 2,000 are half of all
+    different pairs and three quarters of the text. When the learning rate falls for all rows at
+    once, a token first seen late is hardly learned; now a row that n steps have updated keeps at
+    least 1 / sqrt(n) of its highest learning rate. And tokens that are alike as inputs are often
+    alike as outputs, so a map of the embeddings helps the rows of the head that have seen little.
 
-    What the parts gain: SOAP alone (the recipe `soap`) 0.018 on TinyStories and 0.028 on sotu (test, 5 and 3 pairs),
-    the other three together another 0.020 and 0.039. On TinyStories neither is above 0.02, so they are one rung. One by
-    one the three were measured on sotu alone (dev, one seed, in this order): pairs of small ids 0.009, rows of
-    embeddings and tables 0.011, rows of the head and the map 0.023. Left out of the finished rung, the choice of pairs
-    was worth 0.0027 (test, 3 pairs, SD 0.0031), which is nothing; it stays because the recorded runs have it.
-    """
+    What the parts gain: SOAP alone (the recipe `soap`) 0.018 on TinyStories and 0.028 on sotu
+    (test, 5 and 3 pairs), the other three together another 0.020 and 0.039. On TinyStories neither
+    is above 0.02, so they are one rung. One by one the three were measured on sotu alone (dev, one
+    seed, in this order): pairs of small ids 0.009, rows of embeddings and tables 0.011, rows of
+    the head and the map 0.023. Left out of the finished rung, the choice of pairs was worth 0.0027
+    (test, 3 pairs, SD 0.0031), which is nothing; it stays because the recorded runs have it."""
     return apply(run, soap_before_muon, common_bigrams, row_lrs, embedding_map)
 
 
@@ -252,53 +278,67 @@ def soap_before_muon(run: Run) -> Run:
 
 
 def common_bigrams(run: Run) -> Run:
-    """A bigram table of 95,000 rows that stores only pairs of tokens with small ids, which are often frequent ones."""
-    inputs = (replace(p, rows=95_000, common=2000) if isinstance(p, NgramHash) else p for p in run.model.inputs)
+    """A bigram table of 95,000 rows that stores only pairs of tokens with small ids, which are
+    often frequent ones.
+    """
+    inputs = (
+        replace(p, rows=95_000, common=2000) if isinstance(p, NgramHash) else p
+        for p in run.model.inputs
+    )
     return replace(run, model=replace(run.model, inputs=tuple(inputs)))
 
 
 def row_lrs(run: Run) -> Run:
-    """Every row of embeddings, tables and head keeps at least 1 / sqrt(n) of its highest learning rate after n updates.
-    A step updates a row of the head if the row's token occurs in the batch: its gradient is then above 1e-4."""
+    """Every row of embeddings, tables and head keeps at least 1 / sqrt(n) of its highest learning
+    rate after n updates. A step updates a row of the head if the row's token occurs in the batch:
+    its gradient is then above 1e-4."""
     threshold = PerKind(head=1e-4)
-    return change_adamw(run, lambda adamw: replace(adamw, row_lr_power=0.5, row_update_threshold=threshold))
+    return change_adamw(
+        run, lambda adamw: replace(adamw, row_lr_power=0.5, row_update_threshold=threshold)
+    )
 
 
 def embedding_map(run: Run) -> Run:
     """A head to which a learned linear map of the token embeddings is added, times 0.02.
 
-    The row that stands for all tokens which the run does not read gets nothing, so it is no longer exact for them.
-    """
-    return replace(run, model=replace(run.model, lm_head=replace(run.model.lm_head, embedding_map=0.02)))
+    The row that stands for all tokens which the run does not read gets nothing, so it is no longer
+    exact for them."""
+    return replace(
+        run, model=replace(run.model, lm_head=replace(run.model.lm_head, embedding_map=0.02))
+    )
 
 
 def where_to_copy(run: Run) -> Run:
-    """Copying prefers some distances and some tokens: two learned numbers are added to the score of an earlier token as
-    the one to copy, one for how far back it stands (in doublings), one for which token it is.
+    """Copying prefers some distances and some tokens: two learned numbers are added to the score
+    of an earlier token as the one to copy, one for how far back it stands (in doublings), one for
+    which token it is.
 
-    Copying compares hidden states alone. But the name in a story is that of this story, which is near, and names and
-    numbers are copied more often than other tokens. On one seed of `minute`, on TinyStories, the numbers are highest 15
-    to 62 tokens back. Both were measured together; on one seed of `minute` (dev, two threads) distances alone gained
-    0.006 (TinyStories) and 0.004 (sotu), tokens alone 0.005 and 0.003, both 0.013 and 0.007. With one thread both
-    gained 0.024 and 0.004: the number of threads moves a seed by 0.008, so the parts cannot be told apart. At three
-    hundred steps nothing is left of the gain (sotu, one seed).
-    """
+    Copying compares hidden states alone. But the name in a story is that of this story, which is
+    near, and names and numbers are copied more often than other tokens. On one seed of `minute`,
+    on TinyStories, the numbers are highest 15 to 62 tokens back. Both were measured together; on
+    one seed of `minute` (dev, two threads) distances alone gained 0.006 (TinyStories) and 0.004
+    (sotu), tokens alone 0.005 and 0.003, both 0.013 and 0.007. With one thread both gained 0.024
+    and 0.004: the number of threads moves a seed by 0.008, so the parts cannot be told apart. At
+    three hundred steps nothing is left of the gain (sotu, one seed)."""
     pointer = run.model.pointer and replace(run.model.pointer, score_biases=True)
     return replace(run, model=replace(run.model, pointer=pointer))
 
 
 def own_document(run: Run) -> Run:
-    """Attention looks no further back than to the last <|endoftext|>, the token that stands before each document.
+    """Attention looks no further back than to the last <|endoftext|>, the token that stands before
+    each document.
 
-    A row of 512 tokens holds parts of three or four stories of TinyStories, and no attention head has to learn to leave
-    the others alone; speeches of sotu are longer. What copies tokens still sees all: limiting it too lost 0.008 of
-    0.020 (one seed of `minute`, dev; threads move a seed as much), perhaps because names recur from story to story.
-    """
+    A row of 512 tokens holds parts of three or four stories of TinyStories, and no attention head
+    has to learn to leave the others alone; speeches of sotu are longer. What copies tokens still
+    sees all: limiting it too lost 0.008 of 0.020 (one seed of `minute`, dev; threads move a seed
+    as much), perhaps because names recur from story to story."""
     return replace(run, model=replace(run.model, document_start=50256))
 
 
 def change_adamw(run: Run, change: Callable[[AdamW], AdamW]) -> Run:
-    """The run with its AdamW changed: the optimizer itself, or the one that Muon leaves the other parameters to."""
+    """The run with its AdamW changed: the optimizer itself, or the one that Muon leaves the other
+    parameters to.
+    """
     if isinstance(run.optim, Muon):
         return replace(run, optim=replace(run.optim, rest=change(run.optim.rest)))
     assert isinstance(run.optim, AdamW)

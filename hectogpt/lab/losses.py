@@ -1,8 +1,7 @@
 """A verdict on losses from anybody's runs: read them from files, pair them by seed, test the gain.
 
-The test is that of `hectogpt compare --until decided` (sequential.py): the result stays valid when it is
-recomputed after every new seed.
-"""
+The test is that of `hectogpt compare --until decided` (sequential.py): the result stays valid when
+it is recomputed after every new seed."""
 
 from __future__ import annotations
 
@@ -33,13 +32,17 @@ Losses = Mapping[str, float]  # seed -> loss, in the order of the file
 class LossVerdict:
     """The test of losses b against losses a.
 
-    verdict: "better" if b is lower than a by at least `margin` and the interval lies above 0, "worse" the
-        same in the other direction, "tie" if the interval lies within the margin, otherwise "unproven".
-    gain: mean of a minus b over the pairs; positive means that b is better. In the unit of the losses.
+    verdict: "better" if b is lower than a by at least `margin` and the interval lies above 0,
+        "worse" the
+        same in the other direction, "tie" if the interval lies within the margin, otherwise
+        "unproven".
+    gain: mean of a minus b over the pairs; positive means that b is better. In the unit of the
+        losses.
     interval: 95 % interval of the gain, valid at every look; None for a single pair.
     p: two-sided p value that is valid at every look.
     pairs: number of pairs.
-    more_seeds: about how many more pairs would decide it if gain and spread stayed as they are. 0 if it
+    more_seeds: about how many more pairs would decide it if gain and spread stayed as they are. 0
+        if it
         is decided, None if one pair gives no spread or the number exceeds 10,000.
     margin: differences below it count as a tie.
     paired: True if the pairs share a seed, False if they share only their place in the files.
@@ -68,7 +71,10 @@ class LossVerdict:
         facts = [f"its mean loss is {abs(self.gain):.4g} {direction}"]
         if self.interval is not None:
             low, high = self.interval
-            facts.append(f"gain {self.gain:+.4g}, 95 % interval {low:+.4g} to {high:+.4g}, p {p_text(self.p)}")
+            facts.append(
+                f"gain {self.gain:+.4g}, 95 % interval {low:+.4g} to {high:+.4g}, p "
+                f"{p_text(self.p)}"
+            )
         how = "paired by seed" if self.paired else "not paired by seed"
         facts.append(f"{self.pairs} pair{'' if self.pairs == 1 else 's'}, {how}")
         lines = [f"{opening}: {'; '.join(facts)}.", self._next()]
@@ -84,49 +90,69 @@ class LossVerdict:
             return "One pair has no spread: run at least three seeds."
         if self.more_seeds is None:
             return f"More than {MOST_SEEDS:,} seeds would be needed to decide it."
-        return f"About {self.more_seeds:,} more seeds would decide it if gain and spread stayed the same."
+        return (
+            f"About {self.more_seeds:,} more seeds would decide it if gain and spread stayed the "
+            "same."
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The fields as plain values."""
         return asdict(self)
 
 
-def verdict(a: Losses | Sequence[float], b: Losses | Sequence[float], margin: float = LEAST_DIFFERENCE) -> LossVerdict:
+def verdict(
+    a: Losses | Sequence[float], b: Losses | Sequence[float], margin: float = LEAST_DIFFERENCE
+) -> LossVerdict:
     """Test whether losses b are lower than losses a.
 
     Args:
         a: losses of the base: a mapping from seed to loss, or a sequence.
-        b: losses of the change, in the same form. Two mappings are paired by seed; two sequences by place,
-            which is valid for independent runs, and needs more of them than pairs that share a seed.
+        b: losses of the change, in the same form. Two mappings are paired by seed; two sequences
+            by
+            place,
+            which is valid for independent runs, and needs more of them than pairs that share a
+            seed.
         margin: least difference that counts, in the unit of the losses.
 
     Raises UserError if no pair can be made, a loss is not finite, or the margin is negative.
     """
     if not (math.isfinite(margin) and margin >= 0):
-        raise UserError(f"margin {margin}", why="it must be 0 or more", fix=f"margin {LEAST_DIFFERENCE}")
+        raise UserError(
+            f"margin {margin}", why="it must be 0 or more", fix=f"margin {LEAST_DIFFERENCE}"
+        )
     paired = isinstance(a, Mapping) and isinstance(b, Mapping)
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         shared = [seed for seed in a if seed in b]
-        before, after = [a[seed] for seed in shared], [b[seed] for seed in shared]
+        before = [a[seed] for seed in shared]
+        after = [b[seed] for seed in shared]
         unused = tuple(str(seed) for seed in [*a, *b] if seed not in shared)
     else:
-        before, after = list(_values(a)), list(_values(b))
+        before = list(_values(a))
+        after = list(_values(b))
         extra = abs(len(before) - len(after))
         unused = (f"the last {extra} of the longer",) if extra else ()
         before, after = before[: len(after)], after[: len(before)]
     if not before:
         why = "they have no seed in common" if paired else "one of them is empty"
-        raise UserError("the two cannot be compared", why=why, fix="run both with the same seeds", code=errors.DATA)
+        raise UserError(
+            "the two cannot be compared",
+            why=why,
+            fix="run both with the same seeds",
+            code=errors.DATA,
+        )
     gains = np.subtract(before, after, dtype=np.float64)
     if not np.isfinite(gains).all():
         raise UserError(
             "a loss is not finite",
             why="a test cannot count a run that diverged",
-            fix="give it the loss of a uniform guess, ln(vocabulary size), or leave its seed out of both",
+            fix="give it the loss of a uniform guess, ln(vocabulary size), or leave its seed out "
+            "of both",
             code=errors.DATA,
         )
     looks = look(gains, margin)
-    gain, low, high = float(looks.gain[-1]), float(looks.low[-1]), float(looks.high[-1])
+    gain = float(looks.gain[-1])
+    low = float(looks.low[-1])
+    high = float(looks.high[-1])
     word = str(looks.word[-1])
     return LossVerdict(
         verdict=word,
@@ -146,7 +172,9 @@ def _values(losses: Losses | Sequence[float]) -> Iterable[float]:
 
 
 def seeds_to_decide(gains: np.ndarray, margin: float) -> int | None:
-    """How many more gains with this mean and spread decide the test; None for one gain, or beyond MOST_SEEDS."""
+    """How many more gains with this mean and spread decide the test; None for one gain, or beyond
+    MOST_SEEDS.
+    """
     if len(gains) < 2:
         return None
     n = np.arange(len(gains) + 1, MOST_SEEDS + len(gains) + 1, dtype=np.float64)
@@ -156,18 +184,21 @@ def seeds_to_decide(gains: np.ndarray, margin: float) -> int | None:
     return int(n[decided][0]) - len(gains) if decided.any() else None
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files
+# ---
 
 
 def read_losses(name: str) -> tuple[Losses, bool]:
     """The losses in a file, and True if they have seeds (otherwise their keys are row numbers).
 
-    name: FILE or FILE:COLUMN. The file is CSV with a header (separated by commas, semicolons or tabs), or
-    JSON lines (.jsonl). COLUMN is that of the loss, `loss` by default; seeds are in the column `seed`.
+    name: FILE or FILE:COLUMN. The file is CSV with a header (separated by commas, semicolons or
+    tabs), or JSON lines (.jsonl). COLUMN is that of the loss, `loss` by default; seeds are in the
+    column `seed`.
 
     Raises UserError (DATA) for a file that cannot be read, lacks the column, or repeats a seed.
     """
-    path, column = Path(name), "loss"
+    path = Path(name)
+    column = "loss"
     if not path.exists() and ":" in name:
         file, _, column = name.rpartition(":")
         path = Path(file)
@@ -175,12 +206,23 @@ def read_losses(name: str) -> tuple[Losses, bool]:
         text = read_bytes(path, LARGEST).decode("utf-8-sig")
         rows = _json_rows(text) if path.suffix in (".jsonl", ".json") else _csv_rows(text)
     except (OSError, ValueError) as error:
-        raise errors.unreadable(path, error, fix="a CSV or .jsonl file with seed and loss", code=errors.DATA) from None
+        raise errors.unreadable(
+            path, error, fix="a CSV or .jsonl file with seed and loss", code=errors.DATA
+        ) from None
     columns = list(rows[0]) if rows else []
     shown = one_line(", ".join(columns)) or "none"
     if column not in columns:
-        fix = f"{path}:COLUMN names another column" if columns else f"a first line such as seed,{column}"
-        raise UserError(f"{path} has no column {column!r}", why=f"its columns: {shown}", fix=fix, code=errors.DATA)
+        fix = (
+            f"{path}:COLUMN names another column"
+            if columns
+            else f"a first line such as seed,{column}"
+        )
+        raise UserError(
+            f"{path} has no column {column!r}",
+            why=f"its columns: {shown}",
+            fix=fix,
+            code=errors.DATA,
+        )
     seeded = "seed" in columns
     losses: dict[str, float] = {}
     for number, row in enumerate(rows, 1):
@@ -193,7 +235,8 @@ def read_losses(name: str) -> tuple[Losses, bool]:
             raise UserError(
                 f"{path}, row {number}: seed {seed or '(none)'}, {column} {row.get(column)!r}",
                 why="every row needs a seed and a finite number",
-                fix="for a run that diverged, write the loss of a uniform guess or remove its seed from both files",
+                fix="for a run that diverged, write the loss of a uniform guess or remove its "
+                "seed from both files",
                 code=errors.DATA,
             )
         if seed in losses:
@@ -221,7 +264,8 @@ def _json_rows(text: str) -> list[dict[str, Any]]:
     return [parse_json_object(line.encode()) for line in text.splitlines() if line.strip()]
 
 
-# --- the picture ------------------------------------------------------------------------------------------------------
+# --- the picture
+# ---
 
 
 def plot_verdict(path: Path, gains: Sequence[float], margin: float, title: str) -> None:
@@ -229,15 +273,30 @@ def plot_verdict(path: Path, gains: Sequence[float], margin: float, title: str) 
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    from hectogpt.training.plot import BLUE, LIGHT_GREY, place_legend, plain_text, save_figure, style_axes
+    from hectogpt.training.plot import (
+        BLUE,
+        LIGHT_GREY,
+        place_legend,
+        plain_text,
+        save_figure,
+        style_axes,
+    )
 
-    looks, n = look(gains, margin), np.arange(1, len(gains) + 1)
+    looks = look(gains, margin)
+    n = np.arange(1, len(gains) + 1)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     bounded = np.isfinite(looks.high)
     axes.axhspan(-margin, margin, color=LIGHT_GREY, alpha=0.3, label=f"within {margin:g}: a tie")
     axes.axhline(0, color="0.35", linewidth=0.8)
-    axes.fill_between(n[bounded], looks.low[bounded], looks.high[bounded], color=BLUE, alpha=0.2, label="95 % interval")
+    axes.fill_between(
+        n[bounded],
+        looks.low[bounded],
+        looks.high[bounded],
+        color=BLUE,
+        alpha=0.2,
+        label="95 % interval",
+    )
     axes.plot(n, looks.gain, color=BLUE, label="mean gain so far")
     axes.plot(n, gains, ".", color="0.35", label="each pair")
     axes.set_xlabel("pairs")

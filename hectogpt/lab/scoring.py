@@ -1,6 +1,5 @@
-"""What follows the last step of a run: its held-out score and what that is compared with, picture, continuations,
-summary.
-"""
+"""What follows the last step of a run: its held-out score and what that is compared with, picture,
+continuations, summary."""
 
 from __future__ import annotations
 
@@ -30,26 +29,36 @@ PROMPT_TOKENS = 6  # of the held-out text, for other corpora
 
 @dataclass(frozen=True)
 class FullRun:
-    """A finished run: its result, what summary.json holds, and the baseline's on the same text as `find_baseline` has
-    it."""
+    """A finished run: its result, what summary.json holds, and the baseline's on the same text as
+    `find_baseline` has it."""
 
     result: RunResult
     summary: dict[str, Any]
     baseline: dict[str, Any] | None
 
 
-def run_and_score(task: Task, progress: Progress, prompt: str | None = None, world: World = ALONE) -> FullRun:
-    """Train, score, draw, summarise. prompt: what the trained model continues at the end. Raises UserError as
-    `run_to_folder` does."""
-    task.corpus.tokenizer.encode(prompt or "")  # what is no text is refused before anything is trained
-    return run_to_folder(task, progress, lambda session, folder: score(session, folder, progress, prompt), world)
+def run_and_score(
+    task: Task, progress: Progress, prompt: str | None = None, world: World = ALONE
+) -> FullRun:
+    """Train, score, draw, summarise. prompt: what the trained model continues at the end. Raises
+    UserError as `run_to_folder` does."""
+    task.corpus.tokenizer.encode(
+        prompt or ""
+    )  # what is no text is refused before anything is trained
+    return run_to_folder(
+        task, progress, lambda session, folder: score(session, folder, progress, prompt), world
+    )
 
 
 def score(session: Session, folder: RunFolder, progress: Progress, prompt: str | None) -> FullRun:
     """Score the trained model, draw its picture, write its summary."""
-    from hectogpt.training.plot import plot_run  # loads matplotlib, which would hold up the first step
+    from hectogpt.training.plot import (
+        plot_run,
+    )  # loads matplotlib, which would hold up the first step
 
-    run, corpus, modified = session.run, session.corpus, folder.modified
+    run = session.run
+    corpus = session.corpus
+    modified = folder.modified
     progress.line(f"scoring {len(corpus.dev):,} held-out tokens ...")
     found = session.evaluate("dev")
     folder.add_score(len(session.done), found)
@@ -58,7 +67,9 @@ def score(session: Session, folder: RunFolder, progress: Progress, prompt: str |
     models = NgramModels(counted, run.model.vocab_size)
     ngrams = models.losses(corpus.dev)
     loss, weights = mix(score_both(models.order_5, corpus.dev, found))
-    baseline = None if run.recipe == "baseline" and not modified else find_baseline(corpus, run.steps)
+    baseline = (
+        None if run.recipe == "baseline" and not modified else find_baseline(corpus, run.steps)
+    )
     try:
         plot_run(
             folder.path / PICTURE,
@@ -74,13 +85,20 @@ def score(session: Session, folder: RunFolder, progress: Progress, prompt: str |
     prompt = default_prompt(corpus) if prompt is None else prompt
     summary = session.result().summary() | folder.facts
     summary |= {"dev_loss_with_ngrams": loss, "ngram_weights": list(weights)}
-    summary |= {"ngrams": ngrams, "prompt": prompt, "samples": samples(session, prompt), "state": "done"}
+    summary |= {
+        "ngrams": ngrams,
+        "prompt": prompt,
+        "samples": samples(session, prompt),
+        "state": "done",
+    }
     folder.finish(summary)
     return FullRun(replace(session.result(), folder=folder.path), summary, baseline)
 
 
 def default_prompt(corpus: Corpus) -> str:
-    """A prompt that fits the corpus: for others than sotu, the first tokens of the held-out text."""
+    """A prompt that fits the corpus: for others than sotu, the first tokens of the held-out
+    text.
+    """
     if corpus.name == "sotu":
         return SOTU_PROMPT
     return beginning(corpus.dev, corpus.tokenizer, PROMPT_TOKENS)
@@ -88,29 +106,43 @@ def default_prompt(corpus: Corpus) -> str:
 
 def samples(session: Session, prompt: str) -> dict[str, str]:
     """A greedy and a sampled continuation of the prompt, 40 tokens each."""
-    how = {"greedy": Sampling(max_new_tokens=40), "sampled": Sampling(max_new_tokens=40, do_sample=True)}
-    model, tokenizer, seed = session.model, session.corpus.tokenizer, session.run.seed
-    return {name: prompt + complete(model, tokenizer, prompt, sampling, seed=seed) for name, sampling in how.items()}
+    how = {
+        "greedy": Sampling(max_new_tokens=40),
+        "sampled": Sampling(max_new_tokens=40, do_sample=True),
+    }
+    model = session.model
+    tokenizer = session.corpus.tokenizer
+    seed = session.run.seed
+    return {
+        name: prompt + complete(model, tokenizer, prompt, sampling, seed=seed)
+        for name, sampling in how.items()
+    }
 
 
-# --- what a loss is compared with: recorded runs of the recipe, the baseline's curve on the text ----------------------
+# --- what a loss is compared with: recorded runs of the recipe, the baseline's curve on the text
+# ----------------------
 
 
 def is_it_usual(recipe: str, corpus: str, steps: int | None, loss: float) -> str:
-    """How a whole run's held-out loss lies to those on record, in words; "" if fewer than two are. Within four SD, or
-    0.01, is usual. tools/report writes the file from results/ladder.jsonl: mean and SD of n losses, nats per token."""
-    bands = json.loads((Path(__file__).parent / "baselines" / "bands.json").read_text(encoding="utf-8"))
+    """How a whole run's held-out loss lies to those on record, in words; "" if fewer than two are.
+    Within four SD, or 0.01, is usual. tools/report writes the file from results/ladder.jsonl: mean
+    and SD of n losses, nats per token."""
+    bands = json.loads(
+        (Path(__file__).parent / "baselines" / "bands.json").read_text(encoding="utf-8")
+    )
     if (band := bands.get(f"{recipe} {corpus} {steps}")) is None:
         return ""
     mean, sd, n = band
-    others, apart = f"{n} runs on record: {mean:.3f} ± {sd:.3f}", loss - mean
+    others = f"{n} runs on record: {mean:.3f} ± {sd:.3f}"
+    apart = loss - mean
     if abs(apart) <= max(4 * sd, 0.01):
         return f"as usual ({others})"
     return f"{abs(apart):.3f} {'above' if apart > 0 else 'below'} the usual ({others})"
 
 
 def find_baseline(corpus: Corpus, steps: int) -> dict[str, Any] | None:
-    """A finished baseline run on this training text over so many steps: `losses` and `grad_norms` at every step, and
-    `dev_loss`. One comes with the package, on the embedded corpus over 100 steps; None for another."""
+    """A finished baseline run on this training text over so many steps: `losses` and `grad_norms`
+    at every step, and `dev_loss`. One comes with the package, on the embedded corpus over 100
+    steps; None for another."""
     path = Path(__file__).parent / "baselines" / f"{corpus.sha256['train'][:16]}-{steps}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

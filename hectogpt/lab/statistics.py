@@ -1,7 +1,7 @@
 """Means, spreads and paired differences over seeds: pure functions of lists of losses.
 
-A difference counts only if it is larger than both the noise floor and 0.02 nats. No seed is ever left out.
-"""
+A difference counts only if it is larger than both the noise floor and 0.02 nats. No seed is ever
+left out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ VerdictWord = Literal["better", "unproven", "tie", "worse"]
 
 @dataclass(frozen=True)
 class Summary:
-    """A sample of losses, nats per token. sd has n - 1 in its denominator and is None for n = 1."""
+    """A sample of losses, nats per token. sd has n - 1 in its denominator and is None for n =
+    1.
+    """
 
     n: int
     mean: float
@@ -35,13 +37,16 @@ class Summary:
 
 @dataclass(frozen=True)
 class Paired:
-    """Losses of an old and a new arm over the seeds that both have, in nats per token. gain: the mean of old minus new,
-    so positive is better.
+    """Losses of an old and a new arm over the seeds that both have, in nats per token. gain: the
+    mean of old minus new, so positive is better.
 
-    low, high: 95 % confidence interval of the gain (Student's t). p: one-sided, the probability of a gain this high if
-    there were none (None in a sequential test). sd: of the differences. noise_floor: 2 sd / sqrt(n). All are None for
+    low, high: 95 % confidence interval of the gain (Student's t). p: one-sided, the probability of
+        a gain this high if
+    there were none (None in a sequential test). sd: of the differences. noise_floor: 2 sd /
+    sqrt(n). All are None for
     n = 1.
-    verdict: "tie" within the noise floor or LEAST_DIFFERENCE, "better" or "worse" beyond both; "unproven" is a gain
+    verdict: "tie" within the noise floor or LEAST_DIFFERENCE, "better" or "worse" beyond both;
+        "unproven" is a gain
     beyond both with p >= SIGNIFICANCE, or any difference of a single pair.
     """
 
@@ -56,7 +61,9 @@ class Paired:
 
     def __str__(self) -> str:
         """ "+0.0055 [-0.0906, +0.1017]"."""
-        return f"{self.gain:+.4f}" + ("" if self.low is None else f" [{self.low:+.4f}, {self.high:+.4f}]")
+        return f"{self.gain:+.4f}" + (
+            "" if self.low is None else f" [{self.low:+.4f}, {self.high:+.4f}]"
+        )
 
 
 def p_text(p: float) -> str:
@@ -75,19 +82,24 @@ def compare_pairs(new: Mapping[int, float], old: Mapping[int, float]) -> Paired 
     seeds = sorted(new.keys() & old.keys())
     if not seeds:
         return None
-    a, b = np.array([new[s] for s in seeds]), np.array([old[s] for s in seeds])
-    n, gain = len(seeds), float((b - a).mean())
+    a = np.array([new[s] for s in seeds])
+    b = np.array([old[s] for s in seeds])
+    n = len(seeds)
+    gain = float((b - a).mean())
     if n == 1:
         return Paired(1, gain, None, None, None, None, None, "unproven")
     sd = float(np.std(b - a, ddof=1))
     floor = 2 * sd / math.sqrt(n)
-    if sd <= 1e-12 * max(1.0, abs(gain)):  # every seed differs by the same: no t statistic, and no doubt
+    if sd <= 1e-12 * max(
+        1.0, abs(gain)
+    ):  # every seed differs by the same: no t statistic, and no doubt
         p = 0.5 if gain == 0 else float(gain < 0)
         low = high = gain
     else:
         p = float(stats.ttest_rel(b, a, alternative="greater").pvalue)
         interval = stats.ttest_rel(b, a).confidence_interval(0.95)
-        low, high = float(interval.low), float(interval.high)
+        low = float(interval.low)
+        high = float(interval.high)
     if abs(gain) < max(LEAST_DIFFERENCE, floor):
         verdict: VerdictWord = "tie"
     elif gain < 0:
@@ -98,11 +110,13 @@ def compare_pairs(new: Mapping[int, float], old: Mapping[int, float]) -> Paired 
 
 
 def seeds_needed(sd: float) -> int:
-    """Paired seeds with which a true gain of LEAST_DIFFERENCE is found (p below SIGNIFICANCE) with probability POWER.
+    """Paired seeds with which a true gain of LEAST_DIFFERENCE is found (p below SIGNIFICANCE) with
+    probability POWER.
 
-    sd: of the paired differences. n = ((z(1 - p) + z(POWER)) sd / gain)^2 + z(1 - p)^2 / 2, rounded up, where z are
-    quantiles of the normal distribution and the last term corrects for Student's t: Guenther 1981, "Sample size
-    formulas for normal theory t tests", The American Statistician 35 (4).
-    """
-    alpha, beta = stats.norm.ppf(1 - SIGNIFICANCE), stats.norm.ppf(POWER)
+    sd: of the paired differences. n = ((z(1 - p) + z(POWER)) sd / gain)^2 + z(1 - p)^2 / 2,
+    rounded up, where z are quantiles of the normal distribution and the last term corrects for
+    Student's t: Guenther 1981, "Sample size formulas for normal theory t tests", The American
+    Statistician 35 (4)."""
+    alpha = stats.norm.ppf(1 - SIGNIFICANCE)
+    beta = stats.norm.ppf(POWER)
     return max(2, math.ceil(((alpha + beta) * sd / LEAST_DIFFERENCE) ** 2 + alpha**2 / 2))

@@ -1,4 +1,6 @@
-"""The tracks: sets of rules for a comparison, and a check of which rules a trial breaks. Nothing else names a track."""
+"""The tracks: sets of rules for a comparison, and a check of which rules a trial breaks. Nothing
+else names a track.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,11 @@ from hectogpt.training.run import Run
 class Track:
     """The rules that a trial is checked against. None: no limit.
 
-    steps: exact number of optimizer steps. tokens: most training tokens, none of them read twice. parameters: most
-    parameters. seconds: most seconds of building and training. cores: most threads. allows_counts: whether weights may
-    start from counts of the training text. allows_gpu: whether a GPU may train. scoring: how a trained model is scored:
-    by itself, or with n-grams of what it read, looking up what it read, or learning from what it has scored
-    (lab/mixing.py).
-    """
+    steps: exact number of optimizer steps. tokens: most training tokens, none of them read twice.
+    parameters: most parameters. seconds: most seconds of building and training. cores: most
+    threads. allows_counts: whether weights may start from counts of the training text. allows_gpu:
+    whether a GPU may train. scoring: how a trained model is scored: by itself, or with n-grams of
+    what it read, looking up what it read, or learning from what it has scored (lab/mixing.py)."""
 
     name: str
     steps: int
@@ -43,7 +44,16 @@ TRACKS: dict[str, Track] = {
         Track("closed+counting", 100, 819_200, 60_000_000, 600, 2, False, False, "counting"),
         Track("retrieval", 100, 819_200, 60_000_000, 600, 2, False, False, "retrieval"),
         Track("adaptive", 100, 819_200, 60_000_000, 600, 2, False, False, "adaptive"),
-        Track("closed+statistics", 100, 819_200, 60_000_000, 600, 2, allows_counts=True, allows_gpu=False),
+        Track(
+            "closed+statistics",
+            100,
+            819_200,
+            60_000_000,
+            600,
+            2,
+            allows_counts=True,
+            allows_gpu=False,
+        ),
         Track("open-cpu", 100, None, None, 600, 2, allows_counts=True, allows_gpu=False),
         Track("open-gpu", 100, None, None, None, None, allows_counts=True, allows_gpu=True),
     )
@@ -51,16 +61,22 @@ TRACKS: dict[str, Track] = {
 
 
 def find_track(name: str) -> Track:
-    """The track of this name. Raises UserError with the nearest name for one that does not exist."""
+    """The track of this name. Raises UserError with the nearest name for one that does not
+    exist.
+    """
     if name not in TRACKS:
-        raise UserError(f"unknown track {name!r}", why=f"tracks: {', '.join(TRACKS)}", fix=did_you_mean(name, TRACKS))
+        raise UserError(
+            f"unknown track {name!r}",
+            why=f"tracks: {', '.join(TRACKS)}",
+            fix=did_you_mean(name, TRACKS),
+        )
     return TRACKS[name]
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What a trial takes, as far as it is known. again: whether it reads text twice. counts: whether it starts from
-    counts of the training text."""
+    """What a trial takes, as far as it is known. again: whether it reads text twice. counts:
+    whether it starts from counts of the training text."""
 
     steps: int
     tokens: int
@@ -73,7 +89,9 @@ class Taken:
 
 
 def rules_broken(rules: Track, taken: Taken) -> list[str]:
-    """Which rules a trial breaks, in words; [] if none. What is not known yet (None) breaks none."""
+    """Which rules a trial breaks, in words; [] if none. What is not known yet (None) breaks
+    none.
+    """
     limits = {
         "training tokens": (taken.tokens, rules.tokens),
         "parameters": (taken.params, rules.parameters),
@@ -81,7 +99,11 @@ def rules_broken(rules: Track, taken: Taken) -> list[str]:
         "threads": (taken.threads, rules.cores),
     }
     broken = {f"{taken.steps} steps, not {rules.steps}": taken.steps != rules.steps}
-    broken |= {f"{n:,.0f} {what}, at most {most:,}": n > most for what, (n, most) in limits.items() if n and most}
+    broken |= {
+        f"{n:,.0f} {what}, at most {most:,}": n > most
+        for what, (n, most) in limits.items()
+        if n and most
+    }
     broken |= {
         "training text read more than once": taken.again and rules.tokens is not None,
         "a start from counts of the training text": taken.counts and not rules.allows_counts,
@@ -102,7 +124,8 @@ def broken_rules(
 
     machine: what it ran on, as a record has it: `kind` ("cpu", "cuda") and `threads`.
     """
-    machine, rows = machine or {}, run.steps * run.data.batch_size
+    machine = machine or {}
+    rows = run.steps * run.data.batch_size
     taken = Taken(
         steps=run.steps,
         tokens=rows * run.data.seq_len,

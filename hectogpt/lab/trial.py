@@ -1,4 +1,5 @@
-"""One trial, a run and its scores, in a process of its own: a crash or a leak there costs one trial and nothing else.
+"""One trial, a run and its scores, in a process of its own: a crash or a leak there costs one
+trial and nothing else.
 
 `python -m hectogpt.lab.trial` is the process's side.
 """
@@ -27,7 +28,9 @@ PACKAGE = Path(__file__).resolve().parents[1]
 OnStep = Callable[[int, float], None]
 
 
-def request_of(run: Run, corpus: Corpus, splits: Sequence[str], scoring: Scoring = "alone") -> dict[str, Any]:
+def request_of(
+    run: Run, corpus: Corpus, splits: Sequence[str], scoring: Scoring = "alone"
+) -> dict[str, Any]:
     """What a trial's process is asked, as plain values that another machine understands too."""
     return {
         "ideas": [{"path": str(idea.path), "source": idea.source} for idea in files_of(run)],
@@ -44,12 +47,12 @@ def ask(
     on_step: OnStep,
     cancelled: threading.Event | None = None,
 ) -> dict[str, Any]:
-    """Do a trial in a new process on this machine; the fields of its record that say what came of it.
+    """Do a trial in a new process on this machine; the fields of its record that say what came of
+    it.
 
-    on_step is called with (step, loss). Never raises for what goes wrong in the process: `status` is then "diverged",
-    with the scores of a uniform guess, or "failed", without scores; `error` is the whole message. Raises
-    process.CancelledError once `cancelled` is set.
-    """
+    on_step is called with (step, loss). Never raises for what goes wrong in the process: `status`
+    is then "diverged", with the scores of a uniform guess, or "failed", without scores; `error` is
+    the whole message. Raises process.CancelledError once `cancelled` is set."""
     result: dict[str, Any] = {}
 
     def receive(message: dict[str, Any], _: bytes) -> None:
@@ -67,10 +70,14 @@ def ask(
     if outcome.error is None and result:
         return origin | result
     ended = f"the trial's process ended with {outcome.error or 'no result'}"
-    return origin | {"status": "failed", "error": "\n".join(filter(None, [ended, outcome.last_words]))}
+    return origin | {
+        "status": "failed",
+        "error": "\n".join(filter(None, [ended, outcome.last_words])),
+    }
 
 
-# --- the process's side -----------------------------------------------------------------------------------------------
+# --- the process's side
+# ---
 
 
 def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -81,11 +88,18 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for idea in request["ideas"]:
         load_idea(IdeaFile(Path(idea["path"]), idea["source"]))
     run = load_run(request["run"])
-    corpus, splits = open_corpus(request["corpus"], progress=False), request["splits"]
+    corpus = open_corpus(request["corpus"], progress=False)
+    splits = request["splits"]
     if corpus.sha256 != request["corpus_sha256"]:
         what = f"corpus {corpus.name} has changed since the comparison began"
-        raise UserError(what, why="trials on different texts cannot be compared", fix="start it anew", code=errors.DATA)
-    session, diverged = Session.open(run, corpus), None
+        raise UserError(
+            what,
+            why="trials on different texts cannot be compared",
+            fix="start it anew",
+            code=errors.DATA,
+        )
+    session = Session.open(run, corpus)
+    diverged = None
     try:
         for step in session.steps():
             yield {"step": step.number, "loss": step.loss}
@@ -97,11 +111,20 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         diverged = f"{error.what}: {error.why}"
     result = session.result()
     summary = result.summary()
-    scores = _uniform_guess(run, corpus, splits) if diverged else scores_of(request["scoring"], session, splits)
+    scores = (
+        _uniform_guess(run, corpus, splits)
+        if diverged
+        else scores_of(request["scoring"], session, splits)
+    )
     summary |= scores | {"seconds": round(result.seconds, 2), "peak_mb": round(result.peak_mb, 1)}
     summary |= {"status": "diverged" if diverged else "ok", "error": diverged}
-    curves = {"losses": result.losses, "grad_norms": result.grad_norms}  # five digits are enough for the eye
-    yield summary | {name: [float(f"{value:.5g}") for value in values] for name, values in curves.items()}
+    curves = {
+        "losses": result.losses,
+        "grad_norms": result.grad_norms,
+    }  # five digits are enough for the eye
+    yield summary | {
+        name: [float(f"{value:.5g}") for value in values] for name, values in curves.items()
+    }
 
 
 def _uniform_guess(run: Run, corpus: Corpus, splits: Sequence[str]) -> dict[str, float]:
@@ -110,13 +133,19 @@ def _uniform_guess(run: Run, corpus: Corpus, splits: Sequence[str]) -> dict[str,
     fields = {"train_loss_last": nats, "train_loss_last10": nats}
     for split in splits:
         tokens = corpus.tokens[split][1:]
-        bits = nats * len(tokens) / (math.log(2) * max(int(corpus.tokenizer.token_bytes[tokens].sum()), 1))
+        bits = (
+            nats
+            * len(tokens)
+            / (math.log(2) * max(int(corpus.tokenizer.token_bytes[tokens].sum()), 1))
+        )
         fields |= {f"{split}_loss": nats, f"{split}_bpb": bits}
     return fields
 
 
 def serve(reply: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]) -> None:
-    """Answer standard input's request; an error that a user can fix ends the process with its message."""
+    """Answer standard input's request; an error that a user can fix ends the process with its
+    message.
+    """
     try:
         process.answer(reply)
     except (Exception, SystemExit) as error:

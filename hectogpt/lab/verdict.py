@@ -1,4 +1,5 @@
-"""A verdict: what a comparison says about one arm against the first, as a paragraph to quote and as data."""
+"""A verdict: what a comparison says about one arm against the first, as a paragraph to quote and
+as data."""
 
 from __future__ import annotations
 
@@ -9,7 +10,15 @@ from typing import Any
 from hectogpt.display import columns, printable
 from hectogpt.lab.compare import Comparison, Result, result_table, short_name
 from hectogpt.lab.record import Record, failures
-from hectogpt.lab.statistics import LEAST_DIFFERENCE, POWER, SIGNIFICANCE, Paired, VerdictWord, p_text, seeds_needed
+from hectogpt.lab.statistics import (
+    LEAST_DIFFERENCE,
+    POWER,
+    SIGNIFICANCE,
+    Paired,
+    VerdictWord,
+    p_text,
+    seeds_needed,
+)
 from hectogpt.training.task import FEW_TOKENS
 
 FEWEST_SEEDS = 3  # to ask for where a single seed says nothing
@@ -32,10 +41,10 @@ Cost = Mapping[str, float | None]  # means over the trials: of the "first" arm a
 class Verdict:
     """What a comparison says about an arm against the first one.
 
-    arm, first: their labels. pair: their paired difference, by `Comparison.pair`. seeds: the paired seeds, up to the
-    decision. costs: what a trial takes in "seconds", "memory" (MiB) and "parameters"; None where the records do not
-    say. diverged, failed: (label, seed) of both arms' trials that count as a uniform guess, and that do not count.
-    """
+    arm, first: their labels. pair: their paired difference, by `Comparison.pair`. seeds: the
+    paired seeds, up to the decision. costs: what a trial takes in "seconds", "memory" (MiB) and
+    "parameters"; None where the records do not say. diverged, failed: (label, seed) of both arms'
+    trials that count as a uniform guess, and that do not count."""
 
     arm: str
     first: str
@@ -56,7 +65,9 @@ class Verdict:
     @staticmethod
     def of(comparison: Comparison, base: Result, result: Result, pair: Paired) -> Verdict:
         """The verdict on a result of the comparison; base: that of the first arm."""
-        shared = {record.seed for record in base.records} & {record.seed for record in result.records}
+        shared = {record.seed for record in base.records} & {
+            record.seed for record in result.records
+        }
         records = [*base.records, *result.records, *comparison.failed]
         arms = (base.arm.label, result.arm.label)
         lost = {
@@ -73,7 +84,10 @@ class Verdict:
             split=comparison.split,
             steps=result.arm.run.steps,
             first_steps=base.arm.run.steps,
-            costs={name: {"first": base.mean(one), "arm": result.mean(one)} for name, (one, _, _) in COSTS.items()},
+            costs={
+                name: {"first": base.mean(one), "arm": result.mean(one)}
+                for name, (one, _, _) in COSTS.items()
+            },
             track=comparison.track.name,
             rules_broken=result.rules_broken,
             first_rules_broken=base.rules_broken,
@@ -87,43 +101,62 @@ class Verdict:
 
     @property
     def gain(self) -> float:
-        """Loss of the first minus loss of the arm, nats per token, a mean over the paired seeds: positive is better."""
+        """Loss of the first minus loss of the arm, nats per token, a mean over the paired seeds:
+        positive is better.
+        """
         return self.pair.gain
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval of the gain; None for one seed."""
-        low, high = self.pair.low, self.pair.high
+        low = self.pair.low
+        high = self.pair.high
         return None if low is None or high is None else (low, high)
 
     @property
     def text(self) -> str:
         """A paragraph that can be quoted by itself."""
-        lost = [f"{arm}, seed {seed}: diverged, counted as a uniform guess." for arm, seed in self.diverged]
+        lost = [
+            f"{arm}, seed {seed}: diverged, counted as a uniform guess."
+            for arm, seed in self.diverged
+        ]
         lost += [f"{arm}, seed {seed}: crashed, not counted." for arm, seed in self.failed]
         costs = costs_text("trial", self.costs)
-        return " ".join(filter(None, [_outcome(self), costs, _rules(self), *lost, _what_it_takes(self)]))
+        return " ".join(
+            filter(None, [_outcome(self), costs, _rules(self), *lost, _what_it_takes(self)])
+        )
 
     def __repr__(self) -> str:
         return printable(self.text)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values: the fields, with the pair's numbers and the costs among them, and the text."""
+        """Plain values: the fields, with the pair's numbers and the costs among them, and the
+        text.
+        """
         fields = asdict(self)
-        pair, costs = fields.pop("pair"), fields.pop("costs")
+        pair = fields.pop("pair")
+        costs = fields.pop("costs")
         needed = None if self.pair.sd is None else seeds_needed(self.pair.sd)
-        return fields | costs | pair | {"word": self.word, "seeds_needed": needed, "text": self.text}
+        return (
+            fields | costs | pair | {"word": self.word, "seeds_needed": needed, "text": self.text}
+        )
 
 
 def costs_text(what: str, costs: Mapping[str, Cost]) -> str:
     """ "A trial takes 21.0 s instead of 14.0 (x 1.5), ...", as far as both numbers are known."""
     texts = []
     for name, (_, form, unit) in COSTS.items():
-        first, arm = costs[name]["first"], costs[name]["arm"]
+        first = costs[name]["first"]
+        arm = costs[name]["arm"]
         if first is not None and arm is not None:
-            before, after = form.format(first), form.format(arm)
+            before = form.format(first)
+            after = form.format(arm)
             ratio = f" (x {arm / first:.3g})" if first else ""
-            texts.append(f"the same {after}{unit}" if after == before else f"{after}{unit} instead of {before}{ratio}")
+            texts.append(
+                f"the same {after}{unit}"
+                if after == before
+                else f"{after}{unit} instead of {before}{ratio}"
+            )
     return f"A {what} takes {', '.join(texts)}." if texts else ""
 
 
@@ -131,11 +164,15 @@ def costs_text(what: str, costs: Mapping[str, Cost]) -> str:
 class ComparisonResult:
     """What a comparison came to: the data of what `hectogpt compare` prints.
 
-    results: one for each run that has a trial, in the order of the runs: losses over the seeds, and the paired
+    results: one for each run that has a trial, in the order of the runs: losses over the seeds,
+        and
+        the paired
         difference to the first run (`to_first`).
-    records: of all trials, those that crashed included. verdicts: one for each run that shares a seed with the first;
+    records: of all trials, those that crashed included. verdicts: one for each run that shares a
+        seed with the first;
         `text` is a paragraph to quote, the other fields are its numbers.
-    notes: that the held-out text is small, and a line for each way in which trials went wrong or broke the track's
+    notes: that the held-out text is small, and a line for each way in which trials went wrong or
+        broke the track's
         rules. split: what is compared.
     """
 
@@ -152,12 +189,18 @@ class ComparisonResult:
         """What the trials recorded so far say."""
         results = comparison.results()
         records = [record for result in results for record in result.records] + comparison.failed
-        tokens, split = len(comparison.corpus.tokens[comparison.split]), comparison.split
-        small = f"the {split} text has only {tokens:,} tokens, so the last decimals of a loss on it mean nothing"
+        tokens = len(comparison.corpus.tokens[comparison.split])
+        split = comparison.split
+        small = (
+            f"the {split} text has only {tokens:,} tokens, so the last decimals of a loss on it "
+            "mean nothing"
+        )
         return ComparisonResult(
             results=tuple(results),
             records=tuple(records),
-            verdicts=tuple(Verdict.of(comparison, results[0], r, r.to_first) for r in results if r.to_first),
+            verdicts=tuple(
+                Verdict.of(comparison, results[0], r, r.to_first) for r in results if r.to_first
+            ),
             notes=(*[small] * (tokens < FEW_TOKENS), *failures(records)),
             corpus=comparison.corpus.name,
             split=split,
@@ -165,52 +208,91 @@ class ComparisonResult:
         )
 
     def __repr__(self) -> str:
-        title = f"{self.corpus}: {self.split} loss, nats/token, {len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}"
-        lines = [title, *columns(*result_table(self.results, self.split)), *map(str, self.verdicts), *self.notes]
+        title = (
+            f"{self.corpus}: {self.split} loss, nats/token, {len(self.seeds)} "
+            f"seed{'s' * (len(self.seeds) != 1)}"
+        )
+        lines = [
+            title,
+            *columns(*result_table(self.results, self.split)),
+            *map(str, self.verdicts),
+            *self.notes,
+        ]
         return printable("\n".join(lines))
 
 
-# --- in words ---------------------------------------------------------------------------------------------------------
+# --- in words
+# ---
 
 
 def _outcome(verdict: Verdict) -> str:
-    pair, seeds, gain, interval = verdict.pair, verdict.seeds, verdict.gain, verdict.interval
+    pair = verdict.pair
+    seeds = verdict.seeds
+    gain = verdict.gain
+    interval = verdict.interval
     facts = [f"gain {gain:+.4f}"]
     facts += ["95 % interval {:+.4f} to {:+.4f}".format(*interval)] if interval is not None else []
     facts += [f"one-sided p = {p_text(pair.p)}".replace("= >", ">")] if pair.p is not None else []
     whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
     which = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
-    facts.append(f"{len(seeds)} paired seeds, {which}" if len(seeds) > 1 else f"one seed, {seeds[0]}")
-    steps, first_steps = verdict.steps, verdict.first_steps
-    facts.append(f"{steps} steps" if steps == first_steps else f"{steps} steps against {first_steps}")
+    facts.append(
+        f"{len(seeds)} paired seeds, {which}" if len(seeds) > 1 else f"one seed, {seeds[0]}"
+    )
+    steps = verdict.steps
+    first_steps = verdict.first_steps
+    facts.append(
+        f"{steps} steps" if steps == first_steps else f"{steps} steps against {first_steps}"
+    )
     loss = f"its {verdict.split} loss on {verdict.corpus} is {abs(gain):.4f} nats per token"
     text = OPENINGS[verdict.word].format(arm=verdict.arm, first=verdict.first)
     text += f": {loss} {'lower' if gain >= 0 else 'higher'} ({'; '.join(facts)})."
     if verdict.sequential and len(seeds) > 1:
         text += " The interval is valid although the comparison was looked at after every seed."
-    return text + (f" The noise floor is {pair.noise_floor:.4f}." if pair.noise_floor is not None else "")
+    return text + (
+        f" The noise floor is {pair.noise_floor:.4f}." if pair.noise_floor is not None else ""
+    )
 
 
 def _rules(verdict: Verdict) -> str:
-    own, first, track = verdict.rules_broken, verdict.first_rules_broken, verdict.track
-    text = f"It breaks the rules of track {track}: {'; '.join(own)}" if own else f"It keeps the rules of track {track}"
+    own = verdict.rules_broken
+    first = verdict.first_rules_broken
+    track = verdict.track
+    text = (
+        f"It breaks the rules of track {track}: {'; '.join(own)}"
+        if own
+        else f"It keeps the rules of track {track}"
+    )
     return f"{text}. {verdict.first} breaks them: {'; '.join(first)}." if first else f"{text}."
 
 
 def _what_it_takes(verdict: Verdict) -> str:
     """What would decide a tie or an unproven difference; "" for one that is decided."""
-    sd, seeds = verdict.pair.sd, len(verdict.seeds)
+    sd = verdict.pair.sd
+    seeds = len(verdict.seeds)
     if verdict.word in ("better", "worse"):
         return ""
     if sd is None:
         return f"One seed proves nothing: run at least {FEWEST_SEEDS}."
     if verdict.sequential:
-        tie = f"The interval lies within {LEAST_DIFFERENCE} of no gain, so more seeds are not needed."
+        tie = (
+            f"The interval lies within {LEAST_DIFFERENCE} of no gain, so more seeds are not "
+            "needed."
+        )
         return tie if verdict.word == "tie" else "More seeds may decide it."
     needed = seeds_needed(sd)
-    goal = f"a gain of {LEAST_DIFFERENCE} nats apart from none (p < {SIGNIFICANCE}, power {100 * POWER:.0f} %)"
+    goal = (
+        f"a gain of {LEAST_DIFFERENCE} nats apart from none (p < {SIGNIFICANCE}, power "
+        f"{100 * POWER:.0f} %)"
+    )
     basis = f"by the SD of these differences, {sd:.4f}"
     if needed > seeds:
-        return f"About {needed:,} paired seeds would be needed ({needed - seeds} more) to tell {goal}, {basis}."
-    more = "what is missing is p, so run it on fresh seeds" if verdict.word == "unproven" else "more are not needed"
+        return (
+            f"About {needed:,} paired seeds would be needed ({needed - seeds} more) to tell "
+            f"{goal}, {basis}."
+        )
+    more = (
+        "what is missing is p, so run it on fresh seeds"
+        if verdict.word == "unproven"
+        else "more are not needed"
+    )
     return f"{needed} paired seeds tell {goal}, {basis}; {more}."

@@ -1,9 +1,9 @@
-"""Causal attention of several heads. Ideas attach in three places: parts that change queries and keys, parts that add
-to the scores, and classes derived from CausalAttention, by `change` and `attend`.
+"""Causal attention of several heads. Ideas attach in three places: parts that change queries and
+keys, parts that add to the scores, and classes derived from CausalAttention, by `change` and
+`attend`.
 
-What depends on positions only (the mask, rotary angles) is made as an AttentionView, once per forward pass, or once per
-layer where layers differ.
-"""
+What depends on positions only (the mask, rotary angles) is made as an AttentionView, once per
+forward pass, or once per layer where layers differ."""
 
 from __future__ import annotations
 
@@ -26,9 +26,12 @@ from hectogpt.model.shapes import Heads, Places, Slots, Vectors
 class AttentionView(NamedTuple):
     """What every layer's attention needs to know of one forward pass.
 
-    visible: which keys each query sees; None means the plain causal mask, which the fused kernel has built in.
-    prepared: for each QKPart, what it made of the positions. first: the first slot of each query's document; None if
-    attention does not stop there. entered: what entered each layer up to this one, of a model with its own block or
+    visible: which keys each query sees; None means the plain causal mask, which the fused kernel
+        has built in.
+    prepared: for each QKPart, what it made of the positions. first: the first slot of each query's
+        document; None if
+    attention does not stop there. entered: what entered each layer up to this one, of a model with
+        its own block or
     attention, or with parts that differ between layers.
     """
 
@@ -50,16 +53,19 @@ class AttentionView(NamedTuple):
 class CausalAttention(nn.Module):
     """Several heads of attention over the current and earlier positions.
 
-    `W_qkv` stacks the textbook's W_q, W_k and W_v (rows in this order). State dicts hold the three apart.
-    Set `causal = False` to let every position see every other.
+    `W_qkv` stacks the textbook's W_q, W_k and W_v (rows in this order). State dicts hold the three
+    apart. Set `causal = False` to let every position see every other.
 
-    kv_heads: how many heads of keys and values a cache holds. d_key: how many numbers a key has; a value has d_head.
-    """
+    kv_heads: how many heads of keys and values a cache holds. d_key: how many numbers a key has; a
+    value has d_head."""
 
     def __init__(self, layer: int, config: ModelConfig) -> None:
         super().__init__()
-        self.layer, self.kv_heads, self.d_key = layer, config.n_heads, config.d_attention
-        self.n_heads, self.causal = config.n_heads, True
+        self.layer = layer
+        self.kv_heads = config.n_heads
+        self.d_key = config.d_attention
+        self.n_heads = config.n_heads
+        self.causal = True
         self.reads_cache_natively = False  # by a C++ kernel; set in copies for generation
         self.scale = config.attention_scale or 1 / math.sqrt(config.d_attention)
         self.W_qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.biases)
@@ -73,20 +79,37 @@ class CausalAttention(nn.Module):
         self.register_load_state_dict_pre_hook(_fuse_qkv)
 
     def view(self, positions: Places, cache: Cache | None = None) -> AttentionView:
-        """The view of a forward pass over tokens at these positions. Every layer of a model makes the same."""
-        prepared = tuple(getattr(part, "prepare", lambda p: p)(positions) for part in self.qk_parts)
-        keys = positions if cache is None else torch.arange(cache.length, device=positions.device)[None]
+        """The view of a forward pass over tokens at these positions. Every layer of a model makes
+        the same.
+        """
+        prepared = tuple(
+            getattr(part, "prepare", lambda p: p)(positions) for part in self.qk_parts
+        )
+        keys = (
+            positions
+            if cache is None
+            else torch.arange(cache.length, device=positions.device)[None]
+        )
         # The kernel takes a mask or its own causal one, not both.
         plain = positions.shape == keys.shape and not len(self.score_biases)
-        return AttentionView(positions, keys, None if plain else visible_keys(positions, keys)[:, None], prepared)
+        return AttentionView(
+            positions, keys, None if plain else visible_keys(positions, keys)[:, None], prepared
+        )
 
-    def qkv(self, x: Vectors, view: AttentionView, ve: Vectors | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (ready for the dot product but for the scale), keys and values, [batch, head, time, d_head]."""
+    def qkv(
+        self, x: Vectors, view: AttentionView, ve: Vectors | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (ready for the dot product but for the scale), keys and values, [batch, head,
+        time, d_head].
+        """
         qkv = self.W_qkv(x).unflatten(-1, (3, self.n_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if ve is not None and self.ve_scale is not None:
             v = v + self.ve_scale * ve.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
-        if [type(part) for part in self.qk_parts] == [QKNormLayer, RotaryLayer] and native.in_use():
+        if [type(part) for part in self.qk_parts] == [
+            QKNormLayer,
+            RotaryLayer,
+        ] and native.in_use():
             eps, (cosines, sines) = cast(QKNormLayer, self.qk_parts[0]).eps, view.prepared[1]
             if native.norm_rotate_fits(q.dtype, q.shape[-1], cosines):
                 q, k = (native.norm_rotate(t, cosines, sines, eps) for t in (q, k))
@@ -96,15 +119,25 @@ class CausalAttention(nn.Module):
         return q, k, v
 
     def forward(
-        self, x: Vectors, view: AttentionView, cache: LayerCache | None = None, ve: Vectors | None = None
+        self,
+        x: Vectors,
+        view: AttentionView,
+        cache: LayerCache | None = None,
+        ve: Vectors | None = None,
     ) -> Vectors:
-        # Three ways: the cache read by C++ while decoding; C++ with a first key for each query, where attention stops
-        # at documents; `attend`, with a mask by torch or, plain and causal, by C++.
+        # Three ways: the cache read by C++ while decoding; C++ with a first key for each query,
+        # where attention stops at documents; `attend`, with a mask by torch or, plain and causal,
+        # by C++.
         q, k, v = self.qkv(x, view, ve)
         if cache is not None:
             k, v = cache.update(k, v)
             one_document = view.first is None or x.shape[1] == 1
-            if self.reads_cache_natively and self.is_plain and one_document and k.dtype == torch.float32:
+            if (
+                self.reads_cache_natively
+                and self.is_plain
+                and one_document
+                and k.dtype == torch.float32
+            ):
                 starts = cache.slots.new_zeros(len(x)) if view.first is None else view.first[:, 0]
                 return self.W_o(native.attend(q, k, v, starts, int(cache.slots[0]), self.scale))
         if view.first is not None and cache is None and self.is_plain and self._native(q):
@@ -117,30 +150,37 @@ class CausalAttention(nn.Module):
     def change(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, view: AttentionView
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """For derived classes: the last change of queries, keys, values and mask before the softmax, keys and values
-        those of the cache too. Slots that are added come first. mask None is the causal one: `self.whole_mask(view)`
-        has it as numbers to add."""
+        """For derived classes: the last change of queries, keys, values and mask before the
+        softmax, keys and values those of the cache too. Slots that are added come first. mask None
+        is the causal one: `self.whole_mask(view)` has it as numbers to add."""
         return q, k, v, mask
 
     def whole_mask(
         self, view: AttentionView, dtype: torch.dtype = torch.float32
     ) -> Float[Tensor, "rows head time slot"]:
-        """What is added to the scores: 0 or a bias, and minus infinity where a query does not see a key."""
+        """What is added to the scores: 0 or a bias, and minus infinity where a query does not see
+        a key."""
         mask = self.mask(view, dtype)
         mask = view.causal if mask is None else mask
         if mask.dtype != torch.bool:
             return mask
-        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(
+            ~mask, float("-inf")
+        )
 
     def attend(self, q: Heads, k: Slots, v: Slots, mask: Tensor | None, whole: bool) -> Heads:
-        """The attended values. whole: queries and keys are those of the same tokens, from the first on."""
+        """The attended values. whole: queries and keys are those of the same tokens, from the
+        first on."""
         is_causal = mask is None and self.causal
         if whole and is_causal and self._native(q):
             return self._attend_by_kernel(q, k, v)
-        # The CPU kernel works in vectors of 16: heads of 11 dimensions take twice the time of heads of 16.
+        # The CPU kernel works in vectors of 16: heads of 11 dimensions take twice the time of
+        # heads of 16.
         pad = -q.shape[-1] % 16 if q.device.type == "cpu" and whole else 0
         q, k, v = (F.pad(t, (0, pad)) for t in (q, k, v)) if pad else (q, k, v)
-        attended = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=self.scale)
+        attended = F.scaled_dot_product_attention(
+            q, k, v, mask, is_causal=is_causal, scale=self.scale
+        )
         return attended[..., : attended.shape[-1] - pad]
 
     @property
@@ -149,34 +189,49 @@ class CausalAttention(nn.Module):
         return type(self) is CausalAttention and self.causal and not len(self.score_biases)
 
     def _native(self, q: Tensor) -> bool:
-        return q.device.type == "cpu" and native.in_use() and native.attention_fits(_narrow(q), q.shape[-1])
+        return (
+            q.device.type == "cpu"
+            and native.in_use()
+            and native.attention_fits(_narrow(q), q.shape[-1])
+        )
 
-    def _attend_by_kernel(self, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None = None) -> Tensor:
+    def _attend_by_kernel(
+        self, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None = None
+    ) -> Tensor:
         q, k, v = (t.to(_narrow(q)) for t in (q, k, v))
         return native.causal_attention(q, k, v, self.scale, first)
 
     def mask(self, view: AttentionView, dtype: torch.dtype) -> Tensor | None:
-        """What the fused kernel takes as its mask: booleans, or numbers to add to the scores; None for the plain causal
-        mask (or, with `causal = False`, for none)."""
+        """What the fused kernel takes as its mask: booleans, or numbers to add to the scores; None
+        for the plain causal mask (or, with `causal = False`, for none)."""
         visible = view.visible if self.causal else None
         if self.causal and view.first is not None:
             slots = torch.arange(view.key_positions.shape[-1], device=view.first.device)
             visible = view.causal & (slots >= view.first[:, None, :, None])
         if not len(self.score_biases):
             return visible
-        queries, keys = view.query_positions[:, None, :, None], view.key_positions[:, None, None, :]
-        bias = torch.stack(torch.broadcast_tensors(*(part(queries, keys) for part in self.score_biases))).sum(0)
+        queries = view.query_positions[:, None, :, None]
+        keys = view.key_positions[:, None, None, :]
+        bias = torch.stack(
+            torch.broadcast_tensors(*(part(queries, keys) for part in self.score_biases))
+        ).sum(0)
         bias = bias if bias.dim() == 4 else bias[None]
         return (bias if visible is None else bias.masked_fill(~visible, float("-inf"))).to(dtype)
 
     def weights(self, x: Vectors, view: AttentionView) -> Float[Tensor, "batch head time time"]:
-        """The attention map itself, which the fused kernel never forms: row t holds the weights of position t."""
+        """The attention map itself, which the fused kernel never forms: row t holds the weights of
+        position t.
+        """
         q, k, v = self.qkv(x, view)
         q, k, v, mask = self.change(q, k, v, self.mask(view, q.dtype), view)
         scores = q @ k.transpose(-2, -1) * self.scale
         mask = view.causal if mask is None and self.causal else mask
         if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+            scores = (
+                scores.masked_fill(~mask, float("-inf"))
+                if mask.dtype == torch.bool
+                else scores + mask
+            )
         return scores.softmax(dim=-1)[..., -x.shape[1] :]
 
 
@@ -200,11 +255,15 @@ _QKV = ("W_q", "W_k", "W_v")
 
 
 def _split_qkv(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Put the textbook's three weights and biases in place of `W_qkv` of the attention with this prefix."""
+    """Put the textbook's three weights and biases in place of `W_qkv` of the attention with this
+    prefix.
+    """
     for kind in ("weight", "bias"):
         fused = state.pop(f"{prefix}W_qkv.{kind}", None)
         if fused is not None:
-            state.update({f"{prefix}{n}.{kind}": part for n, part in zip(_QKV, fused.chunk(3), strict=True)})
+            state.update(
+                {f"{prefix}{n}.{kind}": part for n, part in zip(_QKV, fused.chunk(3), strict=True)}
+            )
 
 
 def _fuse_qkv(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

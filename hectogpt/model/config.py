@@ -1,4 +1,6 @@
-"""What a transformer is built from: its sizes, its departures from GPT-2, and the spread of its first weights."""
+"""What a transformer is built from: its sizes, its departures from GPT-2, and the spread of its
+first weights.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,27 @@ from torch import nn
 from hectogpt.errors import UserError
 from hectogpt.model.inputs import InputPart
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.model.parts import GELU, Activation, AttentionPart, LayerNorm, LearnedPositions, Norm, Positions
+from hectogpt.model.parts import (
+    GELU,
+    Activation,
+    AttentionPart,
+    LayerNorm,
+    LearnedPositions,
+    Norm,
+    Positions,
+)
 from hectogpt.model.pointer import PointerHead
 from hectogpt.serialization import Value
 
-# Larger models are refused before anything is built for them: a damaged file must not cost minutes or terabytes.
-LARGEST = {"d_model": 10**5, "n_heads": 10**4, "n_layers": 500, "context_length": 10**6, "vocab_size": 10**7}
+# Larger models are refused before anything is built for them: a damaged file must not cost minutes
+# or terabytes.
+LARGEST = {
+    "d_model": 10**5,
+    "n_heads": 10**4,
+    "n_layers": 500,
+    "context_length": 10**6,
+    "vocab_size": 10**7,
+}
 
 
 @dataclass(frozen=True)
@@ -45,25 +62,30 @@ class MLP(Value):
 
     @abstractmethod
     def build(self, layer: int, config: ModelConfig) -> nn.Module:
-        """A module [batch, time, d] -> [batch, time, d] for 0-based `layer`. First weights of its linear maps `fc1` and
-        `fc2` are drawn as GPT-2's; others keep those that they are built with."""
+        """A module [batch, time, d] -> [batch, time, d] for 0-based `layer`. First weights of its
+        linear maps `fc1` and `fc2` are drawn as GPT-2's; others keep those that they are built
+        with."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of a transformer, in the textbook's order, then its departures from GPT-2 (none by default).
+    """Sizes of a transformer, in the textbook's order, then its departures from GPT-2 (none by
+    default).
 
     d_model must be divisible by n_heads.
 
     inputs: modules applied to the embedded tokens, in order.
-    value_embeddings: modules of the same kind, applied to zeros; every layer adds the result, times a learned factor,
+    value_embeddings: modules of the same kind, applied to zeros; every layer adds the result,
+        times
+        a learned factor,
         to the values of its attention.
     attention_parts: changes of queries and keys, and biases of the scores, in every layer.
     attention_scale: multiplies q.k (None: 1 / sqrt(d_model / n_heads)).
     block, attention, mlp: those of every layer (None: GPT-2's).
     biases: whether the linear maps of the blocks have one.
     pointer: a second distribution that copies earlier tokens, mixed with the softmax.
-    document_start: the token that stands before each document of a text. If it is given, attention looks no further
+    document_start: the token that stands before each document of a text. If it is given, attention
+        looks no further
         back than to its last place.
     """
 
@@ -75,7 +97,8 @@ class ModelConfig:
         "memory": None,
     }
     gone_parts: ClassVar[dict[str, str]] = {
-        "memory": "the memory of n-grams was taken out of hectoGPT; its commit 94687c7 is the last that has it"
+        "memory": "the memory of n-grams was taken out of hectoGPT; commit 94687c7 is the last "
+        "that has it"
     }
 
     d_model: int
@@ -100,12 +123,20 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name, most in LARGEST.items():
-            value, least = getattr(self, name), 0 if name == "n_layers" else 1
+            value = getattr(self, name)
+            least = 0 if name == "n_layers" else 1
             if not least <= value <= most:
-                raise UserError(f"model.{name} = {_shown(value)}", why=f"it must lie between {least} and {most:,}")
+                raise UserError(
+                    f"model.{name} = {_shown(value)}",
+                    why=f"it must lie between {least} and {most:,}",
+                )
         if self.document_start is not None and not 0 <= self.document_start < self.vocab_size:
             why = f"token ids run from 0 to {self.vocab_size - 1:,}"
-            raise UserError(f"model.document_start = {_shown(self.document_start)}", why=why, fix="an id, or None")
+            raise UserError(
+                f"model.document_start = {_shown(self.document_start)}",
+                why=why,
+                fix="an id, or None",
+            )
         if self.d_model % self.n_heads:
             divisors = [n for n in range(1, min(self.d_model, 1024) + 1) if self.d_model % n == 0]
             raise UserError(
@@ -120,7 +151,8 @@ class ModelConfig:
         return self.d_model // self.n_heads
 
     def min_parameters(self) -> int:
-        """Parameters of the GPT-2 of these sizes without biases and norms: a bound known before any allocation."""
+        """Parameters of the GPT-2 of these sizes without biases and norms: a bound known before
+        any allocation."""
         tables = (1 if self.lm_head.tied else 2) * self.vocab_size + self.context_length
         return tables * self.d_model + self.n_layers * 12 * self.d_model**2
 
@@ -139,9 +171,8 @@ class Init(Value):
     """Standard deviations of the weights at the start; biases are 0 and norm gains 1.
 
     residual: of the two projections that write into the residual stream; None is GPT-2's rule,
-    linear / sqrt(2 n_layers). The assignment's starter means to apply it but never does: it did `residual=0.02`.
-    A head with a compact vocabulary starts at zero whatever `head` says.
-    """
+    linear / sqrt(2 n_layers). The assignment's starter means to apply it but never does: it did
+    `residual=0.02`. A head with a compact vocabulary starts at zero whatever `head` says."""
 
     embedding: float = 0.02
     position: float = 0.02
@@ -153,11 +184,16 @@ class Init(Value):
         for name in ("embedding", "position", "linear", "residual", "head"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:  # NaN compares false
-                raise UserError(f"init.{name} = {value}", why="a standard deviation is finite and not negative")
+                raise UserError(
+                    f"init.{name} = {value}", why="a standard deviation is finite and not negative"
+                )
 
-    def draw(self, name: str, shape: torch.Size, std: float, generator: torch.Generator) -> torch.Tensor:
-        """The first numbers of the weight that is saved as `name`, on the CPU, so that a seed means the same weights on
-        every device. A derived class may have another rule than this one, a normal distribution."""
+    def draw(
+        self, name: str, shape: torch.Size, std: float, generator: torch.Generator
+    ) -> torch.Tensor:
+        """The first numbers of the weight that is saved as `name`, on the CPU, so that a seed
+        means the same weights on every device. A derived class may have another rule than this
+        one, a normal distribution."""
         return torch.empty(shape).normal_(0, std, generator=generator)
 
 

@@ -1,9 +1,9 @@
-"""Modules applied to the token embeddings before the first block: each a frozen config whose `build` makes the module.
+"""Modules applied to the token embeddings before the first block: each a frozen config whose
+`build` makes the module.
 
-A module is called with (x, ids, cache) and returns the new x. It looks at earlier tokens only through `shift`, which
-asks the cache while tokens are decoded one by one. A model's `value_embeddings` are modules of the same kind. The cache
-is here too.
-"""
+A module is called with (x, ids, cache) and returns the new x. It looks at earlier tokens only
+through `shift`, which asks the cache while tokens are decoded one by one. A model's
+`value_embeddings` are modules of the same kind. The cache is here too."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from hectogpt.serialization import Value
 
 
 def shift(x: Tensor, n: int, key: object, cache: Cache | None) -> Tensor:
-    """Rows of x [batch, time, ...] moved `n` later in time; zeros, or the cache's rows under `key`, move in."""
+    """Rows of x [batch, time, ...] moved `n` later in time; zeros, or the cache's rows under
+    `key`, move in."""
     if cache is not None:
         return cache.shift(key, x, n)
     return torch.cat((x.new_zeros(x.shape[0], n, *x.shape[2:]), x), dim=1)[:, : x.shape[1]]
@@ -59,10 +60,9 @@ class EmbeddingNormLayer(nn.Module):
 class Smear(InputPart):
     """Add the embeddings of earlier tokens, each with a learned factor per dimension.
 
-    The n-th of `shares` is the first value of the factor for the token n places back. With one share this is the smear
-    of modded-nanogpt (record 34), with three the causal depthwise convolution over four tokens of Canon layers
-    (2512.17351), at the input alone.
-    """
+    The n-th of `shares` is the first value of the factor for the token n places back. With one
+    share this is the smear of modded-nanogpt (record 34), with three the causal depthwise
+    convolution over four tokens of Canon layers (2512.17351), at the input alone."""
 
     shares: tuple[float, ...] = (0.3,)
 
@@ -86,9 +86,8 @@ class SmearLayer(nn.Module):
 class TokenTable(InputPart):
     """Add a learned vector per token, zero at the start.
 
-    As a model's `value_embeddings` it gives a value embedding (2410.17897 mixes values across layers; modded-nanogpt,
-    record 14, looks them up).
-    """
+    As a model's `value_embeddings` it gives a value embedding (2410.17897 mixes values across
+    layers; modded-nanogpt, record 14, looks them up)."""
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
         return TokenTableLayer(vocab_size, d_model)
@@ -106,13 +105,13 @@ class TokenTableLayer(nn.Module):
 
 @dataclass(frozen=True)
 class NgramHash(InputPart):
-    """Add a learned vector per n-gram, zero at the start: the row of a table that a hash of the last `order` tokens
-    selects (modded-nanogpt, record 62).
+    """Add a learned vector per n-gram, zero at the start: the row of a table that a hash of the
+    last `order` tokens selects (modded-nanogpt, record 62).
 
-    With `common` only n-grams of common tokens have a vector: those whose ids, counted from 1, have a geometric mean of
-    at most `common`. Byte-pair encoding numbers its tokens as it merges them (GPT-2's first 256 are bytes), so a small
-    id is often a frequent token. N-grams of rare tokens then do not share rows with those of frequent ones.
-    """
+    With `common` only n-grams of common tokens have a vector: those whose ids, counted from 1,
+    have a geometric mean of at most `common`. Byte-pair encoding numbers its tokens as it merges
+    them (GPT-2's first 256 are bytes), so a small id is often a frequent token. N-grams of rare
+    tokens then do not share rows with those of frequent ones."""
 
     order: int = 2
     rows: int = 65536
@@ -121,7 +120,9 @@ class NgramHash(InputPart):
     def __post_init__(self) -> None:
         for name, value, most in (("order", self.order, 64), ("rows", self.rows, 2**31)):
             if not 1 <= value <= most:
-                raise UserError(f"NgramHash.{name} = {value}", why=f"it must lie between 1 and {most:,}")
+                raise UserError(
+                    f"NgramHash.{name} = {value}", why=f"it must lie between 1 and {most:,}"
+                )
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
         return NgramHashLayer(self.order, self.rows, d_model, self.common)
@@ -130,7 +131,9 @@ class NgramHash(InputPart):
 class NgramHashLayer(nn.Module):
     def __init__(self, order: int, rows: int, d_model: int, common: int | None) -> None:
         super().__init__()
-        self.order, self.rows, self.common = order, rows, common
+        self.order = order
+        self.rows = rows
+        self.common = common
         self.table = nn.Embedding(rows, d_model)
         nn.init.zeros_(self.table.weight)
 
@@ -138,8 +141,11 @@ class NgramHashLayer(nn.Module):
         mixed = ids + 1
         ranks = mixed.double()
         for back in range(1, self.order):
-            previous = shift(ids + 1, back, (self, back), cache)  # 0 where there is no earlier token
-            # Odd multipliers spread the n-grams over the rows; the mask keeps the product positive.
+            previous = shift(
+                ids + 1, back, (self, back), cache
+            )  # 0 where there is no earlier token
+            # Odd multipliers spread the n-grams over the rows; the mask keeps the product
+            # positive.
             mixed = (mixed * 0x9E3779B1 + previous * (0x85EBCA77 + 2 * back)) & 0x7FFFFFFFFFFF
             ranks = ranks * previous.clamp(min=1)
         vectors = self.table((mixed ^ (mixed >> 17)) % self.rows)
@@ -148,11 +154,13 @@ class NgramHashLayer(nn.Module):
         return x + vectors
 
 
-# --- what a model remembers of earlier tokens while it decodes --------------------------------------------------------
+# --- what a model remembers of earlier tokens while it decodes
+# --------------------------------------------------------
 
 
 class LayerCache(NamedTuple):
-    """One layer's cached keys and values, [batch, head, slot, d_head], and the slots [time] of this call's own."""
+    """One layer's cached keys and values, [batch, head, slot, d_head], and the slots [time] of
+    this call's own."""
 
     keys: Tensor
     values: Tensor
@@ -166,44 +174,65 @@ class LayerCache(NamedTuple):
 
 
 class Cache:
-    """What a model remembers of earlier tokens while texts of one length are decoded: keys and values of every layer,
-    in buffers that are allocated once, and what other parts keep. A slot is a column, and the position of its tokens.
+    """What a model remembers of earlier tokens while texts of one length are decoded: keys and
+    values of every layer, in buffers that are allocated once, and what other parts keep. A slot is
+    a column, and the position of its tokens.
 
-    A call of the model is opened by `advance`, which sets slots [time], where the call's own keys and values go.
+    A call of the model is opened by `advance`, which sets slots [time], where the call's own keys
+    and values go.
 
-    capacity: slots. heads: for each layer the number of heads, and of numbers in a key; d_value: of those in a value.
+    capacity: slots. heads: for each layer the number of heads, and of numbers in a key; d_value:
+        of
+        those in a value.
     like: a tensor with the dtype and the device of the buffers.
     """
 
-    def __init__(self, rows: int, capacity: int, heads: Sequence[tuple[int, int]], d_value: int, like: Tensor) -> None:
+    def __init__(
+        self,
+        rows: int,
+        capacity: int,
+        heads: Sequence[tuple[int, int]],
+        d_value: int,
+        like: Tensor,
+    ) -> None:
         self.keys = [like.new_empty(rows, n, capacity, d_key) for n, d_key in heads]
         self.values = [like.new_empty(rows, n, capacity, d_value) for n, _ in heads]
-        self.capacity, self.length = capacity, 0
+        self.capacity = capacity
+        self.length = 0
         self.slots = torch.arange(0, device=like.device)
         self.remembered: dict[object, Tensor] = {}
         self.appended: dict[object, Tensor] = {}
 
     def advance(self, time: int) -> Places:
-        """Open the next `time` slots for one call of the model; return the positions of their tokens, [1, time]."""
+        """Open the next `time` slots for one call of the model; return the positions of their
+        tokens, [1, time].
+        """
         self.slots = torch.arange(self.length, self.length + time, device=self.slots.device)
         self.length += time
         return self.slots[None]
 
     def layer(self, index: int) -> LayerCache:
         """What layer `index` needs during this call."""
-        keys, values = (buffers[index].narrow(2, 0, self.length) for buffers in (self.keys, self.values))
+        keys, values = (
+            buffers[index].narrow(2, 0, self.length) for buffers in (self.keys, self.values)
+        )
         return LayerCache(keys, values, self.slots)
 
     def shift(self, key: object, x: Tensor, n: int) -> Tensor:
-        """Rows of x [batch, time, ...] moved `n` later in time. The last rows of earlier calls under this key move in,
-        zeros where the text starts."""
-        before = self.remembered[key] if key in self.remembered else x.new_zeros(x.shape[0], n, *x.shape[2:])
+        """Rows of x [batch, time, ...] moved `n` later in time. The last rows of earlier calls
+        under this key move in, zeros where the text starts."""
+        before = (
+            self.remembered[key]
+            if key in self.remembered
+            else x.new_zeros(x.shape[0], n, *x.shape[2:])
+        )
         joined = torch.cat((before, x), dim=1)
         self.remembered[key] = joined[:, -n:]
         return joined[:, : x.shape[1]]
 
     def append(self, key: object, x: Tensor) -> Tensor:
-        """Rows of x [batch, time, ...] after all rows of earlier calls under this key: one for each slot so far."""
+        """Rows of x [batch, time, ...] after all rows of earlier calls under this key: one for
+        each slot so far."""
         if key not in self.appended:
             self.appended[key] = x.new_empty(x.shape[0], self.capacity, *x.shape[2:])
         so_far = self.appended[key][:, : self.length]

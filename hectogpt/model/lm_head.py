@@ -1,8 +1,8 @@
 """The vocabulary head: from hidden states to logits, or straight to the loss without the logits.
 
-Everything about the vocabulary is here: soft cap, bias, the map of the embeddings, and the compact vocabulary, in which
-all tokens that a run never reads share one row; outside only `first_weights` and the page that trains know of it.
-"""
+Everything about the vocabulary is here: soft cap, bias, the map of the embeddings, and the compact
+vocabulary, in which all tokens that a run never reads share one row; outside only `first_weights`
+and the page that trains know of it."""
 
 from __future__ import annotations
 
@@ -25,19 +25,24 @@ from hectogpt.model.fused_ce import Mixture, check_targets, fused_losses
 class LMHeadConfig:
     """Options of the vocabulary head.
 
-    soft_cap = c bounds logits z by c tanh(z / c) (2408.00118). bias adds one learned number per token, outside the cap.
-    tied shares the embedding's matrix.
+    soft_cap = c bounds logits z by c tanh(z / c) (2408.00118). bias adds one learned number per
+    token, outside the cap. tied shares the embedding's matrix.
 
-    compact_vocab: the head starts at zero, so the rows of all tokens that the run never reads receive equal gradients
-    and stay equal; one row represents them all. The result is the same (the normaliser counts the row once per token),
-    and the cost follows the number of tokens in use.
+    compact_vocab: the head starts at zero, so the rows of all tokens that the run never reads
+    receive equal gradients and stay equal; one row represents them all. The result is the same
+    (the normaliser counts the row once per token), and the cost follows the number of tokens in
+    use.
 
-    embedding_map = s other than 0 adds s E B^T to the matrix, with E the token embeddings and B a learned d x d matrix
-    that starts at zero: tokens that are alike as inputs become alike as outputs (a linear form of 1808.10681). E gets
-    no gradient here; otherwise every token's embedding would move at every step.
-    """
+    embedding_map = s other than 0 adds s E B^T to the matrix, with E the token embeddings and B a
+    learned d x d matrix that starts at zero: tokens that are alike as inputs become alike as
+    outputs (a linear form of 1808.10681). E gets no gradient here; otherwise every token's
+    embedding would move at every step."""
 
-    old_fields: ClassVar[dict[str, str | None]] = {"shared": "compact_vocab", "used": None, "joint": "embedding_map"}
+    old_fields: ClassVar[dict[str, str | None]] = {
+        "shared": "compact_vocab",
+        "used": None,
+        "joint": "embedding_map",
+    }
 
     bias: bool = False
     soft_cap: float | None = None
@@ -47,7 +52,9 @@ class LMHeadConfig:
 
     def __post_init__(self) -> None:
         if self.soft_cap is not None and not (self.soft_cap > 0 and math.isfinite(self.soft_cap)):
-            raise UserError(f"model.lm_head.soft_cap = {self.soft_cap}", why="it must be positive and finite")
+            raise UserError(
+                f"model.lm_head.soft_cap = {self.soft_cap}", why="it must be positive and finite"
+            )
         if not math.isfinite(self.embedding_map):
             what = f"model.lm_head.embedding_map = {self.embedding_map}"
             raise UserError(what, why="it multiplies weights, so it must be finite")
@@ -63,72 +70,92 @@ class LMHeadConfig:
 class LMHead(nn.Module):
     """Hidden states [..., d] to logits [..., vocab].
 
-    weight [rows, d], bias [rows] or None. rows is vocab_size; after `compact` it is the number of tokens in use plus
-    one, and row_of_token [vocab] says which row is whose. The methods that need the token embeddings [vocab, d] (for
-    the embedding map) take them as an argument.
-    """
+    weight [rows, d], bias [rows] or None. rows is vocab_size; after `compact` it is the number of
+    tokens in use plus one, and row_of_token [vocab] says which row is whose. The methods that need
+    the token embeddings [vocab, d] (for the embedding map) take them as an argument."""
 
     row_of_token: Tensor | None
 
     def __init__(self, config: LMHeadConfig, d_model: int, vocab_size: int) -> None:
         super().__init__()
-        self.config, self.vocab_size = config, vocab_size
+        self.config = config
+        self.vocab_size = vocab_size
         self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if config.bias else None
-        self.embedding_map = nn.Linear(d_model, d_model, bias=False) if config.embedding_map else None
-        self.packed: nn.Module | None = None  # takes the place of `matrix` in copies for generation
+        self.embedding_map = (
+            nn.Linear(d_model, d_model, bias=False) if config.embedding_map else None
+        )
+        self.packed: nn.Module | None = (
+            None  # takes the place of `matrix` in copies for generation
+        )
         self.register_buffer("row_of_token", None)
-        self.unused = 0  # how many tokens share the last row: none, or the vocabulary is not compact (no row_of_token)
+        # how many tokens share the last row: none, or the vocabulary is not compact (no
+        # row_of_token)
+        self.unused = 0
 
     # --- the compact vocabulary ---
 
     @torch.no_grad()
     def compact(self, used: Int[Tensor, " used"]) -> None:
-        """Keep a row for each of these ids (ascending) and one for all others together; all rows become zero."""
+        """Keep a row for each of these ids (ascending) and one for all others together; all rows
+        become zero.
+        """
         check_targets(used, self.vocab_size)
         rows = torch.full((self.vocab_size,), len(used), dtype=torch.long, device=used.device)
         rows[used] = torch.arange(len(used), device=used.device)
         self._set_rows(rows, len(used) + 1, self.vocab_size - len(used))
 
     def compact_like(self, row_of_token: Tensor, rows: int) -> None:
-        """Take the compact vocabulary of a saved head. Raises UserError (CHECKPOINT) if it is not one."""
-        sound = row_of_token.dtype == torch.int64 and tuple(row_of_token.shape) == (self.vocab_size,)
+        """Take the compact vocabulary of a saved head. Raises UserError (CHECKPOINT) if it is not
+        one.
+        """
+        sound = row_of_token.dtype == torch.int64 and tuple(row_of_token.shape) == (
+            self.vocab_size,
+        )
         sound = sound and 0 <= int(row_of_token.min()) <= int(row_of_token.max()) < rows
         if not sound or not bool((row_of_token.bincount(minlength=rows)[:-1] == 1).all()):
             raise UserError(
                 "the saved map from tokens to rows of the head is damaged",
-                why=f"it should hold {self.vocab_size} whole numbers from 0 to {rows - 1}, each but the last once",
+                why=f"it should hold {self.vocab_size} whole numbers from 0 to {rows - 1}, each "
+                "but the last once",
                 code=errors.CHECKPOINT,
             )
         self._set_rows(row_of_token, rows, int((row_of_token == rows - 1).sum()))
 
     def _set_rows(self, row_of_token: Tensor, rows: int, unused: int) -> None:
         # On the meta device a weight is a form for one that comes later; the map is there at once.
-        self.row_of_token = row_of_token if self.weight.is_meta else row_of_token.to(self.weight.device)
+        self.row_of_token = (
+            row_of_token if self.weight.is_meta else row_of_token.to(self.weight.device)
+        )
         self.unused = unused
         self.weight = nn.Parameter(self.weight.new_zeros(rows, self.weight.shape[1]))
         self.bias = None if self.bias is None else nn.Parameter(self.bias.new_zeros(rows))
 
     def _counted_once(self, parameter: Tensor) -> Tensor:
-        """Weight or bias, such that the row of all unused tokens gets the gradient of one of them, where
-        differentiation gives their sum. Every optimizer then moves it as it would move each of them."""
+        """Weight or bias, such that the row of all unused tokens gets the gradient of one of them,
+        where differentiation gives their sum. Every optimizer then moves it as it would move each
+        of them."""
         if self.row_of_token is None:
             return parameter
         divided: Tensor = _DivideLastRow.apply(parameter, max(self.unused, 1))
         return divided
 
     def full_gradient_norm(self, norm: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """The norm of a model's gradients with the row of the unused tokens counted once for each of them; `norm`
-        counts it once."""
+        """The norm of a model's gradients with the row of the unused tokens counted once for each
+        of them; `norm` counts it once."""
         if not self.unused:
             return norm
-        last = [p.grad[-1] for p in (self.weight, self.bias) if p is not None and p.grad is not None]
+        last = [
+            p.grad[-1] for p in (self.weight, self.bias) if p is not None and p.grad is not None
+        ]
         return (norm.square() + (self.unused - 1) * get_total_norm(last).square()).sqrt()
 
     # --- logits ---
 
     def matrix(self, embeddings: Float[Tensor, "vocab d"]) -> Float[Tensor, "rows d"]:
-        """The whole matrix: the weight and what the embedding map adds; the row of the unused tokens gets nothing."""
+        """The whole matrix: the weight and what the embedding map adds; the row of the unused
+        tokens gets nothing.
+        """
         weight = self._counted_once(self.weight)
         if self.embedding_map is None:
             return weight
@@ -147,7 +174,9 @@ class LMHead(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "*batch d"], embeddings: Float[Tensor, "vocab d"]
     ) -> Float[Tensor, "*batch vocab"]:
-        """Logits over the whole vocabulary. The soft cap bounds the product; the bias is added outside it."""
+        """Logits over the whole vocabulary. The soft cap bounds the product; the bias is added
+        outside it.
+        """
         return self.finish(self.products(hidden, embeddings))
 
     def products(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
@@ -172,10 +201,11 @@ class LMHead(nn.Module):
 
     # --- the loss ---
 
-    # m unused tokens have one logit u in common. Their share of the normaliser is m exp(u) = exp(u + ln m), so the last
-    # row counts with ln m added outside the cap (`_bias_with_log_count`). The softmax then gives that row m times the
-    # probability of one such token, whose loss is therefore larger by the constant ln m (`losses` adds it), and the
-    # other distribution's part, to which it is added too, is raised by as much before (`_scaled_pointer`).
+    # m unused tokens have one logit u in common. Their share of the normaliser is m exp(u) = exp(u
+    # + ln m), so the last row counts with ln m added outside the cap (`_bias_with_log_count`). The
+    # softmax then gives that row m times the probability of one such token, whose loss is
+    # therefore larger by the constant ln m (`losses` adds it), and the other distribution's part,
+    # to which it is added too, is raised by as much before (`_scaled_pointer`).
 
     def losses(
         self,
@@ -188,8 +218,8 @@ class LMHead(nn.Module):
         reduction: Literal["mean", "sum"] = "mean",
         **options: Any,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "*batch"]]:
-        """Cross entropy in nats over the whole vocabulary, and that of each target, which has no gradient; arguments as
-        those of fused_losses."""
+        """Cross entropy in nats over the whole vocabulary, and that of each target, which has no
+        gradient; arguments as those of fused_losses."""
         weight = self.matrix(embeddings)
         bias = None if self.bias is None else self._counted_once(self.bias)
         options |= {"weights": weights, "reduction": reduction, "soft_cap": self.config.soft_cap}
@@ -197,7 +227,8 @@ class LMHead(nn.Module):
             return fused_losses(hidden, weight, targets, bias=bias, mixture=mixture, **options)
         check_targets(targets.reshape(-1), self.vocab_size)
         rows = self.row_of_token[targets]
-        bias, mixture = self._bias_with_log_count(bias, weight), self._scaled_pointer(mixture, rows)
+        bias = self._bias_with_log_count(bias, weight)
+        mixture = self._scaled_pointer(mixture, rows)
         loss, losses = fused_losses(hidden, weight, rows, bias=bias, mixture=mixture, **options)
         is_unused = (rows == len(weight) - 1).to(loss.dtype)
         constant = (is_unused if weights is None else is_unused * weights).sum() * self._log_count
@@ -209,7 +240,9 @@ class LMHead(nn.Module):
         return math.log(max(self.unused, 1))
 
     def _bias_with_log_count(self, bias: Tensor | None, weight: Tensor) -> Tensor:
-        """The bias of the rows with ln m added to the last one; minus infinity if there is no unused token."""
+        """The bias of the rows with ln m added to the last one; minus infinity if there is no
+        unused token.
+        """
         extra = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
         extra[-1] = self._log_count if self.unused else -math.inf
         return extra if bias is None else bias + extra
@@ -219,7 +252,9 @@ class LMHead(nn.Module):
         if mixture is None:
             return None
         raised = mixture.probability * max(self.unused, 1)
-        return Mixture(torch.where(rows == len(self.weight) - 1, raised, mixture.probability), mixture.weight)
+        return Mixture(
+            torch.where(rows == len(self.weight) - 1, raised, mixture.probability), mixture.weight
+        )
 
 
 class _DivideLastRow(torch.autograd.Function):

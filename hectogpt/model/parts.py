@@ -1,11 +1,11 @@
-"""Norms, activations, positions and attention parts: each a frozen config whose `build` makes an nn.Module.
+"""Norms, activations, positions and attention parts: each a frozen config whose `build` makes an
+nn.Module.
 
-A config `X` builds an `XLayer`, or torch's own module. Configs know sizes only: no run, no step, no optimizer.
-Modules that change the embedded tokens are in inputs.py.
+A config `X` builds an `XLayer`, or torch's own module. Configs know sizes only: no run, no step,
+no optimizer. Modules that change the embedded tokens are in inputs.py.
 
-A module that draws random first weights does so in a method `init_weights(generator)`, which the model calls after its
-own draws, so that one seed gives the same weights every time.
-"""
+A module that draws random first weights does so in a method `init_weights(generator)`, which the
+model calls after its own draws, so that one seed gives the same weights every time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from hectogpt.kernels import native
 from hectogpt.model.shapes import Heads, Keys, Places
 from hectogpt.serialization import Value
 
-# --- norms ------------------------------------------------------------------------------------------------------------
+# --- norms
+# ---
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class Norm(Value):
 
 @dataclass(frozen=True)
 class LayerNorm(Norm):
-    """GPT-2's norm: subtract the mean, divide by the standard deviation, then a learned gain and bias."""
+    """GPT-2's norm: subtract the mean, divide by the standard deviation, then a learned gain and
+    bias.
+    """
 
     def build(self, size: int) -> nn.Module:
         return nn.LayerNorm(size, eps=self.eps)
@@ -60,7 +63,8 @@ class RMSNorm(Norm):
         return nn.RMSNorm(size, eps=self.eps, elementwise_affine=self.gain)
 
 
-# --- the MLP's activation ---------------------------------------------------------------------------------------------
+# --- the MLP's activation
+# ---
 
 
 @dataclass(frozen=True)
@@ -100,13 +104,16 @@ class ReLU2Layer(nn.Module):
         return F.relu(x).square()
 
 
-# --- positions and the causal mask ------------------------------------------------------------------------------------
+# --- positions and the causal mask
+# ---
 
 
 def visible_keys(
     query_positions: Int[Tensor, "*rows time"], key_positions: Int[Tensor, "*rows slot"]
 ) -> Bool[Tensor, "*rows time slot"]:
-    """The causal mask: True where a query may attend to a key, at its own position or an earlier one."""
+    """The causal mask: True where a query may attend to a key, at its own position or an earlier
+    one.
+    """
     return key_positions[..., None, :] <= query_positions[..., :, None]
 
 
@@ -139,7 +146,9 @@ class LearnedPositions(Positions):
 
 @dataclass(frozen=True)
 class SinusoidalPositions(Positions):
-    """Fixed sines on even and cosines on odd dimensions, of frequencies base^(-2i/d) (1706.03762, section 3.5)."""
+    """Fixed sines on even and cosines on odd dimensions, of frequencies base^(-2i/d) (1706.03762,
+    section 3.5).
+    """
 
     old_names: ClassVar[tuple[str, ...]] = ("Sinusoidal",)
 
@@ -158,7 +167,8 @@ class SinusoidalPositions(Positions):
 class SinusoidalPositionsLayer(nn.Module):
     def __init__(self, d_model: int, base: float) -> None:
         super().__init__()
-        self.d_model, self.base = d_model, base
+        self.d_model = d_model
+        self.base = base
 
     def forward(self, positions: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d"]:
         # At position 1023 a float32 angle is already off by 6e-5.
@@ -167,52 +177,57 @@ class SinusoidalPositionsLayer(nn.Module):
         return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2).float()
 
 
-# --- attention parts --------------------------------------------------------------------------------------------------
+# --- attention parts
+# ---
 
 
 @dataclass(frozen=True)
 class AttentionPart(Value):
-    """A change of attention: a QKPart or a ScoreBias. Parts apply in the order in which a config lists them."""
+    """A change of attention: a QKPart or a ScoreBias. Parts apply in the order in which a config
+    lists them.
+    """
 
     @abstractmethod
     def build(self, n_heads: int, d_head: int) -> nn.Module:
-        """The module for one layer. A class whose `build` has a third parameter, `layer: int = 0`, gets the 0-based
-        number of the layer, and may build other modules for other layers."""
+        """The module for one layer. A class whose `build` has a third parameter, `layer: int = 0`,
+        gets the 0-based number of the layer, and may build other modules for other layers."""
 
 
 @dataclass(frozen=True)
 class QKPart(AttentionPart):
     """A change of queries and keys before their dot product.
 
-    The module is called with (q, k, positions), q and k of shape [batch, head, time, d_head] and positions of shape
-    [rows, time], where rows is 1 or the batch size; it returns the new q and k. If it has a method
-    `prepare(positions)`, that is called once per forward pass, and its result is passed in place of the positions.
-    """
+    The module is called with (q, k, positions), q and k of shape [batch, head, time, d_head] and
+    positions of shape [rows, time], where rows is 1 or the batch size; it returns the new q and k.
+    If it has a method `prepare(positions)`, that is called once per forward pass, and its result
+    is passed in place of the positions."""
 
 
 @dataclass(frozen=True)
 class ScoreBias(AttentionPart):
     """A number added to the scores q.k of each pair of positions, before the softmax.
 
-    The module is called with (query positions [rows, 1, time, 1], key positions [rows, 1, 1, slot]) and returns a
-    tensor that broadcasts to [rows, head, time, slot].
-    """
+    The module is called with (query positions [rows, 1, time, 1], key positions [rows, 1, 1,
+    slot]) and returns a tensor that broadcasts to [rows, head, time, slot]."""
 
 
 @dataclass(frozen=True)
 class Rotary(QKPart):
-    """Rotary positions: rotate pairs of dimensions by an angle proportional to the position (2104.09864).
+    """Rotary positions: rotate pairs of dimensions by an angle proportional to the position
+    (2104.09864).
 
-    `fraction` is the share of dimensions that rotate. At 0.5 the lower half of the frequencies is zero, so that half of
-    each head is free of positions, as in modded-nanogpt.
-    """
+    `fraction` is the share of dimensions that rotate. At 0.5 the lower half of the frequencies is
+    zero, so that half of each head is free of positions, as in modded-nanogpt."""
 
     base: float = 10000.0
     fraction: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.fraction <= 1:
-            raise UserError(f"Rotary.fraction = {self.fraction}", why="it is a share of the dimensions, from 0 to 1")
+            raise UserError(
+                f"Rotary.fraction = {self.fraction}",
+                why="it is a share of the dimensions, from 0 to 1",
+            )
 
     def build(self, n_heads: int, d_head: int) -> nn.Module:
         return RotaryLayer(d_head, self.base, self.fraction)
@@ -224,13 +239,17 @@ class RotaryLayer(nn.Module):
     def __init__(self, d_head: int, base: float, fraction: float) -> None:
         super().__init__()
         self.pairs = round(d_head // 2 * fraction)
-        # float32 like the weights: model.to(torch.float32) would round a float64 buffer, and the model would not be the
-        # same function after saving and loading, which rounds nothing.
-        frequency = base ** (-torch.arange(self.pairs, dtype=torch.float64, device="cpu") / max(self.pairs, 1))
+        # float32 like the weights: model.to(torch.float32) would round a float64 buffer, and the
+        # model would not be the same function after saving and loading, which rounds nothing.
+        frequency = base ** (
+            -torch.arange(self.pairs, dtype=torch.float64, device="cpu") / max(self.pairs, 1)
+        )
         self.register_buffer("frequency", frequency.float(), persistent=False)
 
     def prepare(self, positions: Places) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the angles, [rows, 1, time, pairs], in the widest dtype of the device."""
+        """Cosines and sines of the angles, [rows, 1, time, pairs], in the widest dtype of the
+        device.
+        """
         angle = positions[:, None, :, None].to(torch.float64) * self.frequency
         return angle.cos(), angle.sin()
 
@@ -240,13 +259,17 @@ class RotaryLayer(nn.Module):
 
     def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         n = self.pairs
-        a, b, rest = x[..., :n], x[..., n : 2 * n], x[..., 2 * n :]
+        a = x[..., :n]
+        b = x[..., n : 2 * n]
+        rest = x[..., 2 * n :]
         return torch.cat((a * cos - b * sin, a * sin + b * cos, rest), dim=-1)
 
 
 @dataclass(frozen=True)
 class QKNorm(QKPart):
-    """Divide each query and key by its root mean square (2010.04245), so that scores cannot grow without bound."""
+    """Divide each query and key by its root mean square (2010.04245), so that scores cannot grow
+    without bound.
+    """
 
     eps: float = 1e-6
 

@@ -1,8 +1,9 @@
-"""A second way to predict: copying a token that the text has had, by attention over the earlier tokens.
+"""A second way to predict: copying a token that the text has had, by attention over the earlier
+tokens.
 
-Each token gets the weights of its places. This is mixed with the softmax's distribution, p = (1 - w) softmax + w copy.
-It needs no row per token of the vocabulary, so it can predict from the first step tokens that no weight has seen yet.
-"""
+Each token gets the weights of its places. This is mixed with the softmax's distribution, p = (1 -
+w) softmax + w copy. It needs no row per token of the vocabulary, so it can predict from the first
+step tokens that no weight has seen yet."""
 
 from __future__ import annotations
 
@@ -25,16 +26,17 @@ DISTANCES = 10  # buckets of distance; the last begins 511 tokens back
 
 @dataclass(frozen=True)
 class PointerHead(Value):
-    """A neural cache (1612.04426) trained with the model and mixed in by a gate, as in pointer networks (1609.07843).
+    """A neural cache (1612.04426) trained with the model and mixed in by a gate, as in pointer
+    networks (1609.07843).
 
-    Attention over earlier tokens: the query is the final hidden state times a learned vector, which starts at
-    `query_scale`; the key of the token at s is the hidden state at s - 1; scores are divided by sqrt(d). If two hidden
-    states are similar, the same token is likely to follow. The gate w = sigmoid(linear(hidden)) starts at
-    sigmoid(`gate`).
+    Attention over earlier tokens: the query is the final hidden state times a learned vector,
+    which starts at `query_scale`; the key of the token at s is the hidden state at s - 1; scores
+    are divided by sqrt(d). If two hidden states are similar, the same token is likely to follow.
+    The gate w = sigmoid(linear(hidden)) starts at sigmoid(`gate`).
 
-    With `score_biases` two learned numbers are added to a score, zero at the start: one for the token, and one for how
-    many tokens it stands back, 0, 1 to 2, 3 to 6, 7 to 14 and so on (buckets that double, as in T5, 1910.10683).
-    """
+    With `score_biases` two learned numbers are added to a score, zero at the start: one for the
+    token, and one for how many tokens it stands back, 0, 1 to 2, 3 to 6, 7 to 14 and so on
+    (buckets that double, as in T5, 1910.10683)."""
 
     old_names: ClassVar[tuple[str, ...]] = ("Copying",)
     old_fields: ClassVar[dict[str, str | None]] = {"sharpness": "query_scale"}
@@ -44,19 +46,25 @@ class PointerHead(Value):
     score_biases: bool = False
 
     def build(self, d_model: int, vocab_size: int) -> PointerHeadLayer:
-        return PointerHeadLayer(d_model, self.query_scale, self.gate, vocab_size if self.score_biases else 0)
+        return PointerHeadLayer(
+            d_model, self.query_scale, self.gate, vocab_size if self.score_biases else 0
+        )
 
 
 class PointerHeadLayer(nn.Module):
-    """Pointer attention and its mixing gate, applied to the output of the final norm. biased_tokens: how many tokens
-    have a number of their own in the scores; 0 stands for no biases at all."""
+    """Pointer attention and its mixing gate, applied to the output of the final norm.
+    biased_tokens: how many tokens have a number of their own in the scores; 0 stands for no biases
+    at all."""
 
-    def __init__(self, d_model: int, query_scale: float, gate: float, biased_tokens: int = 0) -> None:
+    def __init__(
+        self, d_model: int, query_scale: float, gate: float, biased_tokens: int = 0
+    ) -> None:
         super().__init__()
         self.query_scale = nn.Parameter(torch.full((d_model,), query_scale))
         self.gate = nn.Parameter(torch.zeros(d_model))
         self.gate_bias = nn.Parameter(torch.tensor([gate]))
-        self.distance_bias, self.token_bias = None, None
+        self.distance_bias = None
+        self.token_bias = None
         if biased_tokens:
             self.distance_bias = nn.Parameter(torch.zeros(DISTANCES))
             self.token_bias = nn.Embedding(biased_tokens, 1)
@@ -69,9 +77,12 @@ class PointerHeadLayer(nn.Module):
     def attention(
         self, hidden: Vectors, ids: Ids, cache: Cache | None = None
     ) -> tuple[Float[Tensor, "batch time slot"], Int[Tensor, "batch slot"]]:
-        """Attention from every position to each token up to it, itself included, and those tokens' ids."""
+        """Attention from every position to each token up to it, itself included, and those tokens'
+        ids.
+        """
         if cache is None:
-            keys, tokens = F.pad(hidden, (0, 0, 1, 0))[:, :-1], ids
+            keys = F.pad(hidden, (0, 0, 1, 0))[:, :-1]
+            tokens = ids
         else:
             keys = cache.append((self, "keys"), cache.shift(self, hidden, 1))
             tokens = cache.append((self, "tokens"), ids)
@@ -93,15 +104,24 @@ class PointerHeadLayer(nn.Module):
         return Mixture((weights * hit).sum(dim=-1), self.weight(hidden))
 
     def mix_log_probs(
-        self, logits: Float[Tensor, "batch rows vocab"], hidden: Vectors, ids: Ids, cache: Cache | None = None
+        self,
+        logits: Float[Tensor, "batch rows vocab"],
+        hidden: Vectors,
+        ids: Ids,
+        cache: Cache | None = None,
     ) -> Float[Tensor, "batch rows vocab"]:
-        """Log-probabilities of the mixture, from the softmax's logits at the last `rows` positions."""
+        """Log-probabilities of the mixture, from the softmax's logits at the last `rows`
+        positions.
+        """
         rows = logits.shape[1]
         weights, tokens = self.attention(hidden, ids, cache)
         places = tokens[:, None].expand(-1, rows, -1)
-        copied = torch.zeros_like(logits).scatter_add_(2, places, weights[:, -rows:].to(logits.dtype))
+        copied = torch.zeros_like(logits).scatter_add_(
+            2, places, weights[:, -rows:].to(logits.dtype)
+        )
         w = self.weight(hidden[:, -rows:])[..., None]
         softmax = logits.log_softmax(dim=-1)
-        # The clamp keeps the gradient of log(0), for all the tokens that cannot be copied, from being infinite.
+        # The clamp keeps the gradient of log(0), for all the tokens that cannot be copied, from
+        # being infinite.
         copied = (w * copied).clamp_min(torch.finfo(logits.dtype).tiny)
         return torch.logaddexp(softmax + torch.log1p(-w), copied.log())

@@ -1,8 +1,9 @@
-"""GPT-2, written for speed: the same function as reference/model_solution.py, and nothing else by default.
+"""GPT-2, written for speed: the same function as reference/model_solution.py, and nothing else by
+default.
 
-Queries, keys and values come from one matrix, attention from scaled_dot_product_attention, the loss from the fused
-head. State dicts have the textbook's names in both directions. Departures from GPT-2 enter through the config.
-"""
+Queries, keys and values come from one matrix, attention from scaled_dot_product_attention, the
+loss from the fused head. State dicts have the textbook's names in both directions. Departures from
+GPT-2 enter through the config."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ class MLPLayer(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Pre-norm residual block. `post_layer_norm` is the textbook's name for the norm before the MLP."""
+    """Pre-norm residual block. `post_layer_norm` is the textbook's name for the norm before the
+    MLP.
+    """
 
     def __init__(self, layer: int, config: ModelConfig) -> None:
         super().__init__()
@@ -46,10 +49,18 @@ class DecoderBlock(nn.Module):
         self.pre_layer_norm = config.norm.build(config.d_model)
         self.attention = build_for(config.attention, layer, config, CausalAttention)
         self.post_layer_norm = config.norm.build(config.d_model)
-        self.mlp = MLPLayer(config) if config.mlp is None else build_for(config.mlp, layer, config, nn.Module)
+        self.mlp = (
+            MLPLayer(config)
+            if config.mlp is None
+            else build_for(config.mlp, layer, config, nn.Module)
+        )
 
     def forward(
-        self, x: Vectors, view: AttentionView, cache: LayerCache | None = None, ve: Vectors | None = None
+        self,
+        x: Vectors,
+        view: AttentionView,
+        cache: LayerCache | None = None,
+        ve: Vectors | None = None,
     ) -> Vectors:
         x = x + self.attention(self.pre_layer_norm(x), view, cache, ve)
         return x + self.mlp(self.post_layer_norm(x))
@@ -58,14 +69,20 @@ class DecoderBlock(nn.Module):
 Built = TypeVar("Built", bound=nn.Module)
 
 
-def build_for(part: Block | Attention | MLP | None, layer: int, config: ModelConfig, kind: type[Built]) -> Built:
-    """The module of a layer's part; without one GPT-2's. Raises UserError for one that is not of the kind, and for a
-    block or an MLP whose output does not have the shape of its input, when it runs."""
+def build_for(
+    part: Block | Attention | MLP | None, layer: int, config: ModelConfig, kind: type[Built]
+) -> Built:
+    """The module of a layer's part; without one GPT-2's. Raises UserError for one that is not of
+    the kind, and for a block or an MLP whose output does not have the shape of its input, when it
+    runs."""
     if part is None:
         return kind(layer, config)
-    module, name = part.build(layer, config), type(part).__name__
+    module = part.build(layer, config)
+    name = type(part).__name__
     if not isinstance(module, kind):
-        raise UserError(f"{name}.build returned {type(module).__name__}", why=f"it has to be a {kind.__name__}")
+        raise UserError(
+            f"{name}.build returned {type(module).__name__}", why=f"it has to be a {kind.__name__}"
+        )
 
     def check_shape(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if output.shape != inputs[0].shape:
@@ -87,16 +104,23 @@ class Transformer(nn.Module):
         self.position_embeddings = config.positions.build(config.context_length, config.d_model)
         sizes = (config.d_model, config.vocab_size, config.norm)
         self.inputs = nn.ModuleList(part.build(*sizes) for part in config.inputs)
-        self.value_embeddings = nn.ModuleList(part.build(*sizes) for part in config.value_embeddings)
+        self.value_embeddings = nn.ModuleList(
+            part.build(*sizes) for part in config.value_embeddings
+        )
         self.backbone = nn.ModuleList(
-            build_for(config.block, layer, config, DecoderBlock) for layer in range(config.n_layers)
+            build_for(config.block, layer, config, DecoderBlock)
+            for layer in range(config.n_layers)
         )
         self.shares_view = (
-            config.block is None and config.attention is None and not any(map(wants_layer, config.attention_parts))
+            config.block is None
+            and config.attention is None
+            and not any(map(wants_layer, config.attention_parts))
         )
         self.final_layer_norm = config.norm.build(config.d_model)
         self.lm_head = LMHead(config.lm_head, config.d_model, config.vocab_size)
-        self.pointer = config.pointer.build(config.d_model, config.vocab_size) if config.pointer else None
+        self.pointer = (
+            config.pointer.build(config.d_model, config.vocab_size) if config.pointer else None
+        )
         if config.lm_head.tied:
             self.lm_head.weight = cast(nn.Parameter, self.embeddings.weight)
         self.register_state_dict_post_hook(_to_saved_names)
@@ -107,19 +131,24 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, init: Init, seed: int | None = None) -> None:
-        """Draw the weights. With a seed the numbers equal the textbook's after torch.manual_seed(seed): the same
-        generator, the same order (tables, then per layer k, q, v, o, fc1, fc2, then the head). Parts that draw weights
-        of their own (a method `init_weights(generator)`) come after that, in the order of the modules."""
+        """Draw the weights. With a seed the numbers equal the textbook's after
+        torch.manual_seed(seed): the same generator, the same order (tables, then per layer k, q,
+        v, o, fc1, fc2, then the head). Parts that draw weights of their own (a method
+        `init_weights(generator)`) come after that, in the order of the modules."""
         if self.embeddings.weight.is_meta:
             return
-        generator = torch.default_generator if seed is None else torch.Generator().manual_seed(seed)
+        generator = (
+            torch.default_generator if seed is None else torch.Generator().manual_seed(seed)
+        )
         for module in self.modules():
             if isinstance(module, (nn.Linear, LMHead)) and module.bias is not None:
                 module.bias.zero_()
             elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
                 module.reset_parameters()
         for name, weight, std in self._initial_stds(init):
-            weight.copy_(init.draw(name, weight.shape, std, generator) if std else torch.tensor(0.0))
+            weight.copy_(
+                init.draw(name, weight.shape, std, generator) if std else torch.tensor(0.0)
+            )
         for module in self.modules():
             if module is not self and callable(draw := getattr(module, "init_weights", None)):
                 draw(generator)
@@ -138,25 +167,36 @@ class Transformer(nn.Module):
             if (qkv := getattr(block.attention, "W_qkv", None)) is not None:
                 q, k, v = qkv.weight.split(d)
                 yield from (
-                    (f"{where}.attention.W_{n}.weight", w, init.linear) for n, w in (("k", k), ("q", q), ("v", v))
+                    (f"{where}.attention.W_{n}.weight", w, init.linear)
+                    for n, w in (("k", k), ("q", q), ("v", v))
                 )
             yield f"{where}.attention.W_o.weight", block.attention.W_o.weight, residual
             for linear, std in (("fc1", init.linear), ("fc2", residual)):
                 if isinstance(module := getattr(block.mlp, linear, None), nn.Linear):
                     yield f"{where}.mlp.{linear}.weight", module.weight, std
         if not self.config.lm_head.tied:
-            # One row can stand for all unused tokens only while they are equal, as they are and stay from zero.
-            yield "lm_head.weight", self.lm_head.weight, 0.0 if self.config.lm_head.compact_vocab else init.head
+            # One row can stand for all unused tokens only while they are equal, as they are and
+            # stay from zero.
+            yield (
+                "lm_head.weight",
+                self.lm_head.weight,
+                0.0 if self.config.lm_head.compact_vocab else init.head,
+            )
         if self.lm_head.embedding_map is not None:
             yield "joint.weight", self.lm_head.embedding_map.weight, 0.0
 
     # --- forward ---
 
-    def hidden(self, ids: Ids, positions: Places | None = None, cache: Cache | None = None) -> Vectors:
-        """The last layer's normalised output, before the vocabulary head. `positions` default to 0, 1, 2 ..."""
+    def hidden(
+        self, ids: Ids, positions: Places | None = None, cache: Cache | None = None
+    ) -> Vectors:
+        """The last layer's normalised output, before the vocabulary head. `positions` default to
+        0, 1, 2 ..."""
         if positions is None:
             if ids.shape[1] > self.config.context_length and self.position_embeddings is not None:
-                raise ValueError(f"{ids.shape[1]} tokens exceed the context length {self.config.context_length}")
+                raise ValueError(
+                    f"{ids.shape[1]} tokens exceed the context length {self.config.context_length}"
+                )
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
         x = self.embeddings(ids)
         if self.position_embeddings is not None:
@@ -172,7 +212,9 @@ class Transformer(nn.Module):
         view: AttentionView | None = None
         for index, block in enumerate(cast(Iterable[DecoderBlock], self.backbone)):
             if view is None or not self.shares_view:
-                view = block.attention.view(positions, cache)._replace(entered=entered, first=first)
+                view = block.attention.view(positions, cache)._replace(
+                    entered=entered, first=first
+                )
             if not self.shares_view:
                 entered.append(x)  # this layer's view has the list itself, and sees x as its last
             x = block(x, view, None if cache is None else cache.layer(index), ve)
@@ -200,24 +242,36 @@ class Transformer(nn.Module):
         return self._mix(logits[:, None], hidden, ids, cache)[:, 0]
 
     def _mix(self, logits: Tensor, hidden: Tensor, ids: Tensor, cache: Cache | None) -> Tensor:
-        """The softmax's logits [batch, rows, vocab] at the last `rows` positions, mixed with the pointer's distribution
-        if there is one: log-probabilities then."""
-        return logits if self.pointer is None else self.pointer.mix_log_probs(logits, hidden, ids, cache)
+        """The softmax's logits [batch, rows, vocab] at the last `rows` positions, mixed with the
+        pointer's distribution if there is one: log-probabilities then."""
+        return (
+            logits
+            if self.pointer is None
+            else self.pointer.mix_log_probs(logits, hidden, ids, cache)
+        )
 
     # --- loss ---
 
     def loss(
-        self, ids: Ids, targets: Ids, reduction: Literal["mean", "sum"] = "mean", precision: torch.dtype | None = None
+        self,
+        ids: Ids,
+        targets: Ids,
+        reduction: Literal["mean", "sum"] = "mean",
+        precision: torch.dtype | None = None,
     ) -> Float[Tensor, ""]:
-        """Cross entropy in nats of `targets` given the tokens up to each position; the logits never exist as a whole.
+        """Cross entropy in nats of `targets` given the tokens up to each position; the logits
+        never exist as a whole.
 
-        precision: dtype of the matrix products inside the vocabulary head (None: the parameters' own). torch.bfloat16
-        is faster on processors that multiply it natively; sums stay wider.
-        """
+        precision: dtype of the matrix products inside the vocabulary head (None: the parameters'
+        own). torch.bfloat16 is faster on processors that multiply it natively; sums stay wider."""
         return self.losses(ids, targets, reduction=reduction, precision=precision)[0]
 
-    def losses(self, ids: Ids, targets: Ids, **options: Any) -> tuple[Float[Tensor, ""], Float[Tensor, "batch time"]]:
-        """`loss`, and the cross entropy of each target, which has no gradient; options as those of LMHead.losses."""
+    def losses(
+        self, ids: Ids, targets: Ids, **options: Any
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch time"]]:
+        """`loss`, and the cross entropy of each target, which has no gradient; options as those of
+        LMHead.losses.
+        """
         return self.losses_of(self.hidden(ids), ids, targets, **options)
 
     def losses_of(
@@ -225,10 +279,14 @@ class Transformer(nn.Module):
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch time"]]:
         """`losses` from hidden states that are there already."""
         mixture = None if self.pointer is None else self.pointer.mixture(hidden, ids, targets)
-        return self.lm_head.losses(hidden, targets, self.embeddings.weight, mixture=mixture, **options)
+        return self.lm_head.losses(
+            hidden, targets, self.embeddings.weight, mixture=mixture, **options
+        )
 
     def get_loss_on_batch(self, input_ids: Ids) -> Float[Tensor, ""]:
-        """Mean cross entropy of tokens 1.. given tokens 0.., differentiable. [batch, time >= 2] -> scalar, nats."""
+        """Mean cross entropy of tokens 1.. given tokens 0.., differentiable. [batch, time >= 2] ->
+        scalar, nats.
+        """
         return self.loss(input_ids[:, :-1], input_ids[:, 1:])
 
     def gradient_norm(self) -> Float[Tensor, ""]:
@@ -240,9 +298,9 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def generate(self, x: Ids, num_new_tokens: int) -> Int[Tensor, "batch longer"]:
-        """Greedy continuation: the prompt followed by `num_new_tokens` tokens, each conditioned on the last
-        `context_length` tokens. Computes every token anew: hectogpt.generate has the fast way, and is tested by this
-        one."""
+        """Greedy continuation: the prompt followed by `num_new_tokens` tokens, each conditioned on
+        the last `context_length` tokens. Computes every token anew: hectogpt.generate has the fast
+        way, and is tested by this one."""
         for _ in range(num_new_tokens):
             following = self.next_logits(x[:, -self.config.context_length :]).argmax(dim=-1)
             x = torch.cat((x, following[:, None]), dim=1)
@@ -251,15 +309,17 @@ class Transformer(nn.Module):
     # --- saved weights ---
 
     def fit_to(self, state: dict[str, Tensor]) -> None:
-        """Take from a saved state the size that the config leaves open: the rows of a head with a compact vocabulary.
-        Raises UserError (CHECKPOINT) if they are damaged."""
+        """Take from a saved state the size that the config leaves open: the rows of a head with a
+        compact vocabulary. Raises UserError (CHECKPOINT) if they are damaged."""
         if self.config.lm_head.compact_vocab and {"word_rows", "lm_head.weight"} <= state.keys():
             self.lm_head.compact_like(state["word_rows"], len(state["lm_head.weight"]))
 
 
 @contextmanager
 def evaluating(model: Transformer) -> Iterator[None]:
-    """Within the context the model is in evaluation mode; afterwards it is as it was, whatever happened."""
+    """Within the context the model is in evaluation mode; afterwards it is as it was, whatever
+    happened.
+    """
     was_training = model.training
     model.eval()
     try:
@@ -268,8 +328,9 @@ def evaluating(model: Transformer) -> Iterator[None]:
         model.train(was_training)
 
 
-# Names in state dicts are those of the first version, whatever a module is called today: (module's, saved). A name with
-# a leading dot may stand anywhere in a key, the others only at its start.
+# Names in state dicts are those of the first version, whatever a module is called today:
+# (module's, saved). A name with a leading dot may stand anywhere in a key, the others only at its
+# start.
 _SAVED_NAMES = (
     ("lm_head.row_of_token", "word_rows"),
     ("lm_head.embedding_map.", "joint."),
@@ -292,5 +353,8 @@ def _rename(state: dict[str, Any], prefix: str, pairs: tuple[tuple[str, str], ..
     """Rename keys of `state` in place, the order kept."""
     for key in list(state):
         name = key.removeprefix(prefix)
-        old, new = next(((o, n) for o, n in pairs if name.startswith(o) or (o[0] == "." and o in name)), ("", ""))
+        old, new = next(
+            ((o, n) for o, n in pairs if name.startswith(o) or (o[0] == "." and o in name)),
+            ("", ""),
+        )
         state[prefix + name.replace(old, new, 1) if old else key] = state.pop(key)

@@ -1,7 +1,8 @@
-"""A model on disk: config.json and model.safetensors in one folder, with the textbook's tensor names.
+"""A model on disk: config.json and model.safetensors in one folder, with the textbook's tensor
+names.
 
-Only numbers are read back, never code; a file that does not match its config is refused with the first differences.
-"""
+Only numbers are read back, never code; a file that does not match its config is refused with the
+first differences."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ HEADER_BYTES = 200  # of its header per tensor that is allowed; ours have about 
 
 
 def save_model(model: Transformer, folder: Path) -> None:
-    """Write config.json and model.safetensors, each complete or not at all. Raises UserError (STORAGE)."""
+    """Write config.json and model.safetensors, each complete or not at all. Raises UserError
+    (STORAGE).
+    """
     config = {"model_type": MODEL_TYPE} | dump(model.config)
     write_atomic(folder / "config.json", json.dumps(config, indent=2, allow_nan=False) + "\n")
     path = folder / WEIGHTS
@@ -60,7 +63,8 @@ def copied(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def load_tensors(model: Transformer, state: dict[str, torch.Tensor]) -> None:
-    """Give a model that is built already, on whatever device, the tensors that `saved_tensors` took of its like.
+    """Give a model that is built already, on whatever device, the tensors that `saved_tensors`
+    took of its like.
 
     Raises UserError (CHECKPOINT) for tensors of another model.
     """
@@ -75,8 +79,9 @@ def _with_head(config: ModelConfig, state: dict[str, torch.Tensor]) -> dict[str,
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json as a dict; without one, what the header of model.safetensors says in its place, as that
-    of a page that trains does. Raises UserError (code CHECKPOINT) if there is neither or it is not JSON."""
+    """The folder's config.json as a dict; without one, what the header of model.safetensors says
+    in its place, as that of a page that trains does. Raises UserError (code CHECKPOINT) if there
+    is neither or it is not JSON."""
     path = folder / "config.json"
     if not os.path.lexists(path):
         with contextlib.suppress(OSError, SafetensorError, ValueError):
@@ -94,8 +99,9 @@ def no_model(where: str, why: str) -> UserError:
 
 
 def load_model(folder: Path) -> Transformer:
-    """Read a model that save_model wrote, on the CPU, in evaluation mode. Where the folder has a manifest, as a run's
-    has, the hashes of both files are checked. Raises UserError (CHECKPOINT)."""
+    """Read a model that save_model wrote, on the CPU, in evaluation mode. Where the folder has a
+    manifest, as a run's has, the hashes of both files are checked. Raises UserError
+    (CHECKPOINT)."""
     config = read_config(folder)
     check_manifest(folder)
     config.pop("model_type", None)
@@ -107,36 +113,49 @@ def parse_config(fields: dict[str, Any], folder: Path) -> ModelConfig:
     try:
         return load(ModelConfig, fields)
     except UserError as error:
-        raise UserError(f"{folder / 'config.json'}: {error.what}", why=error.why, code=errors.CHECKPOINT) from None
+        raise UserError(
+            f"{folder / 'config.json'}: {error.what}", why=error.why, code=errors.CHECKPOINT
+        ) from None
 
 
 def check_manifest(folder: Path) -> None:
-    """Refuse a config.json or model.safetensors that is not as the folder's manifest has it: no file format notices a
-    flipped bit in its data. Raises UserError (CHECKPOINT)."""
+    """Refuse a config.json or model.safetensors that is not as the folder's manifest has it: no
+    file format notices a flipped bit in its data. Raises UserError (CHECKPOINT)."""
     if (folder / MANIFEST).exists():
         check_hashes(folder, "config.json", WEIGHTS)
 
 
 def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) -> Transformer:
-    """The model with these weights, which `path` held, on the CPU, in evaluation mode. Everything is checked before
-    memory is taken: names, shapes and dtypes on the meta device, then whether all numbers are finite.
+    """The model with these weights, which `path` held, on the CPU, in evaluation mode. Everything
+    is checked before memory is taken: names, shapes and dtypes on the meta device, then whether
+    all numbers are finite.
 
-    A state whose floating-point numbers are all float64, as a run in float64 saves it, gives a model in float64. No
-    number is converted. Raises UserError (CHECKPOINT).
-    """
+    A state whose floating-point numbers are all float64, as a run in float64 saves it, gives a
+    model in float64. No number is converted. Raises UserError (CHECKPOINT)."""
     state = _with_head(config, state)
     with building(path), torch.device("meta"):
         model = Transformer(config)
         model.fit_to(state)
     floats = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
-    check_tensors(model, state, path, torch.float64 if floats == {torch.float64} else torch.float32)
+    check_tensors(
+        model, state, path, torch.float64 if floats == {torch.float64} else torch.float32
+    )
     unsaved = [m._buffers[name] for m in model.modules() for name in m._non_persistent_buffers_set]
-    if any(buffer is not None and buffer.is_meta for buffer in unsaved):  # a part computes it: build the part for real
-        with building(path), torch.random.fork_rng(devices=[]):  # its first weights are replaced at once
+    if any(
+        buffer is not None and buffer.is_meta for buffer in unsaved
+    ):  # a part computes it: build the part for real
+        with (
+            building(path),
+            torch.random.fork_rng(devices=[]),
+        ):  # its first weights are replaced at once
             model = Transformer(config)
         model.fit_to(state)
-    # Products of numbers that start elsewhere than at a multiple of 64 bytes, as a file may hold them, round otherwise.
-    aligned = {name: tensor.clone() if tensor.data_ptr() % 64 else tensor for name, tensor in state.items()}
+    # Products of numbers that start elsewhere than at a multiple of 64 bytes, as a file may hold
+    # them, round otherwise.
+    aligned = {
+        name: tensor.clone() if tensor.data_ptr() % 64 else tensor
+        for name, tensor in state.items()
+    }
     model.load_state_dict(aligned, assign=True)
     if config.lm_head.tied:
         model.lm_head.weight = cast(torch.nn.Parameter, model.embeddings.weight)
@@ -145,26 +164,32 @@ def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) ->
 
 @contextlib.contextmanager
 def building(path: Path) -> Iterator[None]:
-    """Turn what torch raises for sizes that no model has into a UserError (CHECKPOINT). Errors of a user's own file
-    pass as they are, so that their line can be named."""
+    """Turn what torch raises for sizes that no model has into a UserError (CHECKPOINT). Errors of
+    a user's own file pass as they are, so that their line can be named."""
     try:
         yield
     except (RuntimeError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
-        modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        modules = [
+            frame.f_globals.get("__name__", "")
+            for frame, _ in traceback.walk_tb(error.__traceback__)
+        ]
         if any(module.startswith(IDEA_MODULE) for module in modules):
             raise
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UserError(
-            f"cannot build the model of {path.parent / 'config.json'}", why=why[:200], code=errors.CHECKPOINT
+            f"cannot build the model of {path.parent / 'config.json'}",
+            why=why[:200],
+            code=errors.CHECKPOINT,
         ) from None
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file. Raises UserError: CHECKPOINT if it is missing or damaged, MEMORY if it is
-    larger than the memory that is free."""
+    """All tensors of a safetensors file. Raises UserError: CHECKPOINT if it is missing or damaged,
+    MEMORY if it is larger than the memory that is free."""
     check_header(path)
     try:
-        need, have = path.stat().st_size, hardware.free_memory()
+        need = path.stat().st_size
+        have = hardware.free_memory()
         if need > have:
             raise UserError(
                 f"{path} does not fit into memory",
@@ -180,9 +205,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 def check_header(path: Path, most_tensors: int = MOST_TENSORS) -> list[str]:
     """The names of all tensors of a safetensors file, before they take memory.
 
-    The file is a regular one, its header has at most 200 bytes per tensor of `most_tensors`. The library refuses
-    tensors that overlap, leave holes, or do not fill the file. Raises UserError (CHECKPOINT).
-    """
+    The file is a regular one, its header has at most 200 bytes per tensor of `most_tensors`. The
+    library refuses tensors that overlap, leave holes, or do not fill the file. Raises UserError
+    (CHECKPOINT)."""
     try:
         with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
@@ -191,13 +216,19 @@ def check_header(path: Path, most_tensors: int = MOST_TENSORS) -> list[str]:
         with safe_open(path, framework="numpy") as file:
             return list(file.keys())
     except (OSError, ValueError, SafetensorError) as error:
-        raise errors.unreadable(path, error, fix="use a whole copy of the file", code=errors.CHECKPOINT) from None
+        raise errors.unreadable(
+            path, error, fix="use a whole copy of the file", code=errors.CHECKPOINT
+        ) from None
 
 
 def check_tensors(
-    model: Transformer, state: dict[str, torch.Tensor], path: Path, dtype: torch.dtype | None = None
+    model: Transformer,
+    state: dict[str, torch.Tensor],
+    path: Path,
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Refuse a state whose names, shapes, dtypes or numbers do not fit the model, naming the first few differences.
+    """Refuse a state whose names, shapes, dtypes or numbers do not fit the model, naming the first
+    few differences.
 
     dtype: that of the floating-point tensors; None: the model's own.
     """
@@ -214,7 +245,11 @@ def check_tensors(
             found, expects = (str(kind).removeprefix("torch.") for kind in (tensor.dtype, wanted))
             problems.append(f"{name} has the dtype {found}, expected {expects}")
     if not problems:
-        problems += [f"{name} is not finite" for name, tensor in state.items() if not tensor.isfinite().all()]
+        problems += [
+            f"{name} is not finite"
+            for name, tensor in state.items()
+            if not tensor.isfinite().all()
+        ]
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         why = "; ".join(problems[:5]) + more

@@ -1,11 +1,13 @@
 """Checkpoints: weights and optimizer between two steps, in memory and in folders step-N on disk.
 
-Everything else is a pure function of the run and the step: learning rates, the order of the data, random numbers.
-Optimizer state goes by the name of its parameter, so it does not depend on the order of groups.
+Everything else is a pure function of the run and the step: learning rates, the order of the data,
+random numbers. Optimizer state goes by the name of its parameter, so it does not depend on the
+order of groups.
 
-Saving writes a temporary folder beside the others, waits until it is on disk, and gives it its name by one rename;
-only then are old ones removed. Loading takes the newest one whose hashes are right. A kill, a loss of power or a full
-disk at any moment therefore leaves the checkpoint before or the new one. No file is unpickled.
+Saving writes a temporary folder beside the others, waits until it is on disk, and gives it its
+name by one rename; only then are old ones removed. Loading takes the newest one whose hashes are
+right. A kill, a loss of power or a full disk at any moment therefore leaves the checkpoint before
+or the new one. No file is unpickled.
 
 The manifest has hashes, and the facts of the session that saved it: run, text and machine.
 """
@@ -41,10 +43,9 @@ from hectogpt.training.optim import OptimizerGroup
 class Checkpoint:
     """A run between two steps.
 
-    step: how many are done. tensors: on the CPU; "model.NAME" are the weights, "history", float64 [step, columns], has
-    a row for every step, and the others are the optimizer's. values: the optimizer's that JSON can hold. facts: what it
-    was made with, plain values.
-    """
+    step: how many are done. tensors: on the CPU; "model.NAME" are the weights, "history", float64
+    [step, columns], has a row for every step, and the others are the optimizer's. values: the
+    optimizer's that JSON can hold. facts: what it was made with, plain values."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -53,22 +54,26 @@ class Checkpoint:
 
 
 class Checkpoints(SavedCheckpoints):
-    """The checkpoints in a folder, which only one process at a time may write: the caller holds a lock on it."""
+    """The checkpoints in a folder, which only one process at a time may write: the caller holds a
+    lock on it.
+    """
 
     def __init__(self, folder: Path, keep: int = KEEP) -> None:
         super().__init__(folder)
         self.keep = keep
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, on disk when this returns, then remove the oldest of more than `keep`.
-        A valid one of this step stays as it is. Raises UserError (STORAGE); what was there before is then still there,
-        and nothing of the new one.
-        """
-        tensors, step = checkpoint.tensors, checkpoint.step
+        """Write a checkpoint, on disk when this returns, then remove the oldest of more than
+        `keep`. A valid one of this step stays as it is. Raises UserError (STORAGE); what was there
+        before is then still there, and nothing of the new one."""
+        tensors = checkpoint.tensors
+        step = checkpoint.step
         path = self.path(step)
         try:
             if path.exists() and not self.problem(step):
-                files.sync_folder(self.folder)  # an attempt that failed or was killed may have left it so
+                files.sync_folder(
+                    self.folder
+                )  # an attempt that failed or was killed may have left it so
             else:
                 self.remove_leftovers()
                 content: dict[str, Any] = {"format": FORMAT, "step": step}
@@ -79,10 +84,13 @@ class Checkpoints(SavedCheckpoints):
                     write_manifest(new, [STATE], content)
             self._prune(step)
         except (OSError, SafetensorError, UserError) as error:
-            needed, why = sum(t.nbytes for t in tensors.values()), error.why if isinstance(error, UserError) else error
+            needed = sum(t.nbytes for t in tensors.values())
+            why = error.why if isinstance(error, UserError) else error
             before = [other for other in self.steps() if other != step]
             with suppress(OSError):
-                why = f"{why}: it takes {needed:,} bytes, {files.free_bytes(self.folder):,} are free"
+                why = (
+                    f"{why}: it takes {needed:,} bytes, {files.free_bytes(self.folder):,} are free"
+                )
             raise UserError(
                 f"the checkpoint of step {step} could not be saved in {self.folder}",
                 why=str(why),
@@ -92,8 +100,8 @@ class Checkpoints(SavedCheckpoints):
             ) from None
 
     def _prune(self, step: int) -> None:
-        """Remove all but the newest `keep` up to this step, and those of later steps: they were damaged, or the run was
-        taken back to an earlier step."""
+        """Remove all but the newest `keep` up to this step, and those of later steps: they were
+        damaged, or the run was taken back to an earlier step."""
         steps = self.steps()
         kept = [known for known in steps if known <= step][-self.keep :]
         for other in [other for other in steps if other not in kept]:
@@ -112,7 +120,9 @@ class Checkpoints(SavedCheckpoints):
             self.folder.rmdir()
 
     def load(self, step: int) -> Checkpoint:
-        """Read a step's checkpoint after all its hashes are checked. Raises UserError (CHECKPOINT)."""
+        """Read a step's checkpoint after all its hashes are checked. Raises UserError
+        (CHECKPOINT).
+        """
         path = self.path(step)
         try:
             if problem := self.problem(step):
@@ -123,17 +133,30 @@ class Checkpoints(SavedCheckpoints):
             if (steps_held := len(tensors["history"])) != step:
                 raise ValueError(f"it holds {steps_held} steps, and there should be {step}")
             return Checkpoint(step, tensors, dict(manifest["values"]), dict(manifest["facts"]))
-        except (OSError, SafetensorError, AttributeError, LookupError, TypeError, ValueError, UserError) as error:
-            what = f"the checkpoint of step {step} {'is damaged' if step in self.steps() else 'is not there'}"
-            others = [str(other) for other in self.steps() if other != step and not self.problem(other)]
+        except (
+            OSError,
+            SafetensorError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+            UserError,
+        ) as error:
+            what = (
+                f"the checkpoint of step {step} "
+                f"{'is damaged' if step in self.steps() else 'is not there'}"
+            )
+            others = [
+                str(other) for other in self.steps() if other != step and not self.problem(other)
+            ]
             fix = f"valid are those of steps {', '.join(others)}" if others else ""
             raise UserError(what, why=str(error), fix=fix, code=errors.CHECKPOINT) from None
 
     def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint that is whole; None if there never was one.
 
-        warn: is called with a line if newer ones are damaged. Raises UserError
-        (CHECKPOINT) if there are checkpoints and all are damaged: starting again unasked would look like going on.
+        warn: is called with a line if newer ones are damaged. Raises UserError (CHECKPOINT) if
+        there are checkpoints and all are damaged: starting again unasked would look like going on.
         """
         steps = self.steps()
         problems = []
@@ -144,42 +167,60 @@ class Checkpoints(SavedCheckpoints):
                 problems.append(f"{error.what}: {error.why}")
                 continue
             if problems:
-                warn(f"{problems[0]}; going on from step {step}, and the steps after it are computed again")
+                warn(
+                    f"{problems[0]}; going on from step {step}, and the steps after it are "
+                    "computed again"
+                )
             return found
         if not steps:
             return None
         raise UserError(
             f"every checkpoint in {self.folder} is damaged",
             why="; ".join(problems),
-            fix=f"a copy of one of them; to start the run from its first step, remove {self.folder}",
+            fix="a copy of one of them; to start the run from its first step, remove "
+            f"{self.folder}",
             kept="all files, untouched",
             code=errors.CHECKPOINT,
         )
 
 
 PACKAGE = Path(__file__).resolve().parents[1]
-COMPUTES = ("data", "kernels", "model", "training")  # the layers whose code decides what a step computes
+COMPUTES = (
+    "data",
+    "kernels",
+    "model",
+    "training",
+)  # the layers whose code decides what a step computes
 
 
 @cache
 def code_hash() -> str:
-    """The hash of the code that decides what a step computes, as it was when this process first asked."""
+    """The hash of the code that decides what a step computes, as it was when this process first
+    asked.
+    """
     return files.code_hash([PACKAGE / layer for layer in COMPUTES])
 
 
-# --- the state of a run between two steps, taken out of model and optimizer, and put back -----------------------------
+# --- the state of a run between two steps, taken out of model and optimizer, and put back
+# -----------------------------
 
 
 def weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights among a checkpoint's tensors, by the names that a model saves them under."""
-    return {name.removeprefix(MODEL): tensor for name, tensor in tensors.items() if name.startswith(MODEL)}
+    return {
+        name.removeprefix(MODEL): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(MODEL)
+    }
 
 
-def take_state(model: Transformer, optimizer: OptimizerGroup) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def take_state(
+    model: Transformer, optimizer: OptimizerGroup
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A copy of the state of a run between two steps, the tensors and values of a Checkpoint.
 
-    Raises UserError (CHECKPOINT) for an optimizer that keeps something else than tensors, numbers and texts.
-    """
+    Raises UserError (CHECKPOINT) for an optimizer that keeps something else than tensors, numbers
+    and texts."""
     tensors = {MODEL + name: tensor for name, tensor in saved_tensors(model).items()}
     names = {id(p): name for name, p in model.named_parameters()}
     values = []
@@ -191,25 +232,41 @@ def take_state(model: Transformer, optimizer: OptimizerGroup) -> tuple[dict[str,
 
 
 def put_state(
-    model: Transformer, optimizer: OptimizerGroup, tensors: dict[str, Tensor], values: dict[str, Any]
+    model: Transformer,
+    optimizer: OptimizerGroup,
+    tensors: dict[str, Tensor],
+    values: dict[str, Any],
 ) -> None:
-    """Give model and optimizer this state. Raises UserError (CHECKPOINT) if it is not a state of theirs."""
+    """Give model and optimizer this state. Raises UserError (CHECKPOINT) if it is not a state of
+    theirs.
+    """
     load_tensors(model, weights_in(tensors))
     try:
         parts = [_decode(value, tensors) for value in values["optimizers"]]
         for own, part in zip(optimizer.optimizers, parts, strict=True):
             _load(model, own, part)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise _misfit(f"its optimizer is not this run's ({type(error).__name__}: {error})") from None
+        raise _misfit(
+            f"its optimizer is not this run's ({type(error).__name__}: {error})"
+        ) from None
 
 
 def _load(model: Transformer, own: Optimizer, part: dict[str, Any]) -> None:
-    """By hand: `load_state_dict` gives floats the parameter's dtype, spoils texts and imports torch's compiler."""
-    if [group["params"] for group in part["param_groups"]] != [g["params"] for g in _named_groups(model, own)]:
+    """By hand: `load_state_dict` gives floats the parameter's dtype, spoils texts and imports
+    torch's compiler.
+    """
+    if [group["params"] for group in part["param_groups"]] != [
+        g["params"] for g in _named_groups(model, own)
+    ]:
         raise _misfit("its optimizer has other groups of parameters")
     parameters = dict(model.named_parameters())
     own.state.clear()
-    own.state.update({parameters[n]: _moved(entries, parameters[n].device) for n, entries in part["state"].items()})
+    own.state.update(
+        {
+            parameters[n]: _moved(entries, parameters[n].device)
+            for n, entries in part["state"].items()
+        }
+    )
     for group, saved in zip(own.param_groups, part["param_groups"], strict=True):
         group.update(saved | {"params": group["params"]})
 
@@ -217,7 +274,9 @@ def _load(model: Transformer, own: Optimizer, part: dict[str, Any]) -> None:
 def _named_groups(model: Transformer, own: Optimizer) -> list[dict[str, Any]]:
     """An optimizer's groups, with the names of their parameters."""
     names = {id(p): name for name, p in model.named_parameters()}
-    return [group | {"params": [names[id(p)] for p in group["params"]]} for group in own.param_groups]
+    return [
+        group | {"params": [names[id(p)] for p in group["params"]]} for group in own.param_groups
+    ]
 
 
 def _moved(value: Any, device: torch.device) -> Any:
@@ -226,23 +285,32 @@ def _moved(value: Any, device: torch.device) -> Any:
         return value.to(device)
     if isinstance(value, dict):
         return {key: _moved(item, device) for key, item in value.items()}
-    return type(value)(_moved(item, device) for item in value) if isinstance(value, (list, tuple)) else value
+    return (
+        type(value)(_moved(item, device) for item in value)
+        if isinstance(value, (list, tuple))
+        else value
+    )
 
 
 def _misfit(why: str) -> UserError:
     return UserError("the checkpoint does not fit", why=why, code=errors.CHECKPOINT)
 
 
-# --- nested values to JSON, the tensors among them by name ------------------------------------------------------------
+# --- nested values to JSON, the tensors among them by name
+# ------------------------------------------------------------
 
 
 def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
-    """JSON for the value; its tensors are added to `tensors` under names that begin with `where`."""
+    """JSON for the value; its tensors are added to `tensors` under names that begin with
+    `where`.
+    """
     if isinstance(value, Tensor):
         tensors[where] = copied(value)
         return {"tensor": where}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": {key: _encode(item, f"{where}.{key}", tensors) for key, item in value.items()}}
+        return {
+            "dict": {key: _encode(item, f"{where}.{key}", tensors) for key, item in value.items()}
+        }
     if isinstance(value, (list, tuple)):
         items = [_encode(item, f"{where}.{number}", tensors) for number, item in enumerate(value)]
         return {"tuple": items} if isinstance(value, tuple) else items
@@ -252,8 +320,10 @@ def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
         return value
     raise UserError(
         "the optimizer's state cannot be saved",
-        why=f"{where} is of type {type(value).__name__}" + ", whose keys are not texts" * isinstance(value, dict),
-        fix="keep it in self.state[parameter] or in the groups, as tensors, numbers, texts, lists or dicts of these",
+        why=f"{where} is of type {type(value).__name__}"
+        + ", whose keys are not texts" * isinstance(value, dict),
+        fix="keep it in self.state[parameter] or in the groups, as tensors, numbers, texts, "
+        "lists or dicts of these",
         code=errors.CHECKPOINT,
     )
 

@@ -19,12 +19,14 @@ from hectogpt.training.session import Session
 class Finding:
     """What a step does. No weight is changed.
 
-    step: its number, from 1. loss, grad_norm: nan or infinite if they are so. stage: "weights", "forward" or
-    "backward", where the first number that is not finite appears; None if all are finite. module: whose weights, output
-    or gradient it is. rows: the rows of the batch with a loss that is not finite, from 0; if there are none, those with
-    the largest losses. sequences: the rows' numbers among the sequences of the training text, () of a batch that a data
-    order has cut. row_losses: their losses.
-    """
+    step: its number, from 1. loss, grad_norm: nan or infinite if they are so. stage: "weights",
+    "forward" or "backward", where the first number that is not finite appears; None if all are
+    finite. module: whose weights, output or gradient it is. rows: the rows of the batch with a
+        loss
+    that is not finite, from 0; if there are none, those with the largest losses. sequences: the
+    rows' numbers among the sequences of the training text, () of a batch that a data order has
+    cut.
+    row_losses: their losses."""
 
     step: int
     loss: float
@@ -37,10 +39,15 @@ class Finding:
 
 
 def diagnose(session: Session) -> Finding:
-    """Compute the session's next step, without its update. Raises UserError for a run that has no step left."""
-    run, model, machine = session.run, session.model, session.machine
+    """Compute the session's next step, without its update. Raises UserError for a run that has no
+    step left.
+    """
+    run = session.run
+    model = session.model
+    machine = session.machine
     batches = setup.make_batches(run, session.corpus)
-    # Stage -> its first module. Modules inside others are done before them, so it is an innermost one.
+    # Stage -> its first module. Modules inside others are done before them, so it is an innermost
+    # one.
     first: dict[str | None, str] = {}
 
     def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -55,7 +62,11 @@ def diagnose(session: Session) -> Finding:
 
     for name, p in model.named_parameters():
         note("weights", name, p)
-    hooks = [module.register_forward_hook(partial(look, name)) for name, module in model.named_modules() if name]
+    hooks = [
+        module.register_forward_hook(partial(look, name))
+        for name, module in model.named_modules()
+        if name
+    ]
     model.train()
     try:
         loss = Gradients(run, model, batches, machine).compute(session.step)
@@ -82,6 +93,8 @@ def diagnose(session: Session) -> Finding:
         stage=stage,
         module=first.get(stage),
         rows=tuple(rows),
-        sequences=() if batches.cuts else tuple(batches.numbers(session.step)[row] for row in rows),
+        sequences=()
+        if batches.cuts
+        else tuple(batches.numbers(session.step)[row] for row in rows),
         row_losses=tuple(losses[row] for row in rows),
     )

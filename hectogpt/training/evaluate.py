@@ -1,5 +1,5 @@
-"""What a run came to: held-out loss, every token scored once in float32; which trained tensors have never moved; all
-numbers of a run."""
+"""What a run came to: held-out loss, every token scored once in float32; which trained tensors
+have never moved; all numbers of a run."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ SEQ_LEN = 512  # of every score that is compared with others
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Held-out cross entropy: nats per token, bits per byte of the text, how many tokens were scored, and the nats of
-    each, float64 [tokens]."""
+    """Held-out cross entropy: nats per token, bits per byte of the text, how many tokens were
+    scored, and the nats of each, float64 [tokens]."""
 
     loss: float
     bits_per_byte: float
@@ -39,8 +39,9 @@ class EvalResult:
 
 
 def cut(stream: np.ndarray, seq_len: int) -> list[np.ndarray]:
-    """The sequences in which a stream [n >= 2] is scored, as arrays [rows, length + 1]: each begins with the token that
-    the one before ended with, so every token after the first is a target once. The last array is one shorter row."""
+    """The sequences in which a stream [n >= 2] is scored, as arrays [rows, length + 1]: each
+    begins with the token that the one before ended with, so every token after the first is a
+    target once. The last array is one shorter row."""
     seq_len = min(seq_len, len(stream) - 1)
     whole = (len(stream) - 1) // seq_len
     parts = [stream[np.arange(whole)[:, None] * seq_len + np.arange(seq_len + 1)]]
@@ -51,20 +52,26 @@ def cut(stream: np.ndarray, seq_len: int) -> list[np.ndarray]:
 
 @torch.no_grad()
 def evaluate(
-    model: Transformer, tokens: np.ndarray, token_bytes: np.ndarray, seq_len: int = SEQ_LEN, rows: int = 8
+    model: Transformer,
+    tokens: np.ndarray,
+    token_bytes: np.ndarray,
+    seq_len: int = SEQ_LEN,
+    rows: int = 8,
 ) -> EvalResult:
-    """Score every token after the first once, in rows of `seq_len` that do not overlap; products in float32 and sums in
-    float64.
+    """Score every token after the first once, in rows of `seq_len` that do not overlap; products
+    in float32 and sums in float64.
 
-    tokens: ids [n]. token_bytes: bytes of text that each id stands for [vocab]; end-of-text tokens are targets without
-    bytes. A token is predicted from those before it in its row (at most `seq_len`, at most the context length).
-    Raises UserError (DATA) for fewer than two tokens.
-    """
+    tokens: ids [n]. token_bytes: bytes of text that each id stands for [vocab]; end-of-text tokens
+    are targets without bytes. A token is predicted from those before it in its row (at most
+    `seq_len`, at most the context length). Raises UserError (DATA) for fewer than two tokens."""
     seq_len = min(seq_len, model.config.context_length, len(tokens) - 1)
     if seq_len < 1:
-        raise UserError(f"{len(tokens)} held-out tokens", why="scoring takes at least 2", code=errors.DATA)
+        raise UserError(
+            f"{len(tokens)} held-out tokens", why="scoring takes at least 2", code=errors.DATA
+        )
     device = model.embeddings.weight.device
-    total, losses = 0.0, []
+    total = 0.0
+    losses = []
     with evaluating(model):
         for part in cut(tokens, seq_len):
             for at in range(0, len(part), rows):
@@ -72,8 +79,11 @@ def evaluate(
                 loss, each = model.losses(some[:, :-1], some[:, 1:], reduction="sum")
                 total += loss.item()
                 losses.append(each.cpu().double().numpy().ravel())
-    n, n_bytes = len(tokens) - 1, int(token_bytes[tokens[1:]].sum())
-    return EvalResult(total / n, total / (math.log(2) * max(n_bytes, 1)), n, np.concatenate(losses))
+    n = len(tokens) - 1
+    n_bytes = int(token_bytes[tokens[1:]].sum())
+    return EvalResult(
+        total / n, total / (math.log(2) * max(n_bytes, 1)), n, np.concatenate(losses)
+    )
 
 
 def hash_trained(model: Transformer) -> dict[str, str]:
@@ -87,9 +97,12 @@ class RunResult:
     """What a run came to: the numbers that are reported of it.
 
     corpus: its name. corpus_sha256: split -> hash of its tokens.
-    losses, grad_norms: of every step, nats per token and before clipping, with the weights before the update.
+    losses, grad_norms: of every step, nats per token and before clipping, with the weights before
+        the update.
     train_tokens: tokens read. params: parameters of the model.
-    seconds: of building, compiling and training; scoring is not in them. peak_mb: the process's (on a GPU torch's)
+    seconds: of building, compiling and training; scoring is not in them. peak_mb: the process's
+        (on
+        a GPU torch's)
         largest memory up to the end of training, MiB.
     machine: device, dtypes and threads in words.
     scores: split -> held-out score, of the splits that were scored.
@@ -118,7 +131,9 @@ class RunResult:
 
     @property
     def train_loss_last(self) -> float:
-        """The assignment's number: the loss on the last batch, before its update. nan without steps."""
+        """The assignment's number: the loss on the last batch, before its update. nan without
+        steps.
+        """
         return self.losses[-1] if self.losses else float("nan")
 
     @property
@@ -132,9 +147,13 @@ class RunResult:
         facts["last training loss"] = f"{self.train_loss_last:.4f}"
         facts["parameters"] = f"{self.params:,}"
         facts["tokens"] = f"{self.train_tokens:,} of {self.corpus}"
-        facts["seconds"] = f"{self.seconds:.1f} (threads: {self.machine['threads']}, {self.machine['device']})"
+        facts["seconds"] = (
+            f"{self.seconds:.1f} (threads: {self.machine['threads']}, {self.machine['device']})"
+        )
         facts |= {} if self.folder is None else {"folder": str(self.folder)}
-        return facts_text(f"{self.run.recipe}, seed {self.run.seed}, after {len(self.losses)} steps", facts)
+        return facts_text(
+            f"{self.run.recipe}, seed {self.run.seed}, after {len(self.losses)} steps", facts
+        )
 
     def summary(self) -> dict[str, Any]:
         """The numbers as plain values, for summary.json and records."""

@@ -1,9 +1,10 @@
-"""A batch in leaves: equal parts whose gradients are computed one after the other and added in a fixed binary tree.
+"""A batch in leaves: equal parts whose gradients are computed one after the other and added in a
+fixed binary tree.
 
-With eight leaves a gradient is ((0+1)+(2+3))+((4+5)+(6+7)), whoever computes the leaves. A process that owns a whole
-subtree adds it up alone, and the sums of all processes are the upper part of the same tree: one, two, four and eight
-processes give the same bits. loop.py computes the leaves; of several processes parallel.py has the World.
-"""
+With eight leaves a gradient is ((0+1)+(2+3))+((4+5)+(6+7)), whoever computes the leaves. A process
+that owns a whole subtree adds it up alone, and the sums of all processes are the upper part of the
+same tree: one, two, four and eight processes give the same bits. loop.py computes the leaves; of
+several processes parallel.py has the World."""
 
 from __future__ import annotations
 
@@ -22,26 +23,39 @@ USUAL = 8  # leaves of a run that does not name a number, if that divides its ba
 
 
 def process_counts(leaves: int) -> list[int]:
-    """The numbers of processes among which leaves can be divided such that each owns a whole subtree."""
-    return [n for n in range(1, leaves + 1) if n == 1 or (leaves % n == 0 and (leaves // n).bit_count() == 1)]
+    """The numbers of processes among which leaves can be divided such that each owns a whole
+    subtree.
+    """
+    return [
+        n
+        for n in range(1, leaves + 1)
+        if n == 1 or (leaves % n == 0 and (leaves // n).bit_count() == 1)
+    ]
 
 
 def choose_leaves(data: Data, processes: int) -> Data:
-    """The data with a number of leaves that so many processes can share; as it is, if it names one that they can.
+    """The data with a number of leaves that so many processes can share; as it is, if it names one
+    that they can.
 
-    Without a number: the largest power of two up to 8 that divides the batch, or what the processes need. Raises
-    UserError that lists the numbers of processes that would do.
-    """
-    rows, named = data.batch_size, data.leaves
+    Without a number: the largest power of two up to 8 that divides the batch, or what the
+    processes need. Raises UserError that lists the numbers of processes that would do."""
+    rows = data.batch_size
+    named = data.leaves
     possible = [n for n in range(1, rows + 1) if rows % n == 0] if named is None else [named]
     fitting = [n for n in possible if processes in process_counts(n)]
     if not fitting:
         *counts, most = map(str, sorted({count for n in possible for count in process_counts(n)}))
-        field, more = ("data.batch_size", "") if named is None else ("data.leaves", " that divides the batch")
+        field, more = (
+            ("data.batch_size", "")
+            if named is None
+            else ("data.leaves", " that divides the batch")
+        )
         raise UserError(
             f"{processes} processes cannot share {field} = {named or rows}",
-            why=f"all take equal parts, so there may be {', '.join(counts)}{' or ' * bool(counts)}{most}",
-            fix="another number of processes, or " + set_to(field, f"a power of two times {processes}{more}"),
+            why="all take equal parts, so there may be "
+            f"{', '.join(counts)}{' or ' * bool(counts)}{most}",
+            fix="another number of processes, or "
+            + set_to(field, f"a power of two times {processes}{more}"),
         )
     if named is not None:
         return data
@@ -51,20 +65,25 @@ def choose_leaves(data: Data, processes: int) -> Data:
 
 
 def add_in_tree(parts: list[Tensor]) -> Tensor:
-    """((0 + 1) + (2 + 3)) + ...; one that has no neighbour waits for the next level. Overwrites the parts."""
+    """((0 + 1) + (2 + 3)) + ...; one that has no neighbour waits for the next level. Overwrites
+    the parts."""
     while len(parts) > 1:
         paired = len(parts) // 2 * 2
-        parts = [a.add_(b) for a, b in zip(parts[:paired:2], parts[1:paired:2], strict=True)] + parts[paired:]
+        parts = [
+            a.add_(b) for a, b in zip(parts[:paired:2], parts[1:paired:2], strict=True)
+        ] + parts[paired:]
     return parts[0]
 
 
 class World:
-    """The processes that share a run, as one of them sees them: here the one process of a run that no other shares.
+    """The processes that share a run, as one of them sees them: here the one process of a run that
+    no other shares.
 
-    All of them call the same methods in the same order. local: rank and size on this machine, if torchrun started them.
-    """
+    All of them call the same methods in the same order. local: rank and size on this machine, if
+    torchrun started them."""
 
-    rank, size = 0, 1
+    rank = 0
+    size = 1
     local: tuple[int, int] | None = None
 
     @property
@@ -73,7 +92,9 @@ class World:
         return self.rank == 0
 
     def share(self, find: Callable[[], T]) -> T:
-        """What `find` returns at rank 0, a plain value (what JSON can hold), at all ranks. Raises PeerError."""
+        """What `find` returns at rank 0, a plain value (what JSON can hold), at all ranks. Raises
+        PeerError.
+        """
         return find()
 
     def send(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -81,14 +102,17 @@ class World:
         return tensors
 
     def agree(self, facts: dict[str, Any]) -> None:
-        """Compare what every process has. Raises DisagreementError, at all of them, which names the odd ones out."""
+        """Compare what every process has. Raises DisagreementError, at all of them, which names
+        the odd ones out."""
 
     def begin(self, step: int) -> None:
-        """Note that 0-based `step` begins. Raises PeerError if whoever started the run is gone: its processes would
-        train on as nobody's."""
+        """Note that 0-based `step` begins. Raises PeerError if whoever started the run is gone:
+        its processes would train on as nobody's."""
 
     def sum(self, gradients: list[Tensor], tables: list[Tensor]) -> None:
-        """Add up gradients in place, in the fixed tree. tables: of lookup tables, of which most rows may be zero."""
+        """Add up gradients in place, in the fixed tree. tables: of lookup tables, of which most
+        rows may be zero.
+        """
 
     def total(self, numbers: Tensor) -> Tensor:
         """The sum of a few numbers, float64 [n], in the same tree."""

@@ -1,8 +1,8 @@
-"""One step of training: the gradients of a batch, their norm, clipping, the update. `Session.steps` is the loop.
+"""One step of training: the gradients of a batch, their norm, clipping, the update.
+`Session.steps` is the loop.
 
-If the loss or the gradient norm is not finite, the run stops before the optimizer step, so weights never become NaN.
-This costs one device sync per step.
-"""
+If the loss or the gradient norm is not finite, the run stops before the optimizer step, so weights
+never become NaN. This costs one device sync per step."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ from hectogpt.training.run import Run
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step. `number` counts from 1; tokens: read so far, `own_tokens` of them in this step; loss (nats
-    per token) and grad_norm (before clipping) belong to the weights before the update; seconds: the step's own."""
+    """One optimizer step. `number` counts from 1; tokens: read so far, `own_tokens` of them in
+    this step; loss (nats per token) and grad_norm (before clipping) belong to the weights before
+    the update; seconds: the step's own."""
 
     number: int
     tokens: int
@@ -46,19 +47,23 @@ class Step:
 
 @contextmanager
 def seeded(seed: int, step: int, part: int, device: torch.device) -> Iterator[None]:
-    """Within the context torch's random numbers are a pure function of these three, so there is no state to save; what
-    they were before comes back. For dropout and other chance in a user's own parts: ours have none."""
+    """Within the context torch's random numbers are a pure function of these three, so there is no
+    state to save; what they were before comes back. For dropout and other chance in a user's own
+    parts: ours have none."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(
+            int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0] >> 1)
+        )
         yield
 
 
 class Gradients:
-    """Computes the gradients of a run's batches: of the leaves that this process owns, added up over all processes.
+    """Computes the gradients of a run's batches: of the leaves that this process owns, added up
+    over all processes.
 
-    signals: those that have come to this process, which may grow. world: the processes that share the run. stopping:
-    whether the run is to end after the last step computed: a signal has come to it, or to any of its processes.
-    """
+    signals: those that have come to this process, which may grow. world: the processes that share
+    the run. stopping: whether the run is to end after the last step computed: a signal has come to
+    it, or to any of its processes."""
 
     def __init__(
         self,
@@ -69,32 +74,47 @@ class Gradients:
         signals: Sequence[int] = (),
         world: World = ALONE,
     ) -> None:
-        self.run, self.model, self.batches, self.machine = run, model, batches, machine
-        self.signals, self.world, self.stopping = signals, world, False
+        self.run = run
+        self.model = model
+        self.batches = batches
+        self.machine = machine
+        self.signals = signals
+        self.world = world
+        self.stopping = False
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self._tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
 
     def compute(self, step: int) -> Tensor:
-        """Give every parameter the gradient of 0-based `step`'s batch; returns its mean loss, float64 []."""
+        """Give every parameter the gradient of 0-based `step`'s batch; returns its mean loss,
+        float64 [].
+        """
         self.world.begin(step)
         return self.of_batch(self.batches.at(step), step)
 
     def of_batch(self, batch: np.ndarray, step: int) -> Tensor:
         """The same for a batch of one's own, ids [rows, tokens]; each token weighs the same."""
         leaves = self.run.data.leaves or 1
-        own, n_targets = leaves // self.world.size, batch.shape[0] * (batch.shape[1] - 1)
+        own = leaves // self.world.size
+        n_targets = batch.shape[0] * (batch.shape[1] - 1)
         first = self.world.rank * own
         # Where a data order has cut the batch, leaves may have one row more or less, and none.
         bounds = [n * len(batch) // leaves for n in range(first, first + own + 1)]
-        ids = torch.from_numpy(batch[bounds[0] : bounds[-1]]).to(self.machine.device, non_blocking=True)
+        ids = torch.from_numpy(batch[bounds[0] : bounds[-1]]).to(
+            self.machine.device, non_blocking=True
+        )
         parts = ids.split([end - begin for begin, end in pairwise(bounds)])
 
         def subtree(begin: int, end: int) -> list[Tensor | None]:
             """The sums of loss and gradients of some of the parts."""
             if end - begin == 1:
                 return self._leaf(parts[begin], step, first + begin, n_targets)
-            middle = begin + (1 << (end - begin - 1).bit_length() - 1)  # as many as the largest power of two below all
-            return [_sum_of(a, b) for a, b in zip(subtree(begin, middle), subtree(middle, end), strict=True)]
+            middle = begin + (
+                1 << (end - begin - 1).bit_length() - 1
+            )  # as many as the largest power of two below all
+            return [
+                _sum_of(a, b)
+                for a, b in zip(subtree(begin, middle), subtree(middle, end), strict=True)
+            ]
 
         with unchanging_weights():
             loss, *gradients = subtree(0, own)
@@ -117,13 +137,17 @@ class Gradients:
         return [loss, *gradients]
 
     def backward(self, rows: Tensor, step: int, leaf: int, n_targets: int) -> Tensor:
-        """Differentiate the run's loss of a leaf of a batch; returns their share of its mean cross entropy.
+        """Differentiate the run's loss of a leaf of a batch; returns their share of its mean cross
+        entropy.
         n_targets: of the whole batch."""
-        run, machine = self.run, self.machine
+        run = self.run
+        machine = self.machine
         with seeded(run.seed, step, leaf, machine.device):
             with machine.autocast():
                 progress = min(step / run.steps, 1.0)
-                made = Predictions(self.model, rows[:, :-1], rows[:, 1:], machine.head_dtype, progress)
+                made = Predictions(
+                    self.model, rows[:, :-1], rows[:, 1:], machine.head_dtype, progress
+                )
                 loss = total_of(run.loss, made) / n_targets
                 plain = made.plain / n_targets
             loss.backward()
@@ -131,8 +155,12 @@ class Gradients:
 
     @torch.no_grad()
     def _share(self, loss: Tensor, gradients: list[Tensor | None]) -> Tensor:
-        """Agree on the loss, on stopping, and on which parameters have a gradient; set the gradients."""
-        mine = torch.tensor([bool(self.signals), *(g is not None for g in gradients)], dtype=loss.dtype)
+        """Agree on the loss, on stopping, and on which parameters have a gradient; set the
+        gradients.
+        """
+        mine = torch.tensor(
+            [bool(self.signals), *(g is not None for g in gradients)], dtype=loss.dtype
+        )
         total = self.world.total(torch.cat((loss[None], mine.to(loss.device))))
         self.stopping, *counts = (total[1:] > 0).tolist()
         sums: list[Tensor] = []
@@ -153,10 +181,11 @@ def _sum_of(left: Tensor | None, right: Tensor | None) -> Tensor | None:
 def update(
     gradients: Gradients, optimizer: OptimizerGroup, step: int, factor: float | None = None
 ) -> tuple[float, float]:
-    """Compute the gradients of 0-based `step`, clip and apply them; returns loss and gradient norm, both before the
-    update. factor: of every learning rate, instead of the schedule's. Raises UserError (DIVERGED), before any weight is
-    changed."""
-    run, model = gradients.run, gradients.model
+    """Compute the gradients of 0-based `step`, clip and apply them; returns loss and gradient
+    norm, both before the update. factor: of every learning rate, instead of the schedule's. Raises
+    UserError (DIVERGED), before any weight is changed."""
+    run = gradients.run
+    model = gradients.model
     loss = gradients.compute(step)
     norm = model.gradient_norm()
     loss_value, norm_value = torch.stack([loss.double(), norm.double()]).tolist()
@@ -176,14 +205,21 @@ def update(
 
 @torch.enable_grad()
 def _compute_again(gradients: Gradients, optimizer: OptimizerGroup, step: int) -> Tensor:
-    """An optimizer's closure: gradients of a step's batch with the weights as they are now; returns its loss."""
+    """An optimizer's closure: gradients of a step's batch with the weights as they are now;
+    returns its loss."""
     optimizer.zero_grad()
     return gradients.compute(step)
 
 
 def _diverged(step: int, model: Transformer, loss: float, norm: float) -> UserError:
-    bad = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-    where = f"; first gradient that is not finite: {bad[0]} (and {len(bad) - 1} more)" if bad else ""
+    bad = [
+        n
+        for n, p in model.named_parameters()
+        if p.grad is not None and not p.grad.isfinite().all()
+    ]
+    where = (
+        f"; first gradient that is not finite: {bad[0]} (and {len(bad) - 1} more)" if bad else ""
+    )
     return UserError(
         f"step {step + 1}: loss {loss}, gradient norm {norm}",
         why=f"a number stopped being finite{where}",

@@ -1,4 +1,5 @@
-"""What training minimises. Losses that are reported, of training and held-out text, are plain cross entropy always."""
+"""What training minimises. Losses that are reported, of training and held-out text, are plain
+cross entropy always."""
 
 from __future__ import annotations
 
@@ -18,11 +19,11 @@ CHUNK = 1 << 24  # logits that exist at a time in `Predictions.sum`
 
 
 class Predictions:
-    """What a model makes of rows of a batch, and the sums over their tokens of which a Loss is made.
+    """What a model makes of rows of a batch, and the sums over their tokens of which a Loss is
+    made.
 
-    ids, targets: [rows, time]; hidden: the last layer's normalised output [rows, time, d]. progress: the share of the
-    run's steps that are done.
-    """
+    ids, targets: [rows, time]; hidden: the last layer's normalised output [rows, time, d].
+    progress: the share of the run's steps that are done."""
 
     def __init__(
         self,
@@ -32,15 +33,24 @@ class Predictions:
         precision: torch.dtype | None = None,
         progress: float = 0.0,
     ) -> None:
-        self.model, self.ids, self.targets, self.precision, self.progress = model, ids, targets, precision, progress
+        self.model = model
+        self.ids = ids
+        self.targets = targets
+        self.precision = precision
+        self.progress = progress
         self.hidden: Float[Tensor, "rows time d"] = model.hidden(ids)
         self._plain: Tensor | None = None
 
-    def cross_entropy(self, weights: Float[Tensor, "rows time"] | None = None, ahead: int = 0) -> Float[Tensor, ""]:
-        """The sum of the tokens' cross entropies in nats, each times its weight, from the fused head: the logits never
-        exist as a whole. ahead: so many tokens further ahead, each position's next one left out."""
+    def cross_entropy(
+        self, weights: Float[Tensor, "rows time"] | None = None, ahead: int = 0
+    ) -> Float[Tensor, ""]:
+        """The sum of the tokens' cross entropies in nats, each times its weight, from the fused
+        head: the logits never exist as a whole. ahead: so many tokens further ahead, each
+        position's next one left out."""
         end = self.ids.shape[1] - ahead
-        hidden, ids, targets = self.hidden[:, :end], self.ids[:, :end], self.targets[:, ahead:]
+        hidden = self.hidden[:, :end]
+        ids = self.ids[:, :end]
+        targets = self.targets[:, ahead:]
         options = {"precision": self.precision, "weights": weights, "reduction": "sum"}
         loss, each = self.model.losses_of(hidden, ids, targets, **options)
         if not ahead:
@@ -48,19 +58,24 @@ class Predictions:
         return loss
 
     def sum(self, of: Callable[..., Tensor], *more: Tensor) -> Float[Tensor, ""]:
-        """The sum of of(logits [n, vocab], targets [n], ...) over all tokens, some at a time, so that few logits exist;
-        the backward pass computes them again. `more`, of [rows, time] or more axes, is cut alike. The logits are the
-        softmax's, also where a pointer is mixed in."""
+        """The sum of of(logits [n, vocab], targets [n], ...) over all tokens, some at a time, so
+        that few logits exist; the backward pass computes them again. `more`, of [rows, time] or
+        more axes, is cut alike. The logits are the softmax's, also where a pointer is mixed in."""
         from torch.utils.checkpoint import checkpoint
 
-        head, table = self.model.lm_head, self.model.embeddings.weight
+        head = self.model.lm_head
+        table = self.model.embeddings.weight
 
         def part(hidden: Tensor, *rows: Tensor) -> Tensor:
             return of(head(hidden, table).float(), *rows).sum()
 
         rows = max(1, CHUNK // self.model.config.vocab_size)
-        chunks = zip(*(t.flatten(0, 1).split(rows) for t in (self.hidden, self.targets, *more)), strict=True)
-        return torch.stack([checkpoint(part, *chunk, use_reentrant=False) for chunk in chunks]).sum()
+        chunks = zip(
+            *(t.flatten(0, 1).split(rows) for t in (self.hidden, self.targets, *more)), strict=True
+        )
+        return torch.stack(
+            [checkpoint(part, *chunk, use_reentrant=False) for chunk in chunks]
+        ).sum()
 
     @property
     def plain(self) -> Float[Tensor, ""]:
@@ -78,8 +93,8 @@ class Loss(Value):
 
     @abstractmethod
     def total(self, predictions: Predictions) -> Tensor:
-        """The loss summed over the tokens of some rows, a differentiable number; the run divides by the number of
-        tokens of the batch."""
+        """The loss summed over the tokens of some rows, a differentiable number; the run divides
+        by the number of tokens of the batch."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +109,9 @@ def total_of(loss: Loss, predictions: Predictions) -> Tensor:
     """A loss's total. Raises UserError for one that is not a number."""
     total = loss.total(predictions)
     if not isinstance(total, Tensor) or total.dim():
-        what = f"of shape {tuple(total.shape)}" if isinstance(total, Tensor) else type(total).__name__
+        what = (
+            f"of shape {tuple(total.shape)}" if isinstance(total, Tensor) else type(total).__name__
+        )
         raise UserError(
             f"loss: {type(loss).__name__}.total returned {what}",
             why="a loss is one number",

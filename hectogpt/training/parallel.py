@@ -1,4 +1,5 @@
-"""The processes of one run: how torchrun starts them, what they send each other, how they add up gradients and fail.
+"""The processes of one run: how torchrun starts them, what they send each other, how they add up
+gradients and fail.
 
 Small things go as texts; tensors go from process to process. No Python object travels.
 """
@@ -33,8 +34,8 @@ TIMEOUT = 120.0  # seconds that one process waits for another
 
 @dataclass(frozen=True)
 class Launch:
-    """What torchrun's environment says of a process. attempt: how often all processes were started again. agent:
-    whether torchrun keeps the store, and not rank 0."""
+    """What torchrun's environment says of a process. attempt: how often all processes were started
+    again. agent: whether torchrun keeps the store, and not rank 0."""
 
     rank: int
     size: int
@@ -47,20 +48,28 @@ class Launch:
 
 
 def find_launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
-    """How this process was started; None for one alone. Raises UserError for numbers that are none."""
+    """How this process was started; None for one alone. Raises UserError for numbers that are
+    none.
+    """
     if not all(name in environment for name in VARIABLES):
         return None
     try:
-        rank, size, port = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+        rank, size, port = (
+            int(environment[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")
+        )
         if not 0 <= rank < size:
             raise ValueError(f"rank {rank} of {size}")
         local_rank = int(environment.get("LOCAL_RANK", "0"))
         local_size = int(environment.get("LOCAL_WORLD_SIZE", "1"))
         attempt = int(environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
     except ValueError as error:
-        raise UserError(f"{', '.join(VARIABLES)}: {error}", fix="start the processes by torchrun") from None
+        raise UserError(
+            f"{', '.join(VARIABLES)}: {error}", fix="start the processes by torchrun"
+        ) from None
     agent = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return Launch(rank, size, local_rank, local_size, environment["MASTER_ADDR"], port, attempt, agent)
+    return Launch(
+        rank, size, local_rank, local_size, environment["MASTER_ADDR"], port, attempt, agent
+    )
 
 
 class DisagreementError(UserError):
@@ -68,13 +77,17 @@ class DisagreementError(UserError):
 
 
 class PeerError(UserError):
-    """Another process of the run has failed, so this one cannot go on. step: from 1; 0 before the first."""
+    """Another process of the run has failed, so this one cannot go on. step: from 1; 0 before the
+    first.
+    """
 
     def __init__(self, cause: str, step: int, size: int) -> None:
         super().__init__(
-            f"another of the run's {size} processes failed {f'in step {step}' if step else 'before the first step'}",
+            f"another of the run's {size} processes failed "
+            f"{f'in step {step}' if step else 'before the first step'}",
             why=f"{cause}; what that process printed, or torchrun's report, says more",
-            fix="the same command, with the run's folder as resume; torchrun starts it again by itself, as often as "
+            fix="the same command, with the run's folder as resume; torchrun starts it again by "
+            "itself, as often as "
             "its max-restarts says",
             code=errors.PEER,
         )
@@ -91,35 +104,47 @@ def recorded(work: Callable[[], None]) -> Callable[[], None]:
 class SharedWorld(World):
     """This process among those that torchrun has started. Use as a context manager.
 
-    step: the one that this process is in, from 1; 0 before the first. Small things go by the store, a table of texts
-    that torchrun keeps, or rank 0.
-    """
+    step: the one that this process is in, from 1; 0 before the first. Small things go by the
+    store, a table of texts that torchrun keeps, or rank 0."""
 
     def __init__(self, launch: Launch, timeout: float = TIMEOUT) -> None:
-        """Join the others. Raises UserError if they do not all come within the timeout, or for a port in use."""
-        self.launch, self.rank, self.size, self.timeout = launch, launch.rank, launch.size, timeout
+        """Join the others. Raises UserError if they do not all come within the timeout, or for a
+        port in use.
+        """
+        self.launch = launch
+        self.rank = launch.rank
+        self.size = launch.size
+        self.timeout = timeout
         self.local = launch.local_rank, launch.local_size
         self.step = 0
         self._shared = 0  # texts so far
         limit = timedelta(seconds=timeout)
         owns = not launch.agent and launch.rank == 0
         try:
-            # A stranger that listens on the port may never answer, and torch's own limit is not for that.
+            # A stranger that listens on the port may never answer, and torch's own limit is not
+            # for that.
             base = within(
                 timeout + 3,
-                lambda: dist.TCPStore(launch.address, launch.port, None, owns, limit, wait_for_workers=False),
+                lambda: dist.TCPStore(
+                    launch.address, launch.port, None, owns, limit, wait_for_workers=False
+                ),
             )
             self.store = dist.PrefixStore(f"hectogpt/{launch.attempt}", base)
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size, timeout=limit)
+            dist.init_process_group(
+                backend, store=self.store, rank=self.rank, world_size=self.size, timeout=limit
+            )
         except (RuntimeError, ValueError) as error:
             where = f"{launch.address}:{launch.port}"
             raise UserError(
                 f"the {self.size} processes of the run did not find each other at {where}",
                 why=errors.first_line(error),
-                fix="see that all are started, that no other program has the port (torchrun's standalone mode finds a "
-                "free one), and that their machines reach each other; where a machine's name stands for 127.0.0.1 "
-                "there, set GLOO_SOCKET_IFNAME (NCCL_SOCKET_IFNAME for GPUs) to the network interface, such as eth0",
+                fix="see that all are started, that no other program has the port (torchrun's "
+                "standalone mode finds a "
+                "free one), and that their machines reach each other; where a machine's name "
+                "stands for 127.0.0.1 "
+                "there, set GLOO_SOCKET_IFNAME (NCCL_SOCKET_IFNAME for GPUs) to the network "
+                "interface, such as eth0",
                 code=errors.PEER,
             ) from None
 
@@ -145,9 +170,16 @@ class SharedWorld(World):
         self._read("nothing")  # a key that nobody sets: asks only whether the store still answers
 
     def _read(self, key: str) -> str | None:
-        """A text of the store; None if it is not there. Raises PeerError if the store does not answer."""
-        with self.guarded(f"torchrun or rank 0 at {self.launch.address} has ended or cannot be reached"):
-            return within(self.timeout, lambda: self.store.get(key).decode() if self.store.check([key]) else None)
+        """A text of the store; None if it is not there. Raises PeerError if the store does not
+        answer.
+        """
+        with self.guarded(
+            f"torchrun or rank 0 at {self.launch.address} has ended or cannot be reached"
+        ):
+            return within(
+                self.timeout,
+                lambda: self.store.get(key).decode() if self.store.check([key]) else None,
+            )
 
     def share(self, find: Callable[[], T]) -> T:
         self._shared += 1
@@ -156,25 +188,31 @@ class SharedWorld(World):
             value = find()
             self.store.set(key, json.dumps(value, allow_nan=False))
             return value
-        while (text := self._read(key)) is None:  # as long as the store is there: rank 0 may build a corpus
+        while (
+            text := self._read(key)
+        ) is None:  # as long as the store is there: rank 0 may build a corpus
             time.sleep(0.05)
         found: T = json.loads(text)
         return found
 
     def send(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        kinds: list[Any] = self.share(lambda: [[n, str(t.dtype), list(t.shape)] for n, t in tensors.items()])
+        kinds: list[Any] = self.share(
+            lambda: [[n, str(t.dtype), list(t.shape)] for n, t in tensors.items()]
+        )
         found = tensors if self.is_first else {}
         with self.guarded("sending the checkpoint"):
             for name, dtype, shape in kinds:
                 if not self.is_first:
-                    found[name] = torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
+                    found[name] = torch.empty(
+                        shape, dtype=getattr(torch, dtype.removeprefix("torch."))
+                    )
                 flat = found[name].contiguous().view(-1)
                 dist.broadcast(flat.view(torch.uint8) if flat.dtype == torch.bool else flat, 0)
         return found
 
     def wait_for_all(self, operation: str) -> None:
-        """Wait until all processes have come here: one that ends before others have read its text seems to have failed.
-        Raises PeerError."""
+        """Wait until all processes have come here: one that ends before others have read its text
+        seems to have failed. Raises PeerError."""
         with self.guarded(operation):
             dist.all_reduce(torch.zeros(1))
 
@@ -183,16 +221,18 @@ class SharedWorld(World):
         with self.guarded("the comparison of runs"):
             self.wait_for_all("the comparison of runs")
             texts = [json.loads(self.store.get(f"facts/{rank}")) for rank in range(self.size)]
-            self.wait_for_all("the end of the comparison")  # by then the store may end, or have other facts
+            self.wait_for_all(
+                "the end of the comparison"
+            )  # by then the store may end, or have other facts
         if any(its != texts[0] for its in texts):
             raise describe_odd(texts)
 
     # --- the sums of gradients, in the tree of the leaves ---
     #
-    # The order of additions does not depend on how many processes there are. Every process adds up one shard of the
-    # numbers: it gets this shard from all others, adds the parts in the order of ranks by the same tree as the leaves,
-    # and gives the sum to all others. That is the traffic of an all-reduce, whose own order depends on the number of
-    # processes.
+    # The order of additions does not depend on how many processes there are. Every process adds up
+    # one shard of the numbers: it gets this shard from all others, adds the parts in the order of
+    # ranks by the same tree as the leaves, and gives the sum to all others. That is the traffic of
+    # an all-reduce, whose own order depends on the number of processes.
 
     def sum(self, gradients: list[Tensor], tables: list[Tensor]) -> None:
         with self.guarded(SUM):
@@ -202,7 +242,9 @@ class SharedWorld(World):
                     table[rows] = self._sum(table[rows])
             if gradients:
                 summed = self._sum(torch.cat([gradient.flatten() for gradient in gradients]))
-                for gradient, part in zip(gradients, summed.split([g.numel() for g in gradients]), strict=True):
+                for gradient, part in zip(
+                    gradients, summed.split([g.numel() for g in gradients]), strict=True
+                ):
                     gradient.copy_(part.view_as(gradient))
 
     def _rows_in_use(self, table: Tensor) -> Tensor:
@@ -228,7 +270,8 @@ class SharedWorld(World):
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """What the work returns. Raises RuntimeError if it takes longer: on a dead link the store never answers."""
+    """What the work returns. Raises RuntimeError if it takes longer: on a dead link the store
+    never answers."""
     found: list[T] = []
     failed: list[Exception] = []
 
@@ -249,7 +292,9 @@ def within(seconds: float, work: Callable[[], T]) -> T:
 
 
 def describe_odd(texts: list[dict[str, Any]]) -> DisagreementError:
-    """The error that names who differs in what. texts: the facts of every rank, of which two differ."""
+    """The error that names who differs in what. texts: the facts of every rank, of which two
+    differ.
+    """
     rank, its = next((rank, its) for rank, its in enumerate(texts) if its != texts[0])
     name = next(name for name in texts[0] if its.get(name) != texts[0][name])
     differing = [

@@ -1,8 +1,8 @@
 """The picture of a run: training loss and gradient norm by step, with the baseline's in grey.
 
-The helpers below `plot_run` also serve the pictures of `python -m tools.report`. Everything is drawn on matplotlib
-`Figure` objects; pyplot and its global state are not used. Importing this module imports matplotlib (0.4 s).
-"""
+The helpers below `plot_run` also serve the pictures of `python -m tools.report`. Everything is
+drawn on matplotlib `Figure` objects; pyplot and its global state are not used. Importing this
+module imports matplotlib (0.4 s)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
 from hectogpt.display import printable
 from hectogpt.files import replacing
 
-BLUE, GREY, LIGHT_GREY = "#0b5fa5", "0.35", "0.65"
+BLUE = "#0b5fa5"
+GREY = "0.35"
+LIGHT_GREY = "0.65"
 LABEL_SIZE = 8  # points
 
-# Base-10 logarithms rounded to twelve decimals. numpy's last bit differs between processors, and through the layout
-# it would change the bytes of a picture.
+# Base-10 logarithms rounded to twelve decimals. numpy's last bit differs between processors, and
+# through the layout it would change the bytes of a picture.
 LOG_SCALE = (lambda x: np.round(np.log10(np.maximum(x, 1e-300)), 12), lambda y: 10.0**y)
 
 
@@ -36,12 +38,12 @@ def plot_run(
     held_out: Sequence[tuple[int, float]] = (),
     levels: Mapping[str, float] | None = None,
 ) -> None:
-    """Write a PNG with two panels: training loss in nats per token, and gradient norm before clipping.
+    """Write a PNG with two panels: training loss in nats per token, and gradient norm before
+    clipping.
 
-    baseline: (losses, gradient norms) of the baseline. held_out: (step, loss) of scores, a dotted line if there are
-    several. levels: name -> loss, such as that of an n-gram model; each is a dotted line if the run comes within 1 nat
-    of it.
-    """
+    baseline: (losses, gradient norms) of the baseline. held_out: (step, loss) of scores, a dotted
+    line if there are several. levels: name -> loss, such as that of an n-gram model; each is a
+    dotted line if the run comes within 1 nat of it."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     figure.suptitle(plain_text(title), fontsize=11)
@@ -58,21 +60,43 @@ def plot_run(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         style_axes(axes)
     if len(held_out) > 1:
-        left.plot(*zip(*held_out, strict=True), color=BLUE, linewidth=1.4, linestyle=":", marker=".", label="held-out")
+        left.plot(
+            *zip(*held_out, strict=True),
+            color=BLUE,
+            linewidth=1.4,
+            linestyle=":",
+            marker=".",
+            label="held-out",
+        )
     set_log_scale(right)
-    draw_levels(left, {name: level for name, level in (levels or {}).items() if min(losses) <= level + 1})
+    draw_levels(
+        left, {name: level for name, level in (levels or {}).items() if min(losses) <= level + 1}
+    )
     if baseline or len(held_out) > 1:
         place_legend(figure, left)
     save_figure(figure, path)
 
 
 def plot_curve(
-    axes: Axes, values: Sequence[float] | np.ndarray, color: str, width: float, label: str = "", style: str = "-"
+    axes: Axes,
+    values: Sequence[float] | np.ndarray,
+    color: str,
+    width: float,
+    label: str = "",
+    style: str = "-",
 ) -> None:
     """Plot one value per step, from step 1 on. A single value is drawn as a dot."""
     marker = "o" if len(values) == 1 else ""
     steps = range(1, len(values) + 1)
-    axes.plot(steps, values, color=color, linewidth=width, linestyle=style, marker=marker, label=label or "_")
+    axes.plot(
+        steps,
+        values,
+        color=color,
+        linewidth=width,
+        linestyle=style,
+        marker=marker,
+        label=label or "_",
+    )
 
 
 def style_axes(axes: Axes) -> None:
@@ -82,7 +106,8 @@ def style_axes(axes: Axes) -> None:
 
 
 def set_log_scale(axes: Axes) -> None:
-    """Make the y axis of a panel logarithmic, with plain numbers at its ticks; one without a number above 0 stays."""
+    """Make the y axis of a panel logarithmic, with plain numbers at its ticks; one without a
+    number above 0 stays."""
     low, high = axes.dataLim.intervaly
     if not 0 < high < float("inf"):
         return
@@ -95,13 +120,23 @@ def place_legend(figure: Figure, axes: Axes) -> None:
     """The legend of one panel as a row at the top of the figure, where no curve can be."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False, fontsize=9, handlelength=1.6)
+        figure.legend(
+            handles,
+            labels,
+            loc="outside upper left",
+            ncols=4,
+            frameon=False,
+            fontsize=9,
+            handlelength=1.6,
+        )
 
 
 def draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
-    """Draw a dotted horizontal line per level, with its name and value: at its end, of the lowest of several at its
-    beginning, where curves that fall leave room."""
-    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]  # legible where it crosses a curve
+    """Draw a dotted horizontal line per level, with its name and value: at its end, of the lowest
+    of several at its beginning, where curves that fall leave room."""
+    halo = [
+        patheffects.withStroke(linewidth=2.5, foreground="white")
+    ]  # legible where it crosses a curve
     for name, level in levels.items():
         at_end = len(levels) == 1 or level > min(levels.values())
         draw_level(axes, level)
@@ -131,7 +166,10 @@ def plain_text(text: str) -> str:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all, without date and version, so that the same figure gives the same bytes."""
+    """Write a PNG, whole or not at all, without date and version, so that the same figure gives
+    the same bytes."""
     with replacing(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks is drawn as boxes
+        warnings.filterwarnings(
+            "ignore", "Glyph"
+        )  # a name in a script that the font lacks is drawn as boxes
         figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})

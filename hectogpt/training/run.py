@@ -1,8 +1,7 @@
 """A Run: everything that decides what a training run computes, as one frozen value.
 
-A recipe is a function from a Run to a new one. The sections (model, init, data, optim, schedule, loss) are also the
-kinds of idea: `sections_changed` says which of them a recipe changed.
-"""
+A recipe is a function from a Run to a new one. The sections (model, init, data, optim, schedule,
+loss) are also the kinds of idea: `sections_changed` says which of them a recipe changed."""
 
 from __future__ import annotations
 
@@ -32,7 +31,8 @@ UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads"}
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
 
-# --- what a run is made of, beside the model and what stands in optim/, losses.py and first_weights.py ---------------
+# --- what a run is made of, beside the model and what stands in optim/, losses.py and
+# first_weights.py ---------------
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class LinearDecay(Schedule):
-    """Rise over `warmup` steps (from 1/warmup, never 0), stay until `hold` of the run is over, fall in a straight line.
+    """Rise over `warmup` steps (from 1/warmup, never 0), stay until `hold` of the run is over,
+    fall in a straight line.
 
     The last step's factor is one decrement above `final` (2502.15938: decay to zero).
     """
@@ -91,7 +92,8 @@ class Cosine(Schedule):
 
 
 class SessionView(Protocol):
-    """What a Session shows of itself here. kept: tensors by name, which checkpoints hold beside weights and optimizer.
+    """What a Session shows of itself here. kept: tensors by name, which checkpoints hold beside
+    weights and optimizer.
     step: how many steps are done, of `run.steps`."""
 
     model: Transformer
@@ -104,12 +106,15 @@ class SessionView(Protocol):
 
 @dataclass(frozen=True)
 class AfterStep(Value):
-    """Something that is done after every step, without gradients. What it changes in the model stays."""
+    """Something that is done after every step, without gradients. What it changes in the model
+    stays.
+    """
 
     @abstractmethod
     def after_step(self, session: SessionView) -> Mapping[str, float] | None:
-        """Look at the session, which is a Session, or change its model. Numbers that are returned stand in
-        metrics.jsonl as `own/NAME`. What it has to remember stands in `session.kept`, so that a resume has it."""
+        """Look at the session, which is a Session, or change its model. Numbers that are returned
+        stand in metrics.jsonl as `own/NAME`. What it has to remember stands in `session.kept`, so
+        that a resume has it."""
 
 
 @dataclass(frozen=True)
@@ -118,10 +123,10 @@ class Data:
 
     A row's tokens 1.. are predicted from tokens 0... `order` is that of the rows in each epoch.
 
-    leaves: the batch is computed in so many equal parts, one after the other, which takes less memory. Their gradients
-    are added in a fixed binary tree, so the bits are the same for any number of processes. None: the whole batch at
-    once; processes of torchrun choose a number by themselves.
-    """
+    leaves: the batch is computed in so many equal parts, one after the other, which takes less
+    memory. Their gradients are added in a fixed binary tree, so the bits are the same for any
+    number of processes. None: the whole batch at once; processes of torchrun choose a number by
+    themselves."""
 
     old_fields: ClassVar[dict[str, str | None]] = {"window": "seq_len", "micro_batch": None}
 
@@ -134,13 +139,18 @@ class Data:
         if self.batch_size < 1:
             raise UserError(f"data.batch_size = {self.batch_size}", why="it must be at least 1")
         if self.seq_len < 2:
-            raise UserError(f"data.seq_len = {self.seq_len}", why="predicting needs at least 2 tokens")
-        if self.leaves is not None and (self.leaves not in range(1, MOST_LEAVES + 1) or self.batch_size % self.leaves):
+            raise UserError(
+                f"data.seq_len = {self.seq_len}", why="predicting needs at least 2 tokens"
+            )
+        if self.leaves is not None and (
+            self.leaves not in range(1, MOST_LEAVES + 1) or self.batch_size % self.leaves
+        ):
             most = min(self.batch_size, MOST_LEAVES)
             divisors = [n for n in range(1, most + 1) if self.batch_size % n == 0]
             raise UserError(
                 f"data.leaves = {self.leaves}",
-                why=f"it must divide data.batch_size = {self.batch_size}, and be at most {MOST_LEAVES:,}",
+                why=f"it must divide data.batch_size = {self.batch_size}, and be at most "
+                f"{MOST_LEAVES:,}",
                 fix=set_to("data.leaves", max(n for n in divisors if n <= max(self.leaves, 1))),
             )
 
@@ -150,7 +160,8 @@ class Data:
         return self.batch_size // (self.leaves or 1)
 
 
-# --- the run ----------------------------------------------------------------------------------------------------------
+# --- the run
+# ---
 
 
 @dataclass(frozen=True)
@@ -201,10 +212,13 @@ class Run:
             why = f"it must be positive, or 0 for all physical cores, and at most {MOST_THREADS:,}"
             raise UserError(f"threads = {self.threads}", why=why)
         if self.gradient_clipping is not None and not self.gradient_clipping > 0:
-            raise UserError(f"gradient_clipping = {self.gradient_clipping}", why="it must be positive, or none")
+            raise UserError(
+                f"gradient_clipping = {self.gradient_clipping}", why="it must be positive, or none"
+            )
         if self.data.seq_len > self.model.context_length:
             raise UserError(
-                f"data.seq_len = {self.data.seq_len} with model.context_length = {self.model.context_length}",
+                f"data.seq_len = {self.data.seq_len} with model.context_length = "
+                f"{self.model.context_length}",
                 why="a row must fit in the context",
                 fix=set_to("data.seq_len", self.model.context_length),
             )
@@ -215,14 +229,25 @@ class Run:
         return self.steps * self.data.batch_size * self.data.seq_len
 
     def _facts(self) -> dict[str, str]:
-        """The model's sizes, and every field that differs from a plain GPT-2's run, in short words."""
+        """The model's sizes, and every field that differs from a plain GPT-2's run, in short
+        words.
+        """
         m = self.model
         model = ModelConfig(m.d_model, m.n_heads, m.n_layers, m.context_length, m.vocab_size)
         plain = Run(model, data=Data(seq_len=min(Data().seq_len, m.context_length)))
-        sizes = {"d_model": m.d_model, "n_heads": m.n_heads, "n_layers": m.n_layers, "context_length": m.context_length}
+        sizes = {
+            "d_model": m.d_model,
+            "n_heads": m.n_heads,
+            "n_layers": m.n_layers,
+            "context_length": m.context_length,
+        }
         found = {f"model.{name}": str(size) for name, size in sizes.items()}
         changed = {path: value_text(new) for path, (_, new) in diff(plain, self).items()}
-        return found | {path: text for path, text in changed.items() if path.split(".")[0] not in ("recipe", "ideas")}
+        return found | {
+            path: text
+            for path, text in changed.items()
+            if path.split(".")[0] not in ("recipe", "ideas")
+        }
 
     def __repr__(self) -> str:
         """What `print` and a notebook show."""
@@ -230,23 +255,35 @@ class Run:
 
 
 def load_run(data: Any) -> Run:
-    """The Run that `dump` wrote. Of users' own classes it finds those of the files that `data` names, if they are
-    loaded. Raises UserError naming the field that does not fit."""
+    """The Run that `dump` wrote. Of users' own classes it finds those of the files that `data`
+    names, if they are loaded. Raises UserError naming the field that does not fit."""
     named = data.get("ideas") if isinstance(data, dict) else None
-    with classes_of([sha256 for sha256 in named if isinstance(sha256, str)] if isinstance(named, list) else []):
+    with classes_of(
+        [sha256 for sha256 in named if isinstance(sha256, str)] if isinstance(named, list) else []
+    ):
         run: Run = load(Run, data)
     return run
 
 
 def changes(before: Run, after: Run) -> list[str]:
-    """What differs between a run and the one that is to go on with its state, and may not; in words."""
-    found = {path: pair for path, pair in diff(before, after).items() if not CHANGEABLE & {path, path.split(".")[0]}}
+    """What differs between a run and the one that is to go on with its state, and may not; in
+    words.
+    """
+    found = {
+        path: pair
+        for path, pair in diff(before, after).items()
+        if not CHANGEABLE & {path, path.split(".")[0]}
+    }
     return [f"{path} was {old}, now {new}" for path, (old, new) in found.items()]
 
 
 def is_modified(base: Run, run: Run) -> bool:
-    """Whether a run is another recipe than `base`: whether they differ in more than text, seed, machine and leaves."""
-    return bool({path.split(".")[0] for path in diff(base, run) if path != "data.leaves"} - UNMARKED)
+    """Whether a run is another recipe than `base`: whether they differ in more than text, seed,
+    machine and leaves.
+    """
+    return bool(
+        {path.split(".")[0] for path in diff(base, run) if path != "data.leaves"} - UNMARKED
+    )
 
 
 def label_of(run: Run, modified: bool) -> str:

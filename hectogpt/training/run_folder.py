@@ -1,13 +1,14 @@
 """The folder that a training run leaves behind, readable without this program.
 
-run.json (what was asked and what the machine chose), metrics.jsonl (a line a step, written as it happens),
-checkpoints/ (the state to go on from), losses_and_grad_norms.png, model.safetensors with config.json, summary.json
-(its presence means that the run came to an end), manifest.json (hashes of all these, written last). A run on a text
-with a vocabulary of its own has it in merges.txt. A run that comes from the user's own file has a copy of it, idea.py,
-which nothing ever imports unasked.
+run.json (what was asked and what the machine chose), metrics.jsonl (a line a step, written as it
+happens), checkpoints/ (the state to go on from), losses_and_grad_norms.png, model.safetensors with
+config.json, summary.json (its presence means that the run came to an end), manifest.json (hashes
+of all these, written last). A run on a text with a vocabulary of its own has it in merges.txt. A
+run that comes from the user's own file has a copy of it, idea.py, which nothing ever imports
+unasked.
 
-One process at a time holds the folder, by a lock on .lock that the kernel frees when the process ends, however it does.
-"""
+One process at a time holds the folder, by a lock on .lock that the kernel frees when the process
+ends, however it does."""
 
 from __future__ import annotations
 
@@ -53,29 +54,33 @@ WRITABLE = set_to("out", "a folder you may write to")
 class RunFolder:
     """A run folder that this process holds. Use as a context manager.
 
-    facts: what its summary says beside the result's numbers. processes: how many share the run. saving: which
-    checkpoints its first command asked for, for run.json. locked: False where
-    the file system has no locks. on_row: is called with every row of metrics.jsonl once it is written.
+    facts: what its summary says beside the result's numbers. processes: how many share the run.
+    saving: which checkpoints its first command asked for, for run.json. locked: False where the
+    file system has no locks. on_row: is called with every row of metrics.jsonl once it is written.
     """
 
-    def __init__(self, path: Path, run: Run, modified: bool, held: ExitStack, locked: bool) -> None:
-        self.path, self.run, self.modified = path, run, modified
+    def __init__(
+        self, path: Path, run: Run, modified: bool, held: ExitStack, locked: bool
+    ) -> None:
+        self.path = path
+        self.run = run
+        self.modified = modified
         self.checkpoints = Checkpoints(path / CHECKPOINTS)
         self.facts: dict[str, Any] = {"modified": modified, "folder": str(path)}
         self.processes = 1
         self.saving: dict[str, Any] = {}
         self.on_row: Callable[[dict[str, Any]], None] = lambda row: None
-        self.locked, self._held = locked, held
+        self.locked = locked
+        self._held = held
         self._metrics: TextIO | None = None
 
     @classmethod
     def create(cls, run: Run, modified: bool, name: str, out: Path | None = None) -> RunFolder:
         """Take a folder for a new run: `out`, or runs/name, runs/name-2 ...
 
-        The folder is locked, and its run.json written if there is none: two runs that start together never share one
-        where the file system has locks. Raises UserError for a folder that holds a run (LOCKED if that is under way) or
-        cannot be written (STORAGE).
-        """
+        The folder is locked, and its run.json written if there is none: two runs that start
+        together never share one where the file system has locks. Raises UserError for a folder
+        that holds a run (LOCKED if that is under way) or cannot be written (STORAGE)."""
         if out is None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             raise UserError(f"{name!r} cannot be a folder's name", fix=set_to("out", "a folder"))
         names = [name, *(f"{name}-{n}" for n in range(2, 10000))]
@@ -83,15 +88,22 @@ class RunFolder:
             with ExitStack() as held:
                 try:
                     is_new = not path.exists()
-                    path.mkdir(parents=True, exist_ok=out is not None or (not is_new and _is_abandoned(path)))
+                    path.mkdir(
+                        parents=True,
+                        exist_ok=out is not None or (not is_new and _is_abandoned(path)),
+                    )
                     locked = _take(path, held)
                     if not (path / RUN).exists():
                         with files.replacing(path / RUN) as new:
-                            new.write_text(_render({"run": dump(run), "modified": modified}), encoding="utf-8")
+                            new.write_text(
+                                _render({"run": dump(run), "modified": modified}), encoding="utf-8"
+                            )
                         files.sync_folder(path.parent)
                         return cls(path, run, modified, held.pop_all(), locked)
                 except OSError as error:
-                    if out is not None or not isinstance(error, FileExistsError):  # the next name then
+                    if out is not None or not isinstance(
+                        error, FileExistsError
+                    ):  # the next name then
                         raise errors.unwritable(path, error, fix=WRITABLE) from None
                 except UserError as error:
                     if out is not None or error.code != errors.LOCKED:
@@ -106,8 +118,9 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, run: Run) -> RunFolder:
-        """Take the folder of a run that is there, to resume it as `run`. Raises UserError: LOCKED if it is under way,
-        STORAGE for a folder that cannot be written, CHECKPOINT for one with links in the place of its files."""
+        """Take the folder of a run that is there, to resume it as `run`. Raises UserError: LOCKED
+        if it is under way, STORAGE for a folder that cannot be written, CHECKPOINT for one with
+        links in the place of its files."""
         with ExitStack() as held:
             with errors.writing(path, fix=WRITABLE):
                 locked = _take(path, held)
@@ -123,9 +136,10 @@ class RunFolder:
         self._held.close()
 
     def begin(self, machine: Machine, ideas: Sequence[IdeaFile], tokenizer: Tokenizer) -> None:
-        """Write what the run is made of: what the machine chose, copies of the user's own files, and the vocabulary of
-        the text if it is not GPT-2's, so that the folder's model can be used without it. Take away how the run ended
-        before, if it did, and open metrics.jsonl. Raises UserError (STORAGE)."""
+        """Write what the run is made of: what the machine chose, copies of the user's own files,
+        and the vocabulary of the text if it is not GPT-2's, so that the folder's model can be used
+        without it. Take away how the run ended before, if it did, and open metrics.jsonl. Raises
+        UserError (STORAGE)."""
         self.unseal()
         (self.path / SUMMARY).unlink(missing_ok=True)
         copies = []
@@ -141,32 +155,49 @@ class RunFolder:
         self._open_metrics([])
 
     def begin_again(self, done: Sequence[Step], differences: Sequence[str]) -> None:
-        """Resume after the steps `done`. Their rows in metrics.jsonl are written again as the checkpoint has them, and
-        those of later steps go. run.json gets what differs from the machine on which the run began. A summary stays
-        only if it is of the end of these steps.
-        """
-        record, summary = read_object(self.path / RUN), read_summary(self.path)
+        """Resume after the steps `done`. Their rows in metrics.jsonl are written again as the
+        checkpoint has them, and those of later steps go. run.json gets what differs from the
+        machine on which the run began. A summary stays only if it is of the end of these steps."""
+        record = read_object(self.path / RUN)
+        summary = read_summary(self.path)
         self.unseal()
         if (summary.get("state", "done"), summary.get("steps")) != ("done", len(done)):
             (self.path / SUMMARY).unlink(missing_ok=True)
         again = record.get("resumed")
-        resumed = [*(again if isinstance(again, list) else []), {"step": len(done), "differences": list(differences)}]
+        resumed = [
+            *(again if isinstance(again, list) else []),
+            {"step": len(done), "differences": list(differences)},
+        ]
         self._write_record(record | {"resumed": resumed})
         old = list(read_rows(self.path / METRICS))
-        scores = [row for row in old if "train/loss" not in row and row["step"] < min(len(done) + 1, self.run.steps)]
-        taken = {row["step"]: row for row in old if "train/loss" in row}  # which have an idea's own numbers, too
+        scores = [
+            row
+            for row in old
+            if "train/loss" not in row and row["step"] < min(len(done) + 1, self.run.steps)
+        ]
+        taken = {
+            row["step"]: row for row in old if "train/loss" in row
+        }  # which have an idea's own numbers, too
         rows = [taken.get(step.number, {}) | self._row(step) for step in done]
-        self._open_metrics(sorted(rows + scores, key=lambda row: row["step"]))  # a score follows the row of its step
+        self._open_metrics(
+            sorted(rows + scores, key=lambda row: row["step"])
+        )  # a score follows the row of its step
 
     def _write_record(self, record: dict[str, Any]) -> None:
         record |= {"run": dump(self.run), "sharing": {"processes": self.processes}}
         write_atomic(self.path / RUN, _render(record))
 
     def _open_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
-        write_atomic(self.path / METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-        self._held.enter_context(suppress(OSError))  # of closing: what could not be written has been raised already
+        write_atomic(
+            self.path / METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        )
+        self._held.enter_context(
+            suppress(OSError)
+        )  # of closing: what could not be written has been raised already
         with errors.writing(self.path, fix=WRITABLE):
-            metrics = open(self.path / METRICS, "a", encoding="utf-8", buffering=1, opener=files.regular)  # noqa: SIM115
+            metrics = open(  # noqa: SIM115
+                self.path / METRICS, "a", encoding="utf-8", buffering=1, opener=files.regular
+            )
             self._metrics = self._held.enter_context(metrics)
 
     def sync_metrics(self) -> None:
@@ -194,7 +225,14 @@ class RunFolder:
 
     def add_score(self, step: int, score: EvalResult) -> None:
         """Append a held-out score to metrics.jsonl."""
-        self._write({"run": self.path.name, "step": step, "dev/loss": score.loss, "dev/bpb": score.bits_per_byte})
+        self._write(
+            {
+                "run": self.path.name,
+                "step": step,
+                "dev/loss": score.loss,
+                "dev/bpb": score.bits_per_byte,
+            }
+        )
 
     def _write(self, row: dict[str, Any]) -> None:
         assert self._metrics is not None, "begin() first"
@@ -203,13 +241,15 @@ class RunFolder:
         self.on_row(row)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write summary.json, with what else is known of the run, then the manifest of all files."""
+        """Write summary.json, with what else is known of the run, then the manifest of all
+        files.
+        """
         write_atomic(self.path / SUMMARY, _render(summary | self.facts))
         self.seal(OURS)
 
     def seal(self, kinds: Sequence[str]) -> None:
-        """Write the manifest: the hashes of the files of these names that are there, and of the user's own files.
-        Checkpoints have manifests of their own."""
+        """Write the manifest: the hashes of the files of these names that are there, and of the
+        user's own files. Checkpoints have manifests of their own."""
         names = [name for name in kinds if (self.path / name).is_file()]
         with errors.writing(self.path, fix=WRITABLE):
             self.sync_metrics()
@@ -218,9 +258,9 @@ class RunFolder:
     def unseal(self, *kept: str) -> None:
         """Remove the manifest: a file that it names is about to be replaced.
 
-        kept: names of files that are not. They are as the manifest has them, or a new one would hide the damage; so are
-        run.json, the vocabulary and the user's own files. Raises UserError (CHECKPOINT, STORAGE).
-        """
+        kept: names of files that are not. They are as the manifest has them, or a new one would
+        hide the damage; so are run.json, the vocabulary and the user's own files. Raises UserError
+        (CHECKPOINT, STORAGE)."""
         if (self.path / MANIFEST).exists():
             check_hashes(self.path, RUN, MERGES, *copies_in(self.path), *kept)
         with errors.writing(self.path, fix=WRITABLE):
@@ -228,7 +268,9 @@ class RunFolder:
 
 
 def read_run(folder: Path) -> Run:
-    """The Run of a run folder, from its run.json. Raises UserError (CHECKPOINT) that names what does not fit."""
+    """The Run of a run folder, from its run.json. Raises UserError (CHECKPOINT) that names what
+    does not fit.
+    """
     fields = run_of(folder, read_json_object(folder / RUN, fix=FIX))
     try:
         return load_run(fields)
@@ -238,12 +280,16 @@ def read_run(folder: Path) -> Run:
 
 
 def read_steps(folder: Path) -> list[Step]:
-    """The steps that metrics.jsonl has, from the first up to one that is missing or damaged. [] without the file."""
+    """The steps that metrics.jsonl has, from the first up to one that is missing or damaged. []
+    without the file.
+    """
     found: list[Step] = []
     for row in read_rows(folder / METRICS):
         if "train/loss" not in row:
             continue
-        loss, norm, lr, seconds = (row.get(f"train/{name}") for name in ("loss", "grad_norm", "lr", "dt"))
+        loss, norm, lr, seconds = (
+            row.get(f"train/{name}") for name in ("loss", "grad_norm", "lr", "dt")
+        )
         sound = all(isinstance(number, float) for number in (loss, norm, lr, seconds))
         if not sound or not isinstance(row.get("tokens"), int) or row["step"] != len(found) + 1:
             break
@@ -258,10 +304,11 @@ def copies_in(folder: Path) -> list[str]:
 
 
 def _take(path: Path, held: ExitStack) -> bool:
-    """Lock a run's folder for as long as `held` is open. Returns whether the file system has locks.
+    """Lock a run's folder for as long as `held` is open. Returns whether the file system has
+    locks.
 
-    Links are refused, and files that a killed process was writing are removed. Raises UserError (LOCKED, CHECKPOINT).
-    """
+    Links are refused, and files that a killed process was writing are removed. Raises UserError
+    (LOCKED, CHECKPOINT)."""
     with errors.writing(path / LOCK, fix=WRITABLE):
         locked = held.enter_context(files.lock(path / LOCK, path, "training in it"))
     for odd, why in files.odd_entries(path).items():
@@ -272,13 +319,16 @@ def _take(path: Path, held: ExitStack) -> bool:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """True for a folder in which a process was killed before it could write the run's first file."""
+    """True for a folder in which a process was killed before it could write the run's first
+    file.
+    """
     return path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir())
 
 
 def _remove_leftovers(path: Path) -> None:
     """Remove the files that a killed process was writing. Call it under the folder's lock."""
-    ours, of_safetensors = r"\.[A-Za-z0-9_.]+\.(json|jsonl|png|safetensors|py|txt)\.\d+", r"\.tmp[A-Za-z0-9]{6}"
+    ours = r"\.[A-Za-z0-9_.]+\.(json|jsonl|png|safetensors|py|txt)\.\d+"
+    of_safetensors = r"\.tmp[A-Za-z0-9]{6}"
     for leftover in path.glob(".*"):
         if re.fullmatch(f"{ours}|{of_safetensors}", leftover.name) and not leftover.is_dir():
             leftover.unlink(missing_ok=True)

@@ -1,4 +1,5 @@
-"""A run from its first weights to its scores. The command line, trials and Python users all drive a Session.
+"""A run from its first weights to its scores. The command line, trials and Python users all drive
+a Session.
 
 session = Session.open(run, corpus)
 for step in session.steps():
@@ -41,11 +42,16 @@ KEPT = "kept."  # begins the names of an AfterStep's tensors in checkpoints
 
 @dataclass(eq=False, repr=False)
 class Session:
-    """One run that is under way: run, corpus, machine, model and optimizer, and what has come of them so far.
+    """One run that is under way: run, corpus, machine, model and optimizer, and what has come of
+    them so far.
 
-    kept, metrics: what the run's AfterStep values remember, and the numbers that they gave after the last step, as
-    "own/NAME". world: the processes that share the run. kernels: "native" or "eager", see setup.choose_kernels.
-    stopping: whether the run is to end after the last step done: a signal has come to it, or to any of its processes.
+    kept, metrics: what the run's AfterStep values remember, and the numbers that they gave after
+        the last step, as
+    "own/NAME". world: the processes that share the run. kernels: "native" or "eager", see
+    setup.choose_kernels.
+    stopping: whether the run is to end after the last step done: a signal has come to it, or to
+        any
+        of its processes.
     """
 
     run: Run
@@ -76,13 +82,12 @@ class Session:
     ) -> Session:
         """Choose the machine, build model and optimizer. corpus: the run's own unless given.
 
-        resume: the state to go on from; device, dtypes and threads are then those that the run began with, as far as
-        this machine has them (`differences` names the rest). world: the processes that share the run; all of them open
-        it, and only rank 0 passes `resume`.
+        resume: the state to go on from; device, dtypes and threads are then those that the run
+        began with, as far as this machine has them (`differences` names the rest). world: the
+        processes that share the run; all of them open it, and only rank 0 passes `resume`.
 
-        Raises UserError for a corpus that does not fit the model, a device or memory that is not there, and for a
-        checkpoint of another run (CHECKPOINT) or another text (DATA).
-        """
+        Raises UserError for a corpus that does not fit the model, a device or memory that is not
+        there, and for a checkpoint of another run (CHECKPOINT) or another text (DATA)."""
         corpus = open_corpus(run.corpus) if corpus is None else corpus
         setup.check_corpus(run, corpus)
         begun = time.perf_counter()
@@ -94,9 +99,13 @@ class Session:
             model.fit_to(weights_in(resume.tensors))
         elif run.first_weights is not None:
             run.first_weights.load_into(model)
-        first: str = world.share(lambda: setup.choose_kernels(run, model, machine, chosen.get("head")))
+        first: str = world.share(
+            lambda: setup.choose_kernels(run, model, machine, chosen.get("head"))
+        )
         kernels = setup.choose_kernels(run, model, machine, first)  # at all ranks as at rank 0
-        session = cls(run, corpus, world, machine, model, setup.build_optimizer(run, model), kernels)
+        session = cls(
+            run, corpus, world, machine, model, setup.build_optimizer(run, model), kernels
+        )
         if resume is not None:
             session._go_on_from(resume)
         _check_equal(world, model, session._facts()["machine"])
@@ -110,8 +119,9 @@ class Session:
         return len(self.done)
 
     def steps(self, signals: Sequence[int] = ()) -> Generator[Step, None, None]:
-        """Train to the run's end, one Step at a time. signals: those that have come to this process, which may grow.
-        Raises UserError: DIVERGED, or PEER if another process has failed."""
+        """Train to the run's end, one Step at a time. signals: those that have come to this
+        process, which may grow. Raises UserError: DIVERGED, or PEER if another process has
+        failed."""
         batches = setup.make_batches(self.run, self.corpus)
         gradients = Gradients(self.run, self.model, batches, self.machine, signals, self.world)
         if self.machine.device.type == "cpu":
@@ -119,9 +129,12 @@ class Session:
         self.model.train()
         for number in range(self.step, self.run.steps):
             begun = time.perf_counter()
-            with native.using(self.kernels == "native"):  # for this step alone: another session may take its own
+            with native.using(
+                self.kernels == "native"
+            ):  # for this step alone: another session may take its own
                 loss, norm = loop.update(gradients, self.optimizer, number)
-            seconds, own = time.perf_counter() - begun, batches.tokens(number)
+            seconds = time.perf_counter() - begun
+            own = batches.tokens(number)
             tokens = own + (self.done[-1].tokens if self.done else 0)
             step = Step(number + 1, tokens, loss, norm, self.optimizer.lr, seconds, own)
             self.done.append(step)
@@ -139,28 +152,42 @@ class Session:
             for name, number in (part.after_step(self) or {}).items():
                 if not math.isfinite(number):
                     raise UserError(
-                        f"{type(part).__name__}: {name} is {number}", why="metrics.jsonl has finite numbers"
+                        f"{type(part).__name__}: {name} is {number}",
+                        why="metrics.jsonl has finite numbers",
                     )
                 self.metrics[OWN + name] = float(number)
 
     def checkpoint(self) -> Checkpoint:
-        """A copy of the run's state between two steps. Raises UserError (CHECKPOINT) if the optimizer's cannot be
-        saved."""
-        rows = [[step.loss, step.grad_norm, step.lr, step.seconds, step.own_tokens] for step in self.done]
+        """A copy of the run's state between two steps. Raises UserError (CHECKPOINT) if the
+        optimizer's cannot be saved."""
+        rows = [
+            [step.loss, step.grad_norm, step.lr, step.seconds, step.own_tokens]
+            for step in self.done
+        ]
         tensors, values = take_state(self.model, self.optimizer)
         tensors |= {KEPT + name: copied(tensor) for name, tensor in self.kept.items()}
         tensors["history"] = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 5)
         return Checkpoint(self.step, tensors, values, self._facts())
 
     def differences(self, facts: dict[str, Any]) -> list[str]:
-        """What is not as it was when the checkpoint with these facts was made, so that bits may differ; in words."""
-        before, here = facts.get("machine", {}), self._facts()["machine"]
-        return [f"{name} {before.get(name)} -> {value}" for name, value in here.items() if value != before.get(name)]
+        """What is not as it was when the checkpoint with these facts was made, so that bits may
+        differ; in words.
+        """
+        before = facts.get("machine", {})
+        here = self._facts()["machine"]
+        return [
+            f"{name} {before.get(name)} -> {value}"
+            for name, value in here.items()
+            if value != before.get(name)
+        ]
 
     def _facts(self) -> dict[str, Any]:
         """What a checkpoint says of where it was made; `machine` is what bits may depend on."""
         # "head" in checkpoints: who computes all that has kernels, which was the head alone once.
-        machine = self.machine.describe() | {"head": self.kernels, "processor": torch.backends.cpu.get_cpu_capability()}
+        machine = self.machine.describe() | {
+            "head": self.kernels,
+            "processor": torch.backends.cpu.get_cpu_capability(),
+        }
         del machine["python"]
         return {
             "machine": machine | {"leaves": self.run.data.leaves, "code": code_hash()},
@@ -176,19 +203,25 @@ class Session:
         _check_fits(checkpoint.step, self.run, checkpoint.facts, self._facts())
         put_state(self.model, self.optimizer, checkpoint.tensors, checkpoint.values)
         kept = {name: t for name, t in checkpoint.tensors.items() if name.startswith(KEPT)}
-        self.kept = {name.removeprefix(KEPT): tensor.to(self.machine.device) for name, tensor in kept.items()}
+        self.kept = {
+            name.removeprefix(KEPT): tensor.to(self.machine.device)
+            for name, tensor in kept.items()
+        }
         history = checkpoint.tensors["history"]
         if history.shape[1] != 5:  # earlier versions had four columns, or six, and whole batches
             whole = self.run.data.batch_size * self.run.data.seq_len
             history = torch.nn.functional.pad(history[:, :4], (0, 1), value=whole)
         totals = history[:, 4].cumsum(0).long().tolist()
-        for number, (total, (loss, norm, lr, seconds, own)) in enumerate(zip(totals, history.tolist(), strict=True), 1):
+        for number, (total, (loss, norm, lr, seconds, own)) in enumerate(
+            zip(totals, history.tolist(), strict=True), 1
+        ):
             self.done.append(Step(number, total, loss, norm, lr, seconds, int(own)))
         self.setup_seconds = float(checkpoint.facts.get("setup_seconds", 0.0))
 
     def take_weights(self, steps: Sequence[Step], folder: Path) -> bool:
-        """Take the weights of a run of ours without a checkpoint, if `steps` are all its steps and its weights are
-        there; enough to score it. Raises UserError (CHECKPOINT) for damaged weights."""
+        """Take the weights of a run of ours without a checkpoint, if `steps` are all its steps and
+        its weights are there; enough to score it. Raises UserError (CHECKPOINT) for damaged
+        weights."""
         if len(steps) != self.run.steps or not (folder / "model.safetensors").exists():
             return False
         weights = saved_tensors(load_model(folder))
@@ -198,16 +231,21 @@ class Session:
         return True
 
     def unmoved(self) -> list[str]:
-        """Names of trained tensors whose numbers are still those that this session began with: the first weights, also
-        where it has gone on from a checkpoint of a run that drew them."""
-        return [name for name, found in hash_trained(self.model).items() if found == self.first_hashes.get(name)]
+        """Names of trained tensors whose numbers are still those that this session began with: the
+        first weights, also where it has gone on from a checkpoint of a run that drew them."""
+        return [
+            name
+            for name, found in hash_trained(self.model).items()
+            if found == self.first_hashes.get(name)
+        ]
 
     def evaluate(self, split: str = "dev") -> EvalResult:
-        """Score the model on a held-out split, "dev" or "test", on the machine's device. Raises UserError (DIVERGED) if
-        the loss is not finite."""
+        """Score the model on a held-out split, "dev" or "test", on the machine's device. Raises
+        UserError (DIVERGED) if the loss is not finite."""
         score = evaluate(self.model, self.corpus.tokens[split], self.corpus.tokenizer.token_bytes)
         if not math.isfinite(score.loss):
-            what, why = f"{split} loss {score.loss} after step {self.step}", "the last update made weights too large"
+            what = f"{split} loss {score.loss} after step {self.step}"
+            why = "the last update made weights too large"
             raise UserError(what, why=why, fix="a lower learning rate", code=errors.DIVERGED)
         self.scores[split] = score
         return score
@@ -241,10 +279,13 @@ def _check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, 
     if changed := [name for name in texts if then.get(name) != now[name]]:
         what = f"the text is not the one that the run has read so far (corpus {now['corpus']})"
         why = f"{' and '.join(changed)} was another one"
-        raise UserError(what, why=why, fix="the old text, or a new run", kept=kept, code=errors.DATA)
+        raise UserError(
+            what, why=why, fix="the old text, or a new run", kept=kept, code=errors.DATA
+        )
 
 
-# --- what the processes of a run settle before the first step: rank 0 decides, all check ------------------------------
+# --- what the processes of a run settle before the first step: rank 0 decides, all check
+# ------------------------------
 
 
 def _share_checkpoint(world: World, at: Checkpoint | None) -> Checkpoint | None:
@@ -257,10 +298,11 @@ def _share_checkpoint(world: World, at: Checkpoint | None) -> Checkpoint | None:
 
 
 def _choose_machine(world: World, run: Run, chosen: Mapping[str, Any]) -> Machine:
-    """The same dtypes and threads for all processes, as rank 0 finds them; each has a GPU of its own.
+    """The same dtypes and threads for all processes, as rank 0 finds them; each has a GPU of its
+    own.
 
-    chosen: the machine that a checkpoint names, {} without one. Raises UserError for more processes than GPUs.
-    """
+    chosen: the machine that a checkpoint names, {} without one. Raises UserError for more
+    processes than GPUs."""
     if world.local is None:
         return precision.choose(run, chosen)
     rank, size = world.local
@@ -277,7 +319,9 @@ def _choose_machine(world: World, run: Run, chosen: Mapping[str, Any]) -> Machin
 
 
 def _check_equal(world: World, model: Transformer, facts: Mapping[str, Any]) -> None:
-    """See that all processes have the same kind of machine and the same weights. Raises DisagreementError."""
+    """See that all processes have the same kind of machine and the same weights. Raises
+    DisagreementError.
+    """
     if world.size == 1:
         return
     weights = hash_state({name: tensor.cpu() for name, tensor in model.state_dict().items()})

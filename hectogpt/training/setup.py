@@ -1,4 +1,5 @@
-"""Builds what a run trains: checks of the corpus, the model with its first weights, the form of its head."""
+"""Builds what a run trains: checks of the corpus, the model with its first weights, the form of
+its head."""
 
 from __future__ import annotations
 
@@ -19,18 +20,22 @@ from hectogpt.training.optim.groups import Kind
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, Schedule
 
-# torch's random numbers while modules are built, from which parts of a user's own may draw their first weights; a
-# number of its own, so that they do not repeat those that the run's seed gives the other weights.
+# torch's random numbers while modules are built, from which parts of a user's own may draw their
+# first weights; a number of its own, so that they do not repeat those that the run's seed gives
+# the other weights.
 PARTS_SEED = 1 << 40
 # The C++ kernels are compiled for runs whose steps have at least this many logits.
 NATIVE_FROM = 1 << 24
 
 
 def check_corpus(run: Run, corpus: Corpus) -> None:
-    """Refuse a corpus that the run's model cannot read or that is shorter than one row of a batch."""
+    """Refuse a corpus that the run's model cannot read or that is shorter than one row of a
+    batch.
+    """
     if corpus.n_vocab > run.model.vocab_size:
         raise UserError(
-            f"corpus {corpus.name}: ids up to {corpus.n_vocab - 1}, model.vocab_size = {run.model.vocab_size}",
+            f"corpus {corpus.name}: ids up to {corpus.n_vocab - 1}, model.vocab_size = "
+            f"{run.model.vocab_size}",
             fix=set_to("model.vocab_size", corpus.n_vocab),
             code=errors.DATA,
         )
@@ -48,28 +53,33 @@ def fit_vocabulary(run: Run, tokenizer: Tokenizer) -> Run:
     if tokenizer.is_gpt2:
         return run
     start = None if run.model.document_start is None else tokenizer.end_of_text
-    return replace(run, model=replace(run.model, vocab_size=tokenizer.n_vocab, document_start=start))
+    return replace(
+        run, model=replace(run.model, vocab_size=tokenizer.n_vocab, document_start=start)
+    )
 
 
 def make_batches(run: Run, corpus: Corpus) -> Batches:
     """The batches of the run."""
     data = run.data
-    return Batches(corpus.tokens["train"], data.seq_len, data.batch_size, run.seed, data.order, run.steps)
+    return Batches(
+        corpus.tokens["train"], data.seq_len, data.batch_size, run.seed, data.order, run.steps
+    )
 
 
 def training_tokens(run: Run, corpus: Corpus) -> np.ndarray:
-    """int64 [steps * batch_size, seq_len]: what the run reads, in its order and before it is cut."""
+    """int64 [steps * batch_size, seq_len]: what the run reads, in its order and before it is
+    cut.
+    """
     batches = make_batches(run, corpus)
     return np.concatenate([batches.rows(step) for step in range(run.steps)])
 
 
 def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
-    """The run's model on its device, its weights drawn from the run's seed: those that modules draw when they are made
-    are drawn again, in one order, once the head has its rows.
+    """The run's model on its device, its weights drawn from the run's seed: those that modules
+    draw when they are made are drawn again, in one order, once the head has its rows.
 
-    The corpus is needed in two cases: `lm_head.compact_vocab` (which token ids this run will read) and
-    `init_from_counts` (counts of the tokens that it will read).
-    """
+    The corpus is needed in two cases: `lm_head.compact_vocab` (which token ids this run will read)
+    and `init_from_counts` (counts of the tokens that it will read)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(PARTS_SEED + run.seed)
         model = Transformer(run.model)
@@ -83,14 +93,19 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
 
 
 def build_optimizer(run: Run, model: Transformer) -> OptimizerGroup:
-    """The run's optimizer over the model's parameters. Raises UserError if a user's own is none."""
+    """The run's optimizer over the model's parameters. Raises UserError if a user's own is
+    none.
+    """
     optimizer = run.optim.build(model)
     if not isinstance(optimizer, OptimizerGroup):
         raise UserError(
-            f"optim: {type(run.optim).__name__}.build returned {type(optimizer).__name__}, not an OptimizerGroup",
+            f"optim: {type(run.optim).__name__}.build returned {type(optimizer).__name__}, not "
+            "an OptimizerGroup",
             fix="return OptimizerGroup([...]) of torch optimizers",
         )
-    rates = [float(group["initial_lr"]) for one in optimizer.optimizers for group in one.param_groups]
+    rates = [
+        float(group["initial_lr"]) for one in optimizer.optimizers for group in one.param_groups
+    ]
     if wrong := [rate for rate in rates if not 0 <= rate < math.inf]:
         raise UserError(f"optim.lr = {wrong[0]}", why="a learning rate is finite and not negative")
     if type(run.schedule).of_kind is not Schedule.of_kind:
@@ -100,7 +115,8 @@ def build_optimizer(run: Run, model: Transformer) -> OptimizerGroup:
 
 def used_tokens(run: Run, corpus: Corpus) -> torch.Tensor:
     """int64 [used]: the ids that occur in what the run reads, ascending."""
-    batches, seen = make_batches(run, corpus), np.zeros(run.model.vocab_size, dtype=bool)
+    batches = make_batches(run, corpus)
+    seen = np.zeros(run.model.vocab_size, dtype=bool)
     # After one epoch every sequence has been read, if each is read once, and whole.
     once = not (run.data.order.repeats or batches.cuts)
     epoch = -(-batches.n_sequences // run.data.batch_size) if once else run.steps
@@ -110,13 +126,17 @@ def used_tokens(run: Run, corpus: Corpus) -> torch.Tensor:
 
 
 def count_parameters(run: Run, corpus: Corpus, *only: Kind) -> int:
-    """Number of parameters of the model that build_model would build, without allocating them. only: of these kinds."""
+    """Number of parameters of the model that build_model would build, without allocating them.
+    only: of these kinds.
+    """
     with torch.device("meta"):
         model = Transformer(run.model)
     if run.model.lm_head.compact_vocab:
         model.lm_head.compact(used_tokens(run, corpus))
     kind_of = kinds(model)
-    return sum(p.numel() for name, p in model.named_parameters() if not only or kind_of[name] in only)
+    return sum(
+        p.numel() for name, p in model.named_parameters() if not only or kind_of[name] in only
+    )
 
 
 def step_logits(run: Run, model: Transformer) -> int:
@@ -124,10 +144,15 @@ def step_logits(run: Run, model: Transformer) -> int:
     return run.data.batch_size * run.data.seq_len * len(model.lm_head.weight)
 
 
-def choose_kernels(run: Run, model: Transformer, machine: Machine, chosen: str | None = None) -> str:
-    """Who computes the parts of a step that have kernels of our own: "native", these, or "eager", torch's operations.
+def choose_kernels(
+    run: Run, model: Transformer, machine: Machine, chosen: str | None = None
+) -> str:
+    """Who computes the parts of a step that have kernels of our own: "native", these, or "eager",
+    torch's operations.
 
-    The kernels are compiled where there are none yet (a few seconds, once on a machine), which pays for large steps.
+    The kernels are compiled where there are none yet (a few seconds, once on a machine), which
+    pays
+    for large steps.
     chosen: what was chosen when the run began, to do it again: its sums round in another order.
     """
     worth_it = step_logits(run, model) >= NATIVE_FROM if chosen is None else chosen == "native"

@@ -16,7 +16,16 @@ from hectogpt.display import Progress
 from hectogpt.errors import UserError, set_to
 from hectogpt.files import free_bytes
 from hectogpt.idea_file import IdeaFile
-from hectogpt.run_records import CHECKPOINTS, FIX, KEEP, METRICS, RUN, STEP_FOLDER, count_of, read_object
+from hectogpt.run_records import (
+    CHECKPOINTS,
+    FIX,
+    KEEP,
+    METRICS,
+    RUN,
+    STEP_FOLDER,
+    count_of,
+    read_object,
+)
 from hectogpt.training import precision, setup
 from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.run import Run, changes, label_of
@@ -24,19 +33,21 @@ from hectogpt.training.run_folder import RunFolder, read_steps
 from hectogpt.training.session import Session
 
 FEW_TOKENS = 2000  # held-out tokens below which a score is rough
-TOKEN_SD = 3.0  # nats, of the losses of single tokens: 2.6 to 3.2 for n-gram models and small networks
+TOKEN_SD = (
+    3.0  # nats, of the losses of single tokens: 2.6 to 3.2 for n-gram models and small networks
+)
 
 
 @dataclass(frozen=True)
 class Task:
     """A run that is to be trained, or gone on with, in a folder.
 
-    out: the folder; runs/NAME, runs/NAME-2 ... without it. resume: a run to go on with instead. modified: whether the
-    recipe was changed. own_files: the user's own that made the run. save_every: steps between checkpoints, 0 for none;
-    None for by time, and none once the run is done. keep_checkpoints: how many stay, the newest. eval_every: steps
-    between held-out scores on the way, 0 for none. track: whether TensorBoard gets the rows, too. shorter: what to do
-    if the run takes long, said after five steps.
-    """
+    out: the folder; runs/NAME, runs/NAME-2 ... without it. resume: a run to go on with instead.
+    modified: whether the recipe was changed. own_files: the user's own that made the run.
+    save_every: steps between checkpoints, 0 for none; None for by time, and none once the run is
+    done. keep_checkpoints: how many stay, the newest. eval_every: steps between held-out scores on
+    the way, 0 for none. track: whether TensorBoard gets the rows, too. shorter: what to do if the
+    run takes long, said after five steps."""
 
     run: Run
     corpus: Corpus
@@ -56,8 +67,17 @@ class Task:
             if value < 0:
                 raise UserError(f"{name} = {value}", why="it counts steps; 0 means none")
         if self.keep_checkpoints < 1:
-            fix = set_to("keep_checkpoints", 1) + ", or " + set_to("save_every", 0) + " for none at all"
-            raise UserError(f"keep_checkpoints = {self.keep_checkpoints}", why="the newest has to stay", fix=fix)
+            fix = (
+                set_to("keep_checkpoints", 1)
+                + ", or "
+                + set_to("save_every", 0)
+                + " for none at all"
+            )
+            raise UserError(
+                f"keep_checkpoints = {self.keep_checkpoints}",
+                why="the newest has to stay",
+                fix=fix,
+            )
 
 
 @dataclass(frozen=True)
@@ -69,8 +89,8 @@ class Resume:
 
 
 def find_corpus(run: Run, progress: Progress, check: bool = True) -> Corpus:
-    """The run's corpus, once it is known that run, corpus and memory fit each other. check: compare its files with
-    their hashes. Raises UserError."""
+    """The run's corpus, once it is known that run, corpus and memory fit each other. check:
+    compare its files with their hashes. Raises UserError."""
     precision.check_memory(run.model, torch.device("cpu"), run.data, run.dtype)
     corpus = open_corpus(run.corpus, check=check)
     for problem in corpus.problems:
@@ -79,45 +99,65 @@ def find_corpus(run: Run, progress: Progress, check: bool = True) -> Corpus:
     return corpus
 
 
-# --- beginning --------------------------------------------------------------------------------------------------------
+# --- beginning
+# ---
 
 
 @contextmanager
-def begin(task: Task, progress: Progress, world: World = ALONE) -> Iterator[tuple[RunFolder, Session]]:
-    """Within the context the task's folder, taken, and its session, at its first step or where the run to go on with
-    is. Raises UserError."""
-    run, resume, at = task.run, task.resume, None
+def begin(
+    task: Task, progress: Progress, world: World = ALONE
+) -> Iterator[tuple[RunFolder, Session]]:
+    """Within the context the task's folder, taken, and its session, at its first step or where the
+    run to go on with is. Raises UserError."""
+    run = task.run
+    resume = task.resume
+    at = None
     with ExitStack() as taken:
         if resume is None:
-            session = Session.open(run, task.corpus, world=world)  # what is refused leaves no folder
+            session = Session.open(
+                run, task.corpus, world=world
+            )  # what is refused leaves no folder
             check_space(session, task.out or Path("runs"))
             folder = taken.enter_context(RunFolder.create(run, task.modified, task.name, task.out))
         else:
             folder = taken.enter_context(RunFolder.reopen(resume.folder, run))
             checkpoints = folder.checkpoints
-            at = checkpoints.newest(progress.line) if resume.step is None else checkpoints.load(resume.step)
+            at = (
+                checkpoints.newest(progress.line)
+                if resume.step is None
+                else checkpoints.load(resume.step)
+            )
             session = Session.open(run, task.corpus, at, world)
-        folder.checkpoints.keep, folder.processes = task.keep_checkpoints, world.size
+        folder.checkpoints.keep = task.keep_checkpoints
+        folder.processes = world.size
         folder.saving = {"save_every": task.save_every, "keep_checkpoints": task.keep_checkpoints}
         say_what_is_done(session, folder, progress)
         if at is not None:
             differences = session.differences(at.facts)
             exact = f"no ({', '.join(differences)})" if differences else "yes"
-            progress.line(f"going on after step {at.step} of {run.steps} in {folder.path}; exact: {exact}")
+            progress.line(
+                f"going on after step {at.step} of {run.steps} in {folder.path}; exact: {exact}"
+            )
             folder.begin_again(session.done, differences)
         elif resume is not None and session.take_weights(read_steps(folder.path), folder.path):
-            progress.line(f"all {run.steps} steps are done in {folder.path}")  # its weights are all that is needed
+            progress.line(
+                f"all {run.steps} steps are done in {folder.path}"
+            )  # its weights are all that is needed
             folder.unseal(METRICS)
             folder.begin_again(session.done, [])
         else:
             if resume is not None:
-                progress.line(f"{folder.path} has no checkpoint yet: the run starts at its first step")
+                progress.line(
+                    f"{folder.path} has no checkpoint yet: the run starts at its first step"
+                )
             folder.begin(session.machine, task.own_files, task.corpus.tokenizer)
         yield folder, session
 
 
 def as_first_asked(task: Task) -> Task:
-    """The task, with the checkpoints that the run's first command asked for where this one says nothing of them."""
+    """The task, with the checkpoints that the run's first command asked for where this one says
+    nothing of them.
+    """
     if task.resume is None:
         return task
     saving = read_object(task.resume.folder / RUN).get("saving")  # older runs have none
@@ -142,26 +182,32 @@ def check_space(session: Session, where: Path) -> None:
             )
 
 
-# --- a run that is there ----------------------------------------------------------------------------------------------
+# --- a run that is there
+# ---
 
 
 def named_folder(where: str) -> Resume:
-    """The run that a path names: its folder, or one checkpoint inside it (FOLDER/checkpoints/step-N). Raises UserError
-    (CHECKPOINT) for a path that is neither."""
+    """The run that a path names: its folder, or one checkpoint inside it
+    (FOLDER/checkpoints/step-N). Raises UserError (CHECKPOINT) for a path that is neither."""
     path = Path(where).expanduser()
     match = STEP_FOLDER.fullmatch(path.name)
     if match and path.parent.name == CHECKPOINTS:
         return Resume(path.parent.parent, step=int(match[1]))
     if not (path / RUN).is_file():
-        raise UserError(f"no run in {path}", why=f"it has no {RUN}", fix=FIX, code=errors.CHECKPOINT)
+        raise UserError(
+            f"no run in {path}", why=f"it has no {RUN}", fix=FIX, code=errors.CHECKPOINT
+        )
     return Resume(path)
 
 
 def runs_of(name: str | None) -> list[Path]:
-    """The folders of runs that `hectogpt train` has given this name, the newest first; of all names without one."""
+    """The folders of runs that `hectogpt train` has given this name, the newest first; of all
+    names without one."""
     pattern = re.compile(".*" if name is None else re.escape(name) + r"(-\d+)?")
     found = [path for path in Path("runs").glob(f"*/{RUN}") if pattern.fullmatch(path.parent.name)]
-    return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+    return [
+        path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    ]
 
 
 def check_same(folder: Path, before: Run, after: Run) -> None:
@@ -176,7 +222,8 @@ def check_same(folder: Path, before: Run, after: Run) -> None:
         )
 
 
-# --- in words ---------------------------------------------------------------------------------------------------------
+# --- in words
+# ---
 
 
 def say_what_is_done(session: Session, folder: RunFolder, progress: Progress) -> None:
@@ -192,12 +239,17 @@ def say_what_is_done(session: Session, folder: RunFolder, progress: Progress) ->
 def size_notes(run: Run, corpus: Corpus) -> list[str]:
     """What there is to say about a small corpus."""
     found = []
-    have, held_out = len(corpus.train), len(corpus.dev)
+    have = len(corpus.train)
+    held_out = len(corpus.dev)
     if run.tokens >= 2 * have:
-        found.append(f"{run.steps} steps read the {have:,} tokens of training text {run.tokens / have:,.0f} times over")
+        found.append(
+            f"{run.steps} steps read the {have:,} tokens of training text "
+            f"{run.tokens / have:,.0f} times over"
+        )
     if held_out < FEW_TOKENS:
         found.append(
-            f"the held-out text has only {held_out:,} tokens, so the score is rough: its standard error is about "
+            f"the held-out text has only {held_out:,} tokens, so the score is rough: its "
+            "standard error is about "
             f"{TOKEN_SD / held_out**0.5:.2g} nats"
         )
     return found
@@ -205,12 +257,16 @@ def size_notes(run: Run, corpus: Corpus) -> list[str]:
 
 def describe(session: Session) -> str:
     """Sizes and machine of a run, on one line."""
-    run, facts, kernels = session.run, session.machine.describe(), session.kernels
+    run = session.run
+    facts = session.machine.describe()
+    kernels = session.kernels
     if kernels == "eager" and setup.step_logits(run, session.model) < setup.NATIVE_FROM:
         kernels = "eager: a step this small gains nothing from the kernels"
     return (
-        f"{session.result().params:,} parameters, {run.steps} steps of {run.data.batch_size} x {run.data.seq_len} "
+        f"{session.result().params:,} parameters, {run.steps} steps of {run.data.batch_size} x "
+        f"{run.data.seq_len} "
         f"tokens from {session.corpus.name}; {facts['device']}, {facts['threads']} "
-        f"thread{'' if facts['threads'] == 1 else 's'}, {facts['dtype']} blocks, {facts['head_dtype']} head, "
+        f"thread{'' if facts['threads'] == 1 else 's'}, {facts['dtype']} blocks, "
+        f"{facts['head_dtype']} head, "
         f"{kernels}" + (f"; {session.world.size} processes" if session.world.size > 1 else "")
     )

@@ -20,17 +20,27 @@ def check_installed() -> None:
     """Raises UserError if TensorBoard is not there."""
     if importlib.util.find_spec("tensorboard") is None:
         fix = "python -m pip install 'hectogpt[tensorboard]'"
-        raise UserError("the tracker tensorboard is not installed", fix=fix, kept="nothing was begun")
+        raise UserError(
+            "the tracker tensorboard is not installed", fix=fix, kept="nothing was begun"
+        )
 
 
 class Tracker:
-    """Event files in RUN/tensorboard, if they are wanted. fields: what the run is made of, plain values. step: how many
-    are done. note: is called with a line if something fails, and at the end about where to look."""
+    """Event files in RUN/tensorboard, if they are wanted. fields: what the run is made of, plain
+    values. step: how many are done. note: is called with a line if something fails, and at the end
+    about where to look."""
 
     def __init__(
-        self, wanted: bool, folder: Path, fields: dict[str, Any], step: int, note: Callable[[str], None]
+        self,
+        wanted: bool,
+        folder: Path,
+        fields: dict[str, Any],
+        step: int,
+        note: Callable[[str], None],
     ) -> None:
-        self._works, self._folder, self._note = wanted, folder.resolve(), note
+        self._works = wanted
+        self._folder = folder.resolve()
+        self._note = note
         self._writer: Any = None
         self._try(self._open, fields, step)
 
@@ -38,7 +48,9 @@ class Tracker:
         from torch.utils.tensorboard import SummaryWriter
 
         # Rows of later steps, which an earlier process has written, are void.
-        self._writer = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1, flush_secs=2)
+        self._writer = SummaryWriter(
+            str(self._folder / "tensorboard"), purge_step=step + 1, flush_secs=2
+        )
         text = json.dumps(fields, indent=2, allow_nan=False)
         self._writer.add_text("run", "    " + text.replace("\n", "\n    "), 0)
 
@@ -66,4 +78,6 @@ class Tracker:
         except (Exception, SystemExit) as error:  # whatever it is: a tracker is not worth a run
             self._works = False
             why = str(error).strip().rpartition("\n")[2][:300]
-            self._note(f"note: the tracker is left out: {type(error).__name__}: {why}; the run goes on")
+            self._note(
+                f"note: the tracker is left out: {type(error).__name__}: {why}; the run goes on"
+            )

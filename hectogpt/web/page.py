@@ -1,4 +1,6 @@
-"""A page as one HTML file: styles, scripts and data are put into it, so that it opens without a network."""
+"""A page as one HTML file: styles, scripts and data are put into it, so that it opens without a
+network.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,11 @@ _DATA = '<script type="application/json" id="data"></script>'
 
 
 def fill(name: str, data: Any) -> str:
-    """The page web/pages/NAME.html with its styles, scripts and `data`, which its scripts read as JSON.
+    """The page web/pages/NAME.html with its styles, scripts and `data`, which its scripts read as
+    JSON.
 
-    Data may come from anywhere: a "<" in it cannot end the script that holds it, and pages show it as text.
-    """
+    Data may come from anywhere: a "<" in it cannot end the script that holds it, and pages show it
+    as text."""
     page = (FOLDER / "pages" / f"{name}.html").read_text(encoding="utf-8")
     page = _STYLE.sub(lambda m: f"<style>\n{_text('kit/' + m[1])}</style>", page)
     page = _SCRIPT.sub(lambda m: f"{m[1]}>\n{_linked(m[2], set())}</script>", page)
@@ -31,12 +34,15 @@ def fill(name: str, data: Any) -> str:
 
 
 def _linked(name: str, have: set[str]) -> str:
-    """A module after those that it imports, each once, as one script: a page that is opened as a file may not import.
+    """A module after those that it imports, each once, as one script: a page that is opened as a
+    file may not import.
 
     Names are those of the files, so no two modules of a page may have the same one.
     """
     text = _text(name)
-    others = [posixpath.normpath(posixpath.join(name, "..", other)) for other in _IMPORT.findall(text)]
+    others = [
+        posixpath.normpath(posixpath.join(name, "..", other)) for other in _IMPORT.findall(text)
+    ]
     have.add(name)
     before = [_linked(other, have) for other in others if other not in have]
     return "".join([*before, _EXPORT.sub("", _IMPORT.sub("", text))])

@@ -1,4 +1,5 @@
-"""The page that trains in the browser: texts to choose from, and on request the weights of a run to begin with."""
+"""The page that trains in the browser: texts to choose from, and on request the weights of a run
+to begin with."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from hectogpt.errors import UserError
 from hectogpt.web.page import engine_data, fill, zipped
 
 LONGEST_TEXT = 1_000_000  # characters of a text that a page holds; the whole page stays below 3 MB
-# Part of a document's name -> the text's name in the page. The first is long enough for a hundred steps to read.
+# Part of a document's name -> the text's name in the page. The first is long enough for a hundred
+# steps to read.
 TEXTS = {
     r"1(79|80|81|82[0-8])\d*-": "The first six presidents' addresses, 830 kB",
     r"-Kennedy-": "Kennedy's addresses, 100 kB",
@@ -25,12 +27,18 @@ TEXTS = {
 def train_page(text: tuple[str, str] | None = None, weights: Path | None = None) -> str:
     """The page as HTML.
 
-    text: a name and a text that stands first; three are in the page anyway. weights: folder of a run whose weights
-    training begins with, in place of drawn ones. Raises UserError (DATA, CHECKPOINT) for what the page cannot hold.
-    """
+    text: a name and a text that stands first; three are in the page anyway. weights: folder of a
+    run whose weights training begins with, in place of drawn ones. Raises UserError (DATA,
+    CHECKPOINT) for what the page cannot hold."""
     if text is not None and not 0 < len(text[1]) <= LONGEST_TEXT:
-        why = "it is empty" if not text[1] else f"it has {len(text[1]):,} characters, a page holds {LONGEST_TEXT:,}"
-        raise UserError(f"{text[0]} does not fit into a page", why=why, fix="a part of it", code=errors.DATA)
+        why = (
+            "it is empty"
+            if not text[1]
+            else f"it has {len(text[1]):,} characters, a page holds {LONGEST_TEXT:,}"
+        )
+        raise UserError(
+            f"{text[0]} does not fit into a page", why=why, fix="a part of it", code=errors.DATA
+        )
     named = ([text] if text else []) + own_texts()
     texts = [{"name": name, "zip": zipped(content.encode("utf-8"))} for name, content in named]
     data: dict[str, Any] = engine_data() | {"texts": texts}
@@ -51,30 +59,44 @@ def own_texts() -> list[tuple[str, str]]:
 
 
 def first_weights(folder: Path, text: str) -> dict[str, Any]:
-    """The weights of a run for the tokens of a text, as the page reads them: settings, ids, tensors in base64."""
+    """The weights of a run for the tokens of a text, as the page reads them: settings, ids,
+    tensors in base64."""
     from hectogpt.data.tokenizer import load_tokenizer
     from hectogpt.interop import open_model
     from hectogpt.model.inputs import Smear
     from hectogpt.model.parts import NoPositions, QKNorm, Rotary
 
     model, tokenizer = open_model(folder)
-    config, state = model.config, model.state_dict()
+    config = model.config
+    state = model.state_dict()
     rotary = [part for part in config.attention_parts if isinstance(part, Rotary)]
     foreign = [part for part in config.attention_parts if not isinstance(part, Rotary | QKNorm)]
     inputs = [part for part in config.inputs if part != Smear()]
-    others = (*foreign, *inputs, *config.value_embeddings, config.pointer, config.lm_head.embedding_map)
+    others = (
+        *foreign,
+        *inputs,
+        *config.value_embeddings,
+        config.pointer,
+        config.lm_head.embedding_map,
+    )
     if any(others) or not tokenizer.is_gpt2:
         raise UserError(
             f"the model in {folder} has parts that the page cannot train",
-            why="it knows GPT-2's vocabulary, embeddings, positions, rotary positions, attention and MLPs",
-            fix="a run of baseline, learning_rate, embedding_lr, muon, rotary, head_lr, smear or browser",
+            why="it knows GPT-2's vocabulary, embeddings, positions, rotary positions, attention "
+            "and MLPs",
+            fix="a run of baseline, learning_rate, embedding_lr, muon, rotary, head_lr, smear or "
+            "browser",
             code=errors.CHECKPOINT,
         )
     ids = np.unique(load_tokenizer().encode(text)).astype(np.int64)
-    head, rows = state.pop("lm_head.weight"), state.pop("word_rows", None)
+    head = state.pop("lm_head.weight")
+    rows = state.pop("word_rows", None)
     tensors = {name: tensor for name, tensor in state.items() if name != "embeddings.weight"}
     tensors |= {"embeddings.weight": state["embeddings.weight"][ids]}
-    tensors |= {"lm_head.weight": head[ids] if rows is None else head[rows[ids]], "lm_head.shared": head[-1]}
+    tensors |= {
+        "lm_head.weight": head[ids] if rows is None else head[rows[ids]],
+        "lm_head.shared": head[-1],
+    }
     return {
         "settings": {
             **{"dModel": config.d_model, "heads": config.n_heads, "layers": config.n_layers},

@@ -1,8 +1,9 @@
-"""Idea: keep the full learning rate for half of the run, then let it fall along 1 - sqrt(x) (2405.18392).
+"""Idea: keep the full learning rate for half of the run, then let it fall along 1 - sqrt(x)
+(2405.18392).
 
-Expected: about a tie with the top, which falls in a straight line from the same step. The square root falls faster at
-first and slower at the end, so more of the last steps are small, which averages out the noise of single batches.
-"""
+Expected: about a tie with the top, which falls in a straight line from the same step. The square
+root falls faster at first and slower at the end, so more of the last steps are small, which
+averages out the noise of single batches."""
 
 from dataclasses import dataclass
 
@@ -11,7 +12,9 @@ from hectogpt import Run, Schedule, replace
 
 @dataclass(frozen=True)
 class SqrtCooldown(Schedule):
-    """A factor on every learning rate. A field is an option too: hectogpt compare ... --sweep schedule.hold=0.4,0.6"""
+    """A factor on every learning rate. A field is an option too: hectogpt compare ... --sweep
+    schedule.hold=0.4,0.6
+    """
 
     warmup: int = 5  # steps over which the factor rises to 1
     hold: float = 0.5  # share of the run after which it falls

@@ -14,21 +14,33 @@ from hectogpt import torch_private
 from hectogpt.errors import UserError
 from hectogpt.kernels import native
 from hectogpt.model import Transformer
-from hectogpt.training.optim.groups import Kind, Optim, OptimizerGroup, PerKind, QuickOptimizer, kinds
+from hectogpt.training.optim.groups import (
+    Kind,
+    Optim,
+    OptimizerGroup,
+    PerKind,
+    QuickOptimizer,
+    kinds,
+)
 
 
 @dataclass(frozen=True)
 class AdamW(Optim):
-    """Adam with decoupled weight decay (1711.05101). The defaults are PyTorch's, which the assignment uses.
+    """Adam with decoupled weight decay (1711.05101). The defaults are PyTorch's, which the
+    assignment uses.
 
     decay_all: False spares embeddings, biases and gains from weight decay.
-    lrs, epsilons: `lr` and `eps` of single kinds. An epsilon of the size of one token's gradient (about 1e-6 at 8,192
+    lrs, epsilons: `lr` and `eps` of single kinds. An epsilon of the size of one token's gradient
+        (about 1e-6 at 8,192
         tokens a step) makes a row that one token has updated move less than a row that many have.
     row_lr_power: if p, every row of embeddings, tables and head has its own learning rate,
-        max(scheduled rate, n^-p * highest scheduled rate so far), where n counts the steps that updated the row. A
+        max(scheduled rate, n^-p * highest scheduled rate so far), where n counts the steps that
+        updated the row. A
         token first seen late is thus still learned quickly.
-    row_update_threshold: a step updates a row whose gradient has an entry above this (None: above 0). In a table only
-        the tokens of the step have a gradient. In the head every row has one; a token that occurs has entries of about
+    row_update_threshold: a step updates a row whose gradient has an entry above this (None: above
+        0). In a table only
+        the tokens of the step have a gradient. In the head every row has one; a token that occurs
+        has entries of about
         1e-4 (at 8,192 tokens a step).
     """
 
@@ -50,7 +62,9 @@ class AdamW(Optim):
 
     def __post_init__(self) -> None:
         if not (self.lr >= 0 and math.isfinite(self.lr)):
-            raise UserError(f"optim.lr = {self.lr}", why="a learning rate is finite and not negative")
+            raise UserError(
+                f"optim.lr = {self.lr}", why="a learning rate is finite and not negative"
+            )
         if self.row_lr_power is not None and not self.row_lr_power >= 0:
             raise UserError(
                 f"optim.row_lr_power = {self.row_lr_power}",
@@ -61,17 +75,27 @@ class AdamW(Optim):
         return OptimizerGroup(self.optimizers(model, set(kinds(model))))
 
     def optimizers(self, model: Transformer, names: set[str]) -> list[torch.optim.Optimizer]:
-        """Torch optimizers over the named parameters, with one group per combination of settings."""
+        """Torch optimizers over the named parameters, with one group per combination of
+        settings.
+        """
         whole: dict[tuple[Any, ...], dict[str, Any]] = {}
         by_row: dict[tuple[Any, ...], dict[str, Any]] = {}
         kind_of = kinds(model)
         for name, parameter in model.named_parameters():
             if name in names:
-                groups, settings = whole, self._settings(kind_of[name])
-                if self.row_lr_power is not None and kind_of[name] in ("embedding", "table", "head"):
+                groups = whole
+                settings = self._settings(kind_of[name])
+                if self.row_lr_power is not None and kind_of[name] in (
+                    "embedding",
+                    "table",
+                    "head",
+                ):
                     threshold = self.row_update_threshold.of(kind_of[name], 0.0)
-                    groups, settings = by_row, settings | {"update_threshold": threshold, "highest_lr": 0.0}
-                groups.setdefault(tuple(settings.values()), settings | {"params": []})["params"].append(parameter)
+                    groups = by_row
+                    settings = settings | {"update_threshold": threshold, "highest_lr": 0.0}
+                groups.setdefault(tuple(settings.values()), settings | {"params": []})[
+                    "params"
+                ].append(parameter)
         found: list[torch.optim.Optimizer] = []
         if whole:
             found.append(FusedAdamW(list(whole.values()), betas=self.betas, fused=True))
@@ -81,11 +105,17 @@ class AdamW(Optim):
 
     def _settings(self, kind: Kind) -> dict[str, Any]:
         decay = self.weight_decay if self.decay_all or kind in ("matrix", "head") else 0.0
-        return {"lr": self.lrs.of(kind, self.lr), "weight_decay": decay, "eps": self.epsilons.of(kind, self.eps)}
+        return {
+            "lr": self.lrs.of(kind, self.lr),
+            "weight_decay": decay,
+            "eps": self.epsilons.of(kind, self.eps),
+        }
 
 
 class FusedAdamW(QuickOptimizer, torch.optim.AdamW):
-    """torch.optim.AdamW(fused=True), one pass over memory: 2.6 ms against 23 ms for 3.2 M parameters on two cores."""
+    """torch.optim.AdamW(fused=True), one pass over memory: 2.6 ms against 23 ms for 3.2 M
+    parameters on two cores.
+    """
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -93,11 +123,13 @@ class FusedAdamW(QuickOptimizer, torch.optim.AdamW):
 
 
 class RowAdamW(QuickOptimizer):
-    """AdamW for matrices whose rows have learning rates of their own: the larger of the group's `lr`, which follows the
-    schedule, and n^-power times its highest so far, where n counts the steps with a gradient above `update_threshold`
-    somewhere in the row."""
+    """AdamW for matrices whose rows have learning rates of their own: the larger of the group's
+    `lr`, which follows the schedule, and n^-power times its highest so far, where n counts the
+    steps with a gradient above `update_threshold` somewhere in the row."""
 
-    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], power: float) -> None:
+    def __init__(
+        self, groups: list[dict[str, Any]], betas: tuple[float, float], power: float
+    ) -> None:
         super().__init__(groups, {"betas": betas, "fused": True})
         self.power = power
         self.scratch: Tensor | None = None  # for one table after another
@@ -112,7 +144,10 @@ class RowAdamW(QuickOptimizer):
                 state = self.state[p]
                 if not state:
                     state["step"] = p.new_zeros(())
-                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+                    state["exp_avg"], state["exp_avg_sq"] = (
+                        torch.zeros_like(p),
+                        torch.zeros_like(p),
+                    )
                     state["row_updates"] = p.new_zeros(len(p), 1)
                 if native.row_adam_fits(p, p.grad):
                     self._native_step(p, state, group)
@@ -142,17 +177,29 @@ class RowAdamW(QuickOptimizer):
             power=self.power,
         )
         assert p.grad is not None
-        averages, squares, updates = (state[name] for name in ("exp_avg", "exp_avg_sq", "row_updates"))
+        averages, squares, updates = (
+            state[name] for name in ("exp_avg", "exp_avg_sq", "row_updates")
+        )
         native.row_adam(p, p.grad, averages, squares, updates, settings)
 
-    def _adam_update(self, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
-        """The update of torch's fused Adam at a learning rate of 1, which the caller scales row by row: the optimizer
-        is applied to a tensor of zeros."""
+    def _adam_update(
+        self, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
+    ) -> Tensor:
+        """The update of torch's fused Adam at a learning rate of 1, which the caller scales row by
+        row: the optimizer is applied to a tensor of zeros."""
         if self.scratch is None:
-            self.scratch = grad.new_empty(max(p.numel() for group in self.param_groups for p in group["params"]))
+            self.scratch = grad.new_empty(
+                max(p.numel() for group in self.param_groups for p in group["params"])
+            )
         update = self.scratch[: grad.numel()].view_as(grad).zero_()
         beta1, beta2 = group["betas"]
-        settings = {"lr": 1.0, "beta1": beta1, "beta2": beta2, "weight_decay": 0.0, "eps": group["eps"]}
+        settings = {
+            "lr": 1.0,
+            "beta1": beta1,
+            "beta2": beta2,
+            "weight_decay": 0.0,
+            "eps": group["eps"],
+        }
         averages, squares, steps = ([state[name]] for name in ("exp_avg", "exp_avg_sq", "step"))
         torch_private.adamw_([update], [grad], averages, squares, steps, **settings)
         return update

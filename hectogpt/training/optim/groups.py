@@ -1,8 +1,8 @@
 """Kinds of parameters, numbers per kind, and the object that steps several optimizers.
 
-Parameters are sorted by kind: embedding, other lookup table, position, matrix, head, head bias, scalar. Every parameter
-is of exactly one kind. Learning rates are pure functions of the step, so there is no scheduler state.
-"""
+Parameters are sorted by kind: embedding, other lookup table, position, matrix, head, head bias,
+scalar. Every parameter is of exactly one kind. Learning rates are pure functions of the step, so
+there is no scheduler state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ Kind = Literal["embedding", "table", "position", "matrix", "head", "head_bias", 
 
 
 def kinds(model: Transformer) -> dict[str, Kind]:
-    """Name -> kind for every parameter, by the module it belongs to; shared parameters appear once."""
+    """Name -> kind for every parameter, by the module it belongs to; shared parameters appear
+    once.
+    """
     modules = dict(model.named_modules())
     found: dict[str, Kind] = {}
     for name, _ in model.named_parameters():
@@ -71,9 +73,8 @@ class Optim(Value):
 class QuickOptimizer(torch.optim.Optimizer):
     """torch's Optimizer without the import of torch's compiler, which takes a second or more.
 
-    torch wraps some methods so that its compiler leaves them alone, and the first call imports it. The method inside
-    the wrapper does the work. A subclass brings its own `step`.
-    """
+    torch wraps some methods so that its compiler leaves them alone, and the first call imports it.
+    The method inside the wrapper does the work. A subclass brings its own `step`."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters."""
@@ -81,12 +82,13 @@ class QuickOptimizer(torch.optim.Optimizer):
 
 
 class OptimizerGroup:
-    """Torch optimizers that are stepped together, their learning rates those of their groups times a factor.
+    """Torch optimizers that are stepped together, their learning rates those of their groups times
+    a factor.
 
-    What an optimizer may have beside torch's own: `set_step(step, factor)` for more that depends on the step, such as a
-    momentum that rises; it is called before each step, with the learning rates set. A `step` whose closure has no
-    default, which computes gradients anew. In its groups `kind` (`split_kinds`), and `initial_lr`: lr at a factor of 1.
-    """
+    What an optimizer may have beside torch's own: `set_step(step, factor)` for more that depends
+    on the step, such as a momentum that rises; it is called before each step, with the learning
+    rates set. A `step` whose closure has no default, which computes gradients anew. In its groups
+    `kind` (`split_kinds`), and `initial_lr`: lr at a factor of 1."""
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self.optimizers = list(optimizers)
@@ -96,7 +98,12 @@ class OptimizerGroup:
 
     def parameters(self) -> list[Tensor]:
         """All parameters."""
-        return [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
+        return [
+            p
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            for p in group["params"]
+        ]
 
     def step(
         self,
@@ -105,9 +112,9 @@ class OptimizerGroup:
         again: Callable[[], Tensor] | None = None,
         of_kind: Callable[[Kind], float] | None = None,
     ) -> None:
-        """Apply the gradients of 0-based `step`, every learning rate times `factor`, or that of its kind after
-        `split_kinds`. again: computes gradients of the same batch anew and returns its loss, for an optimizer whose
-        `step` needs a closure."""
+        """Apply the gradients of 0-based `step`, every learning rate times `factor`, or that of
+        its kind after `split_kinds`. again: computes gradients of the same batch anew and returns
+        its loss, for an optimizer whose `step` needs a closure."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 own = of_kind(group["kind"]) if of_kind and "kind" in group else factor
@@ -121,8 +128,8 @@ class OptimizerGroup:
                 optimizer.step()
 
     def split_kinds(self, model: Transformer) -> None:
-        """Give every kind of parameter groups of its own, with the kind in `kind`, so that learning rates of kinds may
-        differ from step to step."""
+        """Give every kind of parameter groups of its own, with the kind in `kind`, so that
+        learning rates of kinds may differ from step to step."""
         kind_of = kinds(model)
         found = {id(p): kind_of[name] for name, p in model.named_parameters()}
         for optimizer in self.optimizers:

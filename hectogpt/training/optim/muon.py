@@ -18,23 +18,29 @@ from hectogpt.model.attention import CausalAttention
 from hectogpt.training.optim.adamw import AdamW
 from hectogpt.training.optim.groups import Optim, OptimizerGroup, QuickOptimizer, kinds
 
-# Coefficients of the quintic p(s) = a s + b s^3 + c s^5 that pushes singular values towards 1 (K. Jordan's Muon).
+# Coefficients of the quintic p(s) = a s + b s^3 + c s^5 that pushes singular values towards 1 (K.
+# Jordan's Muon).
 QUINTIC = (3.4445, -4.7750, 2.0315)
 Stack = Float[Tensor, "stack rows columns"]  # matrices of one shape
 
 
 def orthogonalize(
-    update: Float[Tensor, "*batch rows columns"], steps: int = 5, dtype: torch.dtype = torch.float32
+    update: Float[Tensor, "*batch rows columns"],
+    steps: int = 5,
+    dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "*batch rows columns"]:
-    """Replace the singular values of each matrix by values near 1 (about 0.7 to 1.2), by Newton-Schulz iteration.
+    """Replace the singular values of each matrix by values near 1 (about 0.7 to 1.2), by
+    Newton-Schulz iteration.
 
-    Works on stacks of matrices of one shape. Source: Muon (Jordan et al. 2024), coefficients QUINTIC.
-    """
+    Works on stacks of matrices of one shape. Source: Muon (Jordan et al. 2024), coefficients
+    QUINTIC."""
     a, b, c = QUINTIC
     x = update.to(dtype)
     wide = x.shape[-2] <= x.shape[-1]
     x = x if wide else x.mT
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # singular values at most 1, where the iteration converges
+    x = x / (
+        x.norm(dim=(-2, -1), keepdim=True) + 1e-7
+    )  # singular values at most 1, where the iteration converges
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
@@ -45,13 +51,13 @@ def orthogonalize(
 class Muon(Optim):
     """Muon for the hidden matrices; the AdamW `rest` takes every other parameter.
 
-    Queries, keys and values are three matrices to it. An update of shape (rows, columns) is scaled by
-    sqrt(max(1, rows / columns)), Jordan's rule ("original" in torch.optim.Muon). Momentum rises from
-    `momentum_start` to `momentum` over `momentum_steps` steps.
+    Queries, keys and values are three matrices to it. An update of shape (rows, columns) is scaled
+    by sqrt(max(1, rows / columns)), Jordan's rule ("original" in torch.optim.Muon). Momentum rises
+    from `momentum_start` to `momentum` over `momentum_steps` steps.
 
-    newton_schulz_dtype: of the products of the orthogonalisation. bfloat16, Jordan's own choice, is taken where
-    large products are faster in it; other processors compute in float32 all the same.
-    """
+    newton_schulz_dtype: of the products of the orthogonalisation. bfloat16, Jordan's own choice,
+    is taken where large products are faster in it; other processors compute in float32 all the
+    same."""
 
     lr: float = 0.02
     momentum: float = 0.95
@@ -72,37 +78,59 @@ class Muon(Optim):
     def product_dtype(self, updates: Tensor) -> torch.dtype:
         """The dtype in which these updates are orthogonalised on their device."""
         quick = updates.device.type != "cpu" or prefers_bf16()
-        return torch.bfloat16 if quick and self.newton_schulz_dtype == "bfloat16" else torch.float32
+        return (
+            torch.bfloat16 if quick and self.newton_schulz_dtype == "bfloat16" else torch.float32
+        )
 
     def momentum_at(self, step: int) -> float:
         """The momentum of 0-based `step`."""
         if step >= self.momentum_steps:
             return self.momentum
-        return self.momentum_start + (self.momentum - self.momentum_start) * step / self.momentum_steps
+        return (
+            self.momentum_start
+            + (self.momentum - self.momentum_start) * step / self.momentum_steps
+        )
 
     def products(self, dtype: torch.dtype) -> AbstractContextManager[object]:
         """The context of all products in this dtype: which library computes them."""
         return nullcontext()
 
-    def precondition(self, gradient: Stack, momentum: Stack, state: dict[str, Tensor], step: int) -> Stack:
-        """What is orthogonalised, for a stack of matrices at 0-based `step`; `state` is the stack's to keep."""
+    def precondition(
+        self, gradient: Stack, momentum: Stack, state: dict[str, Tensor], step: int
+    ) -> Stack:
+        """What is orthogonalised, for a stack of matrices at 0-based `step`; `state` is the
+        stack's to keep."""
         return momentum
 
 
 def whole_matrices(model: Transformer, names: set[str]) -> Iterable[tuple[Tensor, int]]:
-    """Each named parameter with the number of matrices stacked in its rows: 3 for W_qkv, else 1."""
-    stacked = {id(m.W_qkv.weight) for m in model.modules() if isinstance(m, CausalAttention) and hasattr(m, "W_qkv")}
+    """Each named parameter with the number of matrices stacked in its rows: 3 for W_qkv, else
+    1.
+    """
+    stacked = {
+        id(m.W_qkv.weight)
+        for m in model.modules()
+        if isinstance(m, CausalAttention) and hasattr(m, "W_qkv")
+    }
     for name, parameter in model.named_parameters():
         if name in names:
             yield parameter, 3 if id(parameter) in stacked else 1
 
 
 class MuonOptimizer(QuickOptimizer):
-    """Muon over (parameter, stacked matrices) pairs; matrices of one shape are orthogonalised as one batch."""
+    """Muon over (parameter, stacked matrices) pairs; matrices of one shape are orthogonalised as
+    one batch.
+    """
 
     def __init__(self, config: Muon, matrices: list[tuple[Tensor, int]]) -> None:
-        self.config, self.stacks = config, dict(matrices)
-        group = {"params": list(self.stacks), "lr": config.lr, "momentum": config.momentum, "step": 0}
+        self.config = config
+        self.stacks = dict(matrices)
+        group = {
+            "params": list(self.stacks),
+            "lr": config.lr,
+            "momentum": config.momentum,
+            "step": 0,
+        }
         super().__init__([group], {})
 
     def set_step(self, step: int, factor: float) -> None:
@@ -123,29 +151,35 @@ class MuonOptimizer(QuickOptimizer):
             update = p.grad.lerp(buffer, group["momentum"]) if self.config.nesterov else buffer
             stack = (self.stacks[p], -1, p.shape[-1])
             with self.config.products(p.dtype):
-                update = self.config.precondition(p.grad.view(stack), update.view(stack), state, group["step"])
+                update = self.config.precondition(
+                    p.grad.view(stack), update.view(stack), state, group["step"]
+                )
             for matrix, part in zip(p.view(stack), update, strict=True):
                 by_shape.setdefault(tuple(part.shape), []).append((matrix, part))
         for (rows, columns), pairs in by_shape.items():
             with self.config.products(pairs[0][1].dtype):
                 stacked = torch.stack([u for _, u in pairs])
-                updates = orthogonalize(stacked, self.config.newton_schulz_steps, self.config.product_dtype(stacked))
+                updates = orthogonalize(
+                    stacked, self.config.newton_schulz_steps, self.config.product_dtype(stacked)
+                )
             scale = math.sqrt(max(1.0, rows / columns))
             for (p, _), update in zip(pairs, updates, strict=True):
-                p.mul_(1 - group["lr"] * self.config.weight_decay).add_(update, alpha=-group["lr"] * scale)
+                p.mul_(1 - group["lr"] * self.config.weight_decay).add_(
+                    update, alpha=-group["lr"] * scale
+                )
 
 
-# --- SOAP: the momentum is rescaled in the eigenbases of the gradients' covariances, then orthogonalised --------------
+# --- SOAP: the momentum is rescaled in the eigenbases of the gradients' covariances, then
+# orthogonalised --------------
 
 
 @dataclass(frozen=True)
 class SOAPMuon(Muon):
     """SOAP (2409.11321) before Muon's orthogonalisation, as in modded-nanogpt's optimizer track.
 
-    The momentum is rotated into the eigenbases of the running means of G G^T and G^T G (both with `beta`), divided
-    there by Adam's root mean square, and rotated back. The bases follow by one power iteration with QR, at each of the
-    first 20 steps and then at every `every`-th.
-    """
+    The momentum is rotated into the eigenbases of the running means of G G^T and G^T G (both with
+    `beta`), divided there by Adam's root mean square, and rotated back. The bases follow by one
+    power iteration with QR, at each of the first 20 steps and then at every `every`-th."""
 
     old_fields: ClassVar[dict[str, str | None]] = {"wide": None, "wide_every": None}
 
@@ -155,8 +189,11 @@ class SOAPMuon(Muon):
     def products(self, dtype: torch.dtype) -> AbstractContextManager[object]:
         return float32_by_onednn(dtype)
 
-    def precondition(self, gradient: Stack, momentum: Stack, state: dict[str, Tensor], step: int) -> Stack:
-        beta, every = self.beta, self.every
+    def precondition(
+        self, gradient: Stack, momentum: Stack, state: dict[str, Tensor], step: int
+    ) -> Stack:
+        beta = self.beta
+        every = self.every
         for side, product in (("left", gradient @ gradient.mT), ("right", gradient.mT @ gradient)):
             if side not in state:
                 state[side] = product
@@ -165,9 +202,11 @@ class SOAPMuon(Muon):
             state[side].lerp_(product, 1 - beta)
             if step < 20 or step % every == 0:
                 state[side + "_basis"] = torch.linalg.qr(state[side] @ state[side + "_basis"]).Q
-        left, right = state["left_basis"], state["right_basis"]
+        left = state["left_basis"]
+        right = state["right_basis"]
         square = (left.mT @ gradient @ right).square()
         state["square"] = state["square"].lerp_(square, 1 - beta) if "square" in state else square
-        # A direction new to the basis has hardly any square yet: without a bound it would drown the others.
+        # A direction new to the basis has hardly any square yet: without a bound it would drown
+        # the others.
         rotated = (left.mT @ momentum @ right / (state["square"].sqrt() + 1e-12)).clamp(-2.5, 2.5)
         return left @ rotated @ right.mT
