@@ -1,6 +1,4 @@
-"""Models and tokenizers from elsewhere: GPT-2 in Hugging Face's layout. `open_model` opens every
-model folder.
-"""
+"""Models and tokenizers from elsewhere. `open_model` opens every kind of model folder."""
 
 from hectogpt.interop.open import open_model
 

@@ -1,8 +1,9 @@
-"""A model as a folder for others: transformers, and by GGUF llama.cpp.
+"""Export a model as a folder for other programs: transformers, or llama.cpp through GGUF.
 
-A model that is GPT-2 becomes a GPT2LMHeadModel. Any other comes with modeling_hectogpt.py as it
-lies beside this file. The folder is written beside its place, opened again, and gets its name when
-its logits are the model's."""
+A model that is a GPT-2 becomes a GPT2LMHeadModel. Any other is exported with its code, a copy of
+modeling_hectogpt.py. The folder is written under a temporary name, opened again, and renamed only
+if its logits equal the model's.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +41,10 @@ from hectogpt.run_records import RUN
 from hectogpt.serialization import dump
 
 README = "README.md"
-LARGEST_CARD = 1 << 20  # bytes of a README that is taken along
+LARGEST_CARD = 1 << 20  # bytes; a longer README is not copied
 CODE = "modeling_hectogpt.py"
-# All that an export writes; a folder with anything else is not replaced. Python leaves
-# __pycache__.
+# All files that an export writes, and Python's __pycache__. A folder that holds anything else is
+# never replaced.
 OURS = {
     "config.json",
     "generation_config.json",
@@ -52,15 +53,20 @@ OURS = {
     "tokenizer_config.json",
 }
 OURS |= {README, CODE, gguf_file.FILE, "__pycache__"}
-CHECKED_TOKENS = 64  # with which an export is checked
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}  # of logits, relative to the largest
+CHECKED_TOKENS = 64  # tokens per row in the check of an export
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}  # of the logits, relative to the largest
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. kind: "GPT2LMHeadModel", "HectoGPTForCausalLM" or "gguf". differences:
-    field -> (GPT-2's value, this model's), empty for a GPT-2. files: their names, in the
-    folder."""
+    """The result of an export.
+
+    Attributes:
+        folder: where it was written.
+        kind: "GPT2LMHeadModel", "HectoGPTForCausalLM" or "gguf".
+        differences: field -> (GPT-2's value, this model's); empty for a GPT-2.
+        files: the names of the files in the folder.
+    """
 
     folder: Path
     kind: str
@@ -77,17 +83,22 @@ def export(
     overwrite: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> Exported:
-    """Write the model of a run, of a folder in Hugging Face's layout, or of a name on the hub into
-    `folder`.
+    """Write a model into `folder`, in a format that other programs read.
 
-    to: "hf" for transformers, "gguf" for llama.cpp. step: of a run, as for `open_model`.
-    overwrite: replace an earlier export in `folder`. note: gets a sentence where an export cannot
-    be checked, as transformers is not installed.
+    Args:
+        source: a run folder, a folder in Hugging Face's layout, or a name on the hub.
+        folder: the folder to write.
+        to: "hf" for transformers, "gguf" for llama.cpp.
+        step: the checkpoint of a run to export, as in `open_model`.
+        overwrite: replace an earlier export in `folder`.
+        note: called with a sentence if the export cannot be checked because transformers is not
+            installed.
 
-    Raises UserError: USAGE for a folder that is not empty, for a model that GGUF has no name for
-    and for one with classes of a user's own file, STORAGE for what cannot be written, CHECKPOINT
-    for a model that does not compute the same there, LOCKED while another process exports to
-    `folder`, and what `open_model` raises. Nothing is left of an export that fails."""
+    Raises UserError: USAGE for a folder that is not empty, a model that GGUF cannot express, or
+    one with classes from a user's own file; STORAGE if writing fails; CHECKPOINT if the exported
+    model does not compute the same; LOCKED while another process exports to `folder`; and the
+    errors of `open_model`. A failed export leaves nothing behind.
+    """
     check_target(folder, overwrite)
     target = folder.resolve()
     place = find_folder(source, download=True)
@@ -97,7 +108,7 @@ def export(
     if fields and sources and not is_readable(fields):
         raise UserError(
             f"the model in {place} cannot be exported",
-            why=f"it has classes of {' or '.join(source.path for source in sources)}, which "
+            why=f"it has classes from {' or '.join(source.path for source in sources)}, which "
             "other programs do not have",
             fix="give others its folder, which has a copy: hectogpt opens it with that",
         )
@@ -105,12 +116,12 @@ def export(
     differences = gpt2_differences(model.config)
     name = (
         place.name if place.resolve() == Path(source).resolve() else str(source)
-    )  # no path, which names a home
+    )  # not a path, which would reveal the home folder
     kind = "gguf" if to == "gguf" else "HectoGPTForCausalLM" if differences else "GPT2LMHeadModel"
     if kind == "gguf" and differences:
         raise UserError(
             f"{source} cannot be written as GGUF",
-            why="llama.cpp knows GPT-2, and this model differs from it in "
+            why="llama.cpp supports GPT-2, and this model differs from it in "
             f"{', '.join(differences)}",
             fix=set_to("to", "hf") + ": a folder with the model's own code, for transformers",
         )
@@ -126,7 +137,7 @@ def export(
                     check_logits(new, kind, model, note)
                 if (
                     not (place / RUN).exists() and (place / README).is_file()
-                ):  # it says whose the weights are
+                ):  # it names the owners of the weights
                     card: str | bytes = read_bytes(place / README, LARGEST_CARD)
                 else:
                     parameters = sum(p.numel() for p in model.parameters())
@@ -141,7 +152,8 @@ def export(
 
 
 def check_target(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that is not empty, unless with `overwrite` an export is all that it holds.
+    """Refuse a folder that is not empty; with `overwrite`, an earlier export may be there.
+
     Raises UserError.
     """
     check_free(
@@ -151,17 +163,17 @@ def check_target(folder: Path, overwrite: bool) -> None:
     )
     if folder.is_dir() and folder.samefile("."):
         raise UserError(
-            f"{folder} is where you are, and would be replaced", fix="name another folder"
+            f"{folder} is the current folder, and would be replaced", fix="name another folder"
         )
 
 
 # --- writing
-# ---
 
 
 def _write_folder(folder: Path, model: Transformer, tokenizer: Tokenizer, has_code: bool) -> None:
-    """What transformers reads, all but README.md: of a GPT2LMHeadModel, or of a model with code of
-    its own.
+    """Write the files that transformers reads, except README.md.
+
+    They describe a GPT2LMHeadModel or, if `has_code`, a model with its own code.
     """
     config = model.config
     state = saved_tensors(model)
@@ -196,7 +208,7 @@ def _write_folder(folder: Path, model: Transformer, tokenizer: Tokenizer, has_co
 
 
 def _own_config(model: Transformer) -> dict[str, Any]:
-    """What config.json says of a model with code of its own."""
+    """The contents of config.json for a model with its own code."""
     config = model.config
     module = CODE.removesuffix(".py")
     return {
@@ -223,8 +235,9 @@ def _write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> 
 
 
 def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The content of tokenizer.json. There, unlike here, the text <|endoftext|> becomes the
-    separator.
+    """The contents of tokenizer.json.
+
+    Other programs turn the text <|endoftext|> into the separator token; hectoGPT does not.
     """
     merges = [
         line
@@ -259,12 +272,13 @@ def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 # --- checking
-# ---
 
 
 def check_logits(folder: Path, kind: str, model: Transformer, note: Callable[[str], None]) -> None:
-    """Open a folder by transformers and compare its logits with the model's, with and without a
-    cache. Raises UserError (CHECKPOINT) if they differ."""
+    """Open the exported folder with transformers and compare its logits with the model's.
+
+    Compares with and without a cache. Raises UserError (CHECKPOINT) if they differ.
+    """
     if util.find_spec("transformers") is None:
         note("the export was not checked, because transformers is not installed")
         return
@@ -290,7 +304,7 @@ def check_logits(folder: Path, kind: str, model: Transformer, note: Callable[[st
         worst = float((torch.cat(found, dim=1) - torch.cat((ours, ours), dim=1)).abs().max())
         why = f"its logits there differ by {worst:.1e} of at most {float(ours.abs().max()):.1e}"
         same = worst <= TOLERANCE[ours.dtype] * max(1.0, float(ours.abs().max()))
-    except Exception as error:  # whatever another version of transformers brings
+    except Exception as error:  # any error of an unknown version of transformers
         same = False
         why = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
     if not same:

@@ -1,4 +1,4 @@
-"""A GPT-2 as one GGUF file, which llama.cpp and what is built on it (Ollama, LM Studio) load.
+"""Write a GPT-2 as one GGUF file, for llama.cpp and programs built on it (Ollama, LM Studio).
 
 Names and keys are those of llama.cpp's converter for GPT-2.
 """
@@ -21,7 +21,7 @@ from hectogpt.model.transformer import Transformer
 from hectogpt.model.weights import saved_tensors
 
 FILE = "model.gguf"
-# Hugging Face's names of GPT-2's tensors, in a layer behind its number, and GGUF's.
+# Hugging Face's names of GPT-2's tensors (inside a layer, without its number) -> GGUF's names.
 NAMES = {"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm", "lm_head": "output"}
 NAMES |= {"ln_1": "attn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output"}
 NAMES |= {"ln_2": "ffn_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
@@ -30,14 +30,23 @@ NAMES |= {"ln_2": "ffn_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
 def write(
     model: Transformer, tokenizer: Tokenizer, path: Path, title: str, matrices: str = "f32"
 ) -> None:
-    """Write the file, whole or not at all. The model is a GPT-2. matrices: gguf's name of their
-    format, as q8_0; the head stays in q8_0 beside smaller ones, as llama.cpp keeps it. Raises
-    UserError without the package gguf, OSError."""
+    """Write the file atomically.
+
+    Args:
+        model: a GPT-2.
+        tokenizer: its tokenizer.
+        path: the file to write.
+        title: the model's name in the file.
+        matrices: gguf's name of their format, such as q8_0. The head is never smaller than q8_0,
+            as in llama.cpp.
+
+    Raises UserError if the package gguf is missing, and OSError.
+    """
     try:
         import gguf
     except ImportError:
         raise UserError(
-            "GGUF files are written by the package gguf, which is not installed",
+            "writing GGUF files needs the package gguf, which is not installed",
             fix="python -m pip install 'hectogpt[gguf]'",
         ) from None
     config = model.config
@@ -78,8 +87,9 @@ def write(
 
 
 def tensors(model: Transformer) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors by GGUF's names, float32, matrices as [out, in]. A tied head has none of its
-    own.
+    """Yield GGUF's name and values of each tensor: float32, matrices as [out, in].
+
+    A tied head has no tensor.
     """
     state = saved_tensors(model)
     for theirs, ours, _ in names(model.config.n_layers):

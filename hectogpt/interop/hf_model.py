@@ -1,9 +1,9 @@
-"""A model's folder in Hugging Face's layout: GPT-2 or a model of ours with its code, and the
-tokenizer.
+"""Read and write models and tokenizers in Hugging Face's layout.
 
-config.json as a ModelConfig and back; settings that change GPT-2's formulas are refused. GPT-2's
-names of tensors are a table that is read in both directions. The code in a folder is not run: the
-classes are the package's own."""
+A folder holds a GPT-2, or one of our models with its code. config.json becomes a ModelConfig and
+back; settings that change GPT-2's formulas are refused. One table of GPT-2's tensor names serves
+both directions. The code in a folder is never run: the classes are the package's own.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ from hectogpt.model.weights import WEIGHTS, model_of, parse_config, read_config,
 from hectogpt.serialization import diff
 
 # --- config.json
-# ---
 
-# GPT-2's name of a size -> ours.
+# GPT-2's name of each size -> ours.
 SIZES = {
     "vocab_size": "vocab_size",
     "n_positions": "context_length",
@@ -40,8 +39,8 @@ SIZES = {
     "n_layer": "n_layers",
     "n_head": "n_heads",
 }
-# Settings that can change GPT-2's formulas, with the values that do not. The first value is the
-# default.
+# Settings that can change GPT-2's formulas, with the values that leave them unchanged. The first
+# value is the default.
 FIXED: dict[str, tuple[Any, ...]] = {
     "model_type": ("gpt2",),
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
@@ -53,8 +52,10 @@ FIXED: dict[str, tuple[Any, ...]] = {
 
 
 def parse_gpt2_config(config: dict[str, Any], folder: Path) -> ModelConfig:
-    """The config of the GPT-2 in a folder. Raises UserError (CHECKPOINT) for one that is none,
-    which names every setting that changes GPT-2's formulas."""
+    """The config of the GPT-2 in a folder.
+
+    Raises UserError (CHECKPOINT) that lists every setting which changes GPT-2's formulas.
+    """
     width = config.get("n_embd")
     fixed = FIXED | {"n_inner": (None, 4 * width if isinstance(width, int) else None)}
     odd = [f"{name} is missing" for name in SIZES if name not in config]
@@ -65,7 +66,7 @@ def parse_gpt2_config(config: dict[str, Any], folder: Path) -> ModelConfig:
     ]
     if odd:
         raise UserError(
-            f"{folder / 'config.json'} is not a GPT-2's",
+            f"{folder / 'config.json'} does not describe a GPT-2",
             why="; ".join(odd),
             code=errors.CHECKPOINT,
         )
@@ -76,23 +77,28 @@ def parse_gpt2_config(config: dict[str, Any], folder: Path) -> ModelConfig:
 
 
 def gpt2_differences(config: ModelConfig) -> dict[str, tuple[Any, Any]]:
-    """Field -> (GPT-2's value, this model's) for every field in which a model is not the GPT-2 of
-    its sizes; empty for a GPT-2. What GPT-2's own config.json can say (sizes, the norm's epsilon,
-    a tied head) is no difference."""
+    """Fields in which a model differs from the GPT-2 of its sizes: (GPT-2's value, this model's).
+
+    Settings that GPT-2's own config.json can express (sizes, the norm's epsilon, a tied head) do
+    not count.
+    """
     gpt2 = ModelConfig(
         config.d_model, config.n_heads, config.n_layers, config.context_length, config.vocab_size
     )
     gpt2 = replace(gpt2, lm_head=LMHeadConfig(tied=config.lm_head.tied))
     if type(config.norm) is LayerNorm:
         gpt2 = replace(gpt2, norm=config.norm)
-    if not config.n_layers:  # which transformers' cache does not take
+    if not config.n_layers:  # transformers' cache refuses models without layers
         gpt2 = replace(gpt2, n_layers=1)
     return diff(gpt2, config)
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
-    """What config.json of a GPT2LMHeadModel says of the model; the inverse of `parse_gpt2_config`,
-    but for a tied head. There is no dropout here, so its probabilities are 0."""
+    """The contents of config.json for a GPT2LMHeadModel.
+
+    The inverse of `parse_gpt2_config`, except that a tied head is not mentioned. There is no
+    dropout here, so its probabilities are 0.
+    """
     assert isinstance(config.norm, LayerNorm)
     return {
         "architectures": ["GPT2LMHeadModel"],
@@ -109,16 +115,13 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
 
 
 # --- names of tensors
-# ---
 
-GPT2_PREFIX = (
-    "transformer."  # of every name in a GPT-2 but the head's; files on the hub may lack it
-)
+GPT2_PREFIX = "transformer."  # of every name but the head's; files on the hub may lack it
 MASKS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)\Z")  # constants in old files
 
-# GPT-2's name of a tensor -> ours, several where theirs is these on top of each other. In a layer
-# both stand behind their prefix and before .weight and .bias. The weights of attn and mlp are [in,
-# out] there (Conv1D), [out, in] here.
+# GPT-2's name of a tensor -> ours; several of ours if they are stacked into one of theirs. In a
+# layer, a prefix precedes both names, and .weight or .bias follows. Theirs stores the weights of
+# attn and mlp as [in, out] (Conv1D), ours as [out, in].
 MODEL = {
     "wte.weight": ("embeddings.weight",),
     "wpe.weight": ("position_embeddings.weight",),
@@ -137,8 +140,9 @@ LAYER = {
 
 
 def names(n_layers: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
-    """The table for a model of `n_layers` layers, without the prefix: their name, ours, whether it
-    is transposed.
+    """Yield the table for `n_layers` layers, without the prefix: their name, ours, transposed.
+
+    The third is True if one is the other's transpose.
     """
     yield from ((theirs, ours, False) for theirs, ours in MODEL.items())
     for layer in range(n_layers):
@@ -149,11 +153,11 @@ def names(n_layers: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
 
 
 def to_ours(state: dict[str, Tensor], n_layers: int) -> dict[str, Tensor]:
-    """Rename, split and transpose a Hugging Face state dict, with or without the prefix. Mask
-    constants are dropped.
+    """Rename, split and transpose a Hugging Face state dict, with or without the prefix.
 
-    A head that the file lacks stays absent (it is tied). Names that are not in the table are kept,
-    so that `check_tensors` reports them."""
+    Mask constants are dropped. A head that the file lacks stays absent (it is tied). Names that
+    are not in the table are kept, so that `check_tensors` reports them.
+    """
     left = {
         key.removeprefix(GPT2_PREFIX): tensor
         for key, tensor in state.items()
@@ -171,8 +175,9 @@ def to_ours(state: dict[str, Tensor], n_layers: int) -> dict[str, Tensor]:
 
 
 def to_huggingface(state: dict[str, Tensor], n_layers: int, *, tied: bool) -> dict[str, Tensor]:
-    """The inverse of `to_ours`: the state dict of a GPT2LMHeadModel, contiguous. A tied head is
-    left out.
+    """The state dict of a GPT2LMHeadModel, contiguous; the inverse of `to_ours`.
+
+    A tied head is left out.
     """
     result = {}
     for theirs, ours, transposed in names(n_layers):
@@ -184,7 +189,6 @@ def to_huggingface(state: dict[str, Tensor], n_layers: int, *, tied: bool) -> di
 
 
 # --- the folder
-# ---
 
 FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 SAVE = (
@@ -192,15 +196,16 @@ SAVE = (
     "dtype=torch.float32).save_pretrained(FOLDER, "
 )
 SAVE += "max_shard_size='99GB')"
-PREFIX = "model."  # of the names of tensors in a model that was exported with its code
+PREFIX = "model."  # of tensor names in a model that was exported with its code
 
 
 def load_gpt2(folder: Path, note: Callable[[str], None] = lambda text: None) -> Transformer:
-    """The folder's model, on the CPU, in evaluation mode. Float64 weights stay so; all others
-    become float32, and `note` gets a sentence if they were not float32 before.
+    """Load the GPT-2 in a folder, on the CPU and in evaluation mode.
 
-    Raises UserError (CHECKPOINT) for files that are missing, damaged or not GPT-2's, and for
-    weights that are not float64, float32, float16 or bfloat16."""
+    Float64 weights keep their dtype. All others become float32, and `note` is called with a
+    sentence if that converts them. Raises UserError (CHECKPOINT) for files that are missing,
+    damaged or not GPT-2's, and for weights that are not float64, float32, float16 or bfloat16.
+    """
     config = parse_gpt2_config(read_config(folder), folder)
     return model_of(config, to_ours(read_weights(folder, note), config.n_layers), folder / WEIGHTS)
 
@@ -208,8 +213,13 @@ def load_gpt2(folder: Path, note: Callable[[str], None] = lambda text: None) -> 
 def load_exported(
     folder: Path, fields: dict[str, Any], note: Callable[[str], None]
 ) -> Transformer:
-    """The model of a folder that `hectogpt export` wrote with code of its own; `fields` is "model"
-    of its config.json. Else as `load_gpt2`."""
+    """Load a model that `hectogpt export` wrote with its own code, as `load_gpt2` does.
+
+    Args:
+        folder: the folder.
+        fields: "model" of its config.json.
+        note: called with a sentence if the weights are converted.
+    """
     state = {
         name.removeprefix(PREFIX): tensor for name, tensor in read_weights(folder, note).items()
     }
@@ -217,20 +227,20 @@ def load_exported(
 
 
 def read_weights(folder: Path, note: Callable[[str], None]) -> dict[str, Tensor]:
-    """The tensors of model.safetensors: those of floating-point numbers in float64 if one of them
-    is, else in float32.
+    """The tensors of model.safetensors; all floats in float64 if one of them is, else in float32.
 
-    Pickles are not read. Raises UserError (CHECKPOINT) if there is no such file, or if its numbers
-    are no weights."""
+    Pickles are not read. Raises UserError (CHECKPOINT) if the file is missing, or if its dtypes
+    are not those of weights.
+    """
     path = folder / WEIGHTS
     if not os.path.lexists(path):
-        why = "weights in several files are not read, nor pickles (.bin, .pt), which can run code"
+        why = "weights in several files and pickles (.bin, .pt), which can run code, are not read"
         raise UserError(f"no {WEIGHTS} in {folder}", why=why, fix=SAVE, code=errors.CHECKPOINT)
     state = read_tensors(path)
     dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
     if other := dtypes - FLOATS:
-        what = f"{path} holds no weights that can be used"
-        why = f"it has numbers of the dtype {other.pop()}"
+        what = f"the weights in {path} cannot be used"
+        why = f"some have the dtype {other.pop()}"
         raise UserError(what, why=why, fix=SAVE, code=errors.CHECKPOINT)
     dtype = torch.float64 if torch.float64 in dtypes else torch.float32
     if half := dtypes & {torch.float16, torch.bfloat16}:
@@ -246,17 +256,17 @@ def read_weights(folder: Path, note: Callable[[str], None]) -> dict[str, Tensor]
 
 
 # --- its tokenizer: tokenizer.json, or merges.txt with vocab.json
-# ----------------------------------------------------
 
 TOKENIZER_FIX = "use the vocab.json and merges.txt that the model came with"
 
 
 def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
-    """The folder's byte-level BPE, for a model of `vocab_size` ids; GPT-2's own if the folder has
-    none and the size is GPT-2's.
+    """Read the folder's byte-level BPE, for a model with `vocab_size` ids.
 
-    Raises UserError (DATA) if the files describe another kind of tokenizer, contradict each other,
-    or have another number of ids than the model."""
+    A folder without tokenizer files gets GPT-2's own. Raises UserError (DATA) if the files
+    describe a different kind of tokenizer, contradict each other, or differ from the model in the
+    number of ids.
+    """
     vocabulary: dict[str, Any] | None = None
     if os.path.lexists(folder / "tokenizer.json"):
         merges, vocabulary = _parse_tokenizer_json(folder / "tokenizer.json")
@@ -275,7 +285,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
         )
     if (
         tokenizer.n_vocab != vocab_size
-    ):  # a model with more ids would write some that no text belongs to
+    ):  # a model with more ids could generate some that stand for no text
         raise _no_tokenizer(
             folder, f"{tokenizer.name} has {tokenizer.n_vocab:,} ids, the model {vocab_size:,}"
         )
@@ -283,7 +293,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
 
 
 def _parse_tokenizer_json(path: Path) -> tuple[bytes, dict[str, int]]:
-    """The merges in merges.txt's form, and token -> id."""
+    """Merges in the form of merges.txt, and token -> id."""
     content = _json(path)
     try:
         model = content["model"]
@@ -304,9 +314,9 @@ def _parse_tokenizer_json(path: Path) -> tuple[bytes, dict[str, int]]:
         TypeError,
         AttributeError,
         ValueError,
-    ):  # whatever is not where the format has it
+    ):  # a part of the format is missing or has the wrong type
         raise _no_tokenizer(
-            path.parent, f"{path.name} is no byte-level BPE with GPT-2's word pattern"
+            path.parent, f"{path.name} is not a byte-level BPE with GPT-2's word pattern"
         ) from None
 
 

@@ -1,8 +1,8 @@
-"""README.md of an exported model: what it is, how to use it, how it was trained, whose licences
-apply.
+"""README.md of an exported model: what it is, how to use it, how it was trained, its licences.
 
-The facts come from the run's own files, which somebody else may have written: nothing in them can
-break out of its line or of its cell."""
+The facts come from the run's own files, which may be somebody else's work: no value can break out
+of its line or its table cell.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hectogpt.errors import UserError
 from hectogpt.json_files import read_json_object
 from hectogpt.run_records import text_of
 
-# What is known of the texts that have a name here.
+# Origin and licence of the texts that hectoGPT knows by name.
 TEXTS = {
     "sotu": "State of the Union addresses, works of the United States Government, in the public "
     "domain there; "
@@ -44,9 +44,13 @@ LOSSES = {
 
 
 def read_facts(folder: Path, step: int | None = None) -> dict[str, dict[str, Any]]:
-    """What a run's folder says of itself: {"run": ..., "summary": ...}, both empty for another
-    folder. step: of the checkpoint whose weights it is about; the summary, which is of the run's
-    end, is then left out, except the prompt."""
+    """The facts recorded in a run's folder: {"run": ..., "summary": ...}; both empty elsewhere.
+
+    Args:
+        folder: the folder.
+        step: the checkpoint that is exported. The summary describes the end of the run, so it is
+            then left out, except for the prompt.
+    """
     facts: dict[str, dict[str, Any]] = {"run": {}, "summary": {}}
     for name in facts:
         with contextlib.suppress(UserError):
@@ -62,9 +66,7 @@ def read_facts(folder: Path, step: int | None = None) -> dict[str, dict[str, Any
 
 
 def title_of(facts: Mapping[str, dict[str, Any]], name: str) -> str:
-    """A title on one line: the recipe and the text, or the name of the folder or of the hub's
-    model.
-    """
+    """A title on one line: recipe and text of a run, otherwise the name of the folder or model."""
     run = _object(facts["run"].get("run"))
     if "recipe" not in run:
         return one_line(name)
@@ -80,9 +82,16 @@ def write_card(
     differences: Mapping[str, Any],
     own_vocabulary: bool = False,
 ) -> str:
-    """The README. facts: as `read_facts` gives them. folder: where it goes. differences: field ->
-    (GPT-2's value, the model's), empty for a GPT-2. own_vocabulary: whether the tokenizer is not
-    GPT-2's."""
+    """Write the text of the README.
+
+    Args:
+        facts: from `read_facts`.
+        name: the model's name, if it is not a run.
+        folder: the folder that the example loads.
+        parameters: their number.
+        differences: field -> (GPT-2's value, the model's); empty for a GPT-2.
+        own_vocabulary: True if the tokenizer is not GPT-2's.
+    """
     run = _object(facts["run"].get("run"))
     summary = facts["summary"]
     place = repr("FOLDER" if "`" in folder else folder) + (
@@ -127,8 +136,8 @@ def write_card(
     if differences:
         lines += ["## Architecture", ""]
         lines += [
-            "The model is no GPT-2, so it comes with its own code, modeling_hectogpt.py; look at "
-            "it first."
+            "The model is not a GPT-2, so it comes with its own code, modeling_hectogpt.py; read "
+            "that first."
         ]
         lines += [f"It differs in {', '.join(differences)}.", ""]
     gpt2 = "GPT-2's vocabulary, Copyright (c) 2019 OpenAI, modified MIT License."
@@ -151,5 +160,5 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _line(value: Any) -> str:
-    """A value as text on one line, without what Markdown and HTML would act on."""
+    """A value as text on one line, with the special characters of Markdown and HTML escaped."""
     return "".join("\\" + c if c in "\\`*_[]<>|#" else c for c in one_line(str(value))[:200])

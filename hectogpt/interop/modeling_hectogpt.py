@@ -2,8 +2,9 @@
 
     AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
 
-It is GPT-2 with the parts that config.json names, instead of GPT-2's or beside them. Modules have
-the names of the tensors in model.safetensors."""
+It is GPT-2 with the parts named in config.json, which replace GPT-2's or are added to them.
+Modules have the names of the tensors in model.safetensors.
+"""
 # Copyright (c) 2026 the hectoGPT authors. SPDX-License-Identifier: MIT
 
 from __future__ import annotations
@@ -19,35 +20,36 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-# transformers calls the cache `cache` from 5.20 on, `past_key_values` before.
+# transformers calls the cache `cache` from version 5.20 on, `past_key_values` before.
 CACHE = "cache" if hasattr(CausalLMOutputWithPast, "cache") else "past_key_values"
 
 
-# --- what a model remembers of the tokens so far
-# ---
+# --- the model's memory of the tokens so far
 
 
 class TextCache:
-    """What the model remembers, one column a token; `text` [batch, column] is False for
-    padding.
-    """
+    """The model's memory, one column per token; `text` [batch, column] is False for padding."""
 
     is_compileable = False
     is_croppable = False
 
     def __init__(self) -> None:
-        self.rows: dict[Any, Tensor] = {}  # what parts remember, [batch, time, ...], by their keys
+        self.rows: dict[Any, Tensor] = {}  # key of a part -> its memory, [batch, time, ...]
         self.ids: Tensor | None = None
         self.text: Tensor | None = None
 
     def begin(self, ids: Tensor, text: Tensor | None, document_start: int | None) -> Tensor:
-        """Append the tokens [batch, time] of a call; return their positions. text: of all columns
-        (None: all are).
+        """Append the tokens [batch, time] of a call and return their positions.
 
-        `visible` [batch, time, column] is the causal mask, and `attended` what attention sees of
-        it: no further back than to the last token `document_start`, if one is given. Padding has
-        position -1: no token sees it, but a token of the padding sees its own place, for a row of
-        the softmax must not be empty."""
+        Args:
+            ids: the tokens.
+            text: False for padding, in all columns so far; None: there is no padding.
+            document_start: attention looks back no further than the last token with this id.
+
+        Sets `visible` [batch, time, column], the causal mask, and `attended`, the part of it that
+        attention sees. Padding has position -1 and no token sees it. A padding token sees its own
+        place, because a row of the softmax must not be empty.
+        """
         new = torch.ones_like(ids, dtype=torch.bool) if text is None else text[:, -ids.shape[1] :]
         self.ids = ids if self.ids is None else torch.cat((self.ids, ids), dim=1)
         self.text = new if self.text is None else torch.cat((self.text, new), dim=1)
@@ -67,13 +69,14 @@ class TextCache:
         return positions.clamp(min=0)
 
     def append(self, key: Any, x: Tensor, dim: int = 1) -> Tensor:
-        """x after all rows that earlier calls gave under this key: one for each column so far."""
+        """x after all rows of earlier calls with this key: one for each column so far."""
         self.rows[key] = torch.cat((self.rows[key], x), dim=dim) if key in self.rows else x
         return self.rows[key]
 
     def shift(self, key: Any, x: Tensor, n: int) -> Tensor:
-        """x [batch, time, ...] moved `n` later in time, after the rows of earlier calls; padding
-        counts as zeros.
+        """x [batch, time, ...] moved `n` later in time, after the rows of earlier calls.
+
+        Padding counts as zeros.
         """
         assert self.text is not None
         text = self.text[:, -x.shape[1] :]
@@ -87,11 +90,11 @@ class TextCache:
     # --- what `generate` of transformers calls ---
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Columns so far."""
+        """The number of columns so far."""
         return 0 if self.ids is None else self.ids.shape[1]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Keep these texts, in this order, as beam search needs; one may come more than once."""
+        """Select texts by index, as beam search needs; one may be selected more than once."""
         self.rows = {key: rows[beam_idx.to(rows.device)] for key, rows in self.rows.items()}
         if self.ids is not None and self.text is not None:
             self.ids = self.ids[beam_idx]
@@ -99,12 +102,13 @@ class TextCache:
 
 
 # --- parts
-# ---
 
 
 def sinusoidal(positions: Tensor, d_model: int, base: float) -> Tensor:
-    """Sines on even and cosines on odd dimensions, of frequencies base^(-2i/d) (1706.03762,
-    section 3.5)."""
+    """Sines on even and cosines on odd dimensions, of frequencies base^(-2i/d).
+
+    Source: 1706.03762, section 3.5.
+    """
     frequency = base ** (-torch.arange(0, d_model, 2, device=positions.device).double() / d_model)
     angle = positions[..., None].double() * frequency
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2).float()
@@ -113,8 +117,9 @@ def sinusoidal(positions: Tensor, d_model: int, base: float) -> Tensor:
 def rotate(
     q: Tensor, k: Tensor, positions: Tensor, pairs: int, base: float
 ) -> tuple[Tensor, Tensor]:
-    """Rotate pairs of dimensions of queries and keys by an angle proportional to the position
-    (2104.09864).
+    """Rotate pairs of dimensions of queries and keys by an angle proportional to the position.
+
+    Source: 2104.09864.
     """
     frequency = (
         base ** (-torch.arange(pairs, device=positions.device).double() / max(pairs, 1))
@@ -177,9 +182,11 @@ class TokenTable(nn.Module):
 
 
 class NgramHash(nn.Module):
-    """Add a learned vector per n-gram: the row of a table that a hash of the last `order` tokens
-    selects. With `common` only n-grams have one whose ids, counted from 1, have a geometric mean
-    of at most `common`."""
+    """Add a learned vector per n-gram: the row of a table selected by a hash of `order` tokens.
+
+    With `common`, only those n-grams have a vector whose ids, counted from 1, have a geometric
+    mean of at most `common`.
+    """
 
     def __init__(
         self,
@@ -199,9 +206,7 @@ class NgramHash(nn.Module):
         mixed = ids + 1
         ranks = mixed.double()
         for back in range(1, self.order):
-            previous = cache.shift(
-                (self, back), ids + 1, back
-            )  # 0 where there is no earlier token
+            previous = cache.shift((self, back), ids + 1, back)  # 0 if there is no earlier token
             mixed = (mixed * 0x9E3779B1 + previous * (0x85EBCA77 + 2 * back)) & 0x7FFFFFFFFFFF
             ranks = ranks * previous.clamp(min=1)
         vectors = self.table((mixed ^ (mixed >> 17)) % len(self.table.weight))
@@ -211,8 +216,9 @@ class NgramHash(nn.Module):
 
 
 class PointerHead(nn.Module):
-    """A distribution that copies earlier tokens, mixed with the softmax: p = (1 - w) softmax + w
-    copy (1612.04426).
+    """A distribution that copies earlier tokens, mixed with the softmax.
+
+    p = (1 - w) softmax + w copy (1612.04426).
     """
 
     def __init__(
@@ -231,8 +237,11 @@ class PointerHead(nn.Module):
         self.token_bias = nn.Embedding(vocab_size, 1) if score_biases else None
 
     def mix(self, logits: Tensor, hidden: Tensor, ids: Tensor, cache: TextCache) -> Tensor:
-        """Log-probabilities of the mixture, from the softmax's logits [batch, rows, vocab] at the
-        last `rows` places. The key of the token at s is the hidden state at s - 1."""
+        """Log-probabilities of the mixture at the last `rows` positions.
+
+        `logits` [batch, rows, vocab] are the softmax's. The key of the token at position s is the
+        hidden state at s - 1.
+        """
         keys = cache.append((self, "keys"), cache.shift(self, hidden, 1))
         tokens = cache.append((self, "tokens"), ids)
         scores = (hidden * self.sharpness) @ keys.transpose(1, 2) * hidden.shape[-1] ** -0.5
@@ -256,7 +265,7 @@ class PointerHead(nn.Module):
         )
 
 
-# "type" in config.json -> what makes the module, from sizes and settings.
+# "type" in config.json -> a function from sizes and settings to the module.
 PARTS: dict[str, Callable[..., Any]] = {
     "LayerNorm": nn.LayerNorm,
     "RMSNorm": lambda size, eps, gain: nn.RMSNorm(size, eps=eps, elementwise_affine=gain),
@@ -278,16 +287,13 @@ PARTS: dict[str, Callable[..., Any]] = {
 
 
 def build(part: dict[str, Any], *sizes: Any) -> Any:
-    """The module of a part as config.json has it: "type", which names one of PARTS, and its
-    arguments.
-    """
+    """Build the module of a part from config.json: "type", one of PARTS, and its arguments."""
     return PARTS[part["type"]](
         *sizes, **{name: value for name, value in part.items() if name != "type"}
     )
 
 
 # --- the model
-# ---
 
 
 class Attention(nn.Module):
@@ -328,8 +334,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer; post_layer_norm stands before the MLP, two linear maps with an activation
-    between: d -> 4d -> d."""
+    """One layer: attention, then an MLP d -> 4d -> d.
+
+    As in GPT-2, post_layer_norm is applied before the MLP.
+    """
 
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__()
@@ -353,13 +361,16 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token ids to logits. settings: the model's, as config.json has them. head_rows: rows of the
-    vocabulary head.
+    """Map token ids to logits.
+
+    Args:
+        settings: the model's, from config.json.
+        head_rows: rows of the vocabulary head; None: one for each token.
     """
 
     word_rows: (
         Tensor | None
-    )  # which row of the head is whose: tokens that were never read in training share the last
+    )  # each token's row of the head; tokens that were never read in training share the last row
 
     def __init__(self, settings: dict[str, Any], head_rows: int | None) -> None:
         super().__init__()
@@ -389,9 +400,16 @@ class Transformer(nn.Module):
         self.copying = build(settings["pointer"], d, vocab) if settings["pointer"] else None
 
     def forward(self, ids: Tensor, text: Tensor | None, cache: TextCache, rows: int = 0) -> Tensor:
-        """Logits [batch, rows, vocab] after the last `rows` (0: all) of the tokens [batch, time],
-        which follow those in the cache; text: as for `TextCache.begin`. A text longer than the
-        context is computed anew from its end."""
+        """Logits [batch, rows, vocab] after the last `rows` of the tokens (0: after all).
+
+        Args:
+            ids: tokens [batch, time], which follow those in the cache.
+            text: as in `TextCache.begin`.
+            cache: the memory of earlier calls.
+            rows: how many positions, counted from the end.
+
+        A text longer than the context is computed again from its last tokens.
+        """
         positions = cache.begin(ids, text, self.document_start)
         limit = self.context_length
         long = (positions >= limit).any(dim=1)
@@ -423,9 +441,7 @@ class Transformer(nn.Module):
         return logits if self.copying is None else self.copying.mix(logits, hidden, ids, cache)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The vocabulary head: products with its rows and the map of the embeddings, a soft cap, a
-        bias.
-        """
+        """The vocabulary head: products with its rows, embedding map, soft cap and bias."""
         rows = self.word_rows
         bias = self.lm_head.bias
         products = F.linear(hidden, self.lm_head.weight)
@@ -440,13 +456,18 @@ class Transformer(nn.Module):
 
 
 # --- transformers' side
-# ---
 
 
 class HectoGPTConfig(PretrainedConfig):
-    """config.json. model: the model's settings. head_rows: rows of the vocabulary head, if tokens
-    that were never read in training share one. The sizes beside them are for programs that look
-    for them under these names."""
+    """The contents of config.json.
+
+    Args:
+        model: the model's settings.
+        head_rows: rows of the vocabulary head, if tokens that were never read in training share
+            one.
+
+    The sizes in the file are for programs that look for them under their usual names.
+    """
 
     model_type = "hectogpt"
     keys_to_ignore_at_inference = [CACHE]  # noqa: RUF012  as transformers declares it
@@ -469,7 +490,8 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
 
     Positions follow from the attention mask, so there are no position_ids. Past the context length
     L, `generate` conditions each new token on exactly the last L tokens, which are then computed
-    anew."""
+    again.
+    """
 
     config_class = HectoGPTConfig
     base_model_prefix = "model"
@@ -482,7 +504,7 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The table of the tokens' embeddings."""
+        """The table of token embeddings."""
         return self.model.embeddings
 
     def get_output_embeddings(self) -> nn.Module | None:
@@ -500,14 +522,16 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         **others: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits of the next token at each of the last `logits_to_keep` positions (0: at all), and
-        with labels (which are shifted here) their mean cross entropy. attention_mask: 0 for
-        padding; columns of earlier calls included."""
+        """Logits of the next token at the last `logits_to_keep` positions (0: at all).
+
+        With `labels`, which are shifted here, also their mean cross entropy. `attention_mask` is 0
+        for padding and includes the columns of earlier calls.
+        """
         unknown = ("position_ids", "inputs_embeds", "output_attentions", "output_hidden_states")
         if named := [
             name for name in unknown if others.get(name) is not None and others[name] is not False
         ]:
-            raise ValueError(f"this model takes no {' and no '.join(named)}")
+            raise ValueError(f"this model does not accept {' or '.join(named)}")
         text = None if attention_mask is None else attention_mask.bool()
         memory = cache or past_key_values or TextCache()
         logits = self.model(input_ids, text, memory, logits_to_keep)
@@ -525,9 +549,7 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Any
     ) -> dict[str, Any]:
-        """The arguments of `forward` for the next token: the newest one if there is a cache, else
-        the context.
-        """
+        """The arguments of `forward` for the next token: with a cache only the newest token."""
         memory = others.get(CACHE)
         new = self.model.context_length if memory is None else 1
         mask = None if attention_mask is None else attention_mask[:, -new:]

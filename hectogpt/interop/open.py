@@ -1,4 +1,4 @@
-"""Opens a model: a run's folder, one in Hugging Face's layout, or a name on the hub."""
+"""Open a model: a run's folder, a folder in Hugging Face's layout, or a name on the hub."""
 
 from __future__ import annotations
 
@@ -47,16 +47,19 @@ from hectogpt.run_records import (
 )
 from hectogpt.serialization import classes_of, load
 
-# Of a model on the hub. Its README says whose the weights are, which an export passes on.
+# Files downloaded from the hub. The README names the owners of the weights; an export keeps it.
 FILES = ["config.json", WEIGHTS, "vocab.json", "merges.txt", "tokenizer.json", "README.md"]
 
 
 class WithoutInit(TorchFunctionMode):
-    """Within it torch.nn.init leaves tensors on the meta device alone. They have no numbers; but
-    to find that out, torch would load its compiler, which takes as long as to load torch."""
+    """Context manager: torch.nn.init skips tensors on the meta device.
+
+    They have no values to initialise. But torch would load its compiler to find that out, which
+    takes as long as loading torch.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call the function, or return the tensor that it was to fill."""
+        """Call the function, or return the tensor that it would have filled."""
         tensor = next(iter((*args, *(kwargs or {}).values())), None)
         if (
             getattr(func, "__module__", None) == "torch.nn.init"
@@ -75,25 +78,23 @@ def open_model(
     idea: Path | str | Sequence[Path | str] = (),
     note: Callable[[str], None] = lambda text: None,
 ) -> tuple[Transformer, Tokenizer]:
-    """The model, on the CPU and in evaluation mode, and its tokenizer.
+    """Open a model, on the CPU and in evaluation mode, and its tokenizer.
 
-    name_or_folder: a folder; with `download` also a name on the hub, such as "gpt2" or
-        "openai-community/gpt2".
-    step: of a run: the weights of its checkpoint of this step. Without it those at its end; of a
-        run that is not
-        finished those of its newest checkpoint.
-    idea: the user's own file that defines classes of the model, or several. They are imported,
-        which runs them. Without
-        it, only a file is imported that the user has run here before and that is still where it
-        was, unchanged.
-    note: gets a sentence about weights of a checkpoint that was not asked for, and about weights
-        of
-        a Hugging Face
-        folder that had to be converted.
+    Args:
+        name_or_folder: a folder; with `download`, also a name on the hub, such as "gpt2" or
+            "openai-community/gpt2".
+        step: the checkpoint of a run whose weights to load. None loads the weights at the run's
+            end or, if it is not finished, its newest checkpoint.
+        download: also look for the model on the hub.
+        idea: the user's own file, or several, that defines classes of the model. They are
+            imported, which runs them. Without it, a file is imported only if the user has run it
+            here before and it has neither moved nor changed.
+        note: called with a sentence if the weights come from a checkpoint that was not asked for,
+            or had to be converted.
 
-    Raises UserError: CHECKPOINT for a folder that is missing, damaged or no GPT-2, and for a
-    checkpoint that is not there; DATA for its tokenizer; USAGE for what cannot be a name on the
-    hub."""
+    Raises UserError: CHECKPOINT for a folder that is missing, damaged or not a GPT-2, and for a
+    missing checkpoint; DATA for its tokenizer; USAGE for an invalid name on the hub.
+    """
     folder = find_folder(name_or_folder, download)
     at = find_checkpoint(folder, step, note)
     named = [read_idea(path) for path in ([idea] if isinstance(idea, (Path, str)) else idea)]
@@ -114,8 +115,10 @@ def open_model(
 
 
 def read_fields(folder: Path, at: int | None) -> dict[str, Any] | None:
-    """The fields of the model of a run's checkpoint, or of a folder; None for a folder of another
-    program's. Raises UserError (CHECKPOINT)."""
+    """The fields of the model of a folder, or of a run's checkpoint `at` a step.
+
+    None for a folder written by another program. Raises UserError (CHECKPOINT).
+    """
     if at is None:
         config = read_config(folder)
         if config.get("model_type") != MODEL_TYPE:
@@ -126,7 +129,9 @@ def read_fields(folder: Path, at: int | None) -> dict[str, Any] | None:
     fields = run_of(folder, read_object(folder / RUN)).get("model")
     if not isinstance(fields, dict):
         raise UserError(
-            f"no model in {folder / RUN}", why="it is no run's record", code=errors.CHECKPOINT
+            f"no model in {folder / RUN}",
+            why="it is not the record of a run",
+            code=errors.CHECKPOINT,
         )
     return fields
 
@@ -134,8 +139,11 @@ def read_fields(folder: Path, at: int | None) -> dict[str, Any] | None:
 def find_checkpoint(
     folder: Path, step: int | None = None, note: Callable[[str], None] = lambda text: None
 ) -> int | None:
-    """The step of the checkpoint whose weights are meant, as `open_model` says; None for the
-    weights at a run's end, or of a folder that is no run's. Raises UserError (CHECKPOINT)."""
+    """The step of the checkpoint to load, chosen as `open_model` says.
+
+    None stands for the weights at a run's end, and for a folder that is not a run. Raises
+    UserError (CHECKPOINT).
+    """
     if not (folder / RUN).is_file():
         if step is not None:
             raise UserError(
@@ -151,7 +159,7 @@ def find_checkpoint(
         why = (
             f"it has those of steps {', '.join(map(str, steps))}"
             if steps
-            else "it has none: save_every keeps some"
+            else "it has none; save_every sets how often one is saved"
         )
         raise UserError(
             f"{folder} has no checkpoint of step {step}", why=why, code=errors.CHECKPOINT
@@ -179,7 +187,7 @@ def find_checkpoint(
 def _is_under_way(folder: Path, note: Callable[[str], None]) -> bool:
     with contextlib.suppress(
         UserError
-    ):  # whose run.json is damaged may have whole weights, which have own hashes
+    ):  # run.json may be damaged and the weights intact: they have their own hashes
         record = read_record(folder)
         if record.hashes_lost:
             note(
@@ -191,8 +199,10 @@ def _is_under_way(folder: Path, note: Callable[[str], None]) -> bool:
 
 
 def _checkpoint_weights(folder: Path, step: int) -> dict[str, Tensor]:
-    """The weights in a checkpoint, whose hashes are checked; the optimizer's state is not loaded.
-    Raises UserError (CHECKPOINT)."""
+    """The weights in a checkpoint, after checking its hashes; the optimizer's state is not loaded.
+
+    Raises UserError (CHECKPOINT).
+    """
     saved = SavedCheckpoints(folder / CHECKPOINTS)
     if problem := saved.problem(step):
         raise UserError(
@@ -207,12 +217,14 @@ def _checkpoint_weights(folder: Path, step: int) -> dict[str, Tensor]:
 
 
 def find_folder(name_or_folder: str | Path, download: bool) -> Path:
-    """A model's folder: the one that is named, or with `download` that of a name on the hub, of
-    which nothing is downloaded if this machine's cache has it. Raises UserError as `open_model`
-    does, within seconds if the hub does not answer."""
+    """A model's folder; with `download`, also that of a name on the hub.
+
+    A model in this machine's cache is not downloaded again. Raises UserError as `open_model` does,
+    within seconds if the hub does not answer.
+    """
     folder = Path(name_or_folder)
     name = str(name_or_folder)
-    if os.path.isdir(folder):  # False, and no error, also for what cannot be a path
+    if os.path.isdir(folder):  # False, without an error, also for an impossible path
         return folder
     runs = [path.parent.as_posix() for path in Path("runs").glob(f"*/{RUN}")]
     near = difflib.get_close_matches(name, [*runs, *map(os.path.basename, runs)], 1, 0.75)
@@ -254,13 +266,17 @@ def find_folder(name_or_folder: str | Path, download: bool) -> Path:
 
 
 # --- runs that come from a user's own file
-# ---
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a run's folder says of a file that made the run. file: the name of its copy there.
-    path: where it was."""
+    """The record of an idea file in the folder of the run that it made.
+
+    Attributes:
+        file: the name of its copy in the folder.
+        path: where it was when the run was trained.
+        sha256: the hash of its source.
+    """
 
     file: str
     path: str
@@ -268,8 +284,11 @@ class Source:
 
 
 def _import_ideas(folder: Path, config: dict[str, Any], named: Sequence[IdeaFile]) -> list[str]:
-    """Import the files whose classes the model has, as far as they may be; their hashes. Raises
-    UserError (CHECKPOINT) for one that may not, and for a named file that did not make the run."""
+    """Import the files that define the model's classes, if that is allowed. Returns their hashes.
+
+    Raises UserError (CHECKPOINT) for a file that must not be imported unasked, and for a named
+    file that did not make the run.
+    """
     sources = ideas_of(folder)
     own = [idea.sha256 for idea in named]
     made = [source.sha256 for source in sources]
@@ -286,8 +305,8 @@ def _import_ideas(folder: Path, config: dict[str, Any], named: Sequence[IdeaFile
     missing = [source for source in sources if source.sha256 not in (*own, *here)]
     if foreign or missing:
         why = (
-            "importing a file runs it, so one that was not run here, or has changed since, is "
-            "not imported unasked"
+            "importing a file runs it, so a file that is new here or has changed is only "
+            "imported if you name it"
         )
         raise UserError(
             f"the model in {folder} has classes of "
@@ -302,7 +321,7 @@ def _import_ideas(folder: Path, config: dict[str, Any], named: Sequence[IdeaFile
 
 
 def _advice(folder: Path, sources: Sequence[Source]) -> str:
-    """How to go on without files that a folder names."""
+    """How to get or name the missing idea files."""
     copies = [str(folder / source.file) for source in sources]
     if not all(map(os.path.isfile, copies)):
         return (
@@ -314,9 +333,7 @@ def _advice(folder: Path, sources: Sequence[Source]) -> str:
 
 
 def is_readable(fields: dict[str, Any], ideas: Sequence[str] = ()) -> bool:
-    """Whether the package, with the files of these hashes, has all classes that a model's fields
-    name.
-    """
+    """True if all classes in a model's fields are known, given the idea files of these hashes."""
     with classes_of(ideas):
         try:
             load(
@@ -329,9 +346,7 @@ def is_readable(fields: dict[str, Any], ideas: Sequence[str] = ()) -> bool:
 
 
 def ideas_of(folder: Path) -> list[Source]:
-    """The users' own files that made a run, as its folder says. They are names and hashes; nothing
-    is imported.
-    """
+    """The idea files that made a run, as its folder lists them; nothing is imported."""
     with contextlib.suppress(UserError):
         sources: list[Source] = load(list[Source], read_object(folder / RUN).get("ideas"))
         return [replace(source, file=Path(source.file).name) for source in sources]

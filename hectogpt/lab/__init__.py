@@ -1,3 +1,1 @@
-"""Experiments: recipes and the ladder they form, trials and their records, paired statistics,
-reports.
-"""
+"""Comparing runs: recipes and the ladder they form, trials, their records, paired statistics."""

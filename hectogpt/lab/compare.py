@@ -1,9 +1,9 @@
-"""A comparison: arms over the same seeds, which of their trials are missing, and what the recorded
-ones say.
+"""Compare arms over the same seeds: find the missing trials and summarise the recorded ones.
 
-A trial once recorded is not run again; one that diverged counts as a uniform guess, one that
-crashed does not count. A trial that breaks the rules of its track is recorded with the rules that
-it broke."""
+A trial that has been recorded is not run again. A trial that diverged counts as a uniform guess;
+one that crashed does not count. The record of a trial that breaks rules of its track lists these
+rules.
+"""
 
 from __future__ import annotations
 
@@ -32,21 +32,22 @@ from hectogpt.training.setup import check_corpus, fit_vocabulary, training_token
 
 @dataclass(frozen=True)
 class Trial:
-    """An arm at a seed."""
+    """One arm at one seed."""
 
     arm: Arm
     seed: int
 
     @property
     def name(self) -> tuple[str, int]:
-        """The arm's label and the seed, as `Comparison.records` has them."""
+        """The arm's label and the seed, the key of this trial in `Comparison.records`."""
         return self.arm.label, self.seed
 
 
 @dataclass(frozen=True)
 class Result:
-    """An arm's losses over its seeds, and its paired difference to the first arm (None for the
-    first).
+    """The losses of one arm over its seeds, and its paired difference to the first arm.
+
+    `to_first` is None for the first arm itself.
     """
 
     arm: Arm
@@ -57,23 +58,23 @@ class Result:
 
     @property
     def compared(self) -> Summary:
-        """The losses that are compared: test if it was asked for, else dev."""
+        """The losses that the comparison is about: test if it was asked for, otherwise dev."""
         return self.test or self.dev
 
     def mean(self, name: str) -> float | None:
-        """Mean of a record's number over the trials that have it."""
+        """Mean of a numeric field over the records that have it; None if none has."""
         values = [value for record in self.records if (value := getattr(record, name)) is not None]
         return sum(values) / len(values) if values else None
 
     @property
     def rules_broken(self) -> tuple[str, ...]:
-        """The rules that any of the trials breaks, each once."""
+        """Every rule that at least one of the trials breaks, each once."""
         return tuple(
             dict.fromkeys(rule for record in self.records for rule in record.rules_broken)
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The result without the records."""
+        """The result as plain values, without the records."""
         return {
             "arm": self.arm.label,
             "modified": bool(self.arm.overrides),
@@ -87,13 +88,21 @@ class Result:
 class Comparison:
     """Arms x seeds on one corpus and track, and the records of their trials.
 
-    out: the file of records. test: whether to score the test split too, and compare by it.
-        sequential: whether seeds
-    are added until the arms are decided, by the test that may be looked at after every seed
-    (`rounds`): `seeds` is then
-    the first of `all_seeds`, which grows, and `ended` says in the end why there are no more.
-    records: (arm's label, seed) -> record, as `missing` and `add` find them. failed: trials that
-        crashed, of `add`.
+    Args:
+        arms: the runs to compare; the others are compared with the first.
+        seeds: the seeds that every arm is trained with.
+        out: the JSONL file of records.
+        test: also score the test split, and compare by it.
+        sequential: add seeds until every arm is decided, with a test that stays valid at every
+            look (see `rounds`).
+
+    Attributes:
+        all_seeds: the seeds that were asked for.
+        seeds: the seeds in use: all of them or, if sequential, the first ones, to which `rounds`
+            adds.
+        records: (arm label, seed) -> record, filled by `missing` and `add`.
+        failed: records of crashed trials, filled by `add`.
+        ended: why a sequential comparison stopped; "" before that.
     """
 
     def __init__(
@@ -133,12 +142,13 @@ class Comparison:
         return "test" if self.test else "dev"
 
     def trials(self) -> list[Trial]:
-        """Seed by seed, so that what an interruption leaves is paired."""
+        """All trials, seed by seed, so that the trials done before an interruption form pairs."""
         return [Trial(arm, seed) for seed in self.seeds for arm in self.arms]
 
     def missing(self) -> list[Trial]:
-        """Read the records; the trials that have none that counts (if `test`: none with a test
-        score).
+        """Read the records and return the trials that lack a valid one.
+
+        If `test` is set, a record without a test score is not enough.
         """
         known: dict[str, Record] = {}
         for record in read_records(self.out):
@@ -158,14 +168,20 @@ class Comparison:
         return missing
 
     def request(self, trial: Trial) -> dict[str, Any]:
-        """What the trial's process is asked."""
+        """The request for the trial's process."""
         return request_of(
             self.run_of(trial), self.corpus, ["dev", *["test"] * self.test], self.track.scoring
         )
 
     def add(self, trial: Trial, result: dict[str, Any]) -> Record:
-        """Append the record of a trial that has ended; its ideas are kept beside the records.
-        result: of `trial.ask`, and the trial's `wall_seconds`. Raises UserError (STORAGE)."""
+        """Append the record of a trial that has ended, and keep copies of its idea files.
+
+        Args:
+            trial: the trial that has ended.
+            result: the fields returned by `trial.ask`, plus `wall_seconds`.
+
+        Raises UserError (STORAGE).
+        """
         run = self.run_of(trial)
         for idea in files_of(run):
             idea.keep(self.out.parent / "ideas" / f"{idea.sha256}.py")
@@ -197,14 +213,18 @@ class Comparison:
         return record
 
     def run_of(self, trial: Trial) -> Run:
-        """The trial's run: its seed, as many threads as the track allows unless the run says how
-        many, and the corpus by a name that means the same on another machine."""
+        """The run of a trial.
+
+        It has the trial's seed, as many threads as the track allows unless the run sets their
+        number, and the corpus by a name that means the same on every machine.
+        """
         run = trial.arm.run
         cores = self.track.cores
         threads = run.threads or (0 if cores is None else min(cores, hardware.physical_cores()))
         return replace(run, seed=trial.seed, threads=threads, corpus=short_name(self.corpus.name))
 
     def _ngram_fields(self, run: Run) -> dict[str, Any]:
+        """N-gram baselines on the tokens that the run reads, computed once for equal tokens."""
         reads = (run.data, run.seed, run.steps)
         if reads not in self._ngrams:
             tokens = training_tokens(run, self.corpus)
@@ -216,7 +236,7 @@ class Comparison:
         }
 
     def losses(self, arm: Arm, split: str) -> dict[int, float]:
-        """Seed -> held-out loss of the trials recorded so far."""
+        """Seed -> held-out loss, for the trials recorded so far."""
         found = {
             seed: self.records[arm.label, seed]
             for seed in self.seeds
@@ -229,19 +249,22 @@ class Comparison:
         }
 
     def pair(self, arm: Arm) -> Paired | None:
-        """What the test says about an arm against the first so far; None if they share no seed."""
+        """Compare an arm with the first on the seeds recorded so far; None if they share none."""
         new, old = (self.losses(one, self.split) for one in (arm, self.arms[0]))
         return compare_sequentially(new, old) if self.sequential else compare_pairs(new, old)
 
     def rounds(self, workers: int = 1) -> Iterator[list[Trial]]:
-        """The trials to run, each once: one that has crashed is not run again. workers: how many
-        run at a time.
+        """Yield the trials to run, in rounds. A trial that crashes is not run again.
 
-        Of a sequential comparison each round adds a seed, or as many as several workers need, and
-        yields their missing trials. What is decided does not depend on that: seeds are looked at
-        in their order, and those after the first look that decides do not count. The rounds end
-        when every arm is decided against the first one, after all seeds, and after two rounds in a
-        row in which an arm crashes. Arms that are decided are not run further."""
+        Args:
+            workers: how many trials run at a time.
+
+        In a sequential comparison, each round adds one seed, or enough to keep all workers busy,
+        and yields the missing trials of the arms that are still undecided. The verdict does not
+        depend on `workers`: seeds are tested in order, and those after the deciding one are
+        ignored. The rounds end once every arm is decided against the first one, after all seeds,
+        or after two rounds in a row in which the same arm crashes.
+        """
         if not self.sequential:
             yield self.missing()
             return
@@ -264,7 +287,7 @@ class Comparison:
         self.ended = f"all of {count} are run, not decided" if arms else f"decided after {count}"
 
     def undecided(self) -> list[Arm]:
-        """The first arm and those that are not decided against it; [] if all are."""
+        """The first arm and those that are not decided against it; [] if all are decided."""
         first, *others = self.arms
         left = [
             arm for arm in others if (pair := self.pair(arm)) is None or pair.verdict == "unproven"
@@ -272,7 +295,7 @@ class Comparison:
         return [first, *left] if left else []
 
     def results(self) -> list[Result]:
-        """One Result per arm that has a record, in order."""
+        """One Result for each arm that has a record, in order."""
         found: list[Result] = []
         for arm in self.arms:
             if losses := self.losses(arm, self.split):
@@ -288,15 +311,13 @@ class Comparison:
 
 
 def ngram_means(results: Sequence[Result]) -> dict[str, float]:
-    """Mean over seeds of the first arm's n-gram baselines."""
+    """The first arm's n-gram baselines, each a mean over seeds."""
     levels = {name: results[0].mean(f"ngram_{name}") for name in NGRAMS} if results else {}
     return {name: level for name, level in levels.items() if level is not None}
 
 
 def result_table(results: Sequence[Result], split: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table of a comparison: losses on the split, paired gains over the
-    first arm.
-    """
+    """Header and rows of the table of a comparison: losses on the split and paired gains."""
     rows = []
     for result in results:
         pair = result.to_first
@@ -307,9 +328,7 @@ def result_table(results: Sequence[Result], split: str) -> tuple[list[str], list
 
 
 def short_name(corpus: str) -> str:
-    """A corpus's name without the path to it: the folder's for token files, the file's for
-    text.
-    """
+    """A corpus's name without its path: the folder's name for token files, the file's for text."""
     if corpus.startswith("hf:"):
         return corpus
     path = Path(corpus)

@@ -1,9 +1,9 @@
-"""Runs the trials of a comparison: in processes of this machine, several at a time, or on the
-machines of Ray.
+"""Run the trials of a comparison: in processes on this machine, or on a Ray cluster.
 
-`perform` alone touches the comparison and its records; an engine only does one trial at a time in
-a process. A trial's bits come from its run, seed and threads, so they are the same wherever it
-runs and whatever runs beside it."""
+Only `perform` touches the comparison and its records; an engine just runs one trial in a process.
+The result of a trial depends on its run, seed and threads, so it is the same bit for bit wherever
+it runs and whatever runs beside it.
+"""
 
 from __future__ import annotations
 
@@ -30,21 +30,27 @@ from hectogpt.training.setup import count_parameters
 
 @dataclass(frozen=True)
 class Engine:
-    """Something that does trials. workers: how many at a time. do: one trial, in a thread of its
-    own, returning what `trial.ask` returns; it raises process.CancelledError soon after the event
-    is set."""
+    """A way to run trials.
+
+    Attributes:
+        workers: how many trials it runs at a time.
+        do: run one trial and return what `trial.ask` returns. It is called in a thread, and raises
+            process.CancelledError soon after the event is set.
+    """
 
     workers: int
     do: Callable[[dict[str, Any], OnStep, threading.Event], dict[str, Any]]
 
 
 def expected_seconds(comparison: Comparison) -> dict[str, float]:
-    """Arm's label -> roughly how long one of its trials takes: as long as its recorded ones;
-    without any, as its large matrix products at twice the time of one that is measured here, and
-    10 s."""
+    """Arm label -> estimated seconds of one of its trials.
+
+    The mean of the arm's recorded trials. Without any: 10 s plus twice the time that its large
+    matrix products would take, judging by one product that is measured here.
+    """
     matrix = torch.ones(1024, 1024, dtype=fast_matmul_dtype())
     found = dict[str, float]()
-    for _ in range(2):  # torch prepares at the first
+    for _ in range(2):  # the first product includes torch's warm-up
         begun = time.perf_counter()
         matrix @ matrix
         one_product = time.perf_counter() - begun
@@ -66,19 +72,22 @@ def expected_seconds(comparison: Comparison) -> dict[str, float]:
 
 
 def minutes(seconds: float) -> str:
-    """ "about 4.5 minutes"."""
+    """A time in words, such as "about 4.5 minutes"."""
     return f"about {seconds / 60:.1f} minutes"
 
 
 def perform(
     comparison: Comparison, trials: Sequence[Trial], engine: Engine, progress: Progress
 ) -> None:
-    """Run the trials, `engine.workers` at a time, with a line where each begins and for what came
-    of it; and a bar for all on a terminal, or elsewhere a line a minute. The comparison then has
-    the records of all. An exception kills the trials under way. Raises UserError (STORAGE)."""
+    """Run the trials, `engine.workers` at a time, and add their records to the comparison.
+
+    Prints a line when a trial begins and one with its result, and shows a progress bar on a
+    terminal (elsewhere, a line a minute). An exception kills the trials that are running. Raises
+    UserError (STORAGE).
+    """
     Post = (
         tuple[int, float] | float | Future[dict[str, Any]]
-    )  # a step and its loss; when the trial began; its result
+    )  # (step, loss), the time at which the trial began, or its result
     posts = SimpleQueue[tuple[Trial, Post]]()
     cancelled = threading.Event()
     steps = dict.fromkeys((trial.name for trial in trials), 0)
@@ -137,14 +146,14 @@ def perform(
 
 
 # --- processes of this machine
-# ---
 
 
 def local_engine(comparison: Comparison, workers: int = 1) -> Engine:
-    """Processes of this machine.
+    """An engine that starts processes on this machine.
 
-    Raises UserError if they would have to share cores, which makes their seconds those of no
-    machine."""
+    Raises UserError if the trials would have to share cores, because their times would then be
+    meaningless.
+    """
     if workers < 1:
         raise UserError(
             f"workers = {workers}", why="at least one worker is needed", fix=set_to("workers", 1)
@@ -163,22 +172,20 @@ def local_engine(comparison: Comparison, workers: int = 1) -> Engine:
 
 
 def threads_of(comparison: Comparison) -> int:
-    """Threads of the comparison's trials, the most if they differ."""
+    """The threads of one trial; the largest number if the arms differ."""
     runs = [comparison.run_of(Trial(arm, 0)) for arm in comparison.arms]
     return max(run.threads or hardware.physical_cores() for run in runs)
 
 
 def may_use_gpu(comparison: Comparison) -> bool:
-    """Whether every arm trains on a GPU where there is one."""
+    """True if every arm would train on a GPU where there is one."""
     return all(arm.run.device in ("auto", "cuda") for arm in comparison.arms)
 
 
 # --- Ray: each trial is a task of a cluster
-# ---
 
 RAY_POLL_SECONDS = 0.2
-# Ray asks and counts over the network unless these say no, and its tasks would wait for all else
-# on a machine.
+# Without these, Ray sends usage statistics and runs its tasks at a low priority.
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -187,12 +194,12 @@ RAY_SETTINGS = {
 
 
 def code_here() -> str:
-    """Version and hash of this package's files, which must be equal everywhere."""
+    """The version and a hash of this package's files, which must be equal on all machines."""
     return f"{__version__}, files {files.code_hash([PACKAGE])}"
 
 
 def do_trial(request: dict[str, Any], code: str) -> dict[str, Any]:
-    """The task, on Ray's side: the fields of the record, as `trial.ask` gives them."""
+    """Run a trial in a Ray task. Returns the fields of its record, as `trial.ask` does."""
     if (here := code_here()) == code:
         return ask(request, lambda step, loss: None)
     what = "another hectogpt is installed where Ray runs trials"
@@ -205,11 +212,18 @@ def do_trial(request: dict[str, Any], code: str) -> dict[str, Any]:
 
 @contextmanager
 def open_ray(comparison: Comparison, workers: int | None = None) -> Iterator[Engine]:
-    """The cluster that RAY_ADDRESS names, the one that `ray start` has started on this machine, or
-    a Ray that this process starts and ends.
+    """Context manager: an engine on a Ray cluster.
 
-    workers: trials at a time; None for as many as the cluster has room for. Raises UserError
-    without the package ray, without a cluster, and for trials that no machine has room for."""
+    The cluster is the one that RAY_ADDRESS names, otherwise one started on this machine by `ray
+    start`, otherwise a local one that is started here and shut down at the end.
+
+    Args:
+        comparison: the comparison whose trials will run.
+        workers: trials at a time; None uses all the room that the cluster has.
+
+    Raises UserError if the package ray is missing, if no cluster can be reached, or if no machine
+    is large enough for a trial.
+    """
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     try:
@@ -250,7 +264,7 @@ def open_ray(comparison: Comparison, workers: int | None = None) -> Iterator[Eng
                 return dict(ray.get(reference))
             except (
                 ray.exceptions.RayError
-            ) as error:  # hectogpt is not installed there, or the process was lost twice
+            ) as error:  # hectogpt is not installed there, or the process died twice
                 return {"status": "failed", "error": f"Ray could not run it: {_last_line(error)}"}
 
         yield Engine(max(workers or room, 1), do)

@@ -1,10 +1,11 @@
 """Recipes from a user's own file: FILE.py:FUNCTION, a function that takes a Run and returns one.
 
-    FILE.py:FUNCTION            applied to the top of the ladder, in a comparison to its first arm
+    FILE.py:FUNCTION            applied to the top of the ladder; in a comparison, to its first arm
     FILE.py:FUNCTION@BASE       applied to BASE, a recipe or another FILE.py:FUNCTION
 
-Schedules, optimizers, parts of the model and data orders that the file defines are used by the run
-as ours are. A run carries the hash of the source, so an edited file is another idea."""
+Schedules, optimizers, model parts and data orders defined in the file are used just like ours. A
+run carries the hash of the source, so an edited file counts as a different idea.
+"""
 
 from __future__ import annotations
 
@@ -35,21 +36,24 @@ from hectogpt.training.first_weights import FirstWeights, hash_state, open_sourc
 from hectogpt.training.run import Run, load_run
 
 SPEC = re.compile(r"(?P<path>.+?\.py):(?P<function>[^@]+)(@(?P<base>.+))?\Z")
-MOST_CHECKED = 50_000_000  # parameters of the layers that are tried before training
-LENGTH_CHECKED = 16  # tokens of which the last must not be seen by those before
+MOST_CHECKED = 50_000_000  # parameters; larger models are not tried before training
+LENGTH_CHECKED = 16  # tokens in the test that no position sees a later one
 
 
 def is_idea(name: str) -> bool:
-    """Whether a recipe's name is that of an idea in a file, or was meant to be."""
+    """True if the name is that of an idea in a file, or was meant to be."""
     return ":" in name or name.endswith(".py")
 
 
 def find_run(name: str, base: str | Run = "top") -> Run:
-    """The Run of a recipe's name or of FILE.py:FUNCTION[@BASE]; `base`, a name or a Run, is what
-    an idea without @BASE is applied to.
+    """The Run that a name stands for: a recipe, or FILE.py:FUNCTION[@BASE], which is imported.
 
-    Imports the file. Raises UserError for an unknown recipe, and for a file or function that
-    cannot be used."""
+    Args:
+        name: the name.
+        base: the name or Run that an idea without @BASE is applied to.
+
+    Raises UserError for an unknown recipe, and for a file or function that cannot be used.
+    """
     if not is_idea(name):
         return recipes.recipe(name)
     match = SPEC.match(name)
@@ -69,8 +73,9 @@ def find_run(name: str, base: str | Run = "top") -> Run:
 
 
 def run_of(idea: IdeaFile, name: str, before: Run) -> Run:
-    """The Run that a function of a file makes of `before`. Imports the file. Raises UserError as
-    `find_run` does.
+    """Apply a function of an idea file to `before` and return the new Run. Imports the file.
+
+    Raises UserError as `find_run` does.
     """
     function = getattr(load_idea(idea), name, None)
     if not callable(function):
@@ -93,8 +98,9 @@ def run_of(idea: IdeaFile, name: str, before: Run) -> Run:
 
 
 def functions_of(file: IdeaFile) -> list[str]:
-    """The public functions at the top of a file, found without running it. Raises UserError for
-    what is no Python.
+    """Names of the public functions at the top level of a file, found without running it.
+
+    Raises UserError if the file is not valid Python.
     """
     try:
         tree = ast.parse(file.source)
@@ -108,7 +114,7 @@ def functions_of(file: IdeaFile) -> list[str]:
 
 
 def no_function(file: IdeaFile, name: str) -> UserError:
-    """What is wrong with a function that the file does not have."""
+    """The error for a function that the file does not define."""
     known = functions_of(file)
     return UserError(
         f"{file.path.name} has no function {name!r}",
@@ -120,19 +126,20 @@ def no_function(file: IdeaFile, name: str) -> UserError:
 
 
 # --- what an idea returned
-# ---
 
 
 def _check(title: str, run: Run) -> None:
-    """Raise UserError for a run that cannot be written to a run file and read back, and for layers
-    that cannot be built or do not fit together."""
+    """Check that a run survives being saved to a run file, and that its layers fit together.
+
+    Raises UserError.
+    """
     classes: dict[str, type] = {}
     for part in parts_of(run):
         if classes.setdefault(type(part).__name__, type(part)) is not type(part):
             raise UserError(
-                f"{title}: a second class called {type(part).__name__}",
-                why="run files name classes, and two of one name in one run look the same there",
-                fix="another name for one of them",
+                f"{title}: two classes are called {type(part).__name__}",
+                why="a run file stores classes by name and could not tell them apart",
+                fix="rename one of them",
             )
     with running(title):
         again = load_run(dump(run))
@@ -143,8 +150,8 @@ def _check(title: str, run: Run) -> None:
             if getattr(again, f.name) != getattr(run, f.name)
         ]
         raise UserError(
-            f"{title}: {', '.join(changed)} does not come back from a run file as it was",
-            why="its classes must be frozen dataclasses whose fields are numbers, texts, tuples "
+            f"{title}: changed by saving and loading the run: {', '.join(changed)}",
+            why="its classes must be frozen dataclasses whose fields are numbers, strings, tuples "
             "or other such classes",
         )
     if any(type(part).__module__.startswith(IDEA_MODULE) for part in parts_of(run.model)):
@@ -157,9 +164,7 @@ def _check(title: str, run: Run) -> None:
 
 
 def _check_shapes(title: str, model: ModelConfig) -> None:
-    """Run the layers of the model, which has parts of the user's own, on two tokens. Raises
-    UserError.
-    """
+    """Run the layers of a model with custom parts on two tokens. Raises UserError."""
     small = _without_vocabulary(model)
     if small.min_parameters() <= MOST_CHECKED:
         with running(f"{title}: the parts of the model do not fit together"), torch.no_grad():
@@ -169,9 +174,11 @@ def _check_shapes(title: str, model: ModelConfig) -> None:
 
 
 def check_causal(run: Run) -> None:
-    """Raise UserError if the run's model has parts of the user's own and sees the future: if
-    another last token changes an output before it, in training or in evaluation. A model that
-    cannot be tried is let through."""
+    """Raise UserError if the run's model has custom parts and one position sees a later token.
+
+    The test changes the last token and compares the outputs at all earlier positions, in training
+    and in evaluation mode. A model that cannot be tried passes.
+    """
     own = [
         part
         for part in parts_of(run.model)
@@ -185,10 +192,10 @@ def check_causal(run: Run) -> None:
     other = torch.cat((ids[:, :-1], (ids[:, -1:] + 1) % 3), dim=1)
     sees = False
     with suppress(UserError), running(run.recipe), torch.no_grad():
-        torch.set_num_threads(1)  # as fast for so little; `running` puts it back
+        torch.set_num_threads(1)  # as fast for so little work; `running` restores the number
         torch.manual_seed(0)
         model = Transformer(small)
-        for parameter in model.parameters():  # what begins at zero would hide what is behind it
+        for parameter in model.parameters():  # a weight of zero would hide the parts behind it
             parameter.add_(torch.randn_like(parameter) / 10)
 
         def earlier(ids: torch.Tensor) -> torch.Tensor:
@@ -200,20 +207,20 @@ def check_causal(run: Run) -> None:
             before = earlier(ids)
             after = earlier(other)
             if (before - after).abs().max() > 1e-4 * before.abs().max():
-                sees |= torch.equal(earlier(ids), before)  # else it depends on something else
+                sees |= torch.equal(
+                    earlier(ids), before
+                )  # otherwise the outputs vary for another reason
     if sees:
         names = ", ".join(dict.fromkeys(type(part).__name__ for part in own))
         raise UserError(
             f"{run.recipe} sees the future ({names})",
-            why="another last token changes the outputs before it",
-            fix="read earlier positions only, as shift, a cumulative mean and masked attention do",
+            why="a different last token changes the outputs at earlier positions",
+            fix="use earlier positions only, as shift, a cumulative mean and masked attention do",
         )
 
 
 def _without_vocabulary(model: ModelConfig) -> ModelConfig:
-    """The model with three tokens and a start of documents, and no parts whose tables are
-    large.
-    """
+    """The model with a vocabulary of four tokens, and without the parts that have large tables."""
     return replace(
         model,
         vocab_size=4,
@@ -226,7 +233,7 @@ def _without_vocabulary(model: ModelConfig) -> ModelConfig:
 
 
 def parts_of(value: Any) -> Iterator[Value]:
-    """Every exchangeable part inside a value, itself among them."""
+    """Yield every exchangeable part inside a value, including the value itself."""
     if isinstance(value, Value):
         yield value
     inner: Iterable[Any] = value if isinstance(value, tuple) else ()
@@ -237,11 +244,13 @@ def parts_of(value: Any) -> Iterator[Value]:
 
 
 # --- the files of a run
-# ---
 
 
 def files_of(run: Run) -> list[IdeaFile]:
-    """The files that made the run. Raises UserError for one that this process has not imported."""
+    """The files that the run's ideas come from.
+
+    Raises UserError for a file that this process has not imported.
+    """
     files = {sha256: imported(idea_module(sha256)) for sha256 in run.ideas}
     missing = [sha256 for sha256, file in files.items() if file is None]
     if missing:
@@ -254,7 +263,7 @@ def files_of(run: Run) -> list[IdeaFile]:
 
 
 def folder_name(name: str) -> str:
-    """A name for the run's folder: that of a recipe, or FILE-FUNCTION for an idea."""
+    """A name for the run's folder: that of the recipe, or FILE-FUNCTION for an idea."""
     match = SPEC.match(name)
     if match is None:
         return name
@@ -265,8 +274,9 @@ def folder_name(name: str) -> str:
 
 
 def base_name(recipe: str) -> str:
-    """The recipe that a run's idea was applied to, from the name of the run's recipe; any other
-    name is itself.
+    """The recipe that a run's idea was applied to, taken from the run's name.
+
+    The name of a recipe is returned unchanged.
     """
     if not is_idea(recipe):
         return recipe
@@ -275,7 +285,6 @@ def base_name(recipe: str) -> str:
 
 
 # --- runs that start from another model's weights
-# ---------------------------------------------------------------------
 
 
 def start_from(
@@ -284,26 +293,34 @@ def start_from(
     idea: Sequence[Path | str] = (),
     note: Callable[[str], None] = lambda text: None,
 ) -> Run:
-    """The run with the model of `source`, starting from its weights: a run's folder, a folder in
-    Hugging Face's layout, or a name on the hub. Rows of the text are cut to the model's context;
-    ideas whose classes the model has are now among the run's.
+    """The run with the model of `source`, starting from its weights.
 
-    idea: as for `open_model`. Raises UserError as `open_model` does, and (DATA) for another
-    tokenizer than that of the run's text."""
+    Rows of the text are cut to the model's context. If the model has custom classes, their idea
+    files are added to the run's.
+
+    Args:
+        run: the run to change.
+        source: a run folder, a folder in Hugging Face's layout, or a name on the hub.
+        idea: idea files for the model's classes, as in `open_model`.
+        note: called with messages for the user.
+
+    Raises UserError as `open_model` does, and UserError (DATA) if the model's tokenizer differs
+    from the text's.
+    """
     folder = Path(source).expanduser()
     source = str(folder.resolve()) if folder.is_dir() else source
     model, tokenizer = open_source(source, idea, note)
     if tokenizer.sha256 != find_tokenizer(run.corpus).sha256:
         raise UserError(
-            f"{source} has another tokenizer than the text",
-            why=f"the ids of {run.corpus} would be other words to it",
-            fix="a text in the model's tokens, or a model with those of the text",
+            f"the tokenizer of {source} is not the text's",
+            why=f"the token ids of {run.corpus} stand for different words there",
+            fix="a text encoded with the model's tokenizer, or a model with the text's tokenizer",
             code=errors.DATA,
         )
     modules = sorted({type(part).__module__ for part in parts_of(model.config)})
     files = [file for name in modules if (file := imported(name))]
     for file in files:
-        remember(file)  # the user has run it; the run's own process opens the weights again
+        remember(file)  # the user has run it; the training process will open the weights again
     own = dict.fromkeys((*run.ideas, *(file.sha256 for file in files)))
     first = FirstWeights(source, hash_state(saved_tensors(model)))
     data = replace(run.data, seq_len=min(run.data.seq_len, model.config.context_length))

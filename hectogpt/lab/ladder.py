@@ -1,8 +1,8 @@
-"""The ladder: the assignment's baseline and the changes that compound, each a function from a Run
-to a Run.
+"""The ladder: the assignment's baseline and the changes that compound, each a function Run -> Run.
 
-A rung's name is its function's name. The first paragraph of its docstring says what it does, the
-others say why it should help; results/LADDER.md has what each gained."""
+A rung is named after its function. The first paragraph of its docstring says what it does, the
+others why it should help. results/LADDER.md has the gain of each.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Recipe = Callable[[Run], Run]
 
 
 def apply(run: Run, *changes: Recipe) -> Run:
-    """The run with the changes applied in order."""
+    """Apply the changes to the run, in order."""
     for change in changes:
         run = change(run)
     return run
@@ -28,7 +28,8 @@ def apply(run: Run, *changes: Recipe) -> Run:
 
 def baseline() -> Run:
     """The assignment's own run: d_model = 33, 3 heads, 3 layers, context 512; AdamW at a constant
-    learning rate of 0.00001, gradients clipped at 1, batches of 16."""
+    learning rate of 0.00001, gradients clipped at 1, batches of 16.
+    """
     return Run(recipe="baseline", model=SIZES["tiny"], optim=AdamW(lr=1e-5), gradient_clipping=1.0)
 
 
@@ -40,7 +41,7 @@ def learning_rate(run: Run) -> Run:
     At the assignment's 0.00001 a weight moves by about 0.001 in a hundred steps, but the
     frequencies of the tokens alone need logits that differ by 11, between the most frequent token
     and one that is read once. Twice 0.005 was about as good on one seed and half a nat worse on
-    another (dev; 0.005 on a third). Weight decay helps runs that are long enough to overfit."""
+    another (dev). Weight decay helps runs that are long enough to overfit."""
     return replace(run, optim=AdamW(lr=5e-3, betas=(0.9, 0.95), weight_decay=0.0))
 
 
@@ -100,7 +101,7 @@ def rotary(run: Run) -> Run:
     cannot saturate the softmax.
 
     The four were measured together. They need Muon below them: with AdamW alone they gained
-    nothing (dev, one seed). And they are for the length that was trained: after training on 128
+    nothing (dev, one seed). They suit only the length that was trained: after training on 128
     tokens, rotary positions were the worst of four kinds on 512 (results/LOG.md)."""
     parts = (QKNorm(), Rotary(base=1024.0, fraction=0.5))
     model = replace(
@@ -113,7 +114,7 @@ def head_lr(run: Run) -> Run:
     """A separate learning rate for the head, 0.03.
 
     A row of the head acts on a normalised vector of d_model entries of size 1, so a learning rate
-    of lr moves a logit by up to lr * d_model a step, here by 4; with the 0.005 of the rungs below,
+    of lr moves a logit by up to lr * d_model a step: here by 4, with the 0.005 of the rungs below
     by 0.6."""
     return change_adamw(run, lambda adamw: replace(adamw, lrs=replace(adamw.lrs, head=0.03)))
 
@@ -162,8 +163,8 @@ def copying(run: Run) -> Run:
 def width_256(run: Run) -> Run:
     """A wider model: d_model = 256, 4 heads of 64.
 
-    Random embeddings of two tokens overlap by about 1 / sqrt(d_model), so twice the width takes
-    three tenths of the overlap away. Larger models usually need more tokens to be worth their
+    Random embeddings of two tokens overlap by about 1 / sqrt(d_model), so twice the width removes
+    three tenths of the overlap. Larger models usually need more tokens to be worth their
     size; here most weights are in tables with a row for each token or pair. A step takes two to
     two and a half times as long."""
     return replace(run, model=replace(run.model, d_model=256, n_heads=4))
@@ -174,7 +175,7 @@ def linear_decay(run: Run) -> Run:
 
     Batches are small, so every step adds noise to the weights, in proportion to the learning rate.
     High learning rates move far, low ones average the noise out; falling to zero (2502.15938)
-    gives both. At d_model = 33 it loses 0.05 to 0.08 (dev, one seed): there a hundred steps are
+    gives both. At d_model = 33 it costs 0.05 to 0.08 (dev, one seed), where a hundred steps are
     limited by how far the weights can move."""
     return replace(run, schedule=LinearDecay(warmup=5))
 
@@ -185,7 +186,7 @@ def smear_3(run: Run) -> Run:
 
     Order and neighbouring tokens are in the input before attention has learned to look back. It is
     the causal depthwise convolution over four tokens of Canon layers (2512.17351), at the input
-    alone."""
+    only."""
     inputs = tuple(
         Smear((0.3, 0.15, 0.1)) if isinstance(part, Smear) else part for part in run.model.inputs
     )
@@ -196,8 +197,8 @@ def layers_4(run: Run) -> Run:
     """Four layers instead of two.
 
     Each layer combines what the layers below have found. On one seed, six layers with a smaller
-    table of pairs were worse than four. On sotu the gain of four seeds was a tie (0.0197); a fifth
-    was added then."""
+    table of pairs were worse than four. On sotu the gain of four seeds was a tie (0.0197), so a
+    fifth was added."""
     return replace(run, model=replace(run.model, n_layers=4))
 
 
@@ -209,8 +210,8 @@ def lower_lr_long_hold(run: Run) -> Run:
     The learning rates were found at d_model = 128; at 256 a step of the same size moves a logit
     twice as far. Adam divides every gradient by its own size, so a row that one token has updated
     moves as far as a row that a hundred have updated; with an epsilon of the size of one token's
-    gradient it moves less. And with a decay from the start, half of the run has less than half of
-    the learning rates.
+    gradient it moves less. With a decay from the start, half of the run has less than half of the
+    learning rates.
 
     The parts have no paired seeds of their own. On dev, one seed each, the lower learning rates
     gained 0.008 (TinyStories) and 0.019 (sotu, two layers), the epsilon 0.013 and 0.026, a hold of
@@ -221,7 +222,8 @@ def lower_lr_long_hold(run: Run) -> Run:
 
 def lower_table_lrs(run: Run) -> Run:
     """Three quarters of the learning rates in embeddings (0.3) and tables (0.15), two thirds in
-    the head (0.02)."""
+    the head (0.02).
+    """
     return change_adamw(
         run,
         lambda adamw: replace(adamw, lrs=replace(adamw.lrs, embedding=0.3, table=0.15, head=0.02)),
@@ -229,8 +231,9 @@ def lower_table_lrs(run: Run) -> Run:
 
 
 def larger_epsilon(run: Run) -> Run:
-    """An epsilon of the size of one token's gradient in embeddings, tables (1e-6) and head
-    (1e-5).
+    """An epsilon of the size of one token's gradient.
+
+    1e-6 in embeddings and tables, 1e-5 in the head.
     """
     epsilons = PerKind(embedding=1e-6, table=1e-6, head=1e-5)
     return change_adamw(run, lambda adamw: replace(adamw, epsilons=epsilons))
@@ -260,12 +263,12 @@ def soap_rare_tokens(run: Run) -> Run:
     in use is 0.3 to 0.4): pairs whose ids have a geometric mean of at most 2,000 are half of all
     different pairs and three quarters of the text. When the learning rate falls for all rows at
     once, a token first seen late is hardly learned; now a row that n steps have updated keeps at
-    least 1 / sqrt(n) of its highest learning rate. And tokens that are alike as inputs are often
-    alike as outputs, so a map of the embeddings helps the rows of the head that have seen little.
+    least 1 / sqrt(n) of its highest learning rate. Tokens that are alike as inputs are often alike
+    as outputs, so a map of the embeddings helps rows of the head that have had few updates.
 
-    What the parts gain: SOAP alone (the recipe `soap`) 0.018 on TinyStories and 0.028 on sotu
+    Gains of the parts: SOAP alone (the recipe `soap`) 0.018 on TinyStories and 0.028 on sotu
     (test, 5 and 3 pairs), the other three together another 0.020 and 0.039. On TinyStories neither
-    is above 0.02, so they are one rung. One by one the three were measured on sotu alone (dev, one
+    is above 0.02, so they are one rung. One by one the three were measured only on sotu (dev, one
     seed, in this order): pairs of small ids 0.009, rows of embeddings and tables 0.011, rows of
     the head and the map 0.023. Left out of the finished rung, the choice of pairs was worth 0.0027
     (test, 3 pairs, SD 0.0031), which is nothing; it stays because the recorded runs have it."""
@@ -273,13 +276,14 @@ def soap_rare_tokens(run: Run) -> Run:
 
 
 def soap_before_muon(run: Run) -> Run:
-    """SOAPMuon in place of Muon. A run without Muon (the ladder without `muon`) stays as it is."""
+    """SOAPMuon in place of Muon. A run without Muon (the ladder without `muon`) is unchanged."""
     return replace(run, optim=SOAPMuon(**vars(run.optim))) if isinstance(run.optim, Muon) else run
 
 
 def common_bigrams(run: Run) -> Run:
-    """A bigram table of 95,000 rows that stores only pairs of tokens with small ids, which are
-    often frequent ones.
+    """A bigram table of 95,000 rows that stores only pairs of tokens with small ids.
+
+    A small id often belongs to a frequent token.
     """
     inputs = (
         replace(p, rows=95_000, common=2000) if isinstance(p, NgramHash) else p
@@ -290,8 +294,11 @@ def common_bigrams(run: Run) -> Run:
 
 def row_lrs(run: Run) -> Run:
     """Every row of embeddings, tables and head keeps at least 1 / sqrt(n) of its highest learning
-    rate after n updates. A step updates a row of the head if the row's token occurs in the batch:
-    its gradient is then above 1e-4."""
+    rate after n updates.
+
+    A step counts as an update of a row of the head if the row's token occurs in the batch: its
+    gradient is then above 1e-4.
+    """
     threshold = PerKind(head=1e-4)
     return change_adamw(
         run, lambda adamw: replace(adamw, row_lr_power=0.5, row_update_threshold=threshold)
@@ -301,8 +308,9 @@ def row_lrs(run: Run) -> Run:
 def embedding_map(run: Run) -> Run:
     """A head to which a learned linear map of the token embeddings is added, times 0.02.
 
-    The row that stands for all tokens which the run does not read gets nothing, so it is no longer
-    exact for them."""
+    The row that stands for all tokens that the run does not read gets no map, so it is no longer
+    exact for them.
+    """
     return replace(
         run, model=replace(run.model, lm_head=replace(run.model.lm_head, embedding_map=0.02))
     )
@@ -313,13 +321,14 @@ def where_to_copy(run: Run) -> Run:
     of an earlier token as the one to copy, one for how far back it stands (in doublings), one for
     which token it is.
 
-    Copying compares hidden states alone. But the name in a story is that of this story, which is
-    near, and names and numbers are copied more often than other tokens. On one seed of `minute`,
-    on TinyStories, the numbers are highest 15 to 62 tokens back. Both were measured together; on
+    Without them, copying compares only hidden states. But a name to copy is usually near, in the
+    same story, and names and numbers are copied more often than other tokens. On one seed of
+    `minute`, on TinyStories, the distances of 15 to 62 tokens score highest. Both were measured
+    together; on
     one seed of `minute` (dev, two threads) distances alone gained 0.006 (TinyStories) and 0.004
     (sotu), tokens alone 0.005 and 0.003, both 0.013 and 0.007. With one thread both gained 0.024
     and 0.004: the number of threads moves a seed by 0.008, so the parts cannot be told apart. At
-    three hundred steps nothing is left of the gain (sotu, one seed)."""
+    three hundred steps the gain is gone (sotu, one seed)."""
     pointer = run.model.pointer and replace(run.model.pointer, score_biases=True)
     return replace(run, model=replace(run.model, pointer=pointer))
 
@@ -328,17 +337,15 @@ def own_document(run: Run) -> Run:
     """Attention looks no further back than to the last <|endoftext|>, the token that stands before
     each document.
 
-    A row of 512 tokens holds parts of three or four stories of TinyStories, and no attention head
-    has to learn to leave the others alone; speeches of sotu are longer. What copies tokens still
-    sees all: limiting it too lost 0.008 of 0.020 (one seed of `minute`, dev; threads move a seed
-    as much), perhaps because names recur from story to story."""
+    A row of 512 tokens holds parts of three or four stories of TinyStories, and now no attention
+    head has to learn to ignore the others; speeches of sotu are longer. The copying part still
+    sees the whole row: limiting it too lost 0.008 of 0.020 (one seed of `minute`, dev; the number
+    of threads moves a seed as much), perhaps because names recur from story to story."""
     return replace(run, model=replace(run.model, document_start=50256))
 
 
 def change_adamw(run: Run, change: Callable[[AdamW], AdamW]) -> Run:
-    """The run with its AdamW changed: the optimizer itself, or the one that Muon leaves the other
-    parameters to.
-    """
+    """Change the run's AdamW: its optimizer or, under Muon, the one for the other parameters."""
     if isinstance(run.optim, Muon):
         return replace(run, optim=replace(run.optim, rest=change(run.optim.rest)))
     assert isinstance(run.optim, AdamW)

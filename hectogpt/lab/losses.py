@@ -1,7 +1,8 @@
 """A verdict on losses from anybody's runs: read them from files, pair them by seed, test the gain.
 
 The test is that of `hectogpt compare --until decided` (sequential.py): the result stays valid when
-it is recomputed after every new seed."""
+it is recomputed after every new seed.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from hectogpt.lab.sequential import half_width, look, p_value
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, p_text
 
 LARGEST = 64 << 20  # bytes of a file of losses
-MOST_SEEDS = 10_000  # a larger forecast is not worth a number
+MOST_SEEDS = 10_000  # larger forecasts are not reported
 
 Losses = Mapping[str, float]  # seed -> loss, in the order of the file
 
@@ -32,21 +33,20 @@ Losses = Mapping[str, float]  # seed -> loss, in the order of the file
 class LossVerdict:
     """The test of losses b against losses a.
 
-    verdict: "better" if b is lower than a by at least `margin` and the interval lies above 0,
-        "worse" the
-        same in the other direction, "tie" if the interval lies within the margin, otherwise
-        "unproven".
-    gain: mean of a minus b over the pairs; positive means that b is better. In the unit of the
-        losses.
-    interval: 95 % interval of the gain, valid at every look; None for a single pair.
-    p: two-sided p value that is valid at every look.
-    pairs: number of pairs.
-    more_seeds: about how many more pairs would decide it if gain and spread stayed as they are. 0
-        if it
-        is decided, None if one pair gives no spread or the number exceeds 10,000.
-    margin: differences below it count as a tie.
-    paired: True if the pairs share a seed, False if they share only their place in the files.
-    unused: seeds (or, unpaired, a number of rows) without a partner.
+    Attributes:
+        verdict: "better" if b is lower than a by at least `margin` and the interval lies above 0;
+            "worse" in the opposite case; "tie" if the interval lies within the margin; otherwise
+            "unproven".
+        gain: mean of a minus b over the pairs, in the unit of the losses; positive means that b is
+            better.
+        interval: 95 % interval of the gain, valid at every look; None for a single pair.
+        p: two-sided p value, valid at every look.
+        pairs: number of pairs.
+        more_seeds: about how many more pairs would decide it if gain and spread stayed as they
+            are. 0 if it is decided, None if one pair gives no spread or the number exceeds 10,000.
+        margin: smaller differences count as a tie.
+        paired: True if the pairs share a seed, False if they share only their place in the files.
+        unused: seeds (or, unpaired, a number of rows) without a partner.
     """
 
     verdict: str
@@ -60,7 +60,7 @@ class LossVerdict:
     unused: tuple[str, ...]
 
     def text(self, a: str, b: str) -> str:
-        """One paragraph; a, b: what to call the two."""
+        """The verdict as one paragraph. a, b: names for the two."""
         opening = {
             "better": f"{b} is better than {a}",
             "worse": f"{b} is worse than {a}",
@@ -80,7 +80,7 @@ class LossVerdict:
         lines = [f"{opening}: {'; '.join(facts)}.", self._next()]
         lines.append("The interval and p stay valid however often you look while seeds are added.")
         if self.unused:
-            lines.append(f"Without a partner, and not used: {', '.join(self.unused)}.")
+            lines.append(f"Not used, for lack of a partner: {', '.join(self.unused)}.")
         return " ".join(line for line in lines if line)
 
     def _next(self) -> str:
@@ -106,12 +106,10 @@ def verdict(
     """Test whether losses b are lower than losses a.
 
     Args:
-        a: losses of the base: a mapping from seed to loss, or a sequence.
-        b: losses of the change, in the same form. Two mappings are paired by seed; two sequences
-            by
-            place,
-            which is valid for independent runs, and needs more of them than pairs that share a
-            seed.
+        a: losses of the base, a mapping from seed to loss or a sequence.
+        b: losses of the change, in the same form. Two mappings are paired by seed. Two sequences
+            are paired by place, which is valid for independent runs but needs more of them than
+            pairs that share a seed.
         margin: least difference that counts, in the unit of the losses.
 
     Raises UserError if no pair can be made, a loss is not finite, or the margin is negative.
@@ -172,8 +170,9 @@ def _values(losses: Losses | Sequence[float]) -> Iterable[float]:
 
 
 def seeds_to_decide(gains: np.ndarray, margin: float) -> int | None:
-    """How many more gains with this mean and spread decide the test; None for one gain, or beyond
-    MOST_SEEDS.
+    """How many more gains with this mean and spread would decide the test.
+
+    None for a single gain, and for more than MOST_SEEDS.
     """
     if len(gains) < 2:
         return None
@@ -185,15 +184,17 @@ def seeds_to_decide(gains: np.ndarray, margin: float) -> int | None:
 
 
 # --- files
-# ---
 
 
 def read_losses(name: str) -> tuple[Losses, bool]:
-    """The losses in a file, and True if they have seeds (otherwise their keys are row numbers).
+    """Read losses from a file. Returns them by seed, and True if the file names seeds.
 
-    name: FILE or FILE:COLUMN. The file is CSV with a header (separated by commas, semicolons or
-    tabs), or JSON lines (.jsonl). COLUMN is that of the loss, `loss` by default; seeds are in the
-    column `seed`.
+    Without seeds, the keys are row numbers.
+
+    Args:
+        name: FILE or FILE:COLUMN. The file is CSV with a header (separated by commas, semicolons
+            or tabs) or JSON lines (.jsonl). COLUMN holds the losses, by default `loss`; the column
+            `seed` holds the seeds.
 
     Raises UserError (DATA) for a file that cannot be read, lacks the column, or repeats a seed.
     """
@@ -241,8 +242,8 @@ def read_losses(name: str) -> tuple[Losses, bool]:
             )
         if seed in losses:
             raise UserError(
-                f"{path}, row {number}: seed {seed} a second time",
-                why="a seed counts once",
+                f"{path}, row {number}: seed {seed} appears twice",
+                why="each seed may occur once",
                 fix="keep one row for each seed, in a file for each arm",
                 code=errors.DATA,
             )
@@ -265,11 +266,10 @@ def _json_rows(text: str) -> list[dict[str, Any]]:
 
 
 # --- the picture
-# ---
 
 
 def plot_verdict(path: Path, gains: Sequence[float], margin: float, title: str) -> None:
-    """Write a PNG of the gains seed by seed, with their mean and its interval after each."""
+    """Write a PNG of the gains seed by seed, with the running mean and its interval."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

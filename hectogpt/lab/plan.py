@@ -1,5 +1,4 @@
-"""Which runs a comparison takes: recipes, recipes without a rung, grids of overridden fields, and
-runs from Python.
+"""The arms of a comparison: recipes, recipes without a rung, grids of fields, runs from Python.
 
 Old names of recipes and fields are accepted; the arms have today's.
 """
@@ -27,10 +26,12 @@ COMMA = re.compile(r",(?![^\[]*\])")  # not inside [0.9,0.95]
 
 @dataclass(frozen=True)
 class Arm:
-    """One thing to compare: a run (its seed is set per trial) and what was overridden in its
-    recipe.
+    """A run to compare, and the fields that differ from its recipe.
 
-    overrides: dotted field -> value. label: both in words; no two arms of a comparison share one.
+    Attributes:
+        label: recipe and overrides as text; unique within a comparison.
+        run: the run; the seed is set for each trial.
+        overrides: dotted field -> value.
     """
 
     label: str
@@ -39,15 +40,23 @@ class Arm:
 
 
 def add_arm(arms: dict[str, Arm], run: Run, recipe: Run, label: str) -> None:
-    """Add the arm of a run by its label. recipe: what it was made from. Raises UserError for a run
-    that is there, and for one that sees the future."""
+    """Add a run to `arms`, under its label.
+
+    Args:
+        arms: label -> arm, changed in place.
+        run: the run to add.
+        recipe: the run that it was made from.
+        label: the label; a number is appended if a different run has it already.
+
+    Raises UserError for a run that is already there, and for one that sees the future.
+    """
     ideas.check_causal(run)
     if label in arms:
         if arms[label].run.ideas == run.ideas and not changed(arms[label].run, run):
             raise UserError(
                 f"{label} is named twice",
-                why="seed, threads and corpus are the comparison's, so runs that differ in these "
-                "alone are equal",
+                why="the comparison sets seed, threads and corpus, so runs that differ only in "
+                "these are equal",
                 fix="leave one out, or change a field",
             )
         label += f" ({len(arms) + 1})"  # files of one name in two folders
@@ -60,12 +69,16 @@ def plan(
     sweep: Sequence[str] = (),
     steps: int | None = None,
 ) -> list[Arm]:
-    """The arms: each named recipe, then the top recipe without each named rung; each with every
-    swept value.
+    """The arms of a comparison, each once for every combination of swept values.
 
-    without: names of rungs, or "all". sweep: texts such as "optim.lr=0.001,0.003"; several of them
-    make a grid. Raises UserError for an unknown recipe, field or value, and for what is named
-    twice."""
+    Args:
+        names: recipes and ideas; the others are compared with the first.
+        without: rungs to leave out of the top recipe, one at a time, or "all" for each rung.
+        sweep: strings such as "optim.lr=0.001,0.003"; several make a grid.
+        steps: optimizer steps of every arm; None keeps each recipe's own.
+
+    Raises UserError for an unknown recipe, field or value, and for an arm named twice.
+    """
     if without and not names:
         names = (ladder.TOP,)
     rungs = (
@@ -77,7 +90,7 @@ def plan(
     if not names:
         raise UserError(
             "no recipe named",
-            why="the first is what the others are compared to",
+            why="the others are compared with the first",
             fix="hectogpt compare baseline top",
         )
     fields = [parse_sweep(text) for text in sweep] + (
@@ -94,10 +107,9 @@ def plan(
 
 
 def parse_sweep(text: str) -> list[tuple[str, Any]]:
-    """A field with each of its values: "optim.lr=1e-3,3e-3" -> [("optim.lr", 0.001), ("optim.lr",
-    0.003)].
+    """Parse "optim.lr=1e-3,3e-3" into [("optim.lr", 0.001), ("optim.lr", 0.003)].
 
-    A field may be written as the option that sets it: "model.d-model" is "model.d_model".
+    The field may be written as the option that sets it: "model.d-model" is "model.d_model".
     """
     field, equals, values = text.partition("=")
     if not equals or not values:
@@ -117,8 +129,9 @@ def _parse(text: str) -> Any:
 
 
 def override(run: Run, changes: dict[str, Any]) -> Run:
-    """A run with some dotted fields replaced. Raises UserError naming a field that does not exist
-    or does not fit.
+    """The run with some dotted fields replaced.
+
+    Raises UserError that names a field which does not exist or whose value does not fit.
     """
     data = dump(run)
     for field, value in changes.items():
@@ -136,13 +149,14 @@ def override(run: Run, changes: dict[str, Any]) -> Run:
 
 
 # --- runs of Python
-# ---
 
 
 def arms_of(runs: Sequence[Run | str], steps: int | None = None, threads: int = 0) -> list[Arm]:
-    """The arms of a comparison of runs and names. A label is the recipe's name, and, where an
-    earlier run has the same, how it differs from that. Raises UserError for equal runs and for
-    classes without a file."""
+    """The arms of a comparison of runs and names of recipes, from Python.
+
+    A label is the recipe's name, followed by the fields that differ from an earlier run of that
+    recipe. Raises UserError for equal runs, and for classes that other processes cannot import.
+    """
     if isinstance(runs, (str, Run)) or not runs:
         raise UserError(
             "no runs to compare", why="compare takes a list", fix='compare(["baseline", "top"])'
@@ -179,7 +193,7 @@ def check_classes(run: Run) -> None:
             where = "a notebook or script" if module == "__main__" else f"the module {module}"
             raise UserError(
                 f"{name} is defined in {where}",
-                why="each trial is a process of its own, which cannot import it from there",
+                why="each trial runs in a separate process, which cannot import it from there",
                 fix=f"put {name} and a function that takes a Run and returns one that uses it "
                 "into a file, "
                 'and compare "FILE.py:FUNCTION"',

@@ -34,11 +34,12 @@ Status = Literal["ok", "diverged", "failed"]
 
 @dataclass(frozen=True)
 class Record:
-    """One trial: what was run, where, and what came of it. Losses are nats per token, `bpb` bits
-    per byte of text.
+    """One trial: what was run, where, and with which result.
 
-    A trial whose loss stopped being finite ("diverged") counts as a uniform guess. A trial that
-    crashed ("failed") says nothing about its run: it has no losses, and is run again."""
+    Losses are in nats per token, `bpb` in bits per byte of text. A trial whose loss stopped being
+    finite ("diverged") counts as a uniform guess. A trial that crashed ("failed") says nothing
+    about its run: it has no losses and is run again.
+    """
 
     OLD_FIELDS: ClassVar[dict[str, str]] = {
         "anchor_split": "ngram_split",
@@ -53,14 +54,14 @@ class Record:
         str, Any
     ]  # the whole Run as `dump` writes it, with today's names if this version can express it
     corpus_sha256: dict[str, str] = field(default_factory=dict)  # split -> hash of its tokens
-    arm: str = ""  # recipe and overrides in words
-    modified: bool = False  # whether fields of the recipe were overridden
+    arm: str = ""  # recipe and overrides as text
+    modified: bool = False  # True if fields of the recipe were overridden
     overrides: dict[str, Any] = field(default_factory=dict)  # dotted field of the run -> value
     steps: int | None = None  # optimizer steps asked for
     train_tokens: int | None = None  # training tokens asked for
     version: str | None = None  # of this package
     commit: str | None = None  # of the checkout; None outside one
-    dirty: bool | None = None  # whether the package's files differed from the commit
+    dirty: bool | None = None  # True if the package's files differed from the commit
     machine: dict[str, Any] | None = None  # device, dtypes, threads
     params: int | None = None  # parameters of the model
     seconds: float | None = None  # of building, compiling and training, s
@@ -81,7 +82,7 @@ class Record:
     ngram_kn5: float | None = None
     ngram_mkn5: float | None = None  # of earlier versions, as the next one
     ngram_best: float | None = None
-    rules_broken: list[str] = field(default_factory=list)  # rules of the track, in words
+    rules_broken: list[str] = field(default_factory=list)  # rules of the track, as sentences
     wall_seconds: float | None = None  # of the whole trial, scoring included, s
     losses: list[float] = field(default_factory=list)  # training loss at every step, five digits
     grad_norms: list[float] = field(
@@ -90,7 +91,7 @@ class Record:
 
     @property
     def counts(self) -> bool:
-        """Whether the trial enters statistics and need not be run again."""
+        """True if the trial enters the statistics and need not be run again."""
         return self.status != "failed"
 
     def key(self) -> str:
@@ -98,16 +99,16 @@ class Record:
         return trial_key(self.run, self.corpus_sha256, self.track, self.seed)
 
     def experiment(self) -> str:
-        """The same without seed and track: equal for the seeds of one run on one text."""
+        """Identity of the experiment: equal for all seeds and tracks of one run on one text."""
         return experiment_key(self.run, self.corpus_sha256)
 
     def loss(self, split: str) -> float | None:
-        """Held-out loss on "dev" or "test", None if it was not scored."""
+        """Held-out loss on "dev" or "test"; None if that was not scored."""
         loss: float | None = getattr(self, f"{split}_loss")
         return loss
 
     def outcome(self, split: str) -> str:
-        """What came of the trial, in a line."""
+        """The result of the trial in one line."""
         loss = self.loss(split)
         facts = [] if loss is None else [f"{split} loss {loss:.4f}"]
         facts += [f"{self.seconds:.1f} s"] if self.seconds is not None else []
@@ -128,12 +129,14 @@ def parse_run(run: Mapping[str, Any]) -> Run | None:
 
 
 def experiment_key(run: Mapping[str, Any], corpus_sha256: Mapping[str, str]) -> str:
-    """What makes two experiments different: the run (recipe and every field but NOT_IDENTITY) and
-    the three texts.
+    """Identity of an experiment: the run (recipe and every field but NOT_IDENTITY) and the texts.
 
-    run: as `dump` writes it today. A record's run is brought to that form when it is read, fields
-    that are newer than the record with their defaults; a run that this version cannot express
-    stands for itself."""
+    Args:
+        run: the run as `dump` writes it today. A record's run is converted to that form when it is
+            read, with default values for fields that are newer than the record. A run that this
+            version cannot express stays as it is.
+        corpus_sha256: split -> hash of its tokens.
+    """
     fields = {name: value for name, value in run.items() if name not in NOT_IDENTITY}
     texts = [corpus_sha256.get(split) for split in ("train", "dev", "test")]
     return json.dumps([fields, texts], sort_keys=True, allow_nan=False)
@@ -142,18 +145,14 @@ def experiment_key(run: Mapping[str, Any], corpus_sha256: Mapping[str, str]) -> 
 def trial_key(
     run: Mapping[str, Any], corpus_sha256: Mapping[str, str], track: str, seed: int
 ) -> str:
-    """The same with track, seed and the run's number of threads: what makes two trials
-    different.
-    """
+    """Identity of a trial: the experiment, the track, the seed and the run's number of threads."""
     return json.dumps(
         [experiment_key(run, corpus_sha256), track, seed, run.get("threads")], allow_nan=False
     )
 
 
 def changed(before: Run, after: Run) -> dict[str, Any]:
-    """Dotted field -> the value after, as `dump` has it, of the fields in which two runs differ as
-    experiments.
-    """
+    """Fields in which two runs differ as experiments: dotted field -> value after, from `dump`."""
     left_out = (*NOT_IDENTITY, "recipe", "ideas")
     return {
         path: new
@@ -163,9 +162,7 @@ def changed(before: Run, after: Run) -> dict[str, Any]:
 
 
 def failures(records: Iterable[Record]) -> list[str]:
-    """A line for each way in which trials went wrong or broke their track's rules, with the
-    seeds.
-    """
+    """One line, with the seeds, for each way in which trials failed or broke rules."""
     seeds: dict[str, list[int]] = {}
     for record in records:
         arm = record.arm or record.recipe
@@ -182,27 +179,25 @@ def failures(records: Iterable[Record]) -> list[str]:
 
 
 def arm_label(recipe: str, overrides: Mapping[str, Any]) -> str:
-    """A recipe and what was overridden in it, in words: "muon optim.lr=0.01"."""
+    """A recipe and its overrides as text, such as "muon optim.lr=0.01"."""
     changes = (f"{name}={json.dumps(value, allow_nan=False)}" for name, value in overrides.items())
     return " ".join([recipe, *changes])
 
 
 # --- the file
-# ---
 
 _NAMES = [f.name for f in dataclasses.fields(Record)]
 LARGEST_FILE = 1 << 30  # bytes; a record has about 3000
-LARGEST = 1e12  # of any number but a whole one; no loss, time (s) or memory (MiB) comes near it
-LONGEST_NAME = 1000  # characters of a name of a corpus, track, recipe or arm
+LARGEST = 1e12  # limit for floats; no loss, time (s) or memory (MiB) comes near it
+LONGEST_NAME = 1000  # characters of the name of a corpus, track, recipe or arm
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a JSONL file, those of failed trials included; [] for a file that does not
-    exist.
+    """The records of a JSONL file, including failed trials; [] if the file does not exist.
 
-    A last line without its line end is left out if it is half a record. Raises UserError (DATA)
-    for a file that cannot be read, and for a line that is not a record, with its number and the
-    field."""
+    An incomplete last line is ignored. Raises UserError (DATA) for a file that cannot be read, and
+    for a line that is not a record, with the number of the line and the name of the field.
+    """
     return [
         _read(path, number, line)
         for number, line in enumerate(_lines_of(path), start=1)
@@ -221,10 +216,9 @@ def _lines_of(path: Path) -> list[bytes]:
     return lines + ([last] if is_whole_object(last) else [])
 
 
-@lru_cache(maxsize=10_000)  # a comparison looks at its file before every trial
+@lru_cache(maxsize=10_000)  # a comparison reads its file before every trial
 def _read(path: Path, number: int, line: bytes) -> Record:
-    """The record of a line, which may come from others and from other versions: what else it has
-    is left out."""
+    """Parse a line, which may come from somebody else; unknown fields are ignored."""
     try:
         row = {
             Record.OLD_FIELDS.get(name, name): value
@@ -245,8 +239,7 @@ def _read(path: Path, number: int, line: bytes) -> Record:
 
 
 def _check_bounds(record: Record) -> None:
-    """Raise ValueError for a number that nothing here can be, and for a name that is too long to
-    be shown."""
+    """Raise ValueError for a number out of bounds, or a name that is too long to be shown."""
     for name in _NAMES:
         value = getattr(record, name)
         for number in value if isinstance(value, list) else [value, record.run["steps"]]:
@@ -274,16 +267,20 @@ def _current(old: Record) -> Record:
 
 
 def check_writable(path: Path) -> None:
-    """Make a file of records and its folder where there are none. Raises UserError (STORAGE) for
-    one that could not be written after hours of trials."""
+    """Create a file of records and its folder if they do not exist.
+
+    Raises UserError (STORAGE) now, rather than after hours of trials.
+    """
     with errors.writing(path, fix=set_to("out", "a file you may write to")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("ab").close()
 
 
 def append_record(path: Path, record: Record) -> None:
-    """Add one record, whole and flushed to disk, as several processes may do at once. Raises
-    UserError (STORAGE), with the record's line, so that a trial is not lost with it."""
+    """Append one record and flush it to disk; several processes may append at the same time.
+
+    Raises UserError (STORAGE) with the record's line in it, so that the trial is not lost.
+    """
     line = json.dumps(vars(record), allow_nan=False)
     kept = f"the records written before, and this line, to be added by hand: {line}"
     with errors.writing(path, fix=set_to("out", "a file you may write to"), kept=kept):

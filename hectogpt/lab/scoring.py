@@ -1,5 +1,4 @@
-"""What follows the last step of a run: its held-out score and what that is compared with, picture,
-continuations, summary."""
+"""The end of a run: held-out score, n-gram baselines, picture, continuations and summary."""
 
 from __future__ import annotations
 
@@ -29,8 +28,13 @@ PROMPT_TOKENS = 6  # of the held-out text, for other corpora
 
 @dataclass(frozen=True)
 class FullRun:
-    """A finished run: its result, what summary.json holds, and the baseline's on the same text as
-    `find_baseline` has it."""
+    """A finished run.
+
+    Attributes:
+        result: losses, gradient norms and model of the run.
+        summary: the contents of summary.json.
+        baseline: the assignment's baseline on the same text, from `find_baseline`.
+    """
 
     result: RunResult
     summary: dict[str, Any]
@@ -40,21 +44,27 @@ class FullRun:
 def run_and_score(
     task: Task, progress: Progress, prompt: str | None = None, world: World = ALONE
 ) -> FullRun:
-    """Train, score, draw, summarise. prompt: what the trained model continues at the end. Raises
-    UserError as `run_to_folder` does."""
-    task.corpus.tokenizer.encode(
-        prompt or ""
-    )  # what is no text is refused before anything is trained
+    """Train, score, draw the picture and write the summary.
+
+    Args:
+        task: the run and its folder.
+        progress: shows the progress.
+        prompt: a text for the trained model to continue; None takes `default_prompt`.
+        world: the processes of the run.
+
+    Raises UserError as `run_to_folder` does.
+    """
+    task.corpus.tokenizer.encode(prompt or "")  # an invalid prompt is refused before training
     return run_to_folder(
         task, progress, lambda session, folder: score(session, folder, progress, prompt), world
     )
 
 
 def score(session: Session, folder: RunFolder, progress: Progress, prompt: str | None) -> FullRun:
-    """Score the trained model, draw its picture, write its summary."""
+    """Score the trained model, draw its picture and write its summary."""
     from hectogpt.training.plot import (
         plot_run,
-    )  # loads matplotlib, which would hold up the first step
+    )  # imported late: loading matplotlib would delay the first step
 
     run = session.run
     corpus = session.corpus
@@ -80,7 +90,7 @@ def score(session: Session, folder: RunFolder, progress: Progress, prompt: str |
             held_out=read_scores(folder.path / METRICS),
             levels={"unigram counts": ngrams["unigram"]},
         )
-    except Exception as error:  # whatever it is: a picture is not worth a run
+    except Exception as error:  # any error: a picture is not worth a run
         progress.line(f"note: no picture: {type(error).__name__}: {error}")
     prompt = default_prompt(corpus) if prompt is None else prompt
     summary = session.result().summary() | folder.facts
@@ -96,9 +106,7 @@ def score(session: Session, folder: RunFolder, progress: Progress, prompt: str |
 
 
 def default_prompt(corpus: Corpus) -> str:
-    """A prompt that fits the corpus: for others than sotu, the first tokens of the held-out
-    text.
-    """
+    """A prompt that fits the corpus: except for sotu, the beginning of the held-out text."""
     if corpus.name == "sotu":
         return SOTU_PROMPT
     return beginning(corpus.dev, corpus.tokenizer, PROMPT_TOKENS)
@@ -120,13 +128,14 @@ def samples(session: Session, prompt: str) -> dict[str, str]:
 
 
 # --- what a loss is compared with: recorded runs of the recipe, the baseline's curve on the text
-# ----------------------
 
 
 def is_it_usual(recipe: str, corpus: str, steps: int | None, loss: float) -> str:
-    """How a whole run's held-out loss lies to those on record, in words; "" if fewer than two are.
-    Within four SD, or 0.01, is usual. tools/report writes the file from results/ladder.jsonl: mean
-    and SD of n losses, nats per token."""
+    """Compare a run's held-out loss with recorded ones, in words; "" if there are fewer than two.
+
+    A loss within four SD, or within 0.01, is usual. tools/report writes bands.json from
+    results/ladder.jsonl: mean and SD of n losses, in nats per token.
+    """
     bands = json.loads(
         (Path(__file__).parent / "baselines" / "bands.json").read_text(encoding="utf-8")
     )
@@ -141,8 +150,10 @@ def is_it_usual(recipe: str, corpus: str, steps: int | None, loss: float) -> str
 
 
 def find_baseline(corpus: Corpus, steps: int) -> dict[str, Any] | None:
-    """A finished baseline run on this training text over so many steps: `losses` and `grad_norms`
-    at every step, and `dev_loss`. One comes with the package, on the embedded corpus over 100
-    steps; None for another."""
+    """A finished baseline run on this training text with this number of steps, or None.
+
+    It has `losses` and `grad_norms` of every step, and `dev_loss`. The package contains one, of
+    100 steps on the embedded corpus.
+    """
     path = Path(__file__).parent / "baselines" / f"{corpus.sha256['train'][:16]}-{steps}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

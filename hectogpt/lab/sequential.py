@@ -1,25 +1,25 @@
-"""A test of paired gains that stays valid when it is looked at after every seed, and may stop at
-any of them.
+"""A test of paired gains that stays valid when you look after every seed and stop at any time.
 
 The gains x_1, x_2, ... (old loss minus new, one for each seed) are independent draws from a normal
-distribution with an unknown mean and an unknown standard deviation. For a mean m0, with n draws,
-mean gain d + m0 and W the sum of squares around it, the e-value against m0 is
+distribution with unknown mean and standard deviation. For a mean m0, after n draws with mean gain
+d + m0 and sum of squares W around that mean, the e-value against m0 is
 
     E_n(m0) = (1 + n g)^(-1/2) * [(W + n d^2 / (1 + n g)) / (W + n d^2)]^(-n/2)
 
-It is the ratio of two likelihoods of x / sigma, with sigma integrated over d sigma / sigma (the
-right Haar prior): the mean in units of sigma drawn from N(0, g), over a mean of 0. If m0 is the
-mean, E_1(m0), E_2(m0), ... is a nonnegative martingale that starts at 1, so it ever reaches 1 /
-ALPHA with a probability of at most ALPHA (Ville 1939). The means with E_n(m0) < 1 / ALPHA are an
-interval, and with a probability of at least 1 - ALPHA none of all these intervals misses the true
-mean. Solved for d, with r = (ALPHA^2 / (1 + n g))^(1/n):
+It is a ratio of two likelihoods of x / sigma, with sigma integrated over d sigma / sigma (the
+right Haar prior). In the numerator the mean, in units of sigma, is drawn from N(0, g); in the
+denominator it is 0. If m0 is the true mean, E_1(m0), E_2(m0), ... is a nonnegative martingale that
+starts at 1, so the probability that it ever reaches 1 / ALPHA is at most ALPHA (Ville 1939). The
+means with E_n(m0) < 1 / ALPHA form an interval. With a probability of at least 1 - ALPHA, all
+these intervals contain the true mean. Solved for d, with r = (ALPHA^2 / (1 + n g))^(1/n):
 
     d^2 < W (1 - r) / (n (r - 1 / (1 + n g)))      and no bound while r <= 1 / (1 + n g)
 
 Sources: Robbins 1970, "Statistical methods related to the law of the iterated logarithm"; Lai
 1976, "On confidence sequences"; Wang and Ramdas, "Anytime-valid t-tests and confidence sequences
 for Gaussian means with unknown variance" (arXiv:2310.03722); Perez-Ortiz, Lardy, de Heide and
-Grunwald, "E-statistics, group invariance and anytime-valid testing" (arXiv:2208.07610)."""
+Grunwald, "E-statistics, group invariance and anytime-valid testing" (arXiv:2208.07610).
+"""
 
 from __future__ import annotations
 
@@ -31,16 +31,20 @@ import numpy as np
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired
 
 ALPHA = 0.05  # probability that any of the intervals, at any look, misses the true gain
-# g: variance of the gain that is expected, in units of the variance of the differences. At 9
-# (gains of some 3 SD, as rungs of the ladder have), three seeds are enough for a clear gain.
-# Another g is as valid, and slower here.
+# g: the expected variance of the gain, in units of the variance of the differences. With 9 (gains
+# of about 3 SD, as rungs of the ladder have), three seeds are enough for a clear gain. A different
+# g would be just as valid, and slower here.
 EFFECT_VARIANCE = 9.0
 
 
 class Looks(NamedTuple):
-    """What each look says, along the last axis: after one gain, after two, and so on. gain: the
-    mean. low, high: the interval that is valid at every look; infinite at first. word: "unproven"
-    as long as nothing is decided."""
+    """The result of each look, along the last axis: after one gain, after two, and so on.
+
+    Attributes:
+        gain: mean gain.
+        low, high: bounds of the interval that is valid at every look; infinite at first.
+        word: "better", "worse" or "tie"; "unproven" while nothing is decided.
+    """
 
     gain: np.ndarray
     low: np.ndarray
@@ -55,10 +59,11 @@ def look(gains: Any, margin: float = LEAST_DIFFERENCE) -> Looks:
         gains: [..., n], n at least 1, in the unit of the losses (nats per token).
         margin: least difference that counts, in the same unit.
 
-    better: the interval lies above 0 and the mean gain is at least the margin. worse: the same for
-    losses. tie: the interval lies within the margin of 0. A comparison that stops at the first of
-    these says something false (a gain or a tie that does not exist, the wrong sign) with a
-    probability of at most ALPHA."""
+    "better": the interval lies above 0 and the mean gain is at least the margin. "worse": the
+    interval lies below 0 and the mean loss is at least the margin. "tie": the interval lies within
+    the margin of 0. If a comparison stops at the first of these, the probability that its verdict
+    is false (a gain or a tie that does not exist, or the wrong sign) is at most ALPHA.
+    """
     gains = np.asarray(gains, dtype=np.float64)
     n = np.arange(1, gains.shape[-1] + 1, dtype=np.float64)
     first = gains[..., :1]
@@ -78,9 +83,7 @@ def look(gains: Any, margin: float = LEAST_DIFFERENCE) -> Looks:
 
 
 def half_width(n: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """Half the width of the interval after n gains with these sums of squares around their
-    mean.
-    """
+    """Half the width of the interval after n gains, from the sums of squares around their mean."""
     shrink = 1 / (1 + n * EFFECT_VARIANCE)
     r = (ALPHA**2 * shrink) ** (1 / n)
     bounded = r > shrink
@@ -90,9 +93,7 @@ def half_width(n: np.ndarray, squares: np.ndarray) -> np.ndarray:
 
 
 def p_value(gains: Any) -> float:
-    """Two-sided p value against a mean gain of 0, valid at every look: 1 / max E_n(0), at most
-    1.
-    """
+    """Two-sided p value for a mean gain of 0, valid at every look: 1 / max E_n(0), at most 1."""
     gains = np.asarray(gains, dtype=np.float64)
     n = np.arange(1, len(gains) + 1, dtype=np.float64)
     shrink = 1 / (1 + n * EFFECT_VARIANCE)
@@ -107,9 +108,11 @@ def p_value(gains: Any) -> float:
 
 
 def compare_sequentially(new: Mapping[int, float], old: Mapping[int, float]) -> Paired | None:
-    """Compare losses by seed as `statistics.compare_pairs` does, by this test, at the first look
-    that decides; at the last one if none does, and then the verdict is "unproven". None if they
-    share no seed. Seeds are taken in their order."""
+    """Compare losses seed by seed, in order, and stop at the first look that decides.
+
+    Returns the same type as `statistics.compare_pairs`: the last look, with the verdict
+    "unproven", if none decides; None if the two share no seed.
+    """
     gains = [old[seed] - new[seed] for seed in sorted(new.keys() & old.keys())]
     if not gains:
         return None
@@ -118,8 +121,11 @@ def compare_sequentially(new: Mapping[int, float], old: Mapping[int, float]) -> 
 
 
 def pair_of(gains: Sequence[float]) -> Paired:
-    """What the last look at these gains says. low and high are the interval that is valid at every
-    look (None while it has no bounds); there is no p."""
+    """The last look at these gains as a `Paired`.
+
+    `low` and `high` are the interval that is valid at every look, None while it has no bounds. `p`
+    is None.
+    """
     gain, low, high, word = (of_all[-1] for of_all in look(gains))
     n = len(gains)
     bounded = bool(np.isfinite(high))

@@ -1,7 +1,8 @@
 """Means, spreads and paired differences over seeds: pure functions of lists of losses.
 
-A difference counts only if it is larger than both the noise floor and 0.02 nats. No seed is ever
-left out."""
+A difference counts only if it exceeds both the noise floor and 0.02 nats. No seed is ever left
+out.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +23,9 @@ VerdictWord = Literal["better", "unproven", "tie", "worse"]
 
 @dataclass(frozen=True)
 class Summary:
-    """A sample of losses, nats per token. sd has n - 1 in its denominator and is None for n =
-    1.
+    """Mean and standard deviation of a sample of losses, nats per token.
+
+    The standard deviation `sd` has n - 1 in its denominator; it is None for n = 1.
     """
 
     n: int
@@ -31,23 +33,27 @@ class Summary:
     sd: float | None
 
     def __str__(self) -> str:
-        """ "2.4061 ± 0.0031"."""
+        """Mean and SD, such as "2.4061 ± 0.0031"."""
         return f"{self.mean:.4f}" + (f" ± {self.sd:.4f}" if self.sd is not None else "")
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Losses of an old and a new arm over the seeds that both have, in nats per token. gain: the
-    mean of old minus new, so positive is better.
+    """The paired difference of two arms over the seeds that both have, in nats per token.
 
-    low, high: 95 % confidence interval of the gain (Student's t). p: one-sided, the probability of
-        a gain this high if
-    there were none (None in a sequential test). sd: of the differences. noise_floor: 2 sd /
-    sqrt(n). All are None for
-    n = 1.
-    verdict: "tie" within the noise floor or LEAST_DIFFERENCE, "better" or "worse" beyond both;
-        "unproven" is a gain
-    beyond both with p >= SIGNIFICANCE, or any difference of a single pair.
+    Attributes:
+        n: number of pairs.
+        gain: mean of old minus new; positive means that the new arm is better.
+        sd: standard deviation of the differences.
+        low, high: 95 % confidence interval of the gain (Student's t).
+        p: one-sided, the probability of a gain this high if there were none. None in a sequential
+            test.
+        noise_floor: 2 sd / sqrt(n).
+        verdict: "tie" within the noise floor or LEAST_DIFFERENCE, "better" or "worse" beyond both.
+            "unproven": a gain beyond both with p >= SIGNIFICANCE, or any difference of a single
+            pair.
+
+    For n = 1, sd, low, high, p and noise_floor are None.
     """
 
     n: int
@@ -60,25 +66,25 @@ class Paired:
     verdict: VerdictWord
 
     def __str__(self) -> str:
-        """ "+0.0055 [-0.0906, +0.1017]"."""
+        """Gain and interval, such as "+0.0055 [-0.0906, +0.1017]"."""
         return f"{self.gain:+.4f}" + (
             "" if self.low is None else f" [{self.low:+.4f}, {self.high:+.4f}]"
         )
 
 
 def p_text(p: float) -> str:
-    """p to one digit, to two where it is near 1: "0.003", "0.97", "> 0.99"."""
+    """p with one digit, or two where it is near 1: "0.003", "0.97", "> 0.99"."""
     return "> 0.99" if p > 0.99 else f"{p:.2g}" if p >= 0.1 else f"{p:.1g}"
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """Summary of at least one value."""
+    """The summary of one or more values."""
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return Summary(len(values), float(np.mean(values)), sd)
 
 
 def compare_pairs(new: Mapping[int, float], old: Mapping[int, float]) -> Paired | None:
-    """Compare losses by seed over the seeds in both mappings; None if they share none."""
+    """Compare losses over the seeds in both mappings; None if they share none."""
     seeds = sorted(new.keys() & old.keys())
     if not seeds:
         return None
@@ -92,7 +98,7 @@ def compare_pairs(new: Mapping[int, float], old: Mapping[int, float]) -> Paired 
     floor = 2 * sd / math.sqrt(n)
     if sd <= 1e-12 * max(
         1.0, abs(gain)
-    ):  # every seed differs by the same: no t statistic, and no doubt
+    ):  # every seed differs by the same amount: no t statistic, and no doubt
         p = 0.5 if gain == 0 else float(gain < 0)
         low = high = gain
     else:
@@ -110,13 +116,16 @@ def compare_pairs(new: Mapping[int, float], old: Mapping[int, float]) -> Paired 
 
 
 def seeds_needed(sd: float) -> int:
-    """Paired seeds with which a true gain of LEAST_DIFFERENCE is found (p below SIGNIFICANCE) with
-    probability POWER.
+    """Number of paired seeds that detects a true gain of LEAST_DIFFERENCE with probability POWER.
 
-    sd: of the paired differences. n = ((z(1 - p) + z(POWER)) sd / gain)^2 + z(1 - p)^2 / 2,
+    Args:
+        sd: standard deviation of the paired differences.
+
+    Detected means p < SIGNIFICANCE. n = ((z(1 - p) + z(POWER)) sd / gain)^2 + z(1 - p)^2 / 2,
     rounded up, where z are quantiles of the normal distribution and the last term corrects for
-    Student's t: Guenther 1981, "Sample size formulas for normal theory t tests", The American
-    Statistician 35 (4)."""
+    Student's t (Guenther 1981, "Sample size formulas for normal theory t tests", The American
+    Statistician 35 (4)).
+    """
     alpha = stats.norm.ppf(1 - SIGNIFICANCE)
     beta = stats.norm.ppf(POWER)
     return max(2, math.ceil(((alpha + beta) * sd / LEAST_DIFFERENCE) ** 2 + alpha**2 / 2))

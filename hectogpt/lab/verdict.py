@@ -1,5 +1,4 @@
-"""A verdict: what a comparison says about one arm against the first, as a paragraph to quote and
-as data."""
+"""The verdict of a comparison on one arm, as a paragraph to quote and as data."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ from hectogpt.lab.statistics import (
 )
 from hectogpt.training.task import FEW_TOKENS
 
-FEWEST_SEEDS = 3  # to ask for where a single seed says nothing
-# What a trial costs: a verdict's name -> a record's, the form of a number, what follows it.
+FEWEST_SEEDS = 3  # recommended when there is only one
+# Costs of a trial: name in a verdict -> field of a record, number format, unit.
 COSTS = {
     "seconds": ("seconds", "{:,.1f}", " s"),
     "memory": ("peak_mb", "{:,.0f}", " MiB of memory"),
@@ -39,12 +38,17 @@ Cost = Mapping[str, float | None]  # means over the trials: of the "first" arm a
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison says about an arm against the first one.
+    """The result of comparing one arm with the first.
 
-    arm, first: their labels. pair: their paired difference, by `Comparison.pair`. seeds: the
-    paired seeds, up to the decision. costs: what a trial takes in "seconds", "memory" (MiB) and
-    "parameters"; None where the records do not say. diverged, failed: (label, seed) of both arms'
-    trials that count as a uniform guess, and that do not count."""
+    Attributes:
+        arm, first: labels of the two arms.
+        pair: their paired difference, from `Comparison.pair`.
+        seeds: the paired seeds, up to the decision.
+        costs: what a trial takes in "seconds", "memory" (MiB) and "parameters"; None if the
+            records do not say.
+        diverged: (label, seed) of trials of both arms that count as a uniform guess.
+        failed: (label, seed) of trials of both arms that crashed and do not count.
+    """
 
     arm: str
     first: str
@@ -64,7 +68,7 @@ class Verdict:
 
     @staticmethod
     def of(comparison: Comparison, base: Result, result: Result, pair: Paired) -> Verdict:
-        """The verdict on a result of the comparison; base: that of the first arm."""
+        """Make the verdict on `result`, compared with `base`, the result of the first arm."""
         shared = {record.seed for record in base.records} & {
             record.seed for record in result.records
         }
@@ -96,13 +100,14 @@ class Verdict:
 
     @property
     def word(self) -> VerdictWord:
-        """ "better", "worse", "tie" or "unproven", as one seed is."""
+        """The verdict as one word: "better", "worse", "tie" or "unproven"."""
         return self.pair.verdict
 
     @property
     def gain(self) -> float:
-        """Loss of the first minus loss of the arm, nats per token, a mean over the paired seeds:
-        positive is better.
+        """Loss of the first arm minus loss of this one, nats per token; positive is better.
+
+        A mean over the paired seeds.
         """
         return self.pair.gain
 
@@ -130,9 +135,7 @@ class Verdict:
         return printable(self.text)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values: the fields, with the pair's numbers and the costs among them, and the
-        text.
-        """
+        """The verdict as plain values, with the numbers of the pair, the costs and the text."""
         fields = asdict(self)
         pair = fields.pop("pair")
         costs = fields.pop("costs")
@@ -143,7 +146,10 @@ class Verdict:
 
 
 def costs_text(what: str, costs: Mapping[str, Cost]) -> str:
-    """ "A trial takes 21.0 s instead of 14.0 (x 1.5), ...", as far as both numbers are known."""
+    """A sentence on costs: "A trial takes 21.0 s instead of 14.0 s (x 1.5), ...".
+
+    A cost appears only if it is known for both arms.
+    """
     texts = []
     for name, (_, form, unit) in COSTS.items():
         first = costs[name]["first"]
@@ -162,18 +168,17 @@ def costs_text(what: str, costs: Mapping[str, Cost]) -> str:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """What a comparison came to: the data of what `hectogpt compare` prints.
+    """The results of a comparison, as `hectogpt compare` prints them.
 
-    results: one for each run that has a trial, in the order of the runs: losses over the seeds,
-        and
-        the paired
-        difference to the first run (`to_first`).
-    records: of all trials, those that crashed included. verdicts: one for each run that shares a
-        seed with the first;
-        `text` is a paragraph to quote, the other fields are its numbers.
-    notes: that the held-out text is small, and a line for each way in which trials went wrong or
-        broke the track's
-        rules. split: what is compared.
+    Attributes:
+        results: for each run that has a trial, in order: losses over the seeds, and the paired
+            difference to the first run (`to_first`).
+        records: those of all trials, including crashed ones.
+        verdicts: one for each run that shares a seed with the first; `text` is a paragraph to
+            quote.
+        notes: a warning if the held-out text is small, and a line for each way in which trials
+            failed or broke the track's rules.
+        split: the split that is compared.
     """
 
     results: tuple[Result, ...]
@@ -186,13 +191,13 @@ class ComparisonResult:
 
     @staticmethod
     def of(comparison: Comparison) -> ComparisonResult:
-        """What the trials recorded so far say."""
+        """Summarise the trials recorded so far."""
         results = comparison.results()
         records = [record for result in results for record in result.records] + comparison.failed
         tokens = len(comparison.corpus.tokens[comparison.split])
         split = comparison.split
         small = (
-            f"the {split} text has only {tokens:,} tokens, so the last decimals of a loss on it "
+            f"the {split} text has only {tokens:,} tokens, so the last decimals of its losses "
             "mean nothing"
         )
         return ComparisonResult(
@@ -222,7 +227,6 @@ class ComparisonResult:
 
 
 # --- in words
-# ---
 
 
 def _outcome(verdict: Verdict) -> str:
@@ -247,7 +251,7 @@ def _outcome(verdict: Verdict) -> str:
     text = OPENINGS[verdict.word].format(arm=verdict.arm, first=verdict.first)
     text += f": {loss} {'lower' if gain >= 0 else 'higher'} ({'; '.join(facts)})."
     if verdict.sequential and len(seeds) > 1:
-        text += " The interval is valid although the comparison was looked at after every seed."
+        text += " The interval accounts for looking at the results after every seed."
     return text + (
         f" The noise floor is {pair.noise_floor:.4f}." if pair.noise_floor is not None else ""
     )
@@ -266,7 +270,7 @@ def _rules(verdict: Verdict) -> str:
 
 
 def _what_it_takes(verdict: Verdict) -> str:
-    """What would decide a tie or an unproven difference; "" for one that is decided."""
+    """What would decide a tie or an unproven difference; "" if it is decided."""
     sd = verdict.pair.sd
     seeds = len(verdict.seeds)
     if verdict.word in ("better", "worse"):

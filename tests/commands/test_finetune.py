@@ -77,7 +77,7 @@ def test_weights_that_are_gone_changed_or_of_another_shape(tmp_path: Path) -> No
 
 def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
     write_model(tmp_path / "run", KINDS["gpt2"])
-    with pytest.raises(UserError, match="another tokenizer than the text"):
+    with pytest.raises(UserError, match="is not the text's"):
         start_from(recipes.recipe("finetune"), str(tmp_path / "run"))
 
 

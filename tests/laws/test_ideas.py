@@ -171,7 +171,7 @@ def test_two_classes_of_one_name_in_one_run_are_refused(write: Write) -> None:
     part += "def f(run):\n    return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Part())))\n"
     write(part.format("a"), "a.py")
     write(part.format("b"), "b.py")
-    refused("b.py:f@a.py:f", "a second class called Part")
+    refused("b.py:f@a.py:f", "two classes are called Part")
     arms = plan(["a.py:f", "b.py:f@top"], sweep=["steps=1,2"])
     assert len({json.dumps(dump(arm.run)) for arm in arms}) == 4
     assert all(load_run(dump(arm.run)) == arm.run for arm in arms)

@@ -256,7 +256,7 @@ def test_a_sequential_verdict_counts_the_seeds_up_to_the_decision(corpus: Corpus
     this.sequential = True
     (verdict,) = ComparisonResult.of(this).verdicts
     assert (verdict.word, verdict.seeds) == ("better", (0, 1, 2))
-    assert "The interval is valid although the comparison was looked at after every seed." in verdict.text
+    assert "The interval accounts for looking at the results after every seed." in verdict.text
 
 
 # --- losses of anybody's runs -----------------------------------------------------------------------------------------

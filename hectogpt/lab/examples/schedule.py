@@ -1,9 +1,9 @@
-"""Idea: keep the full learning rate for half of the run, then let it fall along 1 - sqrt(x)
-(2405.18392).
+"""Idea: keep the full learning rate for half of the run, then let it fall as 1 - sqrt(x).
 
-Expected: about a tie with the top, which falls in a straight line from the same step. The square
-root falls faster at first and slower at the end, so more of the last steps are small, which
-averages out the noise of single batches."""
+Source: 2405.18392. Expected: about a tie with the top, which falls in a straight line from the
+same step. The square root falls faster at first and slower at the end, so more of the last steps
+are small, which averages out the noise of single batches.
+"""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,9 @@ from hectogpt import Run, Schedule, replace
 
 @dataclass(frozen=True)
 class SqrtCooldown(Schedule):
-    """A factor on every learning rate. A field is an option too: hectogpt compare ... --sweep
-    schedule.hold=0.4,0.6
+    """A factor for every learning rate.
+
+    Each field is also an option: hectogpt compare ... --sweep schedule.hold=0.4,0.6
     """
 
     warmup: int = 5  # steps over which the factor rises to 1
@@ -27,5 +28,5 @@ class SqrtCooldown(Schedule):
 
 
 def idea(run: Run) -> Run:
-    """Takes a run, the ladder's top for example, and returns a changed copy."""
+    """Return a changed copy of a run, such as the ladder's top."""
     return replace(run, schedule=SqrtCooldown())
