@@ -17,7 +17,7 @@ model      Transformer AttentionPart QKPart ScoreBias Rotary QKNorm InputPart sh
 training   AfterStep Loss CrossEntropy Predictions Schedule Constant LinearDecay Cosine Optim
            OptimizerGroup PerKind kinds AdamW Muon SOAPMuon
 
-A name is imported when it is first used: `import hectogpt` alone loads neither torch nor numpy.
+A name is imported when it is first used, so `import hectogpt` loads neither torch nor numpy.
 """
 
 import importlib

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 OTHER_TOKENS = (
-    "Runs with different vocabularies predict different tokens: only bits per byte (hectogpt "
+    "Different vocabularies mean different tokens: only bits per byte (hectogpt "
     "score) compare them."
 )
-# Key of an n-gram model in summaries and records -> its name. `mkn5`, order 5 with fitted
-# discounts, and `best`, which has caches too, are in files of earlier versions.
+# Key of an n-gram model in summaries and records -> its name. Only files of earlier versions have
+# `mkn5`, order 5 with fitted discounts, and `best`, which includes caches.
 NGRAMS = {
     "uniform": "uniform",
     "unigram": "unigram counts",
@@ -29,8 +29,9 @@ NGRAMS = {
 
 
 def printable(text: str) -> str:
-    """The text with control characters (escape sequences among them) as visible escapes; newlines
-    and tabs stay.
+    """The text with control characters, such as escape sequences, made visible.
+
+    Newlines and tabs stay.
     """
     return "".join(
         c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
@@ -38,16 +39,12 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Text from a file for a cell of a table: nothing in it can break the line or move the
-    cursor.
-    """
+    """Text from a file as a table cell: it cannot break the line or move the cursor."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def value_text(value: Any, longest: int = 60) -> str:
-    """A dumped value in words, at most so many characters: {"type": "Muon", "lr": 0.02} is
-    Muon(lr=0.02).
-    """
+    """A dumped value as text of limited length: {"type": "Muon", "lr": 0.02} is Muon(lr=0.02)."""
     text = _words(value)
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
@@ -64,7 +61,7 @@ def _words(value: Any) -> str:
 
 
 def facts_text(title: str, facts: Mapping[str, str]) -> str:
-    """A title and a line for each fact, names and values in two columns."""
+    """A title, and a line for each fact: names and values in two columns."""
     width = max(map(len, facts), default=0)
     return "\n".join(
         [
@@ -77,10 +74,14 @@ def facts_text(title: str, facts: Mapping[str, str]) -> str:
 def columns(
     header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, width: int | None = None
 ) -> list[str]:
-    """The lines of a table, two blanks in front of each; `left` columns stand on the left, the
-    others on the right.
+    """The lines of a table, indented by two spaces.
 
-    width: characters that a line may have: long cells of the first column go on in the next line.
+    Args:
+        header: the titles of the columns.
+        rows: their cells.
+        left: the number of columns that are aligned on the left; the others are aligned on the
+            right.
+        width: characters of a line; long cells of the first column continue on the next line.
     """
     lines = [list(map(one_line, row)) for row in (header, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
@@ -104,7 +105,7 @@ def columns(
 # --- progress: a live line on a terminal, one output in a notebook, plain lines in a file, nothing
 # when quiet ---------
 
-# seconds between updates of a `bar` in a notebook: most of its tasks are done before the first
+# seconds between updates of a `bar` in a notebook; most tasks end before the first update
 PATIENCE = 2.0
 
 
@@ -115,10 +116,13 @@ def in_notebook() -> bool:
 
 
 class Progress:
-    """Shows where a long task is. In a notebook all that it shows is one output, which is updated
-    in place.
+    """Shows the progress of a long task on stderr.
 
-    lines: about how many plain lines a task gets where there is no terminal.
+    In a notebook everything is one output, which is updated in place.
+
+    Args:
+        quiet: show nothing.
+        lines: about how many lines to print for a task if there is no terminal.
     """
 
     def __init__(self, quiet: bool, lines: int = 100) -> None:
@@ -126,15 +130,16 @@ class Progress:
         self.lines = lines
         from rich.console import (
             Console,
-        )  # here, so that a program that shows nothing loads none of it
+        )  # imported late: a program that shows nothing need not load rich
 
         self.console = Console(stderr=True, force_jupyter=False)
-        self._lines = [""]  # in a notebook's output: the live line, then those that stay
+        self._lines = [""]  # in a notebook: the line that is updated, then the lines that stay
         self._output: Any = None
 
     def line(self, text: str) -> None:
-        """Print one line. A notebook leaves out those that only announce a wait, which end in
-        "...".
+        """Print one line. In a notebook, lines that end in "..." are left out.
+
+        Such lines only announce that something takes a while.
         """
         if self.quiet:
             return
@@ -145,7 +150,7 @@ class Progress:
             self._show(self._lines[0])
 
     def _show(self, live: str) -> None:
-        """Update the notebook's output, with `live` as its live line."""
+        """Update the notebook's output, with `live` as its first line."""
         from IPython.display import display
 
         self._lines[0] = live
@@ -158,13 +163,17 @@ class Progress:
     def follow(
         self, items: Iterable[T], total: int, describe: Callable[[T], str], done: int = 0
     ) -> Iterator[T]:
-        """Pass the items through and show each; where there is no terminal, about `lines` of them.
+        """Yield the items, showing each; without a terminal, show about `lines` of them.
 
-        done: how many of the total come before these.
+        Args:
+            items: the items.
+            total: their number, including those that are done.
+            describe: turns an item into a line of text.
+            done: how many of the total come before these items.
         """
         every = max(1, total // self.lines)
         notebook = in_notebook() and not self.quiet
-        # In a notebook what was said before the first step gives way to the steps, except notes.
+        # In a notebook the steps replace earlier lines, except notes.
         self._lines = ["", *(line for line in self._lines if line.startswith("note: "))]
         with self.bar(total, "first step ...") as show:
             for number, item in enumerate(items, start=done + 1):
@@ -178,10 +187,14 @@ class Progress:
 
     @contextmanager
     def bar(self, total: int | None, first: str) -> Iterator[Callable[[int, str], None]]:
-        """A bar of `total` parts on a terminal, a share in a notebook, nothing elsewhere.
+        """Context manager: a progress bar on a terminal, a percentage in a notebook, else nothing.
 
-        Yields the function to call with the number of parts that are done and the text beside the
-        bar."""
+        Yields a function to call with the number of parts that are done and a text for the bar.
+
+        Args:
+            total: the number of parts; None if it is not known.
+            first: the text at the beginning.
+        """
         updated = time.monotonic()
 
         def show_share(number: int, text: str) -> None:

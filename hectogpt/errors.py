@@ -1,7 +1,8 @@
-"""What goes wrong through nobody's bug, in one message: what, why, what to do, what is kept.
+"""Errors that are not bugs, each one message: what failed, why, how to fix it, what is kept.
 
-Every room raises `UserError`; only the command line turns it into lines on stderr and an exit
-code."""
+Every layer raises `UserError`; only the command line turns it into lines on stderr and an exit
+code.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from hectogpt.display import printable
 
 # Exit codes. 129, 130 and 143 (SIGHUP, SIGINT, SIGTERM) follow the shell's convention, 128 +
 # signal number.
-BUG = 1  # also: a check that failed, of `hectogpt doctor` say
+BUG = 1  # also a failed check, for example of `hectogpt doctor`
 USAGE = 2
 DATA = 3
 CHECKPOINT = 4
@@ -21,26 +22,31 @@ DIVERGED = 6
 STORAGE = 7
 MEMORY = 8
 LOCKED = 9
-PEER = 10  # another process of a parallel run has failed
+PEER = 10  # another process of a parallel run failed
 HANGUP = 129
 INTERRUPTED = 130
 TERMINATED = 143
 
 
 def set_to(field: str, value: object) -> str:
-    """ "set FIELD to VALUE" in an error's fix, which the command line spells as an option. field:
-    of a run, or a parameter of a function. value: or in words what it has to be."""
+    """The fix "set FIELD to VALUE", which the command line spells as an option.
+
+    Args:
+        field: a field of a run, or a parameter of a function.
+        value: the value, or a description of it.
+    """
     return f"set {field} to {value}"
 
 
 class UserError(Exception):
-    """An error with its cause and its cure.
+    """An error with its cause and a way to fix it.
 
-    what: the thing that failed, with its path, step or value.
-    why:  what was expected and what came.
-    fix:  a command or a value that mends it.
-    kept: what survives (the last state on disk, the old file), if anything is at stake.
-    code: the process's exit code, one of the constants above.
+    Attributes:
+        what: the thing that failed, with its path, step or value.
+        why: what was expected and what was found.
+        fix: a command or value that solves the problem.
+        kept: what is not lost (the last state on disk, the old file), if anything is at stake.
+        code: the exit code of the process, one of the constants above.
     """
 
     def __init__(
@@ -54,14 +60,17 @@ class UserError(Exception):
         self.code = code
 
     def amended(self, *, fix: str = "", kept: str = "") -> UserError:
-        """This error with another fix and another word on what is kept, each where it is given."""
+        """Replace `fix` and `kept`, each if it is given, and return this error."""
         self.fix = fix or self.fix
         self.kept = kept or self.kept
         return self
 
     def __str__(self) -> str:
-        """The error as it is shown. Names of files come from others: their control characters are
-        made visible, and no further line of a text begins where a line of ours does."""
+        """The error as it is shown.
+
+        Control characters, which may come from file names, are made visible. Further lines of a
+        part are indented, so that none looks like a line of ours.
+        """
         label = "stopped" if self.code in (HANGUP, INTERRUPTED, TERMINATED) else "error"
         parts = [(label, self.what), ("why", self.why), ("fix", self.fix), ("kept", self.kept)]
         lines = [f"{name}: {text}" for name, text in parts if text]
@@ -69,14 +78,12 @@ class UserError(Exception):
 
 
 def reason_of(error: Exception) -> str:
-    """What the operating system says, without number and path; what a library says in its own
-    words.
-    """
+    """The operating system's reason, without number and path, or a library's message."""
     return getattr(error, "strerror", None) or str(error)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says."""
+    """The first line of an error's message."""
     return str(error).strip().partition("\n")[0][:300]
 
 
@@ -95,9 +102,7 @@ def unwritable(path: object, error: Exception, *, fix: str = "", kept: str = "")
 
 @contextmanager
 def writing(path: object, *, fix: str = "", kept: str = "") -> Iterator[None]:
-    """Within the context an OSError becomes the error for a file or folder that cannot be
-    written.
-    """
+    """Context manager: turn an OSError into the error for a path that cannot be written."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Facts about this machine and its processes: names, cores, memory. Decides nothing.
+"""Facts about this machine and its processes: names, cores, memory.
 
-torch is asked about GPUs, and imported only for that.
+This module makes no decisions. It imports torch only to ask about GPUs.
 """
 
 from __future__ import annotations
@@ -30,20 +30,18 @@ def usable_cores() -> int:
 
 
 def physical_cores() -> int:
-    """Physical cores that this process may use: two threads of one core share its multipliers."""
+    """Physical cores that this process may use; two threads of one core share its multipliers."""
     allowed = usable_cores()
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
 def cpu_name() -> str:
-    """The processor's own name, such as "AMD EPYC"."""
+    """The CPU's own name, such as "AMD EPYC"."""
     return _cpu().get("model name") or platform.processor() or platform.machine()
 
 
 def cpu_model() -> dict[str, str]:
-    """What tells processors of one name apart, by Linux's names; empty where the system does not
-    say.
-    """
+    """Numbers that distinguish CPUs of the same name, under Linux's names; {} elsewhere."""
     names = (
         "vendor_id",
         "cpu family",
@@ -51,26 +49,24 @@ def cpu_model() -> dict[str, str]:
         "stepping",
         "CPU implementer",
         "CPU part",
-    )  # the last two: on ARM
+    )  # the last two are ARM's
     return {name: _cpu()[name] for name in names if name in _cpu()}
 
 
 def cpu_features() -> list[str]:
-    """Which of the vector instructions that matter for matrix products this processor has."""
+    """The vector instructions of this CPU that matter for matrix products."""
     return [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if has_cpu_flag(flag)]
 
 
 def has_cpu_flag(flag: str) -> bool:
-    """Whether the processor has an instruction set, by Linux's name for it; False where the system
-    does not say.
-    """
-    return flag in (_cpu().get("flags") or _cpu().get("Features", "")).split()  # Features: on ARM
+    """True if the CPU has an instruction set, by Linux's name; False on other systems."""
+    return (
+        flag in (_cpu().get("flags") or _cpu().get("Features", "")).split()
+    )  # ARM calls them Features
 
 
 def device_name(device: str) -> str:
-    """The name of "cpu", "cuda", "cuda:1" ...: that of the processor, or of the GPU ("NVIDIA
-    H100").
-    """
+    """The name of the CPU, or of a GPU such as "cuda:1" ("NVIDIA H100")."""
     if device.partition(":")[0] == "cuda":
         import torch
 
@@ -79,7 +75,7 @@ def device_name(device: str) -> str:
 
 
 def free_memory(device: str = "cpu") -> int:
-    """Free bytes on the device: of main memory for the CPU."""
+    """Free bytes on a device; main memory for the CPU."""
     if device.partition(":")[0] == "cuda":
         import torch
 
@@ -88,19 +84,18 @@ def free_memory(device: str = "cpu") -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory is used up; torch raises a RuntimeError for it on the
-    CPU.
-    """
+    """True if an exception means that memory is used up, which torch reports in several ways."""
     if (
         isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    ):  # the latter is torch's
+    ):  # the latter is torch's own class
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def processes_with(name: str, value: str) -> list[int]:
-    """The numbers of this user's other processes that were started with a variable, or copied from
-    such a one.
+    """Ids of this user's other processes that have this environment variable with this value.
+
+    A process has it if it was started with it, or copied from a process that was.
     """
     alive = (
         process
@@ -112,11 +107,11 @@ def processes_with(name: str, value: str) -> list[int]:
 
 
 def peak_memory_mb(device: str = "cpu") -> float:
-    """MiB: on a GPU torch's largest allocation so far, else the largest resident size of this
-    process so far.
+    """Peak memory in MiB: on a GPU torch's allocations, else this process's resident size.
 
-    From VmHWM where there is one: ru_maxrss starts at the size of the process that forked this
-    one."""
+    Read from VmHWM where it exists, because ru_maxrss starts at the size of the process that
+    forked this one.
+    """
     if device.partition(":")[0] == "cuda":
         import torch
 
@@ -133,9 +128,7 @@ def peak_memory_mb(device: str = "cpu") -> float:
 
 
 def resident_memory_mb(pid: int) -> float:
-    """MiB of main memory that a process and those it started hold now; 0 for one that has
-    ended.
-    """
+    """MiB of main memory that a process and its children hold now; 0 if it has ended."""
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(pid)
         return (
@@ -146,9 +139,7 @@ def resident_memory_mb(pid: int) -> float:
 
 
 def processor_seconds(pid: int) -> float:
-    """Seconds of processor time that a process and those it started, and that still run, have
-    taken.
-    """
+    """CPU seconds that a process and its running children have used."""
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(pid)
         times = [one.cpu_times() for one in (parent, *parent.children(recursive=True))]
@@ -157,15 +148,20 @@ def processor_seconds(pid: int) -> float:
 
 
 def limit_this_process(memory: int, file_size: int) -> None:
-    """Let this process take `memory` more bytes of addresses than it has now, and write no file
-    larger than `file_size` bytes. Where the system has no such limits (Windows), nothing
-    happens."""
+    """Limit the memory of this process and the files that it writes.
+
+    Args:
+        memory: bytes of address space beyond what the process has now.
+        file_size: the largest file, in bytes.
+
+    Does nothing where the system has no such limits (Windows).
+    """
     with suppress(ImportError, OSError, ValueError):
         import resource
 
         if (
             sys.platform == "linux"
-        ):  # elsewhere the limit on addresses is not kept, or forbids what is taken already
+        ):  # other systems ignore the limit on addresses, or count what is in use already
             size = psutil.Process().memory_info().vms + memory
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
@@ -174,18 +170,18 @@ def limit_this_process(memory: int, file_size: int) -> None:
 
 @cache
 def _cpu() -> dict[str, str]:
-    """What Linux says of the first core."""
+    """The entries of the first core in Linux's /proc/cpuinfo."""
     return _fields(_read("/proc/cpuinfo").partition("\n\n")[0])
 
 
 def _fields(text: str) -> dict[str, str]:
-    """ "name : value" lines as a dict."""
+    """Parse lines "name : value" into a dict."""
     pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
     return {name.strip(): value.strip() for name, value in pairs}
 
 
 def _read(path: str) -> str:
-    """A file of /proc; "" where there is none (macOS, Windows)."""
+    """The contents of a file in /proc; "" where there is none (macOS, Windows)."""
     with suppress(OSError):
         return Path(path).read_text(encoding="utf-8", errors="replace")
     return ""

@@ -1,9 +1,8 @@
-"""A user's own Python file with an idea in it: read, imported when the user names it, known by the
-hash of its source.
+"""A user's own Python file that defines an idea, identified by the hash of its source.
 
-Importing a file runs it. Nothing here imports a file that the user has not named, on this machine,
-in a command or a
-call: a run folder that somebody else made says which file it needs, and that is all it can do.
+Importing a file runs it. This module never imports a file that the user has not named on this
+machine, in a command or a call. A run folder made by somebody else can say which file it needs,
+but nothing more.
 """
 
 from __future__ import annotations
@@ -33,13 +32,14 @@ from hectogpt.hardware import is_out_of_memory
 from hectogpt.serialization import idea_module
 
 ASSIGNED = re.compile(r"\s*(?P<path>\w+(\.\w+)+) = (?P<value>.*?)\s*(#.*)?$")  # run.steps = 3
-_files: dict[str, IdeaFile] = {}  # by the name of the module that the file became
+_files: dict[str, IdeaFile] = {}  # name of the imported module -> its file
 
 
 @dataclass(frozen=True)
 class IdeaFile:
-    """A file and its source as it was read. Another source is another idea, whatever the file's
-    name.
+    """A file and its source as it was read.
+
+    A different source is a different idea, whatever the file's name.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class IdeaFile:
         return hashlib.sha256(self.source.encode("utf-8")).hexdigest()
 
     def keep(self, copy: Path) -> None:
-        """Write a copy of the source, if there is none. Raises UserError (STORAGE)."""
+        """Write a copy of the source if there is none. Raises UserError (STORAGE)."""
         if not copy.exists():
             with errors.writing(copy):
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -59,8 +59,10 @@ class IdeaFile:
 
 
 def read_idea(path: Path | str) -> IdeaFile:
-    """Read a file without running it. Raises UserError for one that cannot be read or is not
-    Python source."""
+    """Read a file without running it.
+
+    Raises UserError if it cannot be read or is not text in UTF-8.
+    """
     path = Path(path).expanduser()
     try:
         return IdeaFile(path.resolve(), path.read_text(encoding="utf-8"))
@@ -74,11 +76,11 @@ def read_idea(path: Path | str) -> IdeaFile:
 
 
 def load_idea(idea: IdeaFile) -> ModuleType:
-    """Import an idea, once per source; the source that was read, even if the file has changed
-    since.
+    """Import an idea once per source: the source that was read, even if the file has changed.
 
-    Its own `print` writes to standard error, at any time: standard output is for results. Raises
-    UserError with the cause and the line if it cannot be imported."""
+    Its `print` always writes to standard error, because standard output is for results. Raises
+    UserError with the cause and the line if the import fails.
+    """
     name = idea_module(idea.sha256)
     if name in sys.modules:
         return sys.modules[name]
@@ -86,11 +88,11 @@ def load_idea(idea: IdeaFile) -> ModuleType:
     vars(module).update(__file__=str(idea.path), print=_print)
     folder = str(idea.path.parent)
     if folder not in sys.path:
-        sys.path.append(folder)  # for what the file imports from beside it
+        sys.path.append(folder)  # the file may import others beside it
     sys.modules[name], _files[name] = (
         module,
         idea,
-    )  # dataclasses look their module up while they are made
+    )  # dataclasses look up their module when they are created
     try:
         with running(f"{idea.path.name} cannot be imported"):
             exec(compile(idea.source, str(idea.path), "exec", dont_inherit=True), vars(module))
@@ -101,7 +103,7 @@ def load_idea(idea: IdeaFile) -> ModuleType:
 
 
 def imported(module: str) -> IdeaFile | None:
-    """The file that became a module of this name, if one did."""
+    """The file that was imported under this module name, if any."""
     return _files.get(module)
 
 
@@ -110,17 +112,17 @@ def _print(*values: Any, file: Any = None, **options: Any) -> None:
 
 
 # --- running what is in the file
-# ---
 
 
 @contextlib.contextmanager
 def running(what: str) -> Iterator[None]:
-    """Run code of an idea that says what a run is, before any training.
+    """Context manager: run code of an idea that defines a run, before any training.
 
-    What it prints goes to standard error. What it raises becomes a UserError that names the cause
-    and the line in the file; Ctrl-C passes. Environment, working folder, random numbers and
-    torch's settings are afterwards what they were, so that a run computes the same here as in a
-    process of its own."""
+    What it prints goes to standard error. What it raises becomes a UserError with the cause and
+    the line in the file; Ctrl-C passes through. Afterwards environment, working folder, random
+    states and torch's settings are restored, so that a run computes the same here as in a process
+    of its own.
+    """
     with contextlib.redirect_stdout(sys.stderr), _restored():
         try:
             yield
@@ -136,8 +138,10 @@ def running(what: str) -> Iterator[None]:
 
 
 def explain(error: BaseException) -> UserError | None:
-    """An error that came while a run with an idea was at work, as one that says where; None if no
-    idea is loaded or the error is no exception of a program."""
+    """A UserError that says where in an idea's run an exception came from.
+
+    None if no idea is loaded, or if the exception should pass unchanged.
+    """
     if (
         not _files
         or isinstance(error, UserError)
@@ -153,21 +157,19 @@ def explain(error: BaseException) -> UserError | None:
         )
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, (SystemExit, OSError)) or is_out_of_memory(error) or not frames:
-        return None  # the last two are the machine's affair
+        return None  # the last two are problems of the machine
     names = ", ".join(dict.fromkeys(idea.path.name for idea in _files.values()))
     at = "/".join(Path(frames[-1].filename).parts[-3:])
     return UserError(
         f"a run of {names} failed",
-        why=f"{_cause(error)} ({at}, line {frames[-1].lineno}: {frames[-1].line}); no line of "
-        "yours was at work",
-        fix=f"look at shapes and types of what {names} hands over",
+        why=f"{_cause(error)} ({at}, line {frames[-1].lineno}: {frames[-1].line}); none of "
+        "your lines was running",
+        fix=f"check shapes and types of what {names} returns",
     )
 
 
 def _place(error: BaseException) -> tuple[IdeaFile, int, str] | None:
-    """The last line of an idea that the error passed through: the file, the line's number, the
-    function's name.
-    """
+    """The last line of an idea that the error passed through: file, line number, function."""
     if isinstance(error, SyntaxError) and error.lineno:
         for idea in _files.values():
             if str(idea.path) == error.filename:
@@ -181,7 +183,7 @@ def _place(error: BaseException) -> tuple[IdeaFile, int, str] | None:
 
 
 def _at(place: tuple[IdeaFile, int, str] | None) -> str:
-    """ " (my.py, line 12: the line)"."""
+    """The place in parentheses, such as " (my.py, line 12: the line)"."""
     if place is None:
         return ""
     idea, number, _ = place
@@ -219,7 +221,7 @@ def _cure(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _restored() -> Iterator[None]:
-    """Put back afterwards what code can change for the whole process."""
+    """Context manager: restore the settings that code can change for the whole process."""
     environment = dict(os.environ)
     kept = list[tuple[Callable[[Any], Any], Any]]()
     kept.append((random.setstate, random.getstate()))
@@ -245,12 +247,14 @@ def _restored() -> Iterator[None]:
 
 
 # --- files that the user has run here before
-# ---
 
 
 def remember(idea: IdeaFile) -> None:
-    """Note that the user has run this source from this place, so that runs made from it can be
-    opened without naming the file again. A cache that cannot be written is no reason to stop."""
+    """Note that the user has run this source from this place.
+
+    Runs made from it can then be opened without naming the file. A failure to write the note is
+    ignored.
+    """
     path = cache_dir() / "ideas" / f"{idea.sha256}.json"
     with contextlib.suppress(OSError, UserError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -258,9 +262,7 @@ def remember(idea: IdeaFile) -> None:
 
 
 def remembered(sha256: str) -> IdeaFile | None:
-    """The file with this hash, if the user has run it here before and it is still where it was,
-    unchanged.
-    """
+    """The file with this hash, if the user has run it here and it is still there, unchanged."""
     if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
         return None
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):

@@ -1,17 +1,15 @@
-"""One child process: it is sent a request, and answers in frames; it has limits, and its last
-words are kept.
+"""One child process that receives requests and answers in frames, with limits.
 
-What is run apart in this way cannot take the caller with it: a crash, a leak or an endless loop
-ends the child alone. The caller takes the child with it, however it ends: the child's standard
-input stays open as long as the caller lives, and its end ends the child. Used for trials, for the
-tests of a kit and for code of others.
+A crash, a leak or an endless loop in the child ends only the child. The child ends when its caller
+does, however that ends: the child's standard input stays open as long as the caller lives. Used
+for trials, for the tests of a kit, and for untrusted code.
 
-A frame is one line of JSON and behind it raw bytes. The line holds a message, the number of bytes,
-and a token that only the requests hold: what code of others writes to the pipe by accident is no
-frame. Standard library only.
+A frame is one line of JSON, followed by raw bytes. The line holds a message, the number of bytes,
+and a token that is only in the requests, so accidental output of untrusted code is never taken for
+a frame. This module uses only the standard library.
 
-`python -m hectogpt.process MODULE` is the child's side: it watches over the caller, and runs the
-module."""
+`python -m hectogpt.process MODULE` is the child's side: it watches the caller and runs the module.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +34,11 @@ from hectogpt import sandbox
 from hectogpt.sandbox import Policy
 
 _ROOT = Path(__file__).resolve().parents[1]  # the child imports the same files as the caller
-LAST_WORDS = 100_000  # bytes that are kept of what a child writes beside its answer
+LAST_WORDS = 100_000  # bytes; the end of a child's output on stderr is kept
 MESSAGE_BYTES = 8 << 20
-BODY_BYTES = 64 << 20  # the largest of a frame that are believed
+BODY_BYTES = 64 << 20  # a frame that announces more is refused
 
 # --- the caller's side
-# ---
 
 
 class CancelledError(Exception):
@@ -50,14 +47,15 @@ class CancelledError(Exception):
 
 @dataclass(frozen=True)
 class Ending:
-    """How a child ended. how: "done" (it sent its last frame), "late" (silent for too long, or too
-    long in all),
-    "flood" (it printed too much), "cancelled", "broken" (rubbish came), or "ended" (before its
-    last
-    frame).
-    code: its exit code, minus a signal's number, if it ended by itself. last_words: the end of
-        what
-        it printed."""
+    """How a child ended.
+
+    Attributes:
+        how: "done" (it sent its last frame), "late" (silent for too long, or too slow in all),
+            "flood" (it printed too much), "cancelled", "broken" (it sent something that is not a
+            frame), or "ended" (it ended before its last frame).
+        code: its exit code, or minus a signal's number, if it ended by itself.
+        last_words: the end of what it printed.
+    """
 
     how: str
     code: int | None
@@ -65,7 +63,7 @@ class Ending:
 
     @property
     def error(self) -> str | None:
-        """In a few words how it ended, "exit code 1", "SIGKILL"; None if it ended well."""
+        """A short reason, such as "exit code 1" or "SIGKILL"; None if it ended well."""
         if self.code is None:
             return "no answer in time" if self.how == "late" else self.how
         return (
@@ -76,12 +74,13 @@ class Ending:
 
 
 class Child:
-    """`python -m module` in `folder`, started and waiting for its request. It ends when this
-    process does, and is listened to once.
+    """A process `python -m module` in `folder`, waiting for its first request.
+
+    It ends when this process does. Its answers can be read once.
 
     Attributes:
-        process: itself; of a sealed child the program that holds its seal.
-        ending: how it ended, once it has.
+        process: the process; for a sealed child, the program that holds the sandbox.
+        ending: how it ended; None while it runs.
     """
 
     def __init__(
@@ -91,8 +90,13 @@ class Child:
         environment: Mapping[str, str] | None = None,
         policy: Policy | None = None,
     ) -> None:
-        """environment: its variables, all of them. policy: the sandbox that it begins in, sealed
-        where possible.
+        """Start the process.
+
+        Args:
+            module: the module to run.
+            folder: its working folder.
+            environment: all its environment variables; None: those of this process.
+            policy: the sandbox it starts in, sealed where possible.
         """
         environment = os.environ if environment is None else environment
         path = [str(_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
@@ -104,7 +108,7 @@ class Child:
             stderr=subprocess.PIPE,
             cwd=folder,
             env={**environment, "PYTHONPATH": os.pathsep.join(path)},
-            # Ctrl-C reaches the caller alone, which ends the child and its group
+            # Ctrl-C then reaches only the caller, which ends the child and its group
             start_new_session=True,
         )
         self.ending: Ending | None = None
@@ -115,18 +119,20 @@ class Child:
         self._over = threading.Event()
 
     def send(self, request: dict[str, Any], body: bytes | memoryview = b"") -> None:
-        """Send a request, with raw bytes; `listen` sends the first. A child that has ended does
-        not get it."""
+        """Send a request with raw bytes; `listen` sends the first one.
+
+        Does nothing if the child has ended.
+        """
         line = json.dumps(
             {"request": request, "bytes": len(body), "token": self._token}, allow_nan=False
         ).encode()
         assert self.process.stdin is not None
         with suppress(
             BrokenPipeError, ValueError
-        ):  # ended, or already closed; the exit code tells
+        ):  # it has ended or closed its input; the exit code tells why
             self.process.stdin.write(line + b"\n")
             self.process.stdin.write(body)
-            # and stays open: its end would tell that this process has died
+            # stdin stays open: closing it would mean that this process has died
             self.process.stdin.flush()
 
     def listen(
@@ -135,8 +141,9 @@ class Child:
         on_frame: Callable[[dict[str, Any], bytes], None],
         **limits: Any,
     ) -> Ending:
-        """Pass on each frame of the answer to `request` (see `frames`). Returns how the child
-        ended.
+        """Call `on_frame` with each frame of the answer to `request` (see `frames`).
+
+        Returns how the child ended.
         """
         with closing(self.frames(request, **limits)) as frames:
             for message, body in frames:
@@ -155,15 +162,16 @@ class Child:
         body_bytes: int = BODY_BYTES,
         cancelled: Callable[[], bool] | None = None,
     ) -> Generator[tuple[dict[str, Any], bytes], None, None]:
-        """Send the request; yield each frame until the one with {"done": true} or the child's end.
+        """Send the request, and yield each frame until the one with {"done": true} or the end.
 
-        When the generator is closed, the child ends with all that it has started.
+        Closing the generator ends the child and everything that it has started.
 
         Args:
             first_seconds, seconds: the longest silence before the first frame, and after it.
-            output_bytes: what it may print.
+            total_seconds: the longest time in all.
+            output_bytes: how much it may print.
             body_bytes: the largest body of a frame.
-            cancelled: asked now and then; ends the child once it is true.
+            cancelled: called now and then; the child is ended once it returns True.
         """
         child = self.process
         how = "ended"
@@ -183,7 +191,7 @@ class Child:
                 if frame[0].get("done") is True:
                     how = "done"
                 else:
-                    self._deadline = math.inf  # the caller's own work takes its time
+                    self._deadline = math.inf  # the caller's own work has no deadline
                     yield frame
                     self._deadline = time.monotonic() + seconds
             if how == "ended":
@@ -199,7 +207,7 @@ class Child:
             for stream in (
                 child.stdout,
                 child.stdin,
-            ):  # the thread that reads standard error closes it
+            ):  # raised once the stream is closed
                 with suppress(BrokenPipeError):
                     stream.close()
             reader.join(timeout=5)
@@ -209,7 +217,7 @@ class Child:
             )
 
     def _watch(self, last: float, cancelled: Callable[[], bool] | None) -> None:
-        """In a thread: end the child at its deadline, or when it is cancelled."""
+        """Run in a thread: end the child at its deadline, or when it is cancelled."""
         while not self._over.wait(0.05):
             if time.monotonic() > min(self._deadline, last):
                 self._kill("late")
@@ -217,9 +225,7 @@ class Child:
                 self._kill("cancelled")
 
     def _read_printed(self, limit: int) -> None:
-        """In a thread: read what the child prints, keep the end of it, and end the child if it is
-        too much.
-        """
+        """Run in a thread: keep the end of what the child prints; end it if it prints too much."""
         count = 0
         stream = self.process.stderr
         assert stream is not None
@@ -237,7 +243,7 @@ class Child:
             self._end_all()
 
     def _end_all(self) -> None:
-        """End it with what it has started, which may hold its output open."""
+        """End the child and what it has started, which may hold its output open."""
         if hasattr(os, "killpg"):
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -246,14 +252,21 @@ class Child:
 
 
 class BrokenFrameError(Exception):
-    """Bytes came that are no frame."""
+    """The stream holds something that is not a frame."""
 
 
 def read_frame(
     stream: IO[bytes], token: str, most: int = BODY_BYTES
 ) -> tuple[dict[str, Any], bytes] | None:
-    """A message and its body, of at most `most` bytes; None at the end of the stream. Raises
-    BrokenFrameError for anything that is not a frame, or lacks the token."""
+    """Read a message and its body; None at the end of the stream.
+
+    Args:
+        stream: the pipe.
+        token: the token that a frame must have.
+        most: the largest body, in bytes.
+
+    Raises BrokenFrameError for anything that is not a frame or lacks the token.
+    """
     line = stream.readline(MESSAGE_BYTES)
     if not line.endswith(b"\n"):
         return None
@@ -272,31 +285,33 @@ def read_frame(
 
 
 # --- the child's side
-# ---
 
 
 class Frames:
-    """The child's answers. Made before the module runs: from then on standard output is standard
-    error, for every library, and only this object can answer."""
+    """The child's answers.
+
+    It is created before the module runs. From then on, whatever any library prints to standard
+    output goes to standard error, and only this object can answer.
+    """
 
     def __init__(self) -> None:
         sys.stdout.flush()
-        self._file = os.fdopen(os.dup(1), "wb")  # no process inherits this descriptor
+        self._file = os.fdopen(os.dup(1), "wb")  # not inherited by any process
         os.dup2(2, 1)
         self._owner = os.getpid()
         self._token = ""
         self._received: SimpleQueue[tuple[dict[str, Any], bytes]] = SimpleQueue()
-        self._pipe = os.dup(
-            0
-        )  # a file descriptor that no process inherits which the module may start
+        self._pipe = os.dup(0)  # a descriptor that processes started by the module do not inherit
         nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)  # code that reads standard input finds it empty, and does not wait
+        os.dup2(nothing, 0)  # code that reads standard input finds it empty and does not wait
         os.close(nothing)
         threading.Thread(target=self._watch_caller, daemon=True).start()
 
     def _watch_caller(self) -> None:
-        """Read requests until the end of the pipe, which only the caller's end closes; then end
-        this process with all that it has started."""
+        """Read requests until the pipe ends, which happens only when the caller ends.
+
+        Then end this process and everything that it has started.
+        """
         with suppress(OSError, ValueError), os.fdopen(self._pipe, "rb", closefd=False) as pipe:
             while line := pipe.readline():
                 frame = json.loads(line)
@@ -307,18 +322,18 @@ class Frames:
         os._exit(1)
 
     def receive(self) -> dict[str, Any]:
-        """Wait for the next request and return it. Nothing can be sent before the first."""
+        """Wait for the next request and return it. Nothing can be sent before the first one."""
         return self.receive_frame()[0]
 
     def receive_frame(self) -> tuple[dict[str, Any], bytes]:
-        """Wait for the next request and return it with its bytes."""
+        """Wait for the next request, and return it with its bytes."""
         frame, body = self._received.get()
         self._token = frame["token"]
         request: dict[str, Any] = frame["request"]
         return request, body
 
     def send(self, message: dict[str, Any], body: bytes | memoryview = b"") -> None:
-        """Send one frame. A copy of this process, forked by the code of others, ends instead."""
+        """Send one frame. In a copy of this process, forked by untrusted code, exit instead."""
         if os.getpid() != self._owner:
             os._exit(0)
         frame = {"message": message, "bytes": len(body), "token": self._token}
@@ -327,28 +342,32 @@ class Frames:
         self._file.flush()
 
     def done(self) -> None:
-        """Send the last frame, and end this process at once."""
+        """Send the last frame and end this process at once."""
         self.send({"done": True})
         os._exit(0)
 
 
-_frames: list[Frames] = []  # the one of this process, if it is a child
+_frames: list[Frames] = []  # has one element if this process is a child
 
 
 def frames() -> Frames:
-    """What this process, a child, answers with."""
+    """The Frames that this process, a child, answers with."""
     return _frames[0]
 
 
 def answer(reply: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]) -> None:
-    """Send each message of the reply to the request of the caller."""
+    """Answer the caller's request with the messages of `reply`."""
     for message in reply(frames().receive()):
         frames().send(message)
 
 
 def serve(module: str, policy: dict[str, Any] | None = None) -> None:
-    """Run the module as a program, and end with all that it has started when the caller dies.
-    policy: the fields of a Policy, which holds before this process has a second thread."""
+    """Run the module as a program. If the caller dies, end, with everything that was started.
+
+    Args:
+        module: the module's name.
+        policy: the fields of a Policy, which is applied before this process has a second thread.
+    """
     if policy is not None:
         Policy(**{name: tuple(places) for name, places in policy.items()}).keep_in()
     _frames.append(Frames())
@@ -357,19 +376,18 @@ def serve(module: str, policy: dict[str, Any] | None = None) -> None:
 
 
 # --- git
-# ---
 
 
 @dataclass(frozen=True)
 class Revision:
-    """A checkout's commit, and whether its files differ from it; None outside a checkout."""
+    """A checkout's commit, and True if its files differ from it; None outside a checkout."""
 
     commit: str | None
     dirty: bool | None
 
 
 def revision(folder: Path) -> Revision:
-    """The revision of `folder`; only files below it count as changes."""
+    """The revision of `folder`; only changes to files below it count."""
     git = ["git", "-C", str(folder)]
     with suppress(OSError, subprocess.CalledProcessError):
         commit = subprocess.check_output(
@@ -385,6 +403,6 @@ def revision(folder: Path) -> Revision:
 if __name__ == "__main__":
     from hectogpt import (
         process,
-    )  # this file a second time, as the module that `answer` is called in
+    )  # import this file again, as the module in which `answer` finds the frames
 
     process.serve(sys.argv[1])

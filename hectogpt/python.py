@@ -1,5 +1,4 @@
-"""What Python users call: recipes, training, comparisons over the same seeds, models that are
-opened, that continue a text, and are looked into."""
+"""The Python interface: recipes, training, comparisons, opening models, generation, attention."""
 
 from __future__ import annotations
 
@@ -43,16 +42,17 @@ from hectogpt.training.setup import check_corpus, fit_vocabulary
 from hectogpt.training.task import Resume, Task, check_same, describe, find_corpus
 
 Source: TypeAlias = RunResult | Path | str | tuple[Transformer, Tokenizer]
-# of the draws, if none is named: small models repeat themselves where the likeliest token is taken
+# the default of `generate`; small models repeat themselves if the most likely token is taken
 TEMPERATURE = 0.8
 
 
 def recipe(name: str = recipes.DEFAULT) -> Run:
-    """The Run of a recipe ("top" is the best of the ladder, "minute" the best in about a minute),
-    or of an idea in a file ("my.py:idea").
+    """The Run of a recipe, or of an idea in a file ("my.py:idea").
 
-    A Run is frozen: `replace(run, steps=50)` gives a changed one. Raises UserError with the
-    nearest name for one that does not exist."""
+    "top" is the best recipe of the ladder, "minute" the best that trains in about a minute. A Run
+    is frozen: `replace(run, steps=50)` returns a changed copy. Raises UserError for an unknown
+    name, with the nearest known one.
+    """
     return ideas.find_run(name)
 
 
@@ -68,21 +68,24 @@ def train(
     eval_every: int = 0,
     resume: bool = False,
 ) -> RunResult:
-    """Train a run to its end and score it on held-out text, as `hectogpt train` does, to the same
-    bits.
+    """Train a run to its end and score it on held-out text, bit for bit as `hectogpt train` does.
 
-    run: a Run or a recipe's name. out: its folder; None writes nothing. corpus: another text than
-        the run's.
-    prompt: what the trained model continues for summary.json. quiet: no progress on stderr.
-    save_every: steps between checkpoints in the folder, 0 for none; by default they are saved by
-        time, and go when the
-    run is done. keep_checkpoints: how many stay, the newest. eval_every: steps between held-out
-        scores, 0 for none.
-    resume: go on with this run if it was begun in `out` before, from its newest checkpoint.
+    Args:
+        run: a Run, or the name of a recipe.
+        out: the run folder. None writes nothing.
+        corpus: the text to train on, if not the run's own.
+        prompt: a text for the trained model to continue; the result goes to summary.json.
+        quiet: show no progress on stderr.
+        save_every: steps between checkpoints; 0 saves none. None saves by time and deletes them
+            when the run is done.
+        keep_checkpoints: keep only this many checkpoints, the newest.
+        eval_every: steps between held-out scores during training; 0 scores only at the end.
+        resume: if `out` already holds this run, resume it from its newest checkpoint.
 
-    Raises UserError as the command does. Ctrl-C lets the step under way finish; with a folder, a
-    checkpoint, weights, metrics and a summary in state "interrupted" are in it before
-    KeyboardInterrupt goes on."""
+    Raises UserError as the command does. On Ctrl-C the current step finishes; with `out`, a
+    checkpoint, weights, metrics and a summary with state "interrupted" are saved before
+    KeyboardInterrupt is raised.
+    """
     run = recipe(run) if isinstance(run, str) else run
     ideas.check_causal(run)
     if corpus is not None:
@@ -121,7 +124,7 @@ def train(
     except (
         UserError,
         Stopped,
-    ) as error:  # Stopped: before the first step, when there is nothing to keep
+    ) as error:  # Stopped comes before the first step, when there is nothing to save
         if isinstance(error, UserError) and error.fix.startswith(set_to("resume", folder)):
             other = ", or another out" * error.what.endswith("already holds a run")
             error.fix = f"hectogpt.train(run, out={str(folder)!r}, resume=True){other}"
@@ -146,15 +149,17 @@ def _train_without_folder(
 def load(
     source: Source, idea: Path | str | Sequence[Path | str] = ()
 ) -> tuple[Transformer, Tokenizer]:
-    """A model, on the CPU and in evaluation mode, and its tokenizer.
+    """Open a model, on the CPU and in evaluation mode, and its tokenizer.
 
-    source: a folder that a run left, a folder in Hugging Face's GPT-2 layout, a name on the hub
-    ("gpt2"), or a RunResult, whose own model this is. idea: your own file (or several) whose
-    classes the model has; it is imported. A file that you ran here and that has not changed since
-    need not be named.
+    Args:
+        source: a run folder, a folder in Hugging Face's GPT-2 layout, a name on the hub ("gpt2"),
+            or a RunResult, whose own model is returned.
+        idea: your own file, or several, that defines classes of the model; it is imported. A file
+            that you ran here and have not changed since need not be named.
 
-    Raises UserError (CHECKPOINT) for what is no model, and for a file that would have to be
-    imported unasked."""
+    Raises UserError (CHECKPOINT) if there is no model, or if a file would have to be imported
+    unasked.
+    """
     if isinstance(source, RunResult):
         return source.model, source.tokenizer
     if isinstance(source, tuple):
@@ -171,14 +176,19 @@ def generate(
     greedy: bool = False,
     **options: Any,
 ) -> str:
-    """The prompt and the model's continuation, as `hectogpt generate` writes them.
+    """The prompt and the model's continuation, as `hectogpt generate` prints them.
 
-    source: a RunResult, a folder, a name on the hub, or what `load` returned. An empty prompt
-    starts a new text. Tokens are drawn at a temperature of 0.8 among the 50 likeliest; greedy: the
-    likeliest is taken. options: the other fields of Sampling (temperature, top_k, stop_strings,
-    ...). The text ends before an end-of-text token, or before `eos_token_id` (-1: never).
+    Args:
+        source: a RunResult, a folder, a name on the hub, or what `load` returned.
+        prompt: the text to continue; an empty one starts a new text.
+        max_new_tokens: the most tokens to generate.
+        seed: the seed of the random draws.
+        greedy: always take the most likely token. Otherwise tokens are drawn at a temperature of
+            0.8 from the 50 most likely ones.
+        options: other fields of Sampling (temperature, top_k, stop_strings, ...).
 
-    Raises UserError for an option that does not exist or does not fit.
+    The text ends before an end-of-text token, or before `eos_token_id` (-1: never). Raises
+    UserError for an option that does not exist or has a wrong value.
     """
     known = [
         f.name
@@ -202,12 +212,16 @@ def generate(
 
 
 def attention_maps(source: Source, text: str) -> Float[np.ndarray, "layers heads time time"]:
-    """The attention of every layer and head on a text: [layer, head, t, s] is the weight that
-    token t gives to s.
+    """The attention of every layer and head on a text.
 
-    Rows sum to 1, and what lies in the future (s > t) is 0. Of a text longer than the context the
-    end is taken.
-    source: as for `generate`. Raises UserError for an empty text.
+    [layer, head, t, s] is the weight that token t gives to s. Rows sum to 1; the future (s > t)
+    has weight 0. If the text is longer than the context, only its end is read.
+
+    Args:
+        source: as in `generate`.
+        text: the text to read.
+
+    Raises UserError for an empty text.
     """
     model, tokenizer = load(source)
     ids = read_prompt(text, tokenizer, model)
@@ -218,7 +232,6 @@ def attention_maps(source: Source, text: str) -> Float[np.ndarray, "layers heads
 
 
 # --- comparisons
-# ---
 
 
 def compare(
@@ -235,26 +248,27 @@ def compare(
     out: Path | str | None = None,
     quiet: bool = False,
 ) -> ComparisonResult:
-    """Run every run at every seed and test the differences, as `hectogpt compare` does.
+    """Train every run with every seed and test the differences, as `hectogpt compare` does.
 
-    runs: Runs, names of recipes, or FILE.py:FUNCTION; the first is what the others are compared
-        to,
-        and what a function
-    of a file is applied to. Each trial is a process of its own, so classes of your own must be in
-    a
-    file.
-    seeds, first_seed: the seeds are first_seed, first_seed + 1, ... steps: another number of steps
-        for all.
-    corpus: the text, by default the runs' own. threads: of a trial; 0 for as many as the track
-        allows. workers: trials
-    at a time, each on its own cores; the bits do not depend on it.
-    test: score the test split too and compare by it. out: the file of records; trials that it
-        holds
-        are not run
-    again. None keeps no records.
+    Args:
+        runs: Runs, names of recipes, or FILE.py:FUNCTION. The others are compared with the first,
+            and a function of a file is applied to it. Trials run in separate processes, so your
+            own classes must be in a file.
+        seeds: the number of seeds.
+        first_seed: the seeds are first_seed, first_seed + 1, ...
+        steps: the number of steps for all runs; None keeps each run's own.
+        corpus: the text; None takes the runs' own.
+        track: the track whose rules are checked.
+        threads: threads of a trial; 0 takes as many as the track allows.
+        workers: trials that run at a time, on separate cores. The results are the same bit for
+            bit.
+        test: also score the test split, and compare by it.
+        out: the file of records; trials that it holds are not run again. None keeps no records.
+        quiet: show no progress on stderr.
 
-    Raises UserError, also if no trial gave a result. KeyboardInterrupt ends it; finished trials
-    are in `out`."""
+    Raises UserError, also if no trial gives a result. After KeyboardInterrupt, finished trials are
+    in `out`.
+    """
     arms = arms_of(runs, steps, threads)
     names = list(dict.fromkeys(arm.run.corpus for arm in arms))
     if corpus is None and len(names) > 1:

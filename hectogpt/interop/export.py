@@ -110,7 +110,7 @@ def export(
             f"the model in {place} cannot be exported",
             why=f"it has classes from {' or '.join(source.path for source in sources)}, which "
             "other programs do not have",
-            fix="give others its folder, which has a copy: hectogpt opens it with that",
+            fix="share its folder, which hectogpt opens",
         )
     model, tokenizer = open_model(place, step=step if at is None else at, note=note)
     differences = gpt2_differences(model.config)
@@ -123,7 +123,7 @@ def export(
             f"{source} cannot be written as GGUF",
             why="llama.cpp supports GPT-2, and this model differs from it in "
             f"{', '.join(differences)}",
-            fix=set_to("to", "hf") + ": a folder with the model's own code, for transformers",
+            fix=set_to("to", "hf") + ": a folder with its own code, for transformers",
         )
     facts = read_facts(place, at)
     try:

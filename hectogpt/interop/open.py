@@ -159,7 +159,7 @@ def find_checkpoint(
         why = (
             f"it has those of steps {', '.join(map(str, steps))}"
             if steps
-            else "it has none; save_every sets how often one is saved"
+            else "it has none (see save_every)"
         )
         raise UserError(
             f"{folder} has no checkpoint of step {step}", why=why, code=errors.CHECKPOINT
@@ -304,10 +304,7 @@ def _import_ideas(folder: Path, config: dict[str, Any], named: Sequence[IdeaFile
     }
     missing = [source for source in sources if source.sha256 not in (*own, *here)]
     if foreign or missing:
-        why = (
-            "importing a file runs it, so a file that is new here or has changed is only "
-            "imported if you name it"
-        )
+        why = "importing a file runs it, so a new or changed one is only imported if you name it"
         raise UserError(
             f"the model in {folder} has classes of "
             f"{', '.join(Path(source.path).name for source in sources)}",

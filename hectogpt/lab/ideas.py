@@ -138,7 +138,7 @@ def _check(title: str, run: Run) -> None:
         if classes.setdefault(type(part).__name__, type(part)) is not type(part):
             raise UserError(
                 f"{title}: two classes are called {type(part).__name__}",
-                why="a run file stores classes by name and could not tell them apart",
+                why="a run file stores classes by name",
                 fix="rename one of them",
             )
     with running(title):
@@ -215,7 +215,7 @@ def check_causal(run: Run) -> None:
         raise UserError(
             f"{run.recipe} sees the future ({names})",
             why="a different last token changes the outputs at earlier positions",
-            fix="use earlier positions only, as shift, a cumulative mean and masked attention do",
+            fix="use only earlier positions, as shift and masked attention do",
         )
 
 
@@ -314,7 +314,7 @@ def start_from(
         raise UserError(
             f"the tokenizer of {source} is not the text's",
             why=f"the token ids of {run.corpus} stand for different words there",
-            fix="a text encoded with the model's tokenizer, or a model with the text's tokenizer",
+            fix="a text or a model with the other's tokenizer",
             code=errors.DATA,
         )
     modules = sorted({type(part).__module__ for part in parts_of(model.config)})

@@ -1,3 +1,1 @@
-"""Pages that are one file and need no network: HTML, CSS and scripts from this folder, data as
-JSON.
-"""
+"""Pages that are one file and need no network: HTML, CSS and scripts of this folder, and data."""

@@ -1,6 +1,4 @@
-"""A page as one HTML file: styles, scripts and data are put into it, so that it opens without a
-network.
-"""
+"""Pages as single HTML files: styles, scripts and data are inlined, so no network is needed."""
 
 from __future__ import annotations
 
@@ -21,11 +19,11 @@ _DATA = '<script type="application/json" id="data"></script>'
 
 
 def fill(name: str, data: Any) -> str:
-    """The page web/pages/NAME.html with its styles, scripts and `data`, which its scripts read as
-    JSON.
+    """Inline styles, scripts and `data` into web/pages/NAME.html.
 
-    Data may come from anywhere: a "<" in it cannot end the script that holds it, and pages show it
-    as text."""
+    Scripts read the data as JSON. It may come from anywhere: "<" is escaped, so it cannot end the
+    script that holds it, and pages show it as text.
+    """
     page = (FOLDER / "pages" / f"{name}.html").read_text(encoding="utf-8")
     page = _STYLE.sub(lambda m: f"<style>\n{_text('kit/' + m[1])}</style>", page)
     page = _SCRIPT.sub(lambda m: f"{m[1]}>\n{_linked(m[2], set())}</script>", page)
@@ -34,10 +32,10 @@ def fill(name: str, data: Any) -> str:
 
 
 def _linked(name: str, have: set[str]) -> str:
-    """A module after those that it imports, each once, as one script: a page that is opened as a
-    file may not import.
+    """Join a module and the modules that it imports into one script.
 
-    Names are those of the files, so no two modules of a page may have the same one.
+    Each appears once, after those that it imports, because a page opened as a file may not import
+    modules. Two modules of a page must not share a file name.
     """
     text = _text(name)
     others = [
@@ -53,7 +51,7 @@ def _text(name: str) -> str:
 
 
 def engine_data() -> dict[str, str]:
-    """What a page needs to train: the kernels, and GPT-2's merges, both in base64."""
+    """The data that a page needs to train: the kernels and GPT-2's merges, in base64."""
     from hectogpt.data.tokenizer import load_tokenizer
 
     names = {"wasm": "kernels.wasm", "wasm64": "kernels64.wasm"}
@@ -63,5 +61,5 @@ def engine_data() -> dict[str, str]:
 
 
 def zipped(content: bytes) -> str:
-    """Content as a page holds it: compressed with gzip, in base64."""
+    """Compress content with gzip and encode it in base64, as pages store it."""
     return base64.b64encode(gzip.compress(content, mtime=0)).decode()

@@ -1,8 +1,8 @@
 """A read-only server on this machine for one page and its data.
 
-Only GET is answered, only for this machine's own name, and only below a path that is drawn anew at
-every start. Nobody who cannot read that path learns anything, and nothing that is sent changes
-anything."""
+It answers only GET, only for this machine's own name, and only below a random path that changes at
+every start. Whoever cannot read that path learns nothing, and no request changes anything.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 HOST = "127.0.0.1"
-SECONDS = (
-    10.0  # that a client may take for the whole of its request, and for reading the whole answer
-)
+SECONDS = 10.0  # for a client to send its whole request, and to read the whole answer
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src "
@@ -34,9 +32,14 @@ HEADERS = {
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves `page` at address, and at address + "data" what `answers(query)` returns, as JSON.
+    """Serves `page` at its address, and `answers(query)` as JSON at address + "data".
 
-    port: 0 for a free one. Raises OSError for a port that is taken.
+    Args:
+        page: the page as HTML.
+        answers: turns the query into JSON values.
+        port: the port; 0 chooses a free one.
+
+    Raises OSError if the port is taken.
     """
 
     daemon_threads = True
@@ -50,12 +53,15 @@ class PageServer(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
+        """The address of the page, with its secret path."""
         return f"http://{HOST}:{self.server_port}/{self.secret}/"
 
     @contextlib.contextmanager
     def entrance(self) -> Iterator[Path]:
-        """A file, readable by its owner alone, that leads a browser to the page: other users can
-        read the address in a command line."""
+        """Context manager: a file, readable only by its owner, that leads a browser to the page.
+
+        Other users could read the address itself in a command line.
+        """
         with tempfile.TemporaryDirectory(prefix="hectogpt-") as folder:
             path = Path(folder) / "page.html"
             path.write_text(
@@ -64,7 +70,7 @@ class PageServer(ThreadingHTTPServer):
             yield path
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is nobody's fault."""
+        """Ignore clients that have disconnected."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -75,8 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def setup(self) -> None:
-        """End the connection if the request is not complete in time, however many bytes come on
-        the way."""
+        """Start a timer that ends the connection if the request is not complete in time."""
         super().setup()
         self.deadline = threading.Timer(SECONDS, self.cut_off)
         self.deadline.daemon = True
@@ -84,11 +89,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def cut_off(self) -> None:
         """End the connection."""
-        with contextlib.suppress(OSError):  # it has ended
+        with contextlib.suppress(OSError):  # already closed
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def do_GET(self) -> None:
-        """The page or its data, or why there is none."""
+        """Answer with the page, its data, or the status code of a refusal."""
         self.deadline.cancel()
         own = {f"{HOST}:{self.server.server_port}", f"localhost:{self.server.server_port}"}
         parts = urlsplit(self.path)
@@ -119,4 +124,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not news."""
+        """Log nothing."""

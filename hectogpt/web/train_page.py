@@ -1,5 +1,4 @@
-"""The page that trains in the browser: texts to choose from, and on request the weights of a run
-to begin with."""
+"""The page that trains in the browser: texts to choose from and, if asked for, a run's weights."""
 
 from __future__ import annotations
 
@@ -14,9 +13,9 @@ from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.web.page import engine_data, fill, zipped
 
-LONGEST_TEXT = 1_000_000  # characters of a text that a page holds; the whole page stays below 3 MB
-# Part of a document's name -> the text's name in the page. The first is long enough for a hundred
-# steps to read.
+LONGEST_TEXT = 1_000_000  # characters of a text; the whole page stays below 3 MB
+# Pattern of document names -> name of the text on the page. The first is long enough for a hundred
+# steps.
 TEXTS = {
     r"1(79|80|81|82[0-8])\d*-": "The first six presidents' addresses, 830 kB",
     r"-Kennedy-": "Kennedy's addresses, 100 kB",
@@ -25,16 +24,19 @@ TEXTS = {
 
 
 def train_page(text: tuple[str, str] | None = None, weights: Path | None = None) -> str:
-    """The page as HTML.
+    """Return the page as HTML.
 
-    text: a name and a text that stands first; three are in the page anyway. weights: folder of a
-    run whose weights training begins with, in place of drawn ones. Raises UserError (DATA,
-    CHECKPOINT) for what the page cannot hold."""
+    Args:
+        text: the name and content of a text to put first; the page always has three others.
+        weights: folder of a run whose weights training starts from, instead of random ones.
+
+    Raises UserError (DATA, CHECKPOINT) if the page cannot hold the text or the weights.
+    """
     if text is not None and not 0 < len(text[1]) <= LONGEST_TEXT:
         why = (
             "it is empty"
             if not text[1]
-            else f"it has {len(text[1]):,} characters, a page holds {LONGEST_TEXT:,}"
+            else f"it has {len(text[1]):,} characters; a page holds {LONGEST_TEXT:,}"
         )
         raise UserError(
             f"{text[0]} does not fit into a page", why=why, fix="a part of it", code=errors.DATA
@@ -48,7 +50,7 @@ def train_page(text: tuple[str, str] | None = None, weights: Path | None = None)
 
 
 def own_texts() -> list[tuple[str, str]]:
-    """Name and content of the texts that every page has: addresses of presidents."""
+    """Name and content of the texts on every page: presidents' addresses."""
     from hectogpt.data.sources import find_source
 
     documents = list(find_source("sotu").documents())
@@ -59,8 +61,7 @@ def own_texts() -> list[tuple[str, str]]:
 
 
 def first_weights(folder: Path, text: str) -> dict[str, Any]:
-    """The weights of a run for the tokens of a text, as the page reads them: settings, ids,
-    tensors in base64."""
+    """A run's weights for the tokens of a text: settings, token ids, tensors in base64."""
     from hectogpt.data.tokenizer import load_tokenizer
     from hectogpt.interop import open_model
     from hectogpt.model.inputs import Smear

@@ -161,7 +161,7 @@ def test_a_page_that_is_not_whole_says_so(browser: Any, tmp_path: Path) -> None:
     """Cut in the middle it has no script; edited, its data cannot be read."""
     whole = fill("report", {"title": "a", "blocks": [{"text": "b" * 1000}]})
     cut, edited = whole[: len(whole) // 2], whole.replace('{"text"', "{text")
-    for text, sentence in ((cut, "its end is missing"), (edited, "cut off or were edited")):
+    for text, sentence in ((cut, "its end is missing"), (edited, "cut off or was edited")):
         (tmp_path / "page.html").write_text(text, encoding="utf-8")
         page = browser.new_page()
         page.goto((tmp_path / "page.html").as_uri())

@@ -1,4 +1,4 @@
-/** A text becomes training and held-out tokens as `hectogpt train --corpus FILE` splits it, and n-grams count them. */
+/** Split a text into training and held-out tokens, as `hectogpt train --corpus FILE` does, and count n-grams. */
 
 /** @import { Tokenizer } from "./tokenizer.js" */
 
@@ -61,9 +61,9 @@ function assignSplits(text) {
 
 /** @param {string} text @param {Tokenizer} tokenizer @returns {Corpus} */
 export function readCorpus(text, tokenizer) {
-  if (text.length > MOST_TEXT) throw new Error(`The text has ${Math.round(text.length / 1e6)} million characters; a tab reads ${MOST_TEXT / 1e6} million at most. Take a part of it, or hectogpt train --corpus.`);
-  if (!text.trim()) throw new Error("There is no text yet. Paste one, drop a file, or choose one of those that are here.");
-  if (/\u0000/.test(text)) throw new Error("This is no text: it holds zero bytes. Drop a plain text file.");
+  if (text.length > MOST_TEXT) throw new Error(`The text has ${Math.round(text.length / 1e6)} million characters; a tab reads at most ${MOST_TEXT / 1e6} million. Use a part of it, or run hectogpt train --corpus.`);
+  if (!text.trim()) throw new Error("There is no text yet. Paste one, drop a file, or choose one from the list.");
+  if (/\u0000/.test(text)) throw new Error("This is not a text file: it contains zero bytes. Drop a plain text file.");
   /** @type {Record<string, number[]>} */
   const ids = { train: [], dev: [], test: [] };
   const parts = assignSplits(text);

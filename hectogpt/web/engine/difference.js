@@ -1,4 +1,4 @@
-/** Differences of losses that are paired window by window. */
+/** Paired differences of losses, window by window. */
 
 /** @typedef {{delta: number, se: number, sums: number[], sizes: number[]}} Difference  in nats a token; sums of windows, and their numbers of tokens */
 

@@ -1,4 +1,4 @@
-/** A run as files: weights that hectoGPT reads, and the run itself for a page that goes on from it. */
+/** A run as files: weights that hectoGPT reads, and data from which a page resumes the run. */
 
 /** @import { Trainer } from "./trainer.js" */
 
@@ -6,7 +6,7 @@
 
 /**
  * model.safetensors of a run, with its settings (config.json of a run's folder) as metadata.
- * Rows of tokens that the text has not are the first ones, which training never moved (weight decay apart).
+ * Rows of tokens that are not in the text keep their initial values, which training changes only by weight decay.
  * @param {Trainer} trainer @returns {ArrayBuffer}
  */
 export function safetensors(trainer) {
@@ -87,7 +87,7 @@ export function packRun(trainer, saved, most) {
 export function unpackRun(trainer, saved, packed) {
   const sizes = trainer.model.parameters.map((p) => p.data.length);
   for (const { step, values } of packed.weights) {
-    if (values.length !== sizes.length || values.some((v, i) => v.length !== sizes[i])) throw new Error("The saved run is damaged: its weights have other sizes than its settings say.");
+    if (values.length !== sizes.length || values.some((v, i) => v.length !== sizes[i])) throw new Error("The saved run is damaged: the sizes of its weights do not match its settings.");
     saved.set(step, values);
   }
   trainer.steps = packed.steps;

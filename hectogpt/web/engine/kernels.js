@@ -26,7 +26,7 @@ export class Kernels {
   /** New zeros. @param {number} length @returns {Block} */
   alloc(length) {
     const at = this.call.alloc(length);
-    if (!at) throw new Error("The browser gives no more memory. A smaller width, fewer layers or a shorter row need less.");
+    if (!at) throw new Error("The browser has no more memory. A smaller width, fewer layers or shorter rows need less.");
     const block = { at, length };
     this.floats(block).fill(0);
     return block;
@@ -42,7 +42,7 @@ export class Kernels {
     this.call.release(this.start);
   }
 
-  /** The same memory as whole numbers. @param {Block} block */
+  /** The same memory as integers. @param {Block} block */
   words(block) {
     return new Uint32Array(this.call.memory.buffer, block.at, block.length);
   }

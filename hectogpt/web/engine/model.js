@@ -14,12 +14,12 @@
  * @property {number} layers
  * @property {number} context  tokens that the model sees at most
  * @property {number} tokens   rows of the embeddings
- * @property {number} rows     rows of the head; with `shared` the last one stands for so many tokens
+ * @property {number} rows     rows of the head; with `shared` the last one stands for that many tokens
  * @property {number} shared
- * @property {boolean} positions  whether there is a table of positions
+ * @property {boolean} positions  true: there is a table of positions
  * @property {{base: number, fraction: number} | null} rotary  rotary positions on that fraction of a head
- * @property {number | null} smear  how much of the token before is added to each at first; null adds none
- * @property {boolean} qkNorm  whether queries and keys are divided by their root mean square
+ * @property {number | null} smear  initial share of the previous token added to each; null adds none
+ * @property {boolean} qkNorm  true: queries and keys are divided by their root mean square
  * @property {number | null} scale  of the scores; null is 1 / sqrt(d_model / heads)
  * @typedef {{layer: number, head: number, mode: "zero" | "mean"}} HeadOff
  */

@@ -21,8 +21,8 @@ import { shuffledOrder, TorchNormal } from "./random.js";
  * @property {number} seqLen
  * @property {number} context    tokens that the model sees at most
  * @property {boolean} compact   tokens that the run never reads share one row of the head, which starts at zero
- * @property {boolean} positions  false takes every kind of position away
- * @property {number | null} lr   in place of the recipe's for every parameter without an own one
+ * @property {boolean} positions  false removes all position information
+ * @property {number | null} lr   replaces the recipe's, for every parameter without its own
  * @property {boolean | null} muon  in place of the recipe's choice
  * @property {"float32" | "float64"} dtype  of every number
  * @typedef {{ids: number[], tensors: Record<string, Float32Array>}} FirstWeights  rows of the embeddings and the head by token
@@ -50,7 +50,7 @@ export class Trainer {
     all.context = Math.max(all.context, all.seqLen);
     const known = RECIPES.map((recipe) => recipe.name);
     const recipe = RECIPES.find(({ name }) => name === all.recipe);
-    if (!recipe) throw new Error(`There is no recipe ${all.recipe} here; there are ${known.join(", ")}.`);
+    if (!recipe) throw new Error(`There is no recipe ${all.recipe} here. Choose from ${known.join(", ")}.`);
     checkSettings(all);
     this.settings = all;
     this.recipe = recipe;
@@ -148,7 +148,7 @@ export class Trainer {
       const names = parameter.name.includes("W_qkv") ? ["W_q", "W_k", "W_v"].map((part) => parameter.name.replace("W_qkv", part)) : [parameter.name];
       const found = names.map((name) => tensors[name]);
       if (found.some((tensor) => !tensor) || found.reduce((n, tensor) => n + tensor.length, 0) !== to.length) {
-        throw new Error(`The weights that this page was made with do not fit: ${parameter.name} has another size. Take their width, heads and layers.`);
+        throw new Error(`The weights in this page do not fit: ${parameter.name} has a different size. Choose their width, heads and layers.`);
       }
       found.reduce((at, tensor) => (to.set(tensor, at), at + tensor.length), 0);
     }
@@ -194,7 +194,7 @@ export class Trainer {
     const gradNorm = Math.sqrt(squares);
     const loss = total / targets;
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
-      throw new Error(`Step ${step + 1}: the loss is ${loss}, the gradient norm ${gradNorm}. A lower learning rate keeps them finite. The weights after step ${step} are kept.`);
+      throw new Error(`Step ${step + 1}: the loss is ${loss}, the gradient norm ${gradNorm}. Try a lower learning rate. The weights after step ${step} are kept.`);
     }
     const clip = 1 / (gradNorm + 1e-6);
     if (clip < 1) for (const { grad } of this.model.parameters) kernels.call.multiply(grad.at, grad.length, clip);
@@ -207,7 +207,7 @@ export class Trainer {
 
   /**
    * Held-out losses of every token after the first, window by window: rows of the context's length that do not overlap.
-   * @param {number} [windows] the first so many only
+   * @param {number} [windows] only the first ones
    */
   windows(windows = Infinity) {
     const known = this.model.off.length ? undefined : this.whole.get(windows);
@@ -280,7 +280,7 @@ export class Trainer {
     return ngramLosses(rows, this.corpus.dev, this.vocabulary);
   }
 
-  /** Continue a text by `count` tokens. @param {number[]} prompt token ids @param {number} count @param {number} temperature 0 takes the likeliest @param {() => number} random */
+  /** Continue a text by `count` tokens. @param {number[]} prompt token ids @param {number} count @param {number} temperature 0 takes the most likely token @param {() => number} random */
   generate(prompt, count, temperature, random) {
     const ids = prompt.filter((id) => this.embeddingRow.has(id));
     if (!ids.length) ids.push(this.corpus.train[0]);
@@ -310,7 +310,7 @@ function checkSettings(s) {
   whole("seqLen", 8, 1024);
   whole("context", 8, 1024);
   if (s.dModel % s.heads) throw new Error(`A width of ${s.dModel} cannot be divided among ${s.heads} heads. Choose a multiple.`);
-  if (s.lr !== null && !(s.lr > 0 && Number.isFinite(s.lr))) throw new Error(`A learning rate of ${s.lr} cannot train; it must be above 0.`);
+  if (s.lr !== null && !(s.lr > 0 && Number.isFinite(s.lr))) throw new Error(`The learning rate is ${s.lr}; it must be above 0.`);
 }
 
 /** @param {Float32Array[]} before @param {Float32Array[]} after losses of each window */

@@ -35,7 +35,7 @@ const commands = {
     if (!runs.size) for (const own of Object.values(kernels)) own.clear();
     const corpus = readCorpus(text, tokenizer);
     const own = kernels[/** @type {any} */ (settings).dtype ?? DEFAULTS.dtype];
-    if (!own) throw new Error("dtype is float32 or float64.");
+    if (!own) throw new Error("dtype must be float32 or float64.");
     const trainer = new Trainer(own, corpus, tokenizer.size, settings, first);
     const bytes = own.size * trainer.model.parameters.reduce((n, p) => n + p.data.length, 0);
     const steps = trainer.settings.steps;
@@ -78,7 +78,7 @@ const commands = {
   show({ name, step }) {
     const run = find(name);
     const saved = run.saved.get(step);
-    if (!saved) throw new Error(`The weights after step ${step} were not kept. Kept: ${[...run.saved.keys()].join(", ")}.`);
+    if (!saved) throw new Error(`The weights after step ${step} were not kept. Choose a kept step: ${[...run.saved.keys()].join(", ")}.`);
     run.trainer.load(saved);
     return { steps: [...run.saved.keys()] };
   },
@@ -181,7 +181,7 @@ function look(trainer, reading, prompt) {
 /** The tokens of a text that the model has vectors for, at most a context's. @param {Trainer} trainer @param {string} text */
 function textIds(trainer, text) {
   const ids = tokenizer.encode(text).filter((id) => trainer.embeddingRow.has(id));
-  if (!ids.length) throw new Error("None of these words are in the text that the model learns from.");
+  if (!ids.length) throw new Error("None of these words occur in the text that the model learns from.");
   return Uint32Array.from(ids.slice(0, Math.min(trainer.model.config.context, 48)));
 }
 

@@ -45,7 +45,7 @@ export function showHeads(of) {
       const label = describeMap(of.map(l, h), T);
       return make("button", { class: "map", title: label, "aria-pressed": String(l === layer && h === head), onclick: () => choose(l, h, token) }, `layer ${l}, head ${h}`, small(label, of.map(l, h)));
     }),
-    make("div", { class: "map", title: "1 / t for each of t tokens: what a head without preferences would do" }, "even, 1/t", small("the same weight on the token itself and all earlier ones", even)),
+    make("div", { class: "map", title: "1 / t for each of t tokens, as a head without preferences would have" }, "even, 1/t", small("equal weight on the token itself and all earlier ones", even)),
   );
   showLarge(of.map(layer, head), tokens, of.chosen, choose);
   if (again) /** @type {any} */ (byId(String(again[0])).children[Number(again[1])])?.focus();
@@ -107,7 +107,7 @@ export function describeRow(of) {
   const [layer, head, token] = of.chosen;
   const T = of.tokens.length;
   const weights = Array.from({ length: token + 1 }, (_, s) => of.map(layer, head)[token * T + s]);
-  if (!weights.every(Number.isFinite)) return "The weights of this step are not finite: no head looks anywhere. Choose an earlier step.";
+  if (!weights.every(Number.isFinite)) return "The weights of this step are not finite, so there is no attention. Choose an earlier step.";
   const best = weights.indexOf(Math.max(...weights));
   const place = best === token ? ", which is itself" : best === token - 1 ? ", the token before" : "";
   return `In layer ${layer}, head ${head}, “${spelled(of.tokens[token])}” looks most at “${spelled(of.tokens[best])}”${place}: ${Math.round(100 * weights[best])} % of its weight; even would be ${Math.round(100 / (token + 1))} %${weights[best] < 1.5 / (token + 1) && token ? ", so it passes on little more than an average of what came before" : ""}.`;
@@ -141,9 +141,9 @@ export function effectSentence(effects) {
   const matters = first && isSeen(first) && first.delta > 0;
   const [, second] = order.filter(({ heads }) => heads.length === 1);
   const apart = first && second && { delta: first.delta - second.delta, se: Math.hypot(first.se ?? NaN, second.se ?? NaN) };
-  if (first && !matters) words.push("No single head raises the loss by more than two standard errors.");
+  if (first && !matters) words.push("Removing any single head raises the loss by no more than two standard errors.");
   else if (first && apart && !isSeen(apart) && isSeen(second)) {
-    words.push(`Heads ${headNames(first.heads)} and ${headNames(second.heads)} matter most; with this text their order is not certain. Without one of them the loss rises by ${withError(first)} and ${withError(second)} nats per token.`);
+    words.push(`Heads ${headNames(first.heads)} and ${headNames(second.heads)} matter most; their order is uncertain on this text. Without one of them the loss rises by ${withError(first)} and ${withError(second)} nats per token.`);
   } else if (first) {
     words.push(`Head ${headNames(first.heads)} matters most: without it the loss rises by ${withError(first)} nats per token.`);
     if (second) words.push(`Next comes head ${headNames(second.heads)}: ${withError(second)}.`);
@@ -155,12 +155,12 @@ export function effectSentence(effects) {
     const [size, verdict] = !more
       ? ["within two standard errors of the sum of both alone", "Each does work of its own."]
       : together.beyond.delta > 0
-        ? ["more than the sum of both alone", "Each makes up for part of the other's loss, so judge them as a pair."]
-        : ["less than the sum of both alone", "They do part of the same work, so judge them as a pair."];
+        ? ["more than the sum of both alone", "Each can partly replace the other, so judge them as a pair."]
+        : ["less than the sum of both alone", "Their effects overlap, so judge them as a pair."];
     words.push(`The pair that costs most is ${parts}: ${withError(together)}, ${size} (${withError(together.beyond)} beyond it). ${verdict}`);
   }
   const harmful = order.filter((effect) => effect.heads.length === 1 && effect.delta < 0 && isSeen(effect)).reverse();
-  for (const effect of harmful.slice(0, 2)) words.push(`Without head ${headNames(effect.heads)} the loss falls (${withError(effect)}): on this text it does harm.`);
+  for (const effect of harmful.slice(0, 2)) words.push(`Without head ${headNames(effect.heads)} the loss falls (${withError(effect)}): on this text the head does harm.`);
   return words.join("\n");
 }
 

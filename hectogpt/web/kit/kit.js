@@ -1,4 +1,4 @@
-/** Elements, charts and maps that all pages share. Text from anywhere enters as text, never as markup. */
+/** Elements, charts and maps that all pages share. Text from any source is inserted as text, never as markup. */
 
 /**
  * A new element. @param {string} tag @param {Record<string, any>} [attributes] "on..." are listeners @param {(Node | string)[]} children
@@ -211,12 +211,12 @@ export function drawMap(canvas, weights, T) {
 /** Red, green and blue of maps, which the theme decides. */
 export const inkOf = () => (matchMedia("(prefers-color-scheme: dark)").matches ? "108 182 255" : "11 92 173");
 
-/** What the page cannot do, in its place. A page that is cut off has no script, and shows the sentence that stands there. */
+/** Show an error in its place. A page that is cut off has no script, and shows the sentence in its HTML. */
 byId("whole").hidden = true;
 for (const kind of ["error", "unhandledrejection"]) {
   addEventListener(kind, (/** @type {any} */ event) => {
     byId("whole").hidden = false;
-    byId("whole").textContent = `This page has failed: ${event.reason?.message ?? event.message}. Open it again, or take a whole copy of it.`;
+    byId("whole").textContent = `This page has failed: ${event.reason?.message ?? event.message}. Open it again, or get a complete copy of it.`;
   });
 }
 
@@ -232,7 +232,7 @@ export function pageData() {
   try {
     return JSON.parse(byId("data").textContent ?? "null");
   } catch {
-    throw new Error("its data are cut off or were edited");
+    throw new Error("its data is cut off or was edited");
   }
 }
 

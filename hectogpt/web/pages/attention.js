@@ -55,7 +55,7 @@ function handSentence(weights, c) {
   const away = (/** @type {number} */ i) => Math.hypot(c.x - values[i].x, c.y - values[i].y);
   if (weights[first] > 0.95) return `${keys[first].name} has ${percent(weights[first])} of the weight, so the output is a copy of value ${keys[first].name}, ${away(first).toFixed(3)} away from it.`;
   if (weights[first] - weights[second] < 0.05 && weights[first] + weights[second] > 0.9) return `${keys[first].name} and ${keys[second].name} share ${percent(weights[first] + weights[second])} of the weight almost evenly, so the output is close to the middle of values ${keys[first].name} and ${keys[second].name}.`;
-  return `The weights are ${order.map((i) => `${keys[i].name} ${percent(weights[i])}`).join(", ")}: the output is neither a copy nor an average of two. A larger scale of the query sharpens them.`;
+  return `The weights are ${order.map((i) => `${keys[i].name} ${percent(weights[i])}`).join(", ")}: the output is neither a copy nor an average of two. Increase the scale of the query to sharpen them.`;
 }
 
 /** A query's name in a table. @param {string} name */
@@ -118,9 +118,9 @@ function drawNorms() {
   showPlane("outputs", { label: `weights of both values in ${500} draws`, lo: -0.1, hi: 1.1, points: [], dots: draws.slice(0, 500).map((c) => [c[0], c[1]]), ring: [0.5, 0.5] });
   showChart(byId("histogram"), { label: "share of draws by the weight of value a", xLabel: "weight of value a in the output", yLabel: "share of draws", curves: [{ name: "", points: bins }], xMax: 1, zero: true });
   const se = Math.sqrt((near * (1 - near)) / DRAWS);
-  byId("numbers").replaceChildren(makeTable(`${DRAWS.toLocaleString("en")} draws of ${n} keys`, ["", "value"], [["mean weight of value a", means[0].toFixed(4)], ["mean weight of value b", means[1].toFixed(4)], ["total variance of the output", variance.toFixed(4)], ["draws within 0.1 of the average", `${percent(near)} ± ${percent(se)}`], ["draws in which one of both takes over (weight > 0.99)", percent(taken)]]));
+  byId("numbers").replaceChildren(makeTable(`${DRAWS.toLocaleString("en")} draws of ${n} keys`, ["", "value"], [["mean weight of value a", means[0].toFixed(4)], ["mean weight of value b", means[1].toFixed(4)], ["total variance of the output", variance.toFixed(4)], ["draws within 0.1 of the average", `${percent(near)} ± ${percent(se)}`], ["draws in which one of the two takes over (weight > 0.99)", percent(taken)]]));
   const two = byId("heads").value === "two";
-  say("norm-text", `With ${two ? "two heads" : "one head"}, the output is within 0.1 of the average in ${percent(near)} of the draws, and one value takes over in ${percent(taken)}; the variance of the output is ${variance.toFixed(3)}. ${!Number(byId("spread").value) ? "Keys that hardly vary leave the scores nearly equal." : two ? "Each head looks at one key, so a long or short key a only changes its own head's certainty: that is why several heads help, 1 (e)." : "When key a is longer than 1 it wins nearly all the weight, when it is shorter key b does."}`);
+  say("norm-text", `With ${two ? "two heads" : "one head"}, the output is within 0.1 of the average in ${percent(near)} of the draws, and one value takes over in ${percent(taken)}; the variance of the output is ${variance.toFixed(3)}. ${!Number(byId("spread").value) ? "The keys hardly vary, so the scores are nearly equal." : two ? "Each head looks at one key, so the length of key a affects only its own head: that is why several heads help, 1 (e)." : "When key a is longer than 1, it gets nearly all the weight; when it is shorter, key b does."}`);
 }
 
 for (const id of ["heads", "c-beta", "spread", "epsilon", "n"]) byId(id).addEventListener("input", drawNorms);

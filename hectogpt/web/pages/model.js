@@ -36,9 +36,9 @@ function drawEffects() {
   if (!effects.length) return say("off-text", "Effects of single heads were not measured: the model has more than 64 of them, or the text is one token.");
   const zero = effects.filter(({ mode }) => mode === "zero");
   const caption = `Loss on ${data.text} rises by, nats per token ± one standard error`;
-  byId("alone").replaceChildren(effectTable(`${caption}; zero in the place of heads`, zero));
+  byId("alone").replaceChildren(effectTable(`${caption}; heads replaced by zero`, zero));
   const mean = effects.filter((effect) => effect.mode === "mean");
-  byId("mean").replaceChildren(mean.length ? effectTable(`${caption}; the mean output in the place of a head`, mean) : "Means and pairs are measured with the newest weights alone.");
+  byId("mean").replaceChildren(mean.length ? effectTable(`${caption}; heads replaced by their mean output`, mean) : "Means and pairs are measured only with the newest weights.");
   say("off-text", [`At step ${now.step ?? "?"}:`, effectSentence(zero), sinceSentence()].filter(Boolean).join("\n"));
 }
 
@@ -68,7 +68,7 @@ function drawHistory() {
     return { name, points: found.map(([step, e]) => /** @type {[number, number]} */ ([step, e?.delta ?? NaN])), errors: found.map(([, e]) => 2 * (e?.se ?? 0)) };
   });
   if (!curves.length) return;
-  const caption = `What the loss on ${data.text} rises by without a head, nats per token; bars are two standard errors.`;
+  const caption = `Rise of the loss on ${data.text} without a head, nats per token; bars are two standard errors.`;
   byId("history-text").textContent = caption;
   showChart(byId("history"), { label: caption, xLabel: "step", yLabel: "loss rises by", curves, at: now.step, zero: true, height: 220 });
 }
@@ -78,7 +78,7 @@ function showMoment(i) {
   now = moments[i];
   all = new Uint16Array(fromBase64(now.maps).buffer);
   byId("step-text").textContent = `step ${now.step}${i === moments.length - 1 ? ", the newest weights" : ""}`;
-  byId("next").replaceChildren(makeTable("Likeliest next tokens", ["token", "probability"], now.next));
+  byId("next").replaceChildren(makeTable("Most likely next tokens", ["token", "probability"], now.next));
   if (LAYERS) choose(layer, head, token);
   drawEffects();
   if (moments.length > 1) drawHistory();

@@ -65,10 +65,10 @@ function drawOrder() {
   const same = order.every((word, t) => word === t);
   const seen = found > 1e-9;
   byId("order-text").textContent = same
-    ? "The words are in their order. Choose two words to swap them, or shuffle."
+    ? "The words are in their original order. Choose two words to swap them, or shuffle."
     : seen
-      ? `The output changes by up to ${found.toFixed(3)}: with ${causal ? "a causal mask" : "a full mask"} and ${added ? "sinusoids" : "no positions"} the block sees order.`
-      : `The output moves with the words and changes in nothing else (up to ${found.toExponential(1)}, which is rounding): the block cannot tell “${WORDS.join(" ")}” from “${order.map((w) => WORDS[w]).join(" ")}”.`;
+      ? `The output changes by up to ${found.toFixed(3)}: with ${causal ? "a causal mask" : "a full mask"} and ${added ? "sinusoids" : "no positions"} the block sees the order.`
+      : `The output moves with the words and is otherwise unchanged (up to ${found.toExponential(1)}, which is rounding): the block cannot tell “${WORDS.join(" ")}” from “${order.map((w) => WORDS[w]).join(" ")}”.`;
 }
 
 /** @param {number} x */
@@ -121,13 +121,13 @@ function drawSinusoids() {
   byId("sin-table").replaceChildren(
     makeTable(`Sinusoids of ${d} dimensions`, ["", "value"], [
       [`Φ(t)·Φ(t + ${distance})`, dot(base, other).toFixed(4)],
-      ["the same over its largest value d/2", (dot(base, other) / (d / 2)).toFixed(4)],
+      ["the same, divided by its largest value d/2", (dot(base, other) / (d / 2)).toFixed(4)],
       [`|Φ(t) − Φ(t + ${distance})|`, between.toFixed(4)],
       ["max |Φ(t + distance) − R Φ(t)|, R one rotation for all t", residue.toExponential(1)],
       [`nearest two of the first ${T} positions (${nearest[1]} and ${nearest[2]})`, nearest[0].toFixed(4)],
     ]),
   );
-  byId("sin-text").textContent = `Position ${t} and the one ${distance} later are ${between.toFixed(2)} apart. One rotation takes every position to the one ${distance} later, so a linear map can find “${distance} back”. No two of the ${T} positions are equal: the nearest are ${nearest[0].toFixed(2)} apart.`;
+  byId("sin-text").textContent = `Position ${t} and the one ${distance} later are ${between.toFixed(2)} apart. One rotation takes every position to the one ${distance} later, so a linear map can find “${distance} back”. No two of the ${T} positions are equal: the nearest two are ${nearest[0].toFixed(2)} apart.`;
 }
 
 for (const id of ["causal", "sinusoids"]) byId(id).addEventListener("change", drawOrder);

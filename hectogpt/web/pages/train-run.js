@@ -22,7 +22,7 @@ class Engine {
       else asked?.resolve(message.result);
     };
     this.worker.onerror = (event) => {
-      for (const { reject } of this.waiting.values()) reject(new Error(event.message || "The worker of this page cannot run."));
+      for (const { reject } of this.waiting.values()) reject(new Error(event.message || "This page's worker cannot run."));
       this.waiting.clear();
     };
     this.ready = unzip(fromBase64(data.merges)).then((merges) => this.send("start", { wasm: fromBase64(data.wasm), wasm64: fromBase64(data.wasm64), merges }));
@@ -54,7 +54,7 @@ function settingsFrom(fields) {
   return Object.fromEntries(
     Object.entries(fields).map(([name, value]) => {
       const own = /** @type {Record<string, string>} */ (FIELDS)[name] ?? name;
-      if (!known.has(own)) throw new Error(`There is no field ${name} here; there are ${Object.keys(FIELDS).join(", ")}.`);
+      if (!known.has(own)) throw new Error(`There is no field ${name} here. Choose from ${Object.keys(FIELDS).join(", ")}.`);
       return [own, value];
     }),
   );
@@ -171,7 +171,7 @@ export const hecto = {
 };
 Object.assign(window, { hecto });
 
-/** Go on from a run that the page was saved with. */
+/** Resume the run that was saved with the page. */
 export async function restoreRun() {
   const { text, settings, steps, heldOut, weights } = data.run;
   await engine.ready;

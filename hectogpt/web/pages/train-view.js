@@ -7,9 +7,9 @@ import { asked, changed, commandLine, data, engine, hecto, openRun, restoreRun, 
 
 /** Recipes of the ladder, each with what it changes in the one below it. */
 const RECIPES = {
-  browser: "browser: learning rates that fall in the second half",
-  smear: "smear: each token with a share of the one before it",
-  rotary: "rotary: rotary positions, queries and keys of one length",
+  browser: "browser: learning rates fall in the second half",
+  smear: "smear: adds a share of the previous token to each",
+  rotary: "rotary: rotary positions, normalised queries and keys",
   head_lr: "head_lr: a learning rate for the output layer",
   muon: "muon: Muon for the matrices",
   embedding_lr: "embedding_lr: a learning rate for embeddings",
@@ -29,8 +29,8 @@ const SIZES = [
   ["dModel", "Width", { value: 64, min: 4, max: 512 }],
   ["heads", "Heads", { value: 4, min: 1, max: 64 }],
   ["layers", "Layers", { value: 2, min: 1, max: 12 }],
-  ["batchSize", "Rows a step", { options: ["16", "8", "4"] }],
-  ["seqLen", "Tokens a row", { value: 128, min: 8, max: 1024 }],
+  ["batchSize", "Rows per step", { options: ["16", "8", "4"] }],
+  ["seqLen", "Tokens per row", { value: 128, min: 8, max: 1024 }],
   ["positions", "Positions", { options: ["yes", "no"] }],
   ["dtype", "Numbers", { options: ["float32", "float64"] }],
 ];
@@ -113,7 +113,7 @@ function drawCurves() {
 }
 
 function lossSentence() {
-  if (!run || !run.steps.length) return "The dashed lines come from counting the words of the same text; the curve comes when training begins.";
+  if (!run || !run.steps.length) return "The dashed lines come from counting words in the same text; the curve appears when training starts.";
   const last = run.steps[run.steps.length - 1];
   const scored = [...run.steps].reverse().find((s) => s.heldOut !== null);
   const value = run.heldOut ?? scored?.heldOut ?? last.loss;
@@ -128,9 +128,9 @@ function lossSentence() {
 function whatToTry() {
   const { settings, trainTokens } = run?.opened;
   const times = (settings.steps * settings.batchSize * settings.seqLen) / trainTokens;
-  if (["baseline", "learning_rate"].includes(settings.recipe)) return "A later recipe brings it lower.";
-  if (times < 1) return `The run has read ${Math.round(100 * times)} % of the text: more steps, or more rows a step, bring it lower.`;
-  return `The run has read the text ${shown(times, 1)} times: a longer text brings it lower${times > 3 ? ", or fewer rows a step" : ""}.`;
+  if (["baseline", "learning_rate"].includes(settings.recipe)) return "A later recipe lowers it.";
+  if (times < 1) return `The run has read ${Math.round(100 * times)} % of the text: more steps, or more rows per step, lower it.`;
+  return `The run has read the text ${shown(times, 1)} times: a longer text lowers it${times > 3 ? ", or fewer rows per step" : ""}.`;
 }
 
 // --- heads --------------------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ function drawReading(found) {
   const of = { layers: found.maps.length, heads: found.maps[0].length, tokens: found.tokens, losses: found.losses, map, chosen, choose };
   showHeads(of);
   say("row-text", describeRow(of));
-  say("read-text", found.left.length ? `Left out, because the text that the model learns from does not have them: ${found.left.map((token) => `“${token}”`).join(", ")}.` : "");
+  say("read-text", found.left.length ? `Left out, because they do not occur in the training text: ${found.left.map((token) => `“${token}”`).join(", ")}.` : "");
 }
 
 /** @param {[number, number, number]} place layer, head and token */
@@ -170,9 +170,9 @@ async function followToken() {
   const likely = found.likely.map((/** @type {any} */ l) => `“${l.token}” ${(100 * l.probability).toFixed(1)} %`).join(", ");
   const steps = [
     `Token ${at}, “${reading.tokens[at]}”, in layer ${layer}, head ${head}: its query q is ${vector(found.q)}.`,
-    "The score of an earlier token is its key k times q, over the square root of the length (or the recipe's scale); the softmax of the scores is the weights.",
+    "The score of an earlier token is its key k times q, over the square root of the length (or the recipe's scale); the softmax of the scores gives the weights.",
     `The head's output, the sum of weight times value, is ${vector(found.out)}.`,
-    `After all layers the likeliest next tokens are ${likely}.`,
+    `After all layers the most likely next tokens are ${likely}.`,
   ];
   byId("follow").replaceChildren(make("ol", {}, ...steps.map((step) => make("li", {}, step))), makeTable("", ["token", "score q·k", "weight", "even 1/t", "key k", "value v"], rows));
 }
@@ -224,9 +224,9 @@ async function measure(sets) {
     const rest = sums.map((/** @type {number} */ sum, /** @type {number} */ w) => singles.reduce((left, own) => left - (own?.[w] ?? NaN), sum));
     found.push({ heads, delta, se, ...(heads.length > 1 && { beyond: meanDifference(rest, sizes) }) });
   }
-  const caption = `Held-out loss at step ${run?.shown}, ${mode === "zero" ? "zero" : "the mean output"} in the place of heads: nats per token ± one standard error`;
+  const caption = `Held-out loss at step ${run?.shown}, ${mode === "zero" ? "zero" : "their mean output"} in place of heads: nats per token ± one standard error`;
   byId("off-table").replaceChildren(effectTable(caption, found));
-  const sentence = `${halted ? `Stopped after ${found.length} of ${sets.length}. ` : ""}At step ${run?.shown}, ${mode === "zero" ? "zero" : "the mean"} in the place of heads:\n${effectSentence(found)}`;
+  const sentence = `${halted ? `Stopped after ${found.length} of ${sets.length}. ` : ""}At step ${run?.shown}, ${mode === "zero" ? "zero" : "their mean"} in place of heads:\n${effectSentence(found)}`;
   say("off-text", sentence);
   return sentence;
 }
@@ -260,12 +260,12 @@ async function measureAlong() {
   await engine.send("show", { name: "run", step: before });
   if (halted) return "Stopped.";
   const order = curves.map((_, i) => i).sort((a, b) => curves[b].points[steps.length - 1][1] - curves[a].points[steps.length - 1][1]);
-  showChart(byId("off-chart"), { label: "what held-out loss rises by without a head, by step", xLabel: "step", yLabel: `loss rises by, ${byId("mode").value} in the head's place, ± two standard errors`, curves: order.slice(0, 6).map((i) => curves[i]), zero: true });
+  showChart(byId("off-chart"), { label: "rise of held-out loss without a head, by step", xLabel: "step", yLabel: `rise of loss, ${byId("mode").value} in place of the head, ± two standard errors`, curves: order.slice(0, 6).map((i) => curves[i]), zero: true });
   const best = order[0];
   const first = since[best];
   const earlier = first < steps.length ? seenAt[best].filter((step) => step < steps[first]) : [];
   const came = `its effect is above two standard errors at every step measured since step ${steps[first]}${first ? `; at step ${steps[first - 1]} it is not${earlier.length ? `, though it was at ${earlier.join(", ")}` : ""}` : ""}`;
-  const sentence = first === steps.length ? `At step ${last} no head's effect is above two standard errors.` : `Head ${curves[best].name} matters most at step ${last}; ${came}. Steps measured: ${steps.join(", ")}.`;
+  const sentence = first === steps.length ? `At step ${last} no head has an effect above two standard errors.` : `Head ${curves[best].name} matters most at step ${last}; ${came}. Steps measured: ${steps.join(", ")}.`;
   say("off-text", sentence);
   return sentence;
 }
@@ -290,8 +290,8 @@ const CHANGES = {
   dModel: ["Width", { value: 66, min: 4, max: 512 }],
   heads: ["Heads", { value: 1, min: 1, max: 64 }],
   layers: ["Layers", { value: 1, min: 1, max: 12 }],
-  dtype: ["Numbers (what rounding does)", ["float64", "float32"]],
-  seed: ["Seed (how far apart are equal runs?)", { value: 1, min: 0 }],
+  dtype: ["Precision (the effect of rounding)", ["float64", "float32"]],
+  seed: ["Seed (how much do equal runs differ?)", { value: 1, min: 0 }],
 };
 
 /** The control for the value of what is chosen. */
@@ -324,14 +324,14 @@ async function trainSecond() {
   const { delta, se, sizes } = await engine.send("compare", { names: ["run", "second"] });
   const [one, two] = [await engine.send("heldOut", { name: "run" }), await engine.send("heldOut", { name: "second" })];
   const verdict = Math.abs(delta) < 2 * se ? "the two cannot be told apart" : delta < 0 ? "the second is better" : "the first is better";
-  say("two-text", `${CHANGES[change][0]} ${first.opened.settings[change] ?? "of the recipe"} → ${value}: held-out loss ${shown(one)} → ${shown(two)}, paired difference ${signed(delta)} ± ${shown(se, 4)} nats per token over ${sizes.length} windows of the same text: ${verdict}. ${first.opened.parameters.toLocaleString("en")} → ${opened.parameters.toLocaleString("en")} parameters. This is one seed; others can differ by more.`);
+  say("two-text", `${CHANGES[change][0]} ${first.opened.settings[change] ?? "of the recipe"} → ${value}: held-out loss ${shown(one)} → ${shown(two)}, paired difference ${signed(delta)} ± ${shown(se, 4)} nats per token over ${sizes.length} windows of the same text: ${verdict}. ${first.opened.parameters.toLocaleString("en")} → ${opened.parameters.toLocaleString("en")} parameters. This is one seed; different seeds can differ by more.`);
 }
 
 // --- controls -----------------------------------------------------------------------------------------------------------------
 
 function showText() {
   const words = byId("text").value.length;
-  byId("about-text").textContent = words ? `${words.toLocaleString("en")} characters. 85 % of it is trained on; half of the rest is held out, to measure the loss on text that was never read.` : "";
+  byId("about-text").textContent = words ? `${words.toLocaleString("en")} characters. 85 % is for training; half of the rest is held out, to measure the loss on text that was never read.` : "";
 }
 
 /** A new run of the text and settings that stand in the page. */
@@ -356,18 +356,18 @@ async function newText() {
   showText();
   byId("set-batchSize").value = [16, 8, 4][[400e3, 200e3, 0].findIndex((least) => byId("text").value.length >= least)];
   if (!run?.steps.length) return open();
-  say("status", "Press Reset to train on this text. What is shown is the run of the text before.");
+  say("status", "Press Reset to train on this text. The page still shows the run on the previous text.");
 }
 
 /** @param {string} name @param {number} bytes */
-const tooLong = (name, bytes) => `${name} has ${Math.round(bytes / 1e6)} MB; a tab reads ${MOST_BYTES / 1e6} MB at most. Take a part of it, or hectogpt train --corpus.`;
+const tooLong = (name, bytes) => `${name} has ${Math.round(bytes / 1e6)} MB; a tab reads at most ${MOST_BYTES / 1e6} MB. Use a part of it, or run hectogpt train --corpus.`;
 
 /** @param {File | undefined} file */
 async function readFile(file) {
   if (!file) return;
   if (file.size > MOST_BYTES) throw new Error(tooLong(file.name, file.size));
   const text = await file.text();
-  if (text.includes("\u0000") || (text.match(/\ufffd/g) ?? []).length > text.length / 100) throw new Error(`${file.name} is no text in UTF-8.`);
+  if (text.includes("\u0000") || (text.match(/\ufffd/g) ?? []).length > text.length / 100) throw new Error(`${file.name} is not text in UTF-8.`);
   byId("text").value = text;
   await newText();
 }
@@ -395,7 +395,7 @@ byId("text").addEventListener("paste", (/** @type {ClipboardEvent} */ event) => 
   const length = event.clipboardData?.getData("text/plain").length ?? 0;
   if (length <= MOST_BYTES) return;
   event.preventDefault(); // a field of this size stops the tab
-  say("status", tooLong("What was pasted", length), true);
+  say("status", tooLong("The pasted text", length), true);
 });
 byId("text").addEventListener("change", () => doing("status", newText, true));
 byId("file").addEventListener("change", () => doing("status", () => readFile(byId("file").files[0])));
@@ -466,7 +466,7 @@ changed.addEventListener("opened", () => {
     const value = opened.settings[name] ?? "";
     byId(`set-${name}`).value = value === true ? "yes" : value === false ? "no" : value;
   }
-  const next = run.steps.length ? `Saved after step ${run.steps.length}, with the weights of ${data.run.weights.map((/** @type {any} */ w) => w.step).join(", ")}. Reset and Start train the same run again, which brings back every step.` : "Press start.";
+  const next = run.steps.length ? `Saved after step ${run.steps.length}, with the weights of ${data.run.weights.map((/** @type {any} */ w) => w.step).join(", ")}. Reset and Start repeat the same run, with every step.` : "Press start.";
   say("status", `${opened.parameters.toLocaleString("en")} parameters, ${opened.trainTokens.toLocaleString("en")} training tokens, ${opened.heldOutTokens.toLocaleString("en")} held out; ${opened.used.toLocaleString("en")} different tokens are read. ${next}`);
   drawCurves();
   for (const id of ["off-table", "off-chart", "off-text", "two-text", "two-chart", "sample", "sample-text", "follow"]) if (!run.steps.length) byId(id).replaceChildren();
@@ -477,7 +477,7 @@ changed.addEventListener("opened", () => {
 /** What it writes, after the beginning in bold. @param {string} text @param {string} sentence */
 function showSample(text, sentence) {
   const beginning = text.startsWith(asked.prompt()) ? asked.prompt() : "";
-  say("sample-text", beginning ? sentence : `${sentence.slice(0, -1)}, without those tokens of the beginning that the text does not have:`);
+  say("sample-text", beginning ? sentence : `${sentence.slice(0, -1)}, without those tokens of the beginning that do not occur in the text:`);
   byId("sample").replaceChildren(make("b", {}, beginning), text.slice(beginning.length));
 }
 
@@ -498,14 +498,14 @@ changed.addEventListener("step", (event) => {
 });
 changed.addEventListener("paused", (event) => {
   const { ended, step } = /** @type {CustomEvent} */ (event).detail;
-  say("status", ended ? `Done: ${step} steps. Below: what it writes, where its heads look, and which of them matter.` : `Paused after step ${step}.`);
+  say("status", ended ? `Done: ${step} steps. Below: text from the model, where its heads look, and which of them matter.` : `Paused after step ${step}.`);
   byId("slider-text").textContent = run ? `Weights are kept every ${run.opened.every === 1 ? "step" : `${run.opened.every} steps`}.` : "";
   drawCurves();
   doing("row-text", followToken);
 });
 changed.addEventListener("shown", (event) => {
   byId("slider").value = /** @type {CustomEvent} */ (event).detail;
-  byId("slider-text").textContent = `Step ${run?.shown}: maps, samples and heads off below are those of its weights.`;
+  byId("slider-text").textContent = `Step ${run?.shown}: maps, samples and effects of heads below use its weights.`;
   drawCurves();
   look();
 });

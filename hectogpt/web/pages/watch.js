@@ -1,4 +1,4 @@
-/** Runs while they train: the server's data, asked for every second. */
+/** Show runs while they train; the server's data is fetched every second. */
 
 import { describeRow, showHeads } from "../kit/heads.js";
 import { byId, fromBase64, make, makeTable, say, showChart, shown } from "../kit/kit.js";
@@ -80,9 +80,9 @@ async function ask(look) {
     drawRuns(found.runs);
     if (look === NONE) say("look-text", "Reading the newest weights ...");
     else drawLook(found.look);
-    byId("status").textContent = found.runs.length ? found.notes.join(" ") : "No run below this folder yet; the page waits for one.";
+    byId("status").textContent = found.runs.length ? found.notes.join(" ") : "There is no run in this folder yet; the page waits for one.";
   } catch {
-    byId("status").textContent = "hectogpt watch has ended; what is here stays.";
+    byId("status").textContent = "hectogpt watch has ended; the page keeps its last state.";
   }
   setTimeout(() => ask(byId("which").value), look === NONE ? 0 : document.hidden ? 5000 : 1000);
 }
