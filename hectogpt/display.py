@@ -15,8 +15,8 @@ OTHER_TOKENS = (
     "Different vocabularies mean different tokens: only bits per byte (hectogpt "
     "score) compare them."
 )
-# Key of an n-gram model in summaries and records -> its name. Only files of earlier versions have
-# `mkn5`, order 5 with fitted discounts, and `best`, which includes caches.
+# Key of an n-gram model in summaries and records -> its name. `python -m tools.ngrams` counts the
+# last two, order 5 with fitted discounts and one that has caches too.
 NGRAMS = {
     "uniform": "uniform",
     "unigram": "unigram counts",

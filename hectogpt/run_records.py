@@ -125,8 +125,8 @@ class RunRecord:
         )
 
     def ngrams(self) -> dict[str, float]:
-        """Held-out losses of the n-gram models; an old summary calls them anchors."""
-        losses = self.summary.get("ngrams", self.summary.get("anchors"))
+        """Held-out losses of the n-gram models."""
+        losses = self.summary.get("ngrams")
         values = (
             {key: number_of(value) for key, value in losses.items()}
             if isinstance(losses, dict)
@@ -225,10 +225,8 @@ def read_scores(path: Path) -> list[tuple[int, float]]:
 
 
 def score_of(row: dict[str, Any]) -> float | None:
-    """The held-out loss of a row, nats per token; None for a row of a step. Old rows call it
-    val/loss.
-    """
-    return number_of(row.get("dev/loss", row.get("val/loss")))
+    """The held-out loss of a row, nats per token; None for a row of a step."""
+    return number_of(row.get("dev/loss"))
 
 
 # --- checkpoints

@@ -3,12 +3,7 @@ two of them differ.
 
 A field that may hold one of several classes (an optimizer, a norm) is written with its class's
 name under "type". Such classes derive from `Value`, which keeps a table of them by name: a file
-can name these classes and nothing else.
-
-Names change. A class says which names it and its fields had before: `old_names = ("Copying",)` and
-`old_fields = {"window": "seq_len"}`, with None for a field that is gone. `load` accepts the old
-names. A value that has something in a field of its class's `gone_parts` (name -> why it is gone)
-would compute something else without it: it is refused."""
+can name these classes and nothing else."""
 
 from __future__ import annotations
 
@@ -23,7 +18,7 @@ import typing
 from abc import ABC
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
-from typing import Any, ClassVar
+from typing import Any
 
 from hectogpt.errors import UserError
 
@@ -49,24 +44,20 @@ class Value(ABC):  # noqa: B024  its children declare what has to be written
     defined again, as in a notebook's cell, replaces the old one; so do a user's classes (of a
     file, a script, a notebook) each other."""
 
-    old_names: ClassVar[tuple[str, ...]] = ()
-    old_fields: ClassVar[dict[str, str | None]] = {}
-
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         own = _CLASSES.setdefault(
             cls.__module__ if cls.__module__.startswith(IDEA_MODULE) else "", {}
         )
-        for name in (cls.__name__, *cls.__dict__.get("old_names", ())):
-            other = _CLASSES[""].get(name)
-            if other is not None and not _may_replace(other, cls):
-                raise UserError(
-                    f"class {name} has the name of a class of {other.__module__}",
-                    why="run files name classes, so two classes of one name could not be told "
-                    "apart",
-                    fix=f"another name, My{name} say",
-                )
-            own[name] = cls
+        name = cls.__name__
+        other = _CLASSES[""].get(name)
+        if other is not None and not _may_replace(other, cls):
+            raise UserError(
+                f"class {name} has the name of a class of {other.__module__}",
+                why="run files name classes, so two classes of one name could not be told apart",
+                fix=f"another name, My{name} say",
+            )
+        own[name] = cls
 
 
 def _may_replace(old: type, new: type) -> bool:
@@ -175,34 +166,24 @@ def _load_dataclass(kind: type, data: dict[str, Any], where: str) -> Any:
         kind = _class_named(str(name), kind, where)
     here = where or kind.__name__
     names = [f.name for f in dataclasses.fields(kind)]
-    values: dict[str, Any] = {}
-    for key, item in data.items():
-        current = current_name(kind, key)
-        if current is None:
-            if item is not None and (gone := getattr(kind, "gone_parts", {}).get(key)):
-                raise UserError(f"{here}: this version has no {key}", why=gone)
-            continue
-        if current in values:
-            raise UserError(f"{here}: {current} is given twice", why=f"once as {key!r}")
-        if current not in names:
-            what = f"{here}: unknown field {_shown(key)}"
-            why = f"{kind.__name__} has {', '.join(names)}"
-            raise UserError(what, why=why, fix=did_you_mean(key, names))
-        values[current] = item
+    if unknown := [key for key in data if key not in names]:
+        what = f"{here}: unknown field {_shown(unknown[0])}"
+        why = f"{kind.__name__} has {', '.join(names)}"
+        raise UserError(what, why=why, fix=did_you_mean(unknown[0], names))
     needed = [
         f.name
         for f in dataclasses.fields(kind)
         if f.default is f.default_factory is dataclasses.MISSING
     ]
-    if absent := [name for name in needed if name not in values]:
+    if absent := [name for name in needed if name not in data]:
         raise UserError(f"{here}: no {', '.join(absent)}", why=f"{kind.__name__} needs it")
     hints = _type_hints(kind)
     prefix = f"{where}." if where else ""
-    return kind(**{key: load(hints[key], item, prefix + key) for key, item in values.items()})
+    return kind(**{key: load(hints[key], item, prefix + key) for key, item in data.items()})
 
 
 def _class_named(name: str, base: type, where: str) -> type:
-    """The class of this name, old or new, if it is `base` or derives from it and can have
+    """The class of this name, if it is `base` or derives from it and can have
     values.
     """
     ideas = _ideas.get()
@@ -244,30 +225,6 @@ def replace(value: T, /, **changes: Any) -> T:
             what, why=why, fix=f"replace(run, {near[0]}={new!r})" if near and not inner else fix
         )
     return dataclasses.replace(typing.cast(Any, value), **changes)
-
-
-def current_name(kind: type, field: str) -> str | None:
-    """Today's name of a field of the dataclass `kind`; None for a field that it had and has no
-    more.
-    """
-    old_fields: dict[str, str | None] = getattr(kind, "old_fields", {})
-    return old_fields.get(field, field)
-
-
-def current_path(value: Any, path: str) -> str:
-    """A dotted field of `value` with today's names: "data.window" becomes "data.seq_len"; unknown
-    parts stay.
-    """
-    names = []
-    for name in path.split("."):
-        current = (
-            name
-            if value is None or isinstance(value, tuple)
-            else current_name(type(value), name) or name
-        )
-        names.append(current)
-        value = getattr(value, current, None)
-    return ".".join(names)
 
 
 def _misfit(where: str, kind: Any, data: Any) -> UserError:

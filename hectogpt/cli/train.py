@@ -107,10 +107,7 @@ def parse(argv: list[str], base: Run | None = None) -> Asked:
     named = bool(argv) and not argv[0].startswith("-")
     given, words = (argv[0], argv[1:]) if named else (DEFAULT, argv)
     remark = remarks("--quiet" in words)
-    name = recipes.current_recipe(given)
-    if name != given:
-        remark(f"the recipe {given} is now called {name}")
-    recipe = ideas.find_run(name)
+    recipe = ideas.find_run(given)
     corpus = value_of("--corpus", words) or recipe.corpus
     recipe = setup.fit_vocabulary(replace(recipe, corpus=corpus), find_tokenizer(corpus))
     if source := value_of("--init", words):
@@ -132,7 +129,7 @@ def parse(argv: list[str], base: Run | None = None) -> Asked:
         config=(tyro.conf.AvoidSubcommands,),
     )
     return Asked(
-        parsed.options, parsed.run, recipe, ideas.folder_name(name) if named else None, argv
+        parsed.options, parsed.run, recipe, ideas.folder_name(given) if named else None, argv
     )
 
 

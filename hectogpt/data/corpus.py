@@ -145,8 +145,7 @@ def open_corpus(
 
 def cache_folder(source: Source, cache: Path | str | None = None) -> Path:
     """Where the cache has the token files of a source of text, or will have them."""
-    # "utf-8" and "False" were choices once: folders keep their names.
-    key = f"{token_files.FORMAT}\0{source.identity}\0utf-8\0False\0{load_tokenizer().sha256}"
+    key = f"{token_files.FORMAT}\0{source.identity}\0{load_tokenizer().sha256}"
     slug = re.sub(r"[^A-Za-z0-9]+", "-", source.identity)[-40:].strip("-") or "corpus"
     digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
     return files.cache_dir(cache) / f"{slug}-{digest[:12]}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 from hectogpt.assignment.parts import BY_NAME
-from hectogpt.serialization import dump
+from hectogpt.serialization import dump, load
 
 # The outcomes of a part. Only the first earns points; the next are nobody's fault; the rest are
 # wrong.
@@ -25,8 +25,7 @@ Outcome = Literal[
 ]
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
 WRONG = OUTCOMES[4:]
-# What a record says beside, for those who read it: computed anew.
-COMPUTED: dict[str, str | None] = {"title": None, "points": None, "max_points": None}
+COMPUTED = {"title", "points", "max_points"}  # in a record for its readers; not fields
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,6 @@ class PartResult:
     reason: str = ""
     findings: tuple[Finding, ...] = ()
     diagnosis: Diagnosis | None = None
-
-    old_fields: ClassVar = COMPUTED
 
     @property
     def title(self) -> str:
@@ -123,8 +120,6 @@ class Result:
     fault: str = ""
     looks: tuple[str, ...] = ()
 
-    old_fields: ClassVar = COMPUTED
-
     @property
     def points(self) -> int:
         return sum(part.points for part in self.parts)
@@ -173,3 +168,14 @@ class Result:
         for part, row in zip(self.parts, made["parts"], strict=True):
             row |= {"title": part.title, "points": part.points, "max_points": part.max_points}
         return made
+
+
+def result_of(record: dict[str, Any]) -> Result:
+    """The result in a record. Raises UserError if it does not fit."""
+    parts = [_fields_only(part) for part in record["parts"]]
+    result: Result = load(Result, _fields_only(record) | {"parts": parts})
+    return result
+
+
+def _fields_only(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in COMPUTED}

@@ -31,10 +31,9 @@ from hectogpt.errors import UserError
 from hectogpt.grade import laws
 from hectogpt.grade.calls import Transcript
 from hectogpt.grade.outcomes import judge
-from hectogpt.grade.result import Outcome, PartResult, Result
+from hectogpt.grade.result import Outcome, PartResult, Result, result_of
 from hectogpt.grade.submission import SOLUTION, Limits, Submission, read_submission
 from hectogpt.process import CancelledError
-from hectogpt.serialization import load
 
 CHILD = "hectogpt.grade.child"
 ALL_FILES = 512 << 20  # bytes that a submission may write
@@ -282,7 +281,7 @@ def recorded(path: Path) -> dict[str, Result]:
     for line in lines:
         with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
             if (record := json.loads(line)).pop("grader") == here:
-                found[record["key"]] = load(Result, record)
+                found[record["key"]] = result_of(record)
     return {key: one for key, one in found.items() if not one.grader_fault}
 
 

@@ -230,7 +230,7 @@ class PointerHead(nn.Module):
         score_biases: bool = False,
     ) -> None:
         super().__init__()
-        self.sharpness = nn.Parameter(torch.ones(d_model))
+        self.query_scale = nn.Parameter(torch.ones(d_model))
         self.gate = nn.Parameter(torch.zeros(d_model))
         self.gate_bias = nn.Parameter(torch.zeros(1))
         self.distance_bias = nn.Parameter(torch.zeros(10)) if score_biases else None
@@ -244,7 +244,7 @@ class PointerHead(nn.Module):
         """
         keys = cache.append((self, "keys"), cache.shift(self, hidden, 1))
         tokens = cache.append((self, "tokens"), ids)
-        scores = (hidden * self.sharpness) @ keys.transpose(1, 2) * hidden.shape[-1] ** -0.5
+        scores = (hidden * self.query_scale) @ keys.transpose(1, 2) * hidden.shape[-1] ** -0.5
         if self.token_bias is not None and self.distance_bias is not None:
             columns = torch.arange(scores.shape[2], device=ids.device)
             back = (columns[-ids.shape[1] :, None] - columns).clamp_min(0)
@@ -309,7 +309,7 @@ class Attention(nn.Module):
         d_head = d // self.n_heads
         self.scale = settings["attention_scale"] or d_head**-0.5
         self.qk_parts = [build(part, self.n_heads, d_head) for part in settings["attention_parts"]]
-        self.extra_share = nn.Parameter(torch.ones(1)) if settings["value_embeddings"] else None
+        self.ve_scale = nn.Parameter(torch.ones(1)) if settings["value_embeddings"] else None
 
     def forward(
         self, x: Tensor, extra: Tensor | None, positions: Tensor, cache: TextCache
@@ -319,7 +319,7 @@ class Attention(nn.Module):
             for linear in (self.W_q, self.W_k, self.W_v)
         )
         if extra is not None:
-            v = v + self.extra_share * extra.unflatten(-1, (self.n_heads, -1))
+            v = v + self.ve_scale * extra.unflatten(-1, (self.n_heads, -1))
         q = q.transpose(1, 2)
         k = k.transpose(1, 2)
         v = v.transpose(1, 2)
@@ -368,10 +368,6 @@ class Transformer(nn.Module):
         head_rows: rows of the vocabulary head; None: one for each token.
     """
 
-    word_rows: (
-        Tensor | None
-    )  # each token's row of the head; tokens that were never read in training share the last row
-
     def __init__(self, settings: dict[str, Any], head_rows: int | None) -> None:
         super().__init__()
         d = settings["d_model"]
@@ -387,17 +383,18 @@ class Transformer(nn.Module):
         self.inputs = nn.ModuleList(
             build(part, d, vocab, build(norm, d)) for part in settings["inputs"]
         )
-        self.values = nn.ModuleList(
+        self.value_embeddings = nn.ModuleList(
             build(part, d, vocab, build(norm, d)) for part in settings["value_embeddings"]
         )
         self.backbone = nn.ModuleList(Block(settings) for _ in range(settings["n_layers"]))
         self.final_layer_norm = build(norm, d)
         self.lm_head = nn.Linear(d, head_rows or vocab, bias=head["bias"])
-        self.joint = nn.Linear(d, d, bias=False) if self.map_scale else None
-        self.register_buffer(
-            "word_rows", torch.zeros(vocab, dtype=torch.long) if head_rows else None
-        )
-        self.copying = build(settings["pointer"], d, vocab) if settings["pointer"] else None
+        if self.map_scale:
+            self.lm_head.embedding_map = nn.Linear(d, d, bias=False)
+        if head_rows:  # tokens that were never read in training share the last row
+            rows = torch.zeros(vocab, dtype=torch.long)
+            self.lm_head.register_buffer("row_of_token", rows)
+        self.pointer = build(settings["pointer"], d, vocab) if settings["pointer"] else None
 
     def forward(self, ids: Tensor, text: Tensor | None, cache: TextCache, rows: int = 0) -> Tensor:
         """Logits [batch, rows, vocab] after the last `rows` of the tokens (0: after all).
@@ -431,23 +428,24 @@ class Transformer(nn.Module):
             x = x + self.position_embeddings(positions).to(x.dtype)
         for part in self.inputs:
             x = part(x, ids, cache)
-        extra = torch.zeros_like(x) if len(self.values) else None
-        for part in self.values:
+        extra = torch.zeros_like(x) if len(self.value_embeddings) else None
+        for part in self.value_embeddings:
             extra = part(extra, ids, cache)
         for block in self.backbone:
             x = block(x, extra, positions, cache)
         hidden = self.final_layer_norm(x)
         logits = self.logits(hidden[:, -rows:])
-        return logits if self.copying is None else self.copying.mix(logits, hidden, ids, cache)
+        return logits if self.pointer is None else self.pointer.mix(logits, hidden, ids, cache)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The vocabulary head: products with its rows, embedding map, soft cap and bias."""
-        rows = self.word_rows
+        rows = getattr(self.lm_head, "row_of_token", None)
         bias = self.lm_head.bias
         products = F.linear(hidden, self.lm_head.weight)
         products = products if rows is None else products[..., rows]
-        if self.joint is not None:
-            mapped = F.linear(hidden @ self.joint.weight, self.embeddings.weight.detach())
+        if self.map_scale:
+            weight = self.lm_head.get_parameter("embedding_map.weight")
+            mapped = F.linear(hidden @ weight, self.embeddings.weight.detach())
             own = 1 if rows is None else rows < len(self.lm_head.weight) - 1
             products = products + self.map_scale * mapped * own
         if self.soft_cap is not None:

@@ -18,7 +18,7 @@ from hectogpt.display import value_text
 from hectogpt.errors import UserError, set_to
 from hectogpt.lab import ideas, ladder, recipes
 from hectogpt.lab.record import arm_label, changed
-from hectogpt.serialization import IDEA_MODULE, current_path, dump
+from hectogpt.serialization import IDEA_MODULE, dump
 from hectogpt.training.run import Run, load_run
 
 COMMA = re.compile(r",(?![^\[]*\])")  # not inside [0.9,0.95]
@@ -135,7 +135,7 @@ def override(run: Run, changes: dict[str, Any]) -> Run:
     """
     data = dump(run)
     for field, value in changes.items():
-        *path, last = current_path(run, field).split(".")
+        *path, last = field.split(".")
         inner = data
         for name in path:
             inner = inner.get(name)

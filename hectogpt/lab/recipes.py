@@ -37,21 +37,6 @@ from hectogpt.training.run import Data, LinearDecay, Run
 DEFAULT = "minute"  # what is trained if none is named
 WITHOUT = "without-"  # begins the name of the top of the ladder without one rung
 
-# Old name -> name, of recipes in records and in commands that people remember.
-RENAMED = {
-    "embedding_rate": "embedding_lr",
-    "width": "width_128_shared_row",
-    "head_rate": "head_lr",
-    "value_embedding": "value_embeddings",
-    "wide": "width_256",
-    "decay": "linear_decay",
-    "reach": "smear_3",
-    "depth": "layers_4",
-    "plateau": "lower_lr_long_hold",
-    "rare": "soap_rare_tokens",
-    "first": "adamw_128",
-}
-
 # --- for answers/positions.md: small models that differ in their positions
 # --------------------------------------------
 
@@ -321,8 +306,7 @@ def without(name: str, top: str = TOP) -> Run:
     """The ladder up to the rung `top` without one. Accepts old names. Raises UserError for a name
     not on the ladder.
     """
-    name = current_recipe(name)
-    known = [change.__name__ for change in RECIPES[current_recipe(top)]]
+    known = [change.__name__ for change in RECIPES[top]]
     if name not in known:
         raise UserError(
             f"{name!r} is not on the ladder",
@@ -338,9 +322,8 @@ def recipe(name: str) -> Run:
     """The Run of a named recipe; `top` is the ladder's last rung, `without-RUNG` the top without
     one rung.
 
-    Old names are accepted. Raises UserError with the nearest name for one that does not exist.
+    Raises UserError with the nearest name for one that does not exist.
     """
-    name = current_recipe(name)
     if name == "top":
         name = TOP
     if name == "baseline":
@@ -366,14 +349,6 @@ def recipe_of(run: Run) -> Run | None:
         return None
 
 
-def current_recipe(name: str) -> str:
-    """Today's name of a recipe that may be called by its old one, without-OLD included; other
-    names stay."""
-    if name.startswith(WITHOUT):
-        return WITHOUT + current_recipe(name.removeprefix(WITHOUT))
-    return RENAMED.get(name, name)
-
-
 def describe(name: str) -> str:
     """What a recipe does, or, for a rung, what it adds to the one before: one sentence or two."""
     return paragraphs(name)[0]
@@ -381,5 +356,5 @@ def describe(name: str) -> str:
 
 def paragraphs(name: str) -> list[str]:
     """What a recipe says of itself: what it does, and, as far as it says, why that should help."""
-    text = (baseline, *RECIPES[current_recipe(name)])[-1].__doc__ or ""
+    text = (baseline, *RECIPES[name])[-1].__doc__ or ""
     return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]

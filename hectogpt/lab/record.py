@@ -1,7 +1,4 @@
-"""The record of a trial, a line of a JSONL file: its fields, its identity, reading and appending.
-
-Records of older versions are read with today's names: of fields, of recipes and inside their runs.
-"""
+"""The record of a trial, a line of a JSONL file: fields, identity, reading and appending."""
 
 from __future__ import annotations
 
@@ -12,15 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from hectogpt import errors
-from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError, set_to
 from hectogpt.files import append_line, is_whole_object
 from hectogpt.json_files import parse_json_object, read_bytes
-from hectogpt.lab.recipes import current_recipe
-from hectogpt.serialization import current_path, diff, dump, load
+from hectogpt.serialization import diff, dump, load
 from hectogpt.training.run import Run, load_run
 
 # Left out of an experiment's identity: the seed, and the text's name, as its hash is there.
@@ -40,11 +35,6 @@ class Record:
     finite ("diverged") counts as a uniform guess. A trial that crashed ("failed") says nothing
     about its run: it has no losses and is run again.
     """
-
-    OLD_FIELDS: ClassVar[dict[str, str]] = {
-        "anchor_split": "ngram_split",
-        **{f"anchor_{name}": f"ngram_{name}" for name in NGRAMS},
-    }
 
     corpus: str  # its name, without a path
     track: str  # whose rules it was checked against
@@ -80,7 +70,7 @@ class Record:
     ngram_kn2: float | None = None
     ngram_kn3: float | None = None
     ngram_kn5: float | None = None
-    ngram_mkn5: float | None = None  # of earlier versions, as the next one
+    ngram_mkn5: float | None = None  # this and the next only in records of this repository
     ngram_best: float | None = None
     rules_broken: list[str] = field(default_factory=list)  # rules of the track, as sentences
     wall_seconds: float | None = None  # of the whole trial, scoring included, s
@@ -116,15 +106,12 @@ class Record:
 
 
 def parse_run(run: Mapping[str, Any]) -> Run | None:
-    """The Run that `dump` wrote, by this version or an older one; None for one that this version
-    cannot express.
-    """
-    # A run of another version, or one that was never a run, may fail in each of these ways.
+    """The Run that `dump` wrote; None for one that this version cannot express."""
+    # What was never a run may fail in each of these ways.
     with suppress(
         UserError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError
     ):
-        loaded = load_run(dict(run))
-        return dataclasses.replace(loaded, recipe=current_recipe(loaded.recipe))
+        return load_run(dict(run))
     return None
 
 
@@ -220,13 +207,8 @@ def _lines_of(path: Path) -> list[bytes]:
 def _read(path: Path, number: int, line: bytes) -> Record:
     """Parse a line, which may come from somebody else; unknown fields are ignored."""
     try:
-        row = {
-            Record.OLD_FIELDS.get(name, name): value
-            for name, value in parse_json_object(line).items()
-        }
-        record: Record = load(
-            Record, {name: value for name, value in row.items() if name in _NAMES}
-        )
+        row = parse_json_object(line)
+        record: Record = load(Record, {name: row[name] for name in _NAMES if name in row})
         load(int, record.run.get("steps"), "run.steps")
         if record.counts and record.dev_loss is None:
             raise ValueError("it has no field 'dev_loss'")
@@ -235,7 +217,8 @@ def _read(path: Path, number: int, line: bytes) -> Record:
         why = f"{error.what}; {error.why}" if isinstance(error, UserError) else str(error)
         what = f"{path}, line {number} is not a record"
         raise UserError(what, why=why, fix="remove that line", code=errors.DATA) from None
-    return _current(record)
+    run = parse_run(record.run)
+    return record if run is None else dataclasses.replace(record, run=dump(run))
 
 
 def _check_bounds(record: Record) -> None:
@@ -249,21 +232,6 @@ def _check_bounds(record: Record) -> None:
                 raise ValueError(f"{name} is {str(number)[:60]}; numbers go from 0 to {LARGEST:g}")
     if max(map(len, (record.corpus, record.track, record.recipe, record.arm))) > LONGEST_NAME:
         raise ValueError(f"a name has at most {LONGEST_NAME} characters")
-
-
-def _current(old: Record) -> Record:
-    """The record with today's names."""
-    run = parse_run(old.run)
-    recipe = current_recipe(old.recipe)
-    overrides = {current_path(run, name): value for name, value in old.overrides.items()}
-    is_made = old.arm in ("", arm_label(old.recipe, old.overrides))
-    changed: dict[str, Any] = {
-        "run": old.run if run is None else dump(run),
-        "recipe": recipe,
-        "overrides": overrides,
-        "arm": arm_label(recipe, overrides) if is_made else current_recipe(old.arm),
-    }
-    return dataclasses.replace(old, **changed)
 
 
 def check_writable(path: Path) -> None:

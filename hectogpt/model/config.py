@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import nn
@@ -88,18 +87,6 @@ class ModelConfig:
         looks no further
         back than to its last place.
     """
-
-    old_fields: ClassVar[dict[str, str | None]] = {
-        "heads": "attention_parts",
-        "values": "value_embeddings",
-        "head": "lm_head",
-        "copying": "pointer",
-        "memory": None,
-    }
-    gone_parts: ClassVar[dict[str, str]] = {
-        "memory": "the memory of n-grams was taken out of hectoGPT; commit 94687c7 is the last "
-        "that has it"
-    }
 
     d_model: int
     n_heads: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,12 +37,6 @@ class LMHeadConfig:
     learned d x d matrix that starts at zero: tokens that are alike as inputs become alike as
     outputs (a linear form of 1808.10681). E gets no gradient here; otherwise every token's
     embedding would move at every step."""
-
-    old_fields: ClassVar[dict[str, str | None]] = {
-        "shared": "compact_vocab",
-        "used": None,
-        "joint": "embedding_map",
-    }
 
     bias: bool = False
     soft_cap: float | None = None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -138,8 +138,6 @@ class NoPositions(Positions):
 class LearnedPositions(Positions):
     """GPT-2's positions: one learned vector for each."""
 
-    old_names: ClassVar[tuple[str, ...]] = ("Learned",)
-
     def build(self, context_length: int, d_model: int) -> nn.Module:
         return nn.Embedding(context_length, d_model)
 
@@ -149,8 +147,6 @@ class SinusoidalPositions(Positions):
     """Fixed sines on even and cosines on odd dimensions, of frequencies base^(-2i/d) (1706.03762,
     section 3.5).
     """
-
-    old_names: ClassVar[tuple[str, ...]] = ("Sinusoidal",)
 
     base: float = 10000.0
 

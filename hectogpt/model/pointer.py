@@ -8,7 +8,6 @@ step tokens that no weight has seen yet."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,9 +36,6 @@ class PointerHead(Value):
     With `score_biases` two learned numbers are added to a score, zero at the start: one for the
     token, and one for how many tokens it stands back, 0, 1 to 2, 3 to 6, 7 to 14 and so on
     (buckets that double, as in T5, 1910.10683)."""
-
-    old_names: ClassVar[tuple[str, ...]] = ("Copying",)
-    old_fields: ClassVar[dict[str, str | None]] = {"sharpness": "query_scale"}
 
     query_scale: float = 1.0
     gate: float = -3.0

@@ -123,8 +123,6 @@ class Transformer(nn.Module):
         )
         if config.lm_head.tied:
             self.lm_head.weight = cast(nn.Parameter, self.embeddings.weight)
-        self.register_state_dict_post_hook(_to_saved_names)
-        self.register_load_state_dict_pre_hook(_from_saved_names)
         self.init_weights(init or Init())
 
     # --- first weights ---
@@ -183,7 +181,7 @@ class Transformer(nn.Module):
                 0.0 if self.config.lm_head.compact_vocab else init.head,
             )
         if self.lm_head.embedding_map is not None:
-            yield "joint.weight", self.lm_head.embedding_map.weight, 0.0
+            yield "lm_head.embedding_map.weight", self.lm_head.embedding_map.weight, 0.0
 
     # --- forward ---
 
@@ -311,8 +309,9 @@ class Transformer(nn.Module):
     def fit_to(self, state: dict[str, Tensor]) -> None:
         """Take from a saved state the size that the config leaves open: the rows of a head with a
         compact vocabulary. Raises UserError (CHECKPOINT) if they are damaged."""
-        if self.config.lm_head.compact_vocab and {"word_rows", "lm_head.weight"} <= state.keys():
-            self.lm_head.compact_like(state["word_rows"], len(state["lm_head.weight"]))
+        rows = state.get("lm_head.row_of_token")
+        if self.config.lm_head.compact_vocab and rows is not None and "lm_head.weight" in state:
+            self.lm_head.compact_like(rows, len(state["lm_head.weight"]))
 
 
 @contextmanager
@@ -326,35 +325,3 @@ def evaluating(model: Transformer) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-# Names in state dicts are those of the first version, whatever a module is called today:
-# (module's, saved). A name with a leading dot may stand anywhere in a key, the others only at its
-# start.
-_SAVED_NAMES = (
-    ("lm_head.row_of_token", "word_rows"),
-    ("lm_head.embedding_map.", "joint."),
-    ("pointer.query_scale", "copying.sharpness"),
-    ("pointer.", "copying."),
-    ("value_embeddings.", "values."),
-    (".attention.ve_scale", ".attention.extra_share"),
-)
-
-
-def _to_saved_names(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    _rename(state, prefix, _SAVED_NAMES)
-
-
-def _from_saved_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    _rename(state, prefix, tuple((saved, ours) for ours, saved in _SAVED_NAMES))
-
-
-def _rename(state: dict[str, Any], prefix: str, pairs: tuple[tuple[str, str], ...]) -> None:
-    """Rename keys of `state` in place, the order kept."""
-    for key in list(state):
-        name = key.removeprefix(prefix)
-        old, new = next(
-            ((o, n) for o, n in pairs if name.startswith(o) or (o[0] == "." and o in name)),
-            ("", ""),
-        )
-        state[prefix + name.replace(old, new, 1) if old else key] = state.pop(key)

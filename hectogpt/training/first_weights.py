@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -76,14 +75,14 @@ def whole(model: Transformer) -> Transformer:
     if not head.compact_vocab:
         return model
     state = saved_tensors(model)
-    rows = state.pop("word_rows")
+    rows = state.pop("lm_head.row_of_token")
     shared = rows == len(state["lm_head.weight"]) - 1
     for name in ("lm_head.weight", *(("lm_head.bias",) if head.bias else ())):
         state[name] = state[name][rows]
     if (
         head.embedding_map
     ):  # of a whole head every row gets the map's part, of a compact one those in use
-        added = state["embeddings.weight"][shared] @ state["joint.weight"].T
+        added = state["embeddings.weight"][shared] @ state["lm_head.embedding_map.weight"].T
         state["lm_head.weight"][shared] -= head.embedding_map * added
     config = replace(config, lm_head=replace(head, compact_vocab=False))
     return model_of(config, state, Path("the first weights"))
@@ -113,8 +112,6 @@ class BigramInit(Value):
     sqrt S give E W^T ~ M at rank d. Rows of E get unit variance, since the norm after the
     embedding would take their lengths away anyway, and W is scaled by `head`. Tokens that never
     occur keep their random embedding, and a head row of zero."""
-
-    old_names: ClassVar[tuple[str, ...]] = ("BigramStart",)
 
     smoothing: float = 30.0
     head: float = 0.3

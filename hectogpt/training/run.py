@@ -9,7 +9,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -63,8 +63,6 @@ class LinearDecay(Schedule):
 
     The last step's factor is one decrement above `final` (2502.15938: decay to zero).
     """
-
-    old_names: ClassVar[tuple[str, ...]] = ("Linear",)
 
     warmup: int = 0
     hold: float = 0.0
@@ -128,8 +126,6 @@ class Data:
     number of processes. None: the whole batch at once; processes of torchrun choose a number by
     themselves."""
 
-    old_fields: ClassVar[dict[str, str | None]] = {"window": "seq_len", "micro_batch": None}
-
     batch_size: int = 16
     seq_len: int = 512
     order: DataOrder = field(default_factory=Shuffled)
@@ -175,13 +171,6 @@ class Run:
     ideas: SHA-256 of the sources of the user's own files that made the run, if any did.
     threads: 0 means all physical cores.
     """
-
-    old_fields: ClassVar[dict[str, str | None]] = {
-        "statistics": "init_from_counts",
-        "memory_optim": None,
-        "on_spike": None,
-        "compile": None,
-    }
 
     model: ModelConfig
     init: Init = field(default_factory=Init)

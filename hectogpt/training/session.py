@@ -208,9 +208,6 @@ class Session:
             for name, tensor in kept.items()
         }
         history = checkpoint.tensors["history"]
-        if history.shape[1] != 5:  # earlier versions had four columns, or six, and whole batches
-            whole = self.run.data.batch_size * self.run.data.seq_len
-            history = torch.nn.functional.pad(history[:, :4], (0, 1), value=whole)
         totals = history[:, 4].cumsum(0).long().tolist()
         for number, (total, (loss, norm, lr, seconds, own)) in enumerate(
             zip(totals, history.tolist(), strict=True), 1

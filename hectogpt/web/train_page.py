@@ -91,7 +91,7 @@ def first_weights(folder: Path, text: str) -> dict[str, Any]:
         )
     ids = np.unique(load_tokenizer().encode(text)).astype(np.int64)
     head = state.pop("lm_head.weight")
-    rows = state.pop("word_rows", None)
+    rows = state.pop("lm_head.row_of_token", None)
     tensors = {name: tensor for name, tensor in state.items() if name != "embeddings.weight"}
     tensors |= {"embeddings.weight": state["embeddings.weight"][ids]}
     tensors |= {

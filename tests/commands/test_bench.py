@@ -67,7 +67,7 @@ def result_of(
     """What is read from a run's folder with this loss in its second step, and this entry in its weights."""
     rows = [{"step": n, "train/loss": value, "train/grad_norm": 2.0} for n, value in ((1, 0.1), (2, loss))]
     folder.mkdir()
-    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"step": 2, "val/loss": 3.0}])))
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"step": 2, "dev/loss": 3.0}])))
     (folder / "run.json").write_text('{"machine": {"dtype": "float32", "head_dtype": "bfloat16"}}')
     save_file({"w": torch.tensor([[math.nan], [entry]], dtype=dtype), **more}, folder / "model.safetensors")
     return read_result(folder)

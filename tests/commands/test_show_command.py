@@ -11,13 +11,11 @@ from typing import Any
 
 import pytest
 from command import Here, assert_good_error
-from helpers import ROOT
 
 from hectogpt import errors
 from hectogpt.lab import recipes
 from hectogpt.serialization import dump
 
-OLD = ROOT / "tests" / "data" / "run_of_7b14102"
 NGRAMS = {"uniform": 10.825, "unigram": 6.9, "kn2": 5.4, "kn3": 5.1}
 SAMPLES = {"greedy": "The state of our\nunion", "sampled": "The state of our people"}
 
@@ -106,24 +104,6 @@ def test_a_run_of_its_recipe_differs_in_nothing_but_the_seed(here: Here, tmp_pat
     assert "picture" not in facts
     assert done.stdout.endswith("sampled\n  The state of our people\n")
     assert "greedy\n  The state of our\n  union\n" in done.stdout
-
-
-def test_folders_of_before_the_new_names_are_read(here: Here, tmp_path: Path) -> None:
-    """Recipes and fields had other names, the summary called the n-gram baselines anchors."""
-    old = tmp_path / "runs" / "old"
-    old.mkdir(parents=True)
-    (old / "run.json").write_text((OLD / "run.json").read_text())
-    summary = summary_of("rare", anchors=NGRAMS)
-    del summary["ngrams"]
-    (old / "summary.json").write_text(json.dumps(summary))
-    shown = json.loads(here("show", "old", "--json").stdout)
-    assert (shown["recipe"], shown["base"], shown["note"]) == ("rare", "soap_rare_tokens", "")
-    assert shown["ngrams"] == NGRAMS
-    assert shown["differences"]["data.seq_len"] == [512, 64]
-    assert shown["differences"]["init_from_counts"][1]["type"] == "BigramInit"
-    done = here("show", "old")
-    assert "unigram counts 6.900" in done.stdout
-    assert re.search(r"init_from_counts +null +BigramInit\(smoothing=20.0, head=0.2\)\n", done.stdout)
 
 
 def test_an_idea_is_compared_to_what_it_was_applied_to(here: Here, tmp_path: Path) -> None:

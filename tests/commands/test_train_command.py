@@ -69,9 +69,6 @@ def test_json_quiet_and_dry_run(tokens: Path, tmp_path: Path, here: Here) -> Non
     assert all(sample.startswith("Once") for sample in summary["samples"].values())
     assert (summary["folder"], summary["steps"], done.stderr) == ("runs/baseline-2", 4, "")
     assert summary == read(tmp_path / "runs" / "baseline-2" / "summary.json")
-    old = here("train", "rare", "--dry-run", "--json", "--corpus", tokens)
-    assert old.stderr.count("note: the recipe rare is now called soap_rare_tokens\n") == 1
-    assert json.loads(old.stdout)["recipe"] == "soap_rare_tokens"
     run = here("train", "baseline", "--dry-run", "--json", "--corpus", tokens).stdout
     *_, size, reads = here("train", "baseline", "--dry-run", "--corpus", tokens).stdout.splitlines()
     assert size == "baseline: 3,374,415 parameters"

@@ -100,7 +100,6 @@ def test_an_idea_is_applied_to_the_top_or_to_what_is_named(write: Write) -> None
     assert find_run("./mine.py:steps@baseline").model == base.model
     assert find_run("mine.py:steps@baseline").recipe == "mine.py:steps@baseline"
     assert find_run("mine.py:steps", "copying") == find_run("mine.py:steps@copying")
-    assert find_run("mine.py:steps@wide").recipe == "mine.py:steps@width_256", "an old name"
     assert find_run("mine.py:steps@without-muon").recipe == "mine.py:steps@without-muon"
     both = find_run("mine.py:steps@other.py:seeds")
     assert (both.steps, both.seed, both.recipe) == (107, 1, "mine.py:steps@other.py:seeds")

@@ -34,22 +34,6 @@ def test_every_recipe_takes_two_steps_within_the_limit(name: str, corpus: Corpus
     assert not [n for n in still if not any(part in n for part in waiting)], still
 
 
-# --- names ------------------------------------------------------------------------------------------------------------
-
-
-def test_old_names_are_accepted_everywhere() -> None:
-    for old, new in recipes.RENAMED.items():
-        assert recipes.current_recipe(old) == new
-        assert recipes.recipe(old) == recipes.recipe(new)
-        assert recipes.recipe(old).recipe == new
-        assert recipes.describe(old) == recipes.describe(new)
-        if new != "adamw_128":
-            assert recipes.without(old) == recipes.without(new) == recipes.recipe(f"without-{old}")
-            assert recipes.without(old).recipe == f"without-{new}"
-    assert not recipes.RENAMED.keys() & set(recipes.RECIPES), "no name means two things"
-    assert recipes.without("wide", "depth") == recipes.without("width_256", "layers_4")
-
-
 def test_adamw_128_of_which_no_record_is_kept() -> None:
     before = replace(recipes.recipe("baseline"), recipe="adamw_128", dtype="auto", head_dtype="auto")
     optim = AdamW(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)

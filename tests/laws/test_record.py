@@ -3,7 +3,6 @@ are grids, fields and recipes go by today's names and by their old ones; tracks.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from dataclasses import replace
@@ -21,9 +20,8 @@ from hectogpt.lab.ladder import TOP, baseline
 from hectogpt.lab.plan import override, parse_sweep, plan
 from hectogpt.lab.record import Record, append_record, experiment_key, failures, parse_run, read_records, trial_key
 from hectogpt.lab.tracks import TRACKS, broken_rules
-from hectogpt.serialization import dump, load
+from hectogpt.serialization import dump
 from hectogpt.training.first_weights import BigramInit
-from hectogpt.training.run import Run
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
@@ -109,31 +107,9 @@ def test_a_run_that_this_version_cannot_express_stands_for_itself(tmp_path: Path
     assert read_records(tmp_path / "r.jsonl")[0].run == strange
 
 
-# --- records of older versions ----------------------------------------------------------------------------------------
-
-
-def test_old_names_become_todays(tmp_path: Path) -> None:
-    """Of fields, recipes and arms, and inside the run."""
-    row = {"corpus": "c", "track": "closed", "recipe": "without-wide", "seed": 1, "dev_loss": 3, "anchor_kn3": 3.5}
-    row |= {"anchor_split": "dev", "arm": "without-wide data.window=8 optim.rest.row_fall=0.5", "test_loss": None}
-    row |= {"overrides": {"data.window": 8, "optim.rest.row_fall": 0.5}, "modified": True}
-    run = dump(recipes.without("width_256")) | {"recipe": "without-wide"}
-    run["data"] = {"batch_size": 16, "window": 8, "micro_batch": None}
-    (tmp_path / "r.jsonl").write_text(json.dumps(row | {"run": run}) + "\n")
-    (read,) = read_records(tmp_path / "r.jsonl")
-    assert (read.recipe, read.ngram_kn3, read.ngram_split) == ("without-width_256", 3.5, "dev")
-    assert read.arm == "without-width_256 data.seq_len=8 optim.rest.row_lr_power=0.5"
-    assert read.overrides == {"data.seq_len": 8, "optim.rest.row_lr_power": 0.5}
-    assert load(Run, read.run) == replace(recipes.without("wide"), data=load(Run, read.run).data)
-    assert read.run["data"]["seq_len"] == 8
-    append_record(tmp_path / "new.jsonl", read)
-    assert read_records(tmp_path / "new.jsonl") == [read]
-    assert "anchor" not in (tmp_path / "new.jsonl").read_text()
-
-
 def test_the_records_are_those_of_todays_recipes() -> None:
     """Every trial that this repository has recorded of a recipe that has not changed since is found done: all rungs on
-    both texts, and the recipes beside them. So no refactoring changes a field of a recipe, and old names are read."""
+    both texts, and the recipes beside them. So no refactoring changes a field of a recipe."""
     records = [*read_records(RESULTS / "ladder.jsonl"), *read_records(RESULTS / "positions.jsonl")]
     assert len(records) >= 292
     with_memory = {r.recipe for r in records if parse_run(r.run) is None}

@@ -17,12 +17,12 @@ from helpers import ROOT
 
 from tools import layers
 
-CHARACTERS = 663_600  # `verdict` 7,000, `train` watched 5,500, laws of files 4,500, pages 2,100, refusals 11,500
+CHARACTERS = 659_700
 LINES = {
     "C++": (2_060, ("hectogpt/**/*.cpp", "hectogpt/**/*.h")),
     "pages": (3_620, ("hectogpt/**/*.js", "hectogpt/**/*.html", "hectogpt/**/*.css")),
     "tools and bench": (6_880, ("tools/**/*.py", "bench/**/*.py")),
-    "tests": (15_420, ("tests/**/*.py",)),
+    "tests": (15_290, ("tests/**/*.py",)),
     "textbook and kit": (1_895, ("reference/**/*.py", "assignment/**/*.py")),
 }
 FILES = 137  # of the package

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,12 +43,6 @@ class AdamW(Optim):
         has entries of about
         1e-4 (at 8,192 tokens a step).
     """
-
-    old_fields: ClassVar[dict[str, str | None]] = {
-        "rates": "lrs",
-        "row_fall": "row_lr_power",
-        "touches": "row_update_threshold",
-    }
 
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -180,8 +180,6 @@ class SOAPMuon(Muon):
     The momentum is rotated into the eigenbases of the running means of G G^T and G^T G (both with
     `beta`), divided there by Adam's root mean square, and rotated back. The bases follow by one
     power iteration with QR, at each of the first 20 steps and then at every `every`-th."""
-
-    old_fields: ClassVar[dict[str, str | None]] = {"wide": None, "wide_every": None}
 
     beta: float = 0.9
     every: int = 5

@@ -54,7 +54,7 @@ function namedTensors(trainer) {
   if (trainer.settings.compact) {
     const rows = new BigInt64Array(vocabulary).fill(BigInt(trainer.used.length));
     trainer.used.forEach((id, row) => (rows[id] = BigInt(row)));
-    found.word_rows = { shape: [vocabulary], values: rows };
+    found["lm_head.row_of_token"] = { shape: [vocabulary], values: rows };
   }
   return found;
 }
