@@ -23,7 +23,7 @@ class Track:
     parameters: most parameters. seconds: most seconds of building and training. cores: most
     threads. allows_counts: whether weights may start from counts of the training text. allows_gpu:
     whether a GPU may train. scoring: how a trained model is scored: by itself, or with n-grams of
-    what it read, looking up what it read, or learning from what it has scored (lab/mixing.py)."""
+    what it read (lab/mixing.py)."""
 
     name: str
     steps: int
@@ -42,8 +42,6 @@ TRACKS: dict[str, Track] = {
         Track("closed", 100, 819_200, 60_000_000, 600, 2, allows_counts=False, allows_gpu=False),
         Track("minute", 100, 819_200, 60_000_000, 60, 2, allows_counts=False, allows_gpu=False),
         Track("closed+counting", 100, 819_200, 60_000_000, 600, 2, False, False, "counting"),
-        Track("retrieval", 100, 819_200, 60_000_000, 600, 2, False, False, "retrieval"),
-        Track("adaptive", 100, 819_200, 60_000_000, 600, 2, False, False, "adaptive"),
         Track(
             "closed+statistics",
             100,

@@ -178,12 +178,9 @@ def _sum_of(left: Tensor | None, right: Tensor | None) -> Tensor | None:
     return right if left is None else left if right is None else left.add_(right)
 
 
-def update(
-    gradients: Gradients, optimizer: OptimizerGroup, step: int, factor: float | None = None
-) -> tuple[float, float]:
+def update(gradients: Gradients, optimizer: OptimizerGroup, step: int) -> tuple[float, float]:
     """Compute the gradients of 0-based `step`, clip and apply them; returns loss and gradient
-    norm, both before the update. factor: of every learning rate, instead of the schedule's. Raises
-    UserError (DIVERGED), before any weight is changed."""
+    norm, both before the update. Raises UserError (DIVERGED), before any weight is changed."""
     run = gradients.run
     model = gradients.model
     loss = gradients.compute(step)
@@ -194,11 +191,8 @@ def update(
     if run.gradient_clipping is not None:
         clip_grads_with_norm_(gradients.parameters, run.gradient_clipping, norm)
     again = partial(_compute_again, gradients, optimizer, step)
-    if factor is None:
-        of_kind = partial(run.schedule.of_kind, step=step, steps=run.steps)
-        optimizer.step(step, run.schedule.factor(step, run.steps), again, of_kind)
-    else:
-        optimizer.step(step, factor, again)
+    of_kind = partial(run.schedule.of_kind, step=step, steps=run.steps)
+    optimizer.step(step, run.schedule.factor(step, run.steps), again, of_kind)
     optimizer.zero_grad()
     return loss_value, norm_value
 

@@ -180,7 +180,7 @@ def test_who_may_use_a_gpu_and_counts(corpus: Corpus) -> None:
     run = replace(small_run(), steps=100)
     counted = replace(run, init_from_counts=BigramInit())
     gpu = {"kind": "cuda", "threads": 1}
-    uncounted = ["closed", "minute", "closed+counting", "retrieval", "adaptive"]
+    uncounted = ["closed", "minute", "closed+counting"]
     assert [name for name, track in TRACKS.items() if broken_rules(track, counted, corpus)] == uncounted
     on_gpu = [name for name, track in TRACKS.items() if broken_rules(track, run, corpus, machine=gpu)]
     assert on_gpu == [*uncounted, "closed+statistics", "open-cpu"]

@@ -15,7 +15,7 @@ from hectogpt.lab.statistics import LEAST_DIFFERENCE, SIGNIFICANCE
 from hectogpt.serialization import dump
 from tools.report import front as fronts
 from tools.report.front import Front
-from tools.report.leaderboard import Entry, Leaderboard, compare_entries
+from tools.report.leaderboard import SCORED, Entry, Leaderboard, compare_entries
 from tools.report.seconds import NO_SECONDS, Seconds
 from tools.report.tables import (
     ONE_MACHINE,
@@ -41,12 +41,6 @@ tools.near_duplicate`, one run a recipe and seed, seed 81 on two threads; 41 is 
 5 most, the network with that mixed in (*closed+counting*) about two thirds as much, the network alone (*closed*)
 little. Without it the network leads counting by more, and mixing in counts gains less.
 """
-# What a track's numbers are, where a trained model is not scored by itself.
-SCORED = {
-    "closed+counting": "Runs with the n-grams of order 5 of what they read mixed in.",
-    "retrieval": "Runs that look up what followed similar places of what they read. Not ranked with *closed*.",
-    "adaptive": "Runs that go on learning: each token is scored before it is learned. Not ranked with *closed*.",
-}
 INTRODUCTION = """\
 The ladder is a list of recipes for a run of one hundred steps. It starts at the baseline of the assignment. Each
 recipe, a *rung*, keeps the rungs below it, unless it sets the same thing again, and adds one change, or a few that were
