@@ -128,9 +128,8 @@ class Progress:
     def __init__(self, quiet: bool, lines: int = 100) -> None:
         self.quiet = quiet
         self.lines = lines
-        from rich.console import (
-            Console,
-        )  # imported late: a program that shows nothing need not load rich
+        # Imported late: a program that shows nothing need not load rich.
+        from rich.console import Console
 
         self.console = Console(stderr=True, force_jupyter=False)
         self._lines = [""]  # in a notebook: the line that is updated, then the lines that stay

@@ -42,6 +42,7 @@ def cpu_name() -> str:
 
 def cpu_model() -> dict[str, str]:
     """Numbers that distinguish CPUs of the same name, under Linux's names; {} elsewhere."""
+    # The last two are ARM's.
     names = (
         "vendor_id",
         "cpu family",
@@ -49,7 +50,7 @@ def cpu_model() -> dict[str, str]:
         "stepping",
         "CPU implementer",
         "CPU part",
-    )  # the last two are ARM's
+    )
     return {name: _cpu()[name] for name in names if name in _cpu()}
 
 
@@ -60,9 +61,8 @@ def cpu_features() -> list[str]:
 
 def has_cpu_flag(flag: str) -> bool:
     """True if the CPU has an instruction set, by Linux's name; False on other systems."""
-    return (
-        flag in (_cpu().get("flags") or _cpu().get("Features", "")).split()
-    )  # ARM calls them Features
+    # ARM calls them Features.
+    return flag in (_cpu().get("flags") or _cpu().get("Features", "")).split()
 
 
 def device_name(device: str) -> str:
@@ -85,9 +85,8 @@ def free_memory(device: str = "cpu") -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """True if an exception means that memory is used up, which torch reports in several ways."""
-    if (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    ):  # the latter is torch's own class
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        # The latter is torch's own class.
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
@@ -159,9 +158,8 @@ def limit_this_process(memory: int, file_size: int) -> None:
     with suppress(ImportError, OSError, ValueError):
         import resource
 
-        if (
-            sys.platform == "linux"
-        ):  # other systems ignore the limit on addresses, or count what is in use already
+        if sys.platform == "linux":
+            # Other systems ignore the limit on addresses, or count what is in use already.
             size = psutil.Process().memory_info().vms + memory
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))

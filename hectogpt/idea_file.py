@@ -89,10 +89,8 @@ def load_idea(idea: IdeaFile) -> ModuleType:
     folder = str(idea.path.parent)
     if folder not in sys.path:
         sys.path.append(folder)  # the file may import others beside it
-    sys.modules[name], _files[name] = (
-        module,
-        idea,
-    )  # dataclasses look up their module when they are created
+    # Dataclasses look up their module when they are created.
+    sys.modules[name], _files[name] = (module, idea)
     try:
         with running(f"{idea.path.name} cannot be imported"):
             exec(compile(idea.source, str(idea.path), "exec", dont_inherit=True), vars(module))

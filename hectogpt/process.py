@@ -127,9 +127,8 @@ class Child:
             {"request": request, "bytes": len(body), "token": self._token}, allow_nan=False
         ).encode()
         assert self.process.stdin is not None
-        with suppress(
-            BrokenPipeError, ValueError
-        ):  # it has ended or closed its input; the exit code tells why
+        with suppress(BrokenPipeError, ValueError):
+            # It has ended or closed its input; the exit code tells why.
             self.process.stdin.write(line + b"\n")
             self.process.stdin.write(body)
             # stdin stays open: closing it would mean that this process has died
@@ -207,7 +206,8 @@ class Child:
             for stream in (
                 child.stdout,
                 child.stdin,
-            ):  # raised once the stream is closed
+            ):
+                # Raised once the stream is closed.
                 with suppress(BrokenPipeError):
                     stream.close()
             reader.join(timeout=5)
@@ -401,8 +401,7 @@ def revision(folder: Path) -> Revision:
 
 
 if __name__ == "__main__":
-    from hectogpt import (
-        process,
-    )  # import this file again, as the module in which `answer` finds the frames
+    # Import this file again, as the module in which `answer` finds the frames.
+    from hectogpt import process
 
     process.serve(sys.argv[1])

@@ -1,7 +1,6 @@
-"""Text to token batches: tokenizer, sources of text, splits, cached token files, batches as
-f(seed, step).
+"""From text to token batches: tokenizer, sources of text, splits, cached token files, batches.
 
-Needs numpy and tiktoken; torch is never imported here. Text is kept byte for byte or refused.
+Needs numpy and tiktoken, but never imports torch. Text is kept byte for byte or refused.
 """
 
 from hectogpt.data.batches import Batches, DataOrder, Shuffled

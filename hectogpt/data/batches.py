@@ -1,7 +1,8 @@
-"""Batches as a pure function of (seed, step): there is no state to save for a resume.
+"""Batches as a pure function of (seed, step), so resuming a run needs no saved state.
 
 The token stream is cut into sequences that do not overlap. Every epoch shows each sequence once,
-in its own order. A DataOrder may then cut a batch; `Shuffled` does not."""
+in its own order. A DataOrder may then cut a batch; `Shuffled` does not.
+"""
 
 from __future__ import annotations
 
@@ -20,32 +21,46 @@ from hectogpt.serialization import Value
 class DataOrder(Value):
     """The order in which an epoch shows the sequences of the training text.
 
-    repeats: whether an epoch may show a sequence several times and leave out others; in a track
-    that reads no text twice this breaks a rule."""
+    Attributes:
+        repeats: True if an epoch may show some sequences several times and leave out others. This
+            breaks the rules of a track that reads no text twice.
+    """
 
     repeats: ClassVar[bool] = False
 
     @abstractmethod
     def order(self, sequences: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-        """int64 [n_sequences], a permutation of 0 .. n_sequences - 1 unless the class repeats: a
-        pure function of its arguments.
+        """The order of an epoch, int64 [n_sequences]: a pure function of its arguments.
 
-        sequences: ids [n_sequences, seq_len]. epoch: counts from 0.
+        It is a permutation of 0 .. n_sequences - 1, unless the class repeats.
+
+        Args:
+            sequences: ids [n_sequences, seq_len].
+            seed: the run's seed.
+            epoch: counts from 0.
         """
 
     def cut(self, rows: np.ndarray, step: int, steps: int) -> np.ndarray:
-        """The batch of 0-based `step`, int64 [batch_size, seq_len], as [rows, tokens] of another
-        shape: fewer rows, or shorter ones, or shorter and more. It has some of the batch's tokens,
-        no more than all: a pure function of its arguments. What is counted of the training text is
-        counted before."""
+        """The batch of 0-based `step` with some of its tokens: a pure function of its arguments.
+
+        Args:
+            rows: the whole batch, int64 [batch_size, seq_len].
+            step: the step.
+            steps: the number of steps of the run.
+
+        The result, [rows, tokens], may have fewer rows, shorter ones, or shorter and more rows,
+        but no more tokens in total. Counts of the training text are taken before the cut.
+        """
         return rows
 
 
 @dataclass(frozen=True)
 class Shuffled(DataOrder):
-    """A random order, another one every epoch: sorts the sequences by n_sequences numbers of the
-    counter-based generator Philox4x64 (doi 10.1145/2063384.2063405) with key (seed, epoch), which
-    numpy promises not to change."""
+    """A different random order for every epoch.
+
+    The sequences are sorted by n_sequences numbers from the counter-based generator Philox4x64
+    (doi 10.1145/2063384.2063405) with the key (seed, epoch), which numpy promises not to change.
+    """
 
     def order(self, sequences: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         numbers = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(
@@ -57,12 +72,20 @@ class Shuffled(DataOrder):
 class Batches:
     """The batches of a token stream.
 
-    Step s takes places s * batch_size to (s + 1) * batch_size - 1 of all epochs' orders joined, so
-    a batch can hold the end of one epoch and the start of the next.
+    Step s takes places s * batch_size to (s + 1) * batch_size - 1 in the joined orders of all
+    epochs, so a batch can hold the end of one epoch and the start of the next.
 
-    tokens: [n], ids of any integer type. seq_len: tokens per row. steps: of the whole run, for an
-        order that cuts.
-    n_sequences: n // seq_len; the rest is never shown. cuts: whether the order cuts batches.
+    Args:
+        tokens: [n], ids of any integer type.
+        seq_len: tokens per row.
+        batch_size: rows per batch.
+        seed: the run's seed.
+        data_order: the order of the sequences.
+        steps: the number of steps of the run, for an order that cuts.
+
+    Attributes:
+        n_sequences: n // seq_len; the remaining tokens are never shown.
+        cuts: True if the order cuts batches.
     """
 
     def __init__(
@@ -96,12 +119,12 @@ class Batches:
         self._orders: dict[int, np.ndarray] = {}
 
     def order(self, epoch: int) -> np.ndarray:
-        """int64 [n_sequences]: the sequences in the order in which this epoch, from 0, shows them.
+        """int64 [n_sequences]: the order in which this epoch (from 0) shows the sequences.
 
-        Raises UserError for a DataOrder that returns something else.
+        Raises UserError (DATA) if the DataOrder returns something else.
         """
         if epoch not in self._orders:
-            if len(self._orders) > 1:  # a batch of a long corpus meets two epochs at most
+            if len(self._orders) > 1:  # a batch of a long corpus spans at most two epochs
                 self._orders.clear()
             order = np.asarray(self.data_order.order(self._sequences, self.seed, epoch))
             numbers = np.arange(self.n_sequences)
@@ -126,7 +149,7 @@ class Batches:
         return self._sequences[self.numbers(step)].astype(np.int64)
 
     def numbers(self, step: int) -> list[int]:
-        """Which of the sequences are the rows of this step."""
+        """The indices of the sequences that are the rows of this step."""
         places = range(step * self.batch_size, (step + 1) * self.batch_size)
         return [
             int(self.order(place // self.n_sequences)[place % self.n_sequences])
@@ -134,10 +157,9 @@ class Batches:
         ]
 
     def at(self, step: int) -> np.ndarray:
-        """int64 [batch_size, seq_len], or what the order cuts of it: the batch of this step (from
-        0).
+        """int64 [batch_size, seq_len], or what the order cuts from it: the batch of this step.
 
-        Raises UserError for an order that makes something else.
+        Steps count from 0. Raises UserError (DATA) if the order returns an invalid batch.
         """
         rows = self.rows(step)
         if not self.cuts:
@@ -162,5 +184,5 @@ class Batches:
         return np.ascontiguousarray(batch, dtype=np.int64)
 
     def tokens(self, step: int) -> int:
-        """How many tokens the batch of this step has."""
+        """The number of tokens in the batch of this step."""
         return self.at(step).size if self.cuts else self.batch_size * self.seq_len

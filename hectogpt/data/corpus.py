@@ -1,6 +1,6 @@
-"""A corpus: three token streams, train, dev and test, made from a named source once and cached.
+"""A corpus: three token streams (train, dev, test) made once from a named source, and cached.
 
-A document's split depends on its SHA-256 alone, so equal documents are never in two splits.
+A document's split depends only on its SHA-256, so equal documents are always in the same split.
 """
 
 from __future__ import annotations
@@ -32,19 +32,21 @@ from hectogpt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from hectogpt.display import Progress
 from hectogpt.errors import UserError
 
-NOTED = 20  # left-out items that a corpus lists one by one; the others are only counted
+NOTED = 20  # items left out that are listed one by one; the others are only counted
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Three token streams and what is known about them.
+    """Three token streams and their origin.
 
-    tokens: split -> read-only uint16 [n]; each document is followed by the tokenizer's
-        end_of_text.
-        sha256: split ->
-    hash of its tokens, little-endian. n_documents: split -> count.
-    folder: where the token files are. problems: messages about the source, such as what was left
-        out of it and why.
+    Attributes:
+        name: the source as the user wrote it.
+        tokens: split -> read-only uint16 [n]; the tokenizer's end_of_text follows each document.
+        sha256: split -> hash of its tokens, little-endian.
+        n_documents: split -> number of documents.
+        tokenizer: the tokenizer.
+        folder: where the token files are.
+        problems: messages about the source, such as what was left out and why.
     """
 
     name: str
@@ -62,24 +64,22 @@ class Corpus:
 
     @property
     def dev(self) -> np.ndarray:
-        """The held-out tokens to compare runs by [n]."""
+        """The held-out tokens [n] by which runs are compared."""
         return self.tokens["dev"]
 
     @property
     def test(self) -> np.ndarray:
-        """The held-out tokens that no choice depends on [n]."""
+        """The held-out tokens [n] that no decision depends on."""
         return self.tokens["test"]
 
     @property
     def n_vocab(self) -> int:
-        """Number of ids of the tokenizer."""
+        """The number of ids of the tokenizer."""
         return self.tokenizer.n_vocab
 
 
 def beginning(dev: np.ndarray, tokenizer: Tokenizer, tokens: int) -> str:
-    """Return the first tokens of a held-out text, as text. A last character that is cut is left
-    out.
-    """
+    """The first tokens of a held-out text, as text. An incomplete last character is dropped."""
     ids = dev[: 4 * tokens]
     return tokenizer.decode_bytes(ids[ids != tokenizer.end_of_text][:tokens].tolist()).decode(
         "utf-8", "ignore"
@@ -93,22 +93,31 @@ def open_corpus(
     progress: bool = True,
     check: bool = True,
 ) -> Corpus:
-    """Return the corpus of a source; it is tokenised on first use and read from the cache
-    afterwards.
+    """Open a corpus. It is tokenised on first use, and read from the cache afterwards.
 
-    source: sotu; tinystories (the assignment's 1 %); hf:NAME or hf:NAME:COLUMN; a text file (one
-    document); a folder of text files; a .jsonl (one document a line, in its field "text"), or
-    FILE.jsonl:COLUMN; a .bin of GPT-2's ids, read as the text they stand for; a folder with
-    train.bin, dev.bin and test.bin, or its train.bin (uint16 ids that are used as they are, of
-    GPT-2's vocabulary or that of a merges.txt there). A source with so few documents that dev or
-    test would stay (nearly) empty is cut into about 128 passages, at blank lines, else at line
-    ends or spaces, and these are split. Text is UTF-8. cache: the folder for token files, None for
-    `files.cache_dir()`. progress: show a bar if stderr is a terminal. check: compare the token
-    files with their hashes; without, another process of this machine does.
+    Args:
+        source: one of
+            sotu;
+            tinystories (the assignment's 1 %);
+            hf:NAME or hf:NAME:COLUMN;
+            a text file (one document), or a folder of text files;
+            a .jsonl file (one document per line, in its field "text"), or FILE.jsonl:COLUMN;
+            a .bin file of GPT-2's ids, which is read as the text that they stand for;
+            a folder with train.bin, dev.bin and test.bin, or its train.bin: uint16 ids that are
+                used unchanged, in GPT-2's vocabulary or in that of a merges.txt in the folder.
+        cache: the folder for token files; None: `files.cache_dir()`.
+        progress: show a bar if stderr is a terminal.
+        check: compare the token files with their hashes. Pass False if another process of this
+            machine does.
+
+    Text is UTF-8. A source with so few documents that dev or test would be (nearly) empty is cut
+    into about 128 passages, at blank lines, otherwise at line ends or spaces, and the passages are
+    split.
 
     Raises UserError: DATA for anything wrong with the source, the vocabulary or the token files,
-    STORAGE for a cache that cannot be written, LOCKED if another process builds it for ten
-    minutes."""
+    STORAGE if the cache cannot be written, LOCKED if another process has been building it for ten
+    minutes.
+    """
     tokenizer = find_tokenizer(source)
     folder = token_files.find_splits(source)
     problems = ()
@@ -117,9 +126,8 @@ def open_corpus(
         folder = cache_folder(text, cache)
         if not _is_fresh(folder, text):
             with token_files.lock_folder(folder):
-                if not _is_fresh(
-                    folder, text
-                ):  # another process may have built it while this one waited
+                if not _is_fresh(folder, text):
+                    # Another process may have built it in the meantime.
                     tokenise(text, tokenizer, folder, progress)
     if os.path.lexists(folder / INDEX):
         index = token_files.read_index(folder)
@@ -135,7 +143,7 @@ def open_corpus(
         }
         end_of_text = tokenizer.end_of_text
         sha256 = {split: hashlib.sha256(ids.data).hexdigest() for split, ids in tokens.items()}
-        # One more than separators if the last document has none.
+        # The last document may lack a separator.
         documents = {
             s: int((ids == end_of_text).sum() + (ids[-1] != end_of_text))
             for s, ids in tokens.items()
@@ -144,7 +152,7 @@ def open_corpus(
 
 
 def cache_folder(source: Source, cache: Path | str | None = None) -> Path:
-    """Where the cache has the token files of a source of text, or will have them."""
+    """The folder in the cache for the token files of a source."""
     key = f"{token_files.FORMAT}\0{source.identity}\0{load_tokenizer().sha256}"
     slug = re.sub(r"[^A-Za-z0-9]+", "-", source.identity)[-40:].strip("-") or "corpus"
     digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
@@ -152,25 +160,29 @@ def cache_folder(source: Source, cache: Path | str | None = None) -> Path:
 
 
 def _is_fresh(folder: Path, source: Source) -> bool:
-    """Whether a folder has token files of the source as it is now. Raises UserError (DATA) for a
-    damaged index.
+    """True if a folder holds the token files of the source as it is now.
+
+    Raises UserError (DATA) for a damaged index.
     """
-    if not os.path.exists(
-        folder
-    ):  # False also for a cache that one may not enter, which the lock names
+    if not os.path.exists(folder):
+        # Also False if the cache is not accessible, which the lock then reports.
         return False
     return source.fingerprint in ("", token_files.read_index(folder)["fingerprint"])
 
 
 def build_with_vocabulary(name: str, n_vocab: int, folder: Path) -> Corpus:
-    """Train a vocabulary of `n_vocab` ids on the training documents of a text alone, and write the
-    text's tokens in it into `folder`, which is a corpus from then on. An earlier one there is
-    replaced.
+    """Train a vocabulary on a text, and write the text's tokens into `folder` as a corpus.
 
-    Raises UserError: DATA for token files, and for too little text; USAGE for a folder that holds
-    other files."""
+    Args:
+        name: the source; only its training documents are used for the vocabulary.
+        n_vocab: the number of ids.
+        folder: the folder; an earlier corpus there is replaced.
+
+    Raises UserError: DATA for token files and for too little text; USAGE for a folder that holds
+    other files.
+    """
     if token_files.find_splits(name) is not None:
-        why = "it holds ids, and a vocabulary is trained on text"
+        why = "it holds token ids, and a vocabulary is trained on text"
         fix = "name the text they come from"
         raise cannot_use(name, why, fix)
     token_files.check_folder(folder)
@@ -183,9 +195,11 @@ def build_with_vocabulary(name: str, n_vocab: int, folder: Path) -> Corpus:
 
 
 def split_texts(source: Source, noted: list[str]) -> Iterator[tuple[str, str]]:
-    """Split and text of each document, or of each passage where they are few. What the source
-    leaves out is added to `noted`, a message each, and at the end how many there are beyond
-    NOTED."""
+    """Yield split and text of each document, or of each passage if there are few documents.
+
+    What the source leaves out is added to `noted`, one message each, and at the end how many there
+    are beyond NOTED.
+    """
     documents = _documents(source, noted)
     first = list(islice(documents, MANY_DOCUMENTS))
     if not first:
@@ -200,7 +214,7 @@ def split_texts(source: Source, noted: list[str]) -> Iterator[tuple[str, str]]:
             (document.split, document.text)
             for document in assign_splits(first, source.name, noted)
         )
-    # No document's split depends on the others.
+    # The split of a document does not depend on the others.
     return ((split_of(document.text), document.text) for document in chain(first, documents))
 
 
@@ -215,7 +229,7 @@ def _documents(source: Source, noted: list[str]) -> Iterator[Document]:
 
 
 def tokenise(source: Source, tokenizer: Tokenizer, folder: Path, progress: bool) -> None:
-    """Tokenise a source and replace the folder; the caller holds `lock_folder(folder)`."""
+    """Tokenise a source and replace the folder, for which the caller holds `lock_folder`."""
     noted: list[str] = []
     texts = split_texts(source, noted)
     fingerprint = source.fingerprint
@@ -235,10 +249,7 @@ def tokenise(source: Source, tokenizer: Tokenizer, folder: Path, progress: bool)
                 yield split, np.append(ids, tokenizer.end_of_text)
                 show(done := done + int(tokenizer.token_bytes[ids].sum()), what)
             if fingerprint and find_source(source.name).fingerprint != fingerprint:
-                why = (
-                    "its hash is another one than before: token files of it would be of neither "
-                    "version"
-                )
+                why = "its hash has changed, so its token files would match neither version"
                 raise UserError(
                     f"{source.name} has changed while it was read",
                     why=why,

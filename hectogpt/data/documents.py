@@ -1,12 +1,13 @@
-"""The documents of a file of text, and the split of each.
+"""The documents of a text file, and the split of each.
 
-Text is kept byte for byte: nothing is replaced, and line ends and byte order marks stay. What is
-left out comes as a message in the same stream. Raises UserError (DATA) for what cannot be read
-without loss, with the offset or the line.
+Text is kept byte for byte: nothing is replaced, and line ends and byte order marks stay. Parts
+that are left out appear as messages in the same stream. Raises UserError (DATA), with the offset
+or the line, for anything that cannot be read without loss.
 
 A document goes to train, dev or test by the hash of its content, so adding or reordering documents
-changes nothing. A source of few documents is cut into passages first, so that a single book has a
-dev and a test split too."""
+does not move the others. A source of few documents is cut into passages first, so that even a
+single book has a dev and a test split.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +31,17 @@ from hectogpt.files import open_regular
 
 
 class NoTextError(UserError):
-    """The error for a file that holds no text in any encoding."""
+    """The error for a file that is not text in any encoding."""
 
 
 class Document(NamedTuple):
     """One document of a source.
 
-    label: where it comes from, for messages. split: train, dev or test if that is settled already,
-    else ""."""
+    Attributes:
+        label: where it comes from, for messages.
+        text: its text.
+        split: train, dev or test if that is decided already, else "".
+    """
 
     label: str
     text: str
@@ -45,7 +49,7 @@ class Document(NamedTuple):
 
 
 def left_out(label: str, why: str) -> str:
-    """What a source gives in place of a part that does not become a document."""
+    """The message for a part of a source that does not become a document."""
     return f"left out {label}: {why}"
 
 
@@ -53,10 +57,14 @@ def left_out(label: str, why: str) -> str:
 class Source:
     """A source of documents.
 
-    name: as the user wrote it. identity: what tells it from other sources in the cache. size:
-    bytes, for the progress bar, None if unknown. fingerprint: changes when the content does; ""
-    for hub data, which is read once. read: the documents from the start, and messages about what
-    is left out; it raises UserError (DATA) for a part that cannot be read without loss."""
+    Attributes:
+        name: as the user wrote it.
+        identity: distinguishes it from other sources in the cache.
+        size: in bytes, for the progress bar; None if unknown.
+        fingerprint: changes when the content does; "" for data from the hub, which is read once.
+        read: yields the documents, and messages about what is left out. Raises UserError (DATA)
+            for a part that cannot be read without loss.
+    """
 
     name: str
     identity: str
@@ -65,7 +73,7 @@ class Source:
     read: Callable[[], Iterator[Document | str]]
 
     def documents(self) -> Iterator[Document]:
-        """The documents alone."""
+        """Yield only the documents."""
         return (item for item in self.read() if isinstance(item, Document))
 
 
@@ -76,8 +84,9 @@ def cannot_use(name: str, why: str, fix: str) -> UserError:
 
 
 def read_documents(path: Path, column: str = "text") -> Iterator[Document | str]:
-    """The documents of a file: .jsonl has one on each line, in the field `column`; .bin has ids;
-    others are one.
+    """Yield the documents of a file: several for .jsonl and .bin, otherwise one.
+
+    Each line of a .jsonl is a document, in the field `column`; a .bin holds token ids.
     """
     ending = path.suffix.lower()
     if ending == ".jsonl":
@@ -95,15 +104,17 @@ def read_documents(path: Path, column: str = "text") -> Iterator[Document | str]
 
 
 def _named(path: Path) -> Path:
-    """The file that a path leads to: a user may name a text by a link. Links inside a folder are
-    left out before.
+    """The file that a path leads to.
+
+    The user may name a text by a link; links inside a folder have been left out before.
     """
     return Path(os.path.realpath(path))
 
 
 def _read_ids(path: Path) -> Iterator[Document]:
-    """The text of GPT-2's token ids, uint16, in which end-of-text separates documents. Raises
-    UserError (DATA).
+    """Yield the texts of GPT-2's token ids (uint16), in which end-of-text separates documents.
+
+    Raises UserError (DATA).
     """
     tokenizer = load_tokenizer()
     ids = read_unchecked(_named(path), tokenizer)
@@ -115,13 +126,17 @@ def _read_ids(path: Path) -> Iterator[Document]:
                 label, tokenizer.decode_bytes(part[part != end].tolist()).decode("utf-8")
             )
         except UnicodeDecodeError as error:
-            why = f"its ids are no UTF-8 text: {error.reason}"
-            fix = "end it, and begin it, at a document's end"
+            why = f"its ids are not UTF-8 text: {error.reason}"
+            fix = "cut the file only between documents"
             raise cannot_use(label, why, fix) from None
 
 
 def _read_jsonl(path: Path, column: str) -> Iterator[Document]:
-    """Raises UserError (DATA) naming the line: no JSON object, no such field, a lone surrogate."""
+    """Yield the documents of a .jsonl file.
+
+    Raises UserError (DATA) that names the line if it is not a JSON object, lacks the field, or
+    holds a lone surrogate.
+    """
     try:
         with open_regular(_named(path)) as file:
             for number, line in enumerate(file, start=1):
@@ -134,9 +149,8 @@ def _read_jsonl(path: Path, column: str) -> Iterator[Document]:
 
 def _text_of_record(line: bytes, label: str, path: Path, column: str) -> str:
     try:
-        record: Any = json.loads(
-            line.decode("utf-8-sig"), parse_int=len
-        )  # numbers do not matter, however long
+        # Numbers are not needed, and int() refuses very long ones.
+        record: Any = json.loads(line.decode("utf-8-sig"), parse_int=len)
         strings = (
             {k: v for k, v in record.items() if isinstance(v, str)}
             if isinstance(record, dict)
@@ -162,8 +176,11 @@ def _text_of_record(line: bytes, label: str, path: Path, column: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A whole file of UTF-8. Raises NoTextError for one that is binary, and UserError (DATA) with
-    offset and line instead of replacing a byte."""
+    """The text of a UTF-8 file.
+
+    Raises NoTextError if it is binary, and UserError (DATA) with offset and line instead of
+    replacing a byte.
+    """
     try:
         with open_regular(_named(path)) as file:
             raw = file.read()
@@ -188,42 +205,48 @@ def read_text(path: Path) -> str:
 
 
 # --- the split of each document
-# ---
 
 TRAIN_SHARE = 0.85
-DEV_SHARE = 0.925  # upper bounds of a document's number in [0, 1): train, dev, test
-MANY_DOCUMENTS = 1000  # so many documents fill every split without help
-LEAST_SHARE = (
-    0.02  # documents are cut into passages if dev or test would get less than this share of them
-)
+# Upper bounds of a document's number in [0, 1) for train and dev; the rest is test.
+DEV_SHARE = 0.925
+MANY_DOCUMENTS = 1000  # this many documents always fill every split
+# Documents are cut into passages if a split would get less than this share of the text.
+LEAST_SHARE = 0.02
 PASSAGES = 128
 SHORTEST = 64
-LONGEST = 8192  # passages to aim at, and their bounds in characters
+LONGEST = 8192  # number of passages, and their shortest and longest length in characters
 SPLIT_RULE = (
     "u = first 8 bytes of the document's SHA-256 / 2**64; train u < 0.85, dev u < 0.925, else test"
 )
 
 
 def split_of(text: str) -> str:
-    """The split that a document belongs to: train, dev or test, by a number in [0, 1): the first 8
-    bytes, big-endian, of the SHA-256 of the UTF-8 text, divided by 2**64."""
+    """The split of a document: train, dev or test, by a number in [0, 1).
+
+    The number is the first 8 bytes, big-endian, of the SHA-256 of the UTF-8 text, divided by
+    2**64.
+    """
     number = int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big") / 2**64
     return "train" if number < TRAIN_SHARE else "dev" if number < DEV_SHARE else "test"
 
 
 def assign_splits(documents: list[Document], name: str, noted: list[str]) -> list[Document]:
-    """The documents with a split each, or passages of them if whole ones leave a split (nearly)
-    empty.
+    """Assign a split to each document, or to passages if documents leave a split (nearly) empty.
 
-    name: the source's, for labels. noted: gets a message if the text repeats itself, so that equal
-    passages are in several splits. Raises UserError (DATA) for text that is too short to be split.
+    Args:
+        documents: the documents.
+        name: the source's name, for labels.
+        noted: gets a message if the text repeats itself, so that equal passages are in several
+            splits.
+
+    Raises UserError (DATA) if the text is too short to be split.
     """
     whole = [document._replace(split=split_of(document.text)) for document in documents]
     if fills_every_split(whole):
         return whole
     total = sum(len(document.text) for document in documents)
-    # Where the hashes of the passages leave a split empty, those with their numbers before them
-    # may not.
+    # If the hashes of the passages leave a split empty, hash them again with their numbers before
+    # them.
     for draw in range(4 if total >= PASSAGES * SHORTEST else 1):
         length = min(max(total // PASSAGES, SHORTEST), LONGEST)
         parts = list[Document]()
@@ -251,7 +274,7 @@ def assign_splits(documents: list[Document], name: str, noted: list[str]) -> lis
 
 
 def fills_every_split(documents: Iterable[Document]) -> bool:
-    """Whether train, dev and test have LEAST_SHARE of the text each."""
+    """True if train, dev and test each have at least LEAST_SHARE of the text."""
     sizes = dict.fromkeys(SPLITS, 0)
     for document in documents:
         sizes[document.split] += len(document.text)
@@ -264,9 +287,11 @@ _BREAKS = [
 
 
 def cut_passages(text: str, length: int) -> Iterator[str]:
-    """Consecutive parts that join to the text, of `length` to 2 * length characters; the last may
-    be shorter. They end after a blank line if there is one, else after a line, else after a
-    space."""
+    """Yield consecutive parts of `length` to 2 * length characters; the last may be shorter.
+
+    A part ends after a blank line if there is one, otherwise after a line, otherwise after a
+    space.
+    """
     start = 0
     while len(text) - start > 2 * length:
         lo = start + length

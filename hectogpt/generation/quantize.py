@@ -23,9 +23,8 @@ from hectogpt.model.transformer import DecoderBlock, Transformer
 
 WeightFormat = Literal["float32", "bfloat16", "int8"]
 FEW_ROWS = 2  # up to so many rows x stays in float32 beside rounded weights that torch multiplies
-MANY_ROWS = (
-    128  # from so many rows on bf16 weights are widened where float32 products are the faster ones
-)
+# From so many rows on bf16 weights are widened where float32 products are the faster ones.
+MANY_ROWS = 128
 
 
 def round_rows(

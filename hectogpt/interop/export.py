@@ -114,9 +114,8 @@ def export(
         )
     model, tokenizer = open_model(place, step=step if at is None else at, note=note)
     differences = gpt2_differences(model.config)
-    name = (
-        place.name if place.resolve() == Path(source).resolve() else str(source)
-    )  # not a path, which would reveal the home folder
+    # Not a path, which would reveal the home folder.
+    name = place.name if place.resolve() == Path(source).resolve() else str(source)
     kind = "gguf" if to == "gguf" else "HectoGPTForCausalLM" if differences else "GPT2LMHeadModel"
     if kind == "gguf" and differences:
         raise UserError(
@@ -135,9 +134,8 @@ def export(
                 else:
                     _write_folder(new, model, tokenizer, has_code=bool(differences))
                     check_logits(new, kind, model, note)
-                if (
-                    not (place / RUN).exists() and (place / README).is_file()
-                ):  # it names the owners of the weights
+                if not (place / RUN).exists() and (place / README).is_file():
+                    # This README names the owners of the weights.
                     card: str | bytes = read_bytes(place / README, LARGEST_CARD)
                 else:
                     parameters = sum(p.numel() for p in model.parameters())

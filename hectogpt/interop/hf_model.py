@@ -283,9 +283,8 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
             folder,
             "its ids do not follow GPT-2's rule: 256 bytes, the merges in order, end-of-text",
         )
-    if (
-        tokenizer.n_vocab != vocab_size
-    ):  # a model with more ids could generate some that stand for no text
+    if tokenizer.n_vocab != vocab_size:
+        # A model with more ids could generate some that stand for no text.
         raise _no_tokenizer(
             folder, f"{tokenizer.name} has {tokenizer.n_vocab:,} ids, the model {vocab_size:,}"
         )
@@ -314,7 +313,8 @@ def _parse_tokenizer_json(path: Path) -> tuple[bytes, dict[str, int]]:
         TypeError,
         AttributeError,
         ValueError,
-    ):  # a part of the format is missing or has the wrong type
+    ):
+        # A part of the format is missing or has the wrong type.
         raise _no_tokenizer(
             path.parent, f"{path.name} is not a byte-level BPE with GPT-2's word pattern"
         ) from None

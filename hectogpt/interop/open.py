@@ -123,9 +123,8 @@ def read_fields(folder: Path, at: int | None) -> dict[str, Any] | None:
         config = read_config(folder)
         if config.get("model_type") != MODEL_TYPE:
             return None
-        return (
-            config["model"] if isinstance(config.get("model"), dict) else config
-        )  # the former of an export
+        # An export has its settings under "model".
+        return config["model"] if isinstance(config.get("model"), dict) else config
     fields = run_of(folder, read_object(folder / RUN)).get("model")
     if not isinstance(fields, dict):
         raise UserError(
@@ -185,9 +184,8 @@ def find_checkpoint(
 
 
 def _is_under_way(folder: Path, note: Callable[[str], None]) -> bool:
-    with contextlib.suppress(
-        UserError
-    ):  # run.json may be damaged and the weights intact: they have their own hashes
+    with contextlib.suppress(UserError):
+        # If run.json is damaged, the weights may be intact: they have their own hashes.
         record = read_record(folder)
         if record.hashes_lost:
             note(

@@ -85,9 +85,8 @@ def perform(
     terminal (elsewhere, a line a minute). An exception kills the trials that are running. Raises
     UserError (STORAGE).
     """
-    Post = (
-        tuple[int, float] | float | Future[dict[str, Any]]
-    )  # (step, loss), the time at which the trial began, or its result
+    # (step, loss), the time at which the trial began, or its result.
+    Post = tuple[int, float] | float | Future[dict[str, Any]]
     posts = SimpleQueue[tuple[Trial, Post]]()
     cancelled = threading.Event()
     steps = dict.fromkeys((trial.name for trial in trials), 0)

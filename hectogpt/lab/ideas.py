@@ -207,9 +207,8 @@ def check_causal(run: Run) -> None:
             before = earlier(ids)
             after = earlier(other)
             if (before - after).abs().max() > 1e-4 * before.abs().max():
-                sees |= torch.equal(
-                    earlier(ids), before
-                )  # otherwise the outputs vary for another reason
+                # Otherwise the outputs vary for another reason.
+                sees |= torch.equal(earlier(ids), before)
     if sees:
         names = ", ".join(dict.fromkeys(type(part).__name__ for part in own))
         raise UserError(

@@ -195,9 +195,8 @@ class NgramTable:
         if not len(self.totals):
             zeros = np.zeros(contexts.shape, np.int64)
             return Level(zeros, zeros, np.zeros((3, *contexts.shape)))
-        known = (contexts >= 0) & (
-            contexts < len(self.totals)
-        )  # the last contexts may have nothing after them
+        # The last contexts may have nothing after them.
+        known = (contexts >= 0) & (contexts < len(self.totals))
         at, found = find(self.keys, np.where(known, contexts * self.vocab + targets, -1))
         context = np.where(known, contexts, 0)
         return Level(
@@ -281,9 +280,8 @@ class KneserNey:
                 if pattern not in self._extensions:
                     known, places = np.unique(keys, return_inverse=True)
                     self._extensions[pattern] = known[known >= 0]
-                    contexts[pattern] = places.reshape(keys.shape) - int(
-                        (known < 0).sum()
-                    )  # -1 stays -1
+                    # -1 stays -1.
+                    contexts[pattern] = places.reshape(keys.shape) - int((known < 0).sum())
                 else:
                     at, found = find(self._extensions[pattern], keys)
                     contexts[pattern] = np.where(found, at, -1)

@@ -40,9 +40,8 @@ class Record:
     track: str  # whose rules it was checked against
     recipe: str  # the recipe's name
     seed: int
-    run: dict[
-        str, Any
-    ]  # the whole Run as `dump` writes it, with today's names if this version can express it
+    # The whole Run as `dump` writes it, with today's names if this version can express it.
+    run: dict[str, Any]
     corpus_sha256: dict[str, str] = field(default_factory=dict)  # split -> hash of its tokens
     arm: str = ""  # recipe and overrides as text
     modified: bool = False  # True if fields of the recipe were overridden
@@ -75,9 +74,8 @@ class Record:
     rules_broken: list[str] = field(default_factory=list)  # rules of the track, as sentences
     wall_seconds: float | None = None  # of the whole trial, scoring included, s
     losses: list[float] = field(default_factory=list)  # training loss at every step, five digits
-    grad_norms: list[float] = field(
-        default_factory=list
-    )  # gradient norm before clipping at every step, five digits
+    # Gradient norm before clipping at every step, five digits.
+    grad_norms: list[float] = field(default_factory=list)
 
     @property
     def counts(self) -> bool:

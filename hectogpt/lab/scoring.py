@@ -62,9 +62,8 @@ def run_and_score(
 
 def score(session: Session, folder: RunFolder, progress: Progress, prompt: str | None) -> FullRun:
     """Score the trained model, draw its picture and write its summary."""
-    from hectogpt.training.plot import (
-        plot_run,
-    )  # imported late: loading matplotlib would delay the first step
+    # Imported late: loading matplotlib would delay the first step.
+    from hectogpt.training.plot import plot_run
 
     run = session.run
     corpus = session.corpus

@@ -96,9 +96,8 @@ def compare_pairs(new: Mapping[int, float], old: Mapping[int, float]) -> Paired 
         return Paired(1, gain, None, None, None, None, None, "unproven")
     sd = float(np.std(b - a, ddof=1))
     floor = 2 * sd / math.sqrt(n)
-    if sd <= 1e-12 * max(
-        1.0, abs(gain)
-    ):  # every seed differs by the same amount: no t statistic, and no doubt
+    if sd <= 1e-12 * max(1.0, abs(gain)):
+        # Every seed differs by the same amount: no t statistic, and no doubt.
         p = 0.5 if gain == 0 else float(gain < 0)
         low = high = gain
     else:

@@ -1,6 +1,4 @@
-"""The transformer: GPT-2 and its departures, its first weights, the vocabulary head and the
-loss.
-"""
+"""The transformer: GPT-2, departures from it, initial weights, vocabulary head and loss."""
 
 from hectogpt.model.config import SIZES, Init, ModelConfig
 from hectogpt.model.transformer import Transformer

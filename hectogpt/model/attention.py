@@ -1,9 +1,10 @@
-"""Causal attention of several heads. Ideas attach in three places: parts that change queries and
-keys, parts that add to the scores, and classes derived from CausalAttention, by `change` and
-`attend`.
+"""Causal attention with several heads.
 
-What depends on positions only (the mask, rotary angles) is made as an AttentionView, once per
-forward pass, or once per layer where layers differ."""
+Ideas can change it in three places: parts that change queries and keys, parts that add to the
+scores, and classes derived from CausalAttention that override `change` or `attend`. Whatever
+depends only on positions (the mask, rotary angles) is computed in an AttentionView, once per
+forward pass, or once per layer if layers differ.
+"""
 
 from __future__ import annotations
 
@@ -24,40 +25,43 @@ from hectogpt.model.shapes import Heads, Places, Slots, Vectors
 
 
 class AttentionView(NamedTuple):
-    """What every layer's attention needs to know of one forward pass.
+    """The facts about one forward pass that every layer's attention needs.
 
-    visible: which keys each query sees; None means the plain causal mask, which the fused kernel
-        has built in.
-    prepared: for each QKPart, what it made of the positions. first: the first slot of each query's
-        document; None if
-    attention does not stop there. entered: what entered each layer up to this one, of a model with
-        its own block or
-    attention, or with parts that differ between layers.
+    Attributes:
+        query_positions, key_positions: positions of the tokens.
+        visible: the keys that each query sees. None is the plain causal mask, which the fused
+            kernel has built in.
+        prepared: for each QKPart, the result of its `prepare`.
+        entered: the inputs of all layers so far. Filled only if the model has its own block or
+            attention, or parts that differ between layers.
+        first: the first slot of each query's document. None if attention does not stop there.
     """
 
     query_positions: Places
     key_positions: Int[Tensor, "rows slot"]
     visible: Bool[Tensor, "rows 1 time slot"] | None
     prepared: tuple[Any, ...]
-    entered: list[Tensor] = []  # noqa: RUF012  each forward pass brings its own
+    entered: list[Tensor] = []  # noqa: RUF012  each forward pass replaces it
     first: Places | None = None
 
     @property
     def causal(self) -> Bool[Tensor, "rows 1 time slot"]:
-        """The causal mask, also where it is the plain one."""
+        """The causal mask as a tensor, even if it is the plain one."""
         if self.visible is not None:
             return self.visible
         return visible_keys(self.query_positions, self.key_positions)[:, None]
 
 
 class CausalAttention(nn.Module):
-    """Several heads of attention over the current and earlier positions.
+    """Attention heads over the current and earlier positions.
 
-    `W_qkv` stacks the textbook's W_q, W_k and W_v (rows in this order). State dicts hold the three
-    apart. Set `causal = False` to let every position see every other.
+    `W_qkv` stacks the textbook's W_q, W_k and W_v, in this order of rows; state dicts store the
+    three separately. With `causal = False`, every position sees all others.
 
-    kv_heads: how many heads of keys and values a cache holds. d_key: how many numbers a key has; a
-    value has d_head."""
+    Attributes:
+        kv_heads: number of heads of keys and values in a cache.
+        d_key: dimensions of a key; a value has d_head.
+    """
 
     def __init__(self, layer: int, config: ModelConfig) -> None:
         super().__init__()
@@ -66,7 +70,7 @@ class CausalAttention(nn.Module):
         self.d_key = config.d_attention
         self.n_heads = config.n_heads
         self.causal = True
-        self.reads_cache_natively = False  # by a C++ kernel; set in copies for generation
+        self.reads_cache_natively = False  # by a C++ kernel; set in the copies used for generation
         self.scale = config.attention_scale or 1 / math.sqrt(config.d_attention)
         self.W_qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.biases)
         self.W_o = nn.Linear(config.d_model, config.d_model, bias=config.biases)
@@ -79,8 +83,9 @@ class CausalAttention(nn.Module):
         self.register_load_state_dict_pre_hook(_fuse_qkv)
 
     def view(self, positions: Places, cache: Cache | None = None) -> AttentionView:
-        """The view of a forward pass over tokens at these positions. Every layer of a model makes
-        the same.
+        """The view of a forward pass over tokens at these positions.
+
+        It is the same for every layer of a model, unless layers differ.
         """
         prepared = tuple(
             getattr(part, "prepare", lambda p: p)(positions) for part in self.qk_parts
@@ -99,8 +104,9 @@ class CausalAttention(nn.Module):
     def qkv(
         self, x: Vectors, view: AttentionView, ve: Vectors | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (ready for the dot product but for the scale), keys and values, [batch, head,
-        time, d_head].
+        """Queries, keys and values, [batch, head, time, d_head].
+
+        All changes are applied, except for the scale of the scores.
         """
         qkv = self.W_qkv(x).unflatten(-1, (3, self.n_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -125,9 +131,9 @@ class CausalAttention(nn.Module):
         cache: LayerCache | None = None,
         ve: Vectors | None = None,
     ) -> Vectors:
-        # Three ways: the cache read by C++ while decoding; C++ with a first key for each query,
-        # where attention stops at documents; `attend`, with a mask by torch or, plain and causal,
-        # by C++.
+        # There are three ways. While decoding, C++ reads the cache. Where attention stops at
+        # documents, C++ takes the first key of each query. Otherwise `attend` uses torch with a
+        # mask or, for plain causal attention, C++.
         q, k, v = self.qkv(x, view, ve)
         if cache is not None:
             k, v = cache.update(k, v)
@@ -150,16 +156,17 @@ class CausalAttention(nn.Module):
     def change(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, view: AttentionView
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """For derived classes: the last change of queries, keys, values and mask before the
-        softmax, keys and values those of the cache too. Slots that are added come first. mask None
-        is the causal one: `self.whole_mask(view)` has it as numbers to add."""
+        """Override this to change queries, keys, values and mask just before the softmax.
+
+        Keys and values include those of the cache. Put additional slots first. A mask of None is
+        the causal one; `self.whole_mask(view)` returns it as numbers to add.
+        """
         return q, k, v, mask
 
     def whole_mask(
         self, view: AttentionView, dtype: torch.dtype = torch.float32
     ) -> Float[Tensor, "rows head time slot"]:
-        """What is added to the scores: 0 or a bias, and minus infinity where a query does not see
-        a key."""
+        """The numbers to add to the scores: 0 or a bias, minus infinity for invisible keys."""
         mask = self.mask(view, dtype)
         mask = view.causal if mask is None else mask
         if mask.dtype != torch.bool:
@@ -169,13 +176,18 @@ class CausalAttention(nn.Module):
         )
 
     def attend(self, q: Heads, k: Slots, v: Slots, mask: Tensor | None, whole: bool) -> Heads:
-        """The attended values. whole: queries and keys are those of the same tokens, from the
-        first on."""
+        """The attended values.
+
+        Args:
+            q, k, v: queries, keys and values.
+            mask: as returned by `mask`.
+            whole: True if queries and keys belong to the same tokens, from the first one on.
+        """
         is_causal = mask is None and self.causal
         if whole and is_causal and self._native(q):
             return self._attend_by_kernel(q, k, v)
-        # The CPU kernel works in vectors of 16: heads of 11 dimensions take twice the time of
-        # heads of 16.
+        # The CPU kernel works in vectors of 16, so heads of 11 dimensions would take twice the
+        # time of heads of 16.
         pad = -q.shape[-1] % 16 if q.device.type == "cpu" and whole else 0
         q, k, v = (F.pad(t, (0, pad)) for t in (q, k, v)) if pad else (q, k, v)
         attended = F.scaled_dot_product_attention(
@@ -185,10 +197,11 @@ class CausalAttention(nn.Module):
 
     @property
     def is_plain(self) -> bool:
-        """Whether this is causal attention and nothing else."""
+        """True if this is causal attention without any changes."""
         return type(self) is CausalAttention and self.causal and not len(self.score_biases)
 
     def _native(self, q: Tensor) -> bool:
+        """True if the C++ kernel is in use and supports these queries."""
         return (
             q.device.type == "cpu"
             and native.in_use()
@@ -202,8 +215,10 @@ class CausalAttention(nn.Module):
         return native.causal_attention(q, k, v, self.scale, first)
 
     def mask(self, view: AttentionView, dtype: torch.dtype) -> Tensor | None:
-        """What the fused kernel takes as its mask: booleans, or numbers to add to the scores; None
-        for the plain causal mask (or, with `causal = False`, for none)."""
+        """The mask for the fused kernel: booleans, or numbers to add to the scores.
+
+        None stands for the plain causal mask (with `causal = False`, for no mask).
+        """
         visible = view.visible if self.causal else None
         if self.causal and view.first is not None:
             slots = torch.arange(view.key_positions.shape[-1], device=view.first.device)
@@ -219,8 +234,9 @@ class CausalAttention(nn.Module):
         return (bias if visible is None else bias.masked_fill(~visible, float("-inf"))).to(dtype)
 
     def weights(self, x: Vectors, view: AttentionView) -> Float[Tensor, "batch head time time"]:
-        """The attention map itself, which the fused kernel never forms: row t holds the weights of
-        position t.
+        """The attention map, which the fused kernel never forms.
+
+        Row t holds the weights with which position t attends to all positions.
         """
         q, k, v = self.qkv(x, view)
         q, k, v, mask = self.change(q, k, v, self.mask(view, q.dtype), view)
@@ -236,17 +252,17 @@ class CausalAttention(nn.Module):
 
 
 def _narrow(q: Tensor) -> torch.dtype:
-    """The dtype that products of these queries have."""
+    """The dtype in which these queries are multiplied."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else q.dtype
 
 
 def wants_layer(part: AttentionPart) -> bool:
-    """Whether a part's `build` takes the number of its layer."""
+    """True if the part's `build` has a parameter for the number of the layer."""
     return "layer" in inspect.signature(part.build).parameters
 
 
 def build_part(part: AttentionPart, layer: int, config: ModelConfig) -> nn.Module:
-    """The module of an attention part for 0-based `layer`."""
+    """Build the module of an attention part for 0-based `layer`."""
     more = {"layer": layer} if wants_layer(part) else {}
     return part.build(config.n_heads, config.d_attention, **more)
 
@@ -255,9 +271,7 @@ _QKV = ("W_q", "W_k", "W_v")
 
 
 def _split_qkv(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Put the textbook's three weights and biases in place of `W_qkv` of the attention with this
-    prefix.
-    """
+    """Replace `W_qkv` in a state dict by the textbook's three weights and biases."""
     for kind in ("weight", "bias"):
         fused = state.pop(f"{prefix}W_qkv.{kind}", None)
         if fused is not None:
@@ -267,6 +281,7 @@ def _split_qkv(module: nn.Module, state: dict[str, Any], prefix: str, metadata: 
 
 
 def _fuse_qkv(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """The inverse of `_split_qkv`, when a state dict is loaded."""
     for kind in ("weight", "bias") if hasattr(module, "W_qkv") else ():
         names = [f"{prefix}{n}.{kind}" for n in _QKV]
         if all(name in state for name in names):

@@ -1,6 +1,4 @@
-"""What a transformer is built from: its sizes, its departures from GPT-2, and the spread of its
-first weights.
-"""
+"""A transformer's settings: its sizes, departures from GPT-2, and initial standard deviations."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ from hectogpt.model.parts import (
 from hectogpt.model.pointer import PointerHead
 from hectogpt.serialization import Value
 
-# Larger models are refused before anything is built for them: a damaged file must not cost minutes
+# Larger models are refused before anything is built, so that a damaged file does not cost minutes
 # or terabytes.
 LARGEST = {
     "d_model": 10**5,
@@ -39,11 +37,11 @@ LARGEST = {
 
 @dataclass(frozen=True)
 class Block(Value):
-    """What a layer does: where norms and gates stand, and what is added to what."""
+    """The layout of a layer: where norms and gates are, and what is added to what."""
 
     @abstractmethod
     def build(self, layer: int, config: ModelConfig) -> nn.Module:
-        """A DecoderBlock, or a class derived from it, for 0-based `layer`."""
+        """A DecoderBlock, or an instance of a derived class, for 0-based `layer`."""
 
 
 @dataclass(frozen=True)
@@ -52,40 +50,39 @@ class Attention(Value):
 
     @abstractmethod
     def build(self, layer: int, config: ModelConfig) -> nn.Module:
-        """A CausalAttention, or a class derived from it, for 0-based `layer`."""
+        """A CausalAttention, or an instance of a derived class, for 0-based `layer`."""
 
 
 @dataclass(frozen=True)
 class MLP(Value):
-    """What a layer does with every position alone."""
+    """The part of a layer that acts on each position separately."""
 
     @abstractmethod
     def build(self, layer: int, config: ModelConfig) -> nn.Module:
-        """A module [batch, time, d] -> [batch, time, d] for 0-based `layer`. First weights of its
-        linear maps `fc1` and `fc2` are drawn as GPT-2's; others keep those that they are built
-        with."""
+        """A module [batch, time, d] -> [batch, time, d] for 0-based `layer`.
+
+        Initial weights of linear maps named `fc1` and `fc2` are drawn as GPT-2's; others keep the
+        weights that they are built with.
+        """
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of a transformer, in the textbook's order, then its departures from GPT-2 (none by
-    default).
+    """Sizes of a transformer, in the textbook's order, then departures from GPT-2 (default: none).
 
     d_model must be divisible by n_heads.
 
-    inputs: modules applied to the embedded tokens, in order.
-    value_embeddings: modules of the same kind, applied to zeros; every layer adds the result,
-        times
-        a learned factor,
-        to the values of its attention.
-    attention_parts: changes of queries and keys, and biases of the scores, in every layer.
-    attention_scale: multiplies q.k (None: 1 / sqrt(d_model / n_heads)).
-    block, attention, mlp: those of every layer (None: GPT-2's).
-    biases: whether the linear maps of the blocks have one.
-    pointer: a second distribution that copies earlier tokens, mixed with the softmax.
-    document_start: the token that stands before each document of a text. If it is given, attention
-        looks no further
-        back than to its last place.
+    Attributes:
+        inputs: modules applied to the embedded tokens, in order.
+        value_embeddings: modules of the same kind, applied to zeros. Every layer adds the result,
+            times a learned factor, to the values of its attention.
+        attention_parts: changes of queries and keys, and biases of the scores, in every layer.
+        attention_scale: factor of q.k; None is 1 / sqrt(d_model / n_heads).
+        block, attention, mlp: those of every layer; None is GPT-2's.
+        biases: True if the linear maps of the blocks have biases.
+        pointer: a second distribution that copies earlier tokens, mixed with the softmax.
+        document_start: the id of the token before each document of a text. If it is given,
+            attention looks back no further than the last such token.
     """
 
     d_model: int
@@ -138,8 +135,10 @@ class ModelConfig:
         return self.d_model // self.n_heads
 
     def min_parameters(self) -> int:
-        """Parameters of the GPT-2 of these sizes without biases and norms: a bound known before
-        any allocation."""
+        """Parameters of the GPT-2 of these sizes without biases and norms.
+
+        A lower bound that is known before anything is allocated.
+        """
         tables = (1 if self.lm_head.tied else 2) * self.vocab_size + self.context_length
         return tables * self.d_model + self.n_layers * 12 * self.d_model**2
 
@@ -155,11 +154,13 @@ SIZES: dict[str, ModelConfig] = {
 
 @dataclass(frozen=True)
 class Init(Value):
-    """Standard deviations of the weights at the start; biases are 0 and norm gains 1.
+    """Standard deviations of the initial weights. Biases start at 0 and norm gains at 1.
 
-    residual: of the two projections that write into the residual stream; None is GPT-2's rule,
-    linear / sqrt(2 n_layers). The assignment's starter means to apply it but never does: it did
-    `residual=0.02`. A head with a compact vocabulary starts at zero whatever `head` says."""
+    `residual` is for the two projections that write into the residual stream; None is GPT-2's
+    rule, linear / sqrt(2 n_layers). The assignment's starter means to apply that rule but never
+    does, which equals `residual=0.02`. A head with a compact vocabulary starts at zero, regardless
+    of `head`.
+    """
 
     embedding: float = 0.02
     position: float = 0.02
@@ -170,7 +171,7 @@ class Init(Value):
     def __post_init__(self) -> None:
         for name in ("embedding", "position", "linear", "residual", "head"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:  # NaN compares false
+            if value is not None and not 0 <= value < math.inf:  # NaN compares as false
                 raise UserError(
                     f"init.{name} = {value}", why="a standard deviation is finite and not negative"
                 )
@@ -178,9 +179,11 @@ class Init(Value):
     def draw(
         self, name: str, shape: torch.Size, std: float, generator: torch.Generator
     ) -> torch.Tensor:
-        """The first numbers of the weight that is saved as `name`, on the CPU, so that a seed
-        means the same weights on every device. A derived class may have another rule than this
-        one, a normal distribution."""
+        """Draw the initial values of the weight that is saved as `name`, on the CPU.
+
+        Drawing on the CPU makes a seed mean the same weights on every device. A derived class may
+        replace the normal distribution.
+        """
         return torch.empty(shape).normal_(0, std, generator=generator)
 
 

@@ -1,9 +1,9 @@
-"""Cross entropy of a large vocabulary without its logits: exact, in chunks of rows, with its own
-backward pass.
+"""Cross entropy over a large vocabulary without storing the logits: exact, in chunks of rows.
 
-The gradients of a chunk are computed while its logits are in the cache, and only scaled in the
-backward pass. The full matrix of logits never exists. Second derivatives are refused, and so are
-targets out of range."""
+It has its own backward pass: the gradients of a chunk are computed while its logits are in the
+CPU's cache, and the backward pass only scales them. The full matrix of logits never exists. Second
+derivatives and targets out of range are refused.
+"""
 
 from __future__ import annotations
 
@@ -21,34 +21,36 @@ from hectogpt.errors import DATA, UserError
 from hectogpt.kernels import native
 from hectogpt.kernels.dtypes import float32_by_onednn
 
-# Bytes of one chunk of logits: larger ones leave the last-level cache, smaller ones repack the
-# weight more often, which costs in proportion to d. Up to four times as much from d = 512 on. On
-# the CPU bf16 logits take more: sums over chunks are rounded to bf16.
+# Bytes of one chunk of logits. Larger chunks do not fit the last-level cache; smaller ones repack
+# the weight more often, at a cost proportional to d, so chunks grow up to four times from d = 512
+# on. On the CPU bf16 logits get more, because sums over chunks are rounded to bf16.
 CHUNK_BYTES = {torch.bfloat16: 52 << 20, torch.float32: 11 << 20}
 CHUNK_BYTES_ON_GPU = 512 << 20
-# From this d on the products with a gradient [vocab, d] are faster than those with [d, vocab].
+# From this d on, products with a gradient [vocab, d] are faster than those with [d, vocab].
 WIDE = 64
-# The eager form works on this much at a time. On a processor whose last-level cache is slow
-# (Intel, 2 MB of second level a core) 16 MB cost a fifth more processor time. Below 2 MB the
-# thread barriers of every operation cost more.
+# The eager form works on this much at a time. On a CPU whose last-level cache is slow (Intel, 2 MB
+# of second-level cache per core), 16 MB cost a fifth more CPU time. Below 2 MB the thread barriers
+# of every operation cost more.
 BLOCK_BYTES = 4 << 20
-# With a soft cap the C++ kernel subtracts (maximum of the raw logits) + (maximum of the bias),
-# which is at most the spread of the bias above the true maximum: beyond this many nats
-# probabilities of 1e-12 would underflow.
+# With a soft cap, the C++ kernel subtracts (maximum of the raw logits) + (maximum of the bias).
+# This exceeds the true maximum by at most the spread of the bias. If the spread were larger than
+# this many nats, probabilities of 1e-12 would underflow.
 BIAS_SPREAD = 60.0
 
 
 class Mixture(NamedTuple):
-    """A second distribution beside the softmax, as far as a loss needs it: for each row the
-    probability it gives to the target, and its weight w in (1 - w) softmax + w other. Gradients
-    flow into both."""
+    """A second distribution beside the softmax, reduced to what a loss needs.
+
+    For each row: the probability that it gives to the target, and its weight w in (1 - w) softmax
+    + w other. Gradients flow into both.
+    """
 
     probability: Float[Tensor, "*rows"]
     weight: Float[Tensor, "*rows"]
 
 
 class Inputs(NamedTuple):
-    """The tensors that may need gradients. p_other, w_other: the two tensors of a Mixture."""
+    """The tensors that may need gradients; p_other and w_other are those of a Mixture."""
 
     x: Float[Tensor, "rows d"]
     weight: Float[Tensor, "vocab d"]
@@ -70,20 +72,29 @@ def fused_losses(
     precision: torch.dtype | None = None,
     chunk_rows: int | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "*rows"]]:
-    """Cross entropy in nats of targets under softmax(cap(x weight^T) + bias), and that of each
-    target, which has no gradient.
+    """Cross entropy in nats of targets under softmax(cap(x weight^T) + bias).
 
-    soft_cap: c of cap(z) = c tanh(z / c). The bias stays outside the cap (Gemma 2's, 2408.00118),
-    so that a log-unigram prior keeps its range. With a mixture the loss is -log((1 - w) softmax +
-    w probability). weights, which get no gradient, multiply the targets' losses in the sum, or in
-    a mean that still divides by their number. precision: dtype of the matrix products (None: that
-    of the inputs). chunk_rows: rows whose logits exist at a time (None: what suits the device).
-    The loss is summed in the widest dtype that the device has and returned in float32 (float64 for
-    float64 inputs).
+    Returns the loss, and the loss of each target, which has no gradient.
 
-    Raises UserError (DATA) for a target outside [0, vocab) and for a mean over no target, on the
-    CPU. On CUDA, where looking would stall the queue, the first is a device assert and the second
-    gives NaN."""
+    Args:
+        x: hidden states.
+        weight: the matrix of the head.
+        targets: token ids.
+        bias: added outside the cap (which is Gemma 2's, 2408.00118), so that a log-unigram prior
+            keeps its range.
+        mixture: makes the loss -log((1 - w) softmax + w probability).
+        weights: factors of the targets' losses, without gradients. A mean still divides by the
+            number of targets.
+        soft_cap: c of cap(z) = c tanh(z / c).
+        reduction: "mean" or "sum".
+        precision: dtype of the matrix products; None: that of the inputs.
+        chunk_rows: rows whose logits exist at the same time; None: a number that suits the device.
+
+    The loss is summed in the widest dtype of the device and returned in float32 (float64 for
+    float64 inputs). On the CPU, raises UserError (DATA) for a target outside [0, vocab) and for a
+    mean over no targets. On CUDA, where checking would stall the queue, the first is a device
+    assert and the second gives NaN.
+    """
     vocab, d = weight.shape
     target = targets.reshape(-1)
     check_targets(target, vocab)
@@ -128,7 +139,10 @@ def fused_losses(
 
 
 def check_targets(target: Int[Tensor, " rows"], vocab: int) -> None:
-    """Name the first target outside the vocabulary; on the CPU only, since it needs the values."""
+    """Raise UserError (DATA) that names the first target outside the vocabulary.
+
+    Only on the CPU, because it needs the values.
+    """
     if target.device.type != "cpu":
         return
     wrong = (target < 0) | (target >= vocab)
@@ -143,9 +157,7 @@ def check_targets(target: Int[Tensor, " rows"], vocab: int) -> None:
 
 
 class _WithGradients(torch.autograd.Function):
-    """The loss, whose gradients with respect to the inputs are known already; backward only scales
-    them.
-    """
+    """The loss, with gradients that are known already; the backward pass only scales them."""
 
     @staticmethod
     def forward(ctx, loss, grads, *inputs):  # type: ignore[no-untyped-def]
@@ -154,13 +166,13 @@ class _WithGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output):  # type: ignore[no-untyped-def]
-        # Not torch's once_differentiable: it lets a plain loss.backward(create_graph=True) pass,
-        # whose second derivatives would then lack this loss's part without a word.
+        # torch's once_differentiable would let loss.backward(create_graph=True) pass, and second
+        # derivatives would then silently lack this loss's part.
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "the fused cross entropy has no second derivatives: leave out create_graph=True"
             )
-        # On the CPU a factor of 1 costs no pass; on CUDA looking at it would be a sync.
+        # On the CPU a factor of 1 is skipped; on CUDA reading it would synchronise.
         unit = grad_output.device.type == "cpu" and grad_output.item() == 1.0
         scaled = (
             g if g is None or unit else g * grad_output.to(g.dtype) for g in ctx.saved_tensors
@@ -175,12 +187,13 @@ def _loss_and_gradients(
     softmax: ChunkSoftmax,
     needs_grad: tuple[bool, ...],
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """The loss, that of every row, and the wanted gradients, chunk by chunk.
+    """The loss, that of every row, and the gradients that are needed, chunk by chunk.
 
-    Three products a chunk: z = x W^T; then, with dz the gradient with respect to z up to a factor
-    per row, grad_x = (dz W) * factor and grad_W += dz^T (x * factor), or its transpose. The factor
-    holds the row's weight, the C++ kernel's 1 / sum(exp) and the mixture's scale, so that no pass
-    over the logits has to apply them."""
+    Each chunk takes three products: z = x W^T; then, with dz the gradient with respect to z up to
+    a factor per row, grad_x = (dz W) * factor and grad_W += dz^T (x * factor), or its transpose.
+    The factor combines the row's weight, the C++ kernel's 1 / sum(exp) and the mixture's scale, so
+    that no extra pass over the logits is needed.
+    """
     acc_dtype = row_weight.dtype
     logits = softmax.logits
     dtype = logits.dtype
@@ -196,8 +209,8 @@ def _loss_and_gradients(
             torch.mm(x[rows], weight.t(), out=z)
             target_logit = None
             if dtype != acc_dtype:
-                # bf16 rounds a logit to 8 bits: the target's own is recomputed, and used in the
-                # sum as well.
+                # bf16 rounds a logit to 8 bits, so the target's own is computed again, and used
+                # in the sum as well.
                 target_logit = (
                     inputs.x[rows].to(acc_dtype) * inputs.weight[target[rows]].to(acc_dtype)
                 ).sum(1)
@@ -217,32 +230,33 @@ def _loss_and_gradients(
 
 
 def _rows_at_a_time(device: torch.device, vocab: int, d: int, dtype: torch.dtype) -> int:
+    """Rows of logits that make a chunk of a good size on this device."""
     chunk_bytes = CHUNK_BYTES.get(dtype, 52 << 20) if device.type == "cpu" else CHUNK_BYTES_ON_GPU
     return max(16, chunk_bytes * min(max(d, 128), 512) // 128 // (vocab * dtype.itemsize))
 
 
 def _padding(d: int, dtype: torch.dtype) -> int:
-    """Columns of zeros to add. bf16 is multiplied in pairs: at d = 33 the three products take 0.48
-    s a step, padded to 34 only 0.34 s."""
+    """Columns of zeros to add.
+
+    bf16 is multiplied in pairs: at d = 33 the three products take 0.48 s a step, and 0.34 s if
+    padded to 34.
+    """
     return d % 2 if dtype == torch.bfloat16 else 0
 
 
 def _convert(t: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor as the products want it."""
+    """The tensor in the dtype and width of the products."""
     t, pad = t.to(dtype), _padding(t.shape[1], dtype)
     return F.pad(t, (0, pad)) if pad else t
 
 
-_converted: list[tuple[Tensor, Tensor]] | None = (
-    None  # the last weight and its result, inside `unchanging_weights`
-)
+# Inside `unchanging_weights`: the last weight and its result.
+_converted: list[tuple[Tensor, Tensor]] | None = None
 
 
 @contextmanager
 def unchanging_weights() -> Iterator[None]:
-    """Within the context no weight changes, so that several losses in turn convert the same weight
-    once.
-    """
+    """Context manager: no weight changes inside, so several losses convert a weight only once."""
     global _converted
     before = _converted
     _converted = []
@@ -253,6 +267,7 @@ def unchanging_weights() -> Iterator[None]:
 
 
 def _convert_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """`_convert` of a weight, remembered inside `unchanging_weights`."""
     for last, result in _converted or ():
         if (
             last.data_ptr() == weight.data_ptr()
@@ -267,21 +282,21 @@ def _convert_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _mix(loss: Tensor, p_other: Tensor, w_other: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows' losses under the mixture, and their derivatives with respect to the softmax's loss,
-    p_other and w_other.
+    """The rows' losses under the mixture and their derivatives.
 
-    In logarithms, because a softmax alone may give a target less than float32 can hold.
+    The derivatives are with respect to the softmax's loss, p_other and w_other. The computation is
+    in logarithms, because a softmax may give a target less than float32 can hold.
     """
     own = torch.log1p(-w_other) - loss
     mixed = -torch.logaddexp(own, (w_other * p_other).log())
     inverse = mixed.clamp(
         max=80.0
-    ).exp()  # 1 / probability; beyond e^80 only a probability of 0 multiplies it
+    ).exp()  # 1 / probability; beyond e^80 it is only multiplied by a probability of 0
     return mixed, (own + mixed).exp(), -w_other * inverse, (mixed - loss).exp() - p_other * inverse
 
 
 class _Gradients:
-    """Sums of the wanted gradients over the chunks; None for those that nobody asked for."""
+    """Sums over the chunks of the gradients that are needed; None for the others."""
 
     def __init__(
         self,
@@ -297,7 +312,7 @@ class _Gradients:
         need_x, need_weight, need_bias, *need_other = needs_grad
         self.x = torch.empty_like(inputs.x) if need_x else None
         mixed = matmul_dtype != acc_dtype
-        self.upright = not mixed and d >= WIDE  # whether the weight's gradient is [vocab, d]
+        self.upright = not mixed and d >= WIDE  # True if the weight's gradient is [vocab, d]
         shape = (vocab, d) if self.upright else (d, vocab)
         self.weight = torch.zeros(shape, dtype=acc_dtype, device=device) if need_weight else None
         self.bias = torch.zeros(1, vocab, dtype=acc_dtype, device=device) if need_bias else None
@@ -305,7 +320,7 @@ class _Gradients:
             torch.empty(rows, dtype=acc_dtype, device=device) if need else None
             for need in need_other
         ]
-        # Of one chunk, in the products' dtype, if that is not the sum's.
+        # The sum of one chunk, in the products' dtype, if that differs from the sum's.
         self.partial = (
             inputs.x.new_empty(d + self.pad, vocab, dtype=matmul_dtype)
             if need_weight and mixed
@@ -321,7 +336,7 @@ class _Gradients:
     def add(
         self, rows: slice, x: Tensor, factor: Tensor, dz: Tensor, dz_bias: Tensor, weight: Tensor
     ) -> None:
-        """Add what the logits of some rows contribute."""
+        """Add the contribution of some rows of logits."""
         if self.bias is not None:
             self.bias.add_(torch.mm(factor[None].to(self.matmul_dtype), dz_bias))
         if self.x is not None:
@@ -351,17 +366,24 @@ class _Gradients:
 
 
 # --- the softmax of a chunk of logits
-# ---
 
-# Losses of its rows and the gradient with respect to the logits, in one pass, by torch's
-# operations over blocks of rows that fit the last-level cache, or by the C++ kernel. For bf16
-# logits the target's own comes in float32, because the one in the chunk is rounded.
+# One pass computes the losses of the rows and the gradient with respect to the logits. It uses
+# torch's operations over blocks of rows that fit the last-level cache, or the C++ kernel. For bf16
+# logits the target's own logit is passed in float32, because the one in the chunk is rounded.
 
 
 class ChunkSoftmax:
-    """The softmax of chunks of logits, and the buffers that all chunks of a call share: fresh ones
-    would cost a page fault per 4 KiB. logits: [rows, vocab], where the chunks' products go; bias:
-    [vocab], in acc_dtype."""
+    """The softmax of chunks of logits, with buffers that all chunks of a call share.
+
+    New buffers for every chunk would cost a page fault per 4 KiB.
+
+    Args:
+        logits: [rows, vocab], the buffer for the chunks' products.
+        acc_dtype: the dtype of sums.
+        bias: [vocab], in acc_dtype.
+        soft_cap: as in `fused_losses`.
+        by_kernel: use the C++ kernel.
+    """
 
     def __init__(
         self,
@@ -396,8 +418,11 @@ class ChunkSoftmax:
     def __call__(
         self, z: Tensor, target: Tensor, target_logit: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """Losses of the rows of `logits` in z, the factor that dz lacks (1 / sum, or None), dz in
-        place of the logits, and dz with respect to the bias."""
+        """Compute losses and gradients from logits z, which are replaced by dz.
+
+        Returns the losses of the rows, the factor that dz lacks (1 / sum, or None), dz, and dz
+        with respect to the bias.
+        """
         dz_bias = None if self.bias_buffer is None else self.bias_buffer[: len(z)]
         scale = None
         if self.by_kernel:
@@ -411,7 +436,7 @@ class ChunkSoftmax:
     def _by_torch(
         self, z: Tensor, dz_bias: Tensor | None, target: Tensor, target_logit: Tensor | None
     ) -> Tensor:
-        """Losses of the rows; z becomes dz, dz_bias dz with respect to the bias."""
+        """Losses of the rows; z becomes dz, and dz_bias the gradient with respect to the bias."""
         losses = torch.empty(
             len(z), dtype=z.dtype if self.work is None else torch.float32, device=z.device
         )
@@ -429,9 +454,12 @@ class ChunkSoftmax:
     def _rows_by_torch(
         self, z: Tensor, here: tuple[Tensor, Tensor], dz_bias: Tensor | None
     ) -> Tensor:
-        """Loss of each row; z, the raw logits, becomes (softmax - onehot) (1 - tanh^2), the
-        gradient with respect to them. here: row numbers and targets. dz_bias, if there, gets
-        softmax - onehot, the gradient of the bias."""
+        """Loss of each row, from raw logits z.
+
+        z becomes (softmax - onehot) (1 - tanh^2), the gradient with respect to it. If there is a
+        dz_bias, it becomes softmax - onehot, the gradient of the bias. `here` holds row numbers
+        and targets.
+        """
         tanh = None
         if self.soft_cap and self.spare is not None:
             tanh = torch.div(z, self.soft_cap, out=self.spare[: len(z)]).tanh_()
@@ -441,7 +469,8 @@ class ChunkSoftmax:
         top = z.amax(1)
         target_logit = z[here]
         torch_private.softmax_(z)
-        loss = top - z.amax(1).log() - target_logit  # log-sum-exp: the largest p is exp(top) / sum
+        # Log-sum-exp, because the largest p is exp(top) / sum.
+        loss = top - z.amax(1).log() - target_logit
         z[here] += -1  # indexing: scatter_ copies the whole matrix twice
         if dz_bias is not None:
             dz_bias.copy_(z)
@@ -451,8 +480,9 @@ class ChunkSoftmax:
 
 
 def native_softmax_fits(soft_cap: float | None, dtype: torch.dtype, bias: Tensor | None) -> bool:
-    """Whether the C++ kernel is in use and takes such logits; with a cap the spread of this bias
-    must allow it.
+    """True if the C++ kernel is in use and supports such logits.
+
+    With a soft cap, the spread of the bias must be small enough.
     """
     if not (native.in_use() and dtype in native.DTYPES):
         return False

@@ -1,9 +1,9 @@
-"""Modules applied to the token embeddings before the first block: each a frozen config whose
-`build` makes the module.
+"""Modules applied to the token embeddings before the first block, and the cache for decoding.
 
-A module is called with (x, ids, cache) and returns the new x. It looks at earlier tokens only
-through `shift`, which asks the cache while tokens are decoded one by one. A model's
-`value_embeddings` are modules of the same kind. The cache is here too."""
+Each is a frozen config whose `build` makes the module. The module is called with (x, ids, cache)
+and returns the new x. It reads earlier tokens only through `shift`, which asks the cache when
+tokens are decoded one by one. A model's `value_embeddings` are modules of the same kind.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from hectogpt.serialization import Value
 
 
 def shift(x: Tensor, n: int, key: object, cache: Cache | None) -> Tensor:
-    """Rows of x [batch, time, ...] moved `n` later in time; zeros, or the cache's rows under
-    `key`, move in."""
+    """Move the rows of x [batch, time, ...] `n` places later in time.
+
+    The first rows become zeros, or the rows that the cache has stored under `key`.
+    """
     if cache is not None:
         return cache.shift(key, x, n)
     return torch.cat((x.new_zeros(x.shape[0], n, *x.shape[2:]), x), dim=1)[:, : x.shape[1]]
@@ -32,11 +34,11 @@ def shift(x: Tensor, n: int, key: object, cache: Cache | None) -> Tensor:
 
 @dataclass(frozen=True)
 class InputPart(Value):
-    """A change of the embedded tokens [batch, time, d] that may look at earlier tokens."""
+    """A change of the embedded tokens [batch, time, d] that may read earlier tokens."""
 
     @abstractmethod
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
-        """The module; `norm` is the model's."""
+        """Build the module; `norm` is the model's."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,10 @@ class EmbeddingNormLayer(nn.Module):
 class Smear(InputPart):
     """Add the embeddings of earlier tokens, each with a learned factor per dimension.
 
-    The n-th of `shares` is the first value of the factor for the token n places back. With one
-    share this is the smear of modded-nanogpt (record 34), with three the causal depthwise
-    convolution over four tokens of Canon layers (2512.17351), at the input alone."""
+    The n-th of `shares` is the initial factor for the token n places back. With one share this is
+    the smear of modded-nanogpt (record 34); with three it is the causal depthwise convolution over
+    four tokens of Canon layers (2512.17351), at the input only.
+    """
 
     shares: tuple[float, ...] = (0.3,)
 
@@ -86,8 +89,9 @@ class SmearLayer(nn.Module):
 class TokenTable(InputPart):
     """Add a learned vector per token, zero at the start.
 
-    As a model's `value_embeddings` it gives a value embedding (2410.17897 mixes values across
-    layers; modded-nanogpt, record 14, looks them up)."""
+    In a model's `value_embeddings` it is a value embedding (2410.17897 mixes values across layers;
+    modded-nanogpt, record 14, looks them up).
+    """
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
         return TokenTableLayer(vocab_size, d_model)
@@ -105,13 +109,15 @@ class TokenTableLayer(nn.Module):
 
 @dataclass(frozen=True)
 class NgramHash(InputPart):
-    """Add a learned vector per n-gram, zero at the start: the row of a table that a hash of the
-    last `order` tokens selects (modded-nanogpt, record 62).
+    """Add a learned vector per n-gram, zero at the start.
 
-    With `common` only n-grams of common tokens have a vector: those whose ids, counted from 1,
-    have a geometric mean of at most `common`. Byte-pair encoding numbers its tokens as it merges
-    them (GPT-2's first 256 are bytes), so a small id is often a frequent token. N-grams of rare
-    tokens then do not share rows with those of frequent ones."""
+    The vector is the row of a table that a hash of the last `order` tokens selects
+    (modded-nanogpt, record 62). With `common`, only n-grams of common tokens have a vector: those
+    whose ids, counted from 1, have a geometric mean of at most `common`. Byte-pair encoding
+    numbers its tokens in the order of merging (GPT-2's first 256 are bytes), so a small id often
+    means a frequent token. N-grams of rare tokens then do not share rows with those of frequent
+    ones.
+    """
 
     order: int = 2
     rows: int = 65536
@@ -141,9 +147,7 @@ class NgramHashLayer(nn.Module):
         mixed = ids + 1
         ranks = mixed.double()
         for back in range(1, self.order):
-            previous = shift(
-                ids + 1, back, (self, back), cache
-            )  # 0 where there is no earlier token
+            previous = shift(ids + 1, back, (self, back), cache)  # 0 if there is no earlier token
             # Odd multipliers spread the n-grams over the rows; the mask keeps the product
             # positive.
             mixed = (mixed * 0x9E3779B1 + previous * (0x85EBCA77 + 2 * back)) & 0x7FFFFFFFFFFF
@@ -154,13 +158,14 @@ class NgramHashLayer(nn.Module):
         return x + vectors
 
 
-# --- what a model remembers of earlier tokens while it decodes
-# --------------------------------------------------------
+# --- the memory of earlier tokens while decoding
 
 
 class LayerCache(NamedTuple):
-    """One layer's cached keys and values, [batch, head, slot, d_head], and the slots [time] of
-    this call's own."""
+    """One layer's cached keys and values, [batch, head, slot, d_head].
+
+    `slots` [time] are the slots of the current call's own tokens.
+    """
 
     keys: Tensor
     values: Tensor
@@ -169,22 +174,23 @@ class LayerCache(NamedTuple):
     def update(
         self, k: Float[Tensor, "batch head time d_key"], v: Heads
     ) -> tuple[Float[Tensor, "batch head slot d_key"], Float[Tensor, "batch head slot d_head"]]:
-        """Write k and v into their slots; return all keys and all values."""
+        """Write k and v into their slots and return all keys and all values."""
         return self.keys.index_copy_(2, self.slots, k), self.values.index_copy_(2, self.slots, v)
 
 
 class Cache:
-    """What a model remembers of earlier tokens while texts of one length are decoded: keys and
-    values of every layer, in buffers that are allocated once, and what other parts keep. A slot is
-    a column, and the position of its tokens.
+    """The memory of earlier tokens while texts of equal length are decoded.
 
-    A call of the model is opened by `advance`, which sets slots [time], where the call's own keys
-    and values go.
+    It holds the keys and values of every layer, in buffers that are allocated once, and what other
+    parts store. A slot is a column, and also the position of its tokens. Every call of the model
+    starts with `advance`, which sets `slots` [time], where the call's keys and values go.
 
-    capacity: slots. heads: for each layer the number of heads, and of numbers in a key; d_value:
-        of
-        those in a value.
-    like: a tensor with the dtype and the device of the buffers.
+    Args:
+        rows: number of texts.
+        capacity: number of slots.
+        heads: for each layer, the number of heads and the dimensions of a key.
+        d_value: the dimensions of a value.
+        like: a tensor with the dtype and device of the buffers.
     """
 
     def __init__(
@@ -204,23 +210,24 @@ class Cache:
         self.appended: dict[object, Tensor] = {}
 
     def advance(self, time: int) -> Places:
-        """Open the next `time` slots for one call of the model; return the positions of their
-        tokens, [1, time].
-        """
+        """Open the next `time` slots for one call; return their positions, [1, time]."""
         self.slots = torch.arange(self.length, self.length + time, device=self.slots.device)
         self.length += time
         return self.slots[None]
 
     def layer(self, index: int) -> LayerCache:
-        """What layer `index` needs during this call."""
+        """The keys, values and slots of layer `index` during this call."""
         keys, values = (
             buffers[index].narrow(2, 0, self.length) for buffers in (self.keys, self.values)
         )
         return LayerCache(keys, values, self.slots)
 
     def shift(self, key: object, x: Tensor, n: int) -> Tensor:
-        """Rows of x [batch, time, ...] moved `n` later in time. The last rows of earlier calls
-        under this key move in, zeros where the text starts."""
+        """Rows of x [batch, time, ...] moved `n` places later in time.
+
+        The first rows are the last ones of the previous call with this key, or zeros at the start
+        of the text.
+        """
         before = (
             self.remembered[key]
             if key in self.remembered
@@ -231,8 +238,10 @@ class Cache:
         return joined[:, : x.shape[1]]
 
     def append(self, key: object, x: Tensor) -> Tensor:
-        """Rows of x [batch, time, ...] after all rows of earlier calls under this key: one for
-        each slot so far."""
+        """Rows of x [batch, time, ...] after all earlier rows with this key.
+
+        The result has one row for each slot so far.
+        """
         if key not in self.appended:
             self.appended[key] = x.new_empty(x.shape[0], self.capacity, *x.shape[2:])
         so_far = self.appended[key][:, : self.length]

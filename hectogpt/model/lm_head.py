@@ -1,8 +1,9 @@
-"""The vocabulary head: from hidden states to logits, or straight to the loss without the logits.
+"""The vocabulary head: from hidden states to logits, or to the loss without storing the logits.
 
-Everything about the vocabulary is here: soft cap, bias, the map of the embeddings, and the compact
-vocabulary, in which all tokens that a run never reads share one row; outside only `first_weights`
-and the page that trains know of it."""
+Everything about the vocabulary is here: soft cap, bias, the embedding map, and the compact
+vocabulary, in which all tokens that a run never reads share one row. Elsewhere only
+`first_weights` and the page that trains know about that row.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +26,19 @@ from hectogpt.model.fused_ce import Mixture, check_targets, fused_losses
 class LMHeadConfig:
     """Options of the vocabulary head.
 
-    soft_cap = c bounds logits z by c tanh(z / c) (2408.00118). bias adds one learned number per
-    token, outside the cap. tied shares the embedding's matrix.
-
-    compact_vocab: the head starts at zero, so the rows of all tokens that the run never reads
-    receive equal gradients and stay equal; one row represents them all. The result is the same
-    (the normaliser counts the row once per token), and the cost follows the number of tokens in
-    use.
-
-    embedding_map = s other than 0 adds s E B^T to the matrix, with E the token embeddings and B a
-    learned d x d matrix that starts at zero: tokens that are alike as inputs become alike as
-    outputs (a linear form of 1808.10681). E gets no gradient here; otherwise every token's
-    embedding would move at every step."""
+    Attributes:
+        bias: add one learned number per token, outside the cap.
+        soft_cap: c bounds logits z by c tanh(z / c) (2408.00118).
+        tied: share the embedding's matrix.
+        compact_vocab: let all tokens that the run never reads share one row. The head starts at
+            zero, so the rows of these tokens would receive equal gradients and stay equal anyway.
+            The result is the same (the normaliser counts the row once per token), and the cost
+            depends only on the number of tokens in use.
+        embedding_map: s other than 0 adds s E B^T to the matrix, with the token embeddings E and a
+            learned d x d matrix B that starts at zero. Tokens that are alike as inputs become
+            alike as outputs (a linear form of 1808.10681). E gets no gradient here; otherwise
+            every token's embedding would move at every step.
+    """
 
     bias: bool = False
     soft_cap: float | None = None
@@ -56,17 +58,18 @@ class LMHeadConfig:
             if self.tied and getattr(self, name):
                 raise UserError(
                     f"model.lm_head.{name} with model.lm_head.tied",
-                    why="a tied head is the embeddings, a row for every token and nothing else",
-                    fix="one of the two",
+                    why="a tied head is exactly the embeddings, with a row for every token",
+                    fix="use one of the two",
                 )
 
 
 class LMHead(nn.Module):
     """Hidden states [..., d] to logits [..., vocab].
 
-    weight [rows, d], bias [rows] or None. rows is vocab_size; after `compact` it is the number of
-    tokens in use plus one, and row_of_token [vocab] says which row is whose. The methods that need
-    the token embeddings [vocab, d] (for the embedding map) take them as an argument."""
+    `weight` is [rows, d] and `bias` [rows] or None. rows is vocab_size; after `compact` it is the
+    number of tokens in use plus one, and row_of_token [vocab] maps each token to its row. Methods
+    that need the token embeddings [vocab, d], for the embedding map, take them as an argument.
+    """
 
     row_of_token: Tensor | None
 
@@ -79,29 +82,26 @@ class LMHead(nn.Module):
         self.embedding_map = (
             nn.Linear(d_model, d_model, bias=False) if config.embedding_map else None
         )
-        self.packed: nn.Module | None = (
-            None  # takes the place of `matrix` in copies for generation
-        )
+        self.packed: nn.Module | None = None  # replaces `matrix` in the copies used for generation
         self.register_buffer("row_of_token", None)
-        # how many tokens share the last row: none, or the vocabulary is not compact (no
-        # row_of_token)
+        # Tokens that share the last row; 0 if every token is in use or the vocabulary is not
+        # compact.
         self.unused = 0
 
     # --- the compact vocabulary ---
 
     @torch.no_grad()
     def compact(self, used: Int[Tensor, " used"]) -> None:
-        """Keep a row for each of these ids (ascending) and one for all others together; all rows
-        become zero.
-        """
+        """Keep a row for each of these ids (ascending) and one for all others. All become zero."""
         check_targets(used, self.vocab_size)
         rows = torch.full((self.vocab_size,), len(used), dtype=torch.long, device=used.device)
         rows[used] = torch.arange(len(used), device=used.device)
         self._set_rows(rows, len(used) + 1, self.vocab_size - len(used))
 
     def compact_like(self, row_of_token: Tensor, rows: int) -> None:
-        """Take the compact vocabulary of a saved head. Raises UserError (CHECKPOINT) if it is not
-        one.
+        """Adopt the compact vocabulary of a saved head.
+
+        Raises UserError (CHECKPOINT) if the saved map is damaged.
         """
         sound = row_of_token.dtype == torch.int64 and tuple(row_of_token.shape) == (
             self.vocab_size,
@@ -117,7 +117,7 @@ class LMHead(nn.Module):
         self._set_rows(row_of_token, rows, int((row_of_token == rows - 1).sum()))
 
     def _set_rows(self, row_of_token: Tensor, rows: int, unused: int) -> None:
-        # On the meta device a weight is a form for one that comes later; the map is there at once.
+        # A weight on the meta device is a placeholder for one loaded later; the map is real.
         self.row_of_token = (
             row_of_token if self.weight.is_meta else row_of_token.to(self.weight.device)
         )
@@ -126,17 +126,21 @@ class LMHead(nn.Module):
         self.bias = None if self.bias is None else nn.Parameter(self.bias.new_zeros(rows))
 
     def _counted_once(self, parameter: Tensor) -> Tensor:
-        """Weight or bias, such that the row of all unused tokens gets the gradient of one of them,
-        where differentiation gives their sum. Every optimizer then moves it as it would move each
-        of them."""
+        """The weight or bias, with the gradient of the shared row divided by its number of tokens.
+
+        Differentiation would give the sum over these tokens. With the gradient of one token, every
+        optimizer moves the row as it would move each token's own.
+        """
         if self.row_of_token is None:
             return parameter
         divided: Tensor = _DivideLastRow.apply(parameter, max(self.unused, 1))
         return divided
 
     def full_gradient_norm(self, norm: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """The norm of a model's gradients with the row of the unused tokens counted once for each
-        of them; `norm` counts it once."""
+        """A model's gradient norm, with the shared row counted once for each of its tokens.
+
+        `norm` counts it once.
+        """
         if not self.unused:
             return norm
         last = [
@@ -147,9 +151,7 @@ class LMHead(nn.Module):
     # --- logits ---
 
     def matrix(self, embeddings: Float[Tensor, "vocab d"]) -> Float[Tensor, "rows d"]:
-        """The whole matrix: the weight and what the embedding map adds; the row of the unused
-        tokens gets nothing.
-        """
+        """The weight plus the embedding map, which adds nothing to the shared row."""
         weight = self._counted_once(self.weight)
         if self.embedding_map is None:
             return weight
@@ -158,7 +160,7 @@ class LMHead(nn.Module):
         return weight.index_add(0, rows, added, alpha=self.config.embedding_map)
 
     def _used_tokens(self) -> tuple[Int[Tensor, " used"], Int[Tensor, " used"]]:
-        """The tokens that have a row to themselves, and these rows."""
+        """The tokens that have their own row, and these rows."""
         if self.row_of_token is None:
             every = torch.arange(self.vocab_size, device=self.weight.device)
             return every, every
@@ -168,26 +170,25 @@ class LMHead(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "*batch d"], embeddings: Float[Tensor, "vocab d"]
     ) -> Float[Tensor, "*batch vocab"]:
-        """Logits over the whole vocabulary. The soft cap bounds the product; the bias is added
-        outside it.
-        """
+        """Logits over the whole vocabulary. The soft cap bounds the product, without the bias."""
         return self.finish(self.products(hidden, embeddings))
 
     def products(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
-        """[..., d] -> [..., rows], the product with `matrix(embeddings)`."""
+        """Multiply [..., d] by `matrix(embeddings)`: [..., rows]."""
         if self.packed is not None:
             packed: Tensor = self.packed(hidden)
             return packed
         products = F.linear(hidden, self._counted_once(self.weight))
         if self.embedding_map is not None:
-            # h (E B^T)^T as (h B) E^T: for the few rows of decoding cheaper than the whole matrix
+            # h (E B^T)^T as (h B) E^T, which is cheaper than the whole matrix for the few rows
+            # of decoding
             used, rows = self._used_tokens()
             added = F.linear(hidden @ self.embedding_map.weight, embeddings.detach())[..., used]
             products = products.index_add(-1, rows, added, alpha=self.config.embedding_map)
         return products
 
     def finish(self, products: Tensor) -> Tensor:
-        """[..., rows] products -> [..., vocab] logits."""
+        """Turn products [..., rows] into logits [..., vocab]."""
         cap = self.config.soft_cap
         logits = products if cap is None else cap * torch.tanh(products / cap)
         logits = logits if self.bias is None else logits + self._counted_once(self.bias)
@@ -195,11 +196,11 @@ class LMHead(nn.Module):
 
     # --- the loss ---
 
-    # m unused tokens have one logit u in common. Their share of the normaliser is m exp(u) = exp(u
-    # + ln m), so the last row counts with ln m added outside the cap (`_bias_with_log_count`). The
-    # softmax then gives that row m times the probability of one such token, whose loss is
-    # therefore larger by the constant ln m (`losses` adds it), and the other distribution's part,
-    # to which it is added too, is raised by as much before (`_scaled_pointer`).
+    # m unused tokens share one logit u. Their part of the normaliser is m exp(u) = exp(u + ln m),
+    # so ln m is added to the last row, outside the cap (`_bias_with_log_count`). The softmax then
+    # gives the row m times the probability of one of these tokens, so `losses` adds the constant
+    # ln m to their loss. That also raises the loss of the pointer's part, so its probability is
+    # multiplied by m before (`_scaled_pointer`).
 
     def losses(
         self,
@@ -212,8 +213,10 @@ class LMHead(nn.Module):
         reduction: Literal["mean", "sum"] = "mean",
         **options: Any,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "*batch"]]:
-        """Cross entropy in nats over the whole vocabulary, and that of each target, which has no
-        gradient; arguments as those of fused_losses."""
+        """Cross entropy in nats over the whole vocabulary, and that of each target.
+
+        The latter has no gradient. Arguments as in `fused_losses`.
+        """
         weight = self.matrix(embeddings)
         bias = None if self.bias is None else self._counted_once(self.bias)
         options |= {"weights": weights, "reduction": reduction, "soft_cap": self.config.soft_cap}
@@ -234,15 +237,16 @@ class LMHead(nn.Module):
         return math.log(max(self.unused, 1))
 
     def _bias_with_log_count(self, bias: Tensor | None, weight: Tensor) -> Tensor:
-        """The bias of the rows with ln m added to the last one; minus infinity if there is no
-        unused token.
+        """The bias of the rows, with ln m added to the last.
+
+        If no token is unused, the last is minus infinity.
         """
         extra = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
         extra[-1] = self._log_count if self.unused else -math.inf
         return extra if bias is None else bias + extra
 
     def _scaled_pointer(self, mixture: Mixture | None, rows: Tensor) -> Mixture | None:
-        """The mixture with m times its probability where the target is an unused token."""
+        """The mixture, its probability multiplied by m where the target is an unused token."""
         if mixture is None:
             return None
         raised = mixture.probability * max(self.unused, 1)
@@ -252,7 +256,7 @@ class LMHead(nn.Module):
 
 
 class _DivideLastRow(torch.autograd.Function):
-    """The identity whose backward pass divides the gradient of the last row by a number."""
+    """The identity, whose backward pass divides the gradient of the last row by a number."""
 
     @staticmethod
     def forward(ctx, x: Tensor, divisor: int) -> Tensor:  # type: ignore[no-untyped-def]

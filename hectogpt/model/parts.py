@@ -1,11 +1,12 @@
-"""Norms, activations, positions and attention parts: each a frozen config whose `build` makes an
-nn.Module.
+"""Norms, activations, positions and attention parts.
 
-A config `X` builds an `XLayer`, or torch's own module. Configs know sizes only: no run, no step,
-no optimizer. Modules that change the embedded tokens are in inputs.py.
+Each is a frozen config whose `build` makes an nn.Module: a config `X` builds an `XLayer`, or
+torch's own module. Configs know only sizes, not the run, the step or the optimizer. Modules that
+change the embedded tokens are in inputs.py.
 
-A module that draws random first weights does so in a method `init_weights(generator)`, which the
-model calls after its own draws, so that one seed gives the same weights every time."""
+A module that draws random initial weights does so in a method `init_weights(generator)`. The model
+calls it after its own draws, so a seed always gives the same weights.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,6 @@ from hectogpt.model.shapes import Heads, Keys, Places
 from hectogpt.serialization import Value
 
 # --- norms
-# ---
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,12 @@ class Norm(Value):
 
     @abstractmethod
     def build(self, size: int) -> nn.Module:
-        """A module [..., size] -> [..., size]."""
+        """Build a module [..., size] -> [..., size]."""
 
 
 @dataclass(frozen=True)
 class LayerNorm(Norm):
-    """GPT-2's norm: subtract the mean, divide by the standard deviation, then a learned gain and
-    bias.
-    """
+    """GPT-2's norm: subtract the mean, divide by the standard deviation, apply gain and bias."""
 
     def build(self, size: int) -> nn.Module:
         return nn.LayerNorm(size, eps=self.eps)
@@ -64,7 +62,6 @@ class RMSNorm(Norm):
 
 
 # --- the MLP's activation
-# ---
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class Activation(Value):
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """A module that acts on each element."""
+        """Build a module that acts on each element."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class GELU(Activation):
 
 
 class GELULayer(nn.GELU):
-    """torch's, or our own kernel where it is in use."""
+    """torch's GELU, or our own kernel where it is in use."""
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return native.gelu(input) if native.gelu_fits(input) else super().forward(input)
@@ -105,30 +102,27 @@ class ReLU2Layer(nn.Module):
 
 
 # --- positions and the causal mask
-# ---
 
 
 def visible_keys(
     query_positions: Int[Tensor, "*rows time"], key_positions: Int[Tensor, "*rows slot"]
 ) -> Bool[Tensor, "*rows time slot"]:
-    """The causal mask: True where a query may attend to a key, at its own position or an earlier
-    one.
-    """
+    """The causal mask: True for keys at the query's own position or an earlier one."""
     return key_positions[..., None, :] <= query_positions[..., :, None]
 
 
 @dataclass(frozen=True)
 class Positions(Value):
-    """What is added to a token's embedding for its position."""
+    """A vector that is added to each token's embedding, depending on its position."""
 
     @abstractmethod
     def build(self, context_length: int, d_model: int) -> nn.Module | None:
-        """A module int [...] -> [..., d_model]; None adds nothing."""
+        """Build a module int [...] -> [..., d_model]; None adds nothing."""
 
 
 @dataclass(frozen=True)
 class NoPositions(Positions):
-    """Nothing is added: order comes from rotary positions or from the causal mask alone."""
+    """Add nothing: order comes from rotary positions, or only from the causal mask."""
 
     def build(self, context_length: int, d_model: int) -> None:
         return None
@@ -136,7 +130,7 @@ class NoPositions(Positions):
 
 @dataclass(frozen=True)
 class LearnedPositions(Positions):
-    """GPT-2's positions: one learned vector for each."""
+    """GPT-2's positions: a learned vector for each."""
 
     def build(self, context_length: int, d_model: int) -> nn.Module:
         return nn.Embedding(context_length, d_model)
@@ -144,8 +138,9 @@ class LearnedPositions(Positions):
 
 @dataclass(frozen=True)
 class SinusoidalPositions(Positions):
-    """Fixed sines on even and cosines on odd dimensions, of frequencies base^(-2i/d) (1706.03762,
-    section 3.5).
+    """Fixed sines on even and cosines on odd dimensions, of frequencies base^(-2i/d).
+
+    Source: 1706.03762, section 3.5.
     """
 
     base: float = 10000.0
@@ -174,46 +169,48 @@ class SinusoidalPositionsLayer(nn.Module):
 
 
 # --- attention parts
-# ---
 
 
 @dataclass(frozen=True)
 class AttentionPart(Value):
-    """A change of attention: a QKPart or a ScoreBias. Parts apply in the order in which a config
-    lists them.
-    """
+    """A change of attention: a QKPart or a ScoreBias. Parts apply in the order of the config."""
 
     @abstractmethod
     def build(self, n_heads: int, d_head: int) -> nn.Module:
-        """The module for one layer. A class whose `build` has a third parameter, `layer: int = 0`,
-        gets the 0-based number of the layer, and may build other modules for other layers."""
+        """Build the module for one layer.
+
+        If `build` of a class has a third parameter, `layer: int = 0`, it gets the 0-based number
+        of the layer and may build different modules for different layers.
+        """
 
 
 @dataclass(frozen=True)
 class QKPart(AttentionPart):
     """A change of queries and keys before their dot product.
 
-    The module is called with (q, k, positions), q and k of shape [batch, head, time, d_head] and
-    positions of shape [rows, time], where rows is 1 or the batch size; it returns the new q and k.
-    If it has a method `prepare(positions)`, that is called once per forward pass, and its result
-    is passed in place of the positions."""
+    The module is called with (q, k, positions) and returns the new q and k. q and k have the shape
+    [batch, head, time, d_head], positions have the shape [rows, time], where rows is 1 or the
+    batch size. If the module has a method `prepare(positions)`, that is called once per forward
+    pass, and its result is passed instead of the positions.
+    """
 
 
 @dataclass(frozen=True)
 class ScoreBias(AttentionPart):
-    """A number added to the scores q.k of each pair of positions, before the softmax.
+    """A number added to the score q.k of each pair of positions, before the softmax.
 
     The module is called with (query positions [rows, 1, time, 1], key positions [rows, 1, 1,
-    slot]) and returns a tensor that broadcasts to [rows, head, time, slot]."""
+    slot]) and returns a tensor that broadcasts to [rows, head, time, slot].
+    """
 
 
 @dataclass(frozen=True)
 class Rotary(QKPart):
-    """Rotary positions: rotate pairs of dimensions by an angle proportional to the position
-    (2104.09864).
+    """Rotary positions: rotate pairs of dimensions by an angle proportional to the position.
 
-    `fraction` is the share of dimensions that rotate. At 0.5 the lower half of the frequencies is
-    zero, so that half of each head is free of positions, as in modded-nanogpt."""
+    Source: 2104.09864. `fraction` is the share of dimensions that rotate. With 0.5, the lower half
+    of the frequencies is zero, so half of each head is free of positions, as in modded-nanogpt.
+    """
 
     base: float = 10000.0
     fraction: float = 1.0
@@ -235,17 +232,15 @@ class RotaryLayer(nn.Module):
     def __init__(self, d_head: int, base: float, fraction: float) -> None:
         super().__init__()
         self.pairs = round(d_head // 2 * fraction)
-        # float32 like the weights: model.to(torch.float32) would round a float64 buffer, and the
-        # model would not be the same function after saving and loading, which rounds nothing.
+        # float32 like the weights: model.to(torch.float32) would round a float64 buffer, so
+        # the model would be a different function after saving and loading.
         frequency = base ** (
             -torch.arange(self.pairs, dtype=torch.float64, device="cpu") / max(self.pairs, 1)
         )
         self.register_buffer("frequency", frequency.float(), persistent=False)
 
     def prepare(self, positions: Places) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the angles, [rows, 1, time, pairs], in the widest dtype of the
-        device.
-        """
+        """Cosines and sines of the angles, [rows, 1, time, pairs], in the widest dtype."""
         angle = positions[:, None, :, None].to(torch.float64) * self.frequency
         return angle.cos(), angle.sin()
 
@@ -263,9 +258,7 @@ class RotaryLayer(nn.Module):
 
 @dataclass(frozen=True)
 class QKNorm(QKPart):
-    """Divide each query and key by its root mean square (2010.04245), so that scores cannot grow
-    without bound.
-    """
+    """Divide each query and key by its root mean square (2010.04245), which bounds the scores."""
 
     eps: float = 1e-6
 

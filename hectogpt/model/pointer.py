@@ -1,9 +1,9 @@
-"""A second way to predict: copying a token that the text has had, by attention over the earlier
-tokens.
+"""A second way to predict: copy an earlier token of the text, chosen by attention.
 
-Each token gets the weights of its places. This is mixed with the softmax's distribution, p = (1 -
-w) softmax + w copy. It needs no row per token of the vocabulary, so it can predict from the first
-step tokens that no weight has seen yet."""
+Each token gets the sum of the attention weights of its places. This is mixed with the softmax: p =
+(1 - w) softmax + w copy. Copying needs no row per token of the vocabulary, so from the first step
+it can predict tokens whose weights have never been trained.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from hectogpt.model.parts import visible_keys
 from hectogpt.model.shapes import Ids, Vectors
 from hectogpt.serialization import Value
 
-DISTANCES = 10  # buckets of distance; the last begins 511 tokens back
+DISTANCES = 10  # buckets of distance; the last one starts 511 tokens back
 
 
 @dataclass(frozen=True)
 class PointerHead(Value):
-    """A neural cache (1612.04426) trained with the model and mixed in by a gate, as in pointer
-    networks (1609.07843).
+    """A neural cache (1612.04426) trained with the model and mixed in by a gate (1609.07843).
 
-    Attention over earlier tokens: the query is the final hidden state times a learned vector,
-    which starts at `query_scale`; the key of the token at s is the hidden state at s - 1; scores
-    are divided by sqrt(d). If two hidden states are similar, the same token is likely to follow.
-    The gate w = sigmoid(linear(hidden)) starts at sigmoid(`gate`).
+    It attends to earlier tokens. The query is the final hidden state times a learned vector, which
+    starts at `query_scale`. The key of the token at position s is the hidden state at s - 1.
+    Scores are divided by sqrt(d). If two hidden states are similar, the same token is likely to
+    follow. The gate w = sigmoid(linear(hidden)) starts at sigmoid(`gate`).
 
-    With `score_biases` two learned numbers are added to a score, zero at the start: one for the
-    token, and one for how many tokens it stands back, 0, 1 to 2, 3 to 6, 7 to 14 and so on
-    (buckets that double, as in T5, 1910.10683)."""
+    With `score_biases`, two learned numbers are added to a score, zero at the start: one for the
+    token, and one for its distance in tokens: 0, 1 to 2, 3 to 6, 7 to 14 and so on (buckets that
+    double, as in T5, 1910.10683).
+    """
 
     query_scale: float = 1.0
     gate: float = -3.0
@@ -49,8 +49,10 @@ class PointerHead(Value):
 
 class PointerHeadLayer(nn.Module):
     """Pointer attention and its mixing gate, applied to the output of the final norm.
-    biased_tokens: how many tokens have a number of their own in the scores; 0 stands for no biases
-    at all."""
+
+    `biased_tokens` is the number of tokens that have a bias of their own; 0 means no biases at
+    all.
+    """
 
     def __init__(
         self, d_model: int, query_scale: float, gate: float, biased_tokens: int = 0
@@ -73,8 +75,9 @@ class PointerHeadLayer(nn.Module):
     def attention(
         self, hidden: Vectors, ids: Ids, cache: Cache | None = None
     ) -> tuple[Float[Tensor, "batch time slot"], Int[Tensor, "batch slot"]]:
-        """Attention from every position to each token up to it, itself included, and those tokens'
-        ids.
+        """Attention from every position to each token up to and including it.
+
+        Returns the weights and the tokens' ids.
         """
         if cache is None:
             keys = F.pad(hidden, (0, 0, 1, 0))[:, :-1]
@@ -88,13 +91,13 @@ class PointerHeadLayer(nn.Module):
         if self.distance_bias is not None and self.token_bias is not None:
             back = (own[:, None] - slots).clamp_min(0)
             bucket = (back + 1).log2().long().clamp_max(DISTANCES - 1)
-            # Looked up as rows: the gradient of an indexed vector is added up in any order.
+            # Looked up as rows: the gradient of an indexed vector is summed in no fixed order.
             scores = scores + F.embedding(bucket, self.distance_bias[:, None])[..., 0]
             scores = scores + self.token_bias(tokens)[..., 0][:, None]
         return scores.masked_fill(~visible_keys(own, slots), float("-inf")).softmax(dim=-1), tokens
 
     def mixture(self, hidden: Vectors, ids: Ids, targets: Ids) -> Mixture:
-        """What the loss needs: the copy's probability of each target, and the weight."""
+        """The values that the loss needs: the copy's probability of each target, and w."""
         weights, tokens = self.attention(hidden, ids)
         hit = tokens[:, None, :] == targets[:, :, None]
         return Mixture((weights * hit).sum(dim=-1), self.weight(hidden))
@@ -106,8 +109,9 @@ class PointerHeadLayer(nn.Module):
         ids: Ids,
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch rows vocab"]:
-        """Log-probabilities of the mixture, from the softmax's logits at the last `rows`
-        positions.
+        """Log-probabilities of the mixture at the last `rows` positions.
+
+        `logits` are the softmax's.
         """
         rows = logits.shape[1]
         weights, tokens = self.attention(hidden, ids, cache)
@@ -117,7 +121,7 @@ class PointerHeadLayer(nn.Module):
         )
         w = self.weight(hidden[:, -rows:])[..., None]
         softmax = logits.log_softmax(dim=-1)
-        # The clamp keeps the gradient of log(0), for all the tokens that cannot be copied, from
-        # being infinite.
+        # Without the clamp, tokens that cannot be copied would have the infinite gradient of
+        # log(0).
         copied = (w * copied).clamp_min(torch.finfo(logits.dtype).tiny)
         return torch.logaddexp(softmax + torch.log1p(-w), copied.log())

@@ -1,4 +1,4 @@
-"""Shapes of tensors that many signatures have. Of places, `rows` is 1 or the number of texts."""
+"""Tensor shapes that many signatures share. `rows` is 1 or the number of texts."""
 
 from jaxtyping import Float, Int
 from torch import Tensor

@@ -1,9 +1,9 @@
-"""GPT-2, written for speed: the same function as reference/model_solution.py, and nothing else by
-default.
+"""GPT-2, written for speed. By default it is the same function as reference/model_solution.py.
 
-Queries, keys and values come from one matrix, attention from scaled_dot_product_attention, the
-loss from the fused head. State dicts have the textbook's names in both directions. Departures from
-GPT-2 enter through the config."""
+Queries, keys and values come from one matrix, attention uses scaled_dot_product_attention, and the
+loss comes from the fused head. State dicts use the textbook's names when saved and loaded.
+Departures from GPT-2 come from the config.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hectogpt.model.shapes import Ids, Places, Vectors
 
 
 class MLPLayer(nn.Module):
-    """Two linear maps with an activation between: d -> 4d -> d, at every position alike."""
+    """Two linear maps with an activation between them, d -> 4d -> d, applied to each position."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -39,8 +39,9 @@ class MLPLayer(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Pre-norm residual block. `post_layer_norm` is the textbook's name for the norm before the
-    MLP.
+    """Pre-norm residual block.
+
+    `post_layer_norm` is the textbook's name for the norm before the MLP.
     """
 
     def __init__(self, layer: int, config: ModelConfig) -> None:
@@ -72,9 +73,11 @@ Built = TypeVar("Built", bound=nn.Module)
 def build_for(
     part: Block | Attention | MLP | None, layer: int, config: ModelConfig, kind: type[Built]
 ) -> Built:
-    """The module of a layer's part; without one GPT-2's. Raises UserError for one that is not of
-    the kind, and for a block or an MLP whose output does not have the shape of its input, when it
-    runs."""
+    """Build the module of a layer's part, or GPT-2's if `part` is None.
+
+    Raises UserError if the module is not an instance of `kind` and, when it runs, if its output
+    does not have the shape of its input.
+    """
     if part is None:
         return kind(layer, config)
     module = part.build(layer, config)
@@ -87,7 +90,7 @@ def build_for(
     def check_shape(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if output.shape != inputs[0].shape:
             what = f"{name}: layer {layer} makes {tuple(output.shape)} of {tuple(inputs[0].shape)}"
-            why = "what is added to the residual stream has its shape, [batch, time, d_model]"
+            why = "the residual stream has the shape [batch, time, d_model], and so must this"
             raise UserError(what, why=why, fix=f"a last layer with {inputs[0].shape[-1]} outputs")
 
     module.register_forward_hook(check_shape)
@@ -129,10 +132,13 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, init: Init, seed: int | None = None) -> None:
-        """Draw the weights. With a seed the numbers equal the textbook's after
-        torch.manual_seed(seed): the same generator, the same order (tables, then per layer k, q,
-        v, o, fc1, fc2, then the head). Parts that draw weights of their own (a method
-        `init_weights(generator)`) come after that, in the order of the modules."""
+        """Draw the initial weights.
+
+        With a seed, they equal the textbook's after torch.manual_seed(seed): the same generator
+        and the same order (tables, then per layer k, q, v, o, fc1, fc2, then the head). Parts that
+        draw their own weights (a method `init_weights(generator)`) follow, in the order of the
+        modules.
+        """
         if self.embeddings.weight.is_meta:
             return
         generator = (
@@ -152,6 +158,7 @@ class Transformer(nn.Module):
                 draw(generator)
 
     def _initial_stds(self, init: Init) -> Iterator[tuple[str, Tensor, float]]:
+        """Yield saved name, weight and standard deviation, in the textbook's order."""
         d = self.config.d_model
         residual = init.residual
         if residual is None:
@@ -173,8 +180,8 @@ class Transformer(nn.Module):
                 if isinstance(module := getattr(block.mlp, linear, None), nn.Linear):
                     yield f"{where}.mlp.{linear}.weight", module.weight, std
         if not self.config.lm_head.tied:
-            # One row can stand for all unused tokens only while they are equal, as they are and
-            # stay from zero.
+            # One row can stand for all unused tokens only if they stay equal, as they do when they
+            # start at zero.
             yield (
                 "lm_head.weight",
                 self.lm_head.weight,
@@ -188,8 +195,10 @@ class Transformer(nn.Module):
     def hidden(
         self, ids: Ids, positions: Places | None = None, cache: Cache | None = None
     ) -> Vectors:
-        """The last layer's normalised output, before the vocabulary head. `positions` default to
-        0, 1, 2 ..."""
+        """The last layer's normalised output, before the vocabulary head.
+
+        `positions` default to 0, 1, 2, ...
+        """
         if positions is None:
             if ids.shape[1] > self.config.context_length and self.position_embeddings is not None:
                 raise ValueError(
@@ -198,7 +207,8 @@ class Transformer(nn.Module):
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
         x = self.embeddings(ids)
         if self.position_embeddings is not None:
-            x = x + self.position_embeddings(positions).to(x.dtype)  # sines may be wider
+            # Sinusoids may have a wider dtype.
+            x = x + self.position_embeddings(positions).to(x.dtype)
         for part in self.inputs:
             x = part(x, ids, cache)
         ve = torch.zeros_like(x) if self.value_embeddings else None
@@ -214,12 +224,12 @@ class Transformer(nn.Module):
                     entered=entered, first=first
                 )
             if not self.shares_view:
-                entered.append(x)  # this layer's view has the list itself, and sees x as its last
+                entered.append(x)  # the layer's view holds this list, so its last element is x
             x = block(x, view, None if cache is None else cache.layer(index), ve)
         return self.final_layer_norm(x)
 
     def _first_of_document(self, starts: Bool[Tensor, "batch time"], cache: Cache | None) -> Ids:
-        """The place of the last start of a document up to each token, 0 if there is none."""
+        """For each token, the position of the last document start up to it; 0 if there is none."""
         so_far = starts if cache is None else cache.append((self, "starts of documents"), starts)
         places = torch.arange(so_far.shape[1], device=starts.device)
         return (so_far * places).cummax(dim=1).values[:, -starts.shape[1] :]
@@ -240,8 +250,10 @@ class Transformer(nn.Module):
         return self._mix(logits[:, None], hidden, ids, cache)[:, 0]
 
     def _mix(self, logits: Tensor, hidden: Tensor, ids: Tensor, cache: Cache | None) -> Tensor:
-        """The softmax's logits [batch, rows, vocab] at the last `rows` positions, mixed with the
-        pointer's distribution if there is one: log-probabilities then."""
+        """Mix logits [batch, rows, vocab] at the last `rows` positions with the pointer.
+
+        With a pointer the result is log-probabilities; without one the logits are unchanged.
+        """
         return (
             logits
             if self.pointer is None
@@ -257,33 +269,42 @@ class Transformer(nn.Module):
         reduction: Literal["mean", "sum"] = "mean",
         precision: torch.dtype | None = None,
     ) -> Float[Tensor, ""]:
-        """Cross entropy in nats of `targets` given the tokens up to each position; the logits
-        never exist as a whole.
+        """Cross entropy in nats of `targets`, each given the tokens up to its position.
 
-        precision: dtype of the matrix products inside the vocabulary head (None: the parameters'
-        own). torch.bfloat16 is faster on processors that multiply it natively; sums stay wider."""
+        The full logits are never stored.
+
+        Args:
+            ids: the tokens.
+            targets: the token that follows each of them.
+            reduction: "mean" or "sum".
+            precision: dtype of the matrix products inside the vocabulary head; None: the
+                parameters' own. torch.bfloat16 is faster on CPUs that multiply it natively; sums
+                stay wider.
+        """
         return self.losses(ids, targets, reduction=reduction, precision=precision)[0]
 
     def losses(
         self, ids: Ids, targets: Ids, **options: Any
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch time"]]:
-        """`loss`, and the cross entropy of each target, which has no gradient; options as those of
-        LMHead.losses.
+        """`loss`, and the cross entropy of each target, which has no gradient.
+
+        Options as in LMHead.losses.
         """
         return self.losses_of(self.hidden(ids), ids, targets, **options)
 
     def losses_of(
         self, hidden: Vectors, ids: Ids, targets: Ids, **options: Any
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch time"]]:
-        """`losses` from hidden states that are there already."""
+        """`losses` from hidden states that have been computed already."""
         mixture = None if self.pointer is None else self.pointer.mixture(hidden, ids, targets)
         return self.lm_head.losses(
             hidden, targets, self.embeddings.weight, mixture=mixture, **options
         )
 
     def get_loss_on_batch(self, input_ids: Ids) -> Float[Tensor, ""]:
-        """Mean cross entropy of tokens 1.. given tokens 0.., differentiable. [batch, time >= 2] ->
-        scalar, nats.
+        """Mean cross entropy in nats of tokens 1.. given tokens 0.., differentiable.
+
+        [batch, time >= 2] -> scalar.
         """
         return self.loss(input_ids[:, :-1], input_ids[:, 1:])
 
@@ -292,13 +313,15 @@ class Transformer(nn.Module):
         norm = get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
         return self.lm_head.full_gradient_norm(norm)
 
-    # --- generation, the short way ---
+    # --- generation without a cache ---
 
     @torch.no_grad()
     def generate(self, x: Ids, num_new_tokens: int) -> Int[Tensor, "batch longer"]:
-        """Greedy continuation: the prompt followed by `num_new_tokens` tokens, each conditioned on
-        the last `context_length` tokens. Computes every token anew: hectogpt.generate has the fast
-        way, and is tested by this one."""
+        """Greedy continuation: the prompt followed by `num_new_tokens` tokens.
+
+        Each token is conditioned on the last `context_length` tokens, and all are computed again
+        every time. hectogpt.generate is the fast way, and is tested against this one.
+        """
         for _ in range(num_new_tokens):
             following = self.next_logits(x[:, -self.config.context_length :]).argmax(dim=-1)
             x = torch.cat((x, following[:, None]), dim=1)
@@ -307,8 +330,10 @@ class Transformer(nn.Module):
     # --- saved weights ---
 
     def fit_to(self, state: dict[str, Tensor]) -> None:
-        """Take from a saved state the size that the config leaves open: the rows of a head with a
-        compact vocabulary. Raises UserError (CHECKPOINT) if they are damaged."""
+        """Adopt from a saved state the size that the config leaves open: rows of a compact head.
+
+        Raises UserError (CHECKPOINT) if they are damaged.
+        """
         rows = state.get("lm_head.row_of_token")
         if self.config.lm_head.compact_vocab and rows is not None and "lm_head.weight" in state:
             self.lm_head.compact_like(rows, len(state["lm_head.weight"]))
@@ -316,9 +341,7 @@ class Transformer(nn.Module):
 
 @contextmanager
 def evaluating(model: Transformer) -> Iterator[None]:
-    """Within the context the model is in evaluation mode; afterwards it is as it was, whatever
-    happened.
-    """
+    """Context manager: put the model into evaluation mode and restore its mode afterwards."""
     was_training = model.training
     model.eval()
     try:

@@ -1,8 +1,8 @@
-"""A model on disk: config.json and model.safetensors in one folder, with the textbook's tensor
-names.
+"""Save and load a model: config.json and model.safetensors, with the textbook's tensor names.
 
-Only numbers are read back, never code; a file that does not match its config is refused with the
-first differences."""
+Loading reads numbers, never code. A file that does not match its config is refused with the first
+differences.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +30,14 @@ WEIGHTS = "model.safetensors"
 MODEL_TYPE = "hectogpt"
 CONFIG_IN_HEADER = "hectogpt_config"
 FIX = "name a folder that `hectogpt train` wrote, or one in Hugging Face's GPT-2 layout"
-LARGEST_CONFIG = 1 << 20  # bytes of a config.json; ours have about 700
-MOST_TENSORS = 10_000  # of a safetensors file; GPT-2 XL has 773 here, 500 layers have 8,000
-HEADER_BYTES = 200  # of its header per tensor that is allowed; ours have about 110
+LARGEST_CONFIG = 1 << 20  # bytes of config.json; ours have about 700
+# In a safetensors file; GPT-2 XL has 773 here, a model with 500 layers 8,000.
+MOST_TENSORS = 10_000
+HEADER_BYTES = 200  # allowed in the header per tensor; ours have about 110
 
 
 def save_model(model: Transformer, folder: Path) -> None:
-    """Write config.json and model.safetensors, each complete or not at all. Raises UserError
-    (STORAGE).
-    """
+    """Write config.json and model.safetensors, each atomically. Raises UserError (STORAGE)."""
     config = {"model_type": MODEL_TYPE} | dump(model.config)
     write_atomic(folder / "config.json", json.dumps(config, indent=2, allow_nan=False) + "\n")
     path = folder / WEIGHTS
@@ -53,7 +52,7 @@ def saved_tensors(model: Transformer) -> dict[str, torch.Tensor]:
     """Copies of the model's tensors on the CPU, by their names in files."""
     state: dict[str, torch.Tensor] = model.state_dict()
     if model.config.lm_head.tied:
-        del state["lm_head.weight"]  # one tensor, stored once; the config says that it is shared
+        del state["lm_head.weight"]  # stored once; the config says that it is shared
     return {name: copied(tensor) for name, tensor in state.items()}
 
 
@@ -63,10 +62,9 @@ def copied(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def load_tensors(model: Transformer, state: dict[str, torch.Tensor]) -> None:
-    """Give a model that is built already, on whatever device, the tensors that `saved_tensors`
-    took of its like.
+    """Load tensors from `saved_tensors` into an existing model, on any device.
 
-    Raises UserError (CHECKPOINT) for tensors of another model.
+    Raises UserError (CHECKPOINT) if they belong to a different model.
     """
     state = _with_head(model.config, state)
     check_tensors(model, state, Path("the checkpoint"))
@@ -79,9 +77,12 @@ def _with_head(config: ModelConfig, state: dict[str, torch.Tensor]) -> dict[str,
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json as a dict; without one, what the header of model.safetensors says
-    in its place, as that of a page that trains does. Raises UserError (code CHECKPOINT) if there
-    is neither or it is not JSON."""
+    """The contents of the folder's config.json.
+
+    Without that file, the config in the header of model.safetensors is returned; the page that
+    trains writes it there. Raises UserError (CHECKPOINT) if there is neither, or if it is not
+    JSON.
+    """
     path = folder / "config.json"
     if not os.path.lexists(path):
         with contextlib.suppress(OSError, SafetensorError, ValueError):
@@ -99,9 +100,11 @@ def no_model(where: str, why: str) -> UserError:
 
 
 def load_model(folder: Path) -> Transformer:
-    """Read a model that save_model wrote, on the CPU, in evaluation mode. Where the folder has a
-    manifest, as a run's has, the hashes of both files are checked. Raises UserError
-    (CHECKPOINT)."""
+    """Load a model that `save_model` wrote, on the CPU and in evaluation mode.
+
+    If the folder has a manifest, as a run's has, the hashes of both files are checked. Raises
+    UserError (CHECKPOINT).
+    """
     config = read_config(folder)
     check_manifest(folder)
     config.pop("model_type", None)
@@ -109,7 +112,7 @@ def load_model(folder: Path) -> Transformer:
 
 
 def parse_config(fields: dict[str, Any], folder: Path) -> ModelConfig:
-    """The config of the fields in a folder's config.json. Raises UserError (CHECKPOINT)."""
+    """The ModelConfig from the fields of a folder's config.json. Raises UserError (CHECKPOINT)."""
     try:
         return load(ModelConfig, fields)
     except UserError as error:
@@ -119,19 +122,23 @@ def parse_config(fields: dict[str, Any], folder: Path) -> ModelConfig:
 
 
 def check_manifest(folder: Path) -> None:
-    """Refuse a config.json or model.safetensors that is not as the folder's manifest has it: no
-    file format notices a flipped bit in its data. Raises UserError (CHECKPOINT)."""
+    """Refuse a config.json or model.safetensors that differs from the folder's manifest.
+
+    File formats do not notice a flipped bit in their data. Raises UserError (CHECKPOINT).
+    """
     if (folder / MANIFEST).exists():
         check_hashes(folder, "config.json", WEIGHTS)
 
 
 def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) -> Transformer:
-    """The model with these weights, which `path` held, on the CPU, in evaluation mode. Everything
-    is checked before memory is taken: names, shapes and dtypes on the meta device, then whether
-    all numbers are finite.
+    """The model with these weights, on the CPU and in evaluation mode.
 
-    A state whose floating-point numbers are all float64, as a run in float64 saves it, gives a
-    model in float64. No number is converted. Raises UserError (CHECKPOINT)."""
+    Names, shapes and dtypes are checked on the meta device before memory is allocated, then that
+    all numbers are finite. If all floats of the state are float64, as a run in float64 saves them,
+    the model is in float64. No number is converted. `path` is named in errors.
+
+    Raises UserError (CHECKPOINT).
+    """
     state = _with_head(config, state)
     with building(path), torch.device("meta"):
         model = Transformer(config)
@@ -141,17 +148,17 @@ def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) ->
         model, state, path, torch.float64 if floats == {torch.float64} else torch.float32
     )
     unsaved = [m._buffers[name] for m in model.modules() for name in m._non_persistent_buffers_set]
-    if any(
-        buffer is not None and buffer.is_meta for buffer in unsaved
-    ):  # a part computes it: build the part for real
+    if any(buffer is not None and buffer.is_meta for buffer in unsaved):
+        # A part computes it, so build the part with real tensors.
         with (
             building(path),
             torch.random.fork_rng(devices=[]),
-        ):  # its first weights are replaced at once
+        ):
+            # The initial weights are replaced right away.
             model = Transformer(config)
         model.fit_to(state)
-    # Products of numbers that start elsewhere than at a multiple of 64 bytes, as a file may hold
-    # them, round otherwise.
+    # Products round differently if their operands do not start at a multiple of 64 bytes, which
+    # happens in files.
     aligned = {
         name: tensor.clone() if tensor.data_ptr() % 64 else tensor
         for name, tensor in state.items()
@@ -164,8 +171,10 @@ def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) ->
 
 @contextlib.contextmanager
 def building(path: Path) -> Iterator[None]:
-    """Turn what torch raises for sizes that no model has into a UserError (CHECKPOINT). Errors of
-    a user's own file pass as they are, so that their line can be named."""
+    """Context manager: turn torch's errors for impossible sizes into a UserError (CHECKPOINT).
+
+    Errors from a user's own file pass unchanged, so that their line can be reported.
+    """
     try:
         yield
     except (RuntimeError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
@@ -184,8 +193,11 @@ def building(path: Path) -> Iterator[None]:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file. Raises UserError: CHECKPOINT if it is missing or damaged,
-    MEMORY if it is larger than the memory that is free."""
+    """All tensors of a safetensors file.
+
+    Raises UserError: CHECKPOINT if it is missing or damaged, MEMORY if it is larger than the free
+    memory.
+    """
     check_header(path)
     try:
         need = path.stat().st_size
@@ -203,11 +215,12 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def check_header(path: Path, most_tensors: int = MOST_TENSORS) -> list[str]:
-    """The names of all tensors of a safetensors file, before they take memory.
+    """The names of all tensors in a safetensors file, read before they take memory.
 
-    The file is a regular one, its header has at most 200 bytes per tensor of `most_tensors`. The
-    library refuses tensors that overlap, leave holes, or do not fill the file. Raises UserError
-    (CHECKPOINT)."""
+    The file must be a regular one, with at most 200 bytes of header per tensor of `most_tensors`.
+    The library refuses tensors that overlap, leave holes or do not fill the file. Raises UserError
+    (CHECKPOINT).
+    """
     try:
         with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
@@ -217,7 +230,7 @@ def check_header(path: Path, most_tensors: int = MOST_TENSORS) -> list[str]:
             return list(file.keys())
     except (OSError, ValueError, SafetensorError) as error:
         raise errors.unreadable(
-            path, error, fix="use a whole copy of the file", code=errors.CHECKPOINT
+            path, error, fix="use an intact copy of the file", code=errors.CHECKPOINT
         ) from None
 
 
@@ -227,10 +240,15 @@ def check_tensors(
     path: Path,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Refuse a state whose names, shapes, dtypes or numbers do not fit the model, naming the first
-    few differences.
+    """Refuse a state whose names, shapes, dtypes or values do not fit the model.
 
-    dtype: that of the floating-point tensors; None: the model's own.
+    Args:
+        model: the model.
+        state: the tensors by name.
+        path: named in the error, which lists the first differences.
+        dtype: that of the floating-point tensors; None: the model's own.
+
+    Raises UserError (CHECKPOINT).
     """
     expected: dict[str, torch.Tensor] = model.state_dict()
     problems = [f"{name} is missing" for name in expected if name not in state]

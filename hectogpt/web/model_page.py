@@ -108,9 +108,8 @@ def moment(
         last: measure all effects; otherwise only those of heads set to zero.
     """
     seen = model_view.trace(model, ids)
-    best = np.argsort(-seen.next_probabilities, kind="stable")[
-        :10
-    ]  # stable: ties stay in order of id
+    # Stable: ties stay in order of id.
+    best = np.argsort(-seen.next_probabilities, kind="stable")[:10]
     names = model_view.name_tokens(best, tokenizer)
     return {
         "losses": [round(float(loss), 4) for loss in seen.losses],

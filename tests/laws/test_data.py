@@ -207,7 +207,7 @@ BAD_FILES = {
     "b.jsonl": (b'{"a": "x", "b": "y"}\n', ("line 1", 'no field "text"', "b.jsonl:a")),
     "c.jsonl": (b'{"text": "ab\\ud800"}\n', ("line 1", "surrogates not allowed")),
     "odd.bin": (b"\x01\x00\x02", ("3 bytes are no uint16 tokens",)),
-    "half.bin": (np.array([5, 50_256, 187], "<u2").tobytes(), ("half.bin document 1", "no UTF-8 text")),
+    "half.bin": (np.array([5, 50_256, 187], "<u2").tobytes(), ("half.bin document 1", "not UTF-8 text")),
 }
 
 
@@ -318,7 +318,7 @@ def test_a_cache_folder_is_a_source_and_checked(tmp_path: Path) -> None:
     index["tokenizer"]["sha256"] = "0" * 64
     del index["sha256"]
     (copy / "index.json").write_bytes(token_files.render_index(index))
-    refused(copy, "made with another vocabulary")
+    refused(copy, "made with a different vocabulary")
 
 
 def test_damaged_files_are_named_and_repaired(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Optimizers: each is a frozen config whose `build(model)` gives the object that steps."""
+"""Optimizers: frozen configs whose `build(model)` returns the object that takes steps."""
 
 from hectogpt.training.optim.adamw import AdamW
 from hectogpt.training.optim.groups import Kind, Optim, OptimizerGroup, PerKind, kinds

@@ -1,8 +1,9 @@
-"""Kinds of parameters, numbers per kind, and the object that steps several optimizers.
+"""Kinds of parameters, settings per kind, and the object that steps several optimizers.
 
-Parameters are sorted by kind: embedding, other lookup table, position, matrix, head, head bias,
-scalar. Every parameter is of exactly one kind. Learning rates are pure functions of the step, so
-there is no scheduler state."""
+The kinds are embedding, other lookup table, position, matrix, head, head bias and scalar; every
+parameter has exactly one. Learning rates are pure functions of the step, so there is no scheduler
+state.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +23,7 @@ Kind = Literal["embedding", "table", "position", "matrix", "head", "head_bias", 
 
 
 def kinds(model: Transformer) -> dict[str, Kind]:
-    """Name -> kind for every parameter, by the module it belongs to; shared parameters appear
-    once.
-    """
+    """Name -> kind of every parameter, by the module it belongs to; shared ones appear once."""
     modules = dict(model.named_modules())
     found: dict[str, Kind] = {}
     for name, _ in model.named_parameters():
@@ -45,7 +44,7 @@ def kinds(model: Transformer) -> dict[str, Kind]:
 
 @dataclass(frozen=True)
 class PerKind:
-    """One number for each kind that wants its own; None means the optimizer's number for all."""
+    """A number for each kind; None means the optimizer's number for all kinds."""
 
     embedding: float | None = None
     table: float | None = None
@@ -67,14 +66,15 @@ class Optim(Value):
 
     @abstractmethod
     def build(self, model: Transformer) -> OptimizerGroup:
-        """The object that steps over the model's parameters."""
+        """Build the object that steps over the model's parameters."""
 
 
 class QuickOptimizer(torch.optim.Optimizer):
-    """torch's Optimizer without the import of torch's compiler, which takes a second or more.
+    """torch's Optimizer without importing torch's compiler, which takes a second or more.
 
-    torch wraps some methods so that its compiler leaves them alone, and the first call imports it.
-    The method inside the wrapper does the work. A subclass brings its own `step`."""
+    torch wraps some methods so that its compiler leaves them alone, and the first call imports the
+    compiler. The method inside the wrapper does the work. A subclass defines its own `step`.
+    """
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters."""
@@ -82,13 +82,15 @@ class QuickOptimizer(torch.optim.Optimizer):
 
 
 class OptimizerGroup:
-    """Torch optimizers that are stepped together, their learning rates those of their groups times
-    a factor.
+    """Torch optimizers that are stepped together, with learning rates scaled by a factor.
 
-    What an optimizer may have beside torch's own: `set_step(step, factor)` for more that depends
-    on the step, such as a momentum that rises; it is called before each step, with the learning
-    rates set. A `step` whose closure has no default, which computes gradients anew. In its groups
-    `kind` (`split_kinds`), and `initial_lr`: lr at a factor of 1."""
+    An optimizer may have more than torch's interface:
+        set_step(step, factor): called before each step, with the learning rates set, for anything
+            else that depends on the step, such as a momentum that rises.
+        step(closure): if the closure has no default, it is called to compute the gradients again.
+        `kind` in its parameter groups: set by `split_kinds`.
+        `initial_lr` in its parameter groups: the learning rate at a factor of 1.
+    """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self.optimizers = list(optimizers)
@@ -112,9 +114,15 @@ class OptimizerGroup:
         again: Callable[[], Tensor] | None = None,
         of_kind: Callable[[Kind], float] | None = None,
     ) -> None:
-        """Apply the gradients of 0-based `step`, every learning rate times `factor`, or that of
-        its kind after `split_kinds`. again: computes gradients of the same batch anew and returns
-        its loss, for an optimizer whose `step` needs a closure."""
+        """Apply the gradients of 0-based `step`.
+
+        Args:
+            step: the step.
+            factor: multiplies every learning rate.
+            again: computes the gradients of the same batch again and returns its loss, for an
+                optimizer whose `step` needs a closure.
+            of_kind: the factor for each kind, used instead of `factor` after `split_kinds`.
+        """
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 own = of_kind(group["kind"]) if of_kind and "kind" in group else factor
@@ -128,8 +136,10 @@ class OptimizerGroup:
                 optimizer.step()
 
     def split_kinds(self, model: Transformer) -> None:
-        """Give every kind of parameter groups of its own, with the kind in `kind`, so that
-        learning rates of kinds may differ from step to step."""
+        """Split parameter groups by kind, and store the kind in `kind`.
+
+        The learning rates of kinds may then differ from step to step.
+        """
         kind_of = kinds(model)
         found = {id(p): kind_of[name] for name, p in model.named_parameters()}
         for optimizer in self.optimizers:
@@ -141,7 +151,7 @@ class OptimizerGroup:
             ]
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Delete the gradients."""
         for parameter in self.parameters():
             parameter.grad = None
 
@@ -152,6 +162,6 @@ class OptimizerGroup:
 
 
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether its `step` computes gradients anew: its closure has no default."""
+    """True if the optimizer's `step` computes gradients again: its closure has no default."""
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty

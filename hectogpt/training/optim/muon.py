@@ -1,4 +1,4 @@
-"""Muon: momentum whose update is orthogonalised, for the hidden matrices; and SOAP before it."""
+"""Muon, momentum with an orthogonalised update, for the hidden matrices; and SOAP before it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from hectogpt.model.attention import CausalAttention
 from hectogpt.training.optim.adamw import AdamW
 from hectogpt.training.optim.groups import Optim, OptimizerGroup, QuickOptimizer, kinds
 
-# Coefficients of the quintic p(s) = a s + b s^3 + c s^5 that pushes singular values towards 1 (K.
-# Jordan's Muon).
+# Coefficients of the quintic p(s) = a s + b s^3 + c s^5, which pushes singular values towards 1
+# (Jordan's Muon).
 QUINTIC = (3.4445, -4.7750, 2.0315)
-Stack = Float[Tensor, "stack rows columns"]  # matrices of one shape
+Stack = Float[Tensor, "stack rows columns"]  # matrices of the same shape
 
 
 def orthogonalize(
@@ -29,18 +29,17 @@ def orthogonalize(
     steps: int = 5,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "*batch rows columns"]:
-    """Replace the singular values of each matrix by values near 1 (about 0.7 to 1.2), by
-    Newton-Schulz iteration.
+    """Move the singular values of each matrix close to 1 (about 0.7 to 1.2) by Newton-Schulz.
 
-    Works on stacks of matrices of one shape. Source: Muon (Jordan et al. 2024), coefficients
-    QUINTIC."""
+    Works on stacks of matrices of the same shape. Source: Muon (Jordan et al. 2024), coefficients
+    QUINTIC.
+    """
     a, b, c = QUINTIC
     x = update.to(dtype)
     wide = x.shape[-2] <= x.shape[-1]
     x = x if wide else x.mT
-    x = x / (
-        x.norm(dim=(-2, -1), keepdim=True) + 1e-7
-    )  # singular values at most 1, where the iteration converges
+    # Now singular values are at most 1, where the iteration converges.
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
@@ -49,15 +48,16 @@ def orthogonalize(
 
 @dataclass(frozen=True)
 class Muon(Optim):
-    """Muon for the hidden matrices; the AdamW `rest` takes every other parameter.
+    """Muon for the hidden matrices; the AdamW `rest` handles all other parameters.
 
-    Queries, keys and values are three matrices to it. An update of shape (rows, columns) is scaled
+    Queries, keys and values count as three matrices. An update of shape (rows, columns) is scaled
     by sqrt(max(1, rows / columns)), Jordan's rule ("original" in torch.optim.Muon). Momentum rises
     from `momentum_start` to `momentum` over `momentum_steps` steps.
 
-    newton_schulz_dtype: of the products of the orthogonalisation. bfloat16, Jordan's own choice,
-    is taken where large products are faster in it; other processors compute in float32 all the
-    same."""
+    `newton_schulz_dtype` is the dtype of the products in the orthogonalisation. bfloat16, Jordan's
+    choice, is used where large products are faster in it; other CPUs compute in float32
+    regardless.
+    """
 
     lr: float = 0.02
     momentum: float = 0.95
@@ -92,21 +92,21 @@ class Muon(Optim):
         )
 
     def products(self, dtype: torch.dtype) -> AbstractContextManager[object]:
-        """The context of all products in this dtype: which library computes them."""
+        """Context manager for all products in this dtype, which may choose a library."""
         return nullcontext()
 
     def precondition(
         self, gradient: Stack, momentum: Stack, state: dict[str, Tensor], step: int
     ) -> Stack:
-        """What is orthogonalised, for a stack of matrices at 0-based `step`; `state` is the
-        stack's to keep."""
+        """The matrices to orthogonalise, for a stack at 0-based `step`.
+
+        `state` belongs to the stack and is kept between steps.
+        """
         return momentum
 
 
 def whole_matrices(model: Transformer, names: set[str]) -> Iterable[tuple[Tensor, int]]:
-    """Each named parameter with the number of matrices stacked in its rows: 3 for W_qkv, else
-    1.
-    """
+    """Yield each named parameter and the number of matrices stacked in it: 3 for W_qkv, else 1."""
     stacked = {
         id(m.W_qkv.weight)
         for m in model.modules()
@@ -118,8 +118,9 @@ def whole_matrices(model: Transformer, names: set[str]) -> Iterable[tuple[Tensor
 
 
 class MuonOptimizer(QuickOptimizer):
-    """Muon over (parameter, stacked matrices) pairs; matrices of one shape are orthogonalised as
-    one batch.
+    """Muon over pairs (parameter, stacked matrices).
+
+    Matrices of the same shape are orthogonalised as one batch.
     """
 
     def __init__(self, config: Muon, matrices: list[tuple[Tensor, int]]) -> None:
@@ -169,8 +170,7 @@ class MuonOptimizer(QuickOptimizer):
                 )
 
 
-# --- SOAP: the momentum is rescaled in the eigenbases of the gradients' covariances, then
-# orthogonalised --------------
+# --- SOAP: the momentum is rescaled in the eigenbases of the gradients' covariances first
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,9 @@ class SOAPMuon(Muon):
     """SOAP (2409.11321) before Muon's orthogonalisation, as in modded-nanogpt's optimizer track.
 
     The momentum is rotated into the eigenbases of the running means of G G^T and G^T G (both with
-    `beta`), divided there by Adam's root mean square, and rotated back. The bases follow by one
-    power iteration with QR, at each of the first 20 steps and then at every `every`-th."""
+    `beta`), divided there by Adam's root mean square, and rotated back. The bases are updated by
+    one power iteration with QR, at each of the first 20 steps and then at every `every`-th step.
+    """
 
     beta: float = 0.9
     every: int = 5
@@ -204,7 +205,7 @@ class SOAPMuon(Muon):
         right = state["right_basis"]
         square = (left.mT @ gradient @ right).square()
         state["square"] = state["square"].lerp_(square, 1 - beta) if "square" in state else square
-        # A direction new to the basis has hardly any square yet: without a bound it would drown
+        # A direction new to the basis has hardly any square yet; without a bound it would dominate
         # the others.
         rotated = (left.mT @ momentum @ right / (state["square"].sqrt() + 1e-12)).clamp(-2.5, 2.5)
         return left @ rotated @ right.mT
