@@ -438,7 +438,7 @@ class Transformer(nn.Module):
         return logits if self.pointer is None else self.pointer.mix(logits, hidden, ids, cache)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The vocabulary head: products with its rows, map of the embeddings, soft cap and bias."""
+        """The vocabulary head: products with its rows, embedding map, soft cap and bias."""
         rows = getattr(self.lm_head, "row_of_token", None)
         bias = self.lm_head.bias
         products = F.linear(hidden, self.lm_head.weight)

@@ -103,7 +103,7 @@ def test_positions(browser: Any, tmp_path: Path) -> None:
     page.click("#words button:nth-child(6)")
     assert "cannot tell “the dog bit the old man” from “the man bit the old dog”" in page.inner_text("#order-text")
     page.check("#sinusoids")
-    assert "the block sees order" in page.inner_text("#order-text")
+    assert "the block sees the order" in page.inner_text("#order-text")
     page.close()
 
 

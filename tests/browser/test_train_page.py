@@ -186,7 +186,7 @@ def test_the_tokenizer_is_gpt2s(page: Any) -> None:
     ("options", "sentence"),
     [
         ({"text": "too short"}, "The text is too short"),
-        ({"text": "a\u0000b" * 9000}, "This is no text"),
+        ({"text": "a\u0000b" * 9000}, "This is not a text file"),
         ({"recipe": "nothing"}, "There is no recipe nothing"),
         ({"fields": {"model.n_heads": 5}}, "cannot be divided among 5 heads"),
         ({"fields": {"model.size": 5}}, "There is no field model.size"),
