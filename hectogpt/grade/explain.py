@@ -166,13 +166,16 @@ def explain_values(part: str, calls: list[Call]) -> Diagnosis | None:
 
 
 def reproduces(mistakes: Mistakes, calls: list[Call]) -> bool:
-    """Whether the mistakes give every answer."""
+    """True if these mistakes together reproduce every answer."""
     return all(call.agrees(outcome(mistakes, call.setting, call.number)) for call in calls)
 
 
 def pairs_of(part: str, calls: list[Call]) -> Sequence[Mistakes]:
-    """Pairs that may fit: they change different steps, and neither alone raises, has another
-    shape, or is wrong where the answer is neither."""
+    """Return pairs of mistakes that may explain the answers.
+
+    The two change different steps. Neither alone raises, gives a shape that is neither right nor
+    the submission's, or contradicts an answer that is right.
+    """
 
     def may_be(mistake: Mistake) -> bool:
         for call in calls:

@@ -275,7 +275,7 @@ def _check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, 
     texts = ("corpus_sha256", "tokenizer_sha256")
     if changed := [name for name in texts if then.get(name) != now[name]]:
         what = f"the text is not the one that the run has read so far (corpus {now['corpus']})"
-        why = f"{' and '.join(changed)} was another one"
+        why = f"changed: {', '.join(changed)}"
         raise UserError(
             what, why=why, fix="the old text, or a new run", kept=kept, code=errors.DATA
         )
