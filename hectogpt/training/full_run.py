@@ -188,7 +188,7 @@ def score_between(session: Session, step: Step, every: int, progress: Progress) 
 
 
 def step_line(run: Run, step: Step) -> str:
-    """Return a step as one line; `eta` assumes that the remaining steps take as long as this one."""
+    """Return a step as one line; `eta` assumes that the remaining steps take as long as this."""
     left = step.seconds * (run.steps - step.number)
     return (
         f"step {step.number:05d}/{run.steps:05d} | eta {left / 60:.1f}m | loss {step.loss:.3f} | "
