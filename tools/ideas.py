@@ -10,12 +10,12 @@ TABLE = ROOT / "results" / "ideas.md"
 HEAD = """\
 # Judged ideas
 
-Each line is a judgement of `hectogpt judge` ([how it works](../docs/judge.md)): gains on the test texts over the base,
-in nats per token, with intervals that are valid at every look. The records, with source, seeds and checks, are in
-[judgements/](judgements). `python -m tools.ideas` makes this page from them.
+Each row is a judgement of `hectogpt judge` ([how it works](../docs/judge.md)): the gain over the base on the test texts,
+in nats per token, with an interval that is valid at every look. [judgements/](judgements) has the records, with source,
+seeds and checks. `python -m tools.ideas` makes this page from them.
 
-A judgement marked *first protocol* was given by an earlier judge, which asked for single probabilities and did not seal
-its processes. Such a record can be read, and not replayed.
+Judgements marked *first protocol* come from an earlier judge, which asked for single probabilities and did not seal its
+processes. Their records can be read, but not replayed.
 
 """
 

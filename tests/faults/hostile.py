@@ -97,7 +97,7 @@ def check(quick: bool) -> list[Line]:
             line_of("pickles never run", pickle_tries(folder)),
             line_of("crafted safetensors headers are refused", header_tries(folder), must_refuse=True),
             line_of("safetensors headers with a changed byte", byte_tries(folder, 200 if quick else 2000)),
-            line_of("configs that are no model's, and files that are none", config_tries(folder), must_refuse=True),
+            line_of("invalid configs, and files that are not configs", config_tries(folder), must_refuse=True),
             line_of("odd corpora are refused or read as they are", corpus_tries(folder)),
             line_of("links, pipes and sockets in folders are not followed, read or written", odd_tries(folder)),
             line_of("odd records: read or refused in one clear error", record_tries(folder, quick)),

@@ -25,8 +25,8 @@ from helpers import ROOT, write_tokens
 Environment = dict[str, str | None]  # None: not set
 TRAIN = ("train", "baseline", *TINY[:-1], "3", "--corpus", "täxt", "--out", "run")
 BITS = "surroundings: the same bits in every locale, environment, hash seed and clock"
-STREAMS = "surroundings: a full, closed or narrow stream ends no training"
-ANSWERS = "surroundings: every command answers, without a traceback or a character that cannot be printed"
+STREAMS = "surroundings: training survives a full, closed or narrow stream"
+ANSWERS = "surroundings: every command answers, without a traceback or an unprintable character"
 CLOCK = "clock"  # in PYTHONPATH: the folder of a clock that jumps back and forth by months, and others that leap ahead
 JUMPING = """\
 import itertools, time

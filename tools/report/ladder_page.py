@@ -31,59 +31,59 @@ from tools.report.tables import (
 )
 
 WITHOUT_ONE_PART = """\
-A part **helps** where the loss is higher without it. Nothing is tuned again where one is left out. Without Muon, AdamW
-takes the hidden matrices at the 0.005 of the first rungs, which is not its best learning rate at this size.
+A part **helps** if the loss is higher without it. Nothing is tuned again when a part is left out. Without Muon, AdamW
+trains the hidden matrices at the 0.005 of the first rungs, which is not its best learning rate at this size.
 """
 NEAR_DUPLICATE = """\
 One test document (1945-Roosevelt-2) is a near duplicate of a training document: 62 % of its sequences of eight tokens
-occur there. Below: the test text with it and without its {tokens:,} tokens as targets (`python -m
-tools.near_duplicate`, one run a recipe and seed, seed 81 on two threads; 41 is before where_to_copy). It helps order
-5 most, the network with that mixed in (*closed+counting*) about two thirds as much, the network alone (*closed*)
-little. Without it the network leads counting by more, and mixing in counts gains less.
+occur there. The table has the loss of the test text with it, and without its {tokens:,} tokens as targets (`python -m
+tools.near_duplicate`, one run per recipe and seed, seed 81 on two threads; seed 41 was run before where_to_copy). The
+duplicate helps order 5 most, the network mixed with order 5 (*closed+counting*) about two thirds as much, and the
+network alone (*closed*) little. Without it the network leads counting by more, and mixing in counts gains less.
 """
 INTRODUCTION = """\
 The ladder is a list of recipes for a run of one hundred steps. It starts at the baseline of the assignment. Each
-recipe, a *rung*, keeps the rungs below it, unless it sets the same thing again, and adds one change, or a few that were
-measured together. The last rung is the *top*. `tinystories` are short stories for children, `sotu` the State of the
-Union addresses.
+recipe, a *rung*, keeps the rungs below it, unless it sets the same field again, and adds one change, or a few that were
+measured together. The last rung is the *top*. `tinystories` is a text of short stories for children, `sotu` the State
+of the Union addresses.
 
-A *track* is a set of rules. In *closed*, a run takes 100 steps and 10 minutes on two cores, reads 819,200 tokens, none
-of them twice, has at most 60 million parameters, and is scored by itself. [Statistics](../docs/statistics.md) has the
-other tracks.
+A *track* is a set of rules. In *closed*, a run takes 100 steps and at most 10 minutes on two cores, reads 819,200
+tokens, none of them twice, has at most 60 million parameters, and is scored by its own probabilities.
+[Statistics](../docs/statistics.md) has the other tracks.
 """
 LEGEND = f"""\
 ## How to read the tables
 
 * **Loss** is in nats per token, over every held-out token once, in sequences of 512 tokens. It is shown as mean ±
-  standard deviation (SD) over n seeds. A seed decides the first weights and the order of the data. Rungs may have
+  standard deviation (SD) over n seeds. A seed decides the initial weights and the order of the data. Rungs may have
   different seeds.
 * **Gain** is the loss of the other recipe minus that of the row, so positive is better. It is a mean over the seeds
   that both recipes have ("pairs" counts them), with a 95 % interval and a one-sided p. It is measured on the test text
-  if both recipes were scored on it, else on dev.
+  if both recipes were scored on it, otherwise on dev.
 * **Tie**: the gain is within the noise (2 SD of the gains / sqrt(pairs)) or {LEAST_DIFFERENCE}. **Better** and
-  **worse** are beyond both. **Unproven** is a gain with p >= {SIGNIFICANCE}, or what a single pair shows. On sotu
-  width_128_shared_row, linear_decay, smear_3, width_256 and layers_4 got further seeds because three pairs had not
+  **worse** are beyond both. **Unproven** is a gain with p >= {SIGNIFICANCE}, or from a single pair. On sotu,
+  width_128_shared_row, linear_decay, smear_3, width_256 and layers_4 got more seeds because three pairs had not
   given p < {SIGNIFICANCE}, which makes their p too small. A run that diverged counts as a uniform guess. A trial that
   crashed is left out and listed under Notes.
 * **{ONE_MACHINE}** is the time of 100 steps of today's recipe, for recipes timed in one pass (Loss against seconds).
-* **s** and **MiB** are time and memory of the trials' training, without scoring. The trials ran on different machines,
-  so these seconds cannot be compared with each other.
-* **parameters** are those of the trials, on average. In older trials the head has a row for each token of the whole
-  training text. Today it has a row for each token that its run reads: up to 1.3 million parameters less.
-* **batch 100** is the number that the assignment asks for: the training loss of the last batch before its update.
+* **s** and **MiB** are the seconds and memory of the trials' training, without scoring. The trials ran on different
+  machines, so these seconds cannot be compared with each other.
+* **parameters** is the mean over the trials. In older trials the head has a row for each token of the whole training
+  text. Today it has a row for each token that its run reads: up to 1.3 million parameters less.
+* **batch 100** is the figure that the assignment asks for: the training loss of the last batch before its update.
   **last 10** is the mean of the last ten batches. Neither is used for ranking.
 
-In today's version the blocks of runs of d_model = 128 or more compute in bf16 if the machine multiplies bf16, and so
-does the head of every recipe but the baseline. All else, and every score, is float32. The notes name seeds with other
-threads or dtypes than the rest of their rung, because sums then round in another order. SOAP enlarges such
-differences: from one thread to two, the loss of one seed of soap_rare_tokens changed by 0.004 (dev) and 0.006 (test),
-about as much as from seed to seed. Records of recipes with a memory of n-grams are left out (LOG.md has their figures).
+In today's version, runs with d_model = 128 or more compute their blocks in bf16 if the machine multiplies bf16, and so
+does the head of every recipe except the baseline. Everything else, and every score, is float32. The notes list seeds
+whose threads or dtypes differ from the rest of their rung, because sums then round in a different order. SOAP enlarges
+such differences: from one thread to two, the loss of one seed of soap_rare_tokens changed by 0.004 (dev) and 0.006
+(test), about as much as from seed to seed. Recipes with a memory of n-grams are left out (LOG.md has their figures).
 
 **N-gram baselines** count exactly the tokens that a run reads, here those of the highest rung's seeds. The Kneser-Ney
-bigram and trigram (kn2, kn3) have one discount of 0.75. kn5, mkn5 and best see what a network sees: the tokens before
+bigram and trigram (kn2, kn3) have one discount of 0.75. kn5, mkn5 and best see the same as a network: the tokens before
 the target in its sequence. kn5 is modified Kneser-Ney of order 5 with discounts by formula, which *closed+counting*
-mixes in; mkn5 fits them on dev. The **best counting** that every seed has mixes mkn5 with contexts that have gaps and
-with caches of the sequence, by weights fitted on dev. If dev is scored, each half is scored by the other's fit.
+mixes in; mkn5 has discounts fitted on dev. The **best counting** mixes mkn5 with contexts that have gaps and caches of
+the sequence, with weights fitted on dev. If dev itself is scored, each half uses the weights fitted on the other.
 """
 
 
@@ -205,9 +205,9 @@ def _notes(board: Leaderboard, shown: Sequence[Entry]) -> list[str]:
     entries = board.entries()
     notes = failures([*board.crashed, *(record for entry in entries for record in entry.records)])
     notes += [f"{e.label}: {note}" for e in entries for note in _mixed(e)]
-    notes += [f"{e.label}: {e.superseded} records of earlier settings are left out" for e in entries if e.superseded]
+    notes += [f"{e.label}: records of earlier settings, left out: {e.superseded}" for e in entries if e.superseded]
     notes += [f"{e.label}: not an ablation of any rung of today's ladder" for e in board.ablations if e not in shown]
-    notes += [f"{e.label}: {e.dev_only} seeds that were scored on dev only are left out" for e in entries if e.dev_only]
+    notes += [f"{e.label}: seeds scored only on dev, left out: {e.dev_only}" for e in entries if e.dev_only]
     return notes
 
 
