@@ -10,9 +10,9 @@ TABLE = ROOT / "results" / "ideas.md"
 HEAD = """\
 # Judged ideas
 
-Each row is a judgement of `hectogpt judge` ([how it works](../docs/judge.md)): the gain over the base on the test texts,
-in nats per token, with an interval that is valid at every look. [judgements/](judgements) has the records, with source,
-seeds and checks. `python -m tools.ideas` makes this page from them.
+Each row is a judgement of `hectogpt judge` ([how it works](../docs/judge.md)): the gain over the base on the test
+texts, in nats per token, with an interval that is valid at every look. [judgements/](judgements) has the records, with
+source, seeds and checks. `python -m tools.ideas` makes this page from them.
 
 Judgements marked *first protocol* come from an earlier judge, which asked for single probabilities and did not seal its
 processes. Their records can be read, but not replayed.
