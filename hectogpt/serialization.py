@@ -54,8 +54,8 @@ class Value(ABC):  # noqa: B024  its children declare what has to be written
         if other is not None and not _may_replace(other, cls):
             raise UserError(
                 f"class {name} has the name of a class of {other.__module__}",
-                why="run files name classes, so two classes of one name could not be told apart",
-                fix=f"another name, My{name} say",
+                why="run files name classes, so the names must differ",
+                fix=f"rename it, for example to My{name}",
             )
         own[name] = cls
 

@@ -177,8 +177,7 @@ class Batches:
             raise UserError(
                 f"step {step + 1}: {type(self.data_order).__name__}.cut makes no batch",
                 why=fault,
-                fix=f"return rows of 2 to {self.seq_len} of the batch's tokens, {rows.size:,} in "
-                "all at most",
+                fix=f"return rows of 2 to {self.seq_len} tokens, at most {rows.size:,} in total",
                 code=errors.DATA,
             )
         return np.ascontiguousarray(batch, dtype=np.int64)

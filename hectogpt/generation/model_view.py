@@ -91,8 +91,7 @@ def trace(model: Transformer, ids: Int[np.ndarray, " time"]) -> Trace:
     if not all(numbers.isfinite().all() for numbers in (logits, *maps)):
         raise UserError(
             "the model's numbers overflow",
-            why="its attention maps or logits for this prompt are not finite: weights this large "
-            "compute nothing",
+            why="its attention maps or logits for this prompt are not finite",
             fix="use a model whose training went well",
             code=errors.DIVERGED,
         )

@@ -85,7 +85,7 @@ def test_two_classes_of_one_name_are_refused(table: dict[str, type[Value]], name
     before = dict(table)
     with pytest.raises(UserError, match=f"class {name} ") as caught:
         define(name)
-    assert "another name" in caught.value.fix
+    assert f"My{name}" in caught.value.fix
     assert table == before
 
 
