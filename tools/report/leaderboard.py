@@ -26,9 +26,9 @@ from hectogpt.training.run import sections_changed
 # What a track's numbers are, where a trained model is not scored by itself. The package no longer has the last two
 # tracks; commit 37ff3df8 has.
 SCORED = {
-    "closed+counting": "Runs with the n-grams of order 5 of what they read mixed in.",
-    "retrieval": "Runs that look up what followed similar places of what they read. Not ranked with *closed*.",
-    "adaptive": "Runs that go on learning: each token is scored before it is learned. Not ranked with *closed*.",
+    "closed+counting": "Runs mixed with the n-grams of order 5 of the text that they read.",
+    "retrieval": "Runs that look up what followed similar places in their text. Not ranked with *closed*.",
+    "adaptive": "Runs that keep learning: each token is scored before it is learned. Not ranked with *closed*.",
 }
 
 
