@@ -20,6 +20,7 @@ from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.files import append_line
 from hectogpt.lab import recipes
+from hectogpt.lab.best_counting import mixture_losses
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.record import Record, parse_run, read_records
 from hectogpt.serialization import dump
@@ -27,7 +28,6 @@ from hectogpt.training.evaluate import SEQ_LEN
 from hectogpt.training.run import Run
 from hectogpt.training.setup import training_tokens
 from tools import ROOT
-from tools.best_counting import mixture_losses
 from tools.report import ladder_names
 from tools.report.leaderboard import build_leaderboards
 from tools.report.ngram_file import find_ngrams, read_ngrams

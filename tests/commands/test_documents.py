@@ -64,6 +64,7 @@ PRINTED = {
     "docs/compare": ["verdict", r"\nlearning_rate .* is\s+(better|worse|unproven|a tie|tied)"],
     "docs/judge": [r"my_idea\.py:idea .*small\.py:small", r"\d+ of \d+ checks passed", "exit code 1", "holds"],
     "docs/verdict": ["idea.csv is better", "better 0.04"],
+    "docs/yardstick": ["is below unigram", "unigram since step 250", "bits per byte is below"],
     "docs/resume": ["ok +runs/long", "equal +loss"],
     "docs/watch": [*["http://127.0.0.1"] * 3, "tensorboard --logdir"],
     "docs/fine-tune": ["before training", "runs/walks"],

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_kinds import KINDS, build
 
+from hectogpt.lab.best_counting import GAPS, NEIGHBOURS, Mixture
 from hectogpt.lab.mixing import FIRST, Scored, fit_weights, losses, mix, score_both
 from hectogpt.lab.ngram import ADDED, DISCOUNT, ORDER, KneserNey, NgramModels, Pattern, neighbours
 from hectogpt.training.evaluate import evaluate
-from tools.best_counting import GAPS, NEIGHBOURS, Mixture
 
 GPT2_IDS = 50_257
 IDS = 4
@@ -85,6 +85,10 @@ def test_kneser_ney_equals_its_formula(rows: np.ndarray, text: list[int]) -> Non
         for pattern in patterns:
             expected = [by_hand(model, rows.tolist(), pattern, text[:at], text[at]) for at in range(1, len(text))]
             assert ours[pattern][0] == pytest.approx(expected, rel=1e-12), pattern
+        asked = KneserNey(rows, IDS, patterns, DISCOUNT, asked=one)  # what it leaves out is not looked up
+        asked.discounts = model.discounts
+        for pattern, p in asked.probabilities(one, asked.levels(one)).items():
+            assert np.array_equal(p, ours[pattern])
 
 
 def test_probabilities_over_a_large_vocabulary_sum_to_one() -> None:

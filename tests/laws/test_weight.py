@@ -17,15 +17,16 @@ from helpers import ROOT
 
 from tools import layers
 
-CHARACTERS = 655_600
+# Of these `yardstick` 17,300, and the best counting 6,400, which was in tools/.
+CHARACTERS = 679_300
 LINES = {
     "C++": (2_060, ("hectogpt/**/*.cpp", "hectogpt/**/*.h")),
     "pages": (3_620, ("hectogpt/**/*.js", "hectogpt/**/*.html", "hectogpt/**/*.css")),
-    "tools and bench": (6_880, ("tools/**/*.py", "bench/**/*.py")),
-    "tests": (15_290, ("tests/**/*.py",)),
+    "tools and bench": (6_670, ("tools/**/*.py", "bench/**/*.py")),
+    "tests": (15_440, ("tests/**/*.py",)),
     "textbook and kit": (1_895, ("reference/**/*.py", "assignment/**/*.py")),
 }
-FILES = 137  # of the package
+FILES = 140  # of the package
 TRAIN = 62  # modules that `hectogpt train` may load, see below
 LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 

@@ -1,9 +1,9 @@
-"""The best counting that was built: n-grams of the training text and of the tokens just read, mixed by learned weights.
+"""The best counting that was built: n-grams of the training text and of the tokens just read,
+mixed by learned weights.
 
-The mixture reads what a network reads: the training text, and of a held-out text the tokens before the target in the
-same sequence. Its weights are fitted on held-out text, about 350 numbers; everything else is counted. `python -m
-tools.ngrams` counts it for the records of the ladder.
-"""
+The mixture reads what a network reads: the training text, and of a held-out text the tokens before
+the target in the same sequence. Its weights are fitted on held-out text, about 350 numbers;
+everything else is counted. `python -m tools.ngrams` counts it for the records of the ladder."""
 
 from __future__ import annotations
 
@@ -17,16 +17,26 @@ from hectogpt.training.evaluate import cut
 
 NEIGHBOURS = neighbours(ORDER)
 GAPS: tuple[Pattern, ...] = ((1,), (2,), (3,), (0, 2), (1, 2), (0, 3), (0, 1, 3), (1, 2, 3))
-# (tokens that must match, factor per token of distance) of the caches: distributions of what this sequence has had.
-CACHES: tuple[tuple[int, float], ...] = ((0, 1.0), (0, 0.99), (0, 0.95), (1, 0.995), (2, 0.995), (3, 0.995), (4, 1.0))
+# (tokens that must match, factor per token of distance) of the caches: distributions of what this
+# sequence has had.
+CACHES: tuple[tuple[int, float], ...] = (
+    (0, 1.0),
+    (0, 0.99),
+    (0, 0.95),
+    (1, 0.995),
+    (2, 0.995),
+    (3, 0.995),
+    (4, 1.0),
+)
 LONGEST = max(n for n, _ in CACHES)
-FITTED = 1 << 17  # held-out tokens to fit on, at most; of a longer text, whole sequences spread over it evenly
+# held-out tokens to fit on, at most; of a longer text, whole sequences spread over it evenly
+FITTED = 1 << 17
 STEPS = 80  # of L-BFGS
 
 
 def fit_discounts(model: KneserNey, rows: Sequence[np.ndarray]) -> None:
-    """Choose the discounts of neighbouring tokens with the lowest loss of order 5 on held-out rows, from the formula's
-    on."""
+    """Choose the discounts of neighbouring tokens with the lowest loss of order 5 on held-out
+    rows, from the formula's on."""
     continuation = np.concatenate([model.continuation[part[:, 1:]].ravel() for part in rows])
     parts = [model.levels(part) for part in rows]
     levels = [
@@ -39,7 +49,8 @@ def fit_discounts(model: KneserNey, rows: Sequence[np.ndarray]) -> None:
     ]
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        """The loss and its gradient: backwards through the orders, each weighed by the back-offs above it."""
+        """The loss and its gradient: backwards through the orders, each weighed by the back-offs
+        above it."""
         discounts = flat.reshape(-1, 3)
         shorter = [continuation]
         for level, own in zip(levels, discounts, strict=True):
@@ -51,9 +62,11 @@ def fit_discounts(model: KneserNey, rows: Sequence[np.ndarray]) -> None:
             weight = weight * levels[n].back_off(discounts[n])
         return float(-np.log(shorter[-1]).mean()), gradient.ravel()
 
-    start = np.concatenate([model.tables[pattern].formula() for pattern in NEIGHBOURS])
+    start = np.concatenate([model.tables[pattern].formula for pattern in NEIGHBOURS])
     bounds = [(LEAST, most) for _ in NEIGHBOURS for most in MOST]
-    best = minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 50}).x
+    best = minimize(
+        loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 50}
+    ).x
     model.discounts |= dict(zip(NEIGHBOURS, best.reshape(-1, 3), strict=True))
 
 
@@ -64,25 +77,29 @@ def _slopes(level: Level, shorter: np.ndarray) -> np.ndarray:
 
 
 class Mixture:
-    """A mixture of distributions over token ids, its weights a softmax of linear functions of the context.
+    """A mixture of distributions over token ids, its weights a softmax of linear functions of the
+    context.
 
-    Distributions: modified Kneser-Ney of orders 2 to 5, the same with gaps, and caches. A cache is what followed the
-    last n tokens at earlier places of the sequence (n = 0: the tokens of the sequence themselves), each weighed by its
-    distance. Where they have not occurred before, the next shorter cache stands in. Every distribution sums to 1, and
-    the weights do, so the mixture does.
+    Distributions: modified Kneser-Ney of orders 2 to 5, the same with gaps, and caches. A cache is
+    what followed the last n tokens at earlier places of the sequence (n = 0: the tokens of the
+    sequence themselves), each weighed by its distance. Where they have not occurred before, the
+    next shorter cache stands in. Every distribution sums to 1, and the weights do, so the mixture
+    does.
 
-    The weights depend on what is known before the target: how often the contexts occurred in training and in the
-    sequence, how many tokens followed them, and the place in the sequence.
-    """
+    The weights depend on what is known before the target: how often the contexts occurred in
+    training and in the sequence, how many tokens followed them, and the place in the sequence."""
 
-    def __init__(self, rows: np.ndarray, vocab: int) -> None:
-        """Count `rows`, training ids [rows, seq_len] below `vocab`. The weights are equal until `fit`."""
-        self.counts = KneserNey(rows, vocab, (*NEIGHBOURS, *GAPS))
-        n_parts, n_features = len(self.counts.tables) + len(CACHES), 2 + 2 * len(NEIGHBOURS) + 2 * LONGEST
+    def __init__(self, rows: np.ndarray, vocab: int, asked: np.ndarray | None = None) -> None:
+        """Count `rows`, training ids [rows, seq_len] below `vocab`. The weights are equal until
+        `fit`. asked: the only rows that will be scored, which saves memory and time."""
+        self.counts = KneserNey(rows, vocab, (*NEIGHBOURS, *GAPS), asked=asked)
+        n_parts = len(self.counts.tables) + len(CACHES)
+        n_features = 2 + 2 * len(NEIGHBOURS) + 2 * LONGEST
         self.weights = np.zeros((n_parts, n_features), np.float32)
 
     def fit(self, held_out: Sequence[np.ndarray]) -> None:
-        """Choose discounts, then weights, with the lowest loss on held-out sequences, as `cut` gives them.
+        """Choose discounts, then weights, with the lowest loss on held-out sequences, as `cut`
+        gives them.
 
         The weights have a normal prior of variance 1: a short text moves them little.
         """
@@ -96,7 +113,7 @@ class Mixture:
             weights = flat.reshape(shape).astype(np.float32)
             shares = _softmax(weights @ features)
             joint = shares * p
-            mixed = joint.sum(axis=0)
+            mixed = np.maximum(joint.sum(axis=0), 1e-300)  # a step too far can leave nothing
             gradient = (shares - joint / mixed) @ features.T / n
             value = -np.log(mixed.astype(np.float64)).mean() + (flat**2).sum() / (2 * n)
             return float(value), (gradient + weights / n).ravel().astype(np.float64)
@@ -106,23 +123,30 @@ class Mixture:
         self.weights = best.reshape(shape).astype(np.float32)
 
     def probabilities(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """p of every token of `rows` [rows, n] after the first, given those before it in its row: that of modified
-        Kneser-Ney of order 5 and that of the mixture, both [rows, n - 1]."""
+        """p of every token of `rows` [rows, n] after the first, given those before it in its row:
+        that of modified Kneser-Ney of order 5 and that of the mixture, both [rows, n - 1]."""
         p, features = self.parts(rows)
-        # In float64: in float32 a product rounds each column its own way, and the targets of one context would differ.
+        # In float64: in float32 a product rounds each column its own way, and the targets of one
+        # context would differ.
         mixed = (_softmax(self.weights.astype(np.float64) @ features) * p).sum(axis=0)
         return p[len(NEIGHBOURS) - 1].reshape(len(rows), -1), mixed.reshape(len(rows), -1)
 
     def parts(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """p of every token after the first by each distribution, float64 [distributions, tokens]; and the features
-        [features, tokens], float32."""
+        """p of every token after the first by each distribution, float64 [distributions, tokens];
+        and the features [features, tokens], float32."""
         levels = self.counts.levels(rows)
         by_pattern = self.counts.probabilities(rows, levels)
         p = [by_pattern[pattern] for pattern in self.counts.tables]
-        features = [np.ones(p[0].shape), np.broadcast_to(np.log1p(np.arange(p[0].shape[1])) / 5, p[0].shape)]
+        features = [
+            np.ones(p[0].shape),
+            np.broadcast_to(np.log1p(np.arange(p[0].shape[1])) / 5, p[0].shape),
+        ]
         for pattern in NEIGHBOURS:
             level = levels[pattern]
-            features += [np.log1p(level.total) / 3, level.kinds.sum(axis=0) / np.maximum(level.total, 1)]
+            features += [
+                np.log1p(level.total) / 3,
+                level.kinds.sum(axis=0) / np.maximum(level.total, 1),
+            ]
         cached, matches = caches(rows)
         features += [f for n in range(LONGEST) for f in (np.log1p(matches[n]), matches[n] > 0)]
         flat = [array.reshape(-1) for array in (*p, *cached)]
@@ -130,16 +154,22 @@ class Mixture:
 
 
 def caches(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The caches' p of every token of `rows` [rows, n] after the first, [caches, rows, n - 1]; and at how many earlier
-    places the last 1, 2 ... LONGEST tokens occurred, [LONGEST, rows, n - 1]."""
+    """The caches' p of every token of `rows` [rows, n] after the first, [caches, rows, n - 1]; and
+    at how many earlier places the last 1, 2 ... LONGEST tokens occurred, [LONGEST, rows, n -
+    1]."""
     length = rows.shape[1] - 1
     distance = np.arange(length)[:, None] - np.arange(length)
     before = distance > 0
-    fading = {factor: np.tril(factor ** np.maximum(distance, 0).astype(np.float64)) for _, factor in CACHES}
+    fading = {
+        factor: np.tril(factor ** np.maximum(distance, 0).astype(np.float64))
+        for _, factor in CACHES
+    }
     p = np.zeros((len(CACHES), *rows[:, 1:].shape))
     matches = np.zeros((LONGEST, *rows[:, 1:].shape))
     for number, row in enumerate(rows):
-        same_place = row[None, :-1] == row[1:, None]  # [target, earlier place]: the token there is the target
+        same_place = (
+            row[None, :-1] == row[1:, None]
+        )  # [target, earlier place]: the token there is the target
         followed = np.zeros_like(same_place)
         followed[:, :-1] = same_place[:, 1:]  # the token after it is the target
         matched = list(_matches(row[:-1], before))
@@ -158,7 +188,8 @@ def caches(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _matches(context: np.ndarray, before: np.ndarray) -> Iterator[np.ndarray]:
-    """For n = 1, 2 ... LONGEST: [place, earlier place], whether the n tokens that end at both are the same."""
+    """For n = 1, 2 ... LONGEST: [place, earlier place], whether the n tokens that end at both are
+    the same."""
     same = (context[:, None] == context) & before
     matched = same
     yield matched
@@ -170,14 +201,19 @@ def _matches(context: np.ndarray, before: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def mixture_losses(
-    train_tokens: np.ndarray, held_out: np.ndarray, vocab: int, seq_len: int, fit_on: np.ndarray | None
+    train_tokens: np.ndarray,
+    held_out: np.ndarray,
+    vocab: int,
+    seq_len: int,
+    fit_on: np.ndarray | None,
 ) -> tuple[float, float]:
-    """Held-out cross entropy, nats per token, of modified Kneser-Ney of order 5 and of the mixture.
+    """Held-out cross entropy, nats per token, of modified Kneser-Ney of order 5 and of the
+    mixture.
 
-    train_tokens: ids [rows, seq_len]. held_out: [n >= 2], scored in sequences of `seq_len`. fit_on: the held-out text
-    that discounts and weights are fitted on. None: on `held_out` itself, its odd sequences scored with what its even
-    ones gave and the other way round, so that no token is scored with numbers that it has influenced.
-    """
+    train_tokens: ids [rows, seq_len]. held_out: [n >= 2], scored in sequences of `seq_len`.
+    fit_on: the held-out text that discounts and weights are fitted on. None: on `held_out` itself,
+    its odd sequences scored with what its even ones gave and the other way round, so that no token
+    is scored with numbers that it has influenced."""
     mixture = Mixture(train_tokens, vocab)
     parts = cut(held_out, min(seq_len, len(held_out) - 1))
     if fit_on is not None and len(fit_on) > 1:
@@ -185,13 +221,21 @@ def mixture_losses(
         return _cross_entropies(mixture, parts)
     if len(parts[0]) < 2:
         return _cross_entropies(mixture, parts)
-    halves = [parts[0][::2]], [parts[0][1::2], *parts[1:]]
-    losses = []
-    for fitted, scored in (halves, halves[::-1]):
+    return cross_fitted(mixture, [parts[0][::2]], [parts[0][1::2], *parts[1:]])
+
+
+def cross_fitted(
+    mixture: Mixture, one: list[np.ndarray], other: list[np.ndarray]
+) -> tuple[float, float]:
+    """Held-out cross entropy of order 5 and of the mixture. Each half of the sequences is scored
+    with discounts and weights that were fitted on the other."""
+    losses, n = np.zeros(2), 0
+    for fitted, scored in ((one, other), (other, one)):
         mixture.fit(_spread(fitted))
         tokens = sum(rows[:, 1:].size for rows in scored)
-        losses.append([tokens * loss for loss in _cross_entropies(mixture, scored)])
-    order_5, best = np.sum(losses, axis=0) / (len(held_out) - 1)
+        losses += tokens * np.array(_cross_entropies(mixture, scored))
+        n += tokens
+    order_5, best = losses / n
     return float(order_5), float(best)
 
 
@@ -204,8 +248,14 @@ def _spread(parts: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _cross_entropies(mixture: Mixture, parts: Sequence[np.ndarray]) -> tuple[float, float]:
-    found = [mixture.probabilities(block) for rows in parts for block in np.array_split(rows, -(-len(rows) // 64))]
-    order_5, best = (np.concatenate([p.ravel() for p in kind]) for kind in zip(*found, strict=True))
+    found = [
+        mixture.probabilities(block)
+        for rows in parts
+        for block in np.array_split(rows, -(-len(rows) // 64))
+    ]
+    order_5, best = (
+        np.concatenate([p.ravel() for p in kind]) for kind in zip(*found, strict=True)
+    )
     return float(-np.log(order_5).mean()), float(-np.log(best).mean())
 
 

@@ -1,0 +1,92 @@
+"""`hectogpt yardstick TEXT`: what counting reaches on a text, and where a loss lies."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hectogpt.cli.console import note, show
+from hectogpt.cli.options import YardstickOptions
+from hectogpt.errors import UserError
+from hectogpt.lab.loss_logs import Curve, read_curves
+from hectogpt.lab.yardstick import Per, Yardstick, open_encoder, plot_yardstick, yardstick
+
+
+def main(options: YardstickOptions) -> None:
+    """Measure, print the lines, and place what was given. Raises UserError."""
+    for loss in options.loss:
+        if not (math.isfinite(loss) and loss > 0):
+            raise UserError(f"--loss {loss:g}", why="a loss is positive", fix="--loss 3.1")
+    if options.train_tokens is not None and options.train_tokens < 2:
+        raise UserError(
+            f"--train-tokens {options.train_tokens}",
+            why="it must be 2 or more",
+            fix="--train-tokens 819200",
+        )
+    curves = {} if options.log is None else read_curves(options.log)  # before the work
+    found = yardstick(options.text, open_encoder(options.tokenizer), options.train_tokens)
+    losses = [found.nats(loss, options.per) for loss in options.loss]
+    unit = "nats per token" if options.per == "token" else f"bits per {options.per}"
+    lines = found.table()
+    for loss, nats in zip(options.loss, losses, strict=True):
+        lines.append(found.sentence(nats, f"A loss of {loss:g} {unit}"))
+    placed = [
+        place(found, nats) | {"loss": loss}
+        for loss, nats in zip(options.loss, losses, strict=True)
+    ]
+    log = {}
+    for name, curve in curves.items():
+        per = per_of(name, options.per)
+        step, last = curve[-1]
+        since = found.since(curve, per)
+        log[name] = {"values": len(curve), "last_step": step, "below_since": since} | place(
+            found, found.nats(last, per)
+        )
+        lines.append(
+            found.sentence(
+                found.nats(last, per),
+                f"{name}, {last:.4g} at step {step}, the last of {len(curve)},",
+            )
+        )
+        passed = [f"{line} since step {at}" for line, at in since.items() if at is not None]
+        lines.append(f"  below {', '.join(passed) or 'no line'}")
+    if options.picture is not None:
+        drawn = {
+            name: in_nats(found, curve, per_of(name, options.per))
+            for name, curve in curves.items()
+        }
+        plot_yardstick(options.picture, found, drawn, losses)
+        note(f"{options.picture} is drawn")
+    show(options.json, as_json(found) | {"placed": placed, "log": log}, lines)
+
+
+def per_of(name: str, per: Per) -> Per:
+    """The unit of a curve: bits per byte where its name says so."""
+    return "byte" if "bpb" in name.lower() else per
+
+
+def in_nats(found: Yardstick, curve: Curve, per: Per) -> Curve:
+    """A curve in nats per token."""
+    return [(step, found.nats(loss, per)) for step, loss in curve]
+
+
+def place(found: Yardstick, nats: float) -> dict[str, Any]:
+    """A loss and the lines around it, as JSON has them."""
+    above, below = found.place(nats)
+    value = nats if math.isfinite(nats) else None
+    return {"nats_per_token": value, "below": above, "not_below": below}
+
+
+def as_json(found: Yardstick) -> dict[str, Any]:
+    """The lines in every unit."""
+    return {
+        "text": found.text,
+        "tokenizer": found.tokenizer,
+        "vocab": found.vocab,
+        "train_tokens": found.tokens_counted,
+        "scored_tokens": found.tokens_scored,
+        "bytes_per_token": found.bytes_per_token,
+        "nats_per_token": found.nats_per_token,
+        "bits_per_byte": found.bits("byte"),
+        "bits_per_character": found.bits("character"),
+    }
