@@ -1,6 +1,4 @@
-"""Texts continued by a model: the cache of keys and values, decoding, sampling, and weights of
-fewer bytes.
-"""
+"""Generating text with a model: decoding with a cache, sampling, and weights of fewer bytes."""
 
 from hectogpt.generation.decode import Sampling, Token, complete, generate
 

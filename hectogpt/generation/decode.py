@@ -1,11 +1,12 @@
-"""A text continued by a model, in several ways at once, token by token.
+"""Continue a text with a model, token by token, in one or several ways at once.
 
-`generate` works on ids and yields tokens as they come; `complete` takes a text and returns its
+`generate` takes ids and yields tokens as they are chosen; `complete` takes a text and returns its
 continuation. Both refuse ids outside the vocabulary before the model sees them, and logits that
-are not numbers after it.
+are not finite.
 
-One pass goes over the prompt (prefill), then one token per row and pass (decode). A cache holds
-keys and values of earlier tokens, and what other parts of a model remember."""
+One pass reads the prompt (prefill); then each pass computes one token per row (decode). A cache
+holds the keys and values of earlier tokens, and the memory of other parts of the model.
+"""
 
 from __future__ import annotations
 
@@ -29,39 +30,39 @@ from hectogpt.model.transformer import DecoderBlock, Transformer, evaluating
 DecodeBytes = Callable[[Sequence[int]], bytes]
 
 
-# --- how the next token is chosen: options with the names and defaults of transformers' `generate`
-# --------------------
+# --- choosing the next token: options as in transformers' `generate`
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen and when a text ends."""
+    """The choice of the next token, and the end of a text."""
 
     max_new_tokens: int = 20
     """Tokens to add at most; 0 adds none."""
     do_sample: bool = False
-    """Draw from the softmax; otherwise take the likeliest token (greedy)."""
+    """Draw from the softmax; otherwise take the most likely token (greedy)."""
     temperature: float = 1.0
     """Divides the logits before the draw; 0 is greedy."""
     top_k: int = 50
-    """Keep the k likeliest tokens, and those tied with the last of them; 0 keeps all."""
+    """Keep the k most likely tokens, and ties with the last of them; 0 keeps all."""
     top_p: float = 1.0
-    """Keep the smallest set of likeliest tokens whose probabilities reach p, and ties with the
-    last.
-    """
+    """Keep the fewest most likely tokens whose probabilities reach p, and ties with the last."""
     min_p: float = 0.0
-    """Drop tokens less likely than min_p times the likeliest."""
+    """Drop tokens less likely than min_p times the most likely one."""
     num_return_sequences: int = 1
-    """Continuations of each prompt."""
+    """Number of continuations of each prompt."""
     stop_strings: tuple[str, ...] = ()
-    """A text ends with the token that completes one of these."""
+    """End a text with the token that completes one of these strings."""
     eos_token_id: tuple[int, ...] = ()
-    """A text ends with one of these tokens."""
+    """End a text with one of these tokens."""
 
     @classmethod
     def of(cls, end_of_text: int, **options: Any) -> Sampling:
-        """From options as they are written: stop_strings may be one text; eos_token_id one id,
-        None for end-of-text, or -1 for none."""
+        """Make a Sampling from options as users write them.
+
+        `stop_strings` may be a single string; `eos_token_id` may be a single id, None for
+        end-of-text, or -1 for no such token.
+        """
         eos = options.pop("eos_token_id", None)
         stops = options.pop("stop_strings", ())
         eos = end_of_text if eos is None else eos
@@ -89,40 +90,41 @@ class Sampling:
         if self.num_return_sequences > 1 and self.greedy:
             raise UserError(
                 f"num_return_sequences = {self.num_return_sequences} without sampling",
-                why="greedy continuations of one prompt are all the same",
+                why="greedy continuations of a prompt are all equal",
                 fix="a temperature above 0, and no greedy choice",
             )
 
     def _check(self, name: str, fits: bool, expected: str) -> None:
-        if not fits:  # NaN fits nowhere, since it compares false with everything
+        if not fits:  # NaN never fits, because all its comparisons are false
             raise UserError(f"{name} = {getattr(self, name)!r}", why=f"it must be {expected}")
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is taken."""
+        """True if the most likely token is taken."""
         return not self.do_sample or self.temperature == 0
 
 
 def _is_text(string: str) -> bool:
-    """Whether a string is not empty and has a UTF-8 form, which half of a surrogate pair has
-    not.
-    """
+    """True if a string is not empty and has a UTF-8 form (half a surrogate pair has none)."""
     return bool(string) and not any("\ud800" <= character <= "\udfff" for character in string)
 
 
 def choose(
     logits: Float[Tensor, "rows vocab"], sampling: Sampling, generators: Sequence[torch.Generator]
 ) -> Int[Tensor, " rows"]:
-    """One id per row: the likeliest token, or the one at which the cumulative probability passes a
-    uniform number drawn from the row's generator."""
+    """Choose one id per row.
+
+    Greedy takes the most likely token. Otherwise it is the token at which the cumulative
+    probability passes a uniform number drawn from the row's generator.
+    """
     if sampling.greedy:
         return logits.argmax(dim=-1)
     total = probabilities(logits, sampling).cumsum(dim=-1)
     draw = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators]).to(
         logits.device
     )
-    # Scaled by the sum as added up, so that the last token with mass is reached; `right` skips
-    # tokens without mass.
+    # The draw is scaled by the computed sum, so that the last token can be reached. `right`
+    # skips tokens of probability 0.
     return torch.searchsorted(total, (draw[:, None] * total[:, -1:]), right=True)[:, 0].clamp(
         max=logits.shape[1] - 1
     )
@@ -131,10 +133,11 @@ def choose(
 def probabilities(
     logits: Float[Tensor, "rows vocab"], sampling: Sampling
 ) -> Float64[Tensor, "rows vocab"]:
-    """What the draw is made from: temperature, then top_k, top_p, min_p on what is left, in
-    transformers' order.
+    """The distribution to draw from: temperature, then top_k, top_p and min_p.
+
+    Each acts on what the one before has kept, in transformers' order.
     """
-    # Subtracting the maximum first keeps a tiny temperature from overflowing.
+    # Without subtracting the maximum, a tiny temperature would overflow.
     logits = (logits.double() - logits.amax(dim=-1, keepdim=True)) / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
         last = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
@@ -142,8 +145,8 @@ def probabilities(
     p = logits.softmax(dim=-1)
     if sampling.top_p < 1:
         ordered = p.sort(dim=-1, descending=True).values
-        # The set ends with the first token that brings the sum to top_p; a token is in it if the
-        # sum before is below.
+        # The set ends with the token that brings the sum to top_p, so a token belongs to it if the
+        # sum before it is below top_p.
         kept = (
             ((ordered.cumsum(dim=-1) - ordered) < sampling.top_p)
             .sum(dim=-1, keepdim=True)
@@ -158,14 +161,14 @@ def probabilities(
 
 
 # --- logits, with a cache
-# ---
 
 
 class Decoder:
-    """The continuation of several texts of one length, one row each.
+    """The continuation of several texts of equal length, one per row.
 
-    Past the context length L each new token is conditioned on exactly the last L tokens of its
-    row. Positions then move with every token, so rows are computed anew."""
+    Past the context length L, each new token is conditioned on exactly the last L tokens of its
+    row. Positions then move with every token, so rows are computed again from scratch.
+    """
 
     def __init__(
         self, model: Transformer, texts: Int[Tensor, "rows time"], new_tokens: int
@@ -173,9 +176,8 @@ class Decoder:
         self.model = model
         self.limit = model.config.context_length
         like = model.embeddings.weight
-        self.newest = texts[:, -self.limit :].to(
-            like.device
-        )  # of each row its last tokens, up to L of them
+        # Of each row its last tokens, up to L of them.
+        self.newest = texts[:, -self.limit :].to(like.device)
         rows, width = self.newest.shape
         attentions = [block.attention for block in cast(Iterable[DecoderBlock], model.backbone)]
         heads = [(a.kv_heads, a.d_key) for a in attentions]
@@ -185,15 +187,16 @@ class Decoder:
 
     @torch.no_grad()
     def prefill(self) -> Float[Tensor, "rows vocab"]:
-        """Logits after the texts: one pass over all of them."""
+        """Logits after the texts, from one pass over all of them."""
         return self.model.next_logits(
             self.newest, self.cache.advance(self.newest.shape[1]), self.cache
         )
 
     @torch.no_grad()
     def decode(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
-        """Append one token to each row; return the logits after them. The ids are not waited
-        for.
+        """Append one token to each row and return the logits after them.
+
+        Does not wait for the ids to be computed.
         """
         tokens = tokens.to(self.newest.device)[:, None]
         self.newest = torch.cat((self.newest, tokens), dim=1)[:, -self.limit :]
@@ -203,12 +206,17 @@ class Decoder:
 
 
 # --- texts
-# ---
 
 
 class Token(NamedTuple):
-    """One new token: of which text, its id, and its log-probability in nats under the model's own
-    softmax (before temperature and truncation)."""
+    """One new token.
+
+    Attributes:
+        row: the text that it belongs to.
+        id: its id.
+        logprob: its log-probability in nats under the model's own softmax, before temperature and
+            truncation.
+    """
 
     row: int
     id: int
@@ -223,19 +231,25 @@ def generate(
     seed: int = 0,
     decode_bytes: DecodeBytes | None = None,
 ) -> Iterator[Token]:
-    """Yield the new tokens of all continuations of a prompt, one per continuation and round, in
-    their order.
+    """Yield the new tokens of all continuations of a prompt, round by round.
 
-    The generator of continuation r is seeded with seed + r and draws one number per token, so a
-    text does not depend on its neighbours. A text's last token is its stop token, the one
-    completing a stop string (for which `decode_bytes` is needed), or number max_new_tokens. An
-    empty prompt starts from the last id, end-of-text. Past the context length L each token is
-    conditioned on the last L tokens of its text.
+    Args:
+        model: the model. Its weights are not changed; in training mode, it is switched to
+            evaluation while tokens are computed.
+        prompt: token ids. An empty prompt starts from the last id, end-of-text.
+        sampling: how tokens are chosen; None takes the defaults.
+        seed: the generator of continuation r is seeded with seed + r and draws one number per
+            token, so a text does not depend on the others.
+        decode_bytes: needed for stop strings.
 
-    Raises UserError before the first token for ids outside the vocabulary (DATA), for seeds
-    outside [-2^63, 2^63) and for texts that do not fit into memory (MEMORY), and for NaN or
-    infinite logits (DIVERGED). Weights are not changed; a model in training mode is switched to
-    evaluation while tokens are computed."""
+    A text's last token is its stop token, or the one that completes a stop string, or number
+    max_new_tokens. Past the context length L, each token is conditioned on the last L tokens of
+    its text.
+
+    Raises UserError before the first token: DATA for ids outside the vocabulary, MEMORY for texts
+    that do not fit into memory, USAGE for seeds outside [-2^63, 2^63). Raises UserError (DIVERGED)
+    for NaN or infinite logits.
+    """
     sampling = sampling or Sampling()
     text = np.array(prompt if len(prompt) else [model.config.vocab_size - 1], dtype=np.int64)
     check_ids(text, model.config.vocab_size, "the prompt")
@@ -280,7 +294,7 @@ def _generate(
         computed = tokens, logits.gather(1, tokens[:, None])[:, 0], logits.logsumexp(dim=-1)
         ids, picked, totals = torch.stack(
             [numbers.double() for numbers in computed]
-        ).tolist()  # waits once
+        ).tolist()  # the only wait for the device
         if bad := [row for row in sorted(open_rows) if not math.isfinite(totals[row])]:
             raise UserError(
                 f"the model's logits for text {bad[0]} are not finite",
@@ -303,14 +317,22 @@ def check_memory(
     model: Transformer, prompt_tokens: int, sampling: Sampling, per_token: int = 0
 ) -> None:
     """Refuse texts whose caches and logits cannot fit into memory, before anything is allocated.
-    per_token: bytes that the caller keeps of each new token. Raises UserError (MEMORY)."""
+
+    Args:
+        model: the model.
+        prompt_tokens: the length of the prompt.
+        sampling: number and length of the texts.
+        per_token: bytes that the caller stores for each new token.
+
+    Raises UserError (MEMORY).
+    """
     config = model.config
     weight = model.embeddings.weight
     rows = sampling.num_return_sequences
     new = sampling.max_new_tokens
     width = min(prompt_tokens + new, config.context_length)
     numbers = 2 * config.n_layers * width * config.d_model + config.vocab_size
-    # Beside keys, values and logits: the softmax and its sums in float64, a generator, Python's
+    # Keys, values and logits, then the softmax and its sums in float64, a generator, Python's
     # objects.
     row = (
         numbers * weight.element_size()
@@ -341,9 +363,9 @@ def complete(
     *,
     seed: int = 0,
 ) -> str:
-    """The continuation of a text (without the text): that of its first row if there are several.
+    """The continuation of a text, without the text; of several, the first.
 
-    Ends before an end-of-text token; a stop string is part of the text.
+    It ends before an end-of-text token. A stop string is included.
     """
     sampling = sampling or Sampling()
     ids = tokenizer.encode(prompt).tolist()
@@ -355,5 +377,5 @@ def complete(
 
 
 def completes(text: bytes, new: int, stops: Sequence[bytes]) -> bool:
-    """Whether the last `new` bytes of a text complete one of some strings."""
+    """True if the last `new` bytes of a text complete one of these strings."""
     return any(stop in text[-(len(stop) + new - 1) :] for stop in stops if new)

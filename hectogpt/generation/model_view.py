@@ -1,5 +1,4 @@
-"""A trained model on one prompt: tokens, attention maps, losses and next tokens; and what its
-heads do for the loss."""
+"""A trained model on one prompt: attention maps, losses, next tokens, and effects of heads."""
 
 from __future__ import annotations
 
@@ -24,17 +23,19 @@ from hectogpt.model.transformer import DecoderBlock, Transformer
 
 HeadName = tuple[int, int]  # layer and head, both from 0
 TOKENS = 4096
-WINDOW = 512  # of a text on which effects of heads are measured, and of one row of it
+WINDOW = 512  # tokens of the text on which effects of heads are measured, and of one row of it
 MOST_HEADS = 64
-MOST_PAIRED = 9  # heads of a model whose effects are measured one by one, and in pairs
+MOST_PAIRED = 9  # limits on the number of heads for measuring them one by one, and all pairs
 
 
 class Trace(NamedTuple):
-    """What one forward pass over a prompt of T tokens did.
+    """The results of one forward pass over a prompt of T tokens.
 
-    maps[layer, head, t, s]: weight that position t gives to position s. losses[t - 1]: loss in
-    nats of token t given those before it (T - 1 of them). next_probabilities[vocab]: the
-    distribution after the last token."""
+    Attributes:
+        maps: [layer, head, t, s], the weight that position t gives to position s.
+        losses: [t - 1], the loss in nats of token t given those before it (T - 1 of them).
+        next_probabilities: [vocab], the distribution after the last token.
+    """
 
     maps: Float[np.ndarray, "layers heads time time"]
     losses: Float[np.ndarray, " predicted"]
@@ -42,8 +43,9 @@ class Trace(NamedTuple):
 
 
 def find_newest_run(root: Path) -> Path | None:
-    """The run folder below `root` that finished last (its summary.json is written at the end), or
-    None.
+    """The run folder below `root` that finished last, or None.
+
+    A run finishes when it writes summary.json.
     """
     summaries = [
         path
@@ -56,11 +58,17 @@ def find_newest_run(root: Path) -> Path | None:
 def read_prompt(
     text: str, tokenizer: Tokenizer, model: Transformer, longest: int = 0
 ) -> Int[np.ndarray, " time"]:
-    """The prompt's tokens. Of a text longer than the context (or than `longest` tokens, if given)
-    the end is kept.
+    """The tokens of a prompt; if it is too long, the last ones.
+
+    Args:
+        text: the prompt.
+        tokenizer: the model's tokenizer.
+        model: the model, whose context length is the limit.
+        longest: a lower limit, in tokens; 0 means none.
 
     Raises UserError for an empty prompt, for text that is not Unicode, and for ids that the model
-    does not have."""
+    does not have.
+    """
     ids = tokenizer.encode(text)
     if not len(ids):
         raise UserError(
@@ -71,14 +79,15 @@ def read_prompt(
 
 
 def attention_modules(model: Transformer) -> list[CausalAttention]:
-    """The attention of every layer, first layer first."""
+    """The attention of every layer, in order."""
     return [block.attention for block in model.backbone if isinstance(block, DecoderBlock)]
 
 
 @torch.no_grad()
 def trace(model: Transformer, ids: Int[np.ndarray, " time"]) -> Trace:
-    """Run the model on 1 to context_length tokens. Raises UserError (DIVERGED) if its numbers
-    overflow.
+    """Run the model on 1 to context_length tokens.
+
+    Raises UserError (DIVERGED) if its values overflow.
     """
     maps: list[Tensor] = []
 
@@ -103,9 +112,11 @@ def trace(model: Transformer, ids: Int[np.ndarray, " time"]) -> Trace:
 
 
 def spell_out(piece: bytes) -> str:
-    """A token's bytes as text without invisible characters: space as ␣, line feed as ↵, tab as ⇥,
-    other controls and unprintable characters as \\u{...}, and bytes that are not a whole UTF-8
-    character as \\xNN."""
+    """A token's bytes as text without invisible characters.
+
+    Space becomes ␣, line feed ↵, tab ⇥. Other unprintable characters become \\u{...}, and bytes
+    that are not a complete UTF-8 character become \\xNN.
+    """
     symbols = {" ": "␣", "\n": "↵", "\t": "⇥", "\\": "\\\\"}
     parts = []
     for char in piece.decode("utf-8", errors="surrogateescape"):
@@ -119,24 +130,26 @@ def spell_out(piece: bytes) -> str:
 
 
 def name_tokens(ids: Int[np.ndarray, " time"], tokenizer: Tokenizer) -> list[str]:
-    """Every token spelled out."""
+    """Each token, spelled out."""
     return [spell_out(tokenizer.decode_bytes([i])) for i in ids.tolist()]
 
 
 # --- heads off
-# ---
 
 
 def effects(
     model: Transformer, tokens: np.ndarray, all_of_them: bool = True
 ) -> list[dict[str, Any]]:
-    """How much the loss rises without each head and without each pair of heads (of more than
-    MOST_PAIRED heads: of the four that matter most); or only without each head, with zeros in its
-    place.
+    """How much the loss rises without heads, one dict for each measurement.
 
-    A row has heads, mode ("zero" or "mean"), delta in nats per token, and se, its standard error
-    over windows (None for one window); that of a pair also `beyond`: delta and se of what it costs
-    beyond the sum of both alone. [] for a model of more than MOST_HEADS heads, or for one token.
+    Every head is replaced by zeros. With `all_of_them`, every head is also replaced by its mean
+    output, and pairs by zeros: all pairs, or those of the four heads that matter most if there are
+    more than MOST_PAIRED.
+
+    A dict has `heads`, `mode` ("zero" or "mean"), `delta` in nats per token, and `se`, its
+    standard error over windows (None for one window). For a pair, `beyond` has delta and se of its
+    effect beyond the sum of both alone. Returns [] for a model with more than MOST_HEADS heads,
+    and for a text of one token.
     """
     config = model.config
     heads = [(layer, head) for layer in range(config.n_layers) for head in range(config.n_heads)]
@@ -179,8 +192,9 @@ def effects(
 
 
 def cut_windows(tokens: np.ndarray, length: int) -> list[Tensor]:
-    """Rows of the text that do not overlap, up to TOKENS tokens together, each int64 [1, at most
-    length + 1].
+    """Rows of the text that do not overlap, with up to TOKENS tokens in total.
+
+    Each is int64 [1, at most length + 1].
     """
     starts = range(0, max(len(tokens) - 1, 1), length)
     rows = [torch.from_numpy(tokens[at : at + length + 1])[None] for at in starts]
@@ -194,8 +208,14 @@ def measure(
     off: Sequence[HeadName] = (),
     instead: Tensor | None = None,
 ) -> np.ndarray:
-    """The sum of the losses of each window, float64 [windows]. The output of heads that are off is
-    replaced before the output projection by theirs of `instead`, [layers, d_model]."""
+    """The sum of the losses of each window, float64 [windows], with some heads replaced.
+
+    Args:
+        model: the model.
+        windows: rows of tokens.
+        off: the heads whose output is replaced before the output projection.
+        instead: the replacement, [layers, d_model]; None is zero.
+    """
     d = model.config.d_attention
 
     def replace(layer: int, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
@@ -211,9 +231,7 @@ def measure(
 
 
 def mean_outputs(model: Transformer, windows: list[Tensor]) -> Tensor:
-    """For each layer, the mean over the windows' tokens of what enters the output projection,
-    [layers, d_model].
-    """
+    """Mean input of each layer's output projection over the windows, [layers, d_model]."""
     sums = torch.zeros(model.config.n_layers, model.config.d_model, dtype=torch.float64)
 
     def keep(layer: int, module: nn.Module, inputs: tuple[Tensor]) -> None:
@@ -228,8 +246,9 @@ def mean_outputs(model: Transformer, windows: list[Tensor]) -> Tensor:
 def hooked(
     modules: Sequence[nn.Module], hook: Callable[..., tuple[Tensor] | None]
 ) -> Iterator[None]:
-    """Within it, hook(layer, module, inputs) is called before each module, one a layer, and may
-    replace its input.
+    """Context manager: call hook(layer, module, inputs) before each of these modules.
+
+    There is one module per layer. The hook may return a replacement for the input.
     """
     handles = [
         module.register_forward_pre_hook(partial(hook, layer))

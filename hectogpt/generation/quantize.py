@@ -1,10 +1,10 @@
-"""A model with weights of fewer bytes, bf16 or int8, for generation, which reads every weight once
-per token.
+"""A model with bf16 or int8 weights, for generation, which reads every weight once per token.
 
-Where the C++ kernels are (hectogpt/kernels), they multiply: int8 with the rows of x rounded to 8
-bits, each by its own maximum, bf16 and float32 for a few rows with x as it is. Otherwise, and for
-more rows, the products are oneDNN's or torch's, in bf16 beside rounded weights where the processor
-multiplies bf16. Norms, attention and cache stay in float32."""
+The C++ kernels (hectogpt/kernels) multiply where they are available: int8 with the rows of x
+rounded to 8 bits, each by its own maximum; bf16 and float32 for a few rows, with x unchanged.
+Otherwise, and for more rows, the products are oneDNN's or torch's, in bf16 for rounded weights if
+the CPU multiplies bf16. Norms, attention and cache stay in float32.
+"""
 
 from __future__ import annotations
 
@@ -22,24 +22,28 @@ from hectogpt.kernels.dtypes import prefers_bf16
 from hectogpt.model.transformer import DecoderBlock, Transformer
 
 WeightFormat = Literal["float32", "bfloat16", "int8"]
-FEW_ROWS = 2  # up to so many rows x stays in float32 beside rounded weights that torch multiplies
-# From so many rows on bf16 weights are widened where float32 products are the faster ones.
+FEW_ROWS = 2  # up to this many rows, x stays in float32 when torch multiplies rounded weights
+# From this many rows on, bf16 weights are widened if float32 products are faster.
 MANY_ROWS = 128
 
 
 def round_rows(
     weight: Float[Tensor, "out in"],
 ) -> tuple[Int8[Tensor, "out in"], Float[Tensor, "out 1"]]:
-    """int8: multiples of max|row| / 127, and this scale. A weight is off by at most max|row| /
-    254.
+    """Round weights to int8 multiples of max|row| / 127, and return both.
+
+    A weight changes by at most max|row| / 254.
     """
     scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / 127
     return (weight / scale).round().to(torch.int8), scale
 
 
 class PackedLinear(nn.Module):
-    """x -> x W^T + b with W [out, in] in float32, bfloat16, or int8 with a float32 scale per row
-    (round_rows), by the C++ kernels where they are there; int8 is then laid out for them."""
+    """x -> x W^T + b with W [out, in] in float32, bfloat16 or int8.
+
+    int8 has a float32 scale per row (round_rows) and, if the C++ kernels are available, is laid
+    out for them.
+    """
 
     weight: Tensor
     scale: Tensor | None
@@ -80,16 +84,18 @@ class PackedLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
     def _gemm(self, x: Tensor, rows: int) -> Tensor:
-        """A matrix product by oneDNN, faster than MKL's in float32 on AMD processors (measured:
-        106 and 89 GFLOP/s)."""
+        """A matrix product by oneDNN.
+
+        It is faster than MKL's in float32 on AMD CPUs (measured: 106 and 89 GFLOP/s).
+        """
         slow = not torch_private.onednn_has_bf16() or (rows > MANY_ROWS and not prefers_bf16())
         exact = self.weight.dtype == torch.float32 or (x.device.type == "cpu" and slow)
         x, weight = (t.to(torch.float32 if exact else torch.bfloat16) for t in (x, self.weight))
         if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
             one_token = x.dim() == 2 or x.shape[-2] == 1
             if one_token and FEW_ROWS < x.shape[0] <= 64 and self.weight.dtype != torch.int8:
-                # A second copy of the weights, in blocks, pays where it is read again for every
-                # token of a batch.
+                # A second copy of the weights, in blocks, pays off if every token of a batch reads
+                # it.
                 if self.blocked is None:
                     self.blocked = torch_private.onednn_blocks(weight, x.shape[0])
                 weight = self.blocked
@@ -98,18 +104,18 @@ class PackedLinear(nn.Module):
 
 
 def quantize(model: Transformer, form: WeightFormat = "float32") -> Transformer:
-    """A copy for generation whose linear maps, vocabulary head included, hold their weights in a
-    smaller format.
+    """A copy of the model for generation, with linear maps and head in a smaller format.
 
-    The embedding tables stay in float32, since a token reads one row of them; they and all else
-    that is not replaced share memory with `model`. Without the C++ kernels int8 saves memory but
-    no time."""
-    # The memo keeps tensors shared until the module that holds them is replaced.
+    The embedding tables stay in float32, because a token reads only one row of them. They, and
+    everything else that is not replaced, share memory with `model`. Without the C++ kernels, int8
+    saves memory but no time.
+    """
+    # The memo makes deepcopy share tensors; those of replaced modules are dropped below.
     shared: dict[int, object] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     light = copy.deepcopy(model, shared)
     matrix = model.lm_head.matrix(model.embeddings.weight)
     head = light.lm_head
-    head.packed = PackedLinear(matrix, None, form)  # the embedding map included
+    head.packed = PackedLinear(matrix, None, form)  # includes the embedding map
     head.weight = None  # type: ignore[assignment]
     head.embedding_map = None
     for module in list(light.backbone.modules()):

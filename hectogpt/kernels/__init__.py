@@ -1,1 +1,1 @@
-"""Kernels in C++ for every processor, and what dtypes a device has."""
+"""C++ kernels for CPUs, and the dtypes in which a device is fast."""

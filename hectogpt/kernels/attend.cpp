@@ -1,5 +1,5 @@
-// Causal attention over cached keys and values, in float32. A row's result does not depend, to the bit, on the rows
-// beside it.
+// Causal attention over cached keys and values, in float32. A row's result is bit-identical whatever rows are beside
+// it.
 
 #include "parallel.h"
 #include "vector.h"
@@ -17,11 +17,11 @@ struct Attention {
     const int64_t* starts;  // [batch]: the slot at which a row's text starts
     float* out;             // [batch, time, heads, d]
     i64 heads, time, d, capacity;
-    i64 first;              // slot of the first query; keys and values are there up to slot first + time - 1
+    i64 first;              // slot of the first query; keys and values exist up to slot first + time - 1
     float scale;
 };
 
-// The softmax of count scores, in place; the memory goes on to a multiple of W, where zeros are written.
+// The softmax of count scores, in place. Zeros are written after them, up to a multiple of W.
 void softmax(float* scores, i64 count) {
     const i64 end = (count + W - 1) / W * W;
     for (i64 i = count; i < end; i++) scores[i] = -INFINITY;
@@ -37,8 +37,8 @@ void softmax(float* scores, i64 count) {
     for (i64 i = 0; i < end; i += W) store(scores + i, load(scores + i) / divisor);
 }
 
-// sums of a (R rows, number k at a[r * row + k]) times b [k][V vectors] at distance `stride`; the last vector has
-// `count` numbers.
+// Sums of a (R rows, element k at a[r * row + k]) times b [k][V vectors], `stride` apart; the last vector has `count`
+// elements.
 template <int R, int V, class Read>
 inline void products(const float* a, i64 row, i64 depth, Read read, vf total[R][V]) {
 #pragma GCC unroll 8
@@ -96,8 +96,8 @@ void attend_one(const Attention& t, const float* q, const float* keys, const flo
     weigh<1>(t, scores, count, count, values, out);
 }
 
-// R queries of one head that follow each other; the first of them sees `count` keys. lanes: the keys as
-// [tile, d, TILE]. scores: R rows of `stride` numbers.
+// R consecutive queries of one head; the first of them sees `count` keys. lanes: the keys as [tile, d, TILE].
+// scores: R rows of `stride` elements.
 template <int R>
 void attend_rows(const Attention& t, const float* q, const float* lanes, const float* values, i64 count, float* scores,
                  i64 stride, float* out) {
@@ -152,7 +152,7 @@ bool attend_head(const Attention& t, i64 row, i64 head) {
 
 }  // namespace
 
-// Returns 0, or 2 without memory.
+// Returns 0, or 2 if there is not enough memory.
 extern "C" int attend(const float* q, const float* keys, const float* values, const int64_t* starts, float* out,
                       i64 batch, i64 heads, i64 time, i64 d, i64 capacity, i64 first, float scale, int threads) {
     const Attention t{q, keys, values, starts, out, heads, time, d, capacity, first, scale};

@@ -1,16 +1,16 @@
 // Causal attention in bf16 or float32, forward and backward. Every head of a text is computed by one thread in a fixed
-// order, so results do not depend on the number of threads. Scores are never stored as a whole (2205.14135).
+// order, so results do not depend on the number of threads. The matrix of scores is never stored (2205.14135).
 
 #include "parallel.h"
 #include "vector.h"
 
 namespace {
 
-// Tiles of 64 queries by 64 keys. Operands are 32-bit units of one float32 or two bf16 numbers, which the instruction
-// vdpbf16ps multiplies and adds up. They lie in two forms:
+// Tiles of 64 queries by 64 keys. Operands are 32-bit units of one float32 or two bf16 numbers; vdpbf16ps multiplies
+// and adds up the latter. There are two layouts:
 //   lanes:  [n / W][d / PER][W], W rows side by side, units along d   (for products that sum over d)
 //   units:  [n / PER][d], PER rows interleaved                        (for products that sum over rows)
-// n is the number of tokens rounded up to a multiple of 64, with zeros in the rows that are none; d is that of the
+// n is the number of tokens rounded up to a multiple of 64, with zeros in the additional rows; d is that of the
 // kernel, D, with zeros beyond the head's own size.
 
 constexpr i64 B = 64;
@@ -41,7 +41,7 @@ struct Tile {
     vf sum[ROWS][V];
 };
 
-// sums of a (4 rows, unit k of row r at a[r * row + k * step]) times b [k][V vectors], which lie `panel` units apart.
+// Sums of a (4 rows, unit k of row r at a[r * row + k * step]) times b [k][V vectors], which are `panel` units apart.
 template <class T, int V>
 inline Tile<V> product(const int32_t* a, i64 row, i64 step, const int32_t* b, i64 panel, i64 stride, i64 depth) {
     Tile<V> t;
@@ -221,7 +221,7 @@ void backward_head(const T* q, const T* k, const T* v, const T* out, const T* gr
         float delta[B], shift[B];
         for (i64 r = 0; r < B; r++) {
             delta[r] = 0;
-            shift[r] = INFINITY;  // a row that is none: its p is 0
+            shift[r] = INFINITY;  // a padding row: its p is 0
             if (q0 + r >= n) continue;
             vf total = vf{};
             const T *g = g_rows + (q0 + r) * D, *o = out + (q0 + r) * s[3];
@@ -329,10 +329,10 @@ int attend_all(const Call<T>& call, i64 batch, int threads) {
 
 }  // namespace
 
-// softmax(scale q k^T) v under the causal mask, and with `grad` the gradients dq, dk, dv. All but lse
-// [batch, head, time] are [batch, head, time, d], d at most 128, by strides (batch, head, time) of q, k, v, out, grad,
-// dq, dk, dv. first [batch, time], if it is there: the first key that each query sees, which never falls along a text.
-// Returns 0, or 1 for a d that there is no code for, 2 without memory.
+// softmax(scale q k^T) v under the causal mask and, with `grad`, the gradients dq, dk, dv. lse is [batch, head, time];
+// all others are [batch, head, time, d], d at most 128, with the strides (batch, head, time) of q, k, v, out, grad, dq,
+// dk, dv. first [batch, time] or null: the first key that each query sees, which never decreases along a text.
+// Returns 0, 1 if this d is not supported, or 2 if there is not enough memory.
 extern "C" int causal_attention(int is_bf16, const void* q, const void* k, const void* v, void* out, const void* grad,
                                 void* dq, void* dk, void* dv, float* lse, const i64* first, const i64* strides,
                                 i64 batch, i64 heads, i64 n, i64 d, float scale, int threads) {

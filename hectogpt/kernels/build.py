@@ -1,8 +1,9 @@
-"""The library of C++ kernels for this processor, out of the package or compiled on first use.
+"""The library of C++ kernels for this CPU, from the package or compiled on first use.
 
-A form is the source compiled for a kind of processor. The best form that this processor names is
-taken first. One that cannot be had, loaded or used leaves its reason and gives way to the next;
-without any, torch's operations do the work."""
+A form is the source compiled for one kind of CPU. The best form that this CPU supports is tried
+first. If it cannot be compiled, loaded or used, the reason is recorded and the next form is tried.
+Without any, torch's operations do the work.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +25,25 @@ from hectogpt import files, hardware
 from hectogpt.errors import UserError, first_line
 
 FOLDER = Path(__file__).parent
-PREBUILT = FOLDER / "prebuilt"  # in wheels for one platform
+PREBUILT = FOLDER / "prebuilt"  # only in wheels for one platform
 # Never -ffast-math, which makes exp wrong by 41 %.
 OPTIONS = ("-w", "-O2", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast")
 
-SECONDS = 180.0  # for all files together; most machines need 10
-# Loads the OpenMP that torch brings, if there is one, then the library, and runs its check.
+SECONDS = 180.0  # for compiling all files; most machines need 10
+# Loads torch's OpenMP if there is one, then the library, and runs its check.
 CHECK = """import ctypes, sys
 if sys.argv[2]: ctypes.CDLL(sys.argv[2], ctypes.RTLD_GLOBAL)
 sys.exit(ctypes.CDLL(sys.argv[1]).check(0))"""
 
 
 class Form(NamedTuple):
-    """A kind of processor. flags: what it names, in Linux's words; options: the compiler's for
-    it.
+    """A kind of CPU.
+
+    Attributes:
+        name: the name of the form.
+        machine: the architecture.
+        flags: the features that it needs, by Linux's names.
+        options: the compiler's options for it.
     """
 
     name: str
@@ -60,7 +66,7 @@ FORMS = (
 
 
 class Library(NamedTuple):
-    """A library that is loaded. made: how it was had."""
+    """A library that is loaded. `made` says where it came from."""
 
     form: Form
     code: ctypes.CDLL
@@ -68,7 +74,7 @@ class Library(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The library of this machine, if there is one, and why each better form is not used."""
+    """This machine's library, if there is one, and why each better form is not used."""
 
     library: Library | None
     reasons: tuple[str, ...]
@@ -80,24 +86,22 @@ def sources() -> list[Path]:
 
 
 def machine() -> str:
-    """The kind of processor, as FORMS names it."""
+    """The architecture of this machine, as FORMS names it."""
     name = platform.machine().lower()
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
 
 
 def forms() -> list[Form]:
-    """Those that this processor names, the best one first; none on Windows."""
+    """The forms that this CPU supports, best first; none on Windows."""
     here = [form for form in FORMS if form.machine == machine() and sys.platform != "win32"]
     if sys.platform == "darwin":
-        return here  # every Apple processor; the system names no flags
+        return here  # macOS does not list flags, but every Apple CPU will do
     return [form for form in here if all(map(hardware.has_cpu_flag, form.flags))]
 
 
 @cache
 def find() -> Found:
-    """The library for this processor, compiled if need be (about ten seconds, once on a
-    machine).
-    """
+    """The library for this CPU, compiled if necessary (about ten seconds, once per machine)."""
     reasons: list[str] = []
     for form in forms():
         prebuilt = PREBUILT / f"{form.name}.so"
@@ -110,7 +114,11 @@ def find() -> Found:
                     form, ctypes.CDLL(str(compiled(form))), f"compiled by {cpp_compiler()}"
                 )
             return Found(library, tuple(reasons))
-        except (FileNotFoundError, TimeoutError, UserError) as error:  # as for every other form
+        except (
+            FileNotFoundError,
+            TimeoutError,
+            UserError,
+        ) as error:  # would happen for every other form too
             return Found(None, (*reasons, first_line(error)))
         except OSError as error:
             reasons.append(f"{form.name}: {error}")
@@ -118,11 +126,18 @@ def find() -> Found:
 
 
 def compiled(form: Form, *more: str) -> Path:
-    """The library of a form in the cache folder. Compiled and checked if it is not there, or if
-    one of its bits has changed since its check: the hash is in its name.
+    """The library of a form in the cache folder.
 
-    more: options of the compiler. Raises OSError as `compile_library` and `check_library` do, or
-    for a folder that cannot be written."""
+    It is compiled and checked if it is missing, or if it has changed since its check: its name
+    contains a hash of its contents.
+
+    Args:
+        form: the form.
+        more: more options for the compiler.
+
+    Raises OSError as `compile_library` and `check_library` do, and if the folder cannot be
+    written.
+    """
     options = (*OPTIONS, *form.options, *more)
     key = " ".join((files.code_hash([FOLDER]), hardware.cpu_name(), cpp_compiler(), *options))
     name = f"{form.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
@@ -143,12 +158,12 @@ def compiled(form: Form, *more: str) -> Path:
 
 
 def _content_hash(library: Path) -> str:
-    """The hash in a library's name."""
+    """The hash of its contents in a library's name."""
     return hashlib.sha256(library.read_bytes()).hexdigest()[:16]
 
 
 def describe() -> str:
-    """The form in use and why none better, in one line, for `hectogpt doctor`."""
+    """A line for `hectogpt doctor`: the form in use, and why no better one is."""
     library, reasons = find()
     line = (
         "none, torch's operations do the work"
@@ -159,20 +174,19 @@ def describe() -> str:
 
 
 # --- the compiler, and a first use of what it compiles, in processes of their own
-# -------------------------------------
 
 
 def cpp_compiler() -> str:
-    """The C++ compiler that is called: $CXX or the system's usual one."""
+    """The C++ compiler: $CXX, or the system's usual one."""
     return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
 def compile_library(sources: Sequence[Path], library: Path, options: Sequence[str]) -> None:
-    """Compile C++ files into a library, with OpenMP where the compiler has it, else with the
-    system's threads.
+    """Compile C++ files into a library, with OpenMP if the compiler has it, else with threads.
 
-    Raises FileNotFoundError without a compiler, TimeoutError for one that takes minutes, and
-    OSError with the compiler's words for another failure."""
+    Raises FileNotFoundError without a compiler, TimeoutError if it takes minutes, and OSError with
+    the compiler's message for any other failure.
+    """
     name = cpp_compiler()
     said = ""
     if shutil.which(name) is None:
@@ -195,15 +209,17 @@ def compile_library(sources: Sequence[Path], library: Path, options: Sequence[st
 
 
 def check_library(library: Path) -> None:
-    """Raise OSError for a library that cannot be used on this processor. Its check runs in a
-    process of its own, because an instruction that the processor lacks ends the process."""
+    """Raise OSError for a library that cannot be used on this CPU.
+
+    Its check runs in a separate process, because an unsupported instruction kills the process.
+    """
     command = [sys.executable, "-I", "-S", "-c", CHECK, str(library), str(openmp_of_torch() or "")]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=60
         )
     except subprocess.TimeoutExpired:
-        raise OSError("its check has no end") from None
+        raise OSError("its check does not end") from None
     if done.returncode < 0:
         raise OSError(
             f"its check was ended by signal {-done.returncode} (4: an instruction that the "
@@ -216,9 +232,7 @@ def check_library(library: Path) -> None:
 
 
 def openmp_of_torch() -> Path | None:
-    """The library of OpenMP that torch brings; kernels use it, so that there is one set of
-    threads.
-    """
+    """torch's OpenMP library, which the kernels use so that there is only one pool of threads."""
     spec = importlib.util.find_spec("torch")
     folders = (
         [] if spec is None else [Path(place) for place in spec.submodule_search_locations or ()]

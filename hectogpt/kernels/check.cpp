@@ -1,5 +1,5 @@
-// Every kernel against float64 on small numbers. hectogpt runs it in a process of its own before it uses a library: a
-// processor that lacks an instruction, or a compiler that takes liberties, is found here. With -DMAIN it is a program.
+// Checks every kernel against float64 on small inputs. hectogpt runs this in a separate process before it uses a
+// library, to find a CPU that lacks an instruction, or a compiler that takes liberties. With -DMAIN it is a program.
 
 #include <cstdio>
 #include <vector>
@@ -24,7 +24,7 @@ namespace {
 typedef std::vector<double> Numbers;
 
 uint64_t state = 1;
-double draw() {  // about normal
+double draw() {  // approximately normal
     double total = -6;
     for (int i = 0; i < 12; i++) {
         state = state * 6364136223846793005u + 1442695040888963407u;
@@ -98,7 +98,7 @@ double check_softmax(float cap) {
 }
 
 template <class T>
-double check_attention(i64 d, i64 document = 0) {  // document: tokens of each; 0 for one alone
+double check_attention(i64 d, i64 document = 0) {  // document: tokens of each document; 0: there is only one
     const i64 n = document ? 150 : 70;
     std::vector<i64> first(n);
     for (i64 t = 0; document && t < n; t++) first[t] = t / document * document;
@@ -193,7 +193,7 @@ double check_gelu() {
     return std::max(apart(wide(out), exact), apart(wide(dx), exact_dx));
 }
 
-// Rows with a gradient, without one for the first time or at all, and with updates before.
+// Rows with a gradient, rows that have one for the first time, rows that never had one, and rows with earlier updates.
 double check_row_adam() {
     const i64 rows = 4, d = 48;
     auto w = drawn<float>(rows * d), g = drawn<float>(rows * d), m = drawn<float>(rows * d), v = drawn<float>(rows * d);
@@ -305,7 +305,7 @@ std::vector<Check> run() {
 
 }  // namespace
 
-// Prints each error if told to; returns 0 if all are within what is allowed.
+// Prints each error if told to; returns 0 if all are within their limits.
 extern "C" int check(int print) {
     int wrong = 0;
     for (const Check& c : run()) {

@@ -1,4 +1,4 @@
-"""What this processor multiplies faster: by which library float32, and whether bf16."""
+"""What this CPU multiplies faster: float32 with which library, and whether bf16."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from hectogpt.kernels.build import machine
 
 @contextlib.contextmanager
 def float32_by_onednn(dtype: torch.dtype) -> Iterator[None]:
-    """Within the context, float32 products go to oneDNN on AMD's processors, where it takes half
-    of MKL's time at these shapes; on Intel's MKL is the faster one.
+    """Context manager: on AMD CPUs, oneDNN computes float32 products.
 
-    The switch is the permission to use bf16 inside. On x86 without AMX tiles oneDNN has no such
-    kernel and computes in float32 (difference 1e-7, tested). With AMX it would round, and on ARM
-    it may, so nothing is switched there. Other dtypes are left alone."""
+    It takes half of MKL's time at these shapes; on Intel, MKL is faster. The switch is the
+    permission to use bf16 internally. On x86 without AMX tiles oneDNN has no such kernel and
+    computes in float32 (difference 1e-7, tested). With AMX it would round, and on ARM it may, so
+    nothing is switched there, nor for other dtypes.
+    """
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     if dtype != torch.float32 or not prefers_onednn():
         yield
@@ -35,8 +36,10 @@ def float32_by_onednn(dtype: torch.dtype) -> Iterator[None]:
 
 @functools.cache
 def prefers_onednn() -> bool:
-    """Whether float32 products are faster by oneDNN, and the same: on x86 processors of AMD
-    without AMX tiles."""
+    """True if oneDNN is faster for float32 products and still exact.
+
+    That is the case on AMD's x86 CPUs without AMX tiles.
+    """
     return (
         machine() == "x86_64"
         and "amd" in hardware.cpu_name().lower()
@@ -45,9 +48,11 @@ def prefers_onednn() -> bool:
 
 
 def prefers_bf16() -> bool:
-    """Whether large products are faster in bf16 than in float32: with AMX tiles, and with
-    AVX512-BF16 on processors of AMD (895 and 373 GFLOP/s); measured on Intel without AMX: 150 and
-    250 GFLOP/s. Without such instructions, and on ARM, a product in bf16 takes 12 to 400 times as
-    long (pytorch issue 146508)."""
+    """True if large products are faster in bf16 than in float32.
+
+    That is the case with AMX tiles, and with AVX512-BF16 on AMD (895 and 373 GFLOP/s). Measured on
+    Intel without AMX: 150 and 250 GFLOP/s. Without such instructions, and on ARM, a product in
+    bf16 takes 12 to 400 times as long (pytorch issue 146508).
+    """
     is_amd = "amd" in hardware.cpu_name().lower()
     return hardware.has_cpu_flag("amx_tile") or (is_amd and hardware.has_cpu_flag("avx512_bf16"))

@@ -1,11 +1,11 @@
-// The softmax of the vocabulary head. Numbers are bf16 or float32 in memory and float32 in registers.
+// The softmax of the vocabulary head. Values are bf16 or float32 in memory and float32 in registers.
 
 #include "parallel.h"
 #include "vector.h"
 
 namespace {
 
-// Logits of the softmax, from products: the cap, then the bias. Capped, slope becomes 1 - tanh^2.
+// Logits of the softmax, from products: first the cap, then the bias. With a cap, slope becomes 1 - tanh^2.
 template <bool CAPPED>
 inline vf logit(vf z, vf bias, float cap, vf& slope) {
     if (!CAPPED) return z + bias;
@@ -24,7 +24,7 @@ void softmax_row(T* z, T* side, i64 vocab, const float* bias, float bias_top, i6
                  float* loss, float* scale) {
     float rounded = widen(z[target]), exact = wide ? *wide : rounded, slope = 1;
     const i64 whole = vocab / W * W, rest = vocab - whole;
-    // The last logits, filled up with some of no probability.
+    // The last logits, padded with some of probability 0.
     vf last = load_part(z + whole, rest);
     float last_bias[W];
     for (i64 j = 0; j < W; j++) last_bias[j] = j >= rest ? -INFINITY : bias ? bias[whole + j] : 0.0f;
@@ -90,10 +90,10 @@ void softmax_rows(T* z, T* side, i64 rows, i64 vocab, const float* bias, float b
 
 }  // namespace
 
-// For each row of logits z [rows, vocab], bf16 or float32, in place: exp(z + bias - top), and at the target the same
-// minus the sum, so that z times `scale` is softmax - onehot, the gradient. exact: the targets' logits before rounding,
-// null for float32. cap: 0 for none; with one the gradient has a factor 1 - tanh^2, and side, if there is one, gets it
-// without (the bias needs that).
+// Replaces each row of logits z [rows, vocab], bf16 or float32, by exp(z + bias - top), minus the row's sum at the
+// target, so that z times `scale` is softmax - onehot, the gradient. exact: the targets' logits before rounding, null
+// for float32. cap: 0 for no cap. With a cap the gradient has a factor 1 - tanh^2; side, if it is not null, gets the
+// gradient without this factor, which the bias needs.
 extern "C" int head_softmax(int is_bf16, void* z, void* side, i64 rows, i64 vocab, const float* bias, float bias_top,
                             const i64* targets, const float* exact, float cap, float* losses, float* scale,
                             int threads) {

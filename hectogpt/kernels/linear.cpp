@@ -1,12 +1,12 @@
-// Products for decoding: y = x W^T + b with weights in float32, bf16 or int8. A row's result does not depend, to the
-// bit, on the rows beside it.
+// Products for decoding: y = x W^T + b with weights in float32, bf16 or int8. A row's result is bit-identical whatever
+// rows are beside it.
 
 #include "parallel.h"
 #include "vector.h"
 
 namespace {
 
-constexpr int64_t MUCH = 100000;  // products that are worth threads
+constexpr int64_t MUCH = 100000;  // from this many multiplications on, threads pay off
 
 // --- float32 and bf16 weights -----------------------------------------------------------------------------------------
 
@@ -55,11 +55,11 @@ void linear_all(const float* x, i64 rows, i64 k, i64 n, const T* w, const float*
 
 // --- int8 weights, with each row of x rounded to 8 bits -----------------------------------------------------------------
 
-// Weights lie in panels of 64 rows of W (columns of y), in the order in which they are read: [k / 4][64][4]. An
-// instruction adds up four products of bytes in each column. The sums are whole numbers, so that every form of this
-// code gives the same.
+// Weights are stored in panels of 64 rows of W (columns of y), in the order in which they are read: [k / 4][64][4].
+// An instruction adds up four products of bytes in each column. The sums are integers, so every form of this code
+// gives the same result.
 constexpr int COLUMNS = 64, GROUP = 32;  // rows of x are padded to a multiple of GROUP
-constexpr int AHEAD = 4096;              // bytes by which weights are fetched before they are used
+constexpr int AHEAD = 4096;              // weights are prefetched this many bytes ahead
 
 #if defined(__AVX512VNNI__) && defined(__AVX512F__)
 constexpr int BYTES = 64, ADD = 128, SUMS = 24;  // of a vector; added to x, which is unsigned; vectors of sums
@@ -131,7 +131,7 @@ void round_row(const Linear& t, const float* x, i64 row) {
         most = larger(magnitude(numbers), most);
         not_numbers |= numbers != numbers;
     }
-    // A NaN in x has to come out as NaN; `larger` passes over it.
+    // A NaN in x must give NaN, but `larger` ignores it.
     bool bad = false;
     for (int i = 0; i < W; i++) bad |= not_numbers[i] != 0;
     const float step = bad ? NAN : std::max(largest(most), 1e-30f) / 127;
@@ -192,7 +192,7 @@ extern "C" int linear(int is_bf16, const float* x, i64 rows, i64 k, i64 n, const
     return 0;
 }
 
-// Returns 2 without memory.
+// Returns 2 if there is not enough memory.
 extern "C" int linear_int8(const float* x, i64 rows, i64 k, i64 n, const uint8_t* weight, const float* scale,
                            const int32_t* sums, const float* bias, float* y, int threads) {
     const i64 padded = (k + GROUP - 1) / GROUP * GROUP;

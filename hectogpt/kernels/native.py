@@ -1,10 +1,10 @@
-"""The kernels as torch operations. Those of a training step, in bf16 and float32: the softmax of a
-chunk of logits, causal attention, norm with rotation, GELU, and the row-wise AdamW. Those of
-decoding stand at the end.
+"""The C++ kernels as torch operations.
 
-No kernel of a step is used before `use(True)`: the steps of a run for which it pays are taken
-within `using(True)`. Without a library torch's own operations do the same work; results differ in
-the last place."""
+Those of a training step work in bf16 and float32: the softmax of a chunk of logits, causal
+attention, norm with rotation, GELU, and the row-wise AdamW. They are used only after `use(True)`;
+a run uses them within `using(True)` if they make it faster. Those of decoding are at the end.
+Without a library torch's own operations do the same work; results differ in the last place.
+"""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from hectogpt.kernels.build import Library, find
 DTYPES = (torch.float32, torch.bfloat16)
 Heads = Float[Tensor, "batch head time d"]
 Slots = Float[Tensor, "batch head slot d"]
-LARGEST_HEAD = 128  # dimensions of an attention head that there is code for
+LARGEST_HEAD = 128  # dimensions of an attention head that the kernels support
 
-# What a training step does by these kernels while they are in use, on the CPU, and who asks
-# whether the numbers fit: the head's softmax (model/fused_ce.py), causal attention, norm with
-# rotation (model/attention.py), GELU (model/parts.py), rows of AdamW (training/optim/adamw.py).
-# Elsewhere torch's operations do the same.
+# The library while it is in use. On the CPU a training step then uses the kernels for the head's
+# softmax (model/fused_ce.py), causal attention and norm with rotation (model/attention.py), GELU
+# (model/parts.py) and rows of AdamW (training/optim/adamw.py). Each caller asks whether its
+# tensors fit; otherwise torch's operations do the same.
 _in_use: Library | None = None
 
 
 def use(wanted: bool) -> bool:
-    """Use the kernels from now on, or do not; returns whether they are used."""
+    """Switch the kernels on or off; returns True if they are now in use."""
     global _in_use
     _in_use = find().library if wanted else None
     return _in_use is not None
 
 
 def in_use() -> bool:
-    """Whether the kernels are used; torch's compiler does not know them."""
+    """True if the kernels are in use; torch's compiler does not know them."""
     return _in_use is not None and not torch.compiler.is_compiling()
 
 
 @contextmanager
 def using(wanted: bool) -> Iterator[bool]:
-    """Use the kernels within the context, or do not."""
+    """Context manager: switch the kernels on or off."""
     global _in_use
     before = _in_use
     try:
@@ -56,7 +56,6 @@ def using(wanted: bool) -> Iterator[bool]:
 
 
 # --- the softmax of the head
-# ---
 
 
 def head_softmax(
@@ -67,10 +66,17 @@ def head_softmax(
     bias: Float[Tensor, " vocab"] | None,
     soft_cap: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Losses of the rows of logits z [rows, vocab] and the factor that the gradient lacks, which
-    takes the place of z.
-    dz_bias: gets the gradient of the bias, if there is a cap. target_logit: in float32, for bf16
-        logits."""
+    """Compute the losses of rows of logits, and replace the logits by their gradient.
+
+    Args:
+        z: logits [rows, vocab], replaced by the gradient up to a factor per row.
+        dz_bias: gets the gradient of the bias, if there is a soft cap.
+        target: the targets.
+        target_logit: their logits in float32, for bf16 logits.
+        bias, soft_cap: as in `fused_losses`.
+
+    Returns the losses and the factors that the gradient lacks.
+    """
     rows, vocab = z.shape
     losses = torch.empty(rows)
     scale = torch.empty(rows)
@@ -91,12 +97,13 @@ def head_softmax(
 
 
 # --- attention
-# ---
 
 
 def attention_fits(dtype: torch.dtype, d_head: int) -> bool:
-    """Whether `causal_attention` is in use and takes heads of this dtype and size. Without AVX-512
-    torch's attention in float32 is as fast for large heads (measured)."""
+    """True if `causal_attention` is in use and supports heads of this dtype and size.
+
+    Without AVX-512, torch's attention in float32 is as fast for large heads (measured).
+    """
     if _in_use is None or not in_use():
         return False
     large = (
@@ -109,9 +116,13 @@ def causal_attention(
     q: Heads, k: Heads, v: Heads, scale: float, first: Int[Tensor, "batch time"] | None = None
 ) -> Heads:
     """softmax(scale q k^T) v under the causal mask, as torch's scaled_dot_product_attention.
-    first: the first key that each query sees, which never falls along a text; None: 0.
 
-    Scores are never stored (2205.14135). Products of bf16 numbers have float32 sums.
+    Scores are never stored (2205.14135). Products of bf16 values have float32 sums.
+
+    Args:
+        q, k, v: queries, keys and values.
+        scale: the factor of the scores.
+        first: the first key that each query sees, which never decreases along a text; None: 0.
     """
     attended: Tensor = _CausalAttention.apply(q, k, v, scale, first)
     return attended
@@ -168,11 +179,10 @@ class _CausalAttention(torch.autograd.Function):
 
 
 # --- norm and rotation of queries and keys, GELU
-# ---
 
 
 def norm_rotate_fits(dtype: torch.dtype, d_head: int, cosines: Tensor) -> bool:
-    """Whether `norm_rotate` is in use and takes heads of this dtype and size with these angles."""
+    """True if `norm_rotate` is in use and supports such heads and angles."""
     fits = d_head in (64, 128) and dtype in DTYPES and in_use()
     return fits and cosines.shape[0] == 1 and cosines.shape[-1] % 16 == 0
 
@@ -180,7 +190,7 @@ def norm_rotate_fits(dtype: torch.dtype, d_head: int, cosines: Tensor) -> bool:
 def norm_rotate(
     x: Heads, cosines: Float[Tensor, "1 1 time pairs"], sines: Tensor, eps: float
 ) -> Heads:
-    """x divided by its root mean square, then rotated; inside in float32."""
+    """x divided by its root mean square, then rotated; computed in float32."""
     turned: Tensor = _NormRotate.apply(
         x, cosines.float().contiguous(), sines.float().contiguous(), eps
     )
@@ -225,12 +235,12 @@ def _norm_rotate(
 
 
 def gelu_fits(x: Tensor) -> bool:
-    """Whether `gelu` is in use and takes this tensor."""
+    """True if `gelu` is in use and supports this tensor."""
     return in_use() and x.dtype in DTYPES and x.device.type == "cpu" and x.is_contiguous()
 
 
 def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """GELU in its tanh form; inside in float32."""
+    """GELU in its tanh form; computed in float32."""
     activated: Tensor = _GELU.apply(x)
     return activated
 
@@ -254,12 +264,13 @@ class _GELU(torch.autograd.Function):
 
 
 # --- the row-wise AdamW
-# ---
 
 
 class RowAdamSettings(ctypes.Structure):
-    """What a step of `row_adam` needs to know; correction: 1 - beta^step, keep: 1 - lr times
-    weight decay."""
+    """The settings of a step of `row_adam`.
+
+    correction is 1 - beta^step; keep is 1 - lr times weight decay.
+    """
 
     NAMES = (
         "beta1",
@@ -277,7 +288,7 @@ class RowAdamSettings(ctypes.Structure):
 
 
 def row_adam_fits(p: Tensor, grad: Tensor) -> bool:
-    """Whether `row_adam` is in use and takes this table."""
+    """True if `row_adam` is in use and supports this table."""
     plain = (
         p.device.type == "cpu" and p.dtype == grad.dtype == torch.float32 and p.shape[-1] % 16 == 0
     )
@@ -292,24 +303,30 @@ def row_adam(
     updates: Tensor,
     o: RowAdamSettings,
 ) -> None:
-    """One step of RowAdamW over a table, in one pass over memory; changes all but the gradient."""
+    """One step of RowAdamW over a table, in one pass over memory.
+
+    Changes everything but the gradient.
+    """
     call(_in_use, "row_adam", p, grad, averages, squares, updates, *p.shape, ctypes.byref(o))
 
 
 # --- decoding: products with small weights, attention over a cache
-# ----------------------------------------------------
 
-# torch 2.13 has no operator that reads small weights as fast as memory delivers them: its own
-# widen them to float32, and those of the quantized dtypes, which do not, are deprecated (pytorch
-# issue 184982). These kernels are used where they are there, without `use`, on the CPU and without
+# torch 2.13 has no operator that reads small weights as fast as memory delivers them: its own widen
+# them to float32, or belong to the quantized dtypes, which are deprecated (pytorch issue 184982).
+# These kernels are used whenever they are available, regardless of `use`, on the CPU and without
 # gradients.
 COLUMNS = 64
 GROUP = 32  # as in linear.cpp
 
 
 class Packed(NamedTuple):
-    """A matrix W [out, in] of int8 as linear.cpp reads it: panels of 64 rows, scales, and the sums
-    of the rows.
+    """An int8 matrix W [out, in] as linear.cpp reads it.
+
+    Attributes:
+        panels: panels of 64 rows.
+        scale: the scales of the rows.
+        sums: the sums of the rows.
     """
 
     panels: UInt8[Tensor, " bytes"]
@@ -318,8 +335,10 @@ class Packed(NamedTuple):
 
 
 def most_rows(dtype: torch.dtype) -> int:
-    """Up to so many rows `linear` is faster than torch's products, as measured at 768 x 3072 with
-    AVX-512 and with AVX2."""
+    """The number of rows up to which `linear` is faster than torch's products.
+
+    Measured at 768 x 3072 with AVX-512 and with AVX2.
+    """
     library = find().library
     if library is None:
         return 0
@@ -328,7 +347,7 @@ def most_rows(dtype: torch.dtype) -> int:
 
 
 def pack(numbers: Int8[Tensor, "out in"], scale: Float[Tensor, "out 1"]) -> Packed:
-    """Whole numbers times scales, one a row."""
+    """Pack integers and one scale per row for `linear`."""
     out, width = numbers.shape
     rows = F.pad(numbers, (0, -width % GROUP, 0, -out % COLUMNS))
     panels = (
@@ -346,8 +365,11 @@ def linear(
     weight: Float[Tensor, "out in"] | Packed,
     bias: Float[Tensor, " out"] | None,
 ) -> Float[Tensor, "*rows out"]:
-    """x W^T + bias in float32. Weights in float32 or bf16 are widened as they are read; beside
-    int8 each row of x is rounded to multiples of max|row| / 127."""
+    """x W^T + bias in float32.
+
+    Float32 and bf16 weights are widened as they are read. With int8 weights, each row of x is
+    rounded to multiples of max|row| / 127.
+    """
     out = len(weight.scale if isinstance(weight, Packed) else weight)
     x, width, y = x.float().contiguous(), x.shape[-1], torch.empty(*x.shape[:-1], out)
     sizes = (x.numel() // width, width, out)
@@ -361,9 +383,11 @@ def linear(
 def attend(
     q: Heads, keys: Slots, values: Slots, starts: Int64[Tensor, " batch"], first: int, scale: float
 ) -> Float[Tensor, "batch time head_d"]:
-    """Causal attention of the queries at slots first, first + 1 ... over float32 keys and values
-    that lie in a cache's buffers. Row b sees slots from starts[b] on; before them its result is
-    0."""
+    """Causal attention over float32 keys and values in the buffers of a cache.
+
+    The queries are those at slots first, first + 1, ... Row b sees slots from starts[b] on; the
+    result of earlier queries is 0.
+    """
     batch, heads, time, d = q.shape
     q = q.contiguous()
     capacity = keys.stride(1) // d
@@ -375,7 +399,6 @@ def attend(
 
 
 # --- calls
-# ---
 
 
 def _refuse_second_derivatives(what: str) -> None:
@@ -384,8 +407,7 @@ def _refuse_second_derivatives(what: str) -> None:
 
 
 def _like(x: Tensor) -> Tensor:
-    """An empty tensor [batch, head, time, d] whose memory is [batch, time, head, d], as linear
-    maps want it."""
+    """An empty tensor [batch, head, time, d] stored as [batch, time, head, d], for linear maps."""
     batch, heads, time, d = x.shape
     return x.new_empty(batch, time, heads, d).transpose(1, 2)
 
@@ -401,8 +423,11 @@ def _is_bf16(t: Tensor) -> ctypes.c_int:
 
 
 def call(library: Library | None, name: str, *arguments: object) -> None:
-    """Call a kernel on torch's number of threads: tensors by their addresses, whole numbers in 64
-    bits, others in float32. Raises MemoryError."""
+    """Call a kernel with torch's number of threads.
+
+    Tensors are passed by address, integers in 64 bits, other numbers in float32. Raises
+    MemoryError.
+    """
     assert library is not None
     converted = [_convert(argument) for argument in arguments]
     if getattr(library.code, name)(*converted, ctypes.c_int(torch.get_num_threads())):

@@ -1,5 +1,5 @@
-// Loops whose turns are shared out among threads: OpenMP's, or where the compiler has none, threads of their own. Every
-// turn is computed by one thread in a fixed order, so results do not depend on the number of threads.
+// Loops whose turns are divided among threads: OpenMP's or, if the compiler lacks it, std::thread's. Every turn is
+// computed by one thread in a fixed order, so results do not depend on the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 #include <vector>
 #endif
 
-// Calls turn(i) for each i below count. Turns may take unequal time.
+// Calls turn(i) for each i below count. Turns may take different times.
 template <class Turn>
 static void in_parallel(int64_t count, int threads, Turn turn) {
     if (threads <= 1 || count <= 1) {

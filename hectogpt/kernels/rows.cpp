@@ -1,7 +1,7 @@
 // Norm with rotation of queries and keys, GELU, and the row-wise AdamW of tables.
 
 #ifndef __clang__
-#pragma GCC optimize("O3")  // unrolls the loops over a head; attention is quicker without
+#pragma GCC optimize("O3")  // unrolls the loops over a head; attention is faster without it
 #endif
 
 #include "parallel.h"
@@ -11,7 +11,8 @@ namespace {
 
 // --- queries and keys: norm and rotation ------------------------------------------------------------------------------
 
-// y = rotation of x / rms(x), for rows of D numbers. pairs: how many pairs (i, i + pairs) rotate, a multiple of W.
+// y = rotation of x / rms(x), for rows of D values. pairs: the number of pairs (i, i + pairs) that rotate, a multiple
+// of W.
 template <class T, int D>
 inline float normed(const T* x, float eps, vf v[D / W]) {
     vf squares = vf{};
@@ -39,7 +40,7 @@ void norm_rotate_row(const T* x, const T* grad, T* out, const float* cosines, co
         for (int i = 0; i < D / W; i++) store(out + W * i, v[i]);
         return;
     }
-    // backward: turn the gradient back, then out = r (g - v mean(g v))
+    // backward: rotate the gradient back, then out = r (g - v mean(g v))
     vf g[D / W], products = vf{};
     for (int i = 0; i < D / W; i++) g[i] = load(grad + W * i);
     for (int i = 0; i < half; i++) {
@@ -68,7 +69,7 @@ void norm_rotate_all(const T* x, const T* grad, T* out, const float* cosines, co
 
 // --- GELU in its tanh form --------------------------------------------------------------------------------------------
 
-// x / (1 + exp(-2 u)) with u = sqrt(2 / pi) (x + 0.044715 x^3); with a gradient its derivative times that.
+// x / (1 + exp(-2 u)) with u = sqrt(2 / pi) (x + 0.044715 x^3); with a gradient, the derivative times the gradient.
 inline vf gelu_of(vf v, const vf* grad) {
     const vf square = v * v;
     const vf e = exponential(-larger(all(-80.0f), -(v * (square * -0.0713548163f + -1.5957691216f))));  // exp(min(80, .))

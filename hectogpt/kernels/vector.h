@@ -1,5 +1,5 @@
-// Vectors of WIDTH float32 numbers in GCC's and Clang's vector extensions, the same text for every processor. bf16
-// numbers are widened when they are read. Intrinsics stand where the extensions have no operator.
+// Vectors of WIDTH float32 numbers in GCC's and Clang's vector extensions, with the same source for every CPU. bf16
+// numbers are widened when they are read. Intrinsics are used where the extensions have no operator.
 //
 // Compile with -ffp-contract=fast and never with -ffast-math, which folds the rounding in `exponential` away.
 #pragma once
@@ -26,7 +26,7 @@
 #endif
 #endif
 
-// Whether a vector is a register of AVX-512, AVX2 or NEON. A width beyond the processor's becomes several registers.
+// True if a vector is a register of AVX-512, AVX2 or NEON. A width beyond the CPU's becomes several registers.
 #if WIDTH == 16 && defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
 #define IN_512 1
 #else
@@ -133,7 +133,7 @@ static inline void store_part(T* p, vf x, i64 count) {
 
 // --- functions of vectors ---------------------------------------------------------------------------------------------
 
-// The larger; b if one is no number.
+// The larger of a and b; b if one of them is NaN.
 static inline vf larger(vf a, vf b) {
 #if IN_512
     return (vf)_mm512_max_ps((__m512)a, (__m512)b);
@@ -145,7 +145,7 @@ static inline vf larger(vf a, vf b) {
 }
 
 // a b + c, rounded once where the processor has such an instruction; for sums of two products, where a compiler could
-// round either. Elsewhere the operators are quicker, because the compiler chooses the registers.
+// round either. Elsewhere the operators are faster, because the compiler chooses the registers.
 static inline vf fused(vf a, vf b, vf c) {
 #if IN_512
     return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -173,7 +173,7 @@ static inline vf square_root(vf x) {
 #endif
 }
 
-// To the nearest whole number, ties to even; for |x| < 2^22.
+// To the nearest integer, ties to even; for |x| < 2^22.
 static inline vf nearest(vf x) {
 #if IN_512
     return (vf)_mm512_roundscale_ps((__m512)x, 8);
@@ -186,7 +186,7 @@ static inline vf nearest(vf x) {
 #endif
 }
 
-// Sums by halves: the first half plus the second, until one number is left.
+// Sums by halves: adds the second half to the first until one number is left.
 static inline float sum(vf x) {
 #if IN_512
     return _mm512_reduce_add_ps((__m512)x);
@@ -212,7 +212,7 @@ static inline float largest(vf x) {
 }
 
 // exp with a relative error of 2e-7: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes' expf). Below 2^-126 it is
-// 0 (with AVX-512 it goes on to 2^-149). A NaN stays one. For x <= 88.
+// 0 (with AVX-512, below 2^-149). A NaN stays one. For x <= 88.
 static inline vf exponential(vf x) {
     const vf lowest = all(IN_512 ? -200.0f : -87.0f), given = x;
     x = larger(lowest, x);
@@ -242,5 +242,5 @@ struct Strides {
     i64 batch, head, time;  // in elements; the last axis is contiguous
 };
 
-// Where text b's head h of tensor number i begins.
+// The start of head h of text b in tensor number i.
 #define AT(x, i) (x + b * s[i].batch + h * s[i].head)
