@@ -312,8 +312,8 @@ def row_adam(
 
 # --- decoding: products with small weights, attention over a cache
 
-# torch 2.13 has no operator that reads small weights as fast as memory delivers them: its own widen
-# them to float32, or belong to the quantized dtypes, which are deprecated (pytorch issue 184982).
+# torch 2.13 has no operator that reads small weights as fast as memory delivers them: its own
+# widen them to float32, or use the deprecated quantized dtypes (pytorch issue 184982).
 # These kernels are used whenever they are available, regardless of `use`, on the CPU and without
 # gradients.
 COLUMNS = 64
