@@ -69,7 +69,7 @@ class UserError(Exception):
         """The error as it is shown.
 
         Control characters, which may come from file names, are made visible. Further lines of a
-        part are indented, so that none looks like a line of ours.
+        part are indented, so that none can be mistaken for the start of a part.
         """
         label = "stopped" if self.code in (HANGUP, INTERRUPTED, TERMINATED) else "error"
         parts = [(label, self.what), ("why", self.why), ("fix", self.fix), ("kept", self.kept)]

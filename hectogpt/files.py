@@ -1,12 +1,12 @@
-"""Files written whole or not at all, files of others, locks, the cache folder. Nothing else
-replaces, syncs or locks.
+"""Atomic writes, files from others, locks and the cache folder.
 
-A folder may come from somebody else. In it nothing is opened through a link, and nothing that is
-not a regular file: a link could lead to a file of the user's, and a pipe would never end.
-`regular` is the one place of this rule.
+No other module replaces, syncs or locks files. A folder may come from somebody else, so nothing in
+it is opened through a link, and nothing that is not a regular file: a link could lead to one of
+the user's own files, and a pipe might never end. `regular` is the one place of this rule.
 
-Standard library only. Errors of the operating system are passed on as they are unless a function
-says otherwise: the caller knows what the file was for."""
+This module uses only the standard library. Errors of the operating system are passed on unchanged
+unless a function says otherwise, because the caller knows what the file was for.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ except ImportError:  # Windows has no flock: renames alone keep files whole ther
 
 
 def cache_dir(chosen: Path | str | None = None) -> Path:
-    """The folder for what can be made again: `chosen`, $HECTOGPT_CACHE, $XDG_CACHE_HOME/hectogpt
-    or ~/.cache/hectogpt.
+    """The cache folder: `chosen`, $HECTOGPT_CACHE, $XDG_CACHE_HOME/hectogpt or ~/.cache/hectogpt.
 
     A relative or empty $XDG_CACHE_HOME is ignored, as its specification says. Raises UserError
-    (STORAGE) for a user without a home folder."""
+    (STORAGE) for a user without a home folder.
+    """
     chosen = chosen or os.environ.get("HECTOGPT_CACHE")
     base = os.environ.get("XDG_CACHE_HOME", "")
     try:
@@ -60,10 +60,10 @@ _SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # Windows
 
 
 def regular(path: str, flags: int) -> int:
-    """Open a regular file, for `open(..., opener=regular)`. Never waits for the other end of a
-    pipe.
+    """Open a regular file, as the opener in `open(..., opener=regular)`.
 
-    Raises OSError for a link and for anything else that is not a regular file.
+    Never waits for the other end of a pipe. Raises OSError for a link and for anything else that
+    is not a regular file.
     """
     try:
         descriptor = os.open(path, flags | _SAFELY, 0o666)
@@ -83,16 +83,19 @@ def regular(path: str, flags: int) -> int:
 def open_regular(path: Path) -> BufferedReader:
     """Open a regular file to read its bytes. Raises OSError as `regular` does.
 
-    The one link that is followed is that of a Hugging Face cache: NAME/snapshots/REVISION/FILE to
-    NAME/blobs/HASH."""
+    The only links that are followed are those of a Hugging Face cache, from
+    NAME/snapshots/REVISION/FILE to NAME/blobs/HASH.
+    """
     real = Path(os.path.realpath(path))
     is_blob = real.parent == Path(os.path.realpath(path.parent)).parent.parent / "blobs"
     return open(real if is_blob else path, "rb", opener=regular)
 
 
 def odd_entries(folder: Path) -> dict[Path, str]:
-    """All below a folder that is neither a file nor a folder, and what it is instead. Nobody
-    should write there."""
+    """Everything below a folder that is neither a file nor a folder, and what it is instead.
+
+    No other process should write there meanwhile.
+    """
     kinds = {path: path.lstat().st_mode for path in folder.rglob("*")}
     odd = {
         path: kind
@@ -104,12 +107,11 @@ def odd_entries(folder: Path) -> dict[Path, str]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; at the end it takes the place of `path` in one
-    step.
+    """Context manager: a temporary path to write to, which replaces `path` in one step at the end.
 
-    The new file is on disk when the block ends: after a loss of power there is the old one or the
-    new one. Nothing is left of it when the block raises. It has the permissions that the user's
-    umask gives."""
+    After the block the new file is on disk, so a power cut leaves the old file or the new one. If
+    the block raises, nothing is left of the new file. It gets the permissions of the user's umask.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.unlink(missing_ok=True)  # a link of this name would be written through
@@ -124,15 +126,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def allow_others(path: Path) -> None:
-    """Give a file the permissions that the user's umask gives; some libraries create files only
-    their owner can read. Raises OSError."""
+    """Give a file the permissions of the user's umask. Raises OSError.
+
+    Some libraries create files that only their owner can read.
+    """
     os.umask(umask := os.umask(0))
     path.chmod(0o666 & ~umask)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace a file in one step, so that a reader never sees half of it. Raises UserError
-    (STORAGE).
+    """Replace a file in one step, so that a reader never sees half of it.
+
+    Raises UserError (STORAGE).
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     with errors.writing(path), replacing(path) as temporary:
@@ -140,11 +145,12 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file that several processes may append to: locked, whole, and on disk when
-    this returns.
+    """Append a line to a file, to which several processes may append at the same time.
 
-    A last line without its line end, which a killed process has left, is cut off first; a whole
-    JSON object, which an editor has left so, gets its line end instead. Raises OSError."""
+    The file is locked meanwhile, and the line is on disk when this returns. A last line without
+    its line end is removed if it is incomplete, as a killed process may leave it; a complete JSON
+    object, as an editor may leave it, gets its line end. Raises OSError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b", opener=regular) as file:
         if fcntl is not None:
@@ -155,9 +161,8 @@ def append_line(path: Path, line: str) -> None:
         whole = is_whole_object(content[end:])
         if not whole:
             file.truncate(end)
-        file.write(
-            b"\n" * whole + line.encode("utf-8") + b"\n"
-        )  # opened for appending: lands at the end in any case
+        # Opened for appending: lands at the end in any case.
+        file.write(b"\n" * whole + line.encode("utf-8") + b"\n")
         file.flush()
         sync(file.fileno())
     if not content:  # the name may be new
@@ -165,9 +170,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def is_whole_object(line: bytes) -> bool:
-    """Whether a line is a JSON object from its first byte to its last: the beginning of one is
-    never so.
-    """
+    """True if a line is a complete JSON object; the beginning of one never is."""
     try:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
@@ -175,8 +178,10 @@ def is_whole_object(line: bytes) -> bool:
 
 
 def free_bytes(folder: Path) -> int:
-    """Free bytes of the disk on which `folder` is, or would be. Raises OSError, also if nothing
-    may be written there: a read-only disk is not full."""
+    """Free bytes on the disk on which `folder` is, or would be.
+
+    Raises OSError, also if writing is not allowed there: a read-only disk is not full.
+    """
     nearest = next(
         path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir()
     )
@@ -186,19 +191,20 @@ def free_bytes(folder: Path) -> int:
 
 
 def sync(descriptor: int) -> None:
-    """Wait until an open file's content is on disk."""
+    """Wait until the content of an open file is on disk."""
     os.fsync(descriptor)
 
 
 def sync_file(path: Path) -> None:
-    """Wait until the content of a file that is closed again is on disk. Raises OSError."""
+    """Wait until the content of a closed file is on disk. Raises OSError."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new names in `folder` durable, where folders can be synced. Raises OSError if the disk
-    fails.
+    """Make new names in `folder` durable, where folders can be synced.
+
+    Raises OSError if the disk fails.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
@@ -211,19 +217,25 @@ def sync_folder(folder: Path) -> None:
             errno.EIO,
             errno.ENOSPC,
             errno.EDQUOT,
-        ):  # others tell that folders cannot be synced here
+        ):
+            # Others tell that folders cannot be synced here.
             raise
 
 
 def check_free(
     folder: Path, may_go: Callable[[list[str]], bool] = lambda names: False, fix: str = ""
 ) -> None:
-    """Refuse a folder to write that is there already, unless it is empty, or all in it may go, by
-    its names. Raises UserError."""
+    """Refuse to write to an existing folder that is not empty. Raises UserError.
+
+    Args:
+        folder: the folder.
+        may_go: returns True for a list of names that may be replaced.
+        fix: what the error proposes.
+    """
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
     if not os.path.lexists(folder) or (folder.is_dir() and (not names or may_go(names))):
         return
-    why = f"it holds {', '.join(names[:8])}" if names else "it is no folder"
+    why = f"it holds {', '.join(names[:8])}" if names else "it is not a folder"
     fix = fix or "name another folder"
     raise UserError(
         f"{folder} is not an empty folder", why=why, fix=fix, kept="what is there, untouched"
@@ -232,14 +244,16 @@ def check_free(
 
 @contextlib.contextmanager
 def replacing_folder(folder: Path, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """A new folder beside `folder` to write files to; at the end they are on disk and take the
-    place of `folder`, which need not exist. Nothing is left of it when the block raises. Raises
+    """Context manager: a new folder to write files to, which replaces `folder` at the end.
+
+    The files are then on disk. If the block raises, nothing is left of the new folder. If the
+    process is killed, there is the old folder, the new one or, for an instant, neither. Raises
     OSError.
 
-    check: called before the old folder goes; raises an error if that holds something by then that
-    has to stay.
-
-    If the process is killed, there is the old folder, the new one, or for an instant neither.
+    Args:
+        folder: the folder to replace; it need not exist.
+        check: called before the old folder is removed; raises an error if that holds something
+            that must stay.
     """
     new, old = (
         folder.with_name(f".{folder.name}.{kind}-{os.getpid()}") for kind in ("new", "old")
@@ -267,8 +281,9 @@ def replacing_folder(folder: Path, check: Callable[[], None] = lambda: None) -> 
 
 
 def remove_folder(folder: Path) -> None:
-    """Take a folder away; nobody ever finds half of it under its name. Raises OSError if it cannot
-    be renamed.
+    """Remove a folder such that nobody ever finds half of it under its name.
+
+    Raises OSError if it cannot be renamed.
     """
     retired = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     folder.rename(retired)
@@ -276,8 +291,10 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes have left of new and old versions of `folder`. Call it under
-    the folder's lock."""
+    """Remove what killed processes have left of new and old versions of `folder`.
+
+    The caller holds the folder's lock.
+    """
     for kind in ("new", "old"):
         for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.{kind}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -285,12 +302,19 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, folder: Path, what: str, patience: float = 0.0) -> Iterator[bool]:
-    """Hold the lock file `path` of a folder for the length of the block, then take it away; yields
-    False where the file system has no locks.
+    """Context manager: hold a folder's lock file, and remove it at the end.
 
-    Waits `patience` seconds for another holder, then raises UserError (LOCKED) that names the
-    folder, `what` is done with it, and the holder. The kernel frees the lock when its holder dies,
-    so it is never stale. Raises OSError if the file cannot be made."""
+    Yields False if the file system has no locks. The kernel frees the lock when its holder dies,
+    so it is never stale.
+
+    Args:
+        path: the lock file.
+        folder: the folder, for the message.
+        what: what its holder is doing, for the message.
+        patience: seconds to wait for another holder before UserError (LOCKED) is raised.
+
+    Raises OSError if the file cannot be made.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience
     while True:
@@ -331,7 +355,7 @@ def lock(path: Path, folder: Path, what: str, patience: float = 0.0) -> Iterator
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock file `path`. False where that cannot be known."""
+    """True if a process holds the lock file `path`. False where that cannot be determined."""
     try:
         with open_regular(path) as file:
             if fcntl is not None:
@@ -344,7 +368,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _is_still(descriptor: int, path: Path) -> bool:
-    """Whether the open file is the one that has this name."""
+    """True if the open file is still the one with this name."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
@@ -352,8 +376,9 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 
 def code_hash(folders: Iterable[Path]) -> str:
-    """The beginning of a SHA-256 over the Python, C++ and TOML files below these folders, their
-    names and contents.
+    """The first digits of a SHA-256 over the Python, C++ and TOML files below these folders.
+
+    It depends on their names and contents.
     """
     found = hashlib.sha256()
     for folder in folders:

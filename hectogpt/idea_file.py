@@ -88,7 +88,7 @@ def load_idea(idea: IdeaFile) -> ModuleType:
     vars(module).update(__file__=str(idea.path), print=_print)
     folder = str(idea.path.parent)
     if folder not in sys.path:
-        sys.path.append(folder)  # the file may import others beside it
+        sys.path.append(folder)  # the file may import others in its folder
     # Dataclasses look up their module when they are created.
     sys.modules[name], _files[name] = (module, idea)
     try:

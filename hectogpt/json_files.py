@@ -1,9 +1,11 @@
-"""Files that somebody else may have written: opened only if they are regular, read only up to a
-size, parsed as JSON. And manifest.json: sizes and SHA-256 of a folder's files, so that damage is
-found before it is used.
+"""JSON files that somebody else may have written, and manifests of a folder's files.
 
-Standard library only. Nothing here waits for a pipe, reads a device without end, or runs out of
-stack or memory."""
+A file is opened only if it is regular, and read only up to a size. manifest.json has sizes and
+SHA-256 of a folder's files, so that damage is found before a file is used.
+
+This module uses only the standard library. It never waits for a pipe, reads a device without end,
+or runs out of stack or memory.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,17 @@ from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.files import open_regular, write_atomic
 
-LARGEST = (
-    16 << 20
-)  # bytes of JSON that are read; our own files have a few thousand, GPT-2's tokenizer 1.4 million
+# Bytes of JSON; our own files have a few thousand, GPT-2's tokenizer has 1.4 million.
+LARGEST = 16 << 20
 MANIFEST = "manifest.json"
-LARGEST_MANIFEST = 64 << 20  # bytes; that of a checkpoint names every tensor
-DEEPEST = 50  # objects inside each other; our own files have about six
+LARGEST_MANIFEST = 64 << 20  # bytes; a checkpoint's manifest names every tensor
+DEEPEST = 50  # levels of nesting; our own files have about six
 
 
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
-    """All bytes of a regular file of at most `largest` bytes. Raises OSError, also for a larger
-    file.
+    """All bytes of a regular file.
+
+    Raises OSError, also if it has more than `largest` bytes.
     """
     with open_regular(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > largest:
@@ -45,12 +47,17 @@ def read_json_object(
     fix: str = "",
     code: int = errors.CHECKPOINT,
 ) -> dict[str, Any]:
-    """The JSON object that a file holds.
+    """The JSON object in a file.
 
-    largest: bytes that are read at most. nan_as_none: as in `parse_json_object`.
+    Args:
+        path: the file.
+        largest: the most bytes to read.
+        nan_as_none: as in `parse_json_object`.
+        fix, code: of the error.
 
-    Raises UserError (`code`, proposing `fix`) for a file that is missing, no regular file, too
-    large, no UTF-8 or no JSON object."""
+    Raises UserError for a file that is missing, not regular, too large, not UTF-8 or not a JSON
+    object.
+    """
     try:
         return parse_json_object(read_bytes(path, largest), nan_as_none=nan_as_none)
     except (OSError, ValueError) as error:
@@ -58,11 +65,11 @@ def read_json_object(
 
 
 def parse_json_object(content: bytes, *, nan_as_none: bool = False) -> dict[str, Any]:
-    """The JSON object that `content` is, UTF-8. Raises ValueError with the reason for anything
-    else.
+    """Parse a JSON object in UTF-8. Raises ValueError with the reason for anything else.
 
     nan_as_none: nan, infinity and 1e999, which JSON lacks, become None; otherwise they are
-    refused."""
+    refused.
+    """
 
     def number(literal: str) -> float | None:
         value = float(literal)
@@ -86,21 +93,20 @@ def parse_json_object(content: bytes, *, nan_as_none: bool = False) -> dict[str,
 
 
 def _depth(value: Any) -> int:
-    """How many objects and arrays are inside each other in a JSON value."""
+    """The number of objects and arrays nested inside each other in a JSON value."""
     if not isinstance(value, dict | list):
         return 0
     return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
 
 
-# --- manifest.json: file formats do not notice a flipped bit; the manifest does, and has a hash of
-# its own ------------
+# --- manifest.json, which notices flipped bits (file formats do not), even in itself
 
 
 def write_manifest(folder: Path, names: Iterable[str], facts: dict[str, Any]) -> None:
-    """Write the manifest of these files of the folder, with `facts` beside their hashes. The files
-    are on disk already.
+    """Write the manifest of these files, with `facts` added to their hashes.
 
-    Raises OSError if a file cannot be read, UserError (STORAGE) if the manifest cannot be written.
+    The files are on disk already. Raises OSError if a file cannot be read, UserError (STORAGE) if
+    the manifest cannot be written.
     """
     content = facts | {"files": {name: _describe(folder / name) for name in names}}
     write_atomic(
@@ -110,8 +116,7 @@ def write_manifest(folder: Path, names: Iterable[str], facts: dict[str, Any]) ->
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder. Raises UserError (CHECKPOINT) if there is none, or if it is
-    damaged itself."""
+    """The manifest of a folder. Raises UserError (CHECKPOINT) if it is missing or damaged."""
     path = folder / MANIFEST
     content = read_json_object(path, largest=LARGEST_MANIFEST)
     found = content.pop("sha256", None)
@@ -124,8 +129,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_hashes(folder: Path, *names: str) -> set[str]:
-    """Compare files with the folder's manifest. Returns the names that are in it. Raises UserError
-    (CHECKPOINT).
+    """Compare files with the folder's manifest and return the names that it contains.
+
+    Raises UserError (CHECKPOINT).
     """
     faults = damage(folder, read_manifest(folder), names)
     for name, fault in faults.items():
@@ -143,8 +149,10 @@ def check_hashes(folder: Path, *names: str) -> set[str]:
 def damage(
     folder: Path, manifest: dict[str, Any], names: Iterable[str] | None = None
 ) -> dict[str, str]:
-    """What is wrong with each file of a manifest (with these, if it names them), in words; "" if
-    it is as it was."""
+    """The fault of each file of a manifest as text; "" for an unchanged file.
+
+    With `names`, only these files are checked.
+    """
     files = manifest["files"]
     wanted = [name for name in (files if names is None else names) if name in files]
     return {name: _fault(folder / Path(name).name, files[name]) for name in wanted}

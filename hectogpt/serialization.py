@@ -1,9 +1,9 @@
-"""Writes frozen dataclasses as plain JSON values, reads them back, and lists the fields in which
-two of them differ.
+"""Write frozen dataclasses as plain JSON values, read them back, and list differences.
 
 A field that may hold one of several classes (an optimizer, a norm) is written with its class's
 name under "type". Such classes derive from `Value`, which keeps a table of them by name: a file
-can name these classes and nothing else."""
+can name these classes and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ from typing import Any
 
 from hectogpt.errors import UserError
 
-IDEA_MODULE = "hectogpt_idea_"  # begins the names of the modules that users' own files become
+IDEA_MODULE = "hectogpt_idea_"  # prefix of the module names of users' own files
 
 T = typing.TypeVar("T")
-MOST_ITEMS = 1000  # of a list in a file; ours have a handful
+MOST_ITEMS = 1000  # in a list in a file; ours have a handful
 
-# By name: those of each module that a user's own file became, and under "" all others.
+# Module name -> class name -> class, for modules of users' own files; all others are under "".
 _CLASSES: dict[str, dict[str, type[Value]]] = {"": {}}
-_ideas: ContextVar[list[str] | None] = ContextVar(
-    "ideas", default=None
-)  # modules that `load` looks into; None: all
-_type_hints = functools.cache(typing.get_type_hints)  # takes most of the time of reading a record
+# Modules that `load` looks into; None: all.
+_ideas: ContextVar[list[str] | None] = ContextVar("ideas", default=None)
+_type_hints = functools.cache(
+    typing.get_type_hints
+)  # cached, because it takes most of the time of reading a record
 
 
 @dataclasses.dataclass(frozen=True)
-class Value(ABC):  # noqa: B024  its children declare what has to be written
-    """Base of every part of a run that can be exchanged for another: a norm, an optimizer, a
-    schedule.
+class Value(ABC):  # noqa: B024  its subclasses declare the abstract methods
+    """Base class of every exchangeable part of a run: a norm, an optimizer, a schedule.
 
-    Raises UserError when a class is defined whose name another one has already. The same class
-    defined again, as in a notebook's cell, replaces the old one; so do a user's classes (of a
-    file, a script, a notebook) each other."""
+    Defining a class raises UserError if its name is taken. The same class defined again, as in a
+    notebook's cell, replaces the old one; users' classes (in files, scripts, notebooks) may also
+    replace each other.
+    """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -73,10 +74,9 @@ def _is_users(kind: type) -> bool:
 
 @contextlib.contextmanager
 def classes_of(ideas: Iterable[str]) -> Iterator[None]:
-    """Meanwhile, of the classes that users' own files define, `load` finds those of these files
-    alone.
+    """Context manager: of the classes in users' own files, `load` finds only those of `ideas`.
 
-    ideas: SHA-256 of their sources. A file that is not loaded has no classes.
+    `ideas` are the SHA-256 of their sources. A file that is not loaded has no classes.
     """
     token = _ideas.set([idea_module(sha256) for sha256 in ideas])
     try:
@@ -86,13 +86,14 @@ def classes_of(ideas: Iterable[str]) -> Iterator[None]:
 
 
 def idea_module(sha256: str) -> str:
-    """The name of the module that a user's own file becomes."""
+    """The module name of a user's own file."""
     return IDEA_MODULE + sha256[:16]
 
 
 def dump(value: Any) -> Any:
-    """Turn a value into dicts, lists, numbers, strings, booleans and None; floats that JSON lacks
-    become strings.
+    """Convert a value to dicts, lists, numbers, strings, booleans and None.
+
+    Floats that JSON lacks become strings.
     """
     if isinstance(value, type):
         raise TypeError(f"a class is not a value: {value}")
@@ -109,8 +110,9 @@ def dump(value: Any) -> Any:
 
 
 def load(kind: Any, data: Any, where: str = "") -> Any:
-    """Rebuild a value of type `kind` from `dump`'s output. Raises UserError naming the field that
-    does not fit.
+    """Rebuild a value of type `kind` from `dump`'s output.
+
+    Raises UserError that names the field which does not fit.
     """
     origin = typing.get_origin(kind)
     arguments = typing.get_args(kind)
@@ -136,9 +138,8 @@ def load(kind: Any, data: Any, where: str = "") -> Any:
         return _load_dataclass(typing.cast(type, kind), dict(data), where)
     if kind is float and isinstance(data, str) and data in ("inf", "-inf", "nan"):
         return float(data)
-    if (
-        kind is float and type(data) is int and abs(data) < 10**300
-    ):  # a larger one would be infinite
+    if kind is float and type(data) is int and abs(data) < 10**300:
+        # A larger one would be infinite.
         return float(data)
     if origin is None and type(data) is kind:
         return data
@@ -183,9 +184,7 @@ def _load_dataclass(kind: type, data: dict[str, Any], where: str) -> Any:
 
 
 def _class_named(name: str, base: type, where: str) -> type:
-    """The class of this name, if it is `base` or derives from it and can have
-    values.
-    """
+    """The class of this name, if it is `base` or a subclass of it that is not abstract."""
     ideas = _ideas.get()
     tables = [_CLASSES.get(module, {}) for module in ("", *(_CLASSES if ideas is None else ideas))]
     known = {
@@ -205,8 +204,9 @@ def _class_named(name: str, base: type, where: str) -> type:
 
 
 def replace(value: T, /, **changes: Any) -> T:
-    """A copy of a frozen value, such as a Run, with some fields changed. Raises UserError for a
-    field it has not.
+    """A copy of a frozen value, such as a Run, with some fields changed.
+
+    Raises UserError for an unknown field.
     """
     names = [field.name for field in dataclasses.fields(typing.cast(Any, value))]
     if unknown := [name for name in changes if name not in names]:
@@ -236,22 +236,20 @@ def _misfit(where: str, kind: Any, data: Any) -> UserError:
 
 
 def _shown(data: Any) -> str:
-    """A value of a file for a message, which a large value must not fill."""
+    """A value from a file for a message, shortened if it is long."""
     text = repr(data)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question with the nearest known name. The error's `why` lists all of them."""
+    """A question with the nearest known name; the error's `why` lists all of them."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if len(name) <= 200 else []
     return f"did you mean {near[0]!r}?" if near else "name one of these"
 
 
 def diff(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
-    """Return {dotted field: (before, after)} for every leaf in which two values, or their dumps,
-    differ.
-    """
+    """Leaves in which two values, or their dumps, differ: {dotted field: (before, after)}."""
     a, b = (value if isinstance(value, dict) else dump(value) for value in (before, after))
     return dict(_diff(a, b, ""))
 

@@ -1,8 +1,9 @@
-"""Private names of torch, each with a fallback: nothing else in the package uses one.
+"""Private names of torch, each with a fallback; no other module uses any.
 
-A private name may go with any version of torch. Every function here looks its name up when it is
-called, and does the same work by public ones, more slowly, if it is not there.
-tests/laws/test_torch_private.py tries both."""
+A private name may disappear in any version of torch. Every function here looks up its name when it
+is called, and otherwise does the same work with public functions, more slowly.
+tests/laws/test_torch_private.py tries both.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ PYTHON = ((3, 11), (3, 14))  # oldest and newest that are tested, as in constrai
 
 
 def find(name: str) -> Any:
-    """What torch has under a dotted name; None if it has nothing, which means no where the
-    processor is asked.
+    """Look up a dotted name in torch; None if it does not exist.
+
+    `onednn_has_bf16` takes None for "no".
     """
     import torch
 
@@ -26,9 +28,7 @@ def find(name: str) -> Any:
 
 
 def untested() -> str:
-    """The versions in use that nobody tests, "not tested with torch 2.16.0"; "" if both are in
-    their ranges.
-    """
+    """The versions in use that are not tested: "not tested with torch 2.16.0", or ""."""
     import torch
 
     found = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
@@ -42,8 +42,9 @@ def untested() -> str:
 
 
 def onednn_has_bf16() -> bool:
-    """Whether this processor has what oneDNN's bf16 products need (on x86 from AVX-512 on), which
-    raise without it.
+    """True if this CPU supports oneDNN's bf16 products (on x86 from AVX-512 on).
+
+    Without support they raise an error.
     """
     import torch
 
@@ -52,8 +53,9 @@ def onednn_has_bf16() -> bool:
 
 
 def onednn_linear(x: Any, weight: Any) -> Any:
-    """x [*, in] times the transpose of weight [out, in], by oneDNN. weight: plain, or from
-    `onednn_blocks`.
+    """x [*, in] times the transpose of weight [out, in], by oneDNN.
+
+    `weight` is a plain tensor or comes from `onednn_blocks`.
     """
     from torch.nn.functional import linear
 
@@ -62,9 +64,7 @@ def onednn_linear(x: Any, weight: Any) -> Any:
 
 
 def onednn_blocks(weight: Any, rows: int) -> Any:
-    """weight [out, in] in the order that oneDNN reads for products with so many rows, for
-    `onednn_linear`.
-    """
+    """weight [out, in] in the layout that `onednn_linear` reads for products with `rows` rows."""
     reorder = find("ops.mkldnn._reorder_linear_weight")
     return (
         weight
@@ -74,7 +74,7 @@ def onednn_blocks(weight: Any, rows: int) -> Any:
 
 
 def softmax_(z: Any) -> Any:
-    """The softmax of each row of z [rows, n], in its place; returns z."""
+    """Replace each row of z [rows, n] by its softmax and return z."""
     import torch
 
     softmax = find("_softmax")
@@ -89,8 +89,12 @@ def adamw_(
     steps: list[Any],
     **s: float,
 ) -> None:
-    """A step of AdamW in place. steps: the tensors that count them. s: lr, beta1, beta2,
-    weight_decay, eps.
+    """Take a step of AdamW in place.
+
+    Args:
+        parameters, gradients, averages, squares: lists of equal length.
+        steps: the tensors that count the steps.
+        s: lr, beta1, beta2, weight_decay, eps.
     """
     add = find("_foreach_add_")
     step = find("_fused_adamw_")

@@ -45,7 +45,7 @@ def read_files(
     Args:
         files: the files. Depending on its ending, a file holds one or several documents.
         column: the field of a .jsonl.
-        beside: messages about other contents of the folder, which come first.
+        beside: messages about what else the folder contains, which come first.
     """
     yield from beside
     for label, path in files:

@@ -1,9 +1,9 @@
-"""Token files on disk: train.bin, dev.bin and test.bin, with an index.json beside them.
+"""Token files on disk: train.bin, dev.bin and test.bin, with an index.json.
 
-They are headerless little-endian uint16. For a vocabulary other than GPT-2's, its merges.txt is
-beside them. The index holds counts, the tokenizer's hash and the SHA-256 of each file. A folder is
-written under a temporary name and renamed, so it is complete or absent. Reading checks every bit
-against the index.
+They are headerless little-endian uint16. For a vocabulary other than GPT-2's, the folder also has
+its merges.txt. The index holds counts, the tokenizer's hash and the SHA-256 of each file. A folder
+is written under a temporary name and renamed, so it is complete or absent. Reading checks every
+bit against the index.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TOKEN = np.dtype("<u2")
 INDEX = "index.json"
 FORMAT = "hectogpt token shards 1"  # in the index and in cache keys
 LOCK_PATIENCE_S = 600.0  # how long to wait for another process that builds the folder
-# The only files in a folder of ours.
+# The only files in a folder that this program writes.
 FILES = frozenset((*(f"{split}.bin" for split in SPLITS), INDEX, MERGES))
 
 

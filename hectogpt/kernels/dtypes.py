@@ -1,4 +1,4 @@
-"""What this CPU multiplies faster: float32 with which library, and whether bf16."""
+"""The faster way to multiply on this CPU: the library for float32, and whether to use bf16."""
 
 from __future__ import annotations
 

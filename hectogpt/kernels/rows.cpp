@@ -11,8 +11,7 @@ namespace {
 
 // --- queries and keys: norm and rotation ------------------------------------------------------------------------------
 
-// y = rotation of x / rms(x), for rows of D values. pairs: the number of pairs (i, i + pairs) that rotate, a multiple
-// of W.
+// y = rotation of x / rms(x), for rows of D values. pairs: how many pairs (i, i + pairs) rotate, a multiple of W.
 template <class T, int D>
 inline float normed(const T* x, float eps, vf v[D / W]) {
     vf squares = vf{};

@@ -2,7 +2,7 @@
 
 Only `perform` touches the comparison and its records; an engine just runs one trial in a process.
 The result of a trial depends on its run, seed and threads, so it is the same bit for bit wherever
-it runs and whatever runs beside it.
+it runs and whatever else is running.
 """
 
 from __future__ import annotations

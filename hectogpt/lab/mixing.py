@@ -118,8 +118,9 @@ def scores_of(scoring: Scoring, session: Session, splits: Sequence[str]) -> dict
 def score_both(
     model: KneserNey, held_out: np.ndarray, found: EvalResult, seq_len: int = SEQ_LEN
 ) -> Scored:
-    """The n-grams' side beside what `evaluate` found on the same tokens, in sequences of the same
-    length.
+    """The n-grams' probabilities of the tokens that `evaluate` scored, with the network's.
+
+    Both use sequences of the same length.
     """
     counted, known = model.score(cut(held_out, seq_len))
     return Scored(

@@ -270,7 +270,7 @@ def _rules(verdict: Verdict) -> str:
 
 
 def _what_it_takes(verdict: Verdict) -> str:
-    """What would decide a tie or an unproven difference; "" if it is decided."""
+    """A sentence on how to decide a tie or an unproven difference; "" if it is decided."""
     sd = verdict.pair.sd
     seeds = len(verdict.seeds)
     if verdict.word in ("better", "worse"):

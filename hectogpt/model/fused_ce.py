@@ -39,7 +39,7 @@ BIAS_SPREAD = 60.0
 
 
 class Mixture(NamedTuple):
-    """A second distribution beside the softmax, reduced to what a loss needs.
+    """A second distribution to mix with the softmax, reduced to what a loss needs.
 
     For each row: the probability that it gives to the target, and its weight w in (1 - w) softmax
     + w other. Gradients flow into both.

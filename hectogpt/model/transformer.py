@@ -128,7 +128,7 @@ class Transformer(nn.Module):
             self.lm_head.weight = cast(nn.Parameter, self.embeddings.weight)
         self.init_weights(init or Init())
 
-    # --- first weights ---
+    # --- initial weights ---
 
     @torch.no_grad()
     def init_weights(self, init: Init, seed: int | None = None) -> None:
