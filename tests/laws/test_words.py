@@ -25,9 +25,8 @@ CLAUSE = re.compile(r"\A\s*(?:What|Whether|The same)\b")
 CODE = re.compile(r"^( *)```.*?^\1```$|<!--.*?-->|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 # Folder of the package -> how many offences its docstrings and comments still have. A number may only fall.
 STILL = {
-    **{"hectogpt": 25, "hectogpt/cli": 41, "hectogpt/lab": 31, "hectogpt/grade": 55},
-    **{"hectogpt/training": 68, "hectogpt/training/optim": 7, "hectogpt/model": 25, "hectogpt/generation": 15},
-    **{"hectogpt/data": 12, "hectogpt/kernels": 11, "hectogpt/assignment": 3},
+    **{"hectogpt": 13, "hectogpt/cli": 41, "hectogpt/lab": 26, "hectogpt/grade": 55, "hectogpt/training": 68},
+    **{"hectogpt/data": 1, "hectogpt/assignment": 3},
 }
 
 
