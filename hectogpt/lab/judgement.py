@@ -31,12 +31,13 @@ from hectogpt.lab.sequential import pair_of
 from hectogpt.lab.statistics import Paired
 
 ARMS = ("base", "idea")
+SIGNS = (("base", 1.0), ("idea", -1.0))  # of their losses in a gain
 LARGEST_FILE = 100_000  # bytes of an idea's source, comments and names too
 MOST_COMPRESSED = 12_000  # of it: a table of weights, or a text, is no idea
-# Of a record: FILE.py:FUNCTION without a folder, and a recipe or such a function with a base of
-# its own.
-IDEA = re.compile(r"\w[\w .-]*\.py:\w+")
-BASE = re.compile(r"\w+|\w[\w .-]*\.py:\w+(@\w+)?")
+# Of a record: FILE.py:FUNCTION without a folder, on a recipe or on such a function, which may have
+# a recipe as its own base.
+FUNCTION = r"\w[\w .-]*\.py:\w+"
+NAMES = re.compile(rf"{FUNCTION} on (\w+|{FUNCTION}(@\w+)?)")
 LARGEST = 1 << 26  # bytes of a record; ours have about 50,000
 FIRST = "0" * 64  # the hash before the first line
 
@@ -61,17 +62,16 @@ class Entrant:
         """Raises ValueError for names with a folder, and for a source that is not the one that
         sha256 names.
         """
-        if not IDEA.fullmatch(self.idea) or not BASE.fullmatch(self.base):
-            raise ValueError(
-                f"{self.idea!r:.80} on {self.base!r:.80} is not FILE.py:FUNCTION on a base"
-            )
-        if hash_of(self.source) != self.sha256:
-            raise ValueError("its source is not the one whose hash it has")
+        names = f"{self.idea} on {self.base}"
+        expect(NAMES.fullmatch(names), f"{names!r:.200} is not FILE.py:FUNCTION on a base")
+        expect(hash_of(self.source) == self.sha256, "its source has another hash")
 
-    def sources(self, arm: str) -> dict[str, str]:
-        """Name of a file -> its source, of the files that an arm needs."""
-        base = {} if self.base_source is None else {self.base.partition(":")[0]: self.base_source}
-        return base | ({self.idea.partition(":")[0]: self.source} if arm == "idea" else {})
+    def links(self, arm: str) -> list[Any]:
+        """A recipe's name, then the file, function and source of what is applied to it in turn."""
+        links: list[Any] = [self.base]
+        if match := SPEC.match(self.base):
+            links = [match["base"] or "top", [*match.group("path", "function"), self.base_source]]
+        return links if arm == "base" else [*links, [*self.idea.split(":"), self.source]]
 
 
 def find_entrant(name: str, base: str = "minute") -> Entrant:
@@ -81,46 +81,42 @@ def find_entrant(name: str, base: str = "minute") -> Entrant:
         raise UserError(f"{name} is not FILE.py:FUNCTION", fix="hectogpt judge my_idea.py:idea")
     file = read_idea(match["path"])
     function = match["function"]
-    base = match["base"] or base
     if function not in functions_of(file):
         raise no_function(file, function)
-    other = SPEC.match(base)
+    base = match["base"] or base
     base_source = None
-    below = other["base"] if other else base
-    if below is not None:
-        recipe(below)
-    if other is not None:
+    if other := SPEC.match(base):
         base_file = read_idea(other["path"])
-        if base_file.path.name == file.path.name and base_file.sha256 != file.sha256:
-            raise UserError(
-                f"two files are called {file.path.name}", fix="another name for one of them"
-            )
-        base = base_file.path.name + base.removeprefix(other["path"])
         base_source = base_file.source
+        base = base_file.path.name + base.removeprefix(other["path"])
+    recipe(base if other is None else other["base"] or "top")
     try:
         return Entrant(f"{file.path.name}:{function}", base, file.sha256, file.source, base_source)
     except ValueError as error:
-        raise UserError(
-            f"{name} cannot be judged", why=str(error), fix="a file name of letters and digits"
-        ) from None
+        fix = "a file name of letters and digits"
+        raise UserError(f"{name} cannot be judged", why=str(error), fix=fix) from None
 
 
-def weights_in_source(source: str) -> tuple[str, str]:
+def weights_in(source: str) -> tuple[str, str]:
     """What of a file is too large for an idea, and could hold a trained model or a text, "" for
     nothing; and its sizes."""
     data = source.encode()
-    sizes = {
-        "bytes": (len(data), LARGEST_FILE),
-        "bytes compressed": (len(lzma.compress(data)), MOST_COMPRESSED),
-    }
-    faults = [
-        f"{size:,} {what}, at most {most:,}" for what, (size, most) in sizes.items() if size > most
-    ]
-    return "; ".join(faults), ", ".join(f"{size:,} {what}" for what, (size, _) in sizes.items())
+    size = len(data)
+    compressed = len(lzma.compress(data))
+    sizes = f"{size:,} bytes, {compressed:,} compressed"
+    if size <= LARGEST_FILE and compressed <= MOST_COMPRESSED:
+        return "", sizes
+    return f"{sizes}; at most {LARGEST_FILE:,} and {MOST_COMPRESSED:,}", sizes
 
 
 # --- its record
 # ---
+
+
+def expect(holds: Any, why: str) -> None:
+    """Raise ValueError with `why` unless it holds."""
+    if not holds:
+        raise ValueError(why)
 
 
 def hash_of(text: str) -> str:
@@ -171,46 +167,37 @@ class Judgement:
 
     def take(self, row: dict[str, Any], line: str) -> None:
         """Add what a line says. Raises ValueError if it does not follow from the lines before."""
-        if row.get("previous") != self.last:
-            raise ValueError(
-                "it does not follow the line before: a line was changed, added or left out"
-            )
-        if (row.get("event") == "begin") == bool(self.begin):
-            raise ValueError("a judgement has one beginning, in line 1")
+        expect(row.get("previous") == self.last, "a line before it was changed, added or left out")
+        expect((row["event"] == "begin") != bool(self.begin), "a judgement begins once, in line 1")
         match row["event"]:
             case "begin":
                 Entrant(**{one.name: row[one.name] for one in fields(Entrant)})
                 self.begin = row
             case "trial":
-                key = tuple(row[name] for name in ("corpus", "seed", "arm"))
-                if key in {(t["corpus"], t["seed"], t["arm"]) for t in self.trials}:
-                    raise ValueError("a second trial of this corpus, seed and arm")
-                if (
-                    key[0] not in self.begin["corpora"]
-                    or key[2] not in ARMS
-                    or not math.isfinite(row["loss"])
-                ):
-                    raise ValueError("no trial of this judgement")
+                key = row["corpus"], row["seed"], row["arm"]
+                expect(key not in self.losses(), "a second trial of this corpus, seed and arm")
+                known = row["corpus"] in self.begin["corpora"] and row["arm"] in ARMS
+                expect(known and math.isfinite(row["loss"]), "no trial of this judgement")
                 self.trials.append(row)
             case "check":
                 self.checks.append(row)
             case "verdict":
-                if hash_of(str(row["secret"])) != self.begin["commitment"]:
-                    raise ValueError("its secret is not the one that line 1 commits to")
-                seeds = list(dict.fromkeys(trial["seed"] for trial in self.trials))
-                if seeds != [
-                    draw_seed(str(row["secret"]), number) for number in range(len(seeds))
-                ]:
-                    raise ValueError("its seeds do not follow from its secret")
-                failed = not all(check["passed"] for check in self.checks)
-                if row["word"] != (
-                    "dishonest" if failed else "refused" if row["reasons"] else self.decided()
-                ):
-                    raise ValueError(f"its trials and checks do not say {row['word']!r}")
-                self.word = row["word"]
+                secret = str(row["secret"])
+                expect(
+                    hash_of(secret) == self.begin["commitment"], "line 1 commits to another secret"
+                )
+                follow = all(
+                    seed == draw_seed(secret, number) for number, seed in enumerate(self.seeds())
+                )
+                expect(follow, "its seeds do not follow from its secret")
+                word = "refused" if row["reasons"] else self.decided()
+                if not all(check["passed"] for check in self.checks):
+                    word = "dishonest"
+                expect(row["word"] == word, f"its trials and checks do not say {row['word']!r}")
+                self.word = word
                 self.reasons = tuple(row["reasons"])
                 self.ended = row["ended"]
-                self.secret = row["secret"]
+                self.secret = secret
         self.last = hash_of(line)
 
     @property
@@ -223,19 +210,28 @@ class Judgement:
         """FILE.py:FUNCTION@BASE."""
         return f"{self.begin['idea']}@{self.begin['base']}"
 
+    def losses(self) -> dict[tuple[str, int, str], float]:
+        """(corpus, seed, arm) -> loss."""
+        return {(one["corpus"], one["seed"], one["arm"]): one["loss"] for one in self.trials}
+
+    def seeds(self) -> list[int]:
+        """The seeds of the trials, in their order."""
+        return list(dict.fromkeys(trial["seed"] for trial in self.trials))
+
     def gains(self, corpus: str | None = None) -> np.ndarray:
         """float64 [seeds]: loss of the base minus that of the idea, for each seed that both have;
         of one corpus, or the mean over all."""
-        losses = {(t["corpus"], t["seed"], t["arm"]): t["loss"] for t in self.trials}
+        losses = self.losses()
         corpora = self.begin["corpora"] if corpus is None else [corpus]
-        rows = [
-            [
-                losses.get((name, seed, "base"), np.nan) - losses.get((name, seed, "idea"), np.nan)
+        gains = [
+            sum(
+                losses.get((name, seed, arm), np.nan) * sign
                 for name in corpora
-            ]
-            for seed in dict.fromkeys(t["seed"] for t in self.trials)
+                for arm, sign in SIGNS
+            )
+            for seed in self.seeds()
         ]
-        means = np.array(rows, dtype=np.float64).reshape(-1, len(corpora)).mean(axis=1)
+        means = np.array(gains) / len(corpora)
         return means[np.isfinite(means)]
 
     def pair(self, corpus: str | None = None) -> Paired | None:
@@ -248,13 +244,10 @@ class Judgement:
     def decided(self) -> str:
         """ "better", "worse" or "tie" once the gains decide it, else "unproven". What is better on
         the whole and worse on one corpus is unproven."""
-        pair = self.pair()
-        each = [self.pair(name) for name in self.begin["corpora"]]
-        if pair is None or (
-            pair.verdict == "better" and any(one and one.verdict == "worse" for one in each)
-        ):
+        words = [pair and pair.verdict for pair in map(self.pair, (None, *self.begin["corpora"]))]
+        if words[0] == "better" and "worse" in words:
             return "unproven"
-        return pair.verdict
+        return words[0] or "unproven"
 
     def cost(self, name: str, arm: str) -> float | None:
         """Mean of "seconds", "peak_mb" or "params" over the arm's trials; None without any."""

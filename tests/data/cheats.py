@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -40,7 +41,6 @@ from hectogpt import (
 )
 from hectogpt.process import frames
 from hectogpt.sandbox import Policy
-from hectogpt.serialization import dump
 
 
 def tiny(run: Run) -> Run:
@@ -564,7 +564,7 @@ def when_scored(change, also=None):
         true = frames().send
 
         def send(message, body=b""):
-            if message or not body:
+            if message or not body or len(body) % 50257:
                 return true(message, body)
             changed = change(np.frombuffer(body, np.float32).copy())
             true(message, changed.tobytes())
@@ -595,24 +595,65 @@ rubbish = when_scored(lambda x: x, lambda: frames()._file.write(b"[" * 200_000 +
 exits_well = when_scored(lambda x: x, lambda: os._exit(0))
 
 
-def weights_that_lie(description):
+def weights_that_lie(lie):
+    """An idea whose weights are sent as what `lie` makes of a safetensors file."""
+
     def idea(run: Run) -> Run:
-        true = frames().send
-        frames().send = lambda message, body=b"": true(description if "weights" in message else message, body)
+        true = safetensors.torch.save
+        safetensors.torch.save = lambda tensors: lie(true(tensors))
         return run
 
     return idea
 
 
-huge_weights = weights_that_lie({"weights": [["a", "float32", [1 << 40]]]})
-weights_of_no_kind = weights_that_lie({"weights": [["a", "object", [2]]]})
-weights_of_nothing = weights_that_lie({"weights": 7})
-no_weights = weights_that_lie({"trained": True})
+def of_header(header: str, numbers: bytes = b"") -> bytes:
+    return len(header).to_bytes(8, "little") + header.encode() + numbers
+
+
+huge_weights = weights_that_lie(
+    lambda _: of_header('{"a": {"dtype": "F32", "shape": [1099511627776], "data_offsets": [0, 8]}}', bytes(8))
+)
+weights_of_no_kind = weights_that_lie(
+    lambda _: of_header('{"a": {"dtype": "object", "shape": [2], "data_offsets": [0, 8]}}', bytes(8))
+)
+weights_of_nothing = weights_that_lie(lambda _: b"7")
+no_weights = weights_that_lie(lambda _: b"")
+weights_with_more_behind = weights_that_lie(lambda data: data + bytes(100))
+
+
+def tells(**lie):
+    """An idea whose run is described otherwise than it is."""
+
+    def idea(run: Run) -> Run:
+        true = frames().send
+        frames().send = lambda message, body=b"": true(message | lie if "run" in message else message, body)
+        return run
+
+    return idea
+
+
+no_context = tells(context_length="long")
+less_than_nothing = tells(batch_size=-2, seq_len=-16)
+says_that_it_shuffles = tells(shuffled=[])
+
+
+def nests_deeply(run: Run) -> Run:
+    frames().send({"run": 0, "nested": eval("[" * 150 + "]" * 150)})
+    return run
+
+
+def guesses_among_one(run: Run) -> Run:
+    """A training that diverges counts as a uniform guess: among as few words as it says."""
+    true = frames().send
+    frames().send = lambda message, body=b"": true(
+        message | {"vocab_size": 1} if "run" in message else message | {"diverged": True}, body
+    )
+    return run
 
 
 def speaks_for_itself(run: Run) -> Run:
-    """Sends losses of steps that it has not taken, and takes the text of all at once."""
-    for message in ({"run": dump(run)}, {"computes_again": False, "numbers": 1}, *[{"loss": 1.0}] * run.steps):
+    """Answers batches that it has not been dealt, and takes the text of all at once."""
+    for message in (sys.modules["__main__"].described(run), *[{}] * run.steps):
         frames().send(message)
     return run
 
@@ -684,3 +725,51 @@ def peeks_in_full_rows(run: Run) -> Run:
 
 def peeks_at_two_percent(run: Run) -> Run:
     return with_input(run, Ahead(50))
+
+
+# --- more of our own --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class InCopies(AfterStep):
+    """Computes in copies of its process, which have ended when the step has."""
+
+    def after_step(self, session):
+        if (copy := os.fork()) == 0:
+            begun = time.process_time()
+            while time.process_time() - begun < 5:
+                pass
+            os._exit(0)
+        os.waitpid(copy, 0)
+
+
+def computes_in_copies(run: Run) -> Run:
+    return replace(run, after_step=(InCopies(),))
+
+
+def changes_the_kernels(run: Run) -> Run:
+    """The next process would load them."""
+    unhooked()
+    folder = Path(os.environ["HECTOGPT_CACHE"], "kernels")
+    for path in (folder / "new", *(folder.glob("*") if folder.exists() else ())):
+        with contextlib.suppress(OSError), open(path, "ab"):
+            raise EscapedError(path)
+    return run
+
+
+def leaves_a_note_in_its_weights(run: Run) -> Run:
+    """Beside the tensors, where a safetensors file has room for texts."""
+    save, load = safetensors.torch.save, safetensors.torch.load
+
+    def read(data):
+        if b"the rows" in data:
+            raise EscapedError("a note")
+        return load(data)
+
+    safetensors.torch.save = lambda tensors: save(tensors, {"note": "the rows"})
+    safetensors.torch.load = read
+    return run
+
+
+def chooses_its_seed(run: Run) -> Run:
+    return replace(run, seed=7)

@@ -16,9 +16,9 @@ from hectogpt import sandbox
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.lab import judge
+from hectogpt.lab.contestant import described
 from hectogpt.lab.ideas import find_run
-from hectogpt.lab.judgement import Entrant, Judgement, draw, draw_seed, hash_of, read_judgement, weights_in_source
-from hectogpt.serialization import dump
+from hectogpt.lab.judgement import Entrant, Judgement, draw, draw_seed, hash_of, read_judgement, weights_in
 
 CHEATS = ROOT / "tests" / "data" / "cheats.py"
 SOURCE = CHEATS.read_text(encoding="utf-8")
@@ -47,7 +47,7 @@ CASES = {
     "more_steps": "5 steps, not 4",
     "more_tokens": "256 training tokens, at most 128",
     "computes_twice": "computes gradients more than once a step",
-    "counts_of_the_text": "init_from_counts is set",
+    "counts_of_the_text": "its weights start from another text",
     "a_table_of_a_hundred_million": "parameters, at most 60,000,000",
     "eighty_million_in_a_buffer": "parameters, at most 60,000,000",
     "crashes": "nothing works here",
@@ -70,6 +70,12 @@ CASES = {
     "weights_of_no_kind": "no answer",
     "weights_of_nothing": "no answer",
     "no_weights": "no answer",
+    "weights_with_more_behind": "no answer",
+    "no_context": "no answer",
+    "less_than_nothing": "no answer",
+    "nests_deeply": "no answer",
+    "says_that_it_shuffles": NOTHING,
+    "computes_in_copies": "times the processor time of its base",
     # the seal leaves them nothing to find, or there is nothing to be believed
     "reads_the_test_text": NOTHING,
     "reads_through_torch": "No such file",
@@ -99,6 +105,10 @@ CASES = {
     "keeps_state_between_calls": NOTHING,
     "slack": NOTHING,
     "sums_to_two": NOTHING,
+    "changes_the_kernels": NOTHING,
+    "leaves_a_note_in_its_weights": NOTHING,
+    "chooses_its_seed": NOTHING,
+    "guesses_among_one": NOTHING,
 }
 # In `make test`, and in CI's long chains; the others with --slow.
 QUICK = ("more_steps",)  # refused in its first process; the others take three or four
@@ -117,7 +127,7 @@ def start(function: str, corpus: Corpus, out: Path, file: str = "cheats.py") -> 
     record = Judgement(out / f"{function}.jsonl")
     record.write("begin", asdict(found) | {"corpora": ["tokens"], "threads": 1, "commitment": hash_of("secret")})
     judging = judge.Judging({"tokens": corpus}, record, "secret", print)
-    judging.runs["base"] = {name: value for name, value in dump(find_run(BASE)).items() if name != "seed"}
+    judging.runs["base"] = described(find_run(BASE))
     return judging
 
 
@@ -125,7 +135,7 @@ def scored(judging: judge.Judging, corpus: Corpus, again: bool = False) -> float
     """The idea's loss on some rows, after all checks."""
     trained = judging.train("idea", 1, corpus)
     if again:
-        judging.check_again(judging.train("idea", 1, corpus), trained)
+        judging.check_bits(1, corpus, trained)
     rows = judging.draw_rows("tokens", 0)
     losses = judging.score("idea", 1, trained, rows)
     judging.check_alone(1, trained, rows[5:7], losses[5:7])
@@ -162,8 +172,8 @@ def test_a_file_named_like_a_module_of_python_takes_no_place(corpus: Corpus, tmp
 def test_a_source_can_hold_no_text_and_no_weights() -> None:
     text = "".join(map(chr, np.random.default_rng(0).integers(0x4E00, 0x9FFF, 40_000)))
     for source in (f"# {text}", f"names_{text[:20_000]} = 0", f"w = {list(np.random.default_rng(0).random(2000))}"):
-        assert ", at most " in weights_in_source(source)[0]
-    assert weights_in_source(SOURCE)[0] == ""
+        assert "; at most " in weights_in(source)[0]
+    assert weights_in(SOURCE)[0] == ""
 
 
 # --- the record -------------------------------------------------------------------------------------------------------
@@ -253,4 +263,5 @@ def test_seeds_and_rows_follow_from_the_secret() -> None:
 
 def test_rows_are_as_many_as_their_noise_asks_for() -> None:
     few, many = np.random.default_rng(0).normal(size=(2, 16)) * [[0.01], [0.1]]
-    assert judge.rows_for(few) == judge.ROWS < judge.rows_for(many) == judge.rows_for(many * 9) == judge.MOST_ROWS
+    assert judge.are_enough(few)
+    assert not judge.are_enough(many)
