@@ -146,7 +146,7 @@ def command(module: str, policy: Policy) -> list[str]:
     inside = [[str(PACKAGE.parent), *path], asdict(policy), module]
     program = bubblewrap()
     seal = [] if program is None else _seal(program, policy)
-    return [*seal, *ISOLATED, BEGIN, json.dumps(inside)]
+    return [*seal, *ISOLATED, BEGIN, json.dumps(inside, allow_nan=False)]
 
 
 @cache

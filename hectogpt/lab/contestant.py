@@ -135,7 +135,8 @@ def train(run: Run, request: dict[str, Any]) -> None:
     session = Session.open(replace(run, data=replace(data, order=Dealt(data.order))), corpus)
     Dealt.begun = True
     if any(needs_closure(optimizer) for optimizer in session.optimizer.optimizers):
-        raise UserError("its optimizer computes gradients more than once a step")
+        why = "a step has one gradient"
+        raise UserError("its optimizer computes gradients more than once a step", why=why)
     steps = session.steps()
     for rows in text.reshape(run.steps, -1):
         rows[:] = np.frombuffer(frames.receive_frame()[1], np.uint16)

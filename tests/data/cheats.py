@@ -52,8 +52,12 @@ def honest(run: Run) -> Run:
     return replace(run, optim=AdamW(lr=0.02))
 
 
-def with_input(run: Run, part: InputPart) -> Run:
-    return replace(run, model=replace(run.model, inputs=(*run.model.inputs, part)))
+def changes(**fields):
+    return lambda run: replace(run, **fields)
+
+
+def adds(part: InputPart):
+    return lambda run: replace(run, model=replace(run.model, inputs=(*run.model.inputs, part)))
 
 
 class Layer(nn.Module):
@@ -84,16 +88,8 @@ class Twice(Optim):
         return OptimizerGroup([torch.optim.LBFGS(model.parameters(), max_iter=2)])
 
 
-def computes_twice(run: Run) -> Run:
-    return replace(run, optim=Twice())
-
-
-def counts_of_the_text(run: Run) -> Run:
-    return replace(run, init_from_counts=BigramInit())
-
-
-def a_table_of_a_hundred_million(run: Run) -> Run:
-    return with_input(run, Table(26_000_000))
+computes_twice = changes(optim=Twice())
+counts_of_the_text = changes(init_from_counts=BigramInit())
 
 
 @dataclass(frozen=True)
@@ -102,6 +98,9 @@ class Table(InputPart):
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
         return Layer(lambda table, x, ids: x + table[ids], torch.empty(self.rows, d_model))
+
+
+a_table_of_a_hundred_million = adds(Table(26_000_000))
 
 
 def crashes(run: Run) -> Run:
@@ -217,8 +216,7 @@ class Beforehand(Optim):
         return OptimizerGroup([torch.optim.AdamW(model.parameters(), lr=self.lr)])
 
 
-def trains_before_it_begins(run: Run) -> Run:
-    return replace(run, optim=Beforehand())
+trains_before_it_begins = changes(optim=Beforehand())
 
 
 @dataclass(frozen=True)
@@ -227,8 +225,7 @@ class ByTheClock(Schedule):
         return 1.0 + (time.time() % 1) / 100
 
 
-def looks_at_the_clock(run: Run) -> Run:
-    return replace(run, schedule=ByTheClock())
+looks_at_the_clock = changes(schedule=ByTheClock())
 
 
 def draws_its_learning_rate(run: Run) -> Run:
@@ -246,8 +243,7 @@ class Future(InputPart):
         return Layer(lambda share, x, ids: x + 50 * share * torch.cat((x[:, 1:], x[:, -1:]), dim=1), torch.ones(1))
 
 
-def sees_the_next_token(run: Run) -> Run:
-    return with_input(run, Future())
+sees_the_next_token = adds(Future())
 
 
 @dataclass(frozen=True)
@@ -316,16 +312,9 @@ def model_rows(model):
     return slice(None) if rows is None else rows.argsort()[: len(model.lm_head.weight)]
 
 
-def reports_half_of_its_loss(run: Run) -> Run:
-    return with_input(run, Liar("losses"))
-
-
-def reports_the_likeliest(run: Run) -> Run:
-    return with_input(run, Liar("likeliest"))
-
-
-def learns_while_it_is_scored(run: Run) -> Run:
-    return with_input(run, Liar("learns"))
+reports_half_of_its_loss = adds(Liar("losses"))
+reports_the_likeliest = adds(Liar("likeliest"))
+learns_while_it_is_scored = adds(Liar("learns"))
 
 
 def writes_its_scores_itself(run: Run) -> Run:
@@ -349,7 +338,6 @@ class EscapedError(Exception):
 
 
 def unhooked() -> None:
-    """Switches the audit hook off."""
     Policy.fault.__code__ = (lambda self, event, arguments: "").__code__
 
 
@@ -493,12 +481,8 @@ class Beside(AfterStep):
                 optimizer.zero_grad()
 
 
-def trains_beside_the_hook(run: Run) -> Run:
-    return replace(run, after_step=(Beside(4000),))
-
-
-def reads_text_ahead(run: Run) -> Run:
-    return replace(run, after_step=(Beside(ahead=True),))
+trains_beside_the_hook = changes(after_step=(Beside(4000),))
+reads_text_ahead = changes(after_step=(Beside(ahead=True),))
 
 
 def takes_the_hook_away(run: Run) -> Run:
@@ -538,12 +522,7 @@ class LateClock(Schedule):
         return 1.0 if step < steps - 1 else 1.0 + (time.time() % 1)
 
 
-def looks_at_the_clock_late(run: Run) -> Run:
-    return replace(run, schedule=LateClock())
-
-
-def eighty_million_in_a_buffer(run: Run) -> Run:
-    return with_input(run, Buffer())
+looks_at_the_clock_late = changes(schedule=LateClock())
 
 
 @dataclass(frozen=True)
@@ -553,6 +532,8 @@ class Buffer(InputPart):
         layer.register_buffer("memory", torch.zeros(80_000_000, dtype=torch.uint8))
         return layer
 
+
+eighty_million_in_a_buffer = adds(Buffer())
 
 # --- what it sends ----------------------------------------------------------------------------------------------------
 
@@ -644,11 +625,7 @@ def nests_deeply(run: Run) -> Run:
 
 def guesses_among_one(run: Run) -> Run:
     """A training that diverges counts as a uniform guess: among as few words as it says."""
-    true = frames().send
-    frames().send = lambda message, body=b"": true(
-        message | {"vocab_size": 1} if "run" in message else message | {"diverged": True}, body
-    )
-    return run
+    return tells(vocab_size=1)(replace(run, optim=AdamW(lr=1e30)))
 
 
 def speaks_for_itself(run: Run) -> Run:
@@ -686,20 +663,10 @@ class Together(InputPart):
         return Layer(function, torch.ones(1))
 
 
-def uses_the_batch(run: Run) -> Run:
-    return with_input(run, Together("batch"))
-
-
-def keeps_state_between_calls(run: Run) -> Run:
-    return with_input(run, Together("calls"))
-
-
-def chance_when_scored(run: Run) -> Run:
-    return with_input(run, Together("chance"))
-
-
-def knows_that_it_is_alone(run: Run) -> Run:
-    return with_input(run, Together("alone"))
+uses_the_batch = adds(Together("batch"))
+keeps_state_between_calls = adds(Together("calls"))
+chance_when_scored = adds(Together("chance"))
+knows_that_it_is_alone = adds(Together("alone"))
 
 
 @dataclass(frozen=True)
@@ -719,12 +686,8 @@ class Ahead(InputPart):
         return Layer(function, torch.ones(1))
 
 
-def peeks_in_full_rows(run: Run) -> Run:
-    return with_input(run, Ahead(1))
-
-
-def peeks_at_two_percent(run: Run) -> Run:
-    return with_input(run, Ahead(50))
+peeks_in_full_rows = adds(Ahead(1))
+peeks_at_two_percent = adds(Ahead(50))
 
 
 # --- more of our own --------------------------------------------------------------------------------------------------
@@ -743,8 +706,7 @@ class InCopies(AfterStep):
         os.waitpid(copy, 0)
 
 
-def computes_in_copies(run: Run) -> Run:
-    return replace(run, after_step=(InCopies(),))
+computes_in_copies = changes(after_step=(InCopies(),))
 
 
 def changes_the_kernels(run: Run) -> Run:
@@ -771,5 +733,4 @@ def leaves_a_note_in_its_weights(run: Run) -> Run:
     return run
 
 
-def chooses_its_seed(run: Run) -> Run:
-    return replace(run, seed=7)
+chooses_its_seed = changes(seed=7)

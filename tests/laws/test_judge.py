@@ -29,87 +29,44 @@ BITS = "gives the same bits again"
 ALONE = "scores each row by itself"
 NOTHING = ""  # it passes every check, and gains nothing
 LIMIT = "may gain"  # docs/judge.md says so, under "What it does not stop"
-# function -> the check that names it, or a part of what refuses it
-CASES = {
-    "reads_the_text_that_comes_with_a_package": SANDBOX,
-    "asks_the_network": SANDBOX,
-    "starts_a_program": SANDBOX,
-    "leaves_a_note": SANDBOX,
-    "kills_the_judge": SANDBOX,
-    "draws_its_learning_rate": "is the same run each time",
-    "looks_at_the_clock": BITS,
-    "looks_at_the_clock_late": BITS,
-    "uses_the_batch": ALONE,
-    "normalises_over_the_row": ALONE,
-    "chance_when_scored": ALONE,
-    "knows_that_it_is_alone": ALONE,
-    # refused
-    "more_steps": "5 steps, not 4",
-    "more_tokens": "256 training tokens, at most 128",
-    "computes_twice": "computes gradients more than once a step",
-    "counts_of_the_text": "its weights start from another text",
-    "a_table_of_a_hundred_million": "parameters, at most 60,000,000",
-    "eighty_million_in_a_buffer": "parameters, at most 60,000,000",
-    "crashes": "nothing works here",
-    "same_four_rows": "a row of the training text is read 2 times, at most 1",
-    "plans_rows_that_are_not_there": "no answer",
-    "trains_beside_the_hook": "times the processor time of its base",
-    "takes_the_hook_away": "times the processor time of its base",
-    "speaks_for_itself": "no answer",
-    "one_lie": "tokens have no probability",
-    "no_numbers": "tokens have no probability",
-    "nothing_at_all": "tokens have no probability",
-    "complex_distributions": "no answer",
-    "too_few": "no answer",
-    "one_row": "no answer",
-    "two_answers": "no answer",
-    "rubbish": "its process ended (broken",
-    "ends_early": "its process ended (done",
-    "exits_well": "its process ended (ended, exit code 0",
-    "huge_weights": "no answer",
-    "weights_of_no_kind": "no answer",
-    "weights_of_nothing": "no answer",
-    "no_weights": "no answer",
-    "weights_with_more_behind": "no answer",
-    "no_context": "no answer",
-    "less_than_nothing": "no answer",
-    "nests_deeply": "no answer",
-    "says_that_it_shuffles": NOTHING,
-    "computes_in_copies": "times the processor time of its base",
-    # the seal leaves them nothing to find, or there is nothing to be believed
-    "reads_the_test_text": NOTHING,
-    "reads_through_torch": "No such file",
-    "reads_through_c": NOTHING,
-    "reads_through_python_s_c": NOTHING,
-    "exchanges_the_hook": NOTHING,
-    "looks_at_the_judge": NOTHING,
-    "wipes_its_attempts": NOTHING,
-    "thread_that_is_free": NOTHING,
-    "starts_a_program_unseen": NOTHING,
-    "leaves_a_daemon": NOTHING,
-    "fills_its_folder": NOTHING,
-    "finds_a_note_in_sysv_memory": NOTHING,
-    "finds_a_note_in_its_folder": NOTHING,
-    "weights_are_a_link": NOTHING,
-    "reads_text_ahead": NOTHING,
-    "trains_before_it_begins": LIMIT,
-    "replaces_the_score": NOTHING,
-    "replaces_the_code_of_a_method": NOTHING,
-    "sees_the_next_token": NOTHING,
-    "reports_half_of_its_loss": NOTHING,
-    "reports_the_likeliest": NOTHING,
-    "learns_while_it_is_scored": NOTHING,
-    "writes_its_scores_itself": NOTHING,
-    "peeks_in_full_rows": NOTHING,
-    "peeks_at_two_percent": NOTHING,
-    "keeps_state_between_calls": NOTHING,
-    "slack": NOTHING,
-    "sums_to_two": NOTHING,
-    "changes_the_kernels": NOTHING,
-    "leaves_a_note_in_its_weights": NOTHING,
-    "chooses_its_seed": NOTHING,
-    "guesses_among_one": NOTHING,
+# the check that names it, or a part of what refuses it: functions
+EXPECTED = {
+    SANDBOX: """
+        reads_the_text_that_comes_with_a_package asks_the_network starts_a_program leaves_a_note kills_the_judge
+    """,
+    "is the same run each time": "draws_its_learning_rate",
+    BITS: "looks_at_the_clock looks_at_the_clock_late",
+    ALONE: "uses_the_batch normalises_over_the_row chance_when_scored knows_that_it_is_alone",
+    "5 steps, not 4": "more_steps",
+    "256 training tokens, at most 128": "more_tokens",
+    "computes gradients more than once a step": "computes_twice",
+    "its weights start from another text": "counts_of_the_text",
+    "parameters, at most 60,000,000": "a_table_of_a_hundred_million eighty_million_in_a_buffer",
+    "nothing works here": "crashes",
+    "a row of the training text is read 2 times, at most 1": "same_four_rows",
+    "no answer": """
+        plans_rows_that_are_not_there speaks_for_itself complex_distributions too_few one_row two_answers
+        huge_weights weights_of_no_kind weights_of_nothing no_weights weights_with_more_behind no_context
+        less_than_nothing nests_deeply
+    """,
+    "times the processor time of its base": "trains_beside_the_hook takes_the_hook_away computes_in_copies",
+    "tokens have no probability": "one_lie no_numbers nothing_at_all",
+    "its process ended (broken": "rubbish",
+    "its process ended (done": "ends_early",
+    "its process ended (ended, exit code 0": "exits_well",
+    NOTHING: """
+        says_that_it_shuffles reads_the_test_text reads_through_c reads_through_python_s_c exchanges_the_hook
+        looks_at_the_judge wipes_its_attempts thread_that_is_free starts_a_program_unseen leaves_a_daemon
+        fills_its_folder finds_a_note_in_sysv_memory finds_a_note_in_its_folder weights_are_a_link
+        reads_text_ahead replaces_the_score replaces_the_code_of_a_method sees_the_next_token
+        reports_half_of_its_loss reports_the_likeliest learns_while_it_is_scored writes_its_scores_itself
+        peeks_in_full_rows peeks_at_two_percent keeps_state_between_calls slack sums_to_two changes_the_kernels
+        leaves_a_note_in_its_weights chooses_its_seed guesses_among_one
+    """,
+    "No such file": "reads_through_torch",
+    LIMIT: "trains_before_it_begins",
 }
+CASES = {name: expected for expected, names in EXPECTED.items() for name in names.split()}
 # In `make test`, and in CI's long chains; the others with --slow.
 QUICK = ("more_steps",)  # refused in its first process; the others take three or four
 CHAINS = {"reads_the_text_that_comes_with_a_package", "exchanges_the_hook", "uses_the_batch", "one_lie", "two_answers"}
@@ -165,7 +122,6 @@ def test_a_cheat_gains_nothing(cheat: str, corpus: Corpus, tmp_path: Path, reque
 @pytest.mark.slow
 def test_a_file_named_like_a_module_of_python_takes_no_place(corpus: Corpus, tmp_path: Path) -> None:
     judging = start("honest", corpus, tmp_path, "secrets.py")
-    judging.entrant = Entrant("secrets.py:honest", "cheats.py:tiny", hash_of(SOURCE), SOURCE, SOURCE)
     scored(judging, corpus)
 
 
@@ -174,9 +130,6 @@ def test_a_source_can_hold_no_text_and_no_weights() -> None:
     for source in (f"# {text}", f"names_{text[:20_000]} = 0", f"w = {list(np.random.default_rng(0).random(2000))}"):
         assert "; at most " in weights_in(source)[0]
     assert weights_in(SOURCE)[0] == ""
-
-
-# --- the record -------------------------------------------------------------------------------------------------------
 
 
 def written(path: Path, gains: list[list[float]]) -> Judgement:
@@ -262,6 +215,5 @@ def test_seeds_and_rows_follow_from_the_secret() -> None:
 
 
 def test_rows_are_as_many_as_their_noise_asks_for() -> None:
-    few, many = np.random.default_rng(0).normal(size=(2, 16)) * [[0.01], [0.1]]
-    assert judge.are_enough(few)
-    assert not judge.are_enough(many)
+    gains = np.random.default_rng(0).normal(size=16)
+    assert judge.are_enough(gains / 100) > judge.are_enough(gains / 10)
