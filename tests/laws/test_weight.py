@@ -18,7 +18,7 @@ from helpers import ROOT
 from tools import layers
 
 # Of these `yardstick` 17,300, and the best counting 6,400, which was in tools/.
-CHARACTERS = 679_300
+CHARACTERS = 674_400
 LINES = {
     "C++": (2_060, ("hectogpt/**/*.cpp", "hectogpt/**/*.h")),
     "pages": (3_620, ("hectogpt/**/*.js", "hectogpt/**/*.html", "hectogpt/**/*.css")),
@@ -26,7 +26,7 @@ LINES = {
     "tests": (15_440, ("tests/**/*.py",)),
     "textbook and kit": (1_895, ("reference/**/*.py", "assignment/**/*.py")),
 }
-FILES = 140  # of the package
+FILES = 141  # of the package; the judge is two, and 4,900 characters smaller
 TRAIN = 62  # modules that `hectogpt train` may load, see below
 LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
