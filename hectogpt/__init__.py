@@ -8,7 +8,7 @@ docs/python.md explains the names below in ten minutes; docs/architecture.md say
 
 to use     recipe train generate attention_maps compare verdict load open_corpus replace
 results    RunResult EvalResult Step ComparisonResult Verdict UserError
-a run      Run ModelConfig Init Data DataOrder Shuffled BigramInit Session Corpus Tokenizer
+a run      Run ModelConfig Init Data DataOrder Shuffled Session Corpus Tokenizer
            Sampling
 model      Transformer AttentionPart QKPart ScoreBias Rotary QKNorm InputPart shift
            EmbeddingNorm Smear TokenTable NgramHash Norm LayerNorm RMSNorm Activation GELU
@@ -61,7 +61,6 @@ _MODULES = {
         "Cosine",
         "AfterStep",
     ),
-    "hectogpt.training.first_weights": ("BigramInit",),
     "hectogpt.training.optim": (
         "Optim",
         "OptimizerGroup",

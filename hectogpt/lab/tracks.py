@@ -21,9 +21,8 @@ class Track:
 
     steps: exact number of optimizer steps. tokens: most training tokens, none of them read twice.
     parameters: most parameters. seconds: most seconds of building and training. cores: most
-    threads. allows_counts: whether weights may start from counts of the training text. allows_gpu:
-    whether a GPU may train. scoring: how a trained model is scored: by itself, or with n-grams of
-    what it read (lab/mixing.py)."""
+    threads. allows_gpu: whether a GPU may train. scoring: how a trained model is scored: by
+    itself, or with n-grams of what it read (lab/mixing.py)."""
 
     name: str
     steps: int
@@ -31,7 +30,6 @@ class Track:
     parameters: int | None
     seconds: int | None
     cores: int | None
-    allows_counts: bool
     allows_gpu: bool
     scoring: Scoring = "alone"
 
@@ -39,21 +37,11 @@ class Track:
 TRACKS: dict[str, Track] = {
     track.name: track
     for track in (
-        Track("closed", 100, 819_200, 60_000_000, 600, 2, allows_counts=False, allows_gpu=False),
-        Track("minute", 100, 819_200, 60_000_000, 60, 2, allows_counts=False, allows_gpu=False),
-        Track("closed+counting", 100, 819_200, 60_000_000, 600, 2, False, False, "counting"),
-        Track(
-            "closed+statistics",
-            100,
-            819_200,
-            60_000_000,
-            600,
-            2,
-            allows_counts=True,
-            allows_gpu=False,
-        ),
-        Track("open-cpu", 100, None, None, 600, 2, allows_counts=True, allows_gpu=False),
-        Track("open-gpu", 100, None, None, None, None, allows_counts=True, allows_gpu=True),
+        Track("closed", 100, 819_200, 60_000_000, 600, 2, allows_gpu=False),
+        Track("minute", 100, 819_200, 60_000_000, 60, 2, allows_gpu=False),
+        Track("closed+counting", 100, 819_200, 60_000_000, 600, 2, False, "counting"),
+        Track("open-cpu", 100, None, None, 600, 2, allows_gpu=False),
+        Track("open-gpu", 100, None, None, None, None, allows_gpu=True),
     )
 }
 
@@ -73,13 +61,11 @@ def find_track(name: str) -> Track:
 
 @dataclass(frozen=True)
 class Taken:
-    """What a trial takes, as far as it is known. again: whether it reads text twice. counts:
-    whether it starts from counts of the training text."""
+    """What a trial takes, as far as it is known. again: whether it reads text twice."""
 
     steps: int
     tokens: int
     again: bool = False
-    counts: bool = False
     params: int | None = None
     seconds: float | None = None
     threads: int | None = None
@@ -104,7 +90,6 @@ def rules_broken(rules: Track, taken: Taken) -> list[str]:
     }
     broken |= {
         "training text read more than once": taken.again and rules.tokens is not None,
-        "a start from counts of the training text": taken.counts and not rules.allows_counts,
         "trained on a GPU": taken.gpu and not rules.allows_gpu,
     }
     return [words for words, is_broken in broken.items() if is_broken]
@@ -128,7 +113,6 @@ def broken_rules(
         steps=run.steps,
         tokens=rows * run.data.seq_len,
         again=run.data.order.repeats or rows > len(corpus.tokens["train"]) // run.data.seq_len,
-        counts=run.init_from_counts is not None,
         params=params,
         seconds=seconds,
         threads=machine.get("threads"),

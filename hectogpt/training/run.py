@@ -18,7 +18,7 @@ from hectogpt.display import facts_text, value_text
 from hectogpt.errors import UserError, set_to
 from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.serialization import Value, classes_of, diff, load
-from hectogpt.training.first_weights import BigramInit, FirstWeights
+from hectogpt.training.first_weights import FirstWeights
 from hectogpt.training.losses import CrossEntropy, Loss
 from hectogpt.training.optim import AdamW, Kind, Optim
 
@@ -165,7 +165,6 @@ class Run:
     """A training run.
 
     after_step: what is done after every step, in order.
-    init_from_counts: start the weights from counts of the training text.
     first_weights: start from another model's weights, as fine-tuning does.
     seed: decides both the weights' initial draw and the order of the data.
     ideas: SHA-256 of the sources of the user's own files that made the run, if any did.
@@ -179,7 +178,6 @@ class Run:
     schedule: Schedule = field(default_factory=Constant)
     loss: Loss = field(default_factory=CrossEntropy)
     after_step: tuple[AfterStep, ...] = ()
-    init_from_counts: BigramInit | None = None
     first_weights: FirstWeights | None = None
     recipe: str = "custom"
     ideas: tuple[str, ...] = ()

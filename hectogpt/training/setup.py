@@ -78,8 +78,7 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
     """The run's model on its device, its weights drawn from the run's seed: those that modules
     draw when they are made are drawn again, in one order, once the head has its rows.
 
-    The corpus is needed in two cases: `lm_head.compact_vocab` (which token ids this run will read)
-    and `init_from_counts` (counts of the tokens that it will read)."""
+    The corpus says which token ids this run will read, for `lm_head.compact_vocab`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(PARTS_SEED + run.seed)
         model = Transformer(run.model)
@@ -87,8 +86,6 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
         model.lm_head.compact(used_tokens(run, corpus))
     dtype = torch.float64 if machine.dtype == torch.float64 else torch.float32
     model.init_weights(run.init, seed=run.seed)
-    if run.init_from_counts is not None:
-        run.init_from_counts.apply(model, training_tokens(run, corpus))
     return model.to(machine.device, dtype)
 
 

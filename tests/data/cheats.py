@@ -27,7 +27,6 @@ from torch import nn
 from hectogpt import (
     AdamW,
     AfterStep,
-    BigramInit,
     Data,
     DataOrder,
     InputPart,
@@ -41,6 +40,7 @@ from hectogpt import (
 )
 from hectogpt.process import frames
 from hectogpt.sandbox import Policy
+from hectogpt.training.first_weights import FirstWeights
 
 
 def tiny(run: Run) -> Run:
@@ -89,7 +89,7 @@ class Twice(Optim):
 
 
 computes_twice = changes(optim=Twice())
-counts_of_the_text = changes(init_from_counts=BigramInit())
+weights_of_another_model = changes(first_weights=FirstWeights("gpt2", "0" * 64))
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ EXPECTED = {
     "5 steps, not 4": "more_steps",
     "256 training tokens, at most 128": "more_tokens",
     "computes gradients more than once a step": "computes_twice",
-    "its weights start from another text": "counts_of_the_text",
+    "its weights start from another model": "weights_of_another_model",
     "parameters, at most 60,000,000": "a_table_of_a_hundred_million eighty_million_in_a_buffer",
     "nothing works here": "crashes",
     "a row of the training text is read 2 times, at most 1": "same_four_rows",

@@ -21,7 +21,7 @@ from hectogpt.lab.plan import override, parse_sweep, plan
 from hectogpt.lab.record import Record, append_record, experiment_key, failures, parse_run, read_records, trial_key
 from hectogpt.lab.tracks import TRACKS, broken_rules
 from hectogpt.serialization import dump
-from hectogpt.training.first_weights import BigramInit
+from results import recipes as results_recipes
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
@@ -112,11 +112,12 @@ def test_the_records_are_those_of_todays_recipes() -> None:
     both texts, and the recipes beside them. So no refactoring changes a field of a recipe."""
     records = [*read_records(RESULTS / "ladder.jsonl"), *read_records(RESULTS / "positions.jsonl")]
     assert len(records) >= 292
-    with_memory = {r.recipe for r in records if parse_run(r.run) is None}
-    assert with_memory == {"ngram_memory", "minute"}
+    inexpressible = {r.recipe for r in records if parse_run(r.run) is None}
+    assert inexpressible == {"ngram_memory", "minute", "counts"}, "a memory of n-grams, first weights from counts"
     texts = {r.corpus: r.corpus_sha256 for r in records}
     runs = {name: dump(recipes.recipe(name)) for name in recipes.RECIPES}
     parts = [c.__name__ for c in ladder.LADDER[: ladder.LADDER.index(ladder.soap_rare_tokens) + 1]]  # of that top
+    runs |= {f.__name__: dump(recipes.compound([f], f.__name__)) for f in results_recipes.RECIPES}
     runs |= {f"without-{part}": dump(recipes.without(part, "soap_rare_tokens")) for part in parts}
     today = {experiment_key(run, texts[corpus]): (corpus, name) for corpus in texts for name, run in runs.items()}
     found: Counter[tuple[str, str, str]] = Counter()
@@ -176,11 +177,8 @@ def test_rules(corpus: Corpus) -> None:
     assert broken_rules(TRACKS["open-cpu"], big, corpus) == []
 
 
-def test_who_may_use_a_gpu_and_counts(corpus: Corpus) -> None:
+def test_who_may_use_a_gpu(corpus: Corpus) -> None:
     run = replace(small_run(), steps=100)
-    counted = replace(run, init_from_counts=BigramInit())
     gpu = {"kind": "cuda", "threads": 1}
-    uncounted = ["closed", "minute", "closed+counting"]
-    assert [name for name, track in TRACKS.items() if broken_rules(track, counted, corpus)] == uncounted
     on_gpu = [name for name, track in TRACKS.items() if broken_rules(track, run, corpus, machine=gpu)]
-    assert on_gpu == [*uncounted, "closed+statistics", "open-cpu"]
+    assert on_gpu == ["closed", "minute", "closed+counting", "open-cpu"]

@@ -21,7 +21,6 @@ from hectogpt.lab import recipes
 from hectogpt.model import ModelConfig
 from hectogpt.model.weights import load_model, save_model
 from hectogpt.serialization import Value, diff, dump, load
-from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.optim import AdamW, Muon
 from hectogpt.training.run import Cosine, Run, Schedule, sections_changed
 
@@ -29,7 +28,7 @@ from hectogpt.training.run import Cosine, Run, Schedule, sections_changed
 def departed() -> Run:
     model, optim = replace(KINDS["everything else"], context_length=1024), Muon(rest=AdamW(row_lr_power=0.5))
     run = replace(recipes.recipe("adamw_128"), model=model, optim=optim, schedule=Cosine(3))
-    return replace(run, gradient_clipping=None, init_from_counts=BigramInit())
+    return replace(run, gradient_clipping=None)
 
 
 def test_dump_and_load_are_inverses() -> None:

@@ -1,14 +1,12 @@
 """What a run trains: values that make no sense are refused with the field's name, corpora fit, every "auto" is decided
-once, first weights come from the run's seed alone or from counts, compiled code computes the same."""
+once, first weights come from the run's seed alone, compiled code computes the same."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from helpers import TINY, shrunk, small_run
@@ -19,12 +17,10 @@ from torch import Tensor, nn
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.lab.recipes import recipe
-from hectogpt.model import Init, ModelConfig, Transformer
-from hectogpt.model.inputs import EmbeddingNorm, InputPart
-from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.model.parts import NoPositions, Norm, RMSNorm
+from hectogpt.model import Transformer
+from hectogpt.model.inputs import InputPart
+from hectogpt.model.parts import Norm
 from hectogpt.training import precision, setup
-from hectogpt.training.first_weights import BigramInit
 from hectogpt.training.run import Constant, Cosine, Data, LinearDecay, Run
 
 
@@ -158,53 +154,3 @@ def test_auto_takes_the_gpu() -> None:
     machine = precision.choose(small_run(device="auto"))
     assert machine.device.type == "cuda"
     assert machine.describe()["device"] == torch.cuda.get_device_name()
-
-
-# --- first weights from counts ----------------------------------------------------------------------------------------
-
-TOKENS = 40
-PARTS: dict[str, Any] = {"norm": RMSNorm(), "inputs": (EmbeddingNorm(),), "positions": NoPositions()}
-CONFIG = ModelConfig(39, 3, 1, 64, 50, **PARTS)
-INIT = Init(embedding=1.0, residual=0.0, head=0.0)
-
-
-@pytest.fixture(scope="module")
-def text() -> np.ndarray:
-    """Rows of a chain in which each of 40 tokens has a few likely followers."""
-    generator = np.random.default_rng(0)
-    table = generator.dirichlet(np.full(TOKENS, 0.1), TOKENS)
-    steps = [3]
-    for draw in generator.random(64 * 400):
-        steps.append(min(int(table[steps[-1]].cumsum().searchsorted(draw)), TOKENS - 1))
-    return np.array(steps[1:]).reshape(400, 64)
-
-
-@pytest.mark.parametrize("compact", [False, True])
-def test_the_first_loss_is_near_the_bigrams(text: np.ndarray, compact: bool) -> None:
-    model = Transformer(replace(CONFIG, lm_head=LMHeadConfig(bias=True, compact_vocab=compact)))
-    if compact:
-        model.lm_head.compact(torch.from_numpy(np.unique(text)))
-    model.init_weights(INIT, seed=0)
-    BigramInit(smoothing=1.0, head=0.3).apply(model, text)
-    counts = np.bincount(text.ravel(), minlength=50) + 0.1
-    p = counts / counts.sum()
-    pairs = np.zeros((50, 50))
-    np.add.at(pairs, (text[:, :-1].ravel(), text[:, 1:].ravel()), 1)
-    bigram = (pairs + p) / (pairs.sum(1, keepdims=True) + 1)
-    unigram_loss = -np.log(p)[text[:, 1:]].mean()
-    bigram_loss = -np.log(bigram)[text[:, :-1], text[:, 1:]].mean()
-    assert bigram_loss + 0.5 < unigram_loss
-    loss = model.get_loss_on_batch(torch.from_numpy(text)).item()
-    assert loss < bigram_loss + 0.35 * (unigram_loss - bigram_loss)
-    assert not model.lm_head.weight[TOKENS:].any()
-
-
-def test_a_run_counts_what_it_reads(corpus: Corpus) -> None:
-    run = shrunk(recipe("counts"), layers=1)
-    model = setup.build_model(run, precision.choose(run), corpus)
-    read = setup.training_tokens(run, corpus)
-    assert np.array_equal(read[4:], setup.make_batches(run, corpus).at(2))
-    counts, seen = np.bincount(read.ravel(), minlength=50257) + 0.1, np.unique(read)
-    rows = model.get_buffer("lm_head.row_of_token")[torch.from_numpy(seen)]
-    bias = model.get_parameter("lm_head.bias")[rows].detach().numpy()
-    np.testing.assert_allclose(bias, np.log(counts / counts.sum())[seen], rtol=1e-4)

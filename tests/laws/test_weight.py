@@ -18,12 +18,12 @@ from helpers import ROOT
 from tools import layers
 
 # Of these `yardstick` 17,300, and the best counting 6,400, which was in tools/.
-CHARACTERS = 674_400
+CHARACTERS = 668_800
 LINES = {
     "C++": (2_060, ("hectogpt/**/*.cpp", "hectogpt/**/*.h")),
     "pages": (3_620, ("hectogpt/**/*.js", "hectogpt/**/*.html", "hectogpt/**/*.css")),
     "tools and bench": (6_670, ("tools/**/*.py", "bench/**/*.py")),
-    "tests": (15_440, ("tests/**/*.py",)),
+    "tests": (15_390, ("tests/**/*.py",)),
     "textbook and kit": (1_895, ("reference/**/*.py", "assignment/**/*.py")),
 }
 FILES = 141  # of the package; the judge is two, and 4,900 characters smaller

@@ -21,6 +21,7 @@ from hectogpt.files import write_atomic
 from hectogpt.lab import recipes, scoring
 from hectogpt.lab.ladder import LADDER
 from hectogpt.lab.record import read_records
+from results import recipes as results_recipes
 from tools import ROOT
 from tools.report.front import Front, build_fronts
 from tools.report.ladder_page import ladder_page
@@ -112,7 +113,9 @@ def ladder_names() -> list[str]:
 
 def recipe_descriptions() -> dict[str, str]:
     """Name -> docstring of every recipe: what it does, and why in further paragraphs."""
-    return {name: "\n\n".join(recipes.paragraphs(name)) for name in recipes.RECIPES}
+    found = {function.__name__: recipes.paragraphs_of(function) for function in results_recipes.RECIPES}
+    found |= {name: recipes.paragraphs(name) for name in recipes.RECIPES}
+    return results_recipes.INEXPRESSIBLE | {name: "\n\n".join(texts) for name, texts in found.items()}
 
 
 def draw(found: Found, folder: Path, shown: set[str]) -> list[Path]:

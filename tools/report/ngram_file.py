@@ -10,29 +10,26 @@ from typing import Any
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.lab.record import Record, parse_run
-from hectogpt.serialization import load
-from hectogpt.training.run import Data
+from hectogpt.lab.record import Record
 
 SAME = 2e-5  # nats per token: the trigram's loss there and in the record, which rounding may part
 
 
 # What was read and scored: SHA-256 of the training text, split, seed, steps, data.
-Key = tuple[str, str, int, int, Data]
+Key = tuple[str, str, int, int, str]
 
 
 def read_ngrams(path: Path) -> dict[Key, dict[str, Any]]:
     """The lines of a file of `python -m tools.ngrams`; {} without a file."""
     rows = map(json.loads, path.read_text(encoding="utf-8").splitlines() if path.exists() else [])
-    return {(r["train_sha256"], r["split"], r["seed"], r["steps"], load(Data, r["data"])): r for r in rows}
+    return {(r["train_sha256"], r["split"], r["seed"], r["steps"], json.dumps(r["data"])): r for r in rows}
 
 
 def find_ngrams(rows: Mapping[Key, dict[str, Any]], record: Record) -> dict[str, Any] | None:
     """The baselines of the text that a trial read, on the split that its own baselines are of."""
-    run, sha256 = parse_run(record.run), record.corpus_sha256.get("train", "")
-    if run is None or record.ngram_split is None:
-        return None
-    return rows.get((sha256, record.ngram_split, record.seed, run.steps, run.data))
+    sha256 = record.corpus_sha256.get("train", "")
+    read = json.dumps(record.run.get("data"))
+    return rows.get((sha256, record.ngram_split or "", record.seed, record.run["steps"], read))
 
 
 def completed(rows: Mapping[Key, dict[str, Any]], record: Record) -> Record:
