@@ -1,8 +1,8 @@
-"""The command line: finds the command, runs it, and turns errors into one message and an exit
-code.
+"""The command line: find the command, run it, and turn errors into a message and an exit code.
 
-A command's module is imported only when it is called, so that `hectogpt --help` needs neither
-torch nor tyro."""
+A command's module is imported only when it is called, so `hectogpt --help` needs neither torch nor
+tyro.
+"""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from hectogpt.errors import UserError
 from hectogpt.serialization import did_you_mean
 from hectogpt.signals import WORDS, code_of, ignore_more, raise_on_signal, stop_behind
 
-# command: what it does. `main` of its module, cli/COMMAND.py, gets its options, whose class in
-# options.py has its name, too; that of train gets its words.
+# Command: what it does. `main` in cli/COMMAND.py gets the options, an instance of the class of
+# this name in options.py; `main` of train gets the words of the command line.
 COMMANDS = {
     "train": "train a recipe for its hundred steps; writes runs/NAME",
     "generate": "continue prompts with a trained or imported model",
     "export": "write a model for transformers, vLLM or llama.cpp",
-    "score": "score models on held-out text beside n-gram models",
+    "score": "score models on held-out text, and n-gram models",
     "compare": "run recipes over paired seeds and test the differences",
     "verdict": "test whether one file's losses are lower than another's",
     "yardstick": "what counting reaches on a text; where a loss lies",
-    "judge": "judge an idea against its base, and check what it says",
+    "judge": "judge an idea against its base, and check its claims",
     "idea": "write an example of an idea of your own, in one file",
-    "assignment": "write the assignment as a kit, or check how far one is",
+    "assignment": "write the assignment as a kit, or check your progress",
     "explore": "attention, positions and models on interactive pages",
     "explore export": "save such a page as one file",
     "data": "tokenise a corpus, or check its tokens",
     "show": "show a run; without a name the runs here",
     "watch": "follow runs in the browser while they train",
-    "check": "check a run's hashes; mend it, or compute a step again",
+    "check": "check a run's hashes; repair it, or compute a step again",
     "grade": "grade a solution of the assignment and name its mistakes",
     "doctor": "say what this machine and installation can do, what is missing",
     "completion": "print a completion script for bash or zsh",
 }
 
-# "set FIELD to " of errors.set_to, or "FIELD = ", and whether the value is True or False.
+# "set FIELD to " from errors.set_to, or "FIELD = ", and True or False if that is the value.
 SETTING = re.compile(r"\bset (?P<field>[a-z][\w.]*) to (?P<switch>(?:True|False)\b)?")
 VALUE = re.compile(r"\b(?P<field>[a-z][\w.]*) = (?P<switch>(?:True|False)\b)?")
 
@@ -61,28 +61,33 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a command line; leaves by SystemExit unless all went well."""
+    """Run a command line. Raises SystemExit unless all goes well."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # Threads that wait for each other by spinning slow down everything else on a busy machine, and
-    # with it themselves: beside five busy processes a step took 6 s spinning and 3 s not. libgomp
-    # reads this once, when torch loads it.
+    # Threads that spin while they wait slow down a busy machine, and themselves: next to five busy
+    # processes a step took 6 s with spinning and 3 s without. libgomp reads this once, when torch
+    # loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    if (
-        "RANK" in os.environ
-    ):  # what torch writes about broken connections, with its own stack, hides what broke them
+    if "RANK" in os.environ:
+        # torch's messages about broken connections, with stack traces, would hide the cause.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     given = [a for a in arguments if a != "--debug"]
     perform(lambda: _run(given), "--debug" in arguments, last=argv is None)
 
 
 def perform(work: Callable[[], None], debug: bool = False, last: bool = False) -> None:
-    """Do a command's work; print what went wrong, and leave by SystemExit with its code. last: the
-    process ends.
+    """Do a command's work; after an error, print it and raise SystemExit with its code.
+
+    Args:
+        work: the work.
+        debug: also print the traceback.
+        last: the process ends afterwards.
     """
     with steady_streams(), raise_on_signal(last=last):
         try:
             _print_errors(work, debug)
-        except BrokenPipeError:  # `hectogpt ... | head` closed our output; nothing is left to say
+        except (
+            BrokenPipeError
+        ):  # the reader closed our output, as in `hectogpt ... | head`; nothing to report
             raise SystemExit(0) from None
         except KeyboardInterrupt as stop:
             ignore_more()
@@ -95,7 +100,7 @@ def _print_errors(work: Callable[[], None], debug: bool) -> None:
         try:
             work()
         finally:
-            sys.stdout.flush()  # while a failure can still be printed
+            sys.stdout.flush()  # flush while a failure can still be reported
     except BrokenPipeError:
         raise
     except (Exception, SystemExit) as error:
@@ -103,9 +108,8 @@ def _print_errors(work: Callable[[], None], debug: bool) -> None:
             raise stop from None
         ignore_more()
         ideas = sys.modules.get("hectogpt.idea_file")
-        own: UserError | None = (
-            None if ideas is None else ideas.explain(error)
-        )  # code of the user's own file raised it
+        # The user's own file raised it.
+        own: UserError | None = None if ideas is None else ideas.explain(error)
         if debug or (own is None and isinstance(error, SystemExit)):
             raise
         if own is not None:
@@ -156,10 +160,14 @@ def options_of(command: str) -> type | None:
 
 
 def name_options(text: str, kind: type | None = None, pattern: re.Pattern[str] = SETTING) -> str:
-    """Part of an error with its settings as options: "set data.seq_len to 64" as "--data.seq-len
-    64".
+    """Write the settings in a part of an error as options.
 
-    kind: the class of the command's options; a setting that it has not stays as it is.
+    For example, "set data.seq_len to 64" becomes "--data.seq-len 64".
+
+    Args:
+        text: the part of the error.
+        kind: the class of the command's options; a setting that it lacks stays unchanged.
+        pattern: finds the settings.
     """
 
     def option(setting: re.Match[str]) -> str:

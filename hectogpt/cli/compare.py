@@ -1,5 +1,6 @@
-"""`hectogpt compare`: recipes over paired seeds. Progress goes to stderr, the results (or --json)
-to stdout.
+"""`hectogpt compare`: train recipes with paired seeds and compare them.
+
+Progress goes to stderr, the results (or --json) to stdout.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from hectogpt.signals import WORDS, code_of, ignore_more
 from hectogpt.training.setup import count_parameters
 
 SEEDS = 5
-MOST_SEEDS = 1000  # if no number is given, without and with --until
+MOST_SEEDS = 1000  # the number of seeds without --seeds: without and with --until
 VERDICT_WORDS = (
     f"tie: within the noise or {LEAST_DIFFERENCE}. unproven: beyond both, but p >= {SIGNIFICANCE}."
 )
@@ -52,8 +53,10 @@ SEQUENTIAL_WORDS = (
 
 
 def main(options: CompareOptions) -> None:
-    """Run the missing trials and print what all of them say. Raises UserError, also for trials
-    that crashed."""
+    """Run the missing trials and print the results of all.
+
+    Raises UserError, also for trials that crashed.
+    """
     comparison = read(options)
     task = os.environ.get("SLURM_ARRAY_TASK_ID") if options.engine == "slurm" else None
     if task:
@@ -69,7 +72,7 @@ def main(options: CompareOptions) -> None:
 
 
 def read(options: CompareOptions) -> Comparison:
-    """The arms, text, track and seeds that the options name. Raises UserError."""
+    """The comparison that the options describe. Raises UserError."""
     arms = plan(options.recipes, options.without, options.sweep, options.steps)
     if options.threads:
         arms = [replace(arm, run=replace(arm.run, threads=options.threads)) for arm in arms]
@@ -89,7 +92,7 @@ def read(options: CompareOptions) -> Comparison:
 
 
 def run_and_report(options: CompareOptions, comparison: Comparison) -> None:
-    """Run the trials and say what came of all."""
+    """Run the trials and print the results."""
     workers = options.workers
     local = (
         None
@@ -97,7 +100,7 @@ def run_and_report(options: CompareOptions, comparison: Comparison) -> None:
         else local_engine(comparison, 1 if workers is None else workers)
     )
     check_writable(options.out)
-    # Standard output is for the results; what Ray prints is none.
+    # Standard output is for the results, so Ray prints to stderr.
     with (
         redirect_stdout(sys.stderr),
         nullcontext(local) if local else open_ray(comparison, workers) as engine,
@@ -124,7 +127,7 @@ def run_and_report(options: CompareOptions, comparison: Comparison) -> None:
 def run_trials(
     options: CompareOptions, comparison: Comparison, engine: Engine, batches: Iterable[list[Trial]]
 ) -> None:
-    """Run the trials, batch by batch. Raises UserError when a signal ends it."""
+    """Run the trials, batch by batch. Raises UserError when a signal stops it."""
     progress = Progress(options.quiet)
     note("\n".join(plan_lines(comparison)), options.quiet)
     try:
@@ -143,7 +146,7 @@ def run_trials(
         trials = comparison.trials()
         raise UserError(
             f"{WORDS[code_of(stop)]}, {left} of {len(trials)} trials missing",
-            fix="the same command goes on where it stopped",
+            fix="the same command resumes where it stopped",
             kept=f"the finished trials, in {comparison.out}" if left < len(trials) else "",
             code=code_of(stop),
         ) from None
@@ -165,8 +168,7 @@ def raise_for_crashes(comparison: Comparison) -> None:
         )
 
 
-# --- what is printed
-# ---
+# --- output
 
 
 def results_json(comparison: Comparison, found: ComparisonResult) -> dict[str, Any]:
@@ -187,9 +189,7 @@ def results_json(comparison: Comparison, found: ComparisonResult) -> dict[str, A
 def result_lines(
     options: CompareOptions, comparison: Comparison, found: ComparisonResult
 ) -> list[str]:
-    """The final table, the n-gram baselines, what must be said about single trials, and the
-    verdicts.
-    """
+    """The final table, the n-gram baselines, remarks on single trials, and the verdicts."""
     if not found.results:
         return []
     levels = ", ".join(
@@ -202,7 +202,7 @@ def result_lines(
     )
     if options.sweep:
         fresh = (
-            f"run it again on fresh seeds (--first-seed {comparison.seeds[-1] + 1}) and quote "
+            f"run it again with fresh seeds (--first-seed {comparison.seeds[-1] + 1}) and quote "
             "those."
         )
         lines.append(f"The best of several settings is partly the luckiest: {fresh}")
@@ -214,9 +214,7 @@ def result_lines(
 
 
 def plan_lines(comparison: Comparison) -> list[str]:
-    """What would be run: the arms with their sizes, how many trials there are to run, and how long
-    that takes.
-    """
+    """The plan: the arms and their sizes, the number of trials, and an estimate of the time."""
     missing = comparison.missing()
     rows = []
     broken = []
@@ -243,7 +241,7 @@ def plan_lines(comparison: Comparison) -> list[str]:
 
 
 def state_line(comparison: Comparison) -> str:
-    """How many trials there are to run; where the number of seeds is open, what ends it."""
+    """The number of trials to run and, if the number of seeds is open, when to stop."""
     title = f"{comparison.corpus.name}, {comparison.track.name}"
     most = len(comparison.all_seeds)
     if not comparison.sequential:
@@ -257,16 +255,15 @@ def state_line(comparison: Comparison) -> str:
 
 
 def width() -> int:
-    """Columns of the terminal; of a pipe 160, unless $COLUMNS says otherwise."""
+    """Columns of the terminal; 160 for a pipe, unless $COLUMNS is set."""
     return shutil.get_terminal_size((160, 0)).columns
 
 
 # --- Slurm: an array with a task for each missing trial, all over one file of records
-# ---------------------------------
 
 
 def write_array(options: CompareOptions, comparison: Comparison) -> None:
-    """Write the script of the array, or print it for --dry-run."""
+    """Write the script of the job array, or print it for --dry-run."""
     script = array_script(comparison, options.workers)
     path = options.out.with_suffix(".sbatch.sh")
     if options.dry_run:
@@ -282,8 +279,10 @@ def write_array(options: CompareOptions, comparison: Comparison) -> None:
 
 
 def array_script(comparison: Comparison, at_a_time: int | None) -> str:
-    """The script for `sbatch`. Each task runs the command again as it was typed here, for its own
-    trial. slurm.schedmd.com: "Job array support"."""
+    """The script for `sbatch` (slurm.schedmd.com: "Job array support").
+
+    Each task repeats the command line of this process for its own trial.
+    """
     threads = threads_of(comparison)
     out = shlex.quote(str(comparison.out.absolute()))
     trials = comparison.trials()
@@ -292,7 +291,7 @@ def array_script(comparison: Comparison, at_a_time: int | None) -> str:
     gpu = comparison.track.allows_gpu and may_use_gpu(comparison)
     words = [word for word in sys.argv[1:] if word != "--dry-run"]
     if len({comparison.run_of(Trial(arm, 0)).threads for arm in comparison.arms}) == 1:
-        words += ["--threads", str(threads)]  # as many on every node
+        words += ["--threads", str(threads)]  # the same number on every node
     return f"""#!/bin/bash
 # Trials of a comparison, a task for each; their records go to {out}
 # Every node must see that folder, and its file system must have locks (flock).

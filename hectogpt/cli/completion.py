@@ -1,6 +1,4 @@
-"""`hectogpt completion bash|zsh`: tyro's completion script of all commands, their options and
-values.
-"""
+"""`hectogpt completion bash|zsh`: tyro's completion script for commands, options and values."""
 
 from __future__ import annotations
 
@@ -25,12 +23,11 @@ def main(options: CompletionOptions) -> None:
         tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in kinds.items())
     ]
     script = io.StringIO()
-    with suppress(SystemExit), redirect_stdout(script):  # tyro prints and leaves
+    with suppress(SystemExit), redirect_stdout(script):  # tyro prints and exits
         tyro.cli(tree, args=["--tyro-print-completion", options.shell], prog="hectogpt")
     for line in script.getvalue().splitlines():
-        # A description over two lines would become two candidates.
+        # A description of two lines would become two candidates.
         print(line.replace("\\n", " ") if line.startswith("COMPLETION_SPEC") else line)
     if options.shell == "bash":
-        print(
-            "complete -o default -F _tyro_hectogpt hectogpt"
-        )  # names of files, which tyro's own line leaves out
+        # Adds file names, which tyro's own line lacks.
+        print("complete -o default -F _tyro_hectogpt hectogpt")

@@ -1,7 +1,6 @@
-"""What commands share on a terminal: remarks, results, errors that nobody has caught, and streams
-that end no command.
+"""Terminal output that commands share: remarks, results, unexpected errors, safe streams.
 
-Loads what it needs when it is needed: `hectogpt --help` imports it.
+`hectogpt --help` imports this module, so it imports other modules only when they are needed.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from hectogpt import errors
 from hectogpt.display import columns, printable
 from hectogpt.errors import UserError
 
-# Errors of the operating system that the user's disk, rights and limits cause, not our code.
+# Errors of the operating system caused by the user's disk, permissions and limits, not our code.
 STORAGE_ERRORS = (
     *(
         "ENOSPC",
@@ -33,7 +32,7 @@ STORAGE_ERRORS = (
         "ENFILE",
         "ENAMETOOLONG",
     ),
-    *("EEXIST", "ENOTDIR", "EISDIR"),  # a file where a folder should be, or the other way round
+    *("EEXIST", "ENOTDIR", "EISDIR"),  # a file where a folder should be, or vice versa
 )
 
 
@@ -44,7 +43,7 @@ def note(line: str, quiet: bool = False) -> None:
 
 
 def remarks(quiet: bool = False) -> Callable[[str], None]:
-    """What prints a remark, "note: ...", on stderr."""
+    """A function that prints a remark, "note: ...", on stderr."""
     return lambda line: note(f"note: {line}", quiet)
 
 
@@ -60,20 +59,26 @@ def show(
 
 
 def loss_table(rows: Sequence[tuple[str, float, float]], same_tokens: bool = True) -> list[str]:
-    """The lines of a table of held-out losses. rows: name, nats per token, bits per byte.
-    same_tokens: whether all are losses of the same tokens; nats of others cannot be compared, and
-    are left out."""
+    """The lines of a table of held-out losses.
+
+    Args:
+        rows: name, nats per token and bits per byte of each.
+        same_tokens: True if all losses are of the same tokens. Otherwise nats cannot be compared
+            and are left out.
+    """
     cells = [[name, *([f"{loss:.4f}"] * same_tokens), f"{bits:.4f}"] for name, loss, bits in rows]
     return columns(["model", *["nats/token"] * same_tokens, "bits/byte"], cells)
 
 
 # --- errors
-# ---
 
 
 def explain(error: BaseException) -> UserError:
-    """The error to show for an exception. A full disk and used-up memory are named as such;
-    anything else is a bug: its traceback is printed."""
+    """The error to show for an exception.
+
+    A full disk and exhausted memory are reported as such. Anything else is a bug, and its
+    traceback is printed.
+    """
     from hectogpt.hardware import is_out_of_memory
 
     if isinstance(error, OSError) and error.errno in {
@@ -100,12 +105,13 @@ def explain(error: BaseException) -> UserError:
 
 
 # --- streams
-# ---
 
 
 class Unfailing:
-    """A stream for remarks and progress: a write that fails, because the disk behind it is full or
-    the terminal gone, is silently dropped."""
+    """A stream for remarks and progress that silently ignores failing writes.
+
+    A write fails if the disk behind the stream is full, or if the terminal has gone.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -114,25 +120,26 @@ class Unfailing:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write the text if that can be done; returns its length."""
+        """Write the text if possible; returns its length."""
         with suppress(OSError, ValueError):  # ValueError: a closed stream
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Pass on what is buffered if that can be done."""
+        """Flush the stream if possible."""
         with suppress(OSError, ValueError):
             self._stream.flush()
 
 
 @contextmanager
 def steady_streams() -> Iterator[None]:
-    """Meanwhile sys.stdout and sys.stderr write characters that their encoding lacks as escapes, a
-    stream that was closed takes everything and keeps nothing, and a stderr that fails is silent. A
-    stdout that fails raises OSError."""
-    for number in range(
-        3
-    ):  # where 0, 1 or 2 is closed the next file would get that number, and what libraries print
+    """Context manager: make sys.stdout and sys.stderr robust.
+
+    Characters that their encoding lacks are escaped. A stream that was closed discards everything.
+    Failures of stderr are ignored; those of stdout raise OSError.
+    """
+    for number in range(3):
+        # If 0, 1 or 2 is closed, the next file would get that number, and libraries' output.
         try:
             os.fstat(number)
         except OSError:
@@ -154,9 +161,7 @@ def steady_streams() -> Iterator[None]:
 
 
 def _flush_or_drop(stream: Any) -> None:
-    """Flush a stream; one that cannot be written to gets the null device, or Python would complain
-    of it at its end.
-    """
+    """Flush a stream, or replace it by the null device, because Python would complain at exit."""
     try:
         if stream is not None:
             stream.flush()

@@ -1,6 +1,4 @@
-"""`hectogpt data build SOURCE`: tokenises a corpus into its cache, or in a vocabulary of its own
-into a folder.
-"""
+"""`hectogpt data build SOURCE`: tokenise a corpus into its cache, or a folder with --vocab."""
 
 from __future__ import annotations
 
@@ -15,7 +13,10 @@ from hectogpt.errors import UserError
 
 
 def main(options: DataOptions) -> None:
-    """Build, then print each split's size and hash. Raises UserError (DATA) for damaged files."""
+    """Build the corpus, then print the size and hash of each split.
+
+    Raises UserError (DATA) for damaged files.
+    """
     if options.vocab is None and options.out is not None:
         raise UserError(
             "--out is for --vocab", fix=f"hectogpt data build {shlex.quote(options.source)}"

@@ -1,5 +1,4 @@
-"""`hectogpt doctor`: facts about this machine and installation, a line each, and which packages
-are missing."""
+"""`hectogpt doctor`: facts about this machine and installation, and missing packages."""
 
 from __future__ import annotations
 
@@ -18,12 +17,12 @@ from hectogpt.display import facts_text
 from hectogpt.errors import UserError
 from hectogpt.kernels.build import describe
 
-EXTRAS = ("hf", "vocab", "gguf", "ray", "tensorboard")  # of the package, for its users
+EXTRAS = ("hf", "vocab", "gguf", "ray", "tensorboard")  # optional dependencies for users
 REQUIREMENT = re.compile(r'(?P<name>[\w.-]+)[^;]*(;.*extra == "(?P<extra>\w+)")?')
 
 
 def main(options: DoctorOptions) -> None:
-    """Print what there is. Raises UserError (code 1) after that if `hectogpt train` cannot run."""
+    """Print the facts. Raises UserError (code 1) at the end if `hectogpt train` cannot run."""
     missing = find_missing()
     facts = find_facts()
     unusable = facts["torch"] if "torch" not in sys.modules else ""
@@ -47,8 +46,7 @@ def main(options: DoctorOptions) -> None:
 
 
 def find_missing() -> dict[str, list[str]]:
-    """The packages that are not installed, of those that training needs (key "") and of extras
-    that have such."""
+    """Missing packages, of those that training needs (key "") and of each extra."""
     missing: dict[str, list[str]] = {"": []}
     lines = sorted(
         {line for package in distributions(name="hectogpt") for line in package.requires or ()}
@@ -62,7 +60,7 @@ def find_missing() -> dict[str, list[str]]:
 
 
 def find_facts() -> dict[str, str]:
-    """Name and value of each line, in the order in which they are shown."""
+    """Name and value of each line, in the order of the output."""
     folder = Path(hectogpt.__file__).parent
     revision = process.revision(folder)
     commit = (
@@ -83,7 +81,7 @@ def find_facts() -> dict[str, str]:
         "processor": f"{hardware.cpu_name()} ({features})",
         "cores": f"{physical} physical, {usable} logical; training uses {physical}, one thread on "
         "each (--threads)",
-        "kernels": describe(),  # compiles them where there are none yet
+        "kernels": describe(),  # compiles them if there are none yet
         "memory": f"{hardware.free_memory() / 1e9:.1f} GB free",
         "GPU": gpu,
         "cache": f"{files.cache_dir().absolute()}, "
@@ -92,7 +90,7 @@ def find_facts() -> dict[str, str]:
 
 
 def torch_texts() -> tuple[str, str]:
-    """torch's version, or why it cannot be used; and what it finds besides the processor."""
+    """torch's version, or why it cannot be used; and the devices that it finds besides the CPU."""
     try:
         torch = importlib.import_module("torch")
     except (
@@ -100,7 +98,7 @@ def torch_texts() -> tuple[str, str]:
     ) as error:  # OSError where a shared library is missing, and whatever a broken package raises
         return f"cannot be imported: {errors.first_line(error)}", "not known without torch"
     odd = torch_private.untested()
-    gpu = "none that this torch can use: training uses the processor"
+    gpu = "none that this torch can use: training uses the CPU"
     if torch.cuda.is_available():
         named = [
             hardware.device_name(f"cuda:{number}") for number in range(torch.cuda.device_count())

@@ -20,12 +20,12 @@ from hectogpt.web.page import fill
 
 
 def main(options: ExploreOptions | ExploreExportOptions) -> None:
-    """Write a page to a file; or write pages into a new folder, and open the first."""
+    """Write a page to a file; or write pages into a new folder and open the first."""
     if isinstance(options, ExploreExportOptions):
         if (out := options.out or options.file) is None:
             fix = f"hectogpt explore export {options.view} page.html"
             raise UserError("no file to write", why="a page is saved as one HTML file", fix=fix)
-        if options.view not in get_args(View):  # a run's folder
+        if options.view not in get_args(View):  # then it is a run's folder
             options = replace(options, view="model", model=options.view)
         content = make(options).encode("utf-8")
         write_atomic(out, content)
@@ -46,7 +46,7 @@ def main(options: ExploreOptions | ExploreExportOptions) -> None:
 
 
 def make(options: ExploreExportOptions) -> str:
-    """The page as HTML. Raises UserError."""
+    """Make the page as HTML. Raises UserError."""
     text = None if options.text is None else read_text(options.text)
     if options.view == "train":
         from hectogpt.web.train_page import train_page
@@ -70,8 +70,11 @@ def make(options: ExploreExportOptions) -> str:
 
 
 def held_out_of(folder: Path, text: str | None) -> Any:
-    """What effects of heads are measured on: the text; without one, the token ids of the dev split
-    of the run's corpus if that is at hand; else None."""
+    """The text on which effects of heads are measured.
+
+    It is `text`, otherwise the token ids of the dev split of the run's corpus if that is on this
+    machine, otherwise None.
+    """
     if text is not None:
         return text
     try:

@@ -1,4 +1,4 @@
-"""`hectogpt export RUN DIR`: writes a model for transformers or llama.cpp."""
+"""`hectogpt export RUN DIR`: write a model for transformers or llama.cpp."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hectogpt.interop.export import export
 
 
 def main(options: ExportOptions) -> None:
-    """Export, and say what was done and why. Raises UserError."""
+    """Export the model and print what was written. Raises UserError."""
     done = export(
         options.model,
         options.folder,
@@ -35,7 +35,7 @@ def main(options: ExportOptions) -> None:
 
 
 def lines_of(kind: str, folder: str, differences: dict[str, tuple[Any, Any]]) -> list[str]:
-    """What was done and why, and how the result is used."""
+    """Lines on what was written and why, and how to use it."""
     if kind == "gguf":
         return [
             f"{folder}/model.gguf: a GPT-2 for llama.cpp",
@@ -49,7 +49,7 @@ def lines_of(kind: str, folder: str, differences: dict[str, tuple[Any, Any]]) ->
     rows = [[field, *map(value_text, pair)] for field, pair in differences.items()]
     return [
         f"{folder}: HectoGPTForCausalLM with its code in modeling_hectogpt.py, since the model "
-        "is no GPT-2:",
+        "is not a GPT-2:",
         *columns(["field", "GPT-2", "this model"], rows, left=3),
         f'  AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)',
     ]

@@ -1,5 +1,6 @@
-"""`hectogpt generate MODEL PROMPT`: text on stdout as it comes (or one JSON object), remarks on
-stderr.
+"""`hectogpt generate MODEL PROMPT`: print text as it is generated, or one JSON object.
+
+Remarks go to stderr.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from hectogpt.interop.open import open_model
 from hectogpt.kernels.build import describe, find
 from hectogpt.model import Transformer
 
-TOKEN_BYTES = 200  # what is kept of each new token until all are printed
+TOKEN_BYTES = 200  # memory that a new token takes until all are printed
 
 
 def main(options: GenerateOptions) -> None:
-    """Load, generate, print. Raises UserError."""
+    """Load the model, generate, and print. Raises UserError."""
     remark = remarks(options.quiet)
     model, tokenizer = open_model(
         options.model, step=options.step, download=True, idea=options.idea, note=remark
@@ -51,9 +52,8 @@ def main(options: GenerateOptions) -> None:
     begun = time.perf_counter()
     live = copies == 1 and not options.json
     rows: list[list[Token]] = [[] for _ in range(copies)]
-    characters = codecs.getincrementaldecoder("utf-8")(
-        errors="replace"
-    )  # of tokens that end inside a character
+    # Bytes of tokens that end inside a character.
+    characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
     decode = tokenizer.decode_bytes
     if live:
         write(options.prompt)
@@ -94,7 +94,7 @@ def main(options: GenerateOptions) -> None:
 
 
 def place(model: Transformer, options: GenerateOptions) -> Transformer:
-    """The model on its device, in its weights' format."""
+    """Move the model to its device and convert its weights' format."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda", why="torch finds no CUDA device", fix="--device cpu")
     cuda = options.device != "cpu" and torch.cuda.is_available()
@@ -102,14 +102,13 @@ def place(model: Transformer, options: GenerateOptions) -> Transformer:
     if form != "float32" and not cuda and find().library is None:
         remarks(options.quiet)(f"{form} saves memory here, but no time: {describe()}")
     model = model.to("cuda" if cuda else "cpu")
-    # The copy also multiplies the head's embedding map out, which would be done anew for every
-    # token.
+    # The copy also computes the head's embedding map once, instead of once per token.
     copied = form != "float32" or model.lm_head.embedding_map is not None
     return quantize(model, form) if copied else model
 
 
 def write(text: str) -> None:
-    """Write text to stdout now; on a terminal control characters are made visible."""
+    """Write text to stdout now; on a terminal, control characters are made visible."""
     if text:
         sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""`hectogpt idea [FILE.py]`: writes an example of an idea in a file of one's own."""
+"""`hectogpt idea [FILE.py]`: write an example of an idea to a file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main(options: IdeaOptions) -> None:
     except FileExistsError:
         raise UserError(
             f"{file} exists",
-            why="it may hold work of yours",
+            why="it may hold your work",
             fix=f"hectogpt idea {shlex.quote(str(file.with_stem(file.stem + '_2')))}",
             kept="the file, untouched",
         ) from None

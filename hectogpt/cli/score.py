@@ -1,6 +1,4 @@
-"""`hectogpt score MODEL ...`: nats per token and bits per byte of models of any origin, beside
-n-gram models.
-"""
+"""`hectogpt score MODEL ...`: nats per token and bits per byte of models, and of n-gram models."""
 
 from __future__ import annotations
 
@@ -29,13 +27,17 @@ from hectogpt.training.run_folder import read_run
 
 @dataclass(frozen=True)
 class Score:
-    """A model's score. loss: nats per token of its own tokenizer. bits_per_byte: of the text,
-    which compares models of different tokenizers. tokens: how many were scored. parameters: None
-    for counts.
+    """A model's score.
 
-    with_ngrams: the loss with the n-gram model of order 5 mixed in, None for a model with another
-    tokenizer than the corpus. ngram_weights: those of the n-grams, by how many tokens of the
-    context they know."""
+    Attributes:
+        loss: nats per token of its own tokenizer.
+        bits_per_byte: bits per byte of the text, which compares models with different tokenizers.
+        tokens: how many were scored.
+        parameters: None for n-gram models.
+        with_ngrams: the loss with the n-gram model of order 5 mixed in; None if the model's
+            tokenizer is not the corpus's.
+        ngram_weights: the weights of the n-grams, by the number of context tokens that they know.
+    """
 
     name: str
     loss: float
@@ -53,7 +55,7 @@ def main(options: ScoreOptions) -> None:
     if options.max_tokens is not None and options.max_tokens < 2:
         raise UserError(f"max_tokens = {options.max_tokens}", why="scoring takes at least 2")
     for name in options.models:
-        find_folder(name, download=True)  # before a text is tokenised
+        find_folder(name, download=True)  # fails early, before a text is tokenised
     corpus = open_corpus(options.corpus)
     split = options.split
     counted = (
@@ -62,7 +64,7 @@ def main(options: ScoreOptions) -> None:
         else corpus.train
     )
     counts = NgramModels(counted, corpus.n_vocab)
-    # Weights of n-grams are fitted on dev.
+    # The weights of n-grams are fitted on dev.
     texts: dict[str, np.ndarray] = {
         name: corpus.tokens[name][: options.max_tokens] for name in ("dev", split)
     }
@@ -112,12 +114,19 @@ def score_model(
     order_5: KneserNey,
     options: ScoreOptions,
 ) -> Score:
-    """The score of a run, a folder in Hugging Face's layout or a model on the hub. texts: of dev
-    and of the split, in tokens of `tokenizer`; a model with another one reads the same text in its
-    own. order_5: the n-grams mixed in.
+    """Score a run, a folder in Hugging Face's layout, or a model on the hub.
 
-    Raises UserError as `open_model` does, and (DATA) for too few tokens and for text that is no
-    text."""
+    Args:
+        name: the model.
+        texts: dev and the split, in tokens of `tokenizer`. A model with a different tokenizer
+            reads the same text in its own.
+        tokenizer: the corpus's tokenizer.
+        order_5: the n-gram model that is mixed in.
+        options: the command's options.
+
+    Raises UserError as `open_model` does, and (DATA) for too few tokens and for tokens that are
+    not text.
+    """
     note = remarks(options.quiet)
     split = options.split
     model, own = open_model(name, step=options.step, download=True, idea=options.idea, note=note)
@@ -132,7 +141,7 @@ def score_model(
             raise UserError(
                 f"{name}: the text has the id {int(tokens.max())}, the model "
                 f"{model.config.vocab_size:,} ids",
-                why="the text's token ids are of another tokenizer than the model's",
+                why="the text's token ids come from a different tokenizer",
                 code=errors.DATA,
             )
         found[which] = evaluate(model, tokens, own.token_bytes)
@@ -146,8 +155,10 @@ def score_model(
 
 
 def tokens_of_run(name: str, corpus: Corpus, step: int | None) -> np.ndarray:
-    """The tokens that a run has read up to a step (None: the last one taken), if `name` is a run's
-    folder and it read this corpus; else the training text."""
+    """The tokens that a run has read up to a step (None: the last one).
+
+    If `name` is not the folder of a run on this corpus: the whole training text.
+    """
     try:
         run = read_run(Path(name))
         record = read_record(Path(name))
@@ -163,8 +174,9 @@ def tokens_of_run(name: str, corpus: Corpus, step: int | None) -> np.ndarray:
 
 
 def encoded_anew(tokens: np.ndarray, old: Tokenizer, new: Tokenizer) -> np.ndarray:
-    """The text of these tokens in those of another tokenizer, document by document. Raises
-    UserError (DATA).
+    """Re-encode tokens with a different tokenizer, document by document.
+
+    Raises UserError (DATA).
     """
     ends = np.flatnonzero(tokens == old.end_of_text)
     pieces: list[np.ndarray] = []
@@ -175,7 +187,7 @@ def encoded_anew(tokens: np.ndarray, old: Tokenizer, new: Tokenizer) -> np.ndarr
         except UnicodeDecodeError:
             raise UserError(
                 "the held-out tokens are no text",
-                why="so they have no form in another tokenizer",
+                why="so another tokenizer cannot encode them",
                 code=errors.DATA,
             ) from None
         pieces += [

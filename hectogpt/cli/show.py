@@ -1,7 +1,6 @@
-"""`hectogpt show [RUN]`: a run's numbers, samples and what differs from its recipe; without a name
-the runs here.
+"""`hectogpt show [RUN]`: a run's results and its differences from the recipe, or all runs.
 
-Loads torch for the differences alone.
+Only the differences need torch.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ from hectogpt.serialization import diff, dump
 
 STATES = {
     "done": "trained and scored",
-    "interrupted": "a signal ended it early; `hectogpt train --resume FOLDER` goes on",
+    "interrupted": "a signal ended it early; `hectogpt train --resume FOLDER` resumes it",
     "diverged": "its numbers were not finite; `hectogpt check FOLDER --diagnose` finds where",
     "unscored": "trained, but its scoring was ended; `hectogpt check FOLDER --repair` scores it",
     RUNNING: "a process is training in it now",
-    UNFINISHED: "it was killed: `hectogpt train --resume FOLDER` goes on",
+    UNFINISHED: "it was killed: `hectogpt train --resume FOLDER` resumes it",
 }
-# Label, then forms of values of the run, its summary and its machine: each is left out if a value
-# is not there.
+# Label, then formats for values of the run, its summary and its machine. A format is left out if
+# one of its values is missing.
 FACTS = (
     ("corpus", "{corpus}"),
     ("seed", "{seed}"),
@@ -73,7 +72,7 @@ FACTS = (
 
 
 def main(options: ShowOptions) -> None:
-    """Show a run, or the runs that are here. Raises UserError."""
+    """Show a run, or the runs in this folder. Raises UserError."""
     if options.run:
         show_run(read_record(choose(options.run)), options.json)
     else:
@@ -81,14 +80,13 @@ def main(options: ShowOptions) -> None:
 
 
 def choose(name: str) -> Path:
-    """The folder of that name, as a path or below runs/, if there is one."""
+    """The folder of that name, as a path or below runs/; if there is none, the path as it is."""
     path = Path(name)
     below = Path("runs", name)
     return below if below.is_dir() and not path.is_dir() else path
 
 
 # --- one run
-# ---
 
 
 def show_run(record: RunRecord, as_json: bool) -> None:
@@ -111,7 +109,7 @@ def show_run(record: RunRecord, as_json: bool) -> None:
 def run_lines(
     record: RunRecord, base: str, differences: dict[str, tuple[Any, Any]], remark: str
 ) -> Iterator[str]:
-    """What is printed of a run."""
+    """The lines about a run."""
     facts = dict(read_facts(record))
     if said := usual(record):
         facts["is it normal?"] = said
@@ -129,8 +127,7 @@ def run_lines(
 
 
 def usual(record: RunRecord) -> str:
-    """How a finished run's held-out loss lies to those on record, in words; "" where that cannot
-    be said."""
+    """Compare a finished run's held-out loss with recorded ones, in words; "" if impossible."""
     if record.modified or record.state != "done" or record.dev_loss is None:
         return ""
     from hectogpt.lab.scoring import is_it_usual
@@ -141,17 +138,20 @@ def usual(record: RunRecord) -> str:
 
 
 def recipe_of(record: RunRecord) -> str:
-    """The recipe's name, marked if it was changed."""
+    """The recipe's name, marked if the run was modified."""
     return record.recipe + (" (modified)" if record.modified else "")
 
 
 def find_differences(record: RunRecord) -> tuple[str, dict[str, tuple[Any, Any]], str]:
-    """The recipe as it is today, the fields in which the run differs from it (the recipe's value,
-    the run's), and what is to be said about them or why there are none. Of a run with an idea, the
-    recipe that the idea was applied to.
+    """Compare a run with its recipe as it is today.
 
-    Loads torch, and runs nothing of the folder: where the run's classes are not known here, values
-    are compared as they are in run.json."""
+    Returns the recipe's name, the fields that differ (the recipe's value, the run's), and a remark
+    on them or on why there are none. For a run with an idea, the recipe is the one that the idea
+    was applied to.
+
+    Loads torch, but runs nothing in the folder: if the run's classes are unknown here, the values
+    in run.json are compared.
+    """
     from hectogpt.lab import ideas, recipes
     from hectogpt.training.run_folder import read_run
 
@@ -175,7 +175,7 @@ def find_differences(record: RunRecord) -> tuple[str, dict[str, tuple[Any, Any]]
 
 
 def read_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
-    """Label and value of each line of the table; what the folder does not say is left out."""
+    """Yield label and value of each line of the table; missing facts are left out."""
     state = STATES.get(record.state, "").replace("FOLDER", str(record.folder))
     yield "state", f"{record.state}: {state}" if state else record.state
     if record.steps is not None or record.planned_steps is not None:
@@ -210,15 +210,14 @@ def read_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
 
 
 def fill(form: str, values: dict[str, Any]) -> str:
-    """The form with its values; "" if one is not there or is not of the form's kind."""
+    """Fill in a form; "" if a value is missing or has the wrong type."""
     try:
         return form.format_map(values)
     except (KeyError, ValueError):
         return ""
 
 
-# --- the runs that are here
-# ---
+# --- all runs in this folder
 
 
 def show_runs(as_json: bool) -> None:
@@ -238,7 +237,7 @@ def show_runs(as_json: bool) -> None:
 
 
 def run_cells(record: RunRecord) -> list[str]:
-    """The cells of a run in the table of all."""
+    """The cells of a run in the table of all runs."""
     steps = "" if record.steps is None else str(record.steps)
     return [
         str(record.folder),

@@ -10,7 +10,7 @@ from hectogpt.lab.losses import plot_verdict, read_losses, verdict
 
 
 def main(options: VerdictOptions) -> None:
-    """Read both files, print the verdict, and draw the picture if asked. Raises UserError."""
+    """Read both files, print the verdict, and draw the picture on request. Raises UserError."""
     (a, a_seeded), (b, b_seeded) = read_losses(options.a), read_losses(options.b)
     if a_seeded != b_seeded and not options.unpaired:
         without = options.b if a_seeded else options.a
@@ -46,5 +46,5 @@ def main(options: VerdictOptions) -> None:
             options.margin,
             f"{options.b} against {options.a}",
         )
-        note(f"{options.picture} is drawn")
+        note(f"{options.picture} is written")
     show(options.json, found.as_json(), [text])

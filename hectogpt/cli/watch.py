@@ -1,6 +1,4 @@
-"""`hectogpt watch [RUN ...]`: a local page with the curves of runs while they train, their samples
-and attention.
-"""
+"""`hectogpt watch [RUN ...]`: a local page with curves, samples and attention of running runs."""
 
 from __future__ import annotations
 
@@ -30,20 +28,22 @@ from hectogpt.web.page import fill
 from hectogpt.web.server import PageServer
 
 MOST_RUNS = 6  # colours that can be told apart
-RESCAN_SECONDS = 2.0  # between looks for new runs below ./runs
+RESCAN_SECONDS = 2.0  # between searches for new runs below ./runs
 LEVELS = ("unigram", "kn2", "kn3")  # n-gram models whose losses are drawn
 
 # column -> the row's key
 COLUMNS = {"step": "step", "loss": "train/loss", "norm": "train/grad_norm", "seconds": "train/dt"}
-MOST_BYTES = (
-    2 << 20
-)  # of a file's end that are read, some 8,000 rows, so that a long one does not hold up the page
-MOST_POINTS = 1000  # of a curve as it is drawn
+# Bytes read from a file's end, about 8,000 rows, so that a long file does not delay the page.
+MOST_BYTES = 2 << 20
+MOST_POINTS = 1000  # of a curve on the page
 
 
 class Board:
-    """The runs on the page. named: those that were asked for; without any, the newest below `root`
-    and those that begin."""
+    """The runs on the page.
+
+    `named` are those that were asked for; if empty, the newest runs below `root`, including new
+    ones.
+    """
 
     def __init__(
         self, named: list[Path], prompt: str | None, ideas: tuple[Path, ...], root: Path
@@ -58,7 +58,7 @@ class Board:
         self._scanned = 0.0
 
     def data(self, query: dict[str, str]) -> dict[str, Any]:
-        """What the page asks for: all runs, and a look at the one that is named."""
+        """The data for the page: all runs, and samples of the run in the query."""
         with self.lock:
             if self.root is not None and time.monotonic() - self._scanned > RESCAN_SECONDS:
                 self._scan(self.root)
@@ -80,14 +80,14 @@ class Board:
                 self.folders.append(record.folder)
 
     def _look(self, folder: Path) -> dict[str, Any] | None:
-        """What the newest weights of a run write and look at; None before its first checkpoint."""
+        """Sample and attention maps by a run's newest weights; None if it has no checkpoint."""
         from hectogpt.web.model_page import newest_step, take_look
 
         step = newest_step(folder)
         if step is not None and self.looks.get(folder, {}).get("step") != step:
             try:
                 self.looks[folder] = take_look(folder, step, self.prompt, self.ideas)
-            except (UserError, OSError) as error:  # it may be gone by now: the next one is tried
+            except (UserError, OSError) as error:  # it may have been deleted: try the next one
                 problem = (
                     f"{error.what}: {error.why}" if isinstance(error, UserError) else str(error)
                 )
@@ -96,11 +96,14 @@ class Board:
 
 
 def run_data(folder: Path) -> dict[str, Any]:
-    """What the page shows of a run; of one that is damaged or not there yet, what there is. Its
-    files may be another program's, or replaced while they are read: every value is checked."""
+    """The data for the page about a run, as far as it can be read.
+
+    The run's files may be damaged, another program's, or replaced meanwhile: every value is
+    checked.
+    """
     rows = list(read_rows(folder / METRICS, MOST_BYTES))
     steps = [row for row in rows if "train/loss" in row]
-    drawn = steps[:: -max(1, -(-len(steps) // MOST_POINTS))][::-1]  # the last one among them
+    drawn = steps[:: -max(1, -(-len(steps) // MOST_POINTS))][::-1]  # includes the last one
     scores = [(row["step"], number_of(score_of(row))) for row in rows]
     found: dict[str, Any] = {
         "name": one_line(str(folder)),
@@ -121,7 +124,7 @@ def run_data(folder: Path) -> dict[str, Any]:
     }
     try:
         record = read_record(folder)
-    except UserError as error:  # it is being copied, say
+    except UserError as error:  # it may be in the middle of being copied
         return found | {"problem": printable(f"{error.what}: {error.why}")}
     seconds = sorted(
         dt for row in steps[-10:] if (dt := number_of(row.get("train/dt"))) is not None
@@ -141,7 +144,7 @@ def run_data(folder: Path) -> dict[str, Any]:
 
 
 def main(options: WatchOptions) -> None:
-    """Serve the page until a signal. Raises UserError."""
+    """Serve the page until a signal arrives. Raises UserError."""
     folders = list(dict.fromkeys(choose(name) for name in options.runs))
     if len(folders) > MOST_RUNS:
         raise UserError(
@@ -159,9 +162,8 @@ def main(options: WatchOptions) -> None:
         try:
             print(f"{server.address}\nCtrl-C ends it.", flush=True)
             if not options.no_browser:
-                webbrowser.open(
-                    page.as_uri()
-                )  # and not the address: other users can read a command line
+                # Not the address, because other users can read command lines.
+                webbrowser.open(page.as_uri())
             server.serve_forever(poll_interval=0.2)
         except KeyboardInterrupt as stop:
             if code_of(stop) != errors.INTERRUPTED:

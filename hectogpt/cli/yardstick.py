@@ -1,4 +1,4 @@
-"""`hectogpt yardstick TEXT`: what counting reaches on a text, and where a loss lies."""
+"""`hectogpt yardstick TEXT`: losses that counting reaches on a text, to compare a loss with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hectogpt.lab.yardstick import Per, Yardstick, open_encoder, plot_yardstick,
 
 
 def main(options: YardstickOptions) -> None:
-    """Measure, print the lines, and place what was given. Raises UserError."""
+    """Measure, print the lines, and compare the given losses with them. Raises UserError."""
     for loss in options.loss:
         if not (math.isfinite(loss) and loss > 0):
             raise UserError(f"--loss {loss:g}", why="a loss is positive", fix="--loss 3.1")
@@ -23,7 +23,9 @@ def main(options: YardstickOptions) -> None:
             why="it must be 2 or more",
             fix="--train-tokens 819200",
         )
-    curves = {} if options.log is None else read_curves(options.log)  # before the work
+    curves = (
+        {} if options.log is None else read_curves(options.log)
+    )  # fails early, before the work
     found = yardstick(options.text, open_encoder(options.tokenizer), options.train_tokens)
     losses = [found.nats(loss, options.per) for loss in options.loss]
     unit = "nats per token" if options.per == "token" else f"bits per {options.per}"
@@ -56,29 +58,29 @@ def main(options: YardstickOptions) -> None:
             for name, curve in curves.items()
         }
         plot_yardstick(options.picture, found, drawn, losses)
-        note(f"{options.picture} is drawn")
+        note(f"{options.picture} is written")
     show(options.json, as_json(found) | {"placed": placed, "log": log}, lines)
 
 
 def per_of(name: str, per: Per) -> Per:
-    """The unit of a curve: bits per byte where its name says so."""
+    """The unit of a curve: bits per byte if its name says so, otherwise `per`."""
     return "byte" if "bpb" in name.lower() else per
 
 
 def in_nats(found: Yardstick, curve: Curve, per: Per) -> Curve:
-    """A curve in nats per token."""
+    """Convert a curve to nats per token."""
     return [(step, found.nats(loss, per)) for step, loss in curve]
 
 
 def place(found: Yardstick, nats: float) -> dict[str, Any]:
-    """A loss and the lines around it, as JSON has them."""
+    """A loss and the lines around it, for JSON."""
     above, below = found.place(nats)
     value = nats if math.isfinite(nats) else None
     return {"nats_per_token": value, "below": above, "not_below": below}
 
 
 def as_json(found: Yardstick) -> dict[str, Any]:
-    """The lines in every unit."""
+    """The lines in every unit, as plain values."""
     return {
         "text": found.text,
         "tokenizer": found.tokenizer,

@@ -1,9 +1,9 @@
-"""The best counting that was built: n-grams of the training text and of the tokens just read,
-mixed by learned weights.
+"""The best counting we have: n-grams of the training text and of the tokens just read, mixed.
 
-The mixture reads what a network reads: the training text, and of a held-out text the tokens before
-the target in the same sequence. Its weights are fitted on held-out text, about 350 numbers;
-everything else is counted. `python -m tools.ngrams` counts it for the records of the ladder."""
+The mixture reads what a network reads: the training text and, of a held-out text, the tokens
+before the target in the same sequence. About 350 weights are fitted on held-out text; everything
+else is counted. `python -m tools.ngrams` runs it for the records of the ladder.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hectogpt.training.evaluate import cut
 
 NEIGHBOURS = neighbours(ORDER)
 GAPS: tuple[Pattern, ...] = ((1,), (2,), (3,), (0, 2), (1, 2), (0, 3), (0, 1, 3), (1, 2, 3))
-# (tokens that must match, factor per token of distance) of the caches: distributions of what this
-# sequence has had.
+# Caches, distributions of what has occurred in this sequence: (tokens that must match, factor per
+# token of distance).
 CACHES: tuple[tuple[int, float], ...] = (
     (0, 1.0),
     (0, 0.99),
@@ -29,14 +29,16 @@ CACHES: tuple[tuple[int, float], ...] = (
     (4, 1.0),
 )
 LONGEST = max(n for n, _ in CACHES)
-# held-out tokens to fit on, at most; of a longer text, whole sequences spread over it evenly
+# held-out tokens to fit on; of a longer text, sequences spread evenly over it
 FITTED = 1 << 17
-STEPS = 80  # of L-BFGS
+STEPS = 80  # iterations of L-BFGS
 
 
 def fit_discounts(model: KneserNey, rows: Sequence[np.ndarray]) -> None:
-    """Choose the discounts of neighbouring tokens with the lowest loss of order 5 on held-out
-    rows, from the formula's on."""
+    """Fit the discounts of neighbouring tokens to the lowest loss of order 5 on held-out rows.
+
+    The discounts start from the formula's.
+    """
     continuation = np.concatenate([model.continuation[part[:, 1:]].ravel() for part in rows])
     parts = [model.levels(part) for part in rows]
     levels = [
@@ -49,8 +51,10 @@ def fit_discounts(model: KneserNey, rows: Sequence[np.ndarray]) -> None:
     ]
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        """The loss and its gradient: backwards through the orders, each weighed by the back-offs
-        above it."""
+        """The loss and its gradient.
+
+        The gradient goes backwards through the orders, each weighted by the back-offs above it.
+        """
         discounts = flat.reshape(-1, 3)
         shorter = [continuation]
         for level, own in zip(levels, discounts, strict=True):
@@ -71,37 +75,41 @@ def fit_discounts(model: KneserNey, rows: Sequence[np.ndarray]) -> None:
 
 
 def _slopes(level: Level, shorter: np.ndarray) -> np.ndarray:
-    """[3, targets]: the derivative of the probability by each discount, `shorter` held fixed."""
+    """[3, targets]: the derivative of the probability by each discount, with `shorter` fixed."""
     total, buckets = np.maximum(level.total, 1), np.minimum(level.count, 3)
     return np.stack([(level.kinds[i] * shorter - (buckets == i + 1)) / total for i in range(3)])
 
 
 class Mixture:
-    """A mixture of distributions over token ids, its weights a softmax of linear functions of the
-    context.
+    """A mixture of distributions over token ids, weighted by a softmax of features.
 
-    Distributions: modified Kneser-Ney of orders 2 to 5, the same with gaps, and caches. A cache is
-    what followed the last n tokens at earlier places of the sequence (n = 0: the tokens of the
-    sequence themselves), each weighed by its distance. Where they have not occurred before, the
-    next shorter cache stands in. Every distribution sums to 1, and the weights do, so the mixture
-    does.
+    The distributions are modified Kneser-Ney of orders 2 to 5, the same with gaps, and caches. A
+    cache holds the tokens that followed the last n tokens at earlier places of the sequence (n =
+    0: the tokens of the sequence themselves), weighted by distance. If those n tokens have not
+    occurred before, the next shorter cache is used. Every distribution sums to 1, and so do the
+    weights and the mixture.
 
-    The weights depend on what is known before the target: how often the contexts occurred in
-    training and in the sequence, how many tokens followed them, and the place in the sequence."""
+    The features are known before the target: how often the contexts occurred in training and in
+    the sequence, how many tokens followed them, and the place in the sequence.
+    """
 
     def __init__(self, rows: np.ndarray, vocab: int, asked: np.ndarray | None = None) -> None:
-        """Count `rows`, training ids [rows, seq_len] below `vocab`. The weights are equal until
-        `fit`. asked: the only rows that will be scored, which saves memory and time."""
+        """Count the training tokens. The weights are equal until `fit`.
+
+        Args:
+            rows: training ids [rows, seq_len].
+            vocab: the size of the vocabulary.
+            asked: the only rows that will be scored, which saves memory and time.
+        """
         self.counts = KneserNey(rows, vocab, (*NEIGHBOURS, *GAPS), asked=asked)
         n_parts = len(self.counts.tables) + len(CACHES)
         n_features = 2 + 2 * len(NEIGHBOURS) + 2 * LONGEST
         self.weights = np.zeros((n_parts, n_features), np.float32)
 
     def fit(self, held_out: Sequence[np.ndarray]) -> None:
-        """Choose discounts, then weights, with the lowest loss on held-out sequences, as `cut`
-        gives them.
+        """Fit discounts, then weights, to the lowest loss on held-out sequences from `cut`.
 
-        The weights have a normal prior of variance 1: a short text moves them little.
+        The weights have a normal prior of variance 1, so a short text moves them little.
         """
         fit_discounts(self.counts, held_out)
         found = [self.parts(rows) for rows in held_out]
@@ -113,7 +121,7 @@ class Mixture:
             weights = flat.reshape(shape).astype(np.float32)
             shares = _softmax(weights @ features)
             joint = shares * p
-            mixed = np.maximum(joint.sum(axis=0), 1e-300)  # a step too far can leave nothing
+            mixed = np.maximum(joint.sum(axis=0), 1e-300)  # too long a step can make it 0
             gradient = (shares - joint / mixed) @ features.T / n
             value = -np.log(mixed.astype(np.float64)).mean() + (flat**2).sum() / (2 * n)
             return float(value), (gradient + weights / n).ravel().astype(np.float64)
@@ -123,17 +131,21 @@ class Mixture:
         self.weights = best.reshape(shape).astype(np.float32)
 
     def probabilities(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """p of every token of `rows` [rows, n] after the first, given those before it in its row:
-        that of modified Kneser-Ney of order 5 and that of the mixture, both [rows, n - 1]."""
+        """p of every token of `rows` [rows, n] after the first, given those before it in its row.
+
+        Returns p by modified Kneser-Ney of order 5 and by the mixture, both [rows, n - 1].
+        """
         p, features = self.parts(rows)
-        # In float64: in float32 a product rounds each column its own way, and the targets of one
+        # float64, because float32 products round columns differently, and targets of the same
         # context would differ.
         mixed = (_softmax(self.weights.astype(np.float64) @ features) * p).sum(axis=0)
         return p[len(NEIGHBOURS) - 1].reshape(len(rows), -1), mixed.reshape(len(rows), -1)
 
     def parts(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """p of every token after the first by each distribution, float64 [distributions, tokens];
-        and the features [features, tokens], float32."""
+        """p of every token after the first by each distribution, and the features.
+
+        float64 [distributions, tokens] and float32 [features, tokens].
+        """
         levels = self.counts.levels(rows)
         by_pattern = self.counts.probabilities(rows, levels)
         p = [by_pattern[pattern] for pattern in self.counts.tables]
@@ -154,9 +166,11 @@ class Mixture:
 
 
 def caches(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The caches' p of every token of `rows` [rows, n] after the first, [caches, rows, n - 1]; and
-    at how many earlier places the last 1, 2 ... LONGEST tokens occurred, [LONGEST, rows, n -
-    1]."""
+    """The caches' p of every token of `rows` [rows, n] after the first, and numbers of matches.
+
+    [caches, rows, n - 1], and at how many earlier places the last 1, 2, ..., LONGEST tokens
+    occurred: [LONGEST, rows, n - 1].
+    """
     length = rows.shape[1] - 1
     distance = np.arange(length)[:, None] - np.arange(length)
     before = distance > 0
@@ -167,9 +181,8 @@ def caches(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     p = np.zeros((len(CACHES), *rows[:, 1:].shape))
     matches = np.zeros((LONGEST, *rows[:, 1:].shape))
     for number, row in enumerate(rows):
-        same_place = (
-            row[None, :-1] == row[1:, None]
-        )  # [target, earlier place]: the token there is the target
+        # [target, earlier place]: the token there is the target.
+        same_place = row[None, :-1] == row[1:, None]
         followed = np.zeros_like(same_place)
         followed[:, :-1] = same_place[:, 1:]  # the token after it is the target
         matched = list(_matches(row[:-1], before))
@@ -188,8 +201,10 @@ def caches(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _matches(context: np.ndarray, before: np.ndarray) -> Iterator[np.ndarray]:
-    """For n = 1, 2 ... LONGEST: [place, earlier place], whether the n tokens that end at both are
-    the same."""
+    """Yield, for n = 1, ..., LONGEST, where the last n tokens at two places are equal.
+
+    bool [place, earlier place].
+    """
     same = (context[:, None] == context) & before
     matched = same
     yield matched
@@ -207,13 +222,17 @@ def mixture_losses(
     seq_len: int,
     fit_on: np.ndarray | None,
 ) -> tuple[float, float]:
-    """Held-out cross entropy, nats per token, of modified Kneser-Ney of order 5 and of the
-    mixture.
+    """Held-out cross entropy in nats per token, of order 5 and of the mixture.
 
-    train_tokens: ids [rows, seq_len]. held_out: [n >= 2], scored in sequences of `seq_len`.
-    fit_on: the held-out text that discounts and weights are fitted on. None: on `held_out` itself,
-    its odd sequences scored with what its even ones gave and the other way round, so that no token
-    is scored with numbers that it has influenced."""
+    Args:
+        train_tokens: ids [rows, seq_len].
+        held_out: ids [n], n at least 2, scored in sequences of `seq_len`.
+        vocab: the size of the vocabulary.
+        seq_len: the length of the sequences.
+        fit_on: the held-out text on which discounts and weights are fitted. None fits on
+            `held_out` itself: odd sequences are scored with the fit on even ones and vice versa,
+            so that no token influences the weights it is scored with.
+    """
     mixture = Mixture(train_tokens, vocab)
     parts = cut(held_out, min(seq_len, len(held_out) - 1))
     if fit_on is not None and len(fit_on) > 1:
@@ -227,8 +246,10 @@ def mixture_losses(
 def cross_fitted(
     mixture: Mixture, one: list[np.ndarray], other: list[np.ndarray]
 ) -> tuple[float, float]:
-    """Held-out cross entropy of order 5 and of the mixture. Each half of the sequences is scored
-    with discounts and weights that were fitted on the other."""
+    """Held-out cross entropy of order 5 and of the mixture.
+
+    Each half of the sequences is scored with discounts and weights that were fitted on the other.
+    """
     losses, n = np.zeros(2), 0
     for fitted, scored in ((one, other), (other, one)):
         mixture.fit(_spread(fitted))
@@ -260,6 +281,6 @@ def _cross_entropies(mixture: Mixture, parts: Sequence[np.ndarray]) -> tuple[flo
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:
-    """Over the first axis."""
+    """The softmax over the first axis."""
     e = np.exp(x - x.max(axis=0))
     return e / e.sum(axis=0)

@@ -121,8 +121,11 @@ def find(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_few(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The places in `wanted`, int64, of what is among the sorted `keys`, and its index there. For
-    few keys among many wanted: a hash rules out most of these before the search."""
+    """Look up many integers in few sorted keys.
+
+    Returns the places in `wanted` (int64) that are among the keys, and the index of each key. A
+    hash rules out most of them before the search.
+    """
     if len(keys) and keys[-1] < wanted.size:
         index, found = find(keys, wanted)
         return np.flatnonzero(found), index[found]
@@ -314,8 +317,11 @@ class KneserNey:
         return model
 
     def _learn(self, rows: np.ndarray) -> Iterator[tuple[Pattern, np.ndarray, np.ndarray]]:
-        """Each pattern, the places of the targets whose row begins early enough for it, and the
-        index of the context at each: these are the contexts that are known from now on."""
+        """Yield each pattern with its targets and their contexts, and remember the contexts.
+
+        Targets are the places whose row begins early enough for the pattern, contexts their
+        indices.
+        """
         at = _targets(rows)
         none = np.zeros(len(at), np.int32)
         kept: dict[Pattern, tuple[np.ndarray, np.ndarray]] = {(): (at, none)}
@@ -328,7 +334,7 @@ class KneserNey:
     def _known(
         self, pattern: Pattern, rows: np.ndarray, at: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Those of the places `at` whose context is known, and its index."""
+        """The places in `at` whose context is known, and the indices of the contexts."""
         if not pattern:
             return at, np.zeros(len(at), np.int32)
         at, keys = self._extended(pattern, rows, *self._known(pattern[:-1], rows, at))
@@ -338,8 +344,10 @@ class KneserNey:
     def _extended(
         self, pattern: Pattern, rows: np.ndarray, at: np.ndarray, nearer: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Those of the places `at` whose row begins early enough, and the keys of their contexts:
-        the index of the next shorter one times `vocab` plus the token before it."""
+        """The places in `at` whose row begins early enough, and the keys of their contexts.
+
+        A key is the index of the next shorter context times `vocab` plus the token before it.
+        """
         inside = at % rows.shape[1] > pattern[-1]
         at = at[inside]
         return at, nearer[inside] * np.int64(self.vocab) + rows.ravel()[at - 1 - pattern[-1]]
@@ -347,8 +355,11 @@ class KneserNey:
     def _keys(
         self, pattern: Pattern, rows: np.ndarray, at: np.ndarray, context: np.ndarray
     ) -> np.ndarray:
-        """Context times `vocab` plus target; of neighbours but the longest this times `vocab` + 1
-        plus the token before the context, `vocab` where the row begins."""
+        """Keys of (context, target): context times `vocab` plus target.
+
+        For neighbouring tokens, except the longest pattern, the key is then multiplied by `vocab`
+        + 1, and the token before the context is added (`vocab` where the row begins).
+        """
         flat = rows.ravel()
         keys = context * np.int64(self.vocab) + flat[at]
         if pattern not in self.neighbours[:-1]:
@@ -359,7 +370,7 @@ class KneserNey:
         return keys * (self.vocab + 1) + before
 
     def _add(self, pattern: Pattern, keys: np.ndarray, asked: np.ndarray | None) -> None:
-        """Make a pattern's table from the keys of all its targets. Sorts them."""
+        """Make a pattern's table from the keys of all its targets, which are sorted in place."""
         keys, counts = count_runs(keys)
         if pattern in self.neighbours[:-1]:
             has_before = keys % (self.vocab + 1) < self.vocab

@@ -1,7 +1,8 @@
-"""What counting reaches on anybody's text in anybody's tokens, to hold a network's loss against.
+"""The losses that counting reaches on any text and tokenizer, to compare a network's loss with.
 
-The last tenth of the text is held out, as in nanoGPT. N-grams of the rest, which see the same
-tokens of context as a network would, predict sequences spread over it."""
+The last tenth of the text is held out, as in nanoGPT. N-grams of the rest, with the same tokens of
+context that a network would have, predict sequences spread over it.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +40,12 @@ MEANINGS = {
 }
 HELD_OUT = 0.1  # share of the text, its end
 SCORED = 256  # sequences at most
-MOST_COUNTED = 1 << 25  # tokens, which take 2 GB; of more, sequences spread evenly
+MOST_COUNTED = (
+    1 << 25
+)  # tokens, which take 2 GB; of a longer text, sequences spread evenly over it
 SHORTEST = 16  # tokens of a sequence
 CHUNK = 1 << 18  # bytes that are tokenised at a time
-BETWEEN_WORDS = re.compile(rb"(?<=\S)(?= \S)")  # where no usual tokenizer has a token across
+BETWEEN_WORDS = re.compile(rb"(?<=\S)(?= \S)")  # no common tokenizer has a token that spans this
 LARGEST_TOKENIZER = 256 << 20  # bytes
 PACKED = 1 << 20  # bytes of text that are compressed
 PACKED_AFTER = 4 << 20  # bytes before them
@@ -50,7 +53,7 @@ PACKED_AFTER = 4 << 20  # bytes before them
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer: its name, how many ids it has, and text to ids."""
+    """A tokenizer: its name, its number of ids, and a function from text to ids."""
 
     name: str
     vocab: int
@@ -61,10 +64,13 @@ class Encoder:
 class Yardstick:
     """The losses that counting reaches on the end of a text.
 
-    nats_per_token: line -> held-out cross entropy, from a uniform guess to the best counting.
-    packed: compressor -> bits per byte of the held-out text, compressed after the text before it.
-    tokens_counted, tokens_scored: how many. bytes_per_token, characters_per_token: of the held-out
-    text."""
+    Attributes:
+        nats_per_token: line -> held-out cross entropy, from a uniform guess to the best counting.
+        packed: compressor -> bits per byte of the held-out text, compressed after the text before
+            it.
+        tokens_counted, tokens_scored: their numbers.
+        bytes_per_token, characters_per_token: of the held-out text.
+    """
 
     text: str
     tokenizer: str
@@ -77,12 +83,14 @@ class Yardstick:
     packed: dict[str, float]
 
     def nats(self, loss: float, per: Per) -> float:
-        """A loss in nats per token. per: "token" for nats per token, else bits per byte or
-        character."""
+        """Convert a loss to nats per token.
+
+        `per` says what it is: nats per token, or bits per byte or character.
+        """
         return loss if per == "token" else loss * math.log(2) * self._length(per)
 
     def bits(self, per: Per) -> dict[str, float]:
-        """The lines in bits per byte or per character, compressors included."""
+        """The lines, including compressors, in bits per byte or per character."""
         lines = {
             name: nats / math.log(2) / self._length(per)
             for name, nats in self.nats_per_token.items()
@@ -94,14 +102,13 @@ class Yardstick:
         return self.bytes_per_token if per == "byte" else self.characters_per_token
 
     def place(self, nats: float) -> tuple[list[str], list[str]]:
-        """The lines above a loss in nats per token and those not above it, the nearest first."""
+        """The lines above a loss in nats per token, and the others, each nearest first."""
         lines = sorted(self.nats_per_token, key=lambda name: abs(self.nats_per_token[name] - nats))
         above = [name for name in lines if self.nats_per_token[name] > nats]
         return above, [name for name in lines if name not in above]
 
     def since(self, curve: Curve, per: Per) -> dict[str, int | None]:
-        """Line -> the step from which on every loss of a curve is below it; None if its last is
-        not."""
+        """Line -> the step from which a loss curve stays below it; None if it ends above."""
         found: dict[str, int | None] = {}
         for name, level in self.nats_per_token.items():
             late = len(curve)
@@ -111,7 +118,7 @@ class Yardstick:
         return found
 
     def table(self) -> list[str]:
-        """The lines of text that show it."""
+        """The yardstick as a table, in lines of text."""
         per_byte, per_character = self.bits("byte"), self.bits("character")
         width = max(map(len, per_byte))
         cells = [
@@ -131,7 +138,10 @@ class Yardstick:
         return [about, *columns(["line", "nats/token", "bits/byte", "bits/character"], cells)]
 
     def sentence(self, nats: float, what: str) -> str:
-        """Where a loss in nats per token lies, in words. what: its subject."""
+        """A sentence on which lines a loss in nats per token is above and below.
+
+        `what` is its subject.
+        """
         above, below = self.place(nats)
 
         def named(line: str) -> str:
@@ -151,10 +161,10 @@ def yardstick(text: str, encoder: Encoder, train_tokens: int | None = None) -> Y
     """Measure what counting reaches on a text.
 
     Args:
-        text: a file, a folder, .jsonl, hf:NAME, sotu or tinystories, as of `open_corpus`.
+        text: a file, a folder, .jsonl, hf:NAME, sotu or tinystories, as in `open_corpus`.
         encoder: the tokenizer.
-        train_tokens: count so many training tokens, in sequences spread evenly; None for all, up
-            to MOST_COUNTED.
+        train_tokens: count this many training tokens, in sequences spread evenly; None: all, up to
+            MOST_COUNTED.
 
     Raises UserError (DATA) for a text that cannot be read or is too short.
     """
@@ -199,8 +209,7 @@ def yardstick(text: str, encoder: Encoder, train_tokens: int | None = None) -> Y
 
 
 def count_lines(rows: np.ndarray, held_out: np.ndarray, vocab: int) -> dict[str, float]:
-    """Line -> nats per token of held-out sequences [rows, n] by n-grams of `rows`, training
-    ids."""
+    """Line -> nats per token of held-out sequences [rows, n], by n-grams of the ids in `rows`."""
     unigram = (np.bincount(rows.ravel(), minlength=vocab) + ADDED) / (rows.size + ADDED * vocab)
     lines = {
         "uniform": math.log(vocab),
@@ -215,12 +224,12 @@ def count_lines(rows: np.ndarray, held_out: np.ndarray, vocab: int) -> dict[str,
 
 
 def spread(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most so many rows, spread evenly over all."""
+    """At most `most` rows, spread evenly over all."""
     return rows if len(rows) <= most else rows[np.arange(most) * len(rows) // most]
 
 
 def _encode(raw: bytes, encoder: Encoder) -> np.ndarray:
-    """The ids of a text, int32 [n]. It is tokenised in parts, which end between words."""
+    """The ids of a text, int32 [n]. It is tokenised in parts that end between words."""
     ends = [0]
     while ends[-1] < len(raw):
         ends.append(_boundary(raw, ends[-1] + CHUNK))
@@ -233,8 +242,10 @@ def _encode(raw: bytes, encoder: Encoder) -> np.ndarray:
 
 
 def _boundary(raw: bytes, at: int) -> int:
-    """The first place from `at` on between two words; where there is none near, between
-    characters."""
+    """The first place from `at` on between two words.
+
+    If there is none nearby, the first one between two characters.
+    """
     if found := BETWEEN_WORDS.search(raw, at, at + CHUNK):
         return found.start()
     while at < len(raw) and raw[at] & 0xC0 == 0x80:
@@ -258,9 +269,10 @@ def _pack(before: bytes, text: bytes) -> dict[str, float]:
 
 
 def open_encoder(name: str) -> Encoder:
-    """The tokenizer of a name: gpt2, bytes, or a folder or file of Hugging Face's.
+    """Open a tokenizer: gpt2, bytes, or a folder or file in Hugging Face's format.
 
-    Raises UserError (DATA) for a file that is no tokenizer, USAGE without the package tokenizers.
+    Raises UserError: DATA for a file that is not a tokenizer, USAGE without the package
+    tokenizers.
     """
     if name == "bytes":
         return Encoder(name, 256, lambda text: np.frombuffer(text.encode(), np.uint8))
@@ -286,7 +298,7 @@ def open_encoder(name: str) -> Encoder:
         raise errors.unreadable(path, error, fix=fix) from None
     except Exception as error:  # the library's own class
         raise UserError(
-            f"{path} is no tokenizer", why=first_line(error), fix=fix, code=errors.DATA
+            f"{path} is not a tokenizer", why=first_line(error), fix=fix, code=errors.DATA
         ) from None
     found.no_truncation()
     found.no_padding()
