@@ -135,7 +135,7 @@ def test_nothing_is_ever_overwritten(here: Here, tmp_path: Path) -> None:
     (tmp_path / "work" / ".mine").write_text("work")
     (tmp_path / "file").write_text("work")
     (tmp_path / "link").symlink_to("nowhere")
-    held = {"empty": "it holds", "work": ".mine", "file": "it is no folder", "link": "it is no folder"}
+    held = {"empty": "it holds", "work": ".mine", "file": "it is not a folder", "link": "it is not a folder"}
     for name, what in held.items():
         before = sorted(tmp_path.rglob("*"))
         assert_good_error(here("assignment", name), errors.USAGE, name, what, "untouched")
