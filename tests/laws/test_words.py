@@ -25,8 +25,13 @@ CLAUSE = re.compile(r"\A\s*(?:What|Whether|The same)\b")
 CODE = re.compile(r"^( *)```.*?^\1```$|<!--.*?-->|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 # Folder of the package -> how many offences its docstrings and comments still have. A number may only fall.
 STILL = {
-    **{"hectogpt": 13, "hectogpt/cli": 41, "hectogpt/lab": 26, "hectogpt/grade": 55, "hectogpt/training": 68},
-    **{"hectogpt/data": 1, "hectogpt/assignment": 3},
+    "hectogpt": 13,
+    "hectogpt/cli": 27,
+    "hectogpt/lab": 26,
+    "hectogpt/grade": 53,
+    "hectogpt/training": 68,
+    "hectogpt/data": 1,
+    "hectogpt/assignment": 3,
 }
 
 
