@@ -39,7 +39,7 @@ CONTENTS: dict[str, dict[str, list[str]]] = {
         "docs/resume": ["docs/watch", "docs/run-files"],
         "docs/python": ["docs/python-names"],
         "docs/interop": ["docs/serving", "docs/coming-from"],
-        "docs/command-line": ["docs/all-of-hectogpt", "docs/exit-codes", "docs/platforms"],
+        "docs/command-line": ["docs/exit-codes", "docs/platforms"],
     },
     "Teach": {"docs/grading-teacher": []},
     "Research": {

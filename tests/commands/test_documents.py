@@ -58,7 +58,6 @@ PRINTED = {
         "My fellow citizens",
         "done: trained and scored",
     ],
-    "docs/all-of-hectogpt": ["lr=0.01", r"stories\.txt", r"torch\.Size|\(2, 2, ", r"my_idea\.py:twice"],
     "docs/own-text": ["train", "dev", "Anna walked to", "bits/byte"],
     "docs/add-an-idea": [r"\nmy_idea\.py:idea@small\.py:small (is|against) .*small\.py:small", "nats per token"],
     "docs/compare": ["verdict", r"\nlearning_rate .* is\s+(better|worse|unproven|a tie|tied)"],
