@@ -118,8 +118,8 @@ def score_model(
 
     Args:
         name: the model.
-        texts: dev and the split, in tokens of `tokenizer`. A model with a different tokenizer
-            reads the same text in its own.
+        texts: dev and the split to score, encoded with `tokenizer`. For a model with a
+        different tokenizer, the same text is encoded with that one.
         tokenizer: the corpus's tokenizer.
         order_5: the n-gram model that is mixed in.
         options: the command's options.
@@ -163,7 +163,9 @@ def tokens_of_run(name: str, corpus: Corpus, step: int | None) -> np.ndarray:
         run = read_run(Path(name))
         record = read_record(Path(name))
         ideas.files_of(run)
-    except UserError:  # no run; or a file of the user's own decides the order, and is not loaded
+    except (
+        UserError
+    ):  # not a run, or a run whose order comes from a user's file, which is not loaded
         return corpus.train
     taken = min(step or record.steps or run.steps, run.steps)
     return (
@@ -186,7 +188,7 @@ def encoded_anew(tokens: np.ndarray, old: Tokenizer, new: Tokenizer) -> np.ndarr
             ids = new.encode(old.decode_bytes(text).decode("utf-8"))
         except UnicodeDecodeError:
             raise UserError(
-                "the held-out tokens are no text",
+                "the held-out tokens are not text",
                 why="so another tokenizer cannot encode them",
                 code=errors.DATA,
             ) from None

@@ -140,9 +140,9 @@ LAYER = {
 
 
 def names(n_layers: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
-    """Yield the table for `n_layers` layers, without the prefix: their name, ours, transposed.
+    """Yield the table of names for `n_layers` layers, without the prefix.
 
-    The third is True if one is the other's transpose.
+    Each row has their name, our names, and True if our tensors are the transpose of theirs.
     """
     yield from ((theirs, ours, False) for theirs, ours in MODEL.items())
     for layer in range(n_layers):
@@ -202,8 +202,8 @@ PREFIX = "model."  # of tensor names in a model that was exported with its code
 def load_gpt2(folder: Path, note: Callable[[str], None] = lambda text: None) -> Transformer:
     """Load the GPT-2 in a folder, on the CPU and in evaluation mode.
 
-    Float64 weights keep their dtype. All others become float32, and `note` is called with a
-    sentence if that converts them. Raises UserError (CHECKPOINT) for files that are missing,
+    Float64 weights keep their dtype, and all others become float32. `note` is called with a
+    sentence if the dtype changes. Raises UserError (CHECKPOINT) for files that are missing,
     damaged or not GPT-2's, and for weights that are not float64, float32, float16 or bfloat16.
     """
     config = parse_gpt2_config(read_config(folder), folder)

@@ -115,7 +115,7 @@ def open_model(
 
 
 def read_fields(folder: Path, at: int | None) -> dict[str, Any] | None:
-    """The fields of the model of a folder, or of a run's checkpoint `at` a step.
+    """The fields of a folder's model or, if `at` is a step, of the model in that checkpoint.
 
     None for a folder written by another program. Raises UserError (CHECKPOINT).
     """
@@ -215,7 +215,7 @@ def _checkpoint_weights(folder: Path, step: int) -> dict[str, Tensor]:
 
 
 def find_folder(name_or_folder: str | Path, download: bool) -> Path:
-    """A model's folder; with `download`, also that of a name on the hub.
+    """Find a model's folder. With `download`, the name may also be one on the hub.
 
     A model in this machine's cache is not downloaded again. Raises UserError as `open_model` does,
     within seconds if the hub does not answer.
@@ -304,7 +304,7 @@ def _import_ideas(folder: Path, config: dict[str, Any], named: Sequence[IdeaFile
     if foreign or missing:
         why = "importing a file runs it, so a new or changed one is only imported if you name it"
         raise UserError(
-            f"the model in {folder} has classes of "
+            f"the model in {folder} uses classes from "
             f"{', '.join(Path(source.path).name for source in sources)}",
             why=f"{foreign[0]} is not the file that made it" if foreign else why,
             fix=_advice(folder, sources if foreign else missing),
@@ -319,12 +319,8 @@ def _advice(folder: Path, sources: Sequence[Source]) -> str:
     """How to get or name the missing idea files."""
     copies = [str(folder / source.file) for source in sources]
     if not all(map(os.path.isfile, copies)):
-        return (
-            f"ask for {', '.join(source.file for source in sources)} where the folder comes from"
-        )
-    return f"look at {' and '.join(copies)}, and if you trust it, " + set_to(
-        "idea", " ".join(copies)
-    )
+        return f"ask the author of the folder for {', '.join(source.file for source in sources)}"
+    return f"read {' and '.join(copies)}, and if you trust it, " + set_to("idea", " ".join(copies))
 
 
 def is_readable(fields: dict[str, Any], ideas: Sequence[str] = ()) -> bool:

@@ -37,7 +37,7 @@ from hectogpt.training.run import Run, load_run
 
 SPEC = re.compile(r"(?P<path>.+?\.py):(?P<function>[^@]+)(@(?P<base>.+))?\Z")
 MOST_CHECKED = 50_000_000  # parameters; larger models are not tried before training
-LENGTH_CHECKED = 16  # tokens in the test that no position sees a later one
+LENGTH_CHECKED = 16  # tokens of the test row in `check_causal`
 
 
 def is_idea(name: str) -> bool:
@@ -160,7 +160,7 @@ def _check(title: str, run: Run) -> None:
         factor = run.schedule.factor(0, run.steps)
     if not isinstance(factor, (int, float)) or not math.isfinite(factor):
         what = f"{title}: {type(run.schedule).__name__}.factor(0, {run.steps}) is {factor!r}"
-        raise UserError(what, why="a schedule's factor is a finite number")
+        raise UserError(what, why="a schedule's factor must be a finite number")
 
 
 def _check_shapes(title: str, model: ModelConfig) -> None:
@@ -192,7 +192,9 @@ def check_causal(run: Run) -> None:
     other = torch.cat((ids[:, :-1], (ids[:, -1:] + 1) % 3), dim=1)
     sees = False
     with suppress(UserError), running(run.recipe), torch.no_grad():
-        torch.set_num_threads(1)  # as fast for so little work; `running` restores the number
+        torch.set_num_threads(
+            1
+        )  # more threads would not be faster here; `running` restores their number
         torch.manual_seed(0)
         model = Transformer(small)
         for parameter in model.parameters():  # a weight of zero would hide the parts behind it
@@ -313,7 +315,7 @@ def start_from(
         raise UserError(
             f"the tokenizer of {source} is not the text's",
             why=f"the token ids of {run.corpus} stand for different words there",
-            fix="a text or a model with the other's tokenizer",
+            fix="choose a text and a model with the same tokenizer",
             code=errors.DATA,
         )
     modules = sorted({type(part).__module__ for part in parts_of(model.config)})

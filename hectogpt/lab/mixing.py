@@ -2,9 +2,9 @@
 
     p(y) = (1 - w_k) q(y) + w_k c(y)
 
-q is the network's distribution, c modified Kneser-Ney of order 5 on the tokens that the run read
-(`ngram.KneserNey`), and k the number of context tokens, 0 to 4, that have counts. q and c sum to 1
-over the vocabulary and w_k does not depend on y, so p sums to 1. This is the interpolation of
+q is the network's distribution. c is modified Kneser-Ney of order 5 on the tokens that the run
+read (`ngram.KneserNey`). k is the number of context tokens, 0 to 4, that have counts. q and c sum
+to 1 over the vocabulary and w_k does not depend on y, so p sums to 1. This is the interpolation of
 Jelinek and Mercer (1980). The weights are fitted on dev.
 """
 
@@ -21,7 +21,7 @@ from hectogpt.training import setup
 from hectogpt.training.evaluate import SEQ_LEN, EvalResult, cut
 from hectogpt.training.session import Session
 
-Scoring = Literal["alone", "counting"]  # of a track
+Scoring = Literal["alone", "counting"]  # the ways in which a track scores
 
 HALVINGS = 30  # bisections of the interval that contains a weight, 0 to 1 at first
 FIRST = 0.2  # every weight before fitting; one whose k never occurs keeps it
@@ -118,7 +118,7 @@ def scores_of(scoring: Scoring, session: Session, splits: Sequence[str]) -> dict
 def score_both(
     model: KneserNey, held_out: np.ndarray, found: EvalResult, seq_len: int = SEQ_LEN
 ) -> Scored:
-    """The n-grams' probabilities of the tokens that `evaluate` scored, with the network's.
+    """The probabilities of the tokens that `evaluate` scored, by the network and by n-grams.
 
     Both use sequences of the same length.
     """

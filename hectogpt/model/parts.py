@@ -36,7 +36,9 @@ class Norm(Value):
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf:
-            raise UserError(f"model.norm.eps = {self.eps}", why="it is finite and not negative")
+            raise UserError(
+                f"model.norm.eps = {self.eps}", why="it must be finite and not negative"
+            )
 
     @abstractmethod
     def build(self, size: int) -> nn.Module:
@@ -130,7 +132,7 @@ class NoPositions(Positions):
 
 @dataclass(frozen=True)
 class LearnedPositions(Positions):
-    """GPT-2's positions: a learned vector for each."""
+    """GPT-2's positions: a learned vector for each position."""
 
     def build(self, context_length: int, d_model: int) -> nn.Module:
         return nn.Embedding(context_length, d_model)

@@ -133,9 +133,9 @@ def check_manifest(folder: Path) -> None:
 def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) -> Transformer:
     """The model with these weights, on the CPU and in evaluation mode.
 
-    Names, shapes and dtypes are checked on the meta device before memory is allocated, then that
-    all numbers are finite. If all floats of the state are float64, as a run in float64 saves them,
-    the model is in float64. No number is converted. `path` is named in errors.
+    Names, shapes and dtypes are checked on the meta device, before memory is allocated;
+    afterwards, all values must be finite. If all floats of the state are float64, as a run in
+    float64 saves them, the model is in float64. No value is converted. Errors name `path`.
 
     Raises UserError (CHECKPOINT).
     """
@@ -157,8 +157,8 @@ def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) ->
             # The initial weights are replaced right away.
             model = Transformer(config)
         model.fit_to(state)
-    # Products round differently if their operands do not start at a multiple of 64 bytes, which
-    # happens in files.
+    # A tensor in a file need not start at a multiple of 64 bytes, and products of such tensors
+    # round differently.
     aligned = {
         name: tensor.clone() if tensor.data_ptr() % 64 else tensor
         for name, tensor in state.items()
@@ -225,7 +225,7 @@ def check_header(path: Path, most_tensors: int = MOST_TENSORS) -> list[str]:
         with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
         if length > (most := HEADER_BYTES * most_tensors):
-            raise ValueError(f"its header should have {length:,} bytes, at most {most:,} are read")
+            raise ValueError(f"its header claims {length:,} bytes, and at most {most:,} are read")
         with safe_open(path, framework="numpy") as file:
             return list(file.keys())
     except (OSError, ValueError, SafetensorError) as error:

@@ -111,7 +111,7 @@ def test_nothing_of_somebody_elses_folder_is_executed(here: Here, strange: Path)
     canary, advice = strange.parent / "canary", "made/idea.py, and if you trust it, --idea "
     export = ["explore", "export", "model", "--model", "made", "--out", "page.html"]
     for command in (["generate", "made", "The"], export):
-        assert_good_error(here(*command), errors.CHECKPOINT, "made has classes of mine.py", advice)
+        assert_good_error(here(*command), errors.CHECKPOINT, "made uses classes from mine.py", advice)
     (strange.parent / "mine.py").write_text("print('another version')\n")
     done = here("generate", "made", "The", "--idea", "mine.py")
     assert_good_error(done, errors.CHECKPOINT, "mine.py is not the file that made it", "--idea made/idea.py")

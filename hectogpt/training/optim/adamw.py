@@ -33,8 +33,8 @@ class AdamW(Optim):
         lrs, epsilons: `lr` and `eps` of single kinds. An epsilon of the size of one token's
             gradient (about 1e-6 at 8,192 tokens a step) makes a row that one token has updated
             move less than a row that many tokens have updated.
-        row_lr_power: if p, every row of embeddings, tables and head has its own learning rate,
-            max(scheduled rate, n^-p * highest scheduled rate so far), where n counts the steps
+        row_lr_power: a number p gives every row of embeddings, tables and head its own rate,
+        max(scheduled rate, n^-p * highest scheduled rate so far), where n counts the steps
             that updated the row. A token first seen late is thus still learned quickly.
         row_update_threshold: a step updates a row if its gradient has an entry above this (None:
             above 0). In a table only the step's tokens have a gradient. In the head every row has
@@ -54,7 +54,7 @@ class AdamW(Optim):
     def __post_init__(self) -> None:
         if not (self.lr >= 0 and math.isfinite(self.lr)):
             raise UserError(
-                f"optim.lr = {self.lr}", why="a learning rate is finite and not negative"
+                f"optim.lr = {self.lr}", why="a learning rate must be finite and not negative"
             )
         if self.row_lr_power is not None and not self.row_lr_power >= 0:
             raise UserError(
