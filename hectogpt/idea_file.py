@@ -90,7 +90,8 @@ def load_idea(idea: IdeaFile) -> ModuleType:
     if folder not in sys.path:
         sys.path.append(folder)  # the file may import others in its folder
     # Dataclasses look up their module when they are created.
-    sys.modules[name], _files[name] = (module, idea)
+    sys.modules[name] = module
+    _files[name] = idea
     try:
         with running(f"{idea.path.name} cannot be imported"):
             exec(compile(idea.source, str(idea.path), "exec", dont_inherit=True), vars(module))

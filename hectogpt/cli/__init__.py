@@ -139,7 +139,8 @@ def _run(arguments: list[str]) -> None:
     given = arguments[len(command.split()) :]
     kind = options_of(command)
     if kind is not None and {"-h", "--help"} & set(given):
-        return print(help.command_help(kind, command))
+        print(help.command_help(kind, command))
+        return
     kind = None if command == "train" else kind
     words = given if kind is None else help.read_options(kind, given, command)
     try:
@@ -174,7 +175,7 @@ def name_options(text: str, kind: type | None = None, pattern: re.Pattern[str] =
         if kind is not None and not hasattr(kind, setting["field"]):
             return setting[0]
         section, dot, name = setting["field"].replace("_", "-").rpartition(".")
-        no = "no-" * (setting["switch"] == "False")
+        no = "no-" if setting["switch"] == "False" else ""
         return f"--{section}{dot}{no}{name}" + ("" if setting["switch"] else " ")
 
     return pattern.sub(option, text)

@@ -249,7 +249,7 @@ def state_line(comparison: Comparison) -> str:
         left = len(comparison.missing())
         return f"{title}: {n} trials, {n - left} recorded in {comparison.out}, {left} to run"
     return (
-        f"{title}: seed by seed until decided, at most {most} seed{'s' * (most != 1)}; "
+        f"{title}: seed by seed until decided, at most {most} seed{'' if most == 1 else 's'}; "
         f"{comparison.out}"
     )
 

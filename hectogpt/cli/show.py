@@ -194,7 +194,8 @@ def read_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
         if text_of(value) or number_of(value) is not None
     }
     for label, *forms in FACTS:
-        if words := ", ".join(text for form in forms if (text := fill(form, values))):
+        words = ", ".join(filter(None, (fill(form, values) for form in forms)))
+        if words:
             yield label, words
     if ngrams := record.ngrams():
         yield (

@@ -11,7 +11,8 @@ from hectogpt.lab.losses import plot_verdict, read_losses, verdict
 
 def main(options: VerdictOptions) -> None:
     """Read both files, print the verdict, and draw the picture on request. Raises UserError."""
-    (a, a_seeded), (b, b_seeded) = read_losses(options.a), read_losses(options.b)
+    a, a_seeded = read_losses(options.a)
+    b, b_seeded = read_losses(options.b)
     if a_seeded != b_seeded and not options.unpaired:
         without = options.b if a_seeded else options.a
         raise UserError(

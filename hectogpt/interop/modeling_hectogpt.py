@@ -128,7 +128,8 @@ def rotate(
     cos = angle.cos().to(q.dtype)
     sin = angle.sin().to(q.dtype)
     sizes = (pairs, pairs, q.shape[-1] - 2 * pairs)
-    (a, b, rest_q), (c, d, rest_k) = q.split(sizes, dim=-1), k.split(sizes, dim=-1)
+    a, b, rest_q = q.split(sizes, dim=-1)
+    c, d, rest_k = k.split(sizes, dim=-1)
     q = torch.cat((a * cos - b * sin, a * sin + b * cos, rest_q), dim=-1)
     return q, torch.cat((c * cos - d * sin, c * sin + d * cos, rest_k), dim=-1)
 

@@ -59,7 +59,8 @@ def fit_discounts(model: KneserNey, rows: Sequence[np.ndarray]) -> None:
         shorter = [continuation]
         for level, own in zip(levels, discounts, strict=True):
             shorter.append(level.interpolate(own, shorter[-1]))
-        weight, gradient = -1 / (shorter[-1] * len(continuation)), np.zeros_like(discounts)
+        weight = -1 / (shorter[-1] * len(continuation))
+        gradient = np.zeros_like(discounts)
         for n in reversed(range(len(levels))):
             seen = np.where(levels[n].total > 0, weight, 0.0)
             gradient[n] = _slopes(levels[n], shorter[n]) @ seen
@@ -76,7 +77,8 @@ def fit_discounts(model: KneserNey, rows: Sequence[np.ndarray]) -> None:
 
 def _slopes(level: Level, shorter: np.ndarray) -> np.ndarray:
     """[3, targets]: the derivative of the probability by each discount, with `shorter` fixed."""
-    total, buckets = np.maximum(level.total, 1), np.minimum(level.count, 3)
+    total = np.maximum(level.total, 1)
+    buckets = np.minimum(level.count, 3)
     return np.stack([(level.kinds[i] * shorter - (buckets == i + 1)) / total for i in range(3)])
 
 
@@ -115,7 +117,8 @@ class Mixture:
         found = [self.parts(rows) for rows in held_out]
         p = np.concatenate([part for part, _ in found], axis=1)
         features = np.concatenate([part for _, part in found], axis=1)
-        n, shape = p.shape[1], self.weights.shape
+        n = p.shape[1]
+        shape = self.weights.shape
 
         def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
             weights = flat.reshape(shape).astype(np.float32)
@@ -250,7 +253,8 @@ def cross_fitted(
 
     Each half of the sequences is scored with discounts and weights that were fitted on the other.
     """
-    losses, n = np.zeros(2), 0
+    losses = np.zeros(2)
+    n = 0
     for fitted, scored in ((one, other), (other, one)):
         mixture.fit(_spread(fitted))
         tokens = sum(rows[:, 1:].size for rows in scored)

@@ -283,7 +283,7 @@ class Comparison:
                 return
             crashed = lost
             arms = self.undecided()
-        count = f"{done} seed{'s' * (done != 1)}"
+        count = f"{done} seed{'' if done == 1 else 's'}"
         self.ended = f"all of {count} are run, not decided" if arms else f"decided after {count}"
 
     def undecided(self) -> list[Arm]:

@@ -161,8 +161,8 @@ def local_engine(comparison: Comparison, workers: int = 1) -> Engine:
     cores = hardware.usable_cores()
     if workers > 1 and workers * threads > cores:
         raise UserError(
-            f"{workers} trials at a time of {threads} thread{'s' * (threads != 1)} each do not "
-            f"fit {cores} cores",
+            f"{workers} trials at a time of {threads} thread{'' if threads == 1 else 's'} each do "
+            f"not fit {cores} cores",
             why="trials that share cores take longer, and their seconds count",
             fix=set_to("workers", max(cores // threads, 1))
             + ", or fewer threads for all that are to be compared",

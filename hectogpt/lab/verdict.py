@@ -206,7 +206,7 @@ class ComparisonResult:
             verdicts=tuple(
                 Verdict.of(comparison, results[0], r, r.to_first) for r in results if r.to_first
             ),
-            notes=(*[small] * (tokens < FEW_TOKENS), *failures(records)),
+            notes=(*([small] if tokens < FEW_TOKENS else []), *failures(records)),
             corpus=comparison.corpus.name,
             split=split,
             seeds=tuple(comparison.seeds),
@@ -215,7 +215,7 @@ class ComparisonResult:
     def __repr__(self) -> str:
         title = (
             f"{self.corpus}: {self.split} loss, nats/token, {len(self.seeds)} "
-            f"seed{'s' * (len(self.seeds) != 1)}"
+            f"seed{'' if len(self.seeds) == 1 else 's'}"
         )
         lines = [
             title,

@@ -119,7 +119,8 @@ class Yardstick:
 
     def table(self) -> list[str]:
         """The yardstick as a table, in lines of text."""
-        per_byte, per_character = self.bits("byte"), self.bits("character")
+        per_byte = self.bits("byte")
+        per_character = self.bits("character")
         width = max(map(len, per_byte))
         cells = [
             [
@@ -276,7 +277,8 @@ def open_encoder(name: str) -> Encoder:
     """
     if name == "bytes":
         return Encoder(name, 256, lambda text: np.frombuffer(text.encode(), np.uint8))
-    path, own = Path(name), load_tokenizer() if name == "gpt2" else None
+    path = Path(name)
+    own = load_tokenizer() if name == "gpt2" else None
     if own is None and path.is_dir():
         merges = not (path / "tokenizer.json").exists() and (path / MERGES).exists()
         path = path / (MERGES if merges else "tokenizer.json")

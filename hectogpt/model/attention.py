@@ -116,7 +116,8 @@ class CausalAttention(nn.Module):
             QKNormLayer,
             RotaryLayer,
         ] and native.in_use():
-            eps, (cosines, sines) = cast(QKNormLayer, self.qk_parts[0]).eps, view.prepared[1]
+            eps = cast(QKNormLayer, self.qk_parts[0]).eps
+            cosines, sines = view.prepared[1]
             if native.norm_rotate_fits(q.dtype, q.shape[-1], cosines):
                 q, k = (native.norm_rotate(t, cosines, sines, eps) for t in (q, k))
                 return q, k, v

@@ -305,7 +305,9 @@ class _Gradients:
         matmul_dtype: torch.dtype,
         needs_grad: tuple[bool, ...],
     ) -> None:
-        (rows, d), vocab, device = inputs.x.shape, len(inputs.weight), inputs.x.device
+        rows, d = inputs.x.shape
+        vocab = len(inputs.weight)
+        device = inputs.x.device
         self.acc_dtype = acc_dtype
         self.matmul_dtype = matmul_dtype
         self.pad = _padding(d, matmul_dtype)

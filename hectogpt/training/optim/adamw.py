@@ -137,10 +137,8 @@ class RowAdamW(QuickOptimizer):
                 state = self.state[p]
                 if not state:
                     state["step"] = p.new_zeros(())
-                    state["exp_avg"], state["exp_avg_sq"] = (
-                        torch.zeros_like(p),
-                        torch.zeros_like(p),
-                    )
+                    state["exp_avg"] = torch.zeros_like(p)
+                    state["exp_avg_sq"] = torch.zeros_like(p)
                     state["row_updates"] = p.new_zeros(len(p), 1)
                 if native.row_adam_fits(p, p.grad):
                     self._native_step(p, state, group)
@@ -156,7 +154,8 @@ class RowAdamW(QuickOptimizer):
     def _native_step(self, p: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
         """Do the same with our own kernel, in one pass over memory."""
         state["step"] += 1
-        done, (beta1, beta2) = state["step"].item(), group["betas"]
+        done = state["step"].item()
+        beta1, beta2 = group["betas"]
         settings = native.RowAdamSettings(
             beta1=beta1,
             beta2=beta2,
