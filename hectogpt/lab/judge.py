@@ -1,11 +1,12 @@
-"""The judge of an idea. It never runs the idea's code and believes nothing that the idea says.
+"""The judge of an idea. It never runs the idea's code and trusts nothing that the idea reports.
 
-For every seed, drawn from a secret, and every corpus the base and the idea train in processes of
-their own (lab/contestant.py), on training text that is dealt to them batch by batch. Then rows of
-the test text are drawn and dealt to other processes, which have the weights alone: a token of
-every row at a time, and the next one only when the whole distribution of it has come back. The
-judge itself normalises the distributions and takes the loss. So there is nothing to be believed:
-no loss is reported, and the token that is asked for does not exist yet."""
+For each corpus and each seed (drawn from a secret), base and idea train in separate processes
+(lab/contestant.py), on training text that is dealt to them batch by batch. Then rows of the test
+text are drawn and dealt to other processes, which have only the weights. They get one token of
+every row at a time, and the next one only after they have returned the whole distribution for it.
+The judge normalises the distributions and computes the loss itself. So nothing needs to be
+trusted: no loss is reported, and a process must predict a token before it can see it.
+"""
 
 from __future__ import annotations
 
@@ -39,27 +40,29 @@ from hectogpt.training.evaluate import SEQ_LEN
 from hectogpt.training.run import Data
 
 RULES = TRACKS["closed"]  # with the steps and tokens of the base
-MOST_NUMBERS = RULES.parameters or 0  # of all weights, buffers too
-ROWS = 32  # of the test text, dealt side by side
-MOST_ROWS = 64  # for a seed
+MOST_NUMBERS = RULES.parameters or 0  # of all weights and buffers
+ROWS = 32  # of the test text, dealt at the same time
+MOST_ROWS = 64  # per seed
 NOISE = LEAST_DIFFERENCE / 4  # nats: the standard error of a seed's gain over the rows
-AGAIN = 2  # rows that are dealt again, each alone
-ALONE = 5e-3  # nats, mean difference: batches of another size round otherwise
+AGAIN = 2  # rows that are dealt again, one at a time
+ALONE = 5e-3  # nats, mean difference; batches of a different size round differently
 MOST_SEEDS = 12
-# Times the processor time of the base's training, and seconds beside: text can be read once and
-# computed with often.
+# A limit on CPU time: this many times that of the base's training, plus seconds. Text that is
+# read once could otherwise be trained on many times.
 MOST_TIMES = 3.0
 SLACK = 10.0
 SAME_BITS = "gives the same bits again"
-ACROSS_MACHINES = 0.02  # nats that a loss may differ by: SOAP enlarges how sums are rounded
+ACROSS_MACHINES = 0.02  # nats; a loss may differ by this, because SOAP amplifies rounding
 # Variables that its processes have.
 ENVIRONMENT = ("PATH", "LANG", "LD_LIBRARY_PATH", "CXX", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
 Tell = Callable[[str], None]
 
 
 class EndedError(Exception):
-    """The judgement is over. word: "refused" (the idea breaks a rule, or cannot be run) or
-    "dishonest" (a check failed). Its text says why."""
+    """The judgement is over; the text of the error says why.
+
+    `word` is "refused" (the idea breaks a rule, or cannot be run) or "dishonest" (a check failed).
+    """
 
     def __init__(self, word: str, why: str) -> None:
         super().__init__(why[:3000])
@@ -68,8 +71,11 @@ class EndedError(Exception):
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a training. facts: of its trial, measured from outside. weights: as safetensors
-    has them; None if the training diverged."""
+    """The results of a training.
+
+    `facts` belong to its trial and are measured from outside. `weights` are in safetensors'
+    format; None if the training diverged.
+    """
 
     facts: dict[str, Any]
     weights: bytes | None = None
@@ -88,11 +94,18 @@ def judge(
     """Judge an idea until its gains decide, or the minutes or seeds are used up.
 
     Args:
-        out: the record, which grows, or a folder for it.
-        tell: called with a line at each event; the first has the hash that the record commits to.
+        entrant: the idea and its base.
+        corpora: the texts.
+        out: a new .jsonl file for the record, or a folder to put it in.
+        minutes: the time limit.
+        most_seeds: the largest number of seeds.
+        threads: threads of a training; 0: the physical cores.
+        tell: called with one line per event; the first contains the hash that the record commits
+            to.
 
-    Raises UserError for a base that cannot be trained, STORAGE for a record that cannot be
-    written. Ctrl-C ends it with the verdict of the seeds so far."""
+    Raises UserError for a base that cannot be trained, and STORAGE if the record cannot be
+    written. Ctrl-C stops it, with the verdict of the seeds so far.
+    """
     at = datetime.now(UTC)
     secret = secrets.token_hex(32)
     if out.suffix != ".jsonl":
@@ -127,11 +140,11 @@ def judge(
 
 
 class Judging:
-    """A judgement under way, whose record has its first line.
+    """A running judgement, whose record has its first line.
 
     Attributes:
         runs: "base" and "idea" -> its run, as its first process described it.
-        processor: seconds of processor time that a training of the base has taken at most.
+        processor: the most CPU seconds that a training of the base has used.
     """
 
     def __init__(
@@ -144,7 +157,7 @@ class Judging:
         self.entrant = Entrant(**{one.name: record.begin[one.name] for one in fields(Entrant)})
         self.runs: dict[str, dict[str, Any]] = {}
         self.processor = 0.0
-        find()  # the kernels are compiled once, here
+        find()  # compile the kernels once, here
         self.policy = sandbox.python_policy(str(files.cache_dir() / "kernels"))
 
     def finish(self, seconds: float, most_seeds: int) -> None:
@@ -155,12 +168,18 @@ class Judging:
             self.end("", error.word, str(error))
 
     def end(self, ended: str, word: str = "", *reasons: str) -> None:
-        """Write the verdict. ended: why there are no more seeds. word: that of an EndedError."""
+        """Write the verdict.
+
+        Args:
+            ended: why there are no more seeds.
+            word: the word of an EndedError.
+            reasons: its reasons.
+        """
         verdict = {"word": word or self.record.decided(), "reasons": reasons, "ended": ended}
         self.record.write("verdict", verdict | {"secret": self.secret})
 
     def run_seeds(self, seconds: float, most_seeds: int) -> str:
-        """Train and score, seed by seed. Returns why it ended. Raises EndedError."""
+        """Train and score, seed by seed, and return why it stopped. Raises EndedError."""
         begun = time.monotonic()
         slowest = 0.0
         self.check("carries no weights", *weights_in(self.entrant.source))
@@ -168,7 +187,7 @@ class Judging:
             at = time.monotonic()
             if number and at - begun + slowest > seconds:
                 return f"the {seconds / 60:g} minutes have no room for another seed"
-            # Written together: a verdict has whole seeds.
+            # Written together, so that a verdict has complete seeds.
             for trial in [one for name in self.corpora for one in self.trials(name, number)]:
                 self.record.write("trial", trial)
             slowest = max(slowest, time.monotonic() - at)
@@ -177,8 +196,11 @@ class Judging:
         return f"all of {most_seeds} seeds are run"
 
     def trials(self, corpus: str, number: int) -> list[dict[str, Any]]:
-        """Train both arms with a seed, and score both on the same rows, which are drawn
-        afterwards: more of them, until their noise is small. Returns the fields of both trials."""
+        """Train both arms with a seed, and score both on the same rows.
+
+        The rows are drawn after training, and more are drawn until their noise is small. Returns
+        the fields of both trials.
+        """
         text = self.corpora[corpus]
         seed = draw_seed(self.secret, number)
         trained = {arm: self.train(arm, seed, text) for arm in ARMS}
@@ -205,11 +227,11 @@ class Judging:
 
     @contextmanager
     def process(self, arm: str, task: str, seed: int, **more: Any) -> Iterator[Talk]:
-        """Begin a task in a new process, which has described its run. After the block, see that it
-        ended well.
+        """Context manager: start a task in a new process and check the run that it describes.
 
-        Raises EndedError if the idea's process ends otherwise or sends what is no answer,
-        UserError if the base's."""
+        After the block, the process must end properly. Otherwise, or if an answer is invalid,
+        raises EndedError for the idea's process and UserError for the base's.
+        """
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         environment |= {"HOME": "/tmp", "HECTOGPT_CACHE": str(files.cache_dir())}
         request = {"task": task, "seed": seed, "links": self.entrant.links(arm)}
@@ -222,7 +244,7 @@ class Judging:
                 attempts = talk.finish()
         except (EndedError, UserError):
             raise
-        except Exception as error:  # whatever its answers make of us
+        except Exception as error:  # any error that its answers cause here
             if arm == "base":
                 what = f"{self.entrant.base} cannot be judged against"
                 raise UserError(what, why=talk.fault(error)) from error
@@ -231,8 +253,10 @@ class Judging:
             self.check("stays in its sandbox", attempts)
 
     def train(self, arm: str, seed: int, text: Corpus) -> Trained:
-        """Train an arm on text that is dealt, and take its weights, which are numbers here: never
-        opened or copied as a file."""
+        """Train an arm on text that is dealt to it, and return its weights.
+
+        The weights are values in memory: never opened or copied as a file.
+        """
         with self.process(arm, "train", seed) as talk:
             batches = self.plan(arm, seed, text.tokens["train"].astype(np.uint16))
             talk.send(np.unique(batches))
@@ -262,8 +286,11 @@ class Judging:
         )
 
     def plan(self, arm: str, seed: int, tokens: np.ndarray) -> np.ndarray:
-        """The rows of each step, uint16 [steps, batch * tokens]. An order of the idea's own is
-        asked in a process that has the whole text, and that nothing leaves but the order."""
+        """The rows of each step, uint16 [steps, batch * tokens].
+
+        If the idea has its own data order, a process that has the whole text is asked for it, and
+        nothing but the order leaves that process.
+        """
         run = self.runs[arm]
         size = run["seq_len"]
         if run["shuffled"]:
@@ -283,9 +310,16 @@ class Judging:
     def score(
         self, arm: str, seed: int, trained: Trained, rows: np.ndarray, width: int = ROWS
     ) -> np.ndarray:
-        """Deal rows of test tokens, [rows, tokens + 1], `width` of them side by side, to a new
-        process that has the weights. Returns the losses that follow from its distributions,
-        float64 [rows, tokens]; those of a uniform guess for a training that diverged."""
+        """Deal rows of test tokens to a new process with the weights, and compute their losses.
+
+        Args:
+            arm, seed, trained: whose weights they are.
+            rows: [rows, tokens + 1].
+            width: how many rows are dealt at a time.
+
+        Returns float64 [rows, tokens], computed from the returned distributions. A training that
+        diverged gets the losses of a uniform guess.
+        """
         vocab = self.runs["base"]["vocab_size"]
         losses = np.full((len(rows), rows.shape[1] - 1), math.log(vocab))
         if trained.weights is None:
@@ -300,15 +334,15 @@ class Judging:
                 for place, targets in enumerate(dealt[1:]):
                     distributions = talk.receive()[1]
                     if place + 1 < losses.shape[1]:
-                        talk.send(targets)  # while this one is summed
+                        talk.send(targets)  # the process computes while this one is summed
                     losses[group, place] = nats(distributions, vocab, targets)
         return losses
 
     def draw_rows(self, corpus: str, number: int) -> np.ndarray:
-        """Rows of the test text for a seed, [rows, tokens + 1], each with the last token of the
-        row before it.
+        """Draw rows of the test text for a seed, [rows, tokens + 1].
 
-        No row is drawn for a second seed before all have been drawn.
+        Each starts with the last token of the row before it. No row is drawn for a second seed
+        before all have been drawn.
         """
         tokens = self.corpora[corpus].tokens["test"]
         contexts = [run["context_length"] for run in self.runs.values()]
@@ -327,8 +361,15 @@ class Judging:
         return any(check["name"] == name for check in self.record.checks)
 
     def check(self, name: str, fault: str, seen: str = "") -> None:
-        """Write a check to the record: what is wrong, "" if nothing is; once if it passes. Raises
-        EndedError for a fault."""
+        """Write a check to the record: each check once if it passes.
+
+        Args:
+            name: the check.
+            fault: the problem; "" if it passes.
+            seen: what was measured.
+
+        Raises EndedError if there is a fault.
+        """
         if fault or not self.has_passed(name):
             facts = {"name": name, "passed": not fault, "seen": (fault or seen)[:2000]}
             self.record.write("check", facts)
@@ -341,8 +382,10 @@ class Judging:
             raise EndedError("refused", "; ".join(faults))
 
     def check_run(self, arm: str, run: dict[str, Any]) -> None:
-        """The run is the same in every process, and keeps the rules of its base. Raises ValueError
-        for a description that is none."""
+        """Check that the run is the same in every process, and keeps the rules of its base.
+
+        Raises ValueError for an invalid description.
+        """
         numbers = ("steps", "batch_size", "seq_len", "context_length", "vocab_size")
         if not all(type(run[name]) is int and run[name] > 0 for name in numbers):
             raise ValueError(f"no run: {run!r:.200}")
@@ -355,8 +398,7 @@ class Judging:
     def check_rules(
         self, arm: str, params: int | None = None, seconds: float | None = None
     ) -> None:
-        """Refuse an idea that breaks a rule: the steps and tokens of the base, and what RULES has
-        beside them."""
+        """Refuse an idea that breaks a rule: the base's steps and tokens, and those in RULES."""
         if arm == "idea":
             base = self.runs["base"]
             run = self.runs["idea"]
@@ -365,14 +407,14 @@ class Judging:
             self.refuse(*rules_broken(rules, taken))
 
     def check_bits(self, seed: int, text: Corpus, trained: Trained) -> None:
-        """A second training with the same seed ends with the same weights."""
+        """Check that a second training with the same seed gives the same weights."""
         same = self.train("idea", seed, text).weights == trained.weights
         self.check(SAME_BITS, "" if same else "another process ends with other weights")
 
     def check_alone(
         self, seed: int, trained: Trained, rows: np.ndarray, losses: np.ndarray
     ) -> None:
-        """Rows that are dealt alone have the losses that they had beside others."""
+        """Check that rows that are dealt alone have the same losses as among other rows."""
         again = self.score("idea", seed, trained, rows, width=1)
         apart = float(np.abs(again - losses).mean(axis=1).max())
         means = f"{losses.mean():.4f} nats beside other rows, {again.mean():.4f} alone"
@@ -381,26 +423,26 @@ class Judging:
 
 
 def are_enough(gains: np.ndarray) -> bool:
-    """True if the mean of these gains of rows has a standard error below NOISE."""
+    """True if the mean gain of these rows has a standard error below NOISE."""
     return bool(gains.std() < NOISE * len(gains) ** 0.5)
 
 
 def tokens_of(run: dict[str, Any]) -> int:
-    """How many tokens a run reads."""
+    """The number of tokens that a run reads."""
     tokens: int = run["steps"] * run["batch_size"] * run["seq_len"]
     return tokens
 
 
-# --- a record, done again
+# --- repeating a judgement
 
 
 @dataclass(frozen=True)
 class Replay:
-    """What came of a judgement that was done again.
+    """The results of repeating a judgement.
 
     Attributes:
-        faults: what does not hold, in words.
-        largest: the largest difference of a loss, nats.
+        faults: what does not hold, as sentences.
+        largest: the largest difference of a loss, in nats.
         again: the record of the second judgement.
     """
 
@@ -410,10 +452,11 @@ class Replay:
 
 
 def replay(judgement: Judgement, corpora: Sequence[Corpus], tell: Tell, folder: Path) -> Replay:
-    """Do a judgement again, in `folder`, with the source and the secret of its record.
+    """Repeat a judgement in `folder`, with the source and the secret of its record.
 
-    Raises UserError for a record without a verdict, of another protocol, and for texts that are
-    not those judged."""
+    Raises UserError for a record without a verdict or of a different protocol, and if the texts
+    are not those that were judged.
+    """
     begin = judgement.begin
     secret = judgement.secret
     texts = {short_name(corpus.name): corpus for corpus in corpora}

@@ -1,10 +1,10 @@
-"""What is judged, a function of a user's file and its base, which are read and never run here; and
-its record: a file of JSON lines, each with the hash of the line before, and what they say
-together.
+"""The subject of a judgement (an idea and its base) and its record.
 
-The first line commits to a secret by its hash; the last one reveals it. Seeds and rows follow from
-the secret, so whoever has the record can draw them again. A line that is changed, left out or
-added later breaks the chain."""
+The idea is a function in a user's file, which is read and never run here. The record is a file of
+JSON lines, each with the hash of the line before. The first line commits to a secret by its hash;
+the last one reveals it. Seeds and rows follow from the secret, so whoever has the record can draw
+them again. A line that is changed, left out or added later breaks the chain.
+"""
 
 from __future__ import annotations
 
@@ -43,14 +43,18 @@ FIRST = "0" * 64  # the hash before the first line
 
 
 # --- what is judged
-# ---
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """What is judged, as the first line of a record has it. idea: FILE.py:FUNCTION, with the
-    file's name alone. base: a recipe or another such function, which the idea is applied to.
-    sha256: of the idea's source. base_source: None for a recipe."""
+    """The subject of a judgement, as in the first line of its record.
+
+    Attributes:
+        idea: FILE.py:FUNCTION, with the file's name without a folder.
+        base: the recipe, or another such function, that the idea is applied to.
+        sha256: the hash of the idea's source.
+        base_source: the source of the base; None for a recipe.
+    """
 
     idea: str
     base: str
@@ -59,15 +63,13 @@ class Entrant:
     base_source: str | None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for names with a folder, and for a source that is not the one that
-        sha256 names.
-        """
+        """Raises ValueError for names with a folder, and if sha256 is not that of the source."""
         names = f"{self.idea} on {self.base}"
         expect(NAMES.fullmatch(names), f"{names!r:.200} is not FILE.py:FUNCTION on a base")
         expect(hash_of(self.source) == self.sha256, "its source has another hash")
 
     def links(self, arm: str) -> list[Any]:
-        """A recipe's name, then the file, function and source of what is applied to it in turn."""
+        """A recipe's name, then file, function and source of each function to apply, in order."""
         links: list[Any] = [self.base]
         if match := SPEC.match(self.base):
             links = [match["base"] or "top", [*match.group("path", "function"), self.base_source]]
@@ -75,7 +77,10 @@ class Entrant:
 
 
 def find_entrant(name: str, base: str = "minute") -> Entrant:
-    """FILE.py:FUNCTION[@BASE], read and not run. Raises UserError for what is none."""
+    """Read FILE.py:FUNCTION[@BASE] without running it.
+
+    Raises UserError if it is not an idea that can be judged.
+    """
     match = SPEC.match(name)
     if match is None:
         raise UserError(f"{name} is not FILE.py:FUNCTION", fix="hectogpt judge my_idea.py:idea")
@@ -98,8 +103,10 @@ def find_entrant(name: str, base: str = "minute") -> Entrant:
 
 
 def weights_in(source: str) -> tuple[str, str]:
-    """What of a file is too large for an idea, and could hold a trained model or a text, "" for
-    nothing; and its sizes."""
+    """Check that a file is too small to hold a trained model or a text.
+
+    Returns the problem ("" for none), and the file's sizes.
+    """
     data = source.encode()
     size = len(data)
     compressed = len(lzma.compress(data))
@@ -110,7 +117,6 @@ def weights_in(source: str) -> tuple[str, str]:
 
 
 # --- its record
-# ---
 
 
 def expect(holds: Any, why: str) -> None:
@@ -125,26 +131,30 @@ def hash_of(text: str) -> str:
 
 
 def draw_seed(secret: str, number: int) -> int:
-    """The seed with this number, from 0: 48 bits that follow from the secret."""
+    """The seed with this number (from 0): 48 bits derived from the secret."""
     return int(hash_of(f"{secret} seed {number}")[:12], 16)
 
 
 def draw(secret: str, what: str) -> np.random.Generator:
-    """Random numbers that follow from the secret, for a purpose."""
+    """A random generator derived from the secret, for one purpose."""
     return np.random.default_rng(int(hash_of(f"{secret} {what}"), 16))
 
 
 @dataclass
 class Judgement:
-    """A record: what its lines say so far. It is read, or written line by line.
+    """A record and its contents so far. It is read, or written line by line.
 
-    word: "better", "worse", "tie", "unproven", "refused" (it breaks a rule), "dishonest" (a check
-    failed), or "unfinished" (it is under way, or was killed).
-
-    begin: the first line. trials: those of both arms, in order: corpus, seed, arm ("base" or
-    "idea"), loss (nats per token of the rows), rows (of the test text), seconds, peak_mb, params
-    (all numbers of the weights), weights (their hash). checks: name, passed, seen. reasons: why it
-    is refused or dishonest. secret: None for an unfinished one. last: the hash of the last line.
+    Attributes:
+        begin: the first line.
+        trials: those of both arms, in order: corpus, seed, arm ("base" or "idea"), loss (nats per
+            token of the rows), rows (of the test text), seconds, peak_mb, params (number of all
+            weights), weights (their hash).
+        checks: name, passed and seen of each check.
+        word: "better", "worse", "tie", "unproven", "refused" (it breaks a rule), "dishonest" (a
+            check failed), or "unfinished" (it is running, or was killed).
+        reasons: why it is refused or dishonest.
+        secret: None while it is unfinished.
+        last: the hash of the last line.
     """
 
     path: Path
@@ -158,7 +168,7 @@ class Judgement:
     last: str = FIRST
 
     def write(self, event: str, facts: Mapping[str, Any]) -> None:
-        """Add a line: it is on disk before the work goes on. Raises UserError (STORAGE)."""
+        """Append a line, which is then on disk. Raises UserError (STORAGE)."""
         row = {"event": event, "previous": self.last, **facts}
         line = json.dumps(row, allow_nan=False)
         with errors.writing(self.path):
@@ -166,7 +176,7 @@ class Judgement:
         self.take(row, line)
 
     def take(self, row: dict[str, Any], line: str) -> None:
-        """Add what a line says. Raises ValueError if it does not follow from the lines before."""
+        """Take in a line. Raises ValueError if it does not follow from the lines before."""
         expect(row.get("previous") == self.last, "a line before it was changed, added or left out")
         expect((row["event"] == "begin") != bool(self.begin), "a judgement begins once, in line 1")
         match row["event"]:
@@ -202,7 +212,7 @@ class Judgement:
 
     @property
     def is_sealed(self) -> bool:
-        """True if every process of the idea's was sealed."""
+        """True if every process of the idea was sealed."""
         return self.begin.get("sealed") is True
 
     @property
@@ -215,12 +225,14 @@ class Judgement:
         return {(one["corpus"], one["seed"], one["arm"]): one["loss"] for one in self.trials}
 
     def seeds(self) -> list[int]:
-        """The seeds of the trials, in their order."""
+        """The seeds of the trials, in order."""
         return list(dict.fromkeys(trial["seed"] for trial in self.trials))
 
     def gains(self, corpus: str | None = None) -> np.ndarray:
-        """float64 [seeds]: loss of the base minus that of the idea, for each seed that both have;
-        of one corpus, or the mean over all."""
+        """float64 [seeds]: loss of the base minus loss of the idea, for each seed that both have.
+
+        For one corpus, or the mean over all corpora.
+        """
         losses = self.losses()
         corpora = self.begin["corpora"] if corpus is None else [corpus]
         gains = [
@@ -235,15 +247,15 @@ class Judgement:
         return means[np.isfinite(means)]
 
     def pair(self, corpus: str | None = None) -> Paired | None:
-        """What the sequential test says of these gains (lab/sequential.py); None before the
-        first.
-        """
+        """The sequential test of these gains (lab/sequential.py); None before the first."""
         gains = self.gains(corpus).tolist()
         return pair_of(gains) if gains else None
 
     def decided(self) -> str:
-        """ "better", "worse" or "tie" once the gains decide it, else "unproven". What is better on
-        the whole and worse on one corpus is unproven."""
+        """The word "better", "worse" or "tie" once the gains decide, else "unproven".
+
+        An idea that is better on the whole but worse on one corpus is unproven.
+        """
         words = [pair and pair.verdict for pair in map(self.pair, (None, *self.begin["corpora"]))]
         if words[0] == "better" and "worse" in words:
             return "unproven"
@@ -256,8 +268,9 @@ class Judgement:
 
 
 def read_judgement(path: Path) -> Judgement:
-    """Read a record, check its chain and its secret. Raises UserError (DATA) with the line that is
-    not as it was.
+    """Read a record, and check its chain and its secret.
+
+    Raises UserError (DATA) that names the line which is not as it was.
     """
     try:
         lines = read_bytes(path, LARGEST).decode().splitlines()

@@ -1,5 +1,4 @@
-"""The judge's side of a contestant's process (lab/contestant.py): what is said to it, and what its
-answers are worth."""
+"""The judge's side of a contestant's process (lab/contestant.py): requests, checked answers."""
 
 from __future__ import annotations
 
@@ -18,21 +17,21 @@ HANGS = 300.0  # seconds without a message
 
 
 class SilentError(Exception):
-    """A process has ended instead of answering."""
+    """A process ended instead of answering."""
 
 
 class Talk:
-    """A conversation with a new process, in which a task of an arm runs.
+    """A conversation with a new process that runs a task of an arm.
 
     Attributes:
         frames: its messages; closing them ends the process.
-        peak_mb: the most memory that was seen from outside.
+        peak_mb: the largest memory that was measured from outside.
     """
 
     def __init__(
         self, request: dict[str, Any], environment: Mapping[str, str], policy: Policy, most: int
     ) -> None:
-        """most: bytes of a message."""
+        """Start the process. most: bytes of a message."""
         self.child = Child("hectogpt.lab.contestant", Path("/"), environment, policy)
         self.frames = self.child.frames(
             request, first_seconds=HANGS, seconds=HANGS, body_bytes=most
@@ -40,18 +39,20 @@ class Talk:
         self.peak_mb = 0.0
 
     def send(self, numbers: np.ndarray | bytes) -> None:
-        """Send numbers without a word."""
+        """Send values without a message."""
         self.child.send({}, numbers if isinstance(numbers, bytes) else numbers.tobytes())
 
     def receive(self) -> tuple[dict[str, Any], bytes]:
-        """The next message and its body. Raises SilentError if the process has ended instead."""
+        """The next message and its body. Raises SilentError if the process ends instead."""
         for frame in self.frames:
             return frame
         raise SilentError
 
     def finish(self) -> str:
-        """The attempts to leave the sandbox, once the process has ended well. Raises SilentError
-        if it has not."""
+        """Wait for the process to end properly, and return its attempts to leave the sandbox.
+
+        Raises SilentError if it ends in any other way.
+        """
         attempts = "; ".join(map(str, self.receive()[0]["attempts"]))
         for message, _ in self.frames:
             raise ValueError(f"more than was asked: {message!r:.100}")
@@ -60,7 +61,7 @@ class Talk:
         return attempts
 
     def fault(self, error: Exception) -> str:
-        """What is wrong with a process whose answers caused an error."""
+        """Describe the fault of a process whose answers caused an error."""
         ending = self.child.ending
         if ending is None or not isinstance(error, SilentError):
             return f"it sends what is no answer: {error!r:.300}"
@@ -68,22 +69,31 @@ class Talk:
         return ending.last_words[-2000:] or how
 
     def measure(self) -> float:
-        """Look at its memory. Returns the seconds of processor time that it has taken."""
+        """Measure the process's memory. Returns the CPU seconds that it has used."""
         megabytes, seconds = hardware.taken_by(self.child.process.pid)
         self.peak_mb = max(self.peak_mb, megabytes)
         return seconds
 
 
 def clean_weights(data: bytes) -> tuple[int, bytes]:
-    """How many numbers weights have, as safetensors holds them; and the same weights, written
-    again, without anything else. Raises an error of the library for what are none."""
+    """The number of values in a safetensors file, and the same tensors written again.
+
+    Nothing else in the file survives. Raises the library's error for an invalid file.
+    """
     tensors = safetensors.numpy.load(data)
     return sum(tensor.size for tensor in tensors.values()), safetensors.numpy.save(tensors)
 
 
 def nats(body: bytes, vocab: int, targets: np.ndarray) -> np.ndarray:
-    """float64 [rows]: the losses of target ids under float32 [rows, vocab], logits, or
-    log-probabilities, which are logits too. Raises ValueError if a target has no probability."""
+    """Losses of target ids, float64 [rows].
+
+    Args:
+        body: float32 [rows, vocab], logits or log-probabilities (which are logits too).
+        vocab: the size of the vocabulary.
+        targets: the ids.
+
+    Raises ValueError if a target has no probability.
+    """
     logits = np.frombuffer(body, np.float32).reshape(len(targets), vocab)
     most = logits.max(axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
