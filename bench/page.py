@@ -143,7 +143,7 @@ def processors(records: Sequence[Record], changes: dict[str, str]) -> str:
         ]
         lines += textwrap.wrap("; ".join(words) + ".", 120, subsequent_indent="  ", break_on_hyphens=False)
     dates = ", ".join(f"{question} {changed[:10]}" for question, changed in changes.items())
-    words = [f"What is measured was last changed: {dates}.", f"A column with {OLDER} was measured before that."]
+    words = [f"The measured code was last changed: {dates}.", f"A column with {OLDER} was measured before that."]
     return "\n".join([*lines, "", *textwrap.wrap(" ".join(words), 120)])
 
 

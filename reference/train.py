@@ -55,7 +55,7 @@ def gpt2_bytes() -> list[int]:
 
 
 def find_vocabulary() -> Path | None:
-    """`vocab.bpe.xz`, from the checkout beside this file or from the installed package (found, never imported)."""
+    """Find `vocab.bpe.xz` in the checkout of this file or in the installed package, without importing it."""
     folders = [Path(__file__).resolve().parent.parent / "hectogpt"]
     package = importlib.util.find_spec("hectogpt")
     if package is not None:
@@ -101,7 +101,7 @@ def load_tokenizer() -> Tokenizer | None:
 
 
 def hub_answers(path: str) -> bool:
-    """Whether the Hugging Face hub can be reached within seconds, and may be."""
+    """True if the Hugging Face hub may be used and answers within seconds."""
     if any(
         os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
         for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")

@@ -1,7 +1,7 @@
-"""What the tests share: expected values, weights to compute them with, comparisons that say where, and stand-ins.
+"""Code that the tests share: expected values, the weights for them, comparisons that say where, and stand-ins.
 
-The weights are not fresh ones. Freshly initialised, attention is nearly even, both norms are equal and biases are 0,
-so that many mistakes change nothing. Here attention is peaked, gains and biases differ, rows and prompts differ.
+The weights are not fresh. In a freshly initialised model attention is nearly uniform, both norms are equal and biases
+are 0, so many mistakes change nothing. Here attention is peaked, gains and biases differ, rows and prompts differ.
 
 A stand-in takes the place of a part that the tested one calls, so that every part can be written and tested first.
 """
@@ -189,7 +189,7 @@ def make_block() -> nn.Module:
 
 
 def make_transformer() -> nn.Module:
-    """The whole model; what draws its first weights is not called."""
+    """Make the whole model without calling `_init_weights`."""
     from model_solution import Transformer
 
     with patch.object(Transformer, "_init_weights", lambda self, *args, **kwargs: None):
@@ -253,7 +253,7 @@ LAST = 50_256  # which ends a text in GPT-2's vocabulary
 
 
 def make_model_of_one_token() -> tuple[nn.Module, Tensor]:
-    """A model of GPT-2's vocabulary that always finds the token LAST the likeliest; and a batch."""
+    """Make a model with GPT-2's vocabulary whose most likely token is always LAST, and a batch."""
     model = make_transformer()
 
     def forward(x: Tensor, *args: object, **kwargs: object) -> Tensor:

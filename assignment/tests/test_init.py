@@ -1,4 +1,4 @@
-"""Transformer._init_weights: sizes of the first weights, not the order in which they are drawn."""
+"""Transformer._init_weights: sizes of the initial weights, not the order in which they are drawn."""
 
 import math
 
