@@ -23,7 +23,7 @@ from hectogpt.cli.options import GradeOptions
 from hectogpt.errors import UserError
 from hectogpt.grade import report, submission
 from hectogpt.grade.result import Result
-from hectogpt.grade.runner import check_reference, grade_all
+from hectogpt.grade.runner import check_reference, grade_all, sweep
 from hectogpt.grade.submission import Limits, Submission
 from hectogpt.web.page import fill
 
@@ -53,6 +53,7 @@ def main(options: GradeOptions) -> None:
         else submission.find(options.paths)
     )
     torch.set_num_threads(1)  # the parent compares small tensors, several at a time
+    sweep()
     check_reference(limits(options))
     found = graded(options, submissions)
     write_files(options, found)

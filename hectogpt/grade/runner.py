@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import signal
 import tempfile
 import threading
@@ -36,6 +37,8 @@ from hectogpt.grade.submission import SOLUTION, Limits, Submission, read_submiss
 from hectogpt.process import CancelledError
 
 CHILD = "hectogpt.grade.child"
+PREFIX = "hectogpt-grade-"  # of folders in the system's temporary folder
+OWNER = "owner"  # the file in each that its grader has locked
 ALL_FILES = 512 << 20  # bytes that a submission may write
 # What a frame raises that cannot be understood: the submission has written to the private channel.
 RUBBISH = (
@@ -56,17 +59,28 @@ RUBBISH = (
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder for a submission, which only this user may enter; it ends with the context, and
-    with it all processes that know its name."""
-    with tempfile.TemporaryDirectory(
-        prefix="hectogpt-grade-", ignore_cleanup_errors=True
-    ) as outer:
+    """Yield a folder for a submission, which only this user may enter.
+
+    When the block ends, the folder is removed and the processes that know its name are killed. A
+    grader that is killed cannot do that: see `sweep`."""
+    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as outer:
         folder = Path(outer, "submission")
         folder.mkdir()
-        try:
-            yield folder
-        finally:
-            end_daemons(folder)
+        with files.lock(Path(outer, OWNER), folder, "grading in it"):
+            try:
+                yield folder
+            finally:
+                end_daemons(folder)
+
+
+def sweep() -> None:
+    """Remove the folders of graders that were killed, and kill what their submissions left
+    running. A living grader holds the lock in its folder."""
+    for outer in Path(tempfile.gettempdir()).glob(f"{PREFIX}*") if os.name == "posix" else ():
+        owner = outer / OWNER
+        if not outer.is_symlink() and os.path.exists(owner) and not files.is_locked(owner):
+            end_daemons(outer / "submission")
+            shutil.rmtree(outer, ignore_errors=True)
 
 
 def end_daemons(folder: Path) -> None:

@@ -160,7 +160,8 @@ def test_a_submission_that_cannot_be_imported() -> None:
 @posix
 @pytest.mark.thorough
 def test_a_child_that_hangs_ends_with_the_grader(tmp_path: Path) -> None:
-    """Killed with SIGKILL, the grader can end nobody; the child notices, and ends what it has started."""
+    """Killed with SIGKILL, the grader can end nobody; the child notices, and ends what it has started. The next grader
+    removes the folder."""
     hang = """
     import os, time
     open("pid", "w").write(str(os.getpid()))
@@ -176,6 +177,10 @@ def test_a_child_that_hangs_ends_with_the_grader(tmp_path: Path) -> None:
         grader.communicate(timeout=60)
     (found,) = tmp_path.glob(place)  # in the home of the child and of what it has started
     wait_for(lambda: not hardware.processes_with("HOME", str(found.parent)))
+    submit(tmp_path / "next", "def x(:")
+    with start("next", folder=tmp_path, TMPDIR=str(tmp_path)) as grader:
+        grader.communicate(timeout=100)
+    assert list(tmp_path.glob("hectogpt-grade-*")) == []
 
 
 # --- a class, Gradescope ----------------------------------------------------------------------------------------------
