@@ -14,10 +14,10 @@ from types import ModuleType
 from helpers import ROOT
 
 from hectogpt.grade import laws, outcomes
-from hectogpt.grade.calls import Transcript
+from hectogpt.grade.answer import Raised, Transcript
 from hectogpt.grade.child import replies
 from hectogpt.grade.result import PartResult
-from hectogpt.grade.run_part import Answer, answer_of_error
+from hectogpt.grade.run_part import answer_of_error
 
 
 def edited(source: str, *edits: tuple[str, str]) -> str:
@@ -130,7 +130,7 @@ def transcript(source: str, parts: tuple[str, ...] = (), **others: str) -> Trans
     found = Transcript({"model_solution", *others})
     before = {name: sys.modules.get(name) for name in ("model_solution", "train", "utils")}
     modules: dict[str, ModuleType] = {}
-    errors: dict[str, Answer] = {}
+    errors: dict[str, Raised] = {}
     try:
         for name, text in {"model_solution": source, **others}.items():
             try:

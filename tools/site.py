@@ -94,14 +94,16 @@ def traps() -> str:
     """The grader's known mistakes as a table for each part. Those that differ in a number alone, or in how the gradient
     is cut, stand once."""
     from hectogpt.assignment.parts import BY_NAME
-    from hectogpt.grade.computation import sentences, symptoms
-    from hectogpt.grade.mistakes import GRADIENTS, MISTAKES
+    from hectogpt.grade.mistakes import GRADIENTS, MISTAKES, symptoms, words_of
 
     listed = {part: (*MISTAKES[part], *GRADIENTS.get(part, ())) for part in MISTAKES}
     tables = {
-        part: [(one.name, one.what, symptoms()[part][one.name]) for one in found] for part, found in listed.items()
+        part: [
+            (one.name, (words_of("end") | words_of(part))[one.name].what, symptoms()[part][one.name]) for one in found
+        ]
+        for part, found in listed.items()
     }
-    tables["train"] = [(name, one["what"], symptoms()["train"][name]) for name, one in sentences()["loop"].items()]
+    tables["train"] = [(name, one.what, symptoms()["train"][name]) for name, one in words_of("loop").items()]
     sections = []
     for part, table in tables.items():
         rows = {what: f"| {cell(name)} | {cell(symptom)} | {cell(what)} |" for name, what, symptom in reversed(table)}

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from hectogpt.grade import calls, laws
-from hectogpt.grade.calls import Call, pattern, short
-from hectogpt.grade.computation import Computation, Mistake, kind_of
+from hectogpt.grade.answer import Answer, Raised, Values, short
+from hectogpt.grade.calls import Call, pattern
+from hectogpt.grade.computation import Computation
 from hectogpt.grade.laws import Setting, Size, given, shapes, weights
-from hectogpt.grade.mistakes import GRADIENTS, MISTAKES
-from hectogpt.grade.run_part import Answer, answer_of_error
+from hectogpt.grade.mistakes import GRADIENTS, MISTAKES, Mistake, with_mistakes
+from hectogpt.grade.run_part import answer_of_error
 from hectogpt.grade.watch import close
 from tools import ROOT
 
@@ -124,7 +125,7 @@ def made_by(kind: Kind, setting: Setting, number: int, state: dict[str, Tensor] 
     try:
         with torch.no_grad():
             result = kind(state or weights(setting), setting.size).run(setting.part, given(setting, number), new)
-        return Answer("tensor", {"": result})
+        return Values(tensors={"": result})
     except Exception as error:
         return answer_of_error(error)
 
@@ -145,14 +146,14 @@ def in_letters(shape: torch.Size, setting: Setting) -> str:
 def of_values(part: str, kind: Kind) -> str:
     """What the part's own result shows: an error, another shape, NaN, where it is right and how much is not."""
     made = [Call(s, n, made_by(kind, s, n), "float64") for s in asked(part) for n in range(len(s.inputs))]
-    if broken := [call for call in made if call.answer.tensor is None]:
-        error = f"{broken[0].answer.error}: {short(broken[0].answer.text, 90).rstrip('.')}"
+    if broken := [(call, call.answer) for call in made if isinstance(call.answer, Raised)]:
+        error = f"{broken[0][1].error}: {short(broken[0][1].text, 90).rstrip('.')}"
         if len(broken) == len(made):
             return f"It raises {error}."
-        whole = any(given(call.setting, call.number).shape[1] == call.setting.size.context_length for call in broken)
+        whole = any(given(call.setting, call.number).shape[1] == call.setting.size.context_length for call, _ in broken)
         return f"{'Some inputs' if whole else 'Inputs shorter than the context'} raise {error}."
     first = next((call for call in made if not call.is_right), made[0])
-    yours, expected = first.answer.tensor, first.right
+    yours, expected = first.result, first.right
     assert yours is not None
     if yours.shape != expected.shape and first is made[0]:
         return "It returns {}, not {}.".format(*(in_letters(one.shape, first.setting) for one in (yours, expected)))
@@ -168,7 +169,7 @@ def of_values(part: str, kind: Kind) -> str:
         return "Position 0 is NaN." if only else f"{percent(~yours.isfinite())} of the numbers are NaN."
     if first.is_right or expected.dim() < 2 or not expected.is_floating_point():
         return ""
-    miss, spread = (yours - expected).double(), calls.size_of(expected)
+    miss, spread = (yours - expected).double(), calls.scale_of(expected)
     off = float(miss.square().mean().sqrt()) / spread
     size = f"{off:.0f} times" if off >= 10 else f"{off:.0%} of" if off >= 0.01 else f"{off:.1g} of"
     many = percent(miss.abs() > first.tolerance * spread)
@@ -188,7 +189,7 @@ def of_dependence(part: str, kind: Kind) -> Iterator[str]:
         with torch.no_grad():
             return computation.run(part, changed, 0)
 
-    if made_by(kind, setting, 0).tensor is None:
+    if not isinstance(made_by(kind, setting, 0), Values):
         return
     before, later, rows = result(), result(slice(None), -1), result(1)
     if before.shape[:2] == x.shape[:2] and before.is_floating_point():
@@ -200,7 +201,7 @@ def of_dependence(part: str, kind: Kind) -> Iterator[str]:
 
 def in_model(part: str, mistake: Mistake) -> Kind:
     """The computation with the mistake, also if it is at the end of a part, wherever a model uses that part."""
-    kind = kind_of((mistake,))
+    kind = with_mistakes((mistake,))
     if "after" not in mistake.changes:
         return kind
     method: Callable[..., Tensor] = getattr(kind, part)
@@ -215,7 +216,7 @@ def of_model(part: str, mistake: Mistake) -> str:
     if not found[0].startswith(("It r", "Every")):
         found += of_dependence(part, kind) if part not in ("gelu", "mlp") else ()
         state = fresh(setting.size, 0.02)
-        mine, expected = (made_by(one, setting, 0, state).tensor for one in (kind, Computation))
+        mine, expected = (Call(setting, 0, made_by(one, setting, 0, state), "").result for one in (kind, Computation))
         if mine is not None and expected is not None and mine.shape == expected.shape:
             found += ["On fresh weights the numbers are right."] * bool((mine - expected).abs().max() < 1e-5)
     training = of_training(kind)
@@ -225,8 +226,8 @@ def of_model(part: str, mistake: Mistake) -> str:
 def of_gradient(part: str, mistake: Mistake) -> str:
     """Values are right; which weights get no gradient, and what training comes to."""
     setting = next(setting for setting in laws.settings_of(part) if setting.gradient)
-    made, expected = (calls.gradient(mistakes, setting, 0) for mistakes in ((mistake,), ()))
-    training = of_training(kind_of((mistake,)))
+    made, expected = (calls.computed_gradients(mistakes, setting, 0) for mistakes in ((mistake,), ()))
+    training = of_training(with_mistakes((mistake,)))
     if made is None or expected is None:
         return f"The values are right, and nothing has a gradient. {training}"
     groups: dict[str, list[bool]] = {}
@@ -241,7 +242,7 @@ def of_gradient(part: str, mistake: Mistake) -> str:
 
 def of_loss(part: str, mistake: Mistake) -> str:
     """The number of a fresh model, what training with it reports, and what the model has then learned."""
-    kind = kind_of((mistake,))
+    kind = with_mistakes((mistake,))
     if (found := of_values(part, kind)).startswith("It r"):
         return found + " Backward raises." * ("returns [" in found)
     try:
@@ -263,7 +264,7 @@ def of_loss(part: str, mistake: Mistake) -> str:
 
 def of_generation(part: str, mistake: Mistake) -> str:
     """The text that a trained model continues: five tokens after six, for several rows."""
-    kind, found = kind_of((mistake,)), of_values(part, kind_of((mistake,)))
+    kind, found = with_mistakes((mistake,)), of_values(part, with_mistakes((mistake,)))
     if found.startswith(("It raises", "It returns float", "Some")):
         return found
     _, state = right()
@@ -299,12 +300,12 @@ def of_generation(part: str, mistake: Mistake) -> str:
     return " ".join(sentences)
 
 
-def of_loop(calls: list[list[Answer]], right: list[list[Answer]]) -> str:
+def of_loop(calls: list[Answer], right: list[Answer]) -> str:
     """What a wrong loop records, without clipping and with it, beside the right one."""
     for begin, made, asked in zip(("The", "With clipping, the"), calls, right, strict=True):
-        if made[0].tensor is None:
-            return f"It raises {made[0].error}: {short(made[0].text, 90).rstrip('.')}."
-        (losses, norms), (true, size) = ([one.numbers[""] for one in pair] for pair in (made, asked))
+        if isinstance(made, Raised):
+            return f"It raises {made.error}: {short(made.text, 90).rstrip('.')}."
+        losses, norms, true, size = (one.tensors[name] for one in (made, asked) for name in ("losses", "norms"))
         if len(losses) != len(true):
             return f"There are {len(losses)} losses where {len(true)} are asked for."
         wrong = [n for n in range(len(true)) if not close(losses[n], true[n])]
@@ -324,9 +325,9 @@ def of_loops() -> dict[str, str]:
     from grade_solutions import BASE, TRAIN, edited, transcript
     from grade_tables import LOOPS
 
-    def calls_of(source: str) -> list[list[Answer]]:
+    def calls_of(source: str) -> list[Answer]:
         found = transcript(BASE, ("train",), train=source)
-        return [[call.answer for call in found.calls[one.name, "patched"]] for one in laws.settings_of("train")]
+        return [found.answers[one.name, "patched"][1][0] for one in laws.settings_of("train")]
 
     right = calls_of(TRAIN)
     return {name: of_loop(calls_of(edited(TRAIN, (old, new))), right) for name, old, new in LOOPS}

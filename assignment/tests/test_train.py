@@ -9,7 +9,7 @@ import train as file
 from checking import beyond, check, config
 from torch import nn
 from torch.utils.data import DataLoader
-from watch import Run, Watch, judge
+from watch import Loop, Watch, first_fault
 
 STEPS, RATE, SIZE = 7, 0.05, 3
 # 63 rows of 6 tokens, no two of which are equal.
@@ -75,7 +75,7 @@ def train(gradient_clipping, max_steps=STEPS):
     check(bool(recorded), f"two lists were expected, yours is {result!r:.60}")
     losses, norms = (torch.tensor([plain(number) for number in numbers]) for numbers in recorded[-1][:2])
     kinds = {type(number).__name__ for numbers in recorded[-1][:2] for number in numbers}
-    return Run(model.watch.seen(), losses, norms, gradient_clipping, RATE, STEPS, SIZE, TEXT), kinds, torn
+    return Loop(model.watch.seen().joined(SIZE), losses, norms, gradient_clipping, RATE, STEPS, SIZE, TEXT), kinds, torn
 
 
 def plain(number):
@@ -92,8 +92,8 @@ def in_this_process(loader, *args, num_workers=0, **kwargs):
 def test_the_loop():
     """Batches, steps, clipping, and what is recorded; whatever the optimizer."""
     runs = [train(limit)[0] for limit in (None, 0.5)]
-    name, what = judge(runs)
-    check(not name and not what, what)
+    fault = first_fault(*runs)
+    check(fault is None, fault and fault.seen)
     for run in runs:
         differs = run.curve(loss, StandInModel().parameters())
         check(not differs or bool(run.other_optimizer()), differs)

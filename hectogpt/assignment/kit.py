@@ -92,8 +92,8 @@ def write_kit(folder: Path, parts: Collection[Part], solution: bool = False) -> 
 
 def contents(parts: Collection[Part], solution: bool = False) -> dict[str, bytes]:
     """The kit's files: path below its folder -> content."""
-    reference = find("reference")
-    assignment = find("assignment")
+    reference = folder_of("reference")
+    assignment = folder_of("assignment")
     names = {p.name for p in parts}
     kit = {
         name: with_stubs((reference / name).read_text(encoding="utf-8"), names).encode()
@@ -128,7 +128,7 @@ def exercises(source: str) -> list[tuple[str, str, str]]:
 
 def stubs() -> dict[tuple[str, str], str]:
     """(part, function) -> what a student reads: shapes, equation, what to return."""
-    text = (find("assignment") / "stubs.md").read_text(encoding="utf-8")
+    text = (folder_of("assignment") / "stubs.md").read_text(encoding="utf-8")
     return {(part, function): lines for part, function, lines in STUB.findall(text)}
 
 
@@ -163,7 +163,7 @@ def read_answers() -> dict[str, bytes]:
     """The written answers and their figures; pictures of runs, which are large, stay in the
     repository.
     """
-    folder = find("answers")
+    folder = folder_of("answers")
     found: dict[str, bytes] = {}
     for file in sorted(set(folder.glob("*.md")) - set(folder.glob("*.template.md"))):
         text = ELSEWHERE.sub(
@@ -191,15 +191,15 @@ def table(parts: Collection[Part]) -> str:
     return "\n".join(lines)
 
 
-def find(folder: str) -> Path:
-    """`reference`, `assignment` or `answers`. Raises UserError for an installation that lacks
-    it.
+def folder_of(name: str) -> Path:
+    """Return the path of `reference`, `assignment` or `answers`. Raises UserError if this
+    installation lacks it.
     """
-    for place in (PACKAGED / folder, CHECKOUT / folder):
+    for place in (PACKAGED / name, CHECKOUT / name):
         if place.is_dir():
             return place
     raise UserError(
-        f"this installation lacks the assignment's folder {folder}",
+        f"this installation lacks the assignment's folder {name}",
         why=f"it is neither in {PACKAGED} nor in {CHECKOUT}",
         fix="install hectogpt again, from a wheel or a whole checkout",
         code=errors.DATA,

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from hectogpt import errors, files, hardware
-from hectogpt.assignment.kit import find
+from hectogpt.assignment.kit import folder_of
 from hectogpt.assignment.parts import SOURCES
 from hectogpt.cli.console import note
 from hectogpt.cli.options import GradeOptions
@@ -160,7 +160,7 @@ def package_files() -> dict[str, bytes]:
         if path.is_file() and "__pycache__" not in path.parts and solution not in path.parents:
             found[path.relative_to(PACKAGE.parent).as_posix()] = path.read_bytes()
     return found | {
-        f"{TEXTBOOK}/{name}": (find("reference") / name).read_bytes() for name in SOURCES
+        f"{TEXTBOOK}/{name}": (folder_of("reference") / name).read_bytes() for name in SOURCES
     }
 
 

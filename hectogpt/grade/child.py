@@ -21,8 +21,10 @@ from typing import Any
 from hectogpt import hardware, process
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws, train_case
+from hectogpt.grade.answer import Answer, Drawn, Raised, Values, frame_of
 from hectogpt.grade.laws import Setting
-from hectogpt.grade.run_part import Answer, answer_of_error, answers, frame_of
+from hectogpt.grade.run_part import answer_of_error, answers
+from hectogpt.grade.watch import draw
 from hectogpt.sandbox import Policy
 
 
@@ -61,19 +63,14 @@ def main() -> None:
 def replies(
     asked: Sequence[tuple[str, str]],
     modules: dict[str, ModuleType],
-    errors: dict[str, Answer],
+    errors: dict[str, Raised],
     missing: set[str],
 ) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """The frames of a submission: what was imported; and for each (setting, variant) that is asked
-    its answers.
+    """Yield the frames of a submission: first what was imported, then the answers to each
+    (setting, variant) that is asked for.
     """
-    yield (
-        {
-            "imports": {name: error.header() for name, error in errors.items()},
-            "missing": sorted(missing),
-        },
-        b"",
-    )
+    imports = {name: error.facts() for name, error in errors.items()}
+    yield {"imports": imports, "missing": sorted(missing)}, b""
     for name, variant in asked:
         dtype, made = every_answer(laws.SETTINGS[name], modules, variant == "patched")
         header, body = frame_of(made)
@@ -83,25 +80,32 @@ def replies(
 def every_answer(
     setting: Setting, modules: dict[str, ModuleType], patched: bool
 ) -> tuple[str, list[Answer]]:
-    """(dtype, answers) of a setting: in float64, or in float32 where float64 raised and float32
-    does so less often; none without its module."""
+    """Return the dtype and the answers of a setting: in float64, or in float32 where that raises
+    fewer errors. There are no answers without the setting's module."""
     if BY_NAME[setting.part].module not in modules:
         return "float64", []
-    if setting.part == "train":
+    if setting.part in ("train", "plot"):
         try:
-            return "float64", train_case.training(setting, modules)
+            if setting.part == "train":
+                return "float64", [train_case.training(setting, modules)]
+            return "float64", [Drawn(picture=draw(modules["train"].plot_results))]
         except BaseException as error:
             return "float64", [answer_of_error(error)]
 
     tried: list[tuple[int, str, list[Answer]]] = []
     for dtype in ("float64", "float32"):
         made = answers(setting, modules["model_solution"], patched, dtype)
-        tried.append(
-            (sum((one.kind == "error") + bool(one.backward) for one in made), dtype, made)
-        )
+        tried.append((sum(map(has_failed, made)), dtype, made))
         if not tried[-1][0]:
             break
     return min(tried, key=lambda one: one[0])[1:]
+
+
+def has_failed(answer: Answer) -> bool:
+    """True for an error, except of memory, and for a missing gradient."""
+    if isinstance(answer, Raised):
+        return not answer.is_memory
+    return isinstance(answer, Values) and not answer.trains
 
 
 # --- importing a submission
@@ -188,11 +192,11 @@ class Finder:
 
 def import_submission(
     names: Sequence[str], finder: Finder
-) -> tuple[dict[str, ModuleType], dict[str, Answer]]:
+) -> tuple[dict[str, ModuleType], dict[str, Raised]]:
     """The modules of these names that can be imported, and the errors of those that cannot. A
     stand-in that is used from now on fails."""
     modules: dict[str, ModuleType] = {}
-    errors: dict[str, Answer] = {}
+    errors: dict[str, Raised] = {}
     for name in names:
         try:
             modules[name] = import_with_stand_ins(name, finder)

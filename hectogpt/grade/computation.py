@@ -8,13 +8,8 @@ below the one that it judges."""
 
 from __future__ import annotations
 
-import json
 import math
-import tomllib
-from collections.abc import Callable, Mapping
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -236,48 +231,3 @@ class Computation:
             *((prefix, x) if prefix else (x, n) if part == "generate" else (x,))
         )
         return result
-
-
-Method = Callable[..., Any]
-Change = Callable[[Computation, Tensor], Tensor]  # a method of one tensor
-
-
-class Mistake:
-    """A known mistake: one or two methods of the computation replaced by what students write.
-
-    name: short and stable, for tables. where: the tensor or step that it is in. what: the mistake
-    in a sentence that does not give the code away. changes: name of a method -> what takes its
-    place."""
-
-    def __init__(self, name: str, where: str = "", what: str = "", **changes: Method) -> None:
-        known = (
-            sentences()["mistake"].get(name, {}) if not what else {"where": where, "what": what}
-        )
-        self.name = name
-        self.changes = changes
-        self.where = known["where"]
-        self.what = known["what"]
-
-
-@lru_cache(maxsize=1)
-def sentences() -> dict[str, Any]:
-    """What mistakes.toml holds."""
-    return tomllib.loads(Path(__file__).with_name("mistakes.toml").read_text(encoding="utf-8"))
-
-
-@lru_cache(maxsize=1)
-def symptoms() -> dict[str, dict[str, str]]:
-    """Part -> mistake -> what its author sees, measured by tools/symptoms.py."""
-    found: dict[str, dict[str, str]] = json.loads(
-        Path(__file__).with_name("symptoms.json").read_text(encoding="utf-8")
-    )
-    return found
-
-
-def kind_of(mistakes: tuple[Mistake, ...]) -> type[Computation]:
-    """The computation with all these mistakes in it."""
-    return type(
-        "Mistaken",
-        (Computation,),
-        {name: change for one in mistakes for name, change in one.changes.items()},
-    )

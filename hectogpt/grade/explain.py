@@ -1,9 +1,9 @@
 """Why a part is wrong: the mistake it may be. Only what reproduces the results is named.
 
-The tables of known mistakes stand in mistakes.py. Numbers of the formulas that may be mistyped are
-not listed but fitted: a family is the computation with free numbers in one step. They are fitted
-to a few answers by least squares; only what then reproduces all answers is named, with its
-numbers. What ends in an error, or in a result that is no tensor, is told by its message."""
+mistakes.py has the known mistakes. Numbers of the formulas that may be mistyped are fitted: a
+family is the computation with free numbers in one step. Least squares finds them from a few
+answers; they are named only if they then reproduce all answers. Errors, and results that are not
+tensors, are diagnosed from their message."""
 
 from __future__ import annotations
 
@@ -18,174 +18,219 @@ import numpy as np
 import torch
 from scipy.optimize import least_squares
 
-from hectogpt.grade.calls import Call, Made, difference, listed, outcome, outcome_of
-from hectogpt.grade.computation import Change, Computation, Method, Mistake, sentences, symptoms
-from hectogpt.grade.mistakes import GRADIENTS, MISTAKES, final
+from hectogpt.grade.answer import Answer, Other, Raised, Values
+from hectogpt.grade.calls import Call, Computed, compute, computed, difference, listed
+from hectogpt.grade.computation import Computation
+from hectogpt.grade.mistakes import (
+    GRADIENTS,
+    MISTAKES,
+    Change,
+    Method,
+    Mistake,
+    Mistakes,
+    final,
+    sentences,
+    symptoms,
+    words_of,
+)
 from hectogpt.grade.result import Diagnosis
-from hectogpt.grade.run_part import Answer
 
 EXACT = dict.fromkeys(("xtol", "ftol", "gtol"), 1e-14)  # where least squares end
 PAIRS = 3000  # that are tried at most: a second or two
-Mistakes = tuple[Mistake, ...]
 
 
 def diagnose(part: str, calls: list[Call]) -> Diagnosis | None:
-    """The mistake in a part that has failed, by those calls that count: in both modes, or else in
-    one of them.
-    """
+    """Name the mistake in a part that has failed, by those calls that count: by all of them, or by
+    those in one mode."""
     train = [call for call in calls if call.setting.train_mode]
     others = [call for call in calls if not call.setting.train_mode]
     if train and others and is_wrong(train) and not is_wrong(others):
-        found = explain(part, train)
-        names = found.names if found else ("another computation",)
-        what = (
-            found.what
-            if found
-            else "The result is another one than in eval mode, and nothing in it is random."
-        )
-        return Diagnosis(
-            tuple(f"{name} in train mode" for name in names),
-            "what depends on self.training",
-            "In train mode: " + what,
-        )
-    return explain(part, calls) or (explain(part, others) if train else None)
+        found = say(Evidence(part, train)) or UNNAMED_IN_TRAIN_MODE
+        names = tuple(f"{name} in train mode" for name in found.names)
+        return Diagnosis(names, "what depends on self.training", "In train mode: " + found.what)
+    return say(Evidence(part, calls)) or (say(Evidence(part, others)) if train else None)
 
 
 def is_wrong(calls: list[Call]) -> bool:
+    """True if a value is wrong, or a gradient."""
     return any(
-        not call.is_right or (call.setting.gradient and call.wrong_gradients()) for call in calls
-    )
-
-
-def explain(part: str, calls: list[Call]) -> Diagnosis | None:
-    """A state that is kept, NaN, what gives the same gradients or the same numbers, or what the
-    message of an error says."""
-    firsts = {call.setting.name: call.answer.tensor for call in calls if call.place == 0}
-    lasts = {
-        call.setting.name: call.answer.tensor
+        not call.is_right or (call.setting.gradient and not call.has_gradients_of())
         for call in calls
-        if call.place == len(call.setting.inputs)
-    }
-    if any(
-        now is not None and (was := firsts[name]) is not None and difference(now, was) > 1e-4
-        for name, now in lasts.items()
-    ):
-        if part == "generate":
-            what = (
-                "Tokens are drawn at random, or a state is kept between calls; greedy decoding "
-                "takes the likeliest."
-            )
-            return Diagnosis(("sampling for greedy",), "the choice of the next token", what)
-        what = (
-            "The same input gives another output the second time: something is random or kept "
-            "between calls."
-        )
-        return Diagnosis(("another answer the second time",), "what is kept between calls", what)
-    built = [call for call in calls if not call.answer.building]
-    wrong = [call for call in built if not call.is_right]
-    tensors = [call.answer.tensor for call in built]
-    found = None
-    if wrong and all(tensor is not None and tensor.isnan().all() for tensor in tensors):
-        why = ": minus infinity fills whole rows of the scores, or is multiplied by zero" * (
-            part == "attention"
-        )
-        return Diagnosis(
-            ("NaN everywhere",),
-            "the causal mask" if why else "the result",
-            f"Every number is NaN{why}.",
-        )
-    if wrong and any(tensor is not None for tensor in tensors):
-        found = explain_values(part, built)
-    elif built and not wrong:
-        left = [
-            SIDE_EFFECTS[n]
-            for call in built
-            for n in call.answer.changed
-            if n in SIDE_EFFECTS and n != "the mode"
-        ]
-        found = (
-            wrong_gradient(part, [call for call in built if call.setting.gradient])
-            if part in GRADIENTS
-            else None
-        )
-        if not found and left:
-            found = Diagnosis((left[0].name,), left[0].where, left[0].what)
-    lost = any(not call.setting.counts and any(call.setting.new_tokens) for call in wrong)
-    if not found and lost:  # the beginning of a text, past the context
-        found = diagnosis(
-            "generate",
-            [(one,) for one in MISTAKES["generate"] if one.name == "returned text cropped"],
-        )
-    broken = next(
-        (call.answer for call in [*wrong, *calls] if call.answer.kind in ("error", "other")), None
     )
-    return found or (by_answer(part, broken) if broken else None)
 
 
-def wrong_gradient(part: str, calls: list[Call]) -> Diagnosis | None:
-    """The values of these calls are right, their gradients are not."""
-    told = next(filter(None, (call.answer.backward for call in calls)), "")
-    if found := by_words(part, told):
+UNNAMED_IN_TRAIN_MODE = Diagnosis(
+    ("another computation",),
+    "",
+    "The result is another one than in eval mode, and nothing in it is random.",
+)
+
+
+# --- the rules
+
+
+class Evidence:
+    """What is known of a part that has failed.
+
+    Attributes:
+        built: the calls in which the part could be built.
+        wrong: those of them with a wrong value.
+        results: the tensors of `built`; None where none came back.
+    """
+
+    def __init__(self, part: str, calls: list[Call]) -> None:
+        self.part = part
+        self.calls = calls
+        self.built = [
+            call
+            for call in calls
+            if not (isinstance(call.answer, Raised) and call.answer.building)
+        ]
+        self.wrong = [call for call in self.built if not call.is_right]
+        self.results = [call.result for call in self.built]
+
+    def changes_between_calls(self) -> bool:
+        firsts = {call.setting.name: call.result for call in self.calls if call.place == 0}
+        again = [call for call in self.calls if call.place == len(call.setting.inputs)]
+        pairs = [(call.result, firsts[call.setting.name]) for call in again]
+        return any(
+            now is not None and was is not None and difference(now, was) > 1e-4
+            for now, was in pairs
+        )
+
+    def is_nan(self) -> bool:
+        return bool(self.wrong) and all(
+            tensor is not None and tensor.isnan().all() for tensor in self.results
+        )
+
+    def has_wrong_values(self) -> bool:
+        return bool(self.wrong) and any(tensor is not None for tensor in self.results)
+
+    def has_right_values(self) -> bool:
+        return bool(self.built) and not self.wrong
+
+    def loses_the_beginning(self) -> bool:
+        """True if a text past the context is wrong: it lacks its beginning."""
+        return any(not call.setting.counts and any(call.setting.new_tokens) for call in self.wrong)
+
+
+def say(evidence: Evidence) -> Diagnosis | None:
+    """Return what the first rule that applies, and has something to say, says."""
+    found = (diagnosis(evidence) for applies, diagnosis in RULES if applies(evidence))
+    return next(filter(None, found), None)
+
+
+def say_state(evidence: Evidence) -> Diagnosis:
+    drawn = evidence.part == "generate"
+    name = "sampling for greedy" if drawn else "another answer the second time"
+    return named(evidence.part, [(name,)])
+
+
+def say_nan(evidence: Evidence) -> Diagnosis:
+    return named(evidence.part, [("NaN everywhere",)])
+
+
+def say_gradient(evidence: Evidence) -> Diagnosis | None:
+    """Diagnose calls whose values are right and whose gradients are wrong."""
+    part = evidence.part
+    calls = [call for call in evidence.built if call.setting.gradient]
+    answers = [call.answer for call in calls if isinstance(call.answer, Values)]
+    errors = [answer.backward for answer in answers if answer.backward]
+    if errors and (found := diagnose_error(part, errors[0])):
         return found
     if fitting := [
-        (one,)
-        for one in GRADIENTS[part]
-        if not any(call.wrong_gradients((one,)) for call in calls)
+        (one.name,)
+        for one in GRADIENTS.get(part, ())
+        if all(call.has_gradients_of((one,)) for call in calls)
     ]:
-        return diagnosis(part, fitting)
+        return named(part, fitting)
     wrong = list(dict.fromkeys(name for call in calls for name in call.wrong_gradients()))
     without = [name for name in wrong if any(call.without([name]) for call in calls)]
-    if told or not without:
+    if not without or not all(answer.trains for answer in answers):
         return None
     few = without == wrong and len(wrong) <= 4
-    names = (
-        tuple(f"{name} by .data" for name in wrong) if few else ("no gradient of some weights",)
+    return Diagnosis(
+        tuple(f"{n} by .data" for n in wrong) if few else ("no gradient of some weights",),
+        listed(without),
+        "On the way to it something is detached, taken by .data, or computed under no_grad.",
     )
-    what = "On the way to it something is detached, taken by .data, or computed under no_grad."
-    return Diagnosis(names, listed(without), what)
 
 
-def explain_values(part: str, calls: list[Call]) -> Diagnosis | None:
-    """The mistake, the number that is another one, or else the pair of mistakes, that reproduces
-    all the answers; None if there is none."""
+def say_side_effect(evidence: Evidence) -> Diagnosis | None:
+    effects = side_effects([call.answer for call in evidence.built])
+    left = [effect for name, effect in effects.items() if name not in NOTED]
+    return Diagnosis((left[0].name,), left[0].where, left[0].what) if left else None
+
+
+def say_cropped(evidence: Evidence) -> Diagnosis:
+    return named("generate", [("returned text cropped",)])
+
+
+def say_error(evidence: Evidence) -> Diagnosis | None:
+    """Diagnose the first answer that is not a tensor."""
+    answers = [call.answer for call in [*evidence.wrong, *evidence.calls]]
+    broken = next((answer for answer in answers if isinstance(answer, Raised | Other)), None)
+    return diagnose_error(evidence.part, broken) if broken else None
+
+
+def say_values(evidence: Evidence) -> Diagnosis | None:
+    return diagnose_values(evidence.part, evidence.built)
+
+
+# When a rule applies, and what it says then; the first that says something.
+RULES: tuple[tuple[Callable[[Evidence], bool], Callable[[Evidence], Diagnosis | None]], ...] = (
+    (Evidence.changes_between_calls, say_state),
+    (Evidence.is_nan, say_nan),
+    (Evidence.has_wrong_values, say_values),
+    (Evidence.has_right_values, say_gradient),
+    (Evidence.has_right_values, say_side_effect),
+    (Evidence.loses_the_beginning, say_cropped),
+    (lambda evidence: True, say_error),
+)
+
+
+# --- values
+
+
+def diagnose_values(part: str, calls: list[Call]) -> Diagnosis | None:
+    """Return the mistake, the mistyped number, or else the pair of mistakes that reproduces all
+    answers; None if there is none."""
     # Small inputs that tell much first: a wrong hypothesis is given up after one.
     calls = sorted(
         calls,
         key=lambda c: (c.setting.size.vocab_size, c.setting.inputs[c.number][1] < 2, c.place),
     )
-    if found := [(one,) for one in MISTAKES[part] if reproduces((one,), calls)]:
-        return diagnosis(part, found)
+    if found := [one.name for one in MISTAKES[part] if reproduces((one,), calls)]:
+        return named(part, [(name,) for name in found])
     if numbers := fit(part, calls):
         return numbers
-    tensors = [call for call in calls if call.answer.tensor is not None]
-    if pairs := [pair for pair in pairs_of(part, tensors) if reproduces(pair, calls)]:
-        return diagnosis(part, pairs)
+    tensors = [call for call in calls if call.result is not None]
+    pairs = (pair for pair in pairs_of(part, tensors) if reproduces(pair, calls))
+    if both := [(one.name, two.name) for one, two in pairs]:
+        return named(part, both)
     if 2 <= len(tensors) < len(calls):  # some calls raised for another reason: the others tell
-        return explain_values(part, tensors)
+        return diagnose_values(part, tensors)
     return None
 
 
 def reproduces(mistakes: Mistakes, calls: list[Call]) -> bool:
     """True if these mistakes together reproduce every answer."""
-    return all(call.agrees(outcome(mistakes, call.setting, call.number)) for call in calls)
+    return all(call.agrees(computed(mistakes, call.setting, call.number)) for call in calls)
 
 
-def pairs_of(part: str, calls: list[Call]) -> Sequence[Mistakes]:
-    """Return pairs of mistakes that may explain the answers.
+def pairs_of(part: str, calls: list[Call]) -> list[tuple[Mistake, Mistake]]:
+    """Return pairs of mistakes that may fit.
 
-    The two change different steps. Neither alone raises, gives a shape that is neither right nor
-    the submission's, or contradicts an answer that is right.
-    """
+    They change different steps, and neither alone raises, gives a shape that is neither right nor
+    the submission's, or contradicts an answer that is right."""
 
     def may_be(mistake: Mistake) -> bool:
         for call in calls:
-            made = outcome((mistake,), call.setting, call.number)
-            yours = call.answer.tensor
-            if (
-                isinstance(made, str)
-                or yours is None
-                or made.shape not in (call.right.shape, yours.shape)
-            ):
+            made = computed((mistake,), call.setting, call.number)
+            yours = call.result
+            if isinstance(made, str) or yours is None:
+                return False
+            if made.shape not in (call.right.shape, yours.shape):
                 return False
             if call.is_right and not call.agrees(made):
                 return False
@@ -197,14 +242,18 @@ def pairs_of(part: str, calls: list[Call]) -> Sequence[Mistakes]:
     ]
 
 
-def diagnosis(part: str, found: Sequence[Mistakes]) -> Diagnosis:
-    """The first of the explanations, with the names of the others."""
-    first, *others = (tuple(one.name for one in mistakes) for mistakes in found)
-    wheres = ["; ".join(dict.fromkeys(one.where for one in mistakes)) for mistakes in found[:3]]
-    what = " ".join(one.what for one in found[0])
-    effect = symptoms()[part].get(first[0], "") if len(first) == 1 else ""
+def named(part: str, found: Sequence[tuple[str, ...]]) -> Diagnosis:
+    """Return the diagnosis of the first of these explanations, with the names of the others. Each
+    is the name of a mistake in mistakes.toml, or the two of a pair."""
+    words = words_of("end") | words_of(part)
+    first, *others = found
+    wheres = ["; ".join(dict.fromkeys(words[name].where for name in names)) for names in found[:3]]
     return Diagnosis(
-        first, ", or ".join(dict.fromkeys(wheres)), what, tuple(map(" + ".join, others)), effect
+        first,
+        ", or ".join(dict.fromkeys(wheres)),
+        " ".join(words[name].what for name in first),
+        tuple(map(" + ".join, others)),
+        symptoms()[part].get(first[0], "") if len(first) == 1 else "",
     )
 
 
@@ -214,27 +263,27 @@ def diagnosis(part: str, found: Sequence[Mistakes]) -> Diagnosis:
 
 @dataclass(frozen=True)
 class Number:
-    """name: short, for tables. right: the right value, None if there is none. starts: where the
-    search begins.
+    """A number in a formula that may be mistyped.
+
+    name: as in mistakes.toml, for tables.
+    right: the right value, None if there is none.
+    starts: where the search begins.
     """
 
     name: str
     right: float | None
     starts: tuple[float, ...]
 
-    @property
-    def what(self) -> str:
-        """A sentence with {value} in it."""
-        return str(sentences()["number"][self.name])
-
 
 @dataclass(frozen=True)
 class Family:
-    """part: where it is tried, "" for all. where: the step. changes: from the values of its
-    numbers, method -> what takes its place."""
+    """The computation with free numbers in one step.
+
+    part: where it is tried, "" for all.
+    changes: from the values of its numbers, method -> what takes its place.
+    """
 
     part: str
-    where: str
     changes: Callable[[list[float]], Mapping[str, Method]]
     numbers: tuple[Number, ...]
 
@@ -251,69 +300,56 @@ CURVE = (
     Number("half", 0.5, (0.5,)),
     Number("1 +", 1.0, (1.0,)),
 )
-SCALE = "the scale of the scores"
-MASK = "the causal mask"
-ORDER = "the order of mask and scale"
 FAMILIES = (
-    Family("gelu", "GELU.forward", lambda v: {"gelu": gelu(v)}, CURVE),
-    Family("mlp", "the activation between fc1 and fc2", lambda v: {"bend": gelu(v)}, CURVE),
+    Family("gelu", lambda v: {"gelu": gelu(v)}, CURVE),
+    Family("mlp", lambda v: {"bend": gelu(v)}, CURVE),
     Family(
         "attention",
-        SCALE,
         lambda v: {"scale": lambda s, t: t * v[0]},
         (Number("scores times", None, (0.1, 1.0)),),
     ),
     Family(
         "attention",
-        SCALE,
         lambda v: {"scale": lambda s, t: t * v[0] / s.size.d_attention**0.5},
         (Number("scale times", 1.0, (0.5, 2.0, -1.0)),),
     ),
     Family(
         "attention",
-        MASK,
         lambda v: {"hide": lambda s, t: t.masked_fill(s.future(t), v[0])},
         (Number("mask of", None, (-1.0, -8.0, -15.0)),),
     ),
     Family(
         "attention",
-        MASK,
         lambda v: {"hide": lambda s, t: t + v[0] * s.future(t)},
         (Number("added to the future:", 0.0, (-1.0, -8.0, -15.0)),),
     ),
     Family(
         "attention",
-        ORDER,
         lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t.masked_fill(s.future(t), v[0])))},
         (Number("before the scale, mask of", None, (-4.0, -20.0)),),
     ),
     Family(
         "attention",
-        ORDER,
         lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t + v[0] * s.future(t)))},
         (Number("before the scale, added to the future:", 0.0, (-4.0, -20.0)),),
     ),
     Family(
         "block",
-        "the norms",
         lambda v: {"eps": lambda s: v[0]},
         (Number("eps", 1e-5, (1e-6, 1e-4)),),
     ),
     Family(
         "forward",
-        "the final norm",
         lambda v: {"final_norm": final("eps", lambda s: v[0])},
         (Number("final eps", 1e-5, (1e-6, 1e-4)),),
     ),
     Family(
         "mlp",
-        "the activation between fc1 and fc2",
         lambda v: {"bend": lambda s, h: s.gelu(h).clamp(max=v[0])},
         (Number("activations cut off at", None, (6.0,)),),
     ),
     Family(
         "loss",
-        "the cross entropy",
         lambda v: {
             "surprise": lambda s, y, t: (
                 (1 - v[0]) * Computation.surprise(s, y, t) - v[0] * y.log_softmax(-1).mean(-1)
@@ -323,7 +359,6 @@ FAMILIES = (
     ),
     Family(
         "",
-        "the result",
         lambda v: {"after": lambda s, y: v[0] * y},
         (Number("result times", 1.0, (1.0,)),),
     ),
@@ -331,36 +366,32 @@ FAMILIES = (
 
 
 def fit(part: str, calls: list[Call]) -> Diagnosis | None:
-    """The first family that reproduces all answers with some numbers, and these numbers."""
-    if not all(
-        (t := call.answer.tensor) is not None and t.numel() and t.isfinite().all()
-        for call in calls
-    ):
+    """Return the numbers of the first family that reproduces all answers."""
+    results = [call.result for call in calls]
+    if not all(one is not None and one.numel() and one.isfinite().all() for one in results):
         return None
-    return next(
-        filter(None, (fitted(family, calls) for family in FAMILIES if family.part in (part, ""))),
-        None,
-    )
+    families = (family for family in FAMILIES if family.part in (part, ""))
+    return next(filter(None, (fitted(part, family, calls) for family in families)), None)
 
 
-def fitted(family: Family, calls: list[Call]) -> Diagnosis | None:
-    """The numbers with which a family reproduces all the calls."""
+def fitted(part: str, family: Family, calls: list[Call]) -> Diagnosis | None:
+    """Return the numbers with which a family reproduces all calls, or None."""
 
-    def made(values: Iterable[float], call: Call) -> Made:
+    def made(values: Iterable[float], call: Call) -> Computed:
         kind = type(
             "Fitted", (Computation,), dict(family.changes([float(value) for value in values]))
         )
-        return outcome_of(kind, call.setting, call.number)
+        return compute(kind, call.setting, call.number)
 
     # Of each model the shortest call: what depends on its sizes must fit both.
     few = {c.setting.name: c for c in sorted(calls, key=lambda c: c.setting.inputs[c.number][1])}
 
     def misses(values: Iterable[float]) -> np.ndarray:
-        """By how much each number of these calls is missed."""
+        """Return the errors of all numbers. Raises ArithmeticError if they cannot be compared."""
         parts = []
         for call in few.values():
             mine = made(values, call)
-            yours = call.answer.tensor
+            yours = call.result
             if (
                 isinstance(mine, str)
                 or yours is None
@@ -380,60 +411,68 @@ def fitted(family: Family, calls: list[Call]) -> Diagnosis | None:
             ).x
             if not all(call.agrees(made(values, call)) for call in calls):
                 continue
-            rows = [
-                (n, round(float(value), 9) + 0.0)
-                for n, value in zip(family.numbers, values, strict=True)
-            ]
-            if others := [
-                (n, v)
-                for n, v in rows
-                if n.right is None or abs(v - n.right) > 1e-3 * abs(n.right) + 1e-12
-            ]:
-                names = tuple(f"{number.name} {value:.5g}" for number, value in others)
-                what = " ".join(
-                    number.what.format(value=f"{value:.5g}") for number, value in others
-                )
-                return Diagnosis(names, family.where, what)
+            found = {}
+            for number, value in zip(family.numbers, map(float, values), strict=True):
+                right = number.right
+                if right is None or abs(value - right) > 1e-3 * abs(right) + 1e-9:
+                    found[number.name] = f"{round(value, 9) + 0.0:.5g}"
+            if found:
+                words = words_of("end") | words_of(part)
+                names = tuple(f"{name} {value}" for name, value in found.items())
+                what = " ".join(words[name].what.format(value=v) for name, v in found.items())
+                return Diagnosis(names, words[min(found)].where, what)
     return None
 
 
 # --- messages
-# ---
 
 
 @dataclass(frozen=True)
-class Fault:
-    """pattern: searched in "ErrorName: message | line of code", or in what came instead of a
-    tensor. parts: where the rule holds, () for all."""
+class Message:
+    """A rule for errors and for results that are not tensors, from mistakes.toml.
+
+    pattern: searched in "ErrorName: message | line of code", or "result: what came".
+    parts: where the rule holds; () for all.
+    """
 
     name: str
-    pattern: str
     where: str
     what: str
+    pattern: str = ""
     parts: tuple[str, ...] = ()
 
 
-FAULTS = [Fault(**{**one, "parts": tuple(one.get("parts", ()))}) for one in sentences()["fault"]]
+MESSAGES = [
+    Message(**one | {"parts": tuple(one.get("parts", ()))}) for one in sentences()["fault"]
+]
+# What a call may leave changed, by the names that an answer has for it.
+SIDE_EFFECTS = {name: Message(**one) for name, one in sentences()["left"].items()}
+NOTED = ("the mode", "the random state")  # of these, those that cost no points
 
 
-# What a call may leave behind it, by the names that an answer has for it.
-SIDE_EFFECTS = {name: Fault(**one, pattern="") for name, one in sentences()["left"].items()}
+def side_effects(answers: Iterable[Answer]) -> dict[str, Message]:
+    """Return what these calls leave changed, by name."""
+    names = [n for one in answers if isinstance(one, Values) for n in one.changed]
+    return {name: SIDE_EFFECTS[name] for name in dict.fromkeys(names) if name in SIDE_EFFECTS}
 
 
-def by_words(part: str, words: str) -> Diagnosis | None:
-    """The first rule that holds, for "ErrorName: message | line of code" or what came instead of a
-    tensor.
-    """
-    for fault in FAULTS:
-        if (not fault.parts or part in fault.parts) and re.search(fault.pattern, words, re.DOTALL):
-            return Diagnosis((fault.name,), fault.where, fault.what)
+def diagnose_words(part: str, words: str) -> Diagnosis | None:
+    """Return what the first rule says that matches these words."""
+    for rule in MESSAGES:
+        if (not rule.parts or part in rule.parts) and re.search(rule.pattern, words, re.DOTALL):
+            return Diagnosis((rule.name,), rule.where, rule.what)
     return None
 
 
-def by_answer(part: str, broken: Answer, importing: bool = False) -> Diagnosis | None:
-    """The first rule that holds for what came instead of a tensor. While files are imported no
-    helper has been called.
+def diagnose_error(part: str, answer: Answer, importing: bool = False) -> Diagnosis | None:
+    """Return what the first rule says that matches what came instead of a tensor.
+
+    importing: it arose while the files were imported, so no helper has been called yet.
     """
-    error = f"{broken.error}: {broken.text} | {broken.line.partition(': ')[2]}"
-    found = by_words(part, f"result: {broken.text}" if broken.kind == "other" else error)
+    if isinstance(answer, Other):
+        return diagnose_words(part, f"result: {answer.text}")
+    if not isinstance(answer, Raised):
+        return None
+    line = answer.line.partition(": ")[2]
+    found = diagnose_words(part, f"{answer.error}: {answer.text} | {line}")
     return None if importing and found and found.names == ("a helper returns nothing",) else found

@@ -1,65 +1,107 @@
-"""The known mistakes of each part, an entry a line: MISTAKES, those that show in what it returns;
-and GRADIENTS, those that leave every value right and break the gradient."""
+"""The known mistakes of each part: MISTAKES, which show in what the part returns, and GRADIENTS,
+which leave every value right and break the gradient.
+
+A mistake is a name and what students write in the place of one or two methods of the computation.
+mistakes.toml says where each is and what it is; symptoms.json says what its author sees."""
 
 from __future__ import annotations
 
+import json
 import math
+import tomllib
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from itertools import permutations
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hectogpt.grade.computation import Change, Computation, Method, Mistake
+from hectogpt.grade.computation import Computation
+
+Method = Callable[..., Any]
+Change = Callable[[Computation, Tensor], Tensor]  # a method of one tensor
+
+
+class Mistake:
+    """A known mistake.
+
+    name: short and stable, for tables.
+    changes: name of a method -> the function that takes its place.
+    """
+
+    def __init__(self, name: str, **changes: Method) -> None:
+        self.name = name
+        self.changes = changes
+
+
+Mistakes = tuple[Mistake, ...]
+
+
+def with_mistakes(mistakes: Mistakes) -> type[Computation]:
+    """Return the computation with all these mistakes in it."""
+    changes = {name: change for one in mistakes for name, change in one.changes.items()}
+    return type("Mistaken", (Computation,), changes)
+
+
+class Words(NamedTuple):
+    """The place of a mistake, and a sentence about it that does not give the code away."""
+
+    where: str
+    what: str
+
+
+@lru_cache(maxsize=1)
+def sentences() -> dict[str, Any]:
+    """Return the contents of mistakes.toml."""
+    return tomllib.loads(Path(__file__).with_name("mistakes.toml").read_text(encoding="utf-8"))
+
+
+@lru_cache
+def words_of(part: str) -> dict[str, Words]:
+    """Return the words about each mistake of a part; "end" stands for the mistakes that every part
+    may have, "loop" for those of train()."""
+    groups = sentences()[part].items()
+    return {name: Words(where, what) for where, group in groups for name, what in group.items()}
+
+
+@lru_cache(maxsize=1)
+def symptoms() -> dict[str, dict[str, str]]:
+    """Part -> mistake -> what its author sees, as tools/symptoms.py has measured it."""
+    text = Path(__file__).with_name("symptoms.json").read_text(encoding="utf-8")
+    found: dict[str, dict[str, str]] = json.loads(text)
+    return found
+
 
 # --- GELU, MLP, block
 # ---
 
-CURVES: dict[str, tuple[str, Change]] = {
-    "erf GELU": (
-        "it is the exact unit, by erf; the assignment asks for its tanh form",
-        lambda s, x: F.gelu(x),
+CURVES: dict[str, Change] = {
+    "erf GELU": lambda s, x: F.gelu(x),
+    "ReLU for GELU": lambda s, x: x.relu(),
+    "SiLU for GELU": lambda s, x: F.silu(x),
+    "sigmoid GELU": lambda s, x: x * (1.702 * x).sigmoid(),
+    "bracket misplaced in GELU": lambda s, x: (
+        0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * x + 0.044715 * x**3))
     ),
-    "ReLU for GELU": ("it is a ReLU", lambda s, x: x.relu()),
-    "SiLU for GELU": ("it is x times the sigmoid of x (SiLU)", lambda s, x: F.silu(x)),
-    "sigmoid GELU": (
-        "it is the sigmoid approximation (factor 1.702), another one",
-        lambda s, x: x * (1.702 * x).sigmoid(),
+    "1 + inside tanh": lambda s, x: (
+        0.5 * x * torch.tanh(1 + math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
     ),
-    "bracket misplaced in GELU": (
-        "the factor sqrt(2/pi) multiplies x alone; it stands before the whole bracket",
-        lambda s, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * x + 0.044715 * x**3)),
+    "no x before the bracket": lambda s, x: (
+        0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     ),
-    "1 + inside tanh": (
-        "the 1 is added inside tanh",
-        lambda s, x: 0.5 * x * torch.tanh(1 + math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)),
-    ),
-    "no x before the bracket": (
-        "the x before the bracket is missing",
-        lambda s, x: 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-    ),
-    "x squared in GELU": (
-        "the power of x inside tanh is 2 instead of 3",
-        lambda s, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**2))),
+    "x squared in GELU": lambda s, x: (
+        0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**2)))
     ),
 }
-
-GELU = [Mistake(name, "GELU.forward", what + ".", gelu=f) for name, (what, f) in CURVES.items()]
-
+GELU = [Mistake(name, gelu=curve) for name, curve in CURVES.items()]
 
 MLP = [
     *(
-        Mistake(
-            name,
-            "the activation between fc1 and fc2",
-            f"The activation is not the tanh GELU: {what}.",
-            bend=f,
-        )
-        for name, (what, f) in CURVES.items()
-        if name in ("erf GELU", "sigmoid GELU") or name.endswith("for GELU")
+        Mistake(name, bend=CURVES[name])
+        for name in ("erf GELU", "ReLU for GELU", "SiLU for GELU", "sigmoid GELU")
     ),
     Mistake("no GELU", bend=lambda s, h: h),
     Mistake("GELU after fc2 too", narrow=lambda s, p, h: s.gelu(s.linear(p + "fc2", h))),
@@ -99,61 +141,22 @@ def normalised(
     return norm
 
 
-# Mistakes in a norm written by hand, in whatever part it stands: (name, sentence, method, what
-# takes its place).
-NORM_MISTAKES: list[tuple[str, str, str, Method]] = [
-    (
-        "norm over positions",
-        "The norm is taken over positions, not over d_model.",
-        "norm",
-        normalised(1),
-    ),
-    (
-        "RMS norm",
-        "The mean is not subtracted: this is an RMS norm.",
-        "norm",
-        normalised(mean=False),
-    ),
-    (
-        "norm by the sample variance",
-        "The norm is written by hand with the sample variance, divided by n - 1; layer norm "
-        "divides by n.",
-        "norm",
-        normalised(sample=1),
-    ),
-    (
-        "norm by the sample deviation",
-        "The norm is written by hand with the sample deviation (divided by n - 1), to which eps "
-        "is added.",
-        "norm",
-        normalised(sample=1, outside=True),
-    ),
-    (
-        "eps outside the root",
-        "Eps is added to the deviation; it belongs to the variance, under the root.",
-        "norm",
-        normalised(outside=True),
-    ),
+# Mistakes in a norm that is written by hand, in any part: name, method, what takes its place.
+NORM_MISTAKES: list[tuple[str, str, Method]] = [
+    ("norm over positions", "norm", normalised(1)),
+    ("RMS norm", "norm", normalised(mean=False)),
+    ("norm by the sample variance", "norm", normalised(sample=1)),
+    ("norm by the sample deviation", "norm", normalised(sample=1, outside=True)),
+    ("eps outside the root", "norm", normalised(outside=True)),
     (
         "norm divided by the variance",
-        "The variance divides, not its root.",
         "norm",
         lambda s, name, x: s.affine(
             name, (c := x - x.mean(-1, keepdim=True)) / ((c**2).mean(-1, keepdim=True) + s.eps())
         ),
     ),
-    (
-        "norm without gain and bias",
-        "The norm's gain and bias are not applied.",
-        "affine",
-        lambda s, n, x: x,
-    ),
-    (
-        "norm without bias",
-        "The norm's bias is not added.",
-        "affine",
-        lambda s, n, x: x * s.w[n + ".weight"],
-    ),
+    ("norm without gain and bias", "affine", lambda s, n, x: x),
+    ("norm without bias", "affine", lambda s, n, x: x * s.w[n + ".weight"]),
 ]
 
 
@@ -162,11 +165,7 @@ Half = Callable[
 ]  # of stream, norm and part
 
 
-PLACES = {
-    "": "both halves of the block",
-    " at attention": "the attention half of the block",
-    " at the MLP": "the MLP half of the block",
-}
+PLACES = ("", " at attention", " at the MLP")  # in both halves of a block, or in one
 
 
 def halves(change: Half, place: str = "") -> dict[str, Method]:
@@ -184,34 +183,14 @@ def halves(change: Half, place: str = "") -> dict[str, Method]:
     return dict(changed for where, changed in methods.items() if place in ("", where))
 
 
-# What may be wrong in either half of the block, or in both: name, sentence, and what such a half
-# computes.
-HALVES: list[tuple[str, str, Half]] = [
-    (
-        "post-norm",
-        "the norm is applied to the sum; GPT-2 normalises what goes into the part",
-        lambda x, norm, part: norm(x + part(x)),
-    ),
-    (
-        "norm after the part",
-        "the norm is applied to what the part returns, not to what goes into it",
-        lambda x, norm, part: x + norm(part(x)),
-    ),
-    (
-        "residual from the normalised stream",
-        "the normalised stream is added to; it has to be the stream before the norm",
-        lambda x, norm, part: (y := norm(x)) + part(y),
-    ),
-    (
-        "no residual",
-        "the input is not added to what the part returns",
-        lambda x, norm, part: part(norm(x)),
-    ),
-    ("no norm", "what goes into the part is not normalised", lambda x, norm, part: x + part(x)),
-]
-SUMS = "the residual sums"
-NORMS = "where the norms stand"
-_, FIRST, SECOND = PLACES.values()
+# Mistakes that either half of the block, or both, may have: what such a half computes.
+HALVES: dict[str, Half] = {
+    "post-norm": lambda x, norm, part: norm(x + part(x)),
+    "norm after the part": lambda x, norm, part: x + norm(part(x)),
+    "residual from the normalised stream": lambda x, norm, part: (y := norm(x)) + part(y),
+    "no residual": lambda x, norm, part: part(norm(x)),
+    "no norm": lambda x, norm, part: x + part(x),
+}
 BLOCK = [
     Mistake(
         "norms swapped",
@@ -237,12 +216,8 @@ BLOCK = [
     Mistake("MLP before attention", block=lambda s, p, x: s.first_half(p, s.second_half(p, x))),
     Mistake("no attention", first_half=lambda s, p, x: x),
     Mistake("no MLP", second_half=lambda s, p, x: x),
-    *(
-        Mistake(name + at, where, f"In {where} {what}.", **halves(change, at))
-        for name, what, change in HALVES
-        for at, where in PLACES.items()
-    ),
-    *(Mistake(name, "the norms", what, **{method: f}) for name, what, method, f in NORM_MISTAKES),
+    *(Mistake(name + at, **halves(half, at)) for name, half in HALVES.items() for at in PLACES),
+    *(Mistake(name, **{method: change}) for name, method, change in NORM_MISTAKES),
 ]
 
 
@@ -274,15 +249,9 @@ POWERS = {
 
 
 def scaled(how: str, name: str) -> Mistake:
-    """The scores with a size in some power in place of the root of the head's width."""
+    """The scores times a size in some power, in place of the root of the head's width."""
     short = f"scale by {name}" if how == "divided by the root of" else f"scores {how} {name}"
-    what = f"The scores are {how} {name}; they are to be divided by the root of the head's width."
-    return Mistake(
-        short,
-        "the scale of the scores",
-        what,
-        scale=lambda s, t: t * SIZES[name](s, t) ** POWERS[how],
-    )
+    return Mistake(short, scale=lambda s, t: t * SIZES[name](s, t) ** POWERS[how])
 
 
 def projecting(matrices: str = "qkv", biasless: str = "", untransposed: str = "") -> Method:
@@ -317,9 +286,6 @@ def join_dealt(self: Computation, z: Tensor) -> Tensor:
 
 
 QKV = {"q": "queries", "k": "keys", "v": "values"}
-SCALE = "the scale of the scores"
-MASK = "the causal mask"
-HEADS = "how heads are cut and joined"
 ATTENTION = [
     Mistake("no scale", scale=lambda s, t: t),
     Mistake("fourth root of the width", scale=lambda s, t: t * s.size.d_attention**-0.25),
@@ -393,43 +359,15 @@ ATTENTION = [
     ),
     Mistake("q and k swapped", project=projecting("kqv")),
     Mistake("scores transposed", scores=lambda s, q, k: k @ q.transpose(-1, -2)),
+    Mistake("k and v swapped", project=projecting("qvk")),
+    Mistake("q and v swapped", project=projecting("vkq")),
     *(
-        Mistake(
-            f"{name} and v swapped",
-            f"{words} and values",
-            f"{words.capitalize()} and values have changed places.",
-            project=projecting(matrices),
-        )
-        for name, words, matrices in (("k", "keys", "qvk"), ("q", "queries", "vkq"))
-    ),
-    *(
-        Mistake(
-            f"W_{name} for {QKV[to]} too",
-            f"the {QKV[to]}",
-            f"{QKV[to].capitalize()} are made with the matrix of the {QKV[name]}.",
-            project=projecting("qkv".replace(to, name)),
-        )
+        Mistake(f"W_{name} for {QKV[to]} too", project=projecting("qkv".replace(to, name)))
         for name, to in permutations(QKV, 2)
     ),
-    *(
-        Mistake(
-            f"W_{name} for all three",
-            "queries, keys and values",
-            f"One matrix, W_{name}, makes queries, keys and values.",
-            project=projecting(name * 3),
-        )
-        for name in QKV
-    ),
+    *(Mistake(f"W_{name} for all three", project=projecting(name * 3)) for name in "qkv"),
     Mistake("no biases of q, k and v", project=projecting(biasless="qkv")),
-    *(
-        Mistake(
-            f"no bias of {name}",
-            f"the {QKV[name]}",
-            f"The bias of the {QKV[name]} is not added.",
-            project=projecting(biasless=name),
-        )
-        for name in "qv"
-    ),
+    *(Mistake(f"no bias of {name}", project=projecting(biasless=name)) for name in "qv"),
     Mistake(
         "values not projected",
         project=lambda s, p, x: (s.linear(p + "W_q", x), s.linear(p + "W_k", x), x),
@@ -462,9 +400,6 @@ ATTENTION = [
     *(
         Mistake(
             f"{' and '.join(f'W_{name}' for name in names)} not transposed",
-            "the projections",
-            "A projection is written by hand, and multiplies by the stored matrix instead of its "
-            "transpose.",
             project=projecting(untransposed=names),
         )
         for names in ("q", "k", "v", "qkv")
@@ -502,9 +437,6 @@ def final(method: str, change: Method) -> Change:
     return norm
 
 
-P = "the position embeddings"
-T = "the token embeddings"
-B = "the loop over the blocks"
 FORWARD = [
     Mistake("no position embeddings", positions=lambda s, ids: torch.zeros(())),
     Mistake(
@@ -540,13 +472,8 @@ FORWARD = [
     ),
     Mistake("no final norm", final_norm=lambda s, x: x),
     *(
-        Mistake(
-            f"final {name}" if name[0] != "R" else "final RMS norm",
-            "the final norm",
-            what,
-            final_norm=final(method, f),
-        )
-        for name, what, method, f in NORM_MISTAKES
+        Mistake(f"final {name}", final_norm=final(method, change))
+        for name, method, change in NORM_MISTAKES
     ),
     Mistake("head tied to the embeddings", head=lambda s, x: x @ s.w["embeddings.weight"].T),
     Mistake("no head", head=lambda s, x: x),
@@ -556,8 +483,6 @@ FORWARD = [
 ]
 
 
-C = "the choice of the next token"
-R = "the text that comes back"
 GENERATE = [
     Mistake(
         "row 0's token for every row",
@@ -608,8 +533,6 @@ def scrambled(self: Computation, logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.reshape(batch, vocab, n), targets, reduction="none")
 
 
-S = "which logits are held against which tokens"
-L = "the mean"
 LOSS = [
     Mistake("no shift", align=lambda s, y, t: (y, t)),
     Mistake("no shift, last position left out", align=lambda s, y, t: (y[:, :-1], t[:, :-1])),
@@ -667,8 +590,7 @@ MISTAKES = {
 }
 
 
-# --- the gradient: what is detached, or taken by .data
-# ----------------------------------------------------------------
+# --- gradients: what is detached, or taken by .data
 
 
 def detached(method: str) -> Method:
@@ -686,22 +608,19 @@ def of_detached(method: str) -> Method:
     return lambda self, *a: getattr(Computation, method)(self, *a[:-1], a[-1].detach())
 
 
-def cut(
-    name: str,
-    where: str,
-    *methods: str,
-    by: Callable[[str], Method] = detached,
-    what: str = "",
-    **changes: Method,
-) -> Mistake:
-    """Something, which is also where to look if nothing else is said, is cut off by these methods,
-    or by changes.
-    """
-    sentence = (
-        f"{(what or where)[0].upper()}{(what or where)[1:]} is cut off from the gradient: "
-        "detached, taken by .data, or computed under no_grad."
-    )
-    return Mistake(name, where, sentence, **{method: by(method) for method in methods} | changes)
+def cut(name: str, method: str, by: Callable[[str], Method] = detached) -> Mistake:
+    """A method cut off from the gradient, at its result or by `of_detached` at its input."""
+    return Mistake(name, **{method: by(method)})
+
+
+def projecting_detached(inputs: str = "", results: str = "") -> Method:
+    """The right queries, keys and values; some are made of a detached input, or detached."""
+
+    def project(self: Computation, p: str, x: Tensor) -> tuple[Tensor, ...]:
+        made = ((n, self.linear(f"{p}W_{n}", x.detach() if n in inputs else x)) for n in "qkv")
+        return tuple(t.detach() if n in results else t for n, t in made)
+
+    return project
 
 
 def statistics(mean: bool, deviation: bool) -> Method:
@@ -717,11 +636,11 @@ def statistics(mean: bool, deviation: bool) -> Method:
     return norm
 
 
-STATISTICS = (
-    ("norm statistics", True, True),
-    ("norm deviation", False, True),
-    ("norm mean", True, False),
-)
+STATISTICS = {
+    "norm statistics detached": statistics(True, True),
+    "norm deviation detached": statistics(False, True),
+    "norm mean detached": statistics(True, False),
+}
 
 
 def unlearned(token: int) -> Method:
@@ -734,137 +653,56 @@ def unlearned(token: int) -> Method:
     return tokens
 
 
-RESULT = "the result"
 GRADIENTS: dict[str, list[Mistake]] = {
     "gelu": [
-        cut("no gradient", "GELU.forward", "gelu", what=RESULT),
-        cut(
-            "tanh detached",
-            "GELU.forward",
-            what="what stands in the bracket with tanh",
-            gelu=lambda s, x: x * (Computation.gelu(s, x) / x).detach(),
-        ),
+        cut("no gradient", "gelu"),
+        Mistake("tanh detached", gelu=lambda s, x: x * (Computation.gelu(s, x) / x).detach()),
     ],
-    "mlp": [
-        cut("no gradient", "MLP.forward", "narrow", what=RESULT),
-        cut("input detached", "what goes into fc1", "widen", by=of_detached, what="the input"),
-    ],
+    "mlp": [cut("no gradient", "narrow"), cut("input detached", "widen", of_detached)],
     "attention": [
-        cut("no gradient", "CausalAttention.forward", "output", what=RESULT),
-        cut("pattern detached", "scores and softmax", "pattern", what="the pattern of attention"),
-        cut(
-            "input detached",
-            "what goes into W_q, W_k and W_v",
-            "project",
-            by=of_detached,
-            what="the input",
-        ),
+        cut("no gradient", "output"),
+        cut("pattern detached", "pattern"),
+        cut("input detached", "project", of_detached),
         *(
-            cut(
+            Mistake(
                 f"input of {' and '.join(f'W_{n}' for n in names)} detached",
-                f"what goes into {' and '.join(f'W_{n}' for n in names)}",
-                project=lambda s, p, x, names=names: tuple(
-                    s.linear(f"{p}W_{n}", x.detach() if n in names else x) for n in "qkv"
-                ),
+                project=projecting_detached(inputs=names),
             )
             for names in ("qk", "q", "k", "v")
         ),
         *(
-            cut(
-                f"{words} detached",
-                f"the {words}",
-                what=f"what {name} returns",
-                project=lambda s, p, x, name=name: tuple(
-                    t.detach() if n == name else t
-                    for n, t in zip(
-                        ("W_q", "W_k", "W_v"), Computation.project(s, p, x), strict=True
-                    )
-                ),
-            )
-            for name, words in (("W_q", "queries"), ("W_k", "keys"), ("W_v", "values"))
+            Mistake(f"{words} detached", project=projecting_detached(results=name))
+            for name, words in QKV.items()
         ),
     ],
     "block": [
-        cut("no gradient", "DecoderBlock.forward", "second_half", what=RESULT),
+        cut("no gradient", "second_half"),
         *(
-            cut(
+            Mistake(
                 "residual detached" + at,
-                "the residual sums",
-                what=f"the stream that is added to in {where}",
                 **halves(lambda x, norm, part: x.detach() + part(norm(x)), at),
             )
-            for at, where in PLACES.items()
+            for at in PLACES
         ),
-        *(
-            cut(f"input of {words} detached", f"what goes into {words}", method, by=of_detached)
-            for words, method in (("attention", "attend"), ("the MLP", "think"))
-        ),
-        *(
-            cut(
-                f"{words} detached",
-                "the norms",
-                norm=statistics(mean, deviation),
-                what=f"the {words.removeprefix('norm ')}",
-            )
-            for words, mean, deviation in STATISTICS
-        ),
-        cut(
-            "attention under no_grad",
-            "the attention half of the block",
-            "attend",
-            what="what attention returns",
-        ),
-        cut(
-            "MLP under no_grad", "the MLP half of the block", "think", what="what the MLP returns"
-        ),
-        cut("input detached", "the block's input", "first_half", by=of_detached),
-        cut(
-            "stream detached between the halves",
-            "between attention and MLP",
-            "second_half",
-            by=of_detached,
-            what="the stream between attention and MLP",
-        ),
+        cut("input of attention detached", "attend", of_detached),
+        cut("input of the MLP detached", "think", of_detached),
+        *(Mistake(name, norm=norm) for name, norm in STATISTICS.items()),
+        cut("attention under no_grad", "attend"),
+        cut("MLP under no_grad", "think"),
+        cut("input detached", "first_half", of_detached),
+        cut("stream detached between the halves", "second_half", of_detached),
     ],
     "forward": [
-        cut("no gradient", "Transformer.forward", "head", what=RESULT),
-        cut("embeddings detached", "what goes into the blocks", "embed"),
-        cut(
-            "embedding of token 0 not trained",
-            "the token embeddings",
-            what="the embedding of token 0, as padding_idx=0 does it,",
-            tokens=unlearned(0),
-        ),
-        cut(
-            "embedding of the last token not trained",
-            "the token embeddings",
-            what="the embedding of the last token, as padding_idx does it,",
-            tokens=unlearned(-1),
-        ),
+        cut("no gradient", "head"),
+        cut("embeddings detached", "embed"),
+        Mistake("embedding of token 0 not trained", tokens=unlearned(0)),
+        Mistake("embedding of the last token not trained", tokens=unlearned(-1)),
         *(
-            cut(
-                f"final {words} detached",
-                "the final norm",
-                final_norm=final("norm", statistics(mean, deviation)),
-                what=f"the {words.removeprefix('norm ')} of the final norm",
-            )
-            for words, mean, deviation in STATISTICS
+            Mistake(f"final {name}", final_norm=final("norm", norm))
+            for name, norm in STATISTICS.items()
         ),
-        cut("blocks under no_grad", "what comes out of the blocks", "backbone"),
-        cut(
-            "stream detached before each block",
-            "the loop over the blocks",
-            "block",
-            by=of_detached,
-            what="what goes into each block",
-        ),
+        cut("blocks under no_grad", "backbone"),
+        cut("stream detached before each block", "block", of_detached),
     ],
-    "loss": [
-        Mistake(
-            "no gradient",
-            "the gradient",
-            "The result carries no gradient: it was detached or made a plain number.",
-            finish=detached("finish"),
-        )
-    ],
+    "loss": [cut("no gradient", "finish")],
 }

@@ -30,7 +30,7 @@ from hectogpt.assignment import kit
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.errors import UserError
 from hectogpt.grade import laws
-from hectogpt.grade.calls import Transcript
+from hectogpt.grade.answer import Transcript
 from hectogpt.grade.outcomes import judge
 from hectogpt.grade.result import Outcome, PartResult, Result, result_of
 from hectogpt.grade.submission import SOLUTION, Limits, Submission, read_submission
@@ -153,7 +153,7 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> T
                     seconds=limits.seconds,
                     total_seconds=rest,
                     output_bytes=limits.output,
-                    cancelled=lambda: cancelled.is_set() or size_of(folder) > ALL_FILES,
+                    cancelled=lambda: cancelled.is_set() or bytes_below(folder) > ALL_FILES,
                 )
             except RUBBISH as error:
                 ending = process.Ending("broken", None, str(error)[:200])
@@ -162,7 +162,7 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> T
         (now, variant), *left = transcript.left or [("", "own")]
         if variant == "own":
             break  # all parts have been run apart from each other by then
-        transcript.ends[now] = outcome_of(ending, transcript, limits)
+        transcript.ends[now] = describe_ending(ending, transcript, limits)
         if not now:
             break  # it cannot even be imported
         # What ended in one setting would end in the others of that part too.
@@ -171,7 +171,7 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> T
     return transcript
 
 
-def size_of(folder: Path) -> int:
+def bytes_below(folder: Path) -> int:
     """Bytes of the files below a folder; a file counts at least 4 kB."""
     total = 0
     for where, _, names in os.walk(folder):
@@ -183,28 +183,29 @@ def size_of(folder: Path) -> int:
     return total
 
 
-def outcome_of(
+def describe_ending(
     ending: process.Ending, transcript: Transcript, limits: Limits
 ) -> tuple[Outcome, str]:
-    """The outcome of the setting that a child ended in, and how it ended in a few words."""
-    words = {
-        "cancelled": f"more than {ALL_FILES >> 20} MB of files were written",
-        "flood": f"more than {limits.output:,} bytes were printed",
-        "late": f"nothing came back within {limits.seconds:g} s",
-        "broken": "the grader's private channel was written to",
-    }.get(ending.how, f"the process ended before its work was done (exit code {ending.code})")
-    if ending.how == "ended" and ending.code is not None and ending.code < 0:
+    """Return the outcome of the setting that a child ended in, and how it ended in a few words."""
+    outcome: Outcome = "out of memory" if ending.code == -9 else "crashed"  # 9: not killed by us
+    words = f"the process ended before its work was done (exit code {ending.code})"
+    if ending.how == "cancelled":
+        outcome = "output flood"
+        words = f"more than {ALL_FILES >> 20} MB of files were written"
+    elif ending.how == "flood":
+        outcome = "output flood"
+        words = f"more than {limits.output:,} bytes were printed"
+    elif ending.how == "late":
+        outcome = "timed out"
+        words = f"nothing came back within {limits.seconds:g} s"
+    elif ending.how == "broken":
+        words = "the grader's private channel was written to"
+    elif ending.code is not None and ending.code < 0:
         words = f"the process was ended by signal {-ending.code}"
-    if not transcript.ready:  # the submission had not been touched yet
-        return "grader fault", ": ".join([words, *ending.last_words.strip().splitlines()[-1:]])
-    known: dict[str, Outcome] = {
-        "cancelled": "output flood",
-        "flood": "output flood",
-        "late": "timed out",
-    }
-    return known.get(
-        ending.how, "out of memory" if ending.code == -9 else "crashed"
-    ), words  # 9: killed, not by us
+    if transcript.ready:
+        return outcome, words
+    # the submission had not been touched yet
+    return "grader fault", ": ".join([words, *ending.last_words.strip().splitlines()[-1:]])
 
 
 # --- results
@@ -254,7 +255,7 @@ def check_reference(limits: Limits) -> None:
     mark = files.cache_dir() / "grader" / f"{key}.txt"
     if mark.is_file():
         return
-    found = grade(read_submission(kit.find("reference"), "reference"), limits)
+    found = grade(read_submission(kit.folder_of("reference"), "reference"), limits)
     wrong = [part for part in found.parts if part.outcome != "passed"]
     if wrong or found.fault:
         why = found.fault or f"{wrong[0].title}: {wrong[0].outcome}: {wrong[0].why()}"

@@ -1,4 +1,4 @@
-"""train.py: a few steps through the starter's own handles, watched.
+"""train.py: a few steps through the names that the starter defines, watched.
 
 All rows of the text differ, so that rows that are used again are seen, and a shuffle changes
 nothing. `training` is the child's work."""
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -17,30 +16,30 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from hectogpt.grade.answer import Answer, Curves, Other, Raised
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.laws import Setting, Size, settings_of, weights
 from hectogpt.grade.run_part import (
-    Answer,
     accepted,
     answer_of_error,
     config,
     construct,
     fill,
-    patch,
+    replace_parts_below,
 )
-from hectogpt.grade.watch import MOST, Run, Seen, Watch, rows_of
+from hectogpt.grade.watch import MOST, Loop, Seen, Watch, rows_of
 
 SIZE = Size(d_model=24, n_heads=3, n_layers=1, context_length=12, vocab_size=31)
 STEPS = 6
 BATCH = 4
 RATE = 3e-3
 ROWS = 3 * STEPS * BATCH  # so that a part may be held out, and no row has to come twice
-MODEL = Setting("train model", "train", "", "", SIZE)  # of the weights that training starts from
+MODEL = Setting("train model", "train", "", SIZE, ())  # of the weights that training starts from
 
 
 def clip_of(setting: Setting) -> float | None:
-    """So small that AdamW's own eps is felt: that, unlike the direction, depends on the size of
-    the gradient."""
+    """Return the norm to clip to, or None. It is so small that AdamW's eps matters: without that,
+    an update does not depend on the size of the gradient."""
     return 1e-6 if setting.name.endswith("clipped") else None
 
 
@@ -58,41 +57,34 @@ def text() -> Tensor:
 
 
 def loss_of(parameters: dict[str, Tensor], ids: Tensor) -> Tensor:
-    """The right loss of a batch; if the last token of its rows is cut off, of the whole rows."""
+    """Return the right loss of a batch; if the last token of its rows is cut off, that of the
+    whole rows.
+    """
     rows = rows_of(ids, text())
     return Computation(parameters, SIZE).loss(ids.long() if -1 in rows else text()[rows])
 
 
-def runs_of(made: list[list[Answer]]) -> list[Run]:
-    """What was seen and recorded in each setting. Raises ValueError and KeyError for what does not
-    fit together.
+def loops_of(answers: list[Curves]) -> list[Loop]:
+    """Return what was seen and recorded in each setting. Raises ValueError or KeyError if the
+    tensors do not fit together.
     """
-    runs = []
-    for setting, (losses, norms) in zip(settings_of("train"), made, strict=True):
-        tensors = dict(losses.numbers)
-        numbers = tensors.pop("").double()
+    loops = []
+    for setting, answer in zip(settings_of("train"), answers, strict=True):
+        tensors = dict(answer.tensors)
+        losses = tensors.pop("losses").double()
+        norms = tensors.pop("norms").double()
         ids = [tensors.pop(f"ids {n}") for n in range(MOST) if f"ids {n}" in tensors]
-        seen = Seen(tuple(weights(MODEL)), losses.optimizers, losses.plain, ids, tensors)
+        seen = Seen(tuple(weights(MODEL)), answer.optimizers, answer.plain, ids, tensors)
         seen.check()
-        runs.append(
-            Run(
-                seen,
-                numbers,
-                norms.numbers[""].double(),
-                clip_of(setting),
-                RATE,
-                STEPS,
-                BATCH,
-                text(),
-            )
-        )
-    return runs
+        limit = clip_of(setting)
+        loops.append(Loop(seen.joined(BATCH), losses, norms, limit, RATE, STEPS, BATCH, text()))
+    return loops
 
 
-def curve(run: Run) -> str:
-    """See Run.curve."""
+def curve(loop: Loop) -> str:
+    """See Loop.curve."""
     names = list(weights(MODEL))
-    return run.curve(
+    return loop.curve(
         lambda own, ids: Computation(dict(zip(names, own, strict=True)), SIZE).loss(ids),
         [value.float() for value in weights(MODEL).values()],
     )
@@ -102,16 +94,15 @@ def curve(run: Run) -> str:
 # ---
 
 
-def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
-    """Losses and gradient norms, as train() gives them to plot_results, or returns them; and what
-    was seen of it.
-    """
+def training(setting: Setting, modules: dict[str, ModuleType]) -> Answer:
+    """Run train(). Return the losses and gradient norms that it returns or gives to plot_results,
+    with what was seen of it. Raises whatever it raises before it has recorded any."""
     train = modules["train"]
     solution = modules["model_solution"]
     recorded: list[tuple[Any, Any]] = []
     model = construct(solution, "Transformer", SIZE)
     fill(model, MODEL, torch.float32, patched=True)
-    patch(model, MODEL)
+    replace_parts_below(model, MODEL)
     own = {
         name: value
         for name, value in model.named_parameters(remove_duplicate=False)
@@ -131,7 +122,7 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
     }
     asked = accepted(train.train, arguments | {"model_config": config(solution, SIZE)})
     result = None
-    after = ""
+    after: Raised | None = None
     with Watch(own, lambda ids: loss_of(dict(own), ids)) as watch:
         replaced["Transformer"] = lambda *_, **__: watched(model, watch)
         try:
@@ -144,21 +135,26 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> list[Answer]:
         except BaseException as error:
             if not recorded:
                 raise
-            answer = answer_of_error(error)
-            after = f"{answer.error}: {answer.text[:200]}, at {answer.line}"
+            after = answer_of_error(error)
     if not recorded and isinstance(result, tuple | list) and len(result) >= 2:
         recorded.append((result[0], result[1]))
     if not recorded:
-        return [Answer("other", text="no losses, and gave none to plot_results")]
-    losses, norms = map(numbers, recorded[-1])
+        return Other(text="no losses, and gave none to plot_results")
+    losses, norms = recorded[-1]
     seen = watch.seen()
-    losses.numbers |= seen.numbers | {f"ids {n}": ids for n, ids in enumerate(seen.ids)}
-    return [replace(losses, optimizers=seen.optimizers, plain=seen.plain, after=after), norms]
+    tensors = {"losses": plain(losses), "norms": plain(norms), **seen.numbers}
+    return Curves(
+        tensors=tensors | {f"ids {n}": ids for n, ids in enumerate(seen.ids)},
+        optimizers=seen.optimizers,
+        plain=seen.plain,
+        kept=any(isinstance(one, Tensor) and one.requires_grad for one in (*losses, *norms)),
+        after=after,
+    )
 
 
 def watched(model: Any, watch: Watch) -> Any:
-    """The model, with our weights, blocks and loss, which tells of the rows that it is trained
-    on.
+    """Return the model with our weights, blocks and loss; it tells `watch` which rows it is
+    trained on.
     """
     forward = model.forward
     first = {name: value.detach().clone() for name, value in watch.parameters.items()}
@@ -174,7 +170,7 @@ def watched(model: Any, watch: Watch) -> Any:
         return made
 
     def drawn(*_: Any, **__: Any) -> None:
-        """train() may draw again after a seed of its own; not while it trains."""
+        """Set our weights again: train() may draw initial weights after setting a seed."""
         with torch.no_grad():
             for name, value in first.items():
                 watch.parameters[name].copy_(value)
@@ -189,7 +185,7 @@ LOADER = DataLoader.__init__
 
 
 def in_this_process(self: Any, *arguments: Any, **options: Any) -> None:
-    """The loader's constructor without processes of its own, which may not talk to this one."""
+    """Construct a loader without worker processes, which could not reach this one."""
     ours = (
         "num_workers",
         "prefetch_factor",
@@ -208,7 +204,7 @@ GIVEN: dict[str, Any] = {"str": "run", "int": 1, "float": 0.0, "bool": False}  #
 
 
 def required(function: Callable[..., Any], asked: dict[str, Any]) -> dict[str, Any]:
-    """Values for the other arguments that a function cannot do without."""
+    """Return values for the other required arguments of a function."""
     known = inspect.signature(function).parameters.values()
     lacking = [
         one
@@ -224,7 +220,7 @@ def required(function: Callable[..., Any], asked: dict[str, Any]) -> dict[str, A
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def numbers(values: Any) -> Answer:
-    kept = any(isinstance(value, Tensor) and value.requires_grad for value in values)
+def plain(values: Any) -> Tensor:
+    """Return recorded numbers, tensors among them, as float64."""
     listed = [float(v.detach() if isinstance(v, Tensor) else v) for v in list(values)[:1000]]
-    return Answer("tensor", {"": torch.tensor(listed, dtype=torch.float64)}, kept=kept)
+    return torch.tensor(listed, dtype=torch.float64)

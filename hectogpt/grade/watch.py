@@ -1,15 +1,19 @@
-"""A training loop, watched while it runs, and what is wrong with it.
+"""A student's train.py, watched while it runs, and what is wrong with it.
 
-The grader and the tests of a kit share this file: a kit holds a copy of it, so it needs torch
-alone. What a loop records is compared with what its model computed, and what its optimizer does is
-looked at step by step: no optimizer and no schedule has to be guessed."""
+The grader and the tests of a kit share this file: a kit holds a copy of it, so it imports nothing
+of hectogpt. What a loop records is compared with what its model computed, and each step of its
+optimizer is looked at: no optimizer and no schedule has to be guessed. The picture of a run, too,
+is watched while it is saved."""
 
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -25,15 +29,24 @@ TOLERANCE = 1e-3  # of each number: float32 sums in another order, through some 
 
 @dataclass
 class Seen:
-    """What a loop did. P: parameters; n: backward passes; s: steps of an optimizer.
+    """What a loop did: tensors by name, as in SHAPES, float64. There n stands for backward
+    passes, s for steps of an optimizer, P for parameters.
 
-    ids: of each batch [batch, seq]. The other tensors are float64: loss, after [n]: of each batch,
-    and once more after its step. left [n]: norm of what was in the gradients before. start [n]: a
-    number for all weights, before each batch. raw [n, P]: norms of gradients after each backward
-    pass. batch, end [s]: batches so far; the number for the weights after the step. at, most, rate
-    [s, P]: norms and largest numbers of the gradients at each step, and learning rates, NaN for a
-    parameter that the optimizer does not have. kind [s]: number of the optimizer. optimizers:
-    classes; plain: whether all of their other settings are the defaults."""
+    Attributes:
+        names: of the parameters.
+        optimizers: classes of the optimizers.
+        plain: all of their settings, except the learning rate, are AdamW's defaults.
+        ids: [batch, seq] of each batch.
+        loss, after: of each batch, and once more after its step.
+        norm: of the gradient of that loss.
+        left: norm of the gradients that were there before each backward pass.
+        start: a number for all weights, before each batch.
+        raw: norms of the gradients after each backward pass.
+        batch, end: batches so far at each step; the number for the weights after it.
+        kind: which optimizer made the step.
+        at, most, rate: norms and largest numbers of the gradients at each step, and learning
+            rates; NaN for a parameter that the optimizer does not have.
+    """
 
     names: tuple[str, ...]
     optimizers: tuple[str, ...] = ()
@@ -53,9 +66,27 @@ class Seen:
             if self.numbers[name].shape != tuple(length[axis] for axis in axes):
                 raise ValueError(f"{name} has another shape")
 
+    def joined(self, size: int) -> Seen:
+        """Return this with the backward passes of each step as one batch of this size, where they
+        are equal parts of it, as in gradient accumulation."""
+        one = self.numbers
+        parts = len(self.ids) // max(1, len(one["batch"]))
+        steps = [parts * (step + 1) for step in range(len(one["batch"]))]
+        whole = len(self.ids) == parts * len(steps) and one["batch"].tolist() == steps
+        if parts < 2 or not whole or any(len(ids) * parts != size for ids in self.ids):
+            return self
+        last = slice(parts - 1, None, parts)
+        numbers = {name: one[name][::parts] for name in ("left", "start")}
+        numbers |= {name: one[name][last] for name in ("raw", "after")}
+        numbers |= {"loss": one["loss"].reshape(-1, parts).mean(1), "batch": one["batch"] / parts}
+        numbers["norm"] = numbers["raw"].norm(dim=1)
+        ids = [torch.cat(self.ids[n : n + parts]) for n in range(0, len(self.ids), parts)]
+        return replace(self, ids=ids, numbers={**one, **numbers})
+
 
 SHAPES = {
     "loss": "n",
+    "norm": "n",
     "after": "n",
     "left": "n",
     "start": "n",
@@ -70,8 +101,11 @@ SHAPES = {
 
 
 class Watch:
-    """Within the context it sees each backward pass and each step. `loss_of` gives the loss of a
-    batch; the model calls `backward_of` with what it returned for a batch."""
+    """A context in which each backward pass and each step are seen.
+
+    loss_of: gives the loss of a batch. The model calls `backward_of` with what it returned for a
+        batch.
+    """
 
     def __init__(
         self, parameters: dict[str, nn.Parameter], loss_of: Callable[[Tensor], Tensor]
@@ -98,36 +132,38 @@ class Watch:
             hook.remove()
 
     def norms(self, of: Callable[[Tensor], Tensor] = torch.linalg.vector_norm) -> list[float]:
-        """Of the gradients, 0 for a parameter that has none."""
+        """Return the norms of the gradients; 0 for a parameter that has none."""
         return [0.0 if p.grad is None else float(of(p.grad)) for p in self.parameters.values()]
 
     @torch.no_grad()
     def weights(self) -> float:
-        """One number that depends on every weight."""
+        """Return one number that depends on every weight."""
         return sum(
             float(p.double().square().sum()) * (1 + 0.1 * n)
             for n, p in enumerate(self.parameters.values())
         )
 
-    @torch.no_grad()
-    def loss(self, ids: Tensor) -> float:
-        return float(self.loss_of(ids))
+    @torch.enable_grad()
+    def loss_and_norm(self, ids: Tensor) -> tuple[float, float]:
+        """Return the right loss of a batch, and the norm of its gradient."""
+        loss = self.loss_of(ids)
+        gradients = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
+        norms = [one.norm() for one in gradients if one is not None]
+        return float(loss.detach()), float(torch.stack(norms).norm())
 
     def backward_of(self, ids: Tensor, output: Tensor) -> None:
-        """The output of a batch: it counts once its gradient is asked for."""
+        """Note the output of a batch: it counts once its gradient is asked for."""
         if output.requires_grad:
-            loss = self.loss(ids)
-            start = self.weights()
+            loss, norm = self.loss_and_norm(ids)
             known = ids.detach().clone()
-            output.register_hook(lambda _: self.began(known, loss, start))
+            row = {"loss": loss, "after": loss, "norm": norm, "start": self.weights()}
+            output.register_hook(lambda _: self.began(known, row))
 
-    def began(self, ids: Tensor, loss: float, start: float) -> None:
+    def began(self, ids: Tensor, row: dict[str, float]) -> None:
         if len(self.ids) < MOST:
             self.ids.append(ids)
             row = {
-                "loss": loss,
-                "after": loss,
-                "start": start,
+                **row,
                 "left": sum(n**2 for n in self.norms()) ** 0.5,
             }
             for name, value in row.items():
@@ -161,10 +197,10 @@ class Watch:
         if len(self.rows["end"]) < len(self.rows["batch"]):
             self.rows["end"].append(self.weights())
         if self.ids:
-            self.rows["after"][-1] = self.loss(self.ids[-1])
+            self.rows["after"][-1] = self.loss_and_norm(self.ids[-1])[0]
 
     def seen(self) -> Seen:
-        """All of it."""
+        """Return everything that was seen."""
         width = len(self.parameters)
         shaped = {n: torch.tensor(rows, dtype=torch.float64) for n, rows in self.rows.items()}
         shaped = {
@@ -177,7 +213,7 @@ class Watch:
 
 
 def is_plain(optimizer: Optimizer) -> bool:
-    """Whether betas, eps and weight decay are AdamW's defaults."""
+    """True if betas, eps and weight decay are AdamW's defaults."""
     wanted = {
         "betas": (0.9, 0.999),
         "eps": 1e-8,
@@ -197,8 +233,8 @@ def is_plain(optimizer: Optimizer) -> bool:
 
 
 def rows_of(ids: Tensor, text: Tensor) -> list[int]:
-    """The numbers of a batch's rows in the text, -1 for what is not in it; the last token of a row
-    may be cut off.
+    """Return the numbers of a batch's rows in the text, -1 for a row that is not in it. The last
+    token of a row may be cut off.
     """
     known = {
         tuple(row[:length]): n
@@ -208,10 +244,25 @@ def rows_of(ids: Tensor, text: Tensor) -> list[int]:
     return [known.get(tuple(row), -1) for row in ids.tolist()]
 
 
+@dataclass(frozen=True)
+class Fault:
+    """A mistake in a loop.
+
+    name: as in mistakes.toml, "" for a mistake that has no name.
+    seen: what was seen, with numbers.
+    """
+
+    name: str
+    seen: str
+
+
 @dataclass
-class Run:
-    """A loop that was watched, with what it recorded. limit: the norm that gradients are clipped
-    to, or None.
+class Loop:
+    """A loop that was watched, with what it recorded.
+
+    limit: the norm that gradients are clipped to, or None.
+    rate: the learning rate that it was given.
+    size: rows of a batch.
     """
 
     seen: Seen
@@ -226,24 +277,22 @@ class Run:
     def rows(self) -> list[list[int]]:
         return [rows_of(ids, self.text) for ids in self.seen.ids]
 
-    def mistake(self) -> tuple[str, str]:
-        """(name, what was seen) of the first mistake; ("", symptom) for what has no name; ("", "")
-        if there is none.
-        """
-        of = (
-            self.of_batches,
-            self.of_counts,
-            self.of_steps,
-            self.of_clipping,
-            self.of_records,
-            self.of_rates,
+    def fault(self) -> Fault | None:
+        """Return the first mistake, or None."""
+        checks = (
+            self.check_batches,
+            self.check_counts,
+            self.check_steps,
+            self.check_clipping,
+            self.check_records,
+            self.check_rates,
         )
-        return next(filter(any, (one() for one in of)), ("", ""))
+        return next(filter(None, (check() for check in checks)), None)
 
-    def of_batches(self) -> tuple[str, str]:
+    def check_batches(self) -> Fault | None:
         rows = self.rows()
-        pairs = list(itertools.pairwise(self.rows()))
-        found = {
+        pairs = list(itertools.pairwise(rows))
+        holds = {
             "batches of another size": any(len(one) != self.size for one in rows),
             "one batch for ever": len(rows) > 1 and all(one == rows[0] for one in rows),
             "one row many times in a batch": any(
@@ -255,32 +304,25 @@ class Run:
             "batches overlap": any(set(one) & set(two) for one, two in pairs)
             and all(sorted(one) == list(range(min(one), min(one) + len(one))) for one in rows),
         }
-        name = next((name for name, is_so in found.items() if is_so), "")
-        return (
-            name,
-            name
-            and "rows of the text in the first steps: "
-            f"{'; '.join(str(one[:6]) for one in rows[:3])}",
-        )
+        shown = "; ".join(str(one[:6]) for one in rows[:3])
+        seen = f"rows of the text in the first steps: {shown}"
+        return next((Fault(name, seen) for name, is_so in holds.items() if is_so), None)
 
-    def of_counts(self) -> tuple[str, str]:
+    def check_counts(self) -> Fault | None:
         for name, made in (("loss", self.losses), ("gradient norm", self.norms)):
             if len(made) != self.steps:
                 ignored = len(self.seen.ids) > self.steps
-                words = f"{len(made)} numbers for {name}, expected {self.steps} (one a step)"
-                return "max_steps ignored" if ignored else "", words
-        return "", ""
+                seen = f"{len(made)} numbers for {name}, expected {self.steps} (one a step)"
+                return Fault("max_steps ignored" if ignored else "", seen)
+        return None
 
-    def of_steps(self) -> tuple[str, str]:
+    def check_steps(self) -> Fault | None:
         seen = self.seen
-        count = len(self.seen.ids)
+        count = len(seen.ids)
         if not seen.optimizers:
             still = count > 1 and self.limit is None and bool((seen.start == seen.start[0]).all())
-            return (
-                ("no optimizer step", "the weights are the same at every batch")
-                if still
-                else ("", "")
-            )
+            words = "the weights are the same at every batch"
+            return Fault("no optimizer step", words) if still else None
         used = [
             [int(n) for n, kind in zip(seen.batch, seen.kind, strict=True) if kind == one]
             for one in range(len(seen.optimizers))
@@ -292,16 +334,18 @@ class Run:
             for n, still in zip(seen.names, idle, strict=True)
             if still and not n.endswith("W_k.bias")
         ]
+        more = f" and {len(untrained) - 4} more" if len(untrained) > 4 else ""
         back = [
             b
             for b in range(1, count)
             if self.limit is None and float(seen.start[b]) in seen.start[:b].tolist()
         ]
-        found = {
+        first_dirty = int(dirty.int().argmax()) + 2 if count > 1 else 0
+        steps = f"{len(seen.batch)} steps of the optimizer for {count} batches"
+        holds = {
             "parameters not trained": (
                 bool(untrained),
-                f"the optimizer has no gradient of {', '.join(untrained[:4])}"
-                + f" and {len(untrained) - 4} more" * (len(untrained) > 4),
+                f"the optimizer has no gradient of {', '.join(untrained[:4])}{more}",
             ),
             "no zero_grad": (
                 count > 1 and bool(dirty.all()),
@@ -309,22 +353,14 @@ class Run:
             ),
             "zero_grad not at every step": (
                 bool(dirty.any()),
-                "at the backward pass of step "
-                f"{int(dirty.int().argmax()) + 2 if count > 1 else 0} an older gradient is "
-                "still there",
+                f"at the backward pass of step {first_dirty} an older gradient is still there",
             ),
             "step before backward": (
                 not seen.batch.all(),
                 "the optimizer steps before the first backward pass",
             ),
-            "two steps a batch": (
-                any(len(set(one)) < len(one) for one in used),
-                f"{len(seen.batch)} steps of the optimizer for {count} batches",
-            ),
-            "no step for some batches": (
-                any(len(one) < count for one in used),
-                f"{len(seen.batch)} steps of the optimizer for {count} batches",
-            ),
+            "two steps a batch": (any(len(set(one)) < len(one) for one in used), steps),
+            "no step for some batches": (any(len(one) < count for one in used), steps),
             "no gradient at the step": (
                 not seen.at.any(),
                 "at every step of the optimizer all gradients are zero",
@@ -338,116 +374,98 @@ class Run:
                 f"the weights at batch {1 + min(back, default=0)} are those of an earlier one",
             ),
         }
-        return next(((name, words) for name, (is_so, words) in found.items() if is_so), ("", ""))
+        return next((Fault(name, words) for name, (is_so, words) in holds.items() if is_so), None)
 
-    def of_clipping(self) -> tuple[str, str]:
-        """Of the gradients at each step, by those that backward made."""
+    def check_clipping(self) -> Fault | None:
+        """Compare the gradients at each step with those that backward made."""
         for at, most, batch in zip(self.seen.at, self.seen.most, self.seen.batch, strict=True):
             step = int(batch)
             raw = self.seen.raw[step - 1]
             total = float(raw.norm())
-            limit = self.limit
-            if close(at, raw * (1.0 if limit is None else min(1.0, limit / (total + 1e-6)))):
-                continue
-            words = (
-                f"at step {step} the optimizer is given a gradient of norm "
-                f"{float(at.norm()):.4g}; backward made one of {total:.4g}, gradient_clipping is "
-                f"{limit}"
-            )
-            if close(at, raw):
-                return "no clipping", words
-            if limit is not None and close(at, raw * (limit / (raw + 1e-6)).clamp(max=1)):
-                return "clipping each parameter by itself", words
-            if close(at, raw * (at.norm() / total), 0.01):
-                return (
-                    "clipping though not asked for"
-                    if limit is None
-                    else "clipping to another norm",
-                    words,
+            factor = 1.0 if self.limit is None else min(1.0, self.limit / (total + 1e-6))
+            if not close(at, raw * factor):
+                words = (
+                    f"at step {step} the optimizer is given a gradient of norm "
+                    f"{float(at.norm()):.4g}; backward made one of {total:.4g}, gradient_clipping "
+                    f"is {self.limit}"
                 )
-            if limit is not None and float(most.max()) <= 1.001 * limit:
-                return "clipping by value", words
-            return "gradient changed before the step", words
-        return "", ""
+                return Fault(name_of_clipping(at, most, raw, self.limit), words)
+        return None
 
-    def of_records(self) -> tuple[str, str]:
-        """Of the numbers recorded, by those that the model computed. In a run with one batch a
-        step.
+    def check_records(self) -> Fault | None:
+        """Compare the numbers recorded with those that the model computed, in a loop with one
+        batch a step.
         """
         seen = self.seen
         if len(seen.ids) != self.steps:
-            falls = float(self.losses[-1]) < float(self.losses[0])
-            return (
-                "",
-                ""
-                if falls
-                else f"{len(seen.ids)} batches were seen in {self.steps} steps, and the loss does "
-                "not fall",
+            words = (
+                f"{len(seen.ids)} batches were seen in {self.steps} steps, and the loss does not "
+                "fall"
             )
+            falls = float(self.losses[-1]) < float(self.losses[0])
+            return None if falls else Fault("", words)
         true = seen.loss
         total = seen.raw.norm(dim=1)
         if close(self.losses, total) and close(self.norms, true):
-            return (
-                "losses and norms exchanged",
-                f"loss of step 1: yours {float(self.losses[0]):.6g}, expected "
-                f"{float(true[0]):.6g}",
+            words = (
+                f"loss of step 1: yours {float(self.losses[0]):.6g}, expected {float(true[0]):.6g}"
             )
-        mean = torch.arange(1, self.steps + 1)
+            return Fault("losses and norms exchanged", words)
+        factor = total[0] / seen.norm[0]
+        if close(total, seen.norm * factor) and not close(total, seen.norm):
+            return Fault("", f"the gradient is {float(factor):.4g} times that of the loss")
         clipped = seen.at.norm(dim=1)[: self.steps] if len(seen.at) >= self.steps else total
-        factor = float(self.losses[0] / true[0])
-        for what, yours, right, others in (
-            (
-                "loss",
-                self.losses,
-                true,
-                {"loss after the step": seen.after, "loss times another number": true * factor},
-            ),
-            (
-                "gradient norm",
-                self.norms,
-                total,
-                {
-                    "clipping before backward": total * 0,
-                    "norm after clipping": clipped,
-                    "norms summed": seen.raw.sum(1),
-                    "squared norm": total**2,
-                    **{"norm of one tensor" + " " * n: one for n, one in enumerate(seen.raw.T)},
-                },
-            ),
-        ):
-            if not close(yours, right):
-                others |= {"running mean recorded": right.cumsum(0) / mean}
-                name = next(
-                    (name.strip() for name, made in others.items() if close(yours, made)), ""
-                )
-                if not name and close(yours[1:], right[:-1]):
-                    name = "value of the step before"
-                step = next(n for n in range(self.steps) if not close(yours[n], right[n]))
-                clipping = " with clipping" * (self.limit is not None)
-                words = (
-                    f"{what} of step {step + 1}{clipping}: yours {float(yours[step]):.6g}, "
-                    f"expected {float(right[step]):.6g}"
-                )
-                return name, words
-        return "", ""
+        of_losses = {
+            "loss after the step": seen.after,
+            "loss times another number": true * float(self.losses[0] / true[0]),
+        }
+        of_norms = {
+            "clipping before backward": total * 0,
+            "norm after clipping": clipped,
+            "norms summed": seen.raw.sum(1),
+            "squared norm": total**2,
+            **{"norm of one tensor" + " " * n: one for n, one in enumerate(seen.raw.T)},
+        }
+        return self.check_numbers("loss", self.losses, true, of_losses) or self.check_numbers(
+            "gradient norm", self.norms, total, of_norms
+        )
 
-    def of_rates(self) -> tuple[str, str]:
-        """Of the learning rate of Adam and AdamW, where it is the same at all steps."""
+    def check_numbers(
+        self, what: str, yours: Tensor, right: Tensor, others: dict[str, Tensor]
+    ) -> Fault | None:
+        """Compare the numbers recorded for a loss or a norm with the right ones.
+
+        others: mistake -> the numbers that it would record.
+        """
+        if close(yours, right):
+            return None
+        mean = right.cumsum(0) / torch.arange(1, self.steps + 1)
+        others = {**others, "running mean recorded": mean}
+        name = next((name.strip() for name, made in others.items() if close(yours, made)), "")
+        if not name and close(yours[1:], right[:-1]):
+            name = "value of the step before"
+        step = next(n for n in range(self.steps) if not close(yours[n], right[n]))
+        clipping = "" if self.limit is None else " with clipping"
+        words = (
+            f"{what} of step {step + 1}{clipping}: yours {float(yours[step]):.6g}, expected "
+            f"{float(right[step]):.6g}"
+        )
+        return Fault(name, words)
+
+    def check_rates(self) -> Fault | None:
+        """Compare the learning rate of Adam and AdamW, where it is the same at all steps."""
         rates = sorted(set(self.seen.rate[~self.seen.rate.isnan()].tolist()))
-        if (
-            self.seen.optimizers in (("AdamW",), ("Adam",))
-            and len(rates) == 1
-            and abs(rates[0] - self.rate) > TOLERANCE * self.rate
-        ):
-            return (
-                "another learning rate",
-                f"the optimizer's learning rate is {rates[0]:g}; learning_rate is {self.rate:g}",
+        adam = self.seen.optimizers in (("AdamW",), ("Adam",))
+        if adam and len(rates) == 1 and abs(rates[0] - self.rate) > TOLERANCE * self.rate:
+            words = (
+                f"the optimizer's learning rate is {rates[0]:g}; learning_rate is {self.rate:g}"
             )
-        return "", ""
+            return Fault("another learning rate", words)
+        return None
 
     def other_optimizer(self) -> str:
-        """In words, what the bonus allows: another optimizer, other settings of AdamW, or a
-        schedule; "" if none.
+        """Describe another optimizer, other settings of AdamW, or a schedule, which the bonus
+        allows; "" if there is none.
         """
         seen = self.seen
         rates = seen.rate[~seen.rate.isnan()]
@@ -462,7 +480,7 @@ class Run:
     def curve(
         self, loss: Callable[[list[Tensor], Tensor], Tensor], parameters: Iterable[Tensor]
     ) -> str:
-        """In words, where the losses differ from those of AdamW on the same rows, from these first
+        """Say where the losses differ from those of AdamW on the same rows, from these initial
         weights; "" if they do not, or if the rows are not known."""
         rows = self.rows()
         if len(rows) != self.steps or any(row < 0 for batch in rows for row in batch):
@@ -484,21 +502,128 @@ class Run:
         return ""
 
 
+def name_of_clipping(at: Tensor, most: Tensor, raw: Tensor, limit: float | None) -> str:
+    """Name what was done to gradients before a step.
+
+    at, most: norms and largest numbers at the step.
+    raw: norms after backward.
+    """
+    if close(at, raw):
+        return "no clipping"
+    if limit is not None and close(at, raw * (limit / (raw + 1e-6)).clamp(max=1)):
+        return "clipping each parameter by itself"
+    if close(at, raw * (at.norm() / raw.norm()), 0.01):
+        return "clipping though not asked for" if limit is None else "clipping to another norm"
+    if limit is not None and float(most.max()) <= 1.001 * limit:
+        return "clipping by value"
+    return "gradient changed before the step"
+
+
 def close(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
-    """Whether each number is within the tolerance of b, or of a thousandth of the largest of b."""
+    """True if each number is within the tolerance of b, or of a thousandth of the largest of b."""
     if a.shape != b.shape or not b.numel():
         return a.shape == b.shape
     size = torch.maximum(b.double().abs(), 1e-3 * b.double().abs().max()).clamp(min=1e-12)
     return bool(((a.double() - b).abs() <= tolerance * size).all())
 
 
-def judge(runs: list[Run]) -> tuple[str, str]:
-    """(name, what was seen) of the first mistake in these runs, the first without clipping; see
-    Run.mistake.
+def first_fault(free: Loop, clipped: Loop) -> Fault | None:
+    """Return the first mistake of a loop, by a run without clipping and one with it."""
+    fault = free.fault()
+    other = clipped.fault()
+    if fault is None or other is not None:
+        return fault or other
+    no_norms = not fault.name and len(free.losses) == free.steps != len(free.norms)
+    if no_norms or fault.name == "clipping before backward":
+        return Fault("norm only when clipping", fault.seen)
+    return fault
+
+
+# --- plot_results
+
+LOSSES = (4.0, 3.5, 3.75, 2.0, 1.5)
+NORMS = (1.0, 7.0, 2.5, 6.0, 0.5)
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of a picture.
+
+    curves: the y of each line.
+    names: title, and the names of both axes.
     """
-    found = [run.mistake() for run in runs]
-    free, *others = found
-    norms = free[0] == "clipping before backward" or "numbers for gradient norm" in free[1]
-    if norms and others and not any(others[0]):
-        return "norm only when clipping", free[1]
-    return next(filter(any, found), ("", ""))
+
+    curves: tuple[tuple[float, ...], ...]
+    names: tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What plot_results did with LOSSES and NORMS.
+
+    panels: of each picture that it saved.
+    is_png: the file at save_path is a PNG; None if there is no file.
+    left_open: a figure of pyplot is still open.
+    """
+
+    panels: tuple[tuple[Panel, ...], ...]
+    is_png: bool | None
+    left_open: bool
+
+    def fault(self) -> str:
+        """Say what is wrong with it first; "" if nothing is."""
+        if self.is_png is None:
+            return "nothing was written to save_path"
+        if len(self.panels) != 1:
+            return f"{len(self.panels)} pictures were saved, expected one"
+        if not self.is_png:
+            return "the file is not a PNG"
+        (panels,) = self.panels
+        if len(panels) != 2:
+            count = f"the saved picture has {len(panels)} panels, expected 2"
+            return f"{count}; is it saved after show()?"
+        for numbers, name, panel in zip(
+            (LOSSES, NORMS), ("losses", "gradient norms"), panels, strict=True
+        ):
+            if numbers not in panel.curves:
+                return f"no curve of the panel shows the {name}"
+            if not all(panel.names):
+                return f"the panel of the {name} lacks a title, or the name of an axis"
+        open_figure = "a figure was left open: plt.close(figure), or matplotlib.figure.Figure"
+        return open_figure if self.left_open else ""
+
+
+def draw(plot_results: Callable[..., object]) -> Picture:
+    """Call plot_results with five steps, and with one; look at the first picture."""
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+
+    saved: list[tuple[Panel, ...]] = []
+    save = Figure.savefig
+
+    def savefig(figure: Any, *args: Any, **kwargs: Any) -> Any:
+        saved.append(tuple(panel_of(axes) for axes in figure.axes[:10]))
+        return save(figure, *args, **kwargs)
+
+    def show(*_: Any, **__: Any) -> None:  # as when a window has been closed
+        plt.close("all")
+
+    plt.close("all")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(Figure, "savefig", savefig),
+        mock.patch.object(plt, "show", show),
+    ):
+        path = Path(folder) / "picture.png"
+        plot_results(list(LOSSES), list(NORMS), path)
+        is_png = path.read_bytes()[: len(PNG)] == PNG if path.is_file() else None
+        picture = Picture(tuple(saved), is_png, bool(plt.get_fignums()))
+        plot_results([2.0], [1.0], path)
+    return picture
+
+
+def panel_of(axes: Any) -> Panel:
+    curves = (tuple(float(y) for y in line.get_ydata()[:100]) for line in axes.get_lines()[:20])
+    title = axes.get_title() or axes.get_title("left") or axes.get_title("right")
+    return Panel(tuple(curves), (title[:200], axes.get_xlabel()[:200], axes.get_ylabel()[:200]))

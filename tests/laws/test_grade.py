@@ -29,14 +29,16 @@ from helpers import ROOT
 
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import calls, laws, outcomes
+from hectogpt.grade.answer import Raised, Values
 from hectogpt.grade.calls import Call
-from hectogpt.grade.computation import sentences, symptoms
 from hectogpt.grade.laws import SETTINGS
-from hectogpt.grade.mistakes import GRADIENTS, MISTAKES
+from hectogpt.grade.mistakes import GRADIENTS, MISTAKES, symptoms, words_of
 from hectogpt.grade.result import PartResult
-from hectogpt.grade.run_part import Answer, answers
+from hectogpt.grade.run_part import answers
 from tools.symptoms import measure
 
+NOTHING = Raised(error="Error")
+LOOP = set(words_of("loop"))
 MODEL = ("gelu", "mlp", "attention", "block", "forward", "generate", "loss")
 HERE = {name: source for name, source in RIGHT.items() if "not installed" not in name}  # that one needs a child
 
@@ -152,9 +154,9 @@ def test_a_stub_is_not_started_and_blocks_what_rests_on_it() -> None:
 def test_what_did_not_come_back_passes_nobody() -> None:
     """A child that dies with the submission's own lower parts leaves no answers there; none may count as right."""
     found = transcript(edited(BASE, (TOKEN, TOKEN.replace("argmax", "argmin"))), ("generate",))
-    found.calls = {key: made for key, made in found.calls.items() if key[1] != "own"}
+    found.answers = {key: made for key, made in found.answers.items() if key[1] != "own"}
     assert outcomes.judge_part("generate", found).outcome == "failed"
-    del found.calls["generate", "patched"]
+    del found.answers["generate", "patched"]
     assert outcomes.judge_part("generate", found).outcome == "grader fault"
 
 
@@ -211,31 +213,32 @@ def test_two_processes_get_the_same_weights_and_nothing_is_trivial() -> None:
 def calls_of(part: str) -> list[Call]:
     """The right answers in every setting of a part whose values count."""
     asked = [setting for setting in laws.settings_of(part) if setting.counts]
-    made = [Call(s, n, Answer("error"), "float64") for s in asked for n in range(len(s.inputs))]
-    return [Call(c.setting, c.place, Answer("tensor", {"": c.right}), c.dtype) for c in made]
+    made = [Call(s, n, NOTHING, "float64") for s in asked for n in range(len(s.inputs))]
+    return [Call(c.setting, c.place, Values(tensors={"": c.right}), c.dtype) for c in made]
 
 
 @pytest.mark.parametrize("part", MISTAKES)
 def test_every_known_mistake_shows_a_hundred_times_above_the_tolerance(part: str) -> None:
     """In float64. Right results are no mistake; some pairs cancel out, so that only failing parts are explained."""
     right, listed = calls_of(part), MISTAKES[part]
+    words = words_of("end") | words_of(part)
     assert len({mistake.name for mistake in listed}) == len(listed)
     for mistake in listed:
-        worst = max(c.error_against(calls.outcome((mistake,), c.setting, c.number)) for c in right)
+        worst = max(c.error_against(calls.computed((mistake,), c.setting, c.number)) for c in right)
         assert worst >= 100 * laws.TOLERANCE["float64"] or mistake.name in IN_NOTES, mistake.name
-        assert mistake.what.endswith((".", ".)", "?)."))
+        assert words[mistake.name].what.endswith((".", ".)", "?)."))
 
 
 @pytest.mark.parametrize("part", GRADIENTS)
 def test_every_known_mistake_of_a_gradient_leaves_the_values_right_and_shows(part: str) -> None:
     setting = SETTINGS[part]
-    right, value = calls.gradient((), setting, 0), Call(setting, 0, Answer("error"), "float64").right
+    right, value = calls.computed_gradients((), setting, 0), Call(setting, 0, NOTHING, "float64").right
     assert right is not None
     for mistake in GRADIENTS[part]:
-        made = calls.gradient((mistake,), setting, 0)
+        made = calls.computed_gradients((mistake,), setting, 0)
         assert made is None or not all(torch.allclose(made[name], right[name]) for name in right), mistake.name
-        same = Call(setting, 0, Answer("tensor", {"": value}), "float64")
-        assert same.agrees(calls.outcome((mistake,), setting, 0)), mistake.name
+        same = Call(setting, 0, Values(tensors={"": value}), "float64")
+        assert same.agrees(calls.computed((mistake,), setting, 0)), mistake.name
 
 
 def test_every_mistake_says_what_its_author_sees() -> None:
@@ -243,7 +246,7 @@ def test_every_mistake_says_what_its_author_sees() -> None:
         known = {mistake.name for mistake in (*listed, *GRADIENTS.get(part, ()))}
         assert set(symptoms()[part]) == known, "python -m tools.symptoms writes them"
         assert all(symptom.endswith(".") for symptom in symptoms()[part].values())
-    assert set(symptoms()["train"]) == set(sentences()["loop"])
+    assert set(symptoms()["train"]) == LOOP
 
 
 @pytest.mark.thorough
@@ -260,7 +263,7 @@ def test_the_students_page_says_how_to_get_an_input() -> None:
     made: dict[str, Any] = {}
     module("model_solution", BASE)
     exec(lines, made)
-    torch.testing.assert_close(made["y"], calls.outcome((), SETTINGS["attention"], 0))
+    torch.testing.assert_close(made["y"], calls.computed((), SETTINGS["attention"], 0))
 
 
 # --- train.py --------------------------------------------------------------------------------------------------------
@@ -286,4 +289,12 @@ def test_what_was_changed_in_the_loop_is_a_note(change: Change) -> None:
 
 def test_every_mistake_of_the_loop_has_a_wrong_loop() -> None:
     assert [name for name, _, _ in LOOPS] == list(dict.fromkeys(name for name, _, _ in LOOPS))
-    assert {name for name, _, _ in LOOPS} == set(sentences()["loop"])
+    assert {name for name, _, _ in LOOPS} == LOOP
+
+
+@pytest.mark.parametrize("change", [one for one in WRONG_CHANGES + RIGHT_CHANGES if one.part == "plot"])
+def test_a_picture_is_judged_as_in_a_kit(change: Change) -> None:
+    """tests/commands/test_assignment.py asks a kit about the same changes. No points depend on it."""
+    result = judged(BASE, "plot", train=edited(TRAIN, (change.old, change.new)))["plot"]
+    assert (result.outcome == "failed", result.max_points) == (change in WRONG_CHANGES, 0)
+    assert bool(result.broken) == (change in WRONG_CHANGES)
