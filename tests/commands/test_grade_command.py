@@ -160,8 +160,7 @@ def test_a_submission_that_cannot_be_imported() -> None:
 @posix
 @pytest.mark.thorough
 def test_a_child_that_hangs_ends_with_the_grader(tmp_path: Path) -> None:
-    """Killed with SIGKILL, the grader can end nobody; the child notices, and ends what it has started. The next grader
-    removes the folder."""
+    """After SIGKILL the child notices, and ends what it has started; the next grader removes the folder."""
     hang = """
     import os, time
     open("pid", "w").write(str(os.getpid()))
