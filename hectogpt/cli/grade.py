@@ -21,7 +21,8 @@ from hectogpt.assignment.parts import SOURCES
 from hectogpt.cli.console import note
 from hectogpt.cli.options import GradeOptions
 from hectogpt.errors import UserError
-from hectogpt.grade import report, submission
+from hectogpt.grade import result as forms
+from hectogpt.grade import submission
 from hectogpt.grade.result import Result
 from hectogpt.grade.runner import check_reference, grade_all, sweep
 from hectogpt.grade.submission import Limits, Submission
@@ -87,11 +88,9 @@ def graded(options: GradeOptions, submissions: list[Submission]) -> list[Result]
         found.append(result)
         kept += recorded
         if not options.json:
-            print(
-                report.line(result) if several else report.text(result, options.hints), flush=True
-            )
+            print(forms.line(result) if several else forms.text(result, options.hints), flush=True)
     if several and not options.json:
-        print(f"\n{report.overview(found)}")
+        print(f"\n{forms.overview(found)}")
     if out is not None:
         words = (
             f", {kept} of {len(found)} kept from an earlier grading: nothing in them has changed"
@@ -105,13 +104,13 @@ def write_files(options: GradeOptions, found: list[Result]) -> None:
     """The files that were asked for."""
     if options.html is not None:
         options.html.mkdir(parents=True, exist_ok=True)
-        for name, content in report.pages(found, options.hints).items():
+        for name, content in forms.pages(found, options.hints).items():
             files.write_atomic(options.html / name, fill("report", content))
         note(f"pages: {options.html / 'index.html'}", options.quiet)
     if options.csv is not None:
-        files.write_atomic(options.csv, report.as_csv(found))
+        files.write_atomic(options.csv, forms.as_csv(found))
     if options.gradescope is not None:
-        results = json.dumps(report.gradescope(found[0], options.hints), indent=1, allow_nan=False)
+        results = json.dumps(forms.gradescope(found[0], options.hints), indent=1, allow_nan=False)
         files.write_atomic(options.gradescope, results + "\n")
 
 

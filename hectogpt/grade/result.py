@@ -1,11 +1,19 @@
-"""What a grading says: of a law, of a part, of a submission; and its record, a JSON object."""
+"""What a grading says: of a law, a part, a submission; its record, and its forms for a terminal,
+a table, Gradescope, and as pages. All foreign text is made harmless."""
 
 from __future__ import annotations
 
+import csv
+import io
+import re
+import zlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from hectogpt.assignment.parts import BY_NAME
+from hectogpt.display import printable
+from hectogpt.grade import laws
 from hectogpt.serialization import dump, load
 
 # The outcomes of a part. Only the first earns points; the next are nobody's fault; the rest are
@@ -179,3 +187,299 @@ def result_of(record: dict[str, Any]) -> Result:
 
 def _fields_only(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in COMPUTED}
+
+
+# --- in words
+
+
+def one_line(said: str) -> str:
+    """A foreign text on one line, without control characters."""
+    return printable(" ".join(said.split()))
+
+
+def hints(part: PartResult, level: int) -> list[tuple[str, str]]:
+    """(kind, sentence) of a part that is not right, up to a level: 1 the symptom, 2 where, 3
+    what.
+    """
+    if part.outcome == "passed":
+        return []
+    found = part.diagnosis
+    first = part.broken[:1]  # the other findings say the same of other inputs
+    sentences = [("reason", part.reason), *(("symptom", finding.symptom) for finding in first)]
+    if level >= 2:
+        sentences.append(
+            ("where", found.where) if found else ("asked for", first[0].says if first else "")
+        )
+    if level >= 3 and found:
+        others = "; ".join(found.equivalent)
+        sentences += [
+            ("what", found.what),
+            ("effect", found.effect),
+            ("or", others and f"{others} (the same results)"),
+        ]
+    return [(kind, one_line(words)) for kind, words in sentences if words]
+
+
+def said(part: PartResult, level: int) -> list[str]:
+    """The hints of a part, a line each; none for one that passed."""
+    return [f"{kind}: {sentence}" for kind, sentence in hints(part, level)]
+
+
+def points(result: Result | PartResult) -> str:
+    return f"{result.points}/{result.max_points}" if result.max_points else ""
+
+
+def notes(part: PartResult) -> list[str]:
+    return [f"{note.law}: {one_line(note.symptom)}" for note in part.notes]
+
+
+def text(result: Result, level: int = 3) -> str:
+    """The result of one submission, a line a part and its hints below it."""
+    if result.fault:
+        return f"{one_line(result.name)}: not graded: {one_line(result.fault)}"
+    lines = [f"{one_line(result.name)}: {result.points} of {result.max_points} points"]
+    told = {""}  # a reason of several parts is told at the first
+    for part in result.parts:
+        beside = (
+            ""
+            if part.broken or part.reason in told or part.outcome == "not started"
+            else one_line(part.reason)
+        )
+        told.add(part.reason)
+        lines.append(f"  {part.outcome:<14} {part.title:<30} {points(part):>5}  {beside}".rstrip())
+        below = [
+            (kind, words) for kind, words in hints(part, level) if kind != "reason" or part.broken
+        ]
+        lines += [f"      {kind + ':':<10} {words}" for kind, words in below]
+    beyond = [f"      {part.title}: {note}" for part in result.parts for note in notes(part)]
+    lines += ["  notes (beyond the tests: no points are lost)", *beyond] if beyond else []
+    if result.missing_packages:
+        lines.append(
+            "  not installed here, replaced by stand-ins: "
+            f"{one_line(', '.join(result.missing_packages))}"
+        )
+    lines += [
+        f"  for the teacher: looks beyond its own code: {one_line(line)}" for line in result.looks
+    ]
+    if any(part.broken for part in result.parts):
+        lines.append(
+            "  what a difference says, and how to get its input: docs/assignment-student.md of "
+            "hectoGPT, section 3"
+        )
+    return "\n".join(lines)
+
+
+def wrongs(result: Result) -> str:
+    """What is wrong, on one line."""
+    return one_line(
+        "; ".join(f"{name}: {what}" if name else what for name, _, what in result.wrongs())
+    )
+
+
+def line(result: Result) -> str:
+    """A submission of a class on one line."""
+    if result.fault:
+        return text(result)
+    words = (
+        f"{one_line(result.name)}: {result.points}/{result.max_points}  {wrongs(result)}".rstrip()
+    )
+    fault = next(
+        (f" ({one_line(part.reason)})" for part in result.parts if part.outcome == "grader fault"),
+        "",
+    )
+    words += f"  ({result.note_count} note{'s' * (result.note_count > 1)})" * bool(
+        result.note_count
+    )
+    return words + fault + "  (looks beyond its own code, see the records)" * bool(result.looks)
+
+
+def counts(found: list[Result]) -> list[tuple[str, str, int]]:
+    """(part, mistake or outcome, how many submissions), the most frequent first."""
+    counted = Counter((title, what) for result in found for _, title, what in result.wrongs())
+    return sorted(
+        ((part, what, n) for (part, what), n in counted.items()),
+        key=lambda row: (-row[2], row[0], row[1]),
+    )
+
+
+def average(found: list[Result]) -> str:
+    """Of a class, in a few words."""
+    graded = [result for result in found if not result.fault]
+    mean = sum(result.points for result in graded) / max(1, len(graded))
+    full = sum(result.points == result.max_points for result in graded)
+    return f"{len(graded)} graded, {full} with full points, {mean:.1f} points on average"
+
+
+def overview(found: list[Result]) -> str:
+    """A class in a few lines: points, and what went wrong how often."""
+    lines = [f"  {n:>4}  {part}: {one_line(what)}" for part, what, n in counts(found)[:20]]
+    return "\n".join([f"{len(found)} submissions, {average(found)}", *lines])
+
+
+def as_csv(found: list[Result]) -> str:
+    """A line a submission: points and mistake of each part; no points for one that was not graded,
+    but the reason. No cell starts a formula in a spreadsheet."""
+    out = io.StringIO()
+    parts = laws.GRADED
+    columns = [
+        "name",
+        "points",
+        "max_points",
+        *parts,
+        *(f"{part} mistake" for part in parts),
+        "notes",
+        "not graded",
+    ]
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    most = max((result.max_points for result in found), default=0)
+    for result in sorted(found, key=lambda r: r.name):
+        row = {
+            "name": result.name,
+            "max_points": str(result.max_points or most),
+            "not graded": result.fault,
+        }
+        row |= (
+            {} if result.fault else {"points": str(result.points), "notes": str(result.note_count)}
+        )
+        for part in result.parts:
+            row |= {part.part: str(part.points), f"{part.part} mistake": part.mistake()}
+        writer.writerow({name: cell(value) for name, value in row.items()})
+    return out.getvalue()
+
+
+def cell(value: str) -> str:
+    told = one_line(value)
+    return "'" + told if told[:1] in ("=", "+", "-", "@") else told
+
+
+def gradescope(result: Result, level: int = 3) -> dict[str, Any]:
+    """The content of results.json: a test a part, numbered as in the assignment."""
+    tests = [
+        {
+            "name": part.title,
+            "number": BY_NAME[part.part].question or "-",
+            "score": part.points,
+            "max_score": part.max_points,
+            "status": "passed" if part.outcome == "passed" else "failed",
+            "output": "\n".join(
+                [part.outcome, *said(part, level), *(f"note: {note}" for note in notes(part))]
+            ),
+            "extra_data": {
+                "diagnosis": part.diagnosis.id if part.diagnosis else None,
+                "outcome": part.outcome,
+            },
+        }
+        for part in result.parts
+        if part.outcome != "not handed in" or part.max_points
+    ]
+    output = (
+        f"not graded: {one_line(result.fault)}"
+        if result.fault
+        else f"{result.points} of {result.max_points} points"
+    )
+    return {
+        "score": result.points,
+        "execution_time": round(result.seconds),
+        "output": output,
+        "stdout_visibility": "hidden",
+        "tests": tests,
+    }
+
+
+# --- pages that work offline, as data: hectogpt/web/pages/report.js draws them
+
+
+def pages(found: list[Result], level: int) -> dict[str, dict[str, Any]]:
+    """File name -> title and blocks. index.html is the submission itself if there is one, else the
+    overview, which leads to the others; none leads to it, so that each can be handed to its
+    student."""
+    if len(found) == 1:
+        return {"index.html": submission_page(found[0], level)}
+    ordered = sorted(found, key=lambda result: result.name)
+    made = {file_name(result): submission_page(result, level) for result in ordered}
+    return {"index.html": class_page(ordered), **made}
+
+
+def file_name(result: Result) -> str:
+    """Made of harmless letters; different for different names."""
+    harmless = re.sub(r"[^A-Za-z0-9_-]+", "-", result.name).strip("-")[:60]
+    return f"{harmless or 'submission'}-{zlib.crc32(result.name.encode()):08x}.html"
+
+
+def submission_page(result: Result, level: int) -> dict[str, Any]:
+    """One submission: a row a part, with its hints."""
+    if result.fault:
+        return {
+            "title": one_line(result.name),
+            "blocks": [{"text": f"not graded: {one_line(result.fault)}", "kind": "bad"}],
+        }
+    rows = [row for part in result.parts for row in part_rows(part, level)]
+    beyond = [f"{part.title}: {note}" for part in result.parts for note in notes(part)]
+    table = {"table": {"head": ["part", "outcome", "points", "what was seen"], "rows": rows}}
+    blocks: list[dict[str, Any]] = [
+        {"text": f"{result.points} of {result.max_points} points"},
+        table,
+    ]
+    if beyond:
+        blocks += [
+            {"heading": "Notes"},
+            {"text": "Beyond the tests: no points are lost."},
+            {"list": beyond},
+        ]
+    return {"title": one_line(result.name), "blocks": blocks}
+
+
+def part_rows(part: PartResult, level: int) -> list[list[Any]]:
+    kind = (
+        "good" if part.outcome == "passed" else "bad" if part.outcome in WRONG else "other"
+    )  # its colour
+    first, *others = said(part, level) or [""]
+    row = [part.title, {"text": part.outcome, "kind": kind}, points(part), first]
+    return [row, *(["", "", "", sentence] for sentence in others)]
+
+
+def class_page(found: list[Result]) -> dict[str, Any]:
+    """The overview: mistakes by frequency, what each part came out as, and every submission."""
+    counted = counts(found)
+    largest = counted[0][2] if counted else 1
+    mistakes = [[part, one_line(what), str(n), {"bar": n / largest}] for part, what, n in counted]
+    by_part = [part_line(name, found) for name in laws.GRADED]
+    rows = [
+        [
+            {"text": one_line(r.name), "href": file_name(r)},
+            points(r),
+            str(r.note_count or ""),
+            one_line(r.fault) or wrongs(r),
+        ]
+        for r in found
+    ]
+    return {
+        "title": f"{len(found)} submissions",
+        "blocks": [
+            {"text": f"{average(found)}."},
+            {"heading": "Mistakes"},
+            {
+                "table": {
+                    "head": ["part", "mistake or outcome", "submissions", ""],
+                    "rows": mistakes,
+                }
+            },
+            {"heading": "Parts"},
+            {
+                "table": {
+                    "head": ["part", "passed", "wrong", "not started or blocked"],
+                    "rows": by_part,
+                }
+            },
+            {"heading": "Submissions"},
+            {"table": {"head": ["name", "points", "notes", "wrong"], "rows": rows}},
+        ],
+    }
+
+
+def part_line(name: str, found: list[Result]) -> list[str]:
+    outcomes = [part.outcome for result in found for part in result.parts if part.part == name]
+    waiting = sum(outcome in ("not started", "blocked") for outcome in outcomes)
+    wrong = sum(outcome in WRONG for outcome in outcomes) - waiting
+    return [BY_NAME[name].title, str(outcomes.count("passed")), str(wrong), str(waiting)]

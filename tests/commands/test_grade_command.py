@@ -24,7 +24,7 @@ from helpers import ROOT
 from hectogpt import hardware
 from hectogpt.cli.grade import archive
 from hectogpt.errors import UserError
-from hectogpt.grade import report
+from hectogpt.grade import result as report
 from hectogpt.grade.result import OUTCOMES, Result
 from hectogpt.grade.runner import check_reference, grade
 from hectogpt.grade.submission import Limits, Submission
@@ -177,8 +177,7 @@ def test_a_child_that_hangs_ends_with_the_grader(tmp_path: Path) -> None:
     (found,) = tmp_path.glob(place)  # in the home of the child and of what it has started
     wait_for(lambda: not hardware.processes_with("HOME", str(found.parent)))
     submit(tmp_path / "next", "def x(:")
-    with start("next", folder=tmp_path, TMPDIR=str(tmp_path)) as grader:
-        grader.communicate(timeout=100)
+    start("next", folder=tmp_path, TMPDIR=str(tmp_path)).communicate(timeout=100)
     assert list(tmp_path.glob("hectogpt-grade-*")) == []
 
 

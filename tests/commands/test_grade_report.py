@@ -15,7 +15,8 @@ from grade_solutions import BASE, edited, judged
 from helpers import ROOT
 
 from hectogpt.errors import UserError
-from hectogpt.grade import laws, report, runner, submission
+from hectogpt.grade import laws, runner, submission
+from hectogpt.grade import result as report
 from hectogpt.grade.result import PartResult, Result
 
 EVIL = "<script>alert(1)</script>\x1b[31m=1+1"

@@ -47,9 +47,6 @@ def named(result: PartResult) -> tuple[str, ...]:
     return (result.diagnosis.id, *result.diagnosis.equivalent) if result.diagnosis else ()
 
 
-# --- right ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.thorough] if n % 4 else []) for n, name in enumerate(HERE)]
 )
@@ -80,9 +77,6 @@ def test_what_the_assignment_does_not_ask_for_is_a_note(part: str, source: str) 
     assert result.notes
     if source == NO_CROP:
         assert [note.law for note in result.notes] == ["past the context", "a prompt longer than the context"]
-
-
-# --- wrong ------------------------------------------------------------------------------------------------------------
 
 
 def test_all_parts_are_there_and_no_two_are_equal() -> None:
@@ -273,7 +267,6 @@ def test_the_students_page_says_how_to_get_an_input() -> None:
     "change", [one for one in WRONG_CHANGES if one.part in WATCHED], ids=lambda one: one.name or "nothing returned"
 )
 def test_a_mistake_in_the_loop_is_named_and_a_wrong_picture_fails(change: Change) -> None:
-    """test_assignment.py asks a kit about the same changes."""
     result = judged(BASE, change.part, train=edited(TRAIN, (change.old, change.new)))[change.part]
     assert (result.outcome, result.notes) == ("failed", [])
     assert (result.diagnosis.id if result.diagnosis else "") == change.name * (change.part == "train"), result.why()

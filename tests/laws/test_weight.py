@@ -18,7 +18,7 @@ from helpers import ROOT
 from tools import layers
 
 # Of these `yardstick` 17,300, and the best counting 6,400, which was in tools/.
-CHARACTERS = 668_800
+CHARACTERS = 667_600
 LINES = {
     "C++": (2_060, ("hectogpt/**/*.cpp", "hectogpt/**/*.h")),
     "pages": (3_620, ("hectogpt/**/*.js", "hectogpt/**/*.html", "hectogpt/**/*.css")),
