@@ -1,5 +1,7 @@
-"""Reads a command's options, says which is wrong, and writes the text of `hectogpt COMMAND
---help`: all of it from the class of the options."""
+"""Read a command's options, find the wrong one, and write the text of `hectogpt COMMAND --help`.
+
+Everything follows from the class of the options.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,7 @@ NAMES = {int: "N", float: "X", Path: "FILE", str: "TEXT"}
 
 
 class Option(NamedTuple):
-    """Something that a command may be given: an option such as "--steps", or an argument such as
-    "MODEL".
-    """
+    """An option such as "--steps", or an argument such as "MODEL"."""
 
     name: str
     kind: Any
@@ -55,10 +55,18 @@ def parse(
     known: Iterable[Option],
     **settings: Any,
 ) -> T:
-    """Read arguments with tyro. Raises UserError for what it refuses.
+    """Read arguments with tyro.
 
-    typed: all words behind the command, of which argv are those that tyro reads. known: what tyro
-    accepts."""
+    Args:
+        kind: the class of the options.
+        argv: the words that tyro reads.
+        typed: all words after the command.
+        command: the command's name.
+        known: the options that tyro accepts.
+        settings: of `tyro.cli`.
+
+    Raises UserError for arguments that tyro refuses.
+    """
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             return tyro.cli(kind, args=argv, prog=f"hectogpt {command}", **settings)
@@ -80,8 +88,9 @@ def parse(
 def find_mistake(
     typed: list[str], command: str, known: list[Option]
 ) -> tuple[str, str, list[str]]:
-    """The first mistake in words that tyro refuses, the reason, and the words as they may be; []
-    for any others.
+    """The first mistake in words that tyro refuses, the reason, and corrected words.
+
+    The corrected words are [] if none are known.
     """
     options = {one.name: one for one in known}
     loose = list[int]()
@@ -136,8 +145,9 @@ def find_mistake(
 
 
 def misfit(option: Option, values: list[str]) -> tuple[str, str]:
-    """Why these are no values of an option, "" if they are; and one that is, "" if none is
-    known.
+    """Why these values do not fit an option, and a value that would.
+
+    Either is "": the first if they fit, the second if no value is known.
     """
     kind, least, _ = shape_of(option.kind)
     choices = list(map(str, get_args(kind)))
@@ -157,7 +167,7 @@ def misfit(option: Option, values: list[str]) -> tuple[str, str]:
 
 
 def with_default(error: UserError, known: Iterable[Option]) -> UserError:
-    """The error; if it is about one option and names no fix, the fix is the option's default."""
+    """The error, with the option's default as its fix if it is about one option and has no fix."""
     field = error.what.partition(" = ")[0]
     for option in known:
         if option.name == f"--{field.replace('_', '-')}" and isinstance(
@@ -168,16 +178,14 @@ def with_default(error: UserError, known: Iterable[Option]) -> UserError:
 
 
 def nearest(name: str, options: Iterable[str]) -> list[str]:
-    """The option that is meant by a name that is none, if one is like it: of --batch-size
-    --data.batch-size.
-    """
+    """The option that an unknown name probably means, such as --data.batch-size for --batch-size."""
     wanted = name[2:].replace("learning-rate", "lr")
     same = [option for option in options if option[2:].rpartition(".")[2] == wanted]
     return same[:1] or difflib.get_close_matches(name, options, 1)
 
 
 def shape_of(kind: Any) -> tuple[Any, int, int]:
-    """The type of an option's values, and how many it takes, at least and at most."""
+    """The type of an option's values, and the least and most values that it takes."""
     inner = [one for one in get_args(kind) if one is not NoneType]
     if get_origin(kind) is tuple:
         return (inner[0], 0, 1000) if ... in inner else (inner[0], len(inner), len(inner))
@@ -189,7 +197,7 @@ def shape_of(kind: Any) -> tuple[Any, int, int]:
 
 
 def options_in(kind: type, value: Any = None, prefix: str = "--") -> Iterator[Option]:
-    """The options that tyro makes of a class, or of a value whose parts have options too."""
+    """Yield the options that tyro makes of a class, or of a value whose parts have options too."""
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         default = field.default if value is None else getattr(value, field.name)
@@ -208,7 +216,7 @@ def options_in(kind: type, value: Any = None, prefix: str = "--") -> Iterator[Op
 
 
 def command_help(kind: type, command: str) -> str:
-    """Usage, what the command does, its arguments, its options with their defaults, examples."""
+    """The help of a command: usage, description, arguments, options with defaults, examples."""
     columns = max(60, min(shutil.get_terminal_size().columns, 100))
     rows = rows_of(kind)
     arguments = [(left, text) for left, text in rows if not left.startswith("--")]
@@ -292,9 +300,7 @@ def read_texts(kind: type) -> dict[str, str]:
 
 
 def value_of(kind: Any) -> str:
-    """How the value of an option is written: "N", "FILE ...", "local|ray"; "" for one without a
-    value.
-    """
+    """How the value of an option is written: "N", "FILE ...", "local|ray"; "" if it has none."""
     if get_origin(kind) is Literal:
         return "|".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
@@ -304,7 +310,7 @@ def value_of(kind: Any) -> str:
 
 
 def default_of(default: Any, text: str) -> str:
-    """ " (default 0.8)" where an option has a value, and its text does not name the default."""
+    """The default in parentheses, such as " (default 0.8)", unless the text names it."""
     if (
         "default" in text
         or isinstance(default, bool)
@@ -315,8 +321,11 @@ def default_of(default: Any, text: str) -> str:
 
 
 def recipe_lines() -> list[tuple[str, str]]:
-    """Every recipe's name and the first sentence about it, from a file that tools/recipes.py
-    writes: importing the recipes would load torch."""
+    """Every recipe's name and the first sentence about it.
+
+    They come from a file that tools/recipes.py writes, because importing the recipes would load
+    torch.
+    """
     text = (Path(__file__).parent.parent / "lab" / "recipes.txt").read_text(encoding="utf-8")
     return [
         (name, sentence)

@@ -1,6 +1,6 @@
-"""Every recipe by name: the rungs of the ladder, whole or without one, and the recipes beside it.
+"""Every recipe by name: the rungs of the ladder, the ladder without a rung, and other recipes.
 
-A recipe named after a rung is the ladder up to and including it; the others stand alone.
+A recipe named after a rung is the ladder up to and including it; the others are independent.
 """
 
 from __future__ import annotations
@@ -25,23 +25,22 @@ from hectogpt.serialization import did_you_mean
 from hectogpt.training.optim import AdamW, SOAPMuon
 from hectogpt.training.run import Data, LinearDecay, Run
 
-DEFAULT = "minute"  # what is trained if none is named
-WITHOUT = "without-"  # begins the name of the top of the ladder without one rung
+DEFAULT = "minute"  # trained if no recipe is named
+WITHOUT = "without-"  # prefix in the name of the ladder without one rung
 
 # --- beside the ladder
-# ---
 
 
 def minute(run: Run) -> Run:
     """The whole ladder at d_model = 128 with 2 layers, and a second table of pairs in the values
-    of
-    attention: 38 s on TinyStories and 79 s on sotu on two cores of a server (track minute, whose
-    limit is 60 s).
+    of attention: 38 s on TinyStories and 79 s on sotu on two cores of a server (track minute,
+    whose limit is 60 s).
 
     A table costs little time: a lookup, and a pass of the optimizer over its rows. At this width
-    the limit of 60 million parameters leaves room for a table of all pairs. What a pair means then
-    reaches the values of both layers from the first step on. Muon's products are in bf16 to save
-    seconds."""
+    the limit of 60 million parameters leaves room for a table of all pairs. Information about
+    pairs then reaches the values of both layers from the first step on. Muon's products are in
+    bf16 to save seconds.
+    """
     run = apply(run, *LADDER)
     values = (*run.model.value_embeddings, NgramHash(2, rows=131_072))
     model = replace(run.model, d_model=128, n_heads=2, n_layers=2, value_embeddings=values)
@@ -50,16 +49,19 @@ def minute(run: Run) -> Run:
 
 
 def half_minute(run: Run) -> Run:
-    """`minute` at d_model = 64, with one head of 64: six tenths of its time, for processors on
-    which it takes two minutes (track minute).
+    """`minute` at d_model = 64, with one head of 64: six tenths of its time, for CPUs on which it
+    takes two minutes (track minute).
 
-    Most of a step is the products of the vocabulary head, whose work grows with the width. Fewer
-    rows of a batch would save as much and lose more: the hundred steps would read less."""
+    Most of a step is the products of the vocabulary head, whose work grows with the width. Batches
+    with fewer rows would save as much time and lose more, because the hundred steps would read
+    less.
+    """
     run = minute(run)
     return replace(run, model=replace(run.model, d_model=64, n_heads=1))
 
 
 def _up_to(rung: Recipe, run: Run) -> Run:
+    """Apply the ladder up to and including a rung."""
     return apply(run, *LADDER[: LADDER.index(rung) + 1])
 
 
@@ -85,8 +87,9 @@ def finetune(run: Run) -> Run:
     """Fine-tuning of another model (option init): AdamW at 0.00005 with warm-up and linear decay
     to zero, 4 rows of up to 512 tokens a step.
 
-    A learning rate as for random weights would undo what the model has learned. The model's sizes
-    come with its weights; those of this recipe alone are the baseline's."""
+    A learning rate for random weights would undo what the model has learned. The model's sizes
+    come with its weights; this recipe by itself has the baseline's.
+    """
     optim = AdamW(lr=5e-5, betas=(0.9, 0.95), weight_decay=0.0)
     return replace(
         run, optim=optim, schedule=LinearDecay(warmup=10), data=Data(batch_size=4, seq_len=512)
@@ -94,9 +97,9 @@ def finetune(run: Run) -> Run:
 
 
 def browser(run: Run) -> Run:
-    """What `hectogpt explore` trains in a tab: the ladder up to `smear` at d_model = 64 with 4
-    heads and 2 layers, 16 rows of 128 tokens a step, and learning rates that fall to zero in the
-    second half of the run.
+    """The recipe that `hectogpt explore` trains in a tab: the ladder up to `smear` at d_model = 64
+    with 4 heads and 2 layers, 16 rows of 128 tokens a step, and learning rates that fall to zero
+    in the second half of the run.
 
     On the page's text it ends below that text's trigram model, in about half a minute on one core.
     """
@@ -117,10 +120,9 @@ OTHERS: tuple[Recipe, ...] = (
 
 
 # --- by name
-# ---
 
-# Name -> the changes that make it of the baseline: the baseline first, the ladder in order, then
-# the others.
+# Name -> the changes that turn the baseline into it: the baseline first, then the ladder in order,
+# then the others.
 RECIPES: dict[str, tuple[Recipe, ...]] = {
     "baseline": (),
     **{rung.__name__: LADDER[:n] for n, rung in enumerate(LADDER, start=1)},
@@ -129,14 +131,17 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
 
 
 def compound(changes: Iterable[Recipe], name: str) -> Run:
-    """The baseline with the changes applied in order, called `name`. Their dtypes are the
-    machine's choice."""
+    """Apply the changes to the baseline in order, and call the result `name`.
+
+    Its dtypes are chosen for the machine.
+    """
     return replace(apply(baseline(), *changes), recipe=name, dtype="auto", head_dtype="auto")
 
 
 def without(name: str, top: str = TOP) -> Run:
-    """The ladder up to the rung `top` without one. Accepts old names. Raises UserError for a name
-    not on the ladder.
+    """The ladder up to the rung `top`, without one rung.
+
+    Raises UserError for a name that is not on the ladder.
     """
     known = [change.__name__ for change in RECIPES[top]]
     if name not in known:
@@ -151,10 +156,10 @@ def without(name: str, top: str = TOP) -> Run:
 
 
 def recipe(name: str) -> Run:
-    """The Run of a named recipe; `top` is the ladder's last rung, `without-RUNG` the top without
-    one rung.
+    """The Run of a named recipe.
 
-    Raises UserError with the nearest name for one that does not exist.
+    `top` is the ladder's last rung; `without-RUNG` is the top without that rung. Raises UserError
+    for an unknown name, with the nearest known one.
     """
     if name == "top":
         name = TOP
@@ -174,7 +179,7 @@ def recipe(name: str) -> Run:
 
 
 def recipe_of(run: Run) -> Run | None:
-    """The recipe that a run's name says it is; None for a name that is no recipe's."""
+    """The recipe that a run's name refers to; None if there is no such recipe."""
     try:
         return recipe(run.recipe)
     except UserError:
@@ -182,12 +187,12 @@ def recipe_of(run: Run) -> Run | None:
 
 
 def describe(name: str) -> str:
-    """What a recipe does, or, for a rung, what it adds to the one before: one sentence or two."""
+    """A sentence or two on what a recipe does or, for a rung, what it adds to the one before."""
     return paragraphs(name)[0]
 
 
 def paragraphs(name: str) -> list[str]:
-    """What a recipe says of itself: what it does, and, as far as it says, why that should help."""
+    """A recipe's description: what it does and, in some cases, why that should help."""
     return paragraphs_of((baseline, *RECIPES[name])[-1])
 
 

@@ -1,5 +1,6 @@
-"""The tracks: sets of rules for a comparison, and a check of which rules a trial breaks. Nothing
-else names a track.
+"""Tracks, which are sets of rules for a comparison, and a check of which rules a trial breaks.
+
+No other module names a track.
 """
 
 from __future__ import annotations
@@ -17,12 +18,18 @@ from hectogpt.training.run import Run
 
 @dataclass(frozen=True)
 class Track:
-    """The rules that a trial is checked against. None: no limit.
+    """The rules that a trial is checked against; None means no limit.
 
-    steps: exact number of optimizer steps. tokens: most training tokens, none of them read twice.
-    parameters: most parameters. seconds: most seconds of building and training. cores: most
-    threads. allows_gpu: whether a GPU may train. scoring: how a trained model is scored: by
-    itself, or with n-grams of what it read (lab/mixing.py)."""
+    Attributes:
+        steps: the exact number of optimizer steps.
+        tokens: the most training tokens, none of which may be read twice.
+        parameters: the most parameters.
+        seconds: the most seconds of building and training.
+        cores: the most threads.
+        allows_gpu: True if a GPU may train.
+        scoring: how a trained model is scored: by itself, or with n-grams of what it read
+            (lab/mixing.py).
+    """
 
     name: str
     steps: int
@@ -47,9 +54,7 @@ TRACKS: dict[str, Track] = {
 
 
 def find_track(name: str) -> Track:
-    """The track of this name. Raises UserError with the nearest name for one that does not
-    exist.
-    """
+    """The track of this name. Raises UserError for an unknown one, with the nearest known name."""
     if name not in TRACKS:
         raise UserError(
             f"unknown track {name!r}",
@@ -61,7 +66,7 @@ def find_track(name: str) -> Track:
 
 @dataclass(frozen=True)
 class Taken:
-    """What a trial takes, as far as it is known. again: whether it reads text twice."""
+    """The costs of a trial, as far as they are known. `again`: it reads text twice."""
 
     steps: int
     tokens: int
@@ -73,9 +78,7 @@ class Taken:
 
 
 def rules_broken(rules: Track, taken: Taken) -> list[str]:
-    """Which rules a trial breaks, in words; [] if none. What is not known yet (None) breaks
-    none.
-    """
+    """The rules that a trial breaks, as sentences. A cost that is not known (None) breaks none."""
     limits = {
         "training tokens": (taken.tokens, rules.tokens),
         "parameters": (taken.params, rules.parameters),
@@ -103,9 +106,9 @@ def broken_rules(
     seconds: float | None = None,
     machine: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Which of the track's rules a run breaks, in words; [] if none.
+    """The rules of the track that a run breaks, as sentences.
 
-    machine: what it ran on, as a record has it: `kind` ("cpu", "cuda") and `threads`.
+    `machine` is where it ran, as in a record: `kind` ("cpu", "cuda") and `threads`.
     """
     machine = machine or {}
     rows = run.steps * run.data.batch_size
