@@ -178,7 +178,7 @@ def with_default(error: UserError, known: Iterable[Option]) -> UserError:
 
 
 def nearest(name: str, options: Iterable[str]) -> list[str]:
-    """The option that an unknown name probably means, such as --data.batch-size for --batch-size."""
+    """The option that an unknown name probably means: --data.batch-size for --batch-size."""
     wanted = name[2:].replace("learning-rate", "lr")
     same = [option for option in options if option[2:].rpartition(".")[2] == wanted]
     return same[:1] or difflib.get_close_matches(name, options, 1)
