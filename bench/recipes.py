@@ -26,7 +26,6 @@ from bench.record import ROOT
 from hectogpt.data import Corpus, load_tokenizer, open_corpus
 from hectogpt.data.corpus import cache_folder
 from hectogpt.data.sources import find_source
-from hectogpt.kernels import native
 from hectogpt.lab import recipes
 from hectogpt.lab.ladder import LADDER
 from hectogpt.lab.record import read_records
@@ -88,8 +87,7 @@ def take_step(session: Session, number: int) -> float:
     gradients = loop.Gradients(session.run, session.model, batches, session.machine)
     session.model.train()
     begun = time.perf_counter()
-    with native.using(session.kernels == "native"):
-        loop.update(gradients, session.optimizer, number)
+    loop.update(gradients, session.optimizer, number)
     return time.perf_counter() - begun
 
 

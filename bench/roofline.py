@@ -16,7 +16,6 @@ from bench.peaks import PEAKS
 from bench.race import Lap, Race, Row
 from bench.step import SETTINGS as STEPS
 from bench.step import Setting
-from hectogpt.kernels import native
 from hectogpt.model import Transformer
 from hectogpt.training.optim import AdamW
 from hectogpt.training.precision import fast_matmul_dtype, keep_freed_memory
@@ -29,6 +28,7 @@ def step_parts(setting: Setting, precision: torch.dtype, blocks: torch.dtype) ->
     """A step that returns the seconds of its parts: blocks (forward and backward), head and loss, and update (clip and
     optimizer). precision: the dtype of the head's products; blocks: of theirs."""
     ids, model = setting.batch(), Transformer(setting.config)
+    model.use_kernels(True)
     optimizer = AdamW(lr=1e-5).build(model)
 
     def step() -> Row:
@@ -71,7 +71,6 @@ def prepare(setting: str, contender: str, folder: str) -> dict[str, Lap]:
     if contender in PEAKS:
         return {"step": lambda: {"giga": PEAKS[contender]() / 1e9}}
     name, _, bf16 = setting.partition(" ")
-    native.use(True)
     keep_freed_memory()  # as a session does
     precision = fast_matmul_dtype()
     blocks = torch.bfloat16 if bf16 else torch.float32

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from bench.race import Lap, Race, Row, Work, timed, weighed
 from bench.recipes import KINDS, kinds_of, take_step
 from hectogpt.data import open_corpus
-from hectogpt.kernels import native
 from hectogpt.lab.recipes import recipe
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
+from hectogpt.training import setup
 from hectogpt.training.optim import AdamW
 from hectogpt.training.precision import fast_matmul_dtype
 from hectogpt.training.session import Session
@@ -83,6 +83,7 @@ def ours(config: ModelConfig) -> tuple[nn.Module, Loss]:
 
 def ours_in(config: ModelConfig, precision: torch.dtype) -> tuple[nn.Module, Loss]:
     model = Transformer(config)
+    model.use_kernels(True)
     return model, lambda ids: model.loss(ids[:, :-1], ids[:, 1:], precision=precision)
 
 
@@ -205,7 +206,6 @@ def prepare(setting: str, contender: str, folder: str) -> dict[str, Lap]:
     trained, so that every library is loaded."""
     if setting == "top":
         return prepare_top(contender)
-    native.use(True)
     chosen, tiny = SETTINGS[setting], SETTINGS["tiny"]
     ids = chosen.batch()
     Trainer(contender, tiny.config).step(tiny.batch())
@@ -228,7 +228,8 @@ def prepare_top(contender: str) -> dict[str, Lap]:
     """A step of the recipe `top` on sotu, of the two kinds that it has."""
     run = replace(recipe("top"), threads=torch.get_num_threads())
     session, kind_of = Session.open(run, open_corpus("sotu")), kinds_of(run)
-    session.kernels = TOP[contender]
+    session.model.use_kernels(TOP[contender] == "native")
+    session.optimizer = setup.build_optimizer(run, session.model)
 
     def lap(kind: str) -> Lap:
         steps = (step for step in range(run.steps) if kind_of(step) == kind)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 OTHER_TOKENS = (
     "Different vocabularies mean different tokens: only bits per byte (hectogpt "
@@ -159,30 +157,27 @@ class Progress:
         else:
             self._output.update(content, raw=True)
 
-    def follow(
-        self, items: Iterable[T], total: int, describe: Callable[[T], str], done: int = 0
-    ) -> Iterator[T]:
-        """Yield the items, showing each; without a terminal, show about `lines` of them.
+    @contextmanager
+    def counting(self, total: int) -> Iterator[Callable[[int, str], None]]:
+        """Show the steps of a task, each on a line: where there is no terminal, about `lines`.
 
-        Args:
-            items: the items.
-            total: their number, including those that are done.
-            describe: turns an item into a line of text.
-            done: how many of the total come before these items.
+        Yields the function to call with the number of a step, from 1, and its line.
         """
         every = max(1, total // self.lines)
         notebook = in_notebook() and not self.quiet
         # In a notebook the steps replace earlier lines, except notes.
         self._lines = ["", *(line for line in self._lines if line.startswith("note: "))]
-        with self.bar(total, "first step ...") as show:
-            for number, item in enumerate(items, start=done + 1):
+        with self.bar(total, "first step ...") as show_bar:
+
+            def show(number: int, text: str) -> None:
                 if notebook:
-                    self._show(describe(item))
+                    self._show(text)
                 elif self.console.is_terminal:
-                    show(number, describe(item))
+                    show_bar(number, text)
                 elif number % every == 0 or number in (1, total):
-                    self.line(describe(item))
-                yield item
+                    self.line(text)
+
+            yield show
 
     @contextmanager
     def bar(self, total: int | None, first: str) -> Iterator[Callable[[int, str], None]]:

@@ -6,7 +6,6 @@ import copy
 import tempfile
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,16 +29,16 @@ from hectogpt.lab.scoring import run_and_score
 from hectogpt.lab.tracks import find_track
 from hectogpt.lab.verdict import ComparisonResult
 from hectogpt.model.transformer import Transformer, evaluating
-from hectogpt.run_records import KEEP, RUN
+from hectogpt.run_records import KEEP, RUN, Habits
 from hectogpt.serialization import did_you_mean
 from hectogpt.signals import Stopped
 from hectogpt.training.evaluate import RunResult
-from hectogpt.training.full_run import score_between, step_line
-from hectogpt.training.run import Run, is_modified, label_of
+from hectogpt.training.events import drive, events, session_of
+from hectogpt.training.full_run import Plan, check_same, describe, find_corpus
+from hectogpt.training.listeners import step_lines
+from hectogpt.training.run import Run, label_of
 from hectogpt.training.run_folder import read_run
-from hectogpt.training.session import Session
 from hectogpt.training.setup import check_corpus, fit_vocabulary
-from hectogpt.training.task import Resume, Task, check_same, describe, find_corpus
 
 Source: TypeAlias = RunResult | Path | str | tuple[Transformer, Tokenizer]
 # the default of `generate`; small models repeat themselves if the most likely token is taken
@@ -99,35 +98,23 @@ def train(
     else:
         corpus = find_corpus(run, progress)
     base = recipes.recipe_of(run)
-    modified = base is not None and is_modified(fit_vocabulary(base, corpus.tokenizer), run)
-    if out is None:
-        return _train_without_folder(run, corpus, progress, label_of(run, modified), eval_every)
-    folder = Path(out).expanduser()
-    going_on = None
+    folder = None if out is None else Path(out).expanduser()
+    habits = Habits(folder, save_every, keep_checkpoints, eval_every, prompt)
+    before = None if base is None else fit_vocabulary(base, corpus.tokenizer)
+    plan = Plan(run, habits, recipe=before)
+    if folder is None:
+        return _train_without_folder(plan, corpus, progress)
     if resume and (folder / RUN).exists():
         check_same(folder, read_run(folder), run)
-        going_on = Resume(folder)
-    asked = (
-        run,
-        corpus,
-        run.recipe,
-        folder,
-        going_on,
-        modified,
-        ideas.files_of(run),
-        save_every,
-        eval_every,
-    )
+        plan = replace(plan, resume=folder)
     try:
-        task = Task(*asked, keep_checkpoints=keep_checkpoints)
-        return run_and_score(task, progress, prompt).result
+        return run_and_score(plan, corpus, progress).result
     except (
         UserError,
         Stopped,
     ) as error:  # Stopped comes before the first step, when there is nothing to save
         if isinstance(error, UserError) and error.fix.startswith(set_to("resume", folder)):
-            other = ", or another out" * error.what.endswith("already holds a run")
-            error.fix = f"hectogpt.train(run, out={str(folder)!r}, resume=True){other}"
+            error.fix = f"hectogpt.train(run, out={str(folder)!r}, resume=True), or another out"
         if error.code == errors.INTERRUPTED:
             raise KeyboardInterrupt(str(error)) from None
         if error.code in (errors.TERMINATED, errors.HANGUP):
@@ -135,14 +122,13 @@ def train(
         raise
 
 
-def _train_without_folder(
-    run: Run, corpus: Corpus, progress: Progress, label: str, eval_every: int
-) -> RunResult:
-    session = Session.open(run, corpus)
-    progress.line(f"{label}: {describe(session)}")
-    for step in progress.follow(session.steps(), run.steps, partial(step_line, run)):
-        score_between(session, step, eval_every, progress)
-    session.evaluate("dev")
+def _train_without_folder(plan: Plan, corpus: Corpus, progress: Progress) -> RunResult:
+    stream = events(plan.run, corpus, eval_every=plan.habits.eval_every, splits=("dev",))
+    session = session_of(stream)
+    progress.line(f"{label_of(plan.run, plan.modified)}: {describe(session)}")
+    ended = drive(stream, step_lines(session, progress))
+    if ended.error is not None:
+        raise ended.error
     return session.result()
 
 

@@ -13,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hectogpt import errors
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.files import is_locked, open_regular
 from hectogpt.json_files import (
     MANIFEST,
@@ -48,6 +48,31 @@ FIX = "name a folder that `hectogpt train` wrote; `hectogpt show` lists those he
 RUNNING = "running"  # a process holds the folder
 # there is no summary of all its steps: it was killed, or cannot be seen to be running
 UNFINISHED = "unfinished"
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How a run is trained in its folder. None of it changes a bit of the result."""
+
+    out: Path | None = None
+    """The run's folder (default runs/RECIPE, RECIPE-2 ...)."""
+    save_every: int | None = None
+    """Steps between checkpoints; 0 for none (default: by time, and none stays in the end)."""
+    keep_checkpoints: int = KEEP
+    """How many checkpoints stay, the newest."""
+    eval_every: int = 0
+    """Steps between held-out scores; 0 for none."""
+    prompt: str | None = None
+    """What the trained model continues at the end."""
+    track: Literal["none", "tensorboard"] = "none"
+    """Send metrics to TensorBoard too."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("save_every", 0), ("eval_every", 0), ("keep_checkpoints", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                why = f"it must be at least {least}"
+                raise UserError(f"{name} = {value}", why=why, fix=set_to(name, least))
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ def raise_on_signal(last: bool = False) -> Iterator[None]:
         yield
         return
     global _ignoring
+    _ignoring = False
     with _handling(_stop, last):
         try:
             yield

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.model import ModelConfig
-from hectogpt.model.fused_ce import fused_losses
+from hectogpt.model.fused_ce import How, fused_losses
 from hectogpt.training.evaluate import RunResult
 from hectogpt.training.optim import AdamW
 from hectogpt.training.run import Data, LinearDecay, Run
@@ -45,8 +45,9 @@ def peaked(model: AnyModule, seed: int = 0, scale: float = 0.5) -> AnyModule:
 
 
 def fused_loss(x: Tensor, weight: Tensor, targets: Tensor, **options: Any) -> Tensor:
-    """The first of what `fused_losses` gives."""
-    return fused_losses(x, weight, targets, **options)[0]
+    """The first of what `fused_losses` gives. options: its own, and the fields of How."""
+    how = How(**{field.name: options.pop(field.name) for field in fields(How) if field.name in options})
+    return fused_losses(x, weight, targets, **options, how=how)[0]
 
 
 def write_tokens(folder: Path, n_documents: int = 120) -> Path:

@@ -4,7 +4,6 @@ wrong.
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import torch
@@ -19,16 +18,16 @@ from hectogpt.errors import UserError, set_to
 from hectogpt.files import odd_entries
 from hectogpt.idea_file import imported, load_idea, read_idea
 from hectogpt.json_files import MANIFEST, damage, read_manifest
-from hectogpt.lab import ideas
 from hectogpt.lab.scoring import run_and_score
-from hectogpt.run_records import CHECKPOINTS, read_record
+from hectogpt.run_records import CHECKPOINTS, Habits, read_record
 from hectogpt.serialization import dump, idea_module
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.diagnose import diagnose as find_fault
+from hectogpt.training.events import Ended, events, session_of
+from hectogpt.training.full_run import Plan, find_corpus, named_folder
 from hectogpt.training.run import Run
 from hectogpt.training.run_folder import read_run, read_steps
 from hectogpt.training.session import Session
-from hectogpt.training.task import Resume, Task, find_corpus, named_folder
 
 WORDS = {True: "equal", False: "differs"}
 AFTER = "weights and optimizer after the step"
@@ -47,7 +46,7 @@ def main(options: CheckOptions) -> None:
     if len(asked) > 1:
         what = f"{' and '.join(deed.__name__ for deed in asked)} at once"
         raise UserError(what, why="each is a command of its own", fix="name one of them")
-    (asked or [check_files])[0](options, named_folder(str(options.run)).folder)
+    (asked or [check_files])[0](options, named_folder(str(options.run))[0])
 
 
 def check_files(options: CheckOptions, folder: Path) -> None:
@@ -125,10 +124,8 @@ def repair(options: CheckOptions, folder: Path) -> None:
             (folder / MANIFEST).unlink(missing_ok=True)  # it says nothing any more
         progress.line(f"{damaged}: made again from the last checkpoint if there is one")
     corpus = find_corpus(trained, progress)
-    task = Task(
-        trained, corpus, "", resume=Resume(folder), own_files=ideas.files_of(trained), save_every=0
-    )
-    done = run_and_score(task, progress)
+    plan = Plan(trained, Habits(save_every=0), resume=folder)
+    done = run_and_score(plan, corpus, progress)
     show(options.json, done.summary, result_lines(done), options.quiet)
 
 
@@ -151,11 +148,15 @@ def read_own_run(folder: Path, options: CheckOptions) -> Run:
     return run
 
 
-def open_at(
+def find_checkpoint(
     options: CheckOptions, folder: Path, steps: int | None = None
-) -> tuple[Session, Checkpoint]:
-    """A session where a checkpoint has it: the one that is asked for, or the newest that has a
-    next step among so many (None: those of the run). Raises UserError."""
+) -> tuple[Run, Checkpoint]:
+    """Return a run and the checkpoint from which to compute its next step.
+
+    steps: how many steps there are to compute again (None: those of the run).
+
+    Raises UserError.
+    """
     run = read_own_run(folder, options)
     checkpoints = Checkpoints(folder / CHECKPOINTS)
     step = options.step
@@ -171,16 +172,15 @@ def open_at(
             else "train with checkpoints on the way: --save-every 10",
             code=errors.CHECKPOINT,
         )
-    at = checkpoints.load(usable[-1] if step is None else step)
-    return Session.open(run, open_corpus(run.corpus), at), at
+    return run, checkpoints.load(usable[-1] if step is None else step)
 
 
 def diagnose(options: CheckOptions, folder: Path) -> None:
     """Compute the step after a checkpoint again and print where its numbers stop being finite.
     Raises UserError.
     """
-    session, _ = open_at(options, folder)
-    fault = find_fault(session)
+    run, at = find_checkpoint(options, folder)
+    fault = find_fault(Session.open(run, open_corpus(run.corpus), at))
     place = "there is none" if fault.stage is None else f"{STAGES[fault.stage]} of {fault.module}"
     kind = (
         "rows whose loss is not finite"
@@ -203,31 +203,33 @@ def replay(options: CheckOptions, folder: Path) -> None:
     UserError: EXACTNESS if anything differs, CHECKPOINT if there is no step to compute."""
     checkpoints = Checkpoints(folder / CHECKPOINTS)
     recorded = read_steps(folder)
-    session, at = open_at(options, folder, len(recorded))
+    run, at = find_checkpoint(options, folder, len(recorded))
+    stream = events(run, open_corpus(run.corpus), at)
+    session = session_of(stream)
     step = at.step
     before = recorded[step]
-    again = next(itertools.islice(session.steps(), 1))
-    pairs = {"loss": (before.loss, again.loss), "grad_norm": (before.grad_norm, again.grad_norm)}
-    found = {f"{name}: {one!r}, again {two!r}": one == two for name, (one, two) in pairs.items()}
+    event = next(stream)
+    if isinstance(event, Ended) and event.error is not None:
+        raise event.error
+    again = session.done[-1]
+    found = {}
+    answer: dict[str, object] = {"step": step + 1, "differences": session.differences(at.facts)}
+    for name in ("loss", "grad_norm"):
+        one, two = getattr(before, name), getattr(again, name)
+        found[f"{name}: {one!r}, again {two!r}"] = one == two
+        answer[name] = {"recorded": one, "again": two}
     if step + 1 in checkpoints.steps():
-        one = checkpoints.load(step + 1).tensors
-        two = session.checkpoint().tensors
-        names = one.keys() - {"history"}  # which has seconds, too
-        found[AFTER] = one.keys() == two.keys() and all(
-            torch.equal(one[name], two[name]) for name in names
-        )
+        saved = checkpoints.load(step + 1).tensors
+        now = session.checkpoint().tensors
+        names = saved.keys() - {"history"}  # which has seconds, too
+        same = all(torch.equal(saved[name], now[name]) for name in names)
+        found[AFTER] = saved.keys() == now.keys() and same
     equal = all(found.values())
-    differences = session.differences(at.facts)
-    answer: dict[str, object] = {
-        "step": step + 1,
-        "equal": equal,
-        "weights_equal": found.get(AFTER),
-    }
-    answer["differences"] = differences
-    answer |= {name: {"recorded": one, "again": two} for name, (one, two) in pairs.items()}
+    answer |= {"equal": equal, "weights_equal": found.get(AFTER)}
     lines = [f"{WORDS[same]:<8} {what}" for what, same in found.items()]
     show(options.json, answer, lines, options.quiet)
     if not equal:
+        differences = session.differences(at.facts)
         raise UserError(
             printable(f"step {step + 1} of {folder} is not the same again"),
             why=", ".join(differences) or "machine and program are those that trained it",

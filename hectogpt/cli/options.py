@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from hectogpt.run_records import KEEP
+from hectogpt.run_records import Habits
 
 # Options that several commands have.
 Json = Annotated[bool, arg(help="Print one JSON object.")]
@@ -44,7 +44,7 @@ RUN_FIELDS = {
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(Habits):
     """Train a recipe (minute takes about one; top reaches the lowest loss), or one changed by a
     function of your own, score it, and keep all in runs/RECIPE. Every field of the run is an
     option: --model.n-layers 6 --optim.lr 0.003.
@@ -53,26 +53,14 @@ class TrainOptions:
       hectogpt train adamw_128 --corpus stories.txt --steps 300 --out runs/mine
     """
 
-    eval_every: int = 0
-    """Steps between held-out scores; 0 for none."""
     init: str | None = None
     """Start from the weights of a run, folder or hub name."""
     idea: Path | None = None
     """Your own file, if the model of --init has its classes."""
-    save_every: int | None = None
-    """Steps between checkpoints; 0 for none (default: by time, and none stays in the end)."""
-    keep_checkpoints: int = KEEP
-    """How many checkpoints stay, the newest."""
     resume: Annotated[str | None, arg(metavar="auto|RUN")] = None
     """Go on with the recipe's newest run, or with a folder."""
     dist_timeout: float = 120.0
     """Seconds that processes wait for each other (torchrun)."""
-    out: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """The run's folder (default runs/RECIPE, RECIPE-2 ...)."""
-    prompt: str | None = None
-    """What the trained model continues at the end."""
-    track: Literal["none", "tensorboard"] = "none"
-    """Send metrics to TensorBoard too."""
     json: Json = False
     quiet: Silent = False
     dry_run: bool = False

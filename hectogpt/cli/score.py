@@ -16,12 +16,12 @@ from hectogpt.data import Corpus, Tokenizer, open_corpus
 from hectogpt.display import NGRAMS, one_line
 from hectogpt.errors import UserError
 from hectogpt.interop.open import find_folder, open_model
-from hectogpt.lab import ideas
 from hectogpt.lab.mixing import mix, score_both
 from hectogpt.lab.ngram import KneserNey, NgramModels
 from hectogpt.run_records import read_record
 from hectogpt.training import setup
 from hectogpt.training.evaluate import evaluate
+from hectogpt.training.run import files_of
 from hectogpt.training.run_folder import read_run
 
 
@@ -162,10 +162,8 @@ def tokens_of_run(name: str, corpus: Corpus, step: int | None) -> np.ndarray:
     try:
         run = read_run(Path(name))
         record = read_record(Path(name))
-        ideas.files_of(run)
-    except (
-        UserError
-    ):  # not a run, or a run whose order comes from a user's file, which is not loaded
+        files_of(run)
+    except UserError:  # not a run, or the order comes from a user's file that is not loaded
         return corpus.train
     taken = min(step or record.steps or run.steps, run.steps)
     return (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import field, make_dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,8 +31,17 @@ from hectogpt.run_records import PICTURE, RUN, read_record
 from hectogpt.serialization import dump
 from hectogpt.training import setup
 from hectogpt.training.checkpoint import code_hash
-from hectogpt.training.full_run import follow
+from hectogpt.training.full_run import (
+    Plan,
+    check_same,
+    find_corpus,
+    follow,
+    named_folder,
+    runs_of,
+    size_notes,
+)
 from hectogpt.training.leaves import ALONE, World, choose_leaves
+from hectogpt.training.listeners import check_tensorboard
 from hectogpt.training.parallel import (
     DisagreementError,
     Launch,
@@ -41,68 +50,36 @@ from hectogpt.training.parallel import (
     find_launch,
     recorded,
 )
-from hectogpt.training.run import Run, changes, is_modified, label_of, load_run
+from hectogpt.training.run import Run, changes, files_of, label_of, load_run
 from hectogpt.training.run_folder import read_run
-from hectogpt.training.task import (
-    Resume,
-    Task,
-    check_same,
-    find_corpus,
-    named_folder,
-    runs_of,
-    size_notes,
-)
-from hectogpt.training.tracker import check_installed
 
 # Codes with which all processes of a run end together.
 COMMON = (errors.DIVERGED, errors.INTERRUPTED, errors.TERMINATED, errors.HANGUP)
-SHORTER = (
-    "`hectogpt train half_minute` takes six tenths of the time, and reaches a slightly higher loss"
-)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a command line asks for. run: the recipe with the overrides of the command line, or the
-    run to go on with (`resume`). name: for the run's folder; None if no recipe is named. words:
-    the command line."""
-
-    options: TrainOptions
-    run: Run
-    recipe: Run
-    name: str | None
-    words: list[str]
-    resume: Resume | None = None
 
 
 def main(argv: list[str]) -> None:
-    """Train a new run, or go on with one; score it, print it. Raises UserError."""
-    asked = parse(argv)
+    """Train a new run, or resume one; score it, print it. Raises UserError."""
+    options, plan = parse(argv)
     launch = find_launch()
-    options = asked.options
-    ideas.check_causal(asked.run)
+    ideas.check_causal(plan.run)
     if options.track == "tensorboard":
-        check_installed()
-    if (
-        options.resume is None
-        and asked.run.recipe == "finetune"
-        and asked.run.first_weights is None
-    ):
+        check_tensorboard()
+    if options.resume is None and plan.run.recipe == "finetune" and plan.run.first_weights is None:
         fix = "hectogpt train finetune --init gpt2, or a folder in its place"
-        raise UserError(
-            "nothing to fine-tune", why="the recipe finetune starts from another model", fix=fix
-        )
+        why = "the recipe finetune starts from another model"
+        raise UserError("nothing to fine-tune", why=why, fix=fix)
     if launch is not None and not options.dry_run:
-        train_shared(launch, asked)
+        train_shared(launch, options, plan, argv)
     elif launch is None or launch.rank == 0:
         progress = Progress(options.quiet)
-        if plan := find_plan(asked, progress):
-            finish(plan, find_corpus(plan.run, progress), progress)
+        if found := find_plan(options, plan, argv, progress):
+            finish(options, found, find_corpus(found.run, progress), progress)
 
 
-def parse(argv: list[str], base: Run | None = None) -> Asked:
-    """Read a command line. base: what the overrides are applied to, instead of the recipe's own
-    Run.
+def parse(argv: list[str], base: Run | None = None) -> tuple[TrainOptions, Plan]:
+    """Read a command line: the options, and the recipe with the fields that it overrides.
+
+    base: the Run whose fields are overridden, instead of the recipe.
     """
     named = bool(argv) and not argv[0].startswith("-")
     given, words = (argv[0], argv[1:]) if named else (DEFAULT, argv)
@@ -128,9 +105,8 @@ def parse(argv: list[str], base: Run | None = None) -> Asked:
         description=recipes.describe(base.recipe) if base.recipe in recipes.RECIPES else "",
         config=(tyro.conf.AvoidSubcommands,),
     )
-    return Asked(
-        parsed.options, parsed.run, recipe, ideas.folder_name(given) if named else None, argv
-    )
+    folder = ideas.folder_name(given) if named else None
+    return parsed.options, Plan(parsed.run, parsed.options, folder, recipe)
 
 
 def arguments_of(run: Run) -> type:
@@ -155,51 +131,52 @@ def value_of(option: str, words: list[str]) -> str | None:
 # ---
 
 
-def find_plan(asked: Asked, progress: Progress) -> Asked | None:
-    """The same with the run to go on with, if there is one; None if there is nothing left to do.
+def find_plan(
+    options: TrainOptions, plan: Plan, argv: list[str], progress: Progress
+) -> Plan | None:
+    """Return the plan, with the run to resume if there is one; None if that is already complete.
+
     Raises UserError.
     """
-    options = asked.options
     if options.resume is None:
-        return asked
-    where = find_resumed(asked)
-    if where is None:
-        progress.line(
-            f"nothing to resume {f'in {options.out}' if options.out else 'below runs'}: a new run"
-        )
-        return asked
-    run = continued(asked, where.folder)
-    record = read_record(where.folder)
+        return plan
+    folder, step = find_resumed(options, plan)
+    if folder is None:
+        where = f"in {options.out}" if options.out else "below runs"
+        progress.line(f"nothing to resume {where}: a new run")
+        return plan
+    run = continued(plan, argv, folder)
+    record = read_record(folder)
     if record.hashes_lost:
-        progress.line(f"note: {where.folder}: {record.hashes_lost}; the run is scored again")
-    if record.is_complete and where.step is None:
-        print(f"already complete ({run.steps}/{run.steps}): {where.folder}")
+        progress.line(f"note: {folder}: {record.hashes_lost}; the run is scored again")
+    if record.is_complete and step is None:
+        print(f"already complete ({run.steps}/{run.steps}): {folder}")
         return None
-    if record.state == "diverged" and where.step is None:
+    if record.state == "diverged" and step is None:
         raise UserError(
-            f"the run in {where.folder} has diverged",
+            f"the run in {folder} has diverged",
             why="from the same state it would diverge again",
-            fix=f"`hectogpt check {where.folder} --diagnose` finds where; a new run with a lower "
+            fix=f"`hectogpt check {folder} --diagnose` finds where; a new run with a lower "
             "learning rate",
             kept="the run, untouched",
             code=errors.DIVERGED,
         )
-    return replace(asked, run=run, resume=where)
+    return replace(plan, run=run, resume=folder, step=step)
 
 
-def find_resumed(asked: Asked) -> Resume | None:
-    """The run to go on with: the folder that --resume or --out names, or else the newest run of
-    the recipe that the same command line has begun; None if there is none. Raises UserError."""
-    options = asked.options
+def find_resumed(options: TrainOptions, plan: Plan) -> tuple[Path | None, int | None]:
+    """Find the folder of the run to resume, and the step that is named.
+
+    It is the folder that --resume or --out names, or else the newest run of the recipe that the
+    same command line has begun. Raises UserError.
+    """
     if options.resume not in (None, "auto"):
         return named_folder(str(options.resume))
     if options.out is not None:
-        folders = [options.out] if (options.out / RUN).exists() else []
-    else:
-        folders = [
-            f for f in runs_of(asked.name) if asked.name is None or is_begun_by(f, asked.run)
-        ]
-    return Resume(folders[0]) if folders else None
+        return (options.out if (options.out / RUN).exists() else None), None
+    folders = runs_of(plan.name)
+    fitting = (f for f in folders if plan.name is None or is_begun_by(f, plan.run))
+    return next(fitting, None), None
 
 
 def is_begun_by(folder: Path, run: Run) -> bool:
@@ -211,24 +188,25 @@ def is_begun_by(folder: Path, run: Run) -> bool:
     return before.recipe == run.recipe and not changes(before, run)
 
 
-def continued(asked: Asked, folder: Path) -> Run:
-    """The run in a folder with the options that the command line names. Raises UserError for
-    another run.
+def continued(plan: Plan, argv: list[str], folder: Path) -> Run:
+    """Return the run in a folder with the fields that the command line overrides. Raises UserError
+    for another run.
     """
     before = read_run(folder)
-    recipe = asked.recipe
+    recipe = plan.recipe
+    assert recipe is not None
     try:
-        ideas.files_of(before)
+        files_of(before)
     except UserError as error:
         error.fix = f"hectogpt train {before.recipe} --resume {folder}, with the path of the file"
         raise
-    if asked.name is not None and before.recipe != recipe.recipe:
+    if plan.name is not None and before.recipe != recipe.recipe:
         raise UserError(
             f"{folder} holds a run of {before.recipe}, not of {recipe.recipe}",
             fix=f"hectogpt train --resume {folder}, or --out with another folder",
             kept="the old run, untouched",
         )
-    if asked.name is not None and before.ideas != recipe.ideas:
+    if plan.name is not None and before.ideas != recipe.ideas:
         raise UserError(
             f"the file of {before.recipe} has changed since the run in {folder} began",
             why="with another idea it would be another run",
@@ -236,7 +214,7 @@ def continued(asked: Asked, folder: Path) -> Run:
             kept="the old run, untouched",
             code=errors.CHECKPOINT,
         )
-    after = parse(asked.words, before).run
+    after = parse(argv, before)[1].run
     check_same(folder, before, after)
     return after
 
@@ -245,32 +223,18 @@ def continued(asked: Asked, folder: Path) -> Run:
 # ---
 
 
-def finish(plan: Asked, corpus: Corpus, progress: Progress, world: World = ALONE) -> None:
+def finish(
+    options: TrainOptions, plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE
+) -> None:
     """Train to the end and print what came of it; with --dry-run print what would be trained.
-    world: the processes that share the run, of which this is rank 0."""
-    options = plan.options
-    run = plan.run
-    resume = plan.resume
-    modified = resume is None and is_modified(plan.recipe, run)
-    name = plan.name or DEFAULT
-    task = Task(
-        run=run,
-        corpus=corpus,
-        name=name,
-        out=options.out,
-        resume=resume,
-        modified=modified,
-        own_files=ideas.files_of(run),
-        save_every=options.save_every,
-        eval_every=options.eval_every,
-        track=options.track == "tensorboard",
-        shorter=SHORTER if name == DEFAULT and resume is None and not modified else "",
-        keep_checkpoints=options.keep_checkpoints,
-    )
+
+    world: the processes that share the run, of which this is rank 0.
+    """
     if options.dry_run:
-        show_plan(run, corpus, label_of(run, modified), progress, options.json)
+        label = label_of(plan.run, plan.modified)
+        show_plan(plan.run, corpus, label, progress, options.json)
     else:
-        done = run_and_score(task, progress, options.prompt, world)
+        done = run_and_score(plan, corpus, progress, world)
         show(options.json, done.summary, result_lines(done), options.quiet)
 
 
@@ -329,12 +293,12 @@ def result_lines(done: FullRun) -> Iterator[str]:
 # ---
 
 
-def train_shared(launch: Launch, asked: Asked) -> None:
+def train_shared(launch: Launch, options: TrainOptions, plan: Plan, argv: list[str]) -> None:
     """Train as one of several processes. Raises UserError at rank 0, SystemExit with the same code
     at the others.
     """
     try:
-        recorded(lambda: _train_as_one(launch, asked))()
+        recorded(lambda: _train_as_one(launch, options, plan, argv))()
     except Exception as error:
         if launch.rank == 0 or "--debug" in sys.argv:
             raise
@@ -346,35 +310,29 @@ def train_shared(launch: Launch, asked: Asked) -> None:
         raise SystemExit(error.code if isinstance(error, UserError) else errors.BUG) from None
 
 
-def _train_as_one(launch: Launch, asked: Asked) -> None:
-    options = asked.options
-    if (
-        launch.attempt
-    ):  # torchrun has started all processes again: the run of the attempt before goes on
-        asked = replace(asked, options=replace(options, resume=options.resume or "auto"))
+def _train_as_one(launch: Launch, options: TrainOptions, plan: Plan, argv: list[str]) -> None:
+    if launch.attempt:  # torchrun has started all processes again: they resume the run
+        options = replace(options, resume=options.resume or "auto")
     world = SharedWorld(launch, options.dist_timeout)
     with world:
-        config = dump(asked.run)
-        facts = {
-            "code": {"hectogpt": code_hash(), "torch": torch.__version__},
-            "idea file": config.pop("ideas"),
-        }
-        world.agree(
-            facts
-            | {"configuration": config, "options": [options.dist_timeout, options.eval_every]}
-        )
+        config = dump(plan.run)
+        code = {"hectogpt": code_hash(), "torch": torch.__version__}
+        facts = {"code": code, "idea file": config.pop("ideas"), "configuration": config}
+        world.agree(facts | {"options": [options.dist_timeout, options.eval_every]})
         progress = Progress(options.quiet or not world.is_first)
-        plan = find_plan(asked, progress) if world.is_first else None
-        decided = world.share(
-            lambda: plan and dump(replace(plan.run, data=choose_leaves(plan.run.data, world.size)))
-        )
+        found = find_plan(options, plan, argv, progress) if world.is_first else None
+
+        if found is not None:
+            data = choose_leaves(found.run.data, world.size)
+            found = replace(found, run=replace(found.run, data=data))
+        decided = world.share("the plan", lambda: found and dump(found.run))
         if decided is None:
             world.wait_for_all("the end")  # rank 0 may keep the store
             return
         run = load_run(decided)
         corpus = find_corpus(run, progress, check=launch.local_rank == 0)
         world.agree({"data": corpus.sha256, "tokenizer": corpus.tokenizer.sha256})
-        if plan is None:  # only rank 0 has decided
+        if found is None:  # only rank 0 has decided
             follow(run, corpus, world, options.eval_every)
         else:
-            finish(replace(plan, run=run), corpus, progress, world)
+            finish(options, found, corpus, progress, world)

@@ -1,58 +1,37 @@
 """The C++ kernels as torch operations.
 
 Those of a training step work in bf16 and float32: the softmax of a chunk of logits, causal
-attention, norm with rotation, GELU, and the row-wise AdamW. They are used only after `use(True)`;
-a run uses them within `using(True)` if they make it faster. Those of decoding are at the end.
-Without a library torch's own operations do the same work; results differ in the last place.
+attention, norm with rotation, GELU, and the row-wise AdamW. A model trains with them if it is told
+to (`Transformer.use_kernels`). Those of decoding are at the end. Otherwise, and without a library,
+torch's own operations do the same work; results differ in the last place.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Int8, Int32, Int64, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
-from hectogpt.kernels.build import Library, find
+from hectogpt.kernels.build import find
 
 DTYPES = (torch.float32, torch.bfloat16)
 Heads = Float[Tensor, "batch head time d"]
 Slots = Float[Tensor, "batch head slot d"]
 LARGEST_HEAD = 128  # dimensions of an attention head that the kernels support
 
-# The library while it is in use. On the CPU a training step then uses the kernels for the head's
-# softmax (model/fused_ce.py), causal attention and norm with rotation (model/attention.py), GELU
-# (model/parts.py) and rows of AdamW (training/optim/adamw.py). Each caller asks whether its
-# tensors fit; otherwise torch's operations do the same.
-_in_use: Library | None = None
+# On the CPU a training step uses the kernels for the head's softmax (model/fused_ce.py), causal
+# attention and norm with rotation (model/attention.py), GELU (model/parts.py) and rows of AdamW
+# (training/optim/adamw.py), if the model is told to. Each caller asks whether its tensors fit;
+# otherwise torch's operations do the same.
 
 
-def use(wanted: bool) -> bool:
-    """Switch the kernels on or off; returns True if they are now in use."""
-    global _in_use
-    _in_use = find().library if wanted else None
-    return _in_use is not None
-
-
-def in_use() -> bool:
-    """True if the kernels are in use; torch's compiler does not know them."""
-    return _in_use is not None and not torch.compiler.is_compiling()
-
-
-@contextmanager
-def using(wanted: bool) -> Iterator[bool]:
-    """Context manager: switch the kernels on or off."""
-    global _in_use
-    before = _in_use
-    try:
-        yield use(wanted)
-    finally:
-        _in_use = before
+def wanted(part: nn.Module) -> bool:
+    """True if a part of a model is to use the kernels now; torch's compiler does not know them."""
+    return bool(part.kernels) and part.training and not torch.compiler.is_compiling()
 
 
 # --- the softmax of the head
@@ -92,7 +71,7 @@ def head_softmax(
         target_logit,
         float(soft_cap or 0.0),
     )
-    call(_in_use, "head_softmax", _is_bf16(z), *numbers, losses, scale)
+    call("head_softmax", _is_bf16(z), *numbers, losses, scale)
     return losses, scale
 
 
@@ -100,14 +79,15 @@ def head_softmax(
 
 
 def attention_fits(dtype: torch.dtype, d_head: int) -> bool:
-    """True if `causal_attention` is in use and supports heads of this dtype and size.
+    """True if `causal_attention` supports heads of this dtype and size.
 
     Without AVX-512, torch's attention in float32 is as fast for large heads (measured).
     """
-    if _in_use is None or not in_use():
+    library = find().library
+    if library is None:
         return False
     large = (
-        LARGEST_HEAD if _in_use.form.name.startswith("x86-64-v4") or dtype != torch.float32 else 64
+        LARGEST_HEAD if library.form.name.startswith("x86-64-v4") or dtype != torch.float32 else 64
     )
     return dtype in DTYPES and d_head <= large
 
@@ -137,7 +117,6 @@ class _CausalAttention(torch.autograd.Function):
         lse = q.new_empty(q.shape[:-1], dtype=torch.float32)
         sizes = _sizes(q, (q, k, v, out))
         call(
-            _in_use,
             "causal_attention",
             _is_bf16(q),
             q,
@@ -166,7 +145,6 @@ class _CausalAttention(torch.autograd.Function):
         grads = [_like(t) for t in (q, k, v)]
         tensors = (q, k, v, out, grad, *grads)
         call(
-            _in_use,
             "causal_attention",
             _is_bf16(q),
             *tensors,
@@ -182,8 +160,8 @@ class _CausalAttention(torch.autograd.Function):
 
 
 def norm_rotate_fits(dtype: torch.dtype, d_head: int, cosines: Tensor) -> bool:
-    """True if `norm_rotate` is in use and supports such heads and angles."""
-    fits = d_head in (64, 128) and dtype in DTYPES and in_use()
+    """True if `norm_rotate` supports such heads and angles."""
+    fits = d_head in (64, 128) and dtype in DTYPES
     return fits and cosines.shape[0] == 1 and cosines.shape[-1] % 16 == 0
 
 
@@ -219,7 +197,6 @@ def _norm_rotate(
     out = _like(x)
     sizes = _sizes(x, (x, out) if grad is None else (x, out, grad))
     call(
-        _in_use,
         "norm_rotate",
         _is_bf16(x),
         x,
@@ -235,8 +212,8 @@ def _norm_rotate(
 
 
 def gelu_fits(x: Tensor) -> bool:
-    """True if `gelu` is in use and supports this tensor."""
-    return in_use() and x.dtype in DTYPES and x.device.type == "cpu" and x.is_contiguous()
+    """True if `gelu` supports this tensor."""
+    return x.dtype in DTYPES and x.device.type == "cpu" and x.is_contiguous()
 
 
 def gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -250,7 +227,7 @@ class _GELU(torch.autograd.Function):
     def forward(ctx, x):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x)
         out = torch.empty_like(x)
-        call(_in_use, "gelu", _is_bf16(x), x, None, out, x.numel())
+        call("gelu", _is_bf16(x), x, None, out, x.numel())
         return out
 
     @staticmethod
@@ -259,7 +236,7 @@ class _GELU(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         out = torch.empty_like(x)
         grad = grad.contiguous()
-        call(_in_use, "gelu", _is_bf16(x), x, grad, out, x.numel())
+        call("gelu", _is_bf16(x), x, grad, out, x.numel())
         return out
 
 
@@ -288,11 +265,11 @@ class RowAdamSettings(ctypes.Structure):
 
 
 def row_adam_fits(p: Tensor, grad: Tensor) -> bool:
-    """True if `row_adam` is in use and supports this table."""
+    """True if `row_adam` supports this table."""
     plain = (
         p.device.type == "cpu" and p.dtype == grad.dtype == torch.float32 and p.shape[-1] % 16 == 0
     )
-    return in_use() and plain and p.is_contiguous() and grad.is_contiguous()
+    return plain and p.is_contiguous() and grad.is_contiguous()
 
 
 def row_adam(
@@ -307,7 +284,7 @@ def row_adam(
 
     Changes everything but the gradient.
     """
-    call(_in_use, "row_adam", p, grad, averages, squares, updates, *p.shape, ctypes.byref(o))
+    call("row_adam", p, grad, averages, squares, updates, *p.shape, ctypes.byref(o))
 
 
 # --- decoding: products with small weights, attention over a cache
@@ -374,9 +351,9 @@ def linear(
     x, width, y = x.float().contiguous(), x.shape[-1], torch.empty(*x.shape[:-1], out)
     sizes = (x.numel() // width, width, out)
     if isinstance(weight, Packed):
-        call(find().library, "linear_int8", x, *sizes, *weight, bias, y)
+        call("linear_int8", x, *sizes, *weight, bias, y)
     else:
-        call(find().library, "linear", _is_bf16(weight), x, *sizes, weight, bias, y)
+        call("linear", _is_bf16(weight), x, *sizes, weight, bias, y)
     return y
 
 
@@ -394,7 +371,7 @@ def attend(
     assert keys.stride() == values.stride() == (heads * capacity * d, capacity * d, d, 1)
     out = torch.empty(batch, time, heads * d)
     sizes = (batch, heads, time, d, capacity, first)
-    call(find().library, "attend", q, keys, values, starts, out, *sizes, float(scale))
+    call("attend", q, keys, values, starts, out, *sizes, float(scale))
     return out
 
 
@@ -422,12 +399,13 @@ def _is_bf16(t: Tensor) -> ctypes.c_int:
     return ctypes.c_int(t.dtype == torch.bfloat16)
 
 
-def call(library: Library | None, name: str, *arguments: object) -> None:
+def call(name: str, *arguments: object) -> None:
     """Call a kernel with torch's number of threads.
 
     Tensors are passed by address, integers in 64 bits, other numbers in float32. Raises
     MemoryError.
     """
+    library = find().library
     assert library is not None
     converted = [_convert(argument) for argument in arguments]
     if getattr(library.code, name)(*converted, ctypes.c_int(torch.get_num_threads())):

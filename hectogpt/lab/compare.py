@@ -17,7 +17,6 @@ from hectogpt import hardware
 from hectogpt.data import Corpus
 from hectogpt.display import NGRAMS
 from hectogpt.errors import UserError, set_to
-from hectogpt.lab.ideas import files_of
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record, append_record, read_records, trial_key
@@ -26,7 +25,7 @@ from hectogpt.lab.statistics import Paired, Summary, compare_pairs, p_text, summ
 from hectogpt.lab.tracks import Track, broken_rules
 from hectogpt.lab.trial import request_of
 from hectogpt.serialization import dump
-from hectogpt.training.run import Data, Run
+from hectogpt.training.run import Data, Run, files_of
 from hectogpt.training.setup import check_corpus, fit_vocabulary, training_tokens
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from hectogpt import errors, process
+from hectogpt import process
 from hectogpt.data import Batches, Corpus, load_tokenizer
 from hectogpt.data.batches import DataOrder, Shuffled
 from hectogpt.errors import UserError
@@ -31,10 +31,10 @@ from hectogpt.model.transformer import Transformer
 from hectogpt.model.weights import model_of, saved_tensors
 from hectogpt.sandbox import Policy
 from hectogpt.serialization import dump
+from hectogpt.training.events import Ended, events, session_of
 from hectogpt.training.optim.groups import needs_closure
 from hectogpt.training.precision import give_back_memory
 from hectogpt.training.run import Data, Run
-from hectogpt.training.session import Session
 
 CACHE_TRIAL = 24  # tokens on which logits with and without a cache are compared
 CACHE_DIFFERENCE = 1e-2
@@ -137,19 +137,15 @@ def train(run: Run, request: dict[str, Any]) -> None:
     tokens = dict.fromkeys(("train", "dev", "test"), text)
     none = dict.fromkeys(tokens, "")
     corpus = Corpus("dealt", tokens, none, dict.fromkeys(tokens, 0), load_tokenizer(), Path())
-    session = Session.open(replace(run, data=replace(data, order=Dealt(data.order))), corpus)
+    stream = events(replace(run, data=replace(data, order=Dealt(data.order))), corpus)
+    session = session_of(stream)
     Dealt.begun = True
     if any(needs_closure(optimizer) for optimizer in session.optimizer.optimizers):
         why = "a step has one gradient"
         raise UserError("its optimizer computes gradients more than once a step", why=why)
-    steps = session.steps()
     for rows in text.reshape(run.steps, -1):
         rows[:] = np.frombuffer(frames.receive_frame()[1], np.uint16)
-        try:
-            next(steps)
-        except UserError as error:
-            if error.code != errors.DIVERGED:
-                raise
+        if isinstance(next(stream), Ended):
             return frames.send({"diverged": True})
         frames.send({})
     frames.send({}, safetensors.torch.save(saved_tensors(session.model)))

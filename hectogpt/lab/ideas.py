@@ -31,7 +31,7 @@ from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.inputs import TokenTable
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.weights import saved_tensors
-from hectogpt.serialization import IDEA_MODULE, Value, did_you_mean, dump, idea_module
+from hectogpt.serialization import IDEA_MODULE, Value, did_you_mean, dump
 from hectogpt.training.first_weights import FirstWeights, hash_state, open_source
 from hectogpt.training.run import Run, load_run
 
@@ -245,22 +245,6 @@ def parts_of(value: Any) -> Iterator[Value]:
 
 
 # --- the files of a run
-
-
-def files_of(run: Run) -> list[IdeaFile]:
-    """The files that the run's ideas come from.
-
-    Raises UserError for a file that this process has not imported.
-    """
-    files = {sha256: imported(idea_module(sha256)) for sha256 in run.ideas}
-    missing = [sha256 for sha256, file in files.items() if file is None]
-    if missing:
-        raise UserError(
-            f"{run.recipe} comes from a file that is not loaded",
-            why=f"its source has the SHA-256 {missing[0][:16]}...",
-            fix="name it as FILE.py:FUNCTION",
-        )
-    return [file for file in files.values() if file is not None]
 
 
 def folder_name(name: str) -> str:

@@ -14,13 +14,14 @@ from hectogpt.generation import Sampling, complete
 from hectogpt.lab.mixing import mix, score_both
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.run_records import METRICS, PICTURE, read_scores
+from hectogpt.signals import raise_on_signal
 from hectogpt.training import setup
 from hectogpt.training.evaluate import RunResult
-from hectogpt.training.full_run import run_to_folder
+from hectogpt.training.events import Ended, Event, Trained
+from hectogpt.training.full_run import Plan, begin, train_in_folder
 from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.run_folder import RunFolder
 from hectogpt.training.session import Session
-from hectogpt.training.task import Task
 
 SOTU_PROMPT = "The state of our"
 PROMPT_TOKENS = 6  # of the held-out text, for other corpora
@@ -41,36 +42,39 @@ class FullRun:
     baseline: dict[str, Any] | None
 
 
-def run_and_score(
-    task: Task, progress: Progress, prompt: str | None = None, world: World = ALONE
-) -> FullRun:
-    """Train, score, draw the picture and write the summary.
+def run_and_score(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) -> FullRun:
+    """Train a run in its folder, score it, draw its picture, write its summary.
 
-    Args:
-        task: the run and its folder.
-        progress: shows the progress.
-        prompt: a text for the trained model to continue; None takes `default_prompt`.
-        world: the processes of the run.
+    world: the processes that share the run, of which this is rank 0.
 
-    Raises UserError as `run_to_folder` does.
+    Raises UserError as `train_in_folder` does.
     """
-    task.corpus.tokenizer.encode(prompt or "")  # an invalid prompt is refused before training
-    return run_to_folder(
-        task, progress, lambda session, folder: score(session, folder, progress, prompt), world
-    )
+    prompt = plan.habits.prompt
+    corpus.tokenizer.encode(prompt or "")  # refuses what is no text before training
+    found = []
+    with raise_on_signal(), begin(plan, corpus, progress, world) as begun:
+
+        def finish(event: Event) -> None:
+            if isinstance(event, Trained):
+                progress.line(f"scoring {len(corpus.dev):,} held-out tokens ...")
+            elif isinstance(event, Ended) and event.how == "done":
+                found.append(summarise(begun.session, begun.folder, progress, prompt))
+
+        train_in_folder(begun, progress, finish)
+    return found[0]
 
 
-def score(session: Session, folder: RunFolder, progress: Progress, prompt: str | None) -> FullRun:
-    """Score the trained model, draw its picture and write its summary."""
+def summarise(
+    session: Session, folder: RunFolder, progress: Progress, prompt: str | None
+) -> FullRun:
+    """Compare a run that is scored with n-gram models, draw its picture, write its summary."""
     # Imported late: loading matplotlib would delay the first step.
     from hectogpt.training.plot import plot_run
 
     run = session.run
     corpus = session.corpus
     modified = folder.modified
-    progress.line(f"scoring {len(corpus.dev):,} held-out tokens ...")
-    found = session.evaluate("dev")
-    folder.add_score(len(session.done), found)
+    found = session.scores["dev"]
     counted = setup.training_tokens(run, corpus)
     progress.line(f"counting n-grams of the {counted.size:,} tokens that were read ...")
     models = NgramModels(counted, run.model.vocab_size)

@@ -18,11 +18,10 @@ from hectogpt import __version__, errors, process
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.idea_file import IdeaFile, explain, load_idea
-from hectogpt.lab.ideas import files_of
 from hectogpt.lab.mixing import Scoring, scores_of
 from hectogpt.serialization import dump
-from hectogpt.training.run import Run, load_run
-from hectogpt.training.session import Session
+from hectogpt.training.events import Ended, Stepped, events, session_of
+from hectogpt.training.run import Run, files_of, load_run
 
 PACKAGE = Path(__file__).resolve().parents[1]
 OnStep = Callable[[int, float], None]
@@ -98,17 +97,14 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
             fix="start it anew",
             code=errors.DATA,
         )
-    session = Session.open(run, corpus)
+    stream = events(run, corpus, splits=splits)
+    session = session_of(stream)
     diverged = None
-    try:
-        for step in session.steps():
-            yield {"step": step.number, "loss": step.loss}
-        for split in splits:
-            session.evaluate(split)
-    except UserError as error:
-        if error.code != errors.DIVERGED:
-            raise
-        diverged = f"{error.what}: {error.why}"
+    for event in stream:
+        if isinstance(event, Stepped):
+            yield {"step": event.step.number, "loss": event.step.loss}
+        elif isinstance(event, Ended) and event.how == "diverged":
+            diverged = event.why
     result = session.result()
     summary = result.summary()
     scores = (

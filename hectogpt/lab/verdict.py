@@ -18,7 +18,7 @@ from hectogpt.lab.statistics import (
     p_text,
     seeds_needed,
 )
-from hectogpt.training.task import FEW_TOKENS
+from hectogpt.training.full_run import FEW_TOKENS
 
 FEWEST_SEEDS = 3  # recommended when there is only one
 # Costs of a trial: name in a verdict -> field of a record, number format, unit.

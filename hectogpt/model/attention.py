@@ -61,7 +61,10 @@ class CausalAttention(nn.Module):
     Attributes:
         kv_heads: number of heads of keys and values in a cache.
         d_key: dimensions of a key; a value has d_head.
+        kernels: use the C++ kernels in training where they fit.
     """
+
+    kernels = False
 
     def __init__(self, layer: int, config: ModelConfig) -> None:
         super().__init__()
@@ -115,7 +118,7 @@ class CausalAttention(nn.Module):
         if [type(part) for part in self.qk_parts] == [
             QKNormLayer,
             RotaryLayer,
-        ] and native.in_use():
+        ] and native.wanted(self):
             eps = cast(QKNormLayer, self.qk_parts[0]).eps
             cosines, sines = view.prepared[1]
             if native.norm_rotate_fits(q.dtype, q.shape[-1], cosines):
@@ -205,7 +208,7 @@ class CausalAttention(nn.Module):
         """True if the C++ kernel is in use and supports these queries."""
         return (
             q.device.type == "cpu"
-            and native.in_use()
+            and native.wanted(self)
             and native.attention_fits(_narrow(q), q.shape[-1])
         )
 

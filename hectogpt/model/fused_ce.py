@@ -7,8 +7,7 @@ derivatives and targets out of range are refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -59,6 +58,27 @@ class Inputs(NamedTuple):
     w_other: Float[Tensor, " rows"] | None
 
 
+@dataclass(frozen=True)
+class How:
+    """How losses are computed.
+
+    Attributes:
+        soft_cap: c of cap(z) = c tanh(z / c).
+        reduction: of the targets' losses.
+        precision: dtype of the matrix products; None: that of the inputs.
+        chunk_rows: rows whose logits exist at the same time; None: a number that suits the device.
+        kernels: use the C++ kernel where it fits.
+        converted: the result of `convert` for the weight, if it is known.
+    """
+
+    soft_cap: float | None = None
+    reduction: Literal["mean", "sum"] = "mean"
+    precision: torch.dtype | None = None
+    chunk_rows: int | None = None
+    kernels: bool = False
+    converted: Tensor | None = None
+
+
 def fused_losses(
     x: Float[Tensor, "*rows d"],
     weight: Float[Tensor, "vocab d"],
@@ -67,10 +87,7 @@ def fused_losses(
     bias: Float[Tensor, " vocab"] | None = None,
     mixture: Mixture | None = None,
     weights: Float[Tensor, "*rows"] | None = None,
-    soft_cap: float | None = None,
-    reduction: Literal["mean", "sum"] = "mean",
-    precision: torch.dtype | None = None,
-    chunk_rows: int | None = None,
+    how: How = How(),
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "*rows"]]:
     """Cross entropy in nats of targets under softmax(cap(x weight^T) + bias).
 
@@ -85,10 +102,7 @@ def fused_losses(
         mixture: makes the loss -log((1 - w) softmax + w probability).
         weights: factors of the targets' losses, without gradients. A mean still divides by the
             number of targets.
-        soft_cap: c of cap(z) = c tanh(z / c).
-        reduction: "mean" or "sum".
-        precision: dtype of the matrix products; None: that of the inputs.
-        chunk_rows: rows whose logits exist at the same time; None: a number that suits the device.
+        how: how to compute.
 
     The loss is summed in the widest dtype of the device and returned in float32 (float64 for
     float64 inputs). On the CPU, raises UserError (DATA) for a target outside [0, vocab) and for a
@@ -106,7 +120,7 @@ def fused_losses(
     row_weight = torch.ones(target.shape, dtype=acc_dtype, device=x.device)
     if weights is not None:
         row_weight *= weights.detach().reshape(-1)
-    if reduction == "mean":
+    if how.reduction == "mean":
         if x.device.type == "cpu" and not len(target):
             raise UserError(
                 "the mean loss over no targets does not exist",
@@ -114,15 +128,15 @@ def fused_losses(
                 code=DATA,
             )
         row_weight /= len(target)
-    matmul_dtype = precision or torch.promote_types(x.dtype, weight.dtype)
+    matmul_dtype = how.precision or torch.promote_types(x.dtype, weight.dtype)
     by_kernel = x.device.type == "cpu" and acc_dtype == torch.float32
-    by_kernel = by_kernel and native_softmax_fits(soft_cap, matmul_dtype, bias)
+    by_kernel = by_kernel and how.kernels and softmax_fits(how.soft_cap, matmul_dtype, bias)
     p_other, w_other = (
         (None, None) if mixture is None else (t.reshape(-1).to(acc_dtype) for t in mixture)
     )
     inputs = Inputs(x.reshape(-1, d), weight, bias, p_other, w_other)
     chunk = max(
-        1, min(chunk_rows or _rows_at_a_time(x.device, vocab, d, matmul_dtype), len(inputs.x))
+        1, min(how.chunk_rows or _rows_at_a_time(x.device, vocab, d, matmul_dtype), len(inputs.x))
     )
     needs_grad = tuple(
         torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs
@@ -130,9 +144,16 @@ def fused_losses(
     with torch.no_grad():
         logits = x.new_empty(chunk, vocab, dtype=matmul_dtype)
         softmax = ChunkSoftmax(
-            logits, acc_dtype, None if bias is None else bias.to(acc_dtype), soft_cap, by_kernel
+            logits,
+            acc_dtype,
+            None if bias is None else bias.to(acc_dtype),
+            how.soft_cap,
+            by_kernel,
         )
-        loss, rows, grads = _loss_and_gradients(inputs, target, row_weight, softmax, needs_grad)
+        ready = convert(weight, matmul_dtype) if how.converted is None else how.converted
+        loss, rows, grads = _loss_and_gradients(
+            inputs, target, row_weight, softmax, ready, needs_grad
+        )
     if any(needs_grad):
         loss = _WithGradients.apply(loss, grads, *inputs)
     return loss, rows.view(targets.shape)
@@ -185,6 +206,7 @@ def _loss_and_gradients(
     target: Tensor,
     row_weight: Tensor,
     softmax: ChunkSoftmax,
+    weight: Tensor,
     needs_grad: tuple[bool, ...],
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """The loss, that of every row, and the gradients that are needed, chunk by chunk.
@@ -198,8 +220,7 @@ def _loss_and_gradients(
     logits = softmax.logits
     dtype = logits.dtype
     chunk = len(logits)
-    x = _convert(inputs.x, dtype)
-    weight = _convert_weight(inputs.weight, dtype)
+    x = convert(inputs.x, dtype)
     grads = _Gradients(inputs, acc_dtype, dtype, needs_grad)
     losses = torch.empty(len(target), dtype=acc_dtype, device=target.device)
     with float32_by_onednn(dtype):
@@ -244,41 +265,10 @@ def _padding(d: int, dtype: torch.dtype) -> int:
     return d % 2 if dtype == torch.bfloat16 else 0
 
 
-def _convert(t: Tensor, dtype: torch.dtype) -> Tensor:
+def convert(t: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor in the dtype and width of the products."""
     t, pad = t.to(dtype), _padding(t.shape[1], dtype)
     return F.pad(t, (0, pad)) if pad else t
-
-
-# Inside `unchanging_weights`: the last weight and its result.
-_converted: list[tuple[Tensor, Tensor]] | None = None
-
-
-@contextmanager
-def unchanging_weights() -> Iterator[None]:
-    """Context manager: no weight changes inside, so several losses convert a weight only once."""
-    global _converted
-    before = _converted
-    _converted = []
-    try:
-        yield
-    finally:
-        _converted = before
-
-
-def _convert_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """`_convert` of a weight, remembered inside `unchanging_weights`."""
-    for last, result in _converted or ():
-        if (
-            last.data_ptr() == weight.data_ptr()
-            and last.shape == weight.shape
-            and result.dtype == dtype
-        ):
-            return result
-    result = _convert(weight, dtype)
-    if _converted is not None:
-        _converted[:] = [(weight, result)]
-    return result
 
 
 def _mix(loss: Tensor, p_other: Tensor, w_other: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -481,12 +471,12 @@ class ChunkSoftmax:
         return loss
 
 
-def native_softmax_fits(soft_cap: float | None, dtype: torch.dtype, bias: Tensor | None) -> bool:
-    """True if the C++ kernel is in use and supports such logits.
+def softmax_fits(soft_cap: float | None, dtype: torch.dtype, bias: Tensor | None) -> bool:
+    """True if the C++ kernel supports such logits.
 
     With a soft cap, the spread of the bias must be small enough.
     """
-    if not (native.in_use() and dtype in native.DTYPES):
+    if dtype not in native.DTYPES:
         return False
     return (
         soft_cap is None

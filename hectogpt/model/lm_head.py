@@ -19,7 +19,8 @@ from torch.nn.utils import get_total_norm
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.model.fused_ce import Mixture, check_targets, fused_losses
+from hectogpt.kernels import native
+from hectogpt.model.fused_ce import How, Mixture, check_targets, fused_losses
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class LMHead(nn.Module):
     """
 
     row_of_token: Tensor | None
+    kernels = False  # use them in training
 
     def __init__(self, config: LMHeadConfig, d_model: int, vocab_size: int) -> None:
         super().__init__()
@@ -219,14 +221,18 @@ class LMHead(nn.Module):
         """
         weight = self.matrix(embeddings)
         bias = None if self.bias is None else self._counted_once(self.bias)
-        options |= {"weights": weights, "reduction": reduction, "soft_cap": self.config.soft_cap}
+        how = How(self.config.soft_cap, reduction, kernels=native.wanted(self), **options)
         if self.row_of_token is None:
-            return fused_losses(hidden, weight, targets, bias=bias, mixture=mixture, **options)
+            return fused_losses(
+                hidden, weight, targets, bias=bias, mixture=mixture, weights=weights, how=how
+            )
         check_targets(targets.reshape(-1), self.vocab_size)
         rows = self.row_of_token[targets]
         bias = self._bias_with_log_count(bias, weight)
         mixture = self._scaled_pointer(mixture, rows)
-        loss, losses = fused_losses(hidden, weight, rows, bias=bias, mixture=mixture, **options)
+        loss, losses = fused_losses(
+            hidden, weight, rows, bias=bias, mixture=mixture, weights=weights, how=how
+        )
         is_unused = (rows == len(weight) - 1).to(loss.dtype)
         constant = (is_unused if weights is None else is_unused * weights).sum() * self._log_count
         constant = constant / rows.numel() if reduction == "mean" else constant

@@ -84,10 +84,14 @@ class GELU(Activation):
 
 
 class GELULayer(nn.GELU):
-    """torch's GELU, or our own kernel where it is in use."""
+    """torch's GELU, or our own kernel in training if `kernels` is set."""
+
+    kernels = False
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return native.gelu(input) if native.gelu_fits(input) else super().forward(input)
+        if native.wanted(self) and native.gelu_fits(input):
+            return native.gelu(input)
+        return super().forward(input)
 
 
 @dataclass(frozen=True)

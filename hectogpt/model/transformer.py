@@ -22,6 +22,7 @@ from hectogpt.model.attention import AttentionView, CausalAttention, wants_layer
 from hectogpt.model.config import MLP, Attention, Block, Init, ModelConfig
 from hectogpt.model.inputs import Cache, LayerCache
 from hectogpt.model.lm_head import LMHead
+from hectogpt.model.parts import GELULayer
 from hectogpt.model.shapes import Ids, Places, Vectors
 
 
@@ -99,6 +100,8 @@ def build_for(
 
 class Transformer(nn.Module):
     """Token ids to next-token logits."""
+
+    kernels = False
 
     def __init__(self, config: ModelConfig, init: Init | None = None) -> None:
         super().__init__()
@@ -261,6 +264,13 @@ class Transformer(nn.Module):
         )
 
     # --- loss ---
+
+    def use_kernels(self, wanted: bool) -> None:
+        """Train with our own kernels where the numbers fit, or with torch's operations alone."""
+        self.kernels = wanted
+        for module in self.modules():
+            if isinstance(module, (CausalAttention, GELULayer, LMHead)):
+                module.kernels = wanted
 
     def loss(
         self,

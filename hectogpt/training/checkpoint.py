@@ -320,10 +320,9 @@ def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
         return value
     raise UserError(
         "the optimizer's state cannot be saved",
-        why=f"{where} is of type {type(value).__name__}"
-        + ", whose keys are not texts" * isinstance(value, dict),
+        why=f"{where} is of type {type(value).__name__}",
         fix="keep it in self.state[parameter] or in the groups, as tensors, numbers, texts, "
-        "lists or dicts of these",
+        "lists or dicts of these with texts as keys",
         code=errors.CHECKPOINT,
     )
 

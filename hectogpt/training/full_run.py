@@ -1,381 +1,350 @@
-"""A training run with a folder, in each of its processes: from its corpus to what it leaves.
+"""A training run with a folder: its plan, its beginning, anew or where it was left, and its end.
 
-Progress goes to stderr. What ends a run early raises UserError after what can be kept is written.
-The score at the end is the caller's: lab/scoring.py has it for commands and for Python."""
+Commands read a Plan from their options, Python from its keywords. Progress goes to stderr. A run
+that ends early saves what it can, then raises UserError. lab/scoring.py adds the listener that
+compares and summarises the trained model.
+"""
 
 from __future__ import annotations
 
-import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from functools import partial
-from typing import TypeVar
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from hectogpt import errors, hardware
-from hectogpt.data import Corpus
+import torch
+
+from hectogpt import errors, hardware, torch_private
+from hectogpt.data import Corpus, open_corpus
 from hectogpt.display import Progress
 from hectogpt.errors import UserError, set_to
-from hectogpt.model.weights import save_model
-from hectogpt.run_records import METRICS, read_scores
-from hectogpt.serialization import dump
-from hectogpt.signals import (
-    CODES,
-    code_of,
-    ignore_more,
-    raise_on_signal,
-    stop_behind,
-    stop_on_signal,
+from hectogpt.files import free_bytes
+from hectogpt.run_records import (
+    CHECKPOINTS,
+    FIX,
+    KEEP,
+    METRICS,
+    RUN,
+    STEP_FOLDER,
+    Habits,
+    count_of,
+    read_object,
 )
-from hectogpt.training.evaluate import evaluate
+from hectogpt.serialization import dump
+from hectogpt.signals import code_of, raise_on_signal, stop_behind
+from hectogpt.training import events, precision, setup
+from hectogpt.training.events import Ended, Listener, Stream, drive
 from hectogpt.training.leaves import ALONE, World
-from hectogpt.training.loop import Step
-from hectogpt.training.run import Run
-from hectogpt.training.run_folder import TRAINED, RunFolder
+from hectogpt.training.listeners import Saver, rows, step_lines, summary, tracker
+from hectogpt.training.run import Run, changes, files_of, is_modified, label_of
+from hectogpt.training.run_folder import RunFolder, read_steps
 from hectogpt.training.session import Session
-from hectogpt.training.task import Task, as_first_asked, begin
-from hectogpt.training.tracker import Tracker
 
-T = TypeVar("T")
-LONG = 90.0  # seconds of a run from which a quicker one is named
-AT_STAKE = 10.0  # seconds of work that a kill may cost, if that is to be had
-SHARE = 0.02  # of the time that saving may take
+FEW_TOKENS = 2000  # held-out tokens below which a score is rough
+# nats, of the losses of single tokens: 2.6 to 3.2 for n-gram models and small networks
+TOKEN_SD = 3.0
 
 
-def run_to_folder(
-    task: Task, progress: Progress, score: Callable[[Session, RunFolder], T], world: World = ALONE
-) -> T:
-    """Take the run's folder, train to the end, score. Returns what `score` does, which finishes
-    the folder.
+@dataclass(frozen=True)
+class Plan:
+    """A run to train in a folder.
 
-    world: the processes that share the run, of which this is rank 0; the others `follow`. Raises
-    UserError; its code is INTERRUPTED, TERMINATED or HANGUP if a signal ended the run."""
-    task = as_first_asked(task)
-    with raise_on_signal(), begin(task, progress, world) as (folder, session):
-        score_before(session, folder, progress)
-        world.share(lambda: session.step)  # `follow` waits here, however long the score takes
-        fields = {"run": dump(session.run), "machine": session.machine.describe()}
-        with closing(
-            Tracker(task.track, folder.path, fields, session.step, progress.line)
-        ) as tracker:
-            folder.on_row = tracker.add
-            train_in_folder(session, folder, progress, task)
-            folder.facts["unmoved"] = note_unmoved(session, progress)
-            with ending_as(lambda error: _unscored(error, session, folder, progress)):
-                found = score(session, folder)
-        if task.save_every is None:
-            folder.checkpoints.remove()  # they have served
+    run: the run.
+    habits: how to train it.
+    name: gives the folder its name; None for the recipe's.
+    recipe: the run as it was before any field was overridden; None for one that is no recipe.
+    resume: the folder of a run to resume instead of starting a new one.
+    step: the checkpoint to resume from; None for the newest one that is whole.
+    """
+
+    run: Run
+    habits: Habits = field(default_factory=Habits)
+    name: str | None = None
+    recipe: Run | None = None
+    resume: Path | None = None
+    step: int | None = None
+
+    @property
+    def modified(self) -> bool:
+        """True for a new run that differs from its recipe."""
+        if self.resume is not None or self.recipe is None:
+            return False
+        return is_modified(self.recipe, self.run)
+
+    def as_begun(self) -> Plan:
+        """Return the plan with what the run's first command said of checkpoints, where this one
+        says nothing.
+        """
+        if self.resume is None:
+            return self
+        saving = read_object(self.resume / RUN).get("saving")
+        before = saving if isinstance(saving, dict) else {}
+        every = self.habits.save_every
+        keep = self.habits.keep_checkpoints
+        if every is None:
+            every = count_of(before.get("save_every"))
+        if keep == KEEP:
+            keep = count_of(before.get("keep_checkpoints")) or KEEP
+        return replace(self, habits=replace(self.habits, save_every=every, keep_checkpoints=keep))
+
+
+def find_corpus(run: Run, progress: Progress, check: bool = True) -> Corpus:
+    """The run's corpus, once it is known that run, corpus and memory fit each other. check:
+    compare its files with their hashes. Raises UserError."""
+    precision.check_memory(run.model, torch.device("cpu"), run.data, run.dtype)
+    corpus = open_corpus(run.corpus, check=check)
+    for problem in corpus.problems:
+        progress.line(f"note: {problem}")
+    setup.check_corpus(run, corpus)
+    return corpus
+
+
+def check_space(session: Session, where: Path) -> None:
+    """Refuse a disk without room for the weights. Raises UserError (STORAGE)."""
+    weights = sum(p.nbytes for p in session.model.parameters())
+    with suppress(OSError):  # where it cannot be known, writing will tell
+        if (free := free_bytes(where)) < 1.1 * weights:
+            raise UserError(
+                f"the disk of {where} is full",
+                why=f"the weights take {weights:,} bytes, {free:,} are free",
+                fix="free some space on it, or " + set_to("out", "a folder on another disk"),
+                code=errors.STORAGE,
+            )
+
+
+# --- a run that is there
+# ---
+
+
+def named_folder(where: str) -> tuple[Path, int | None]:
+    """Return the folder of the run that a path names, and the step of the checkpoint if it names
+    one: FOLDER, or FOLDER/checkpoints/step-N. Raises UserError (CHECKPOINT) for any other path.
+    """
+    path = Path(where).expanduser()
+    match = STEP_FOLDER.fullmatch(path.name)
+    if match and path.parent.name == CHECKPOINTS:
+        return path.parent.parent, int(match[1])
+    if not (path / RUN).is_file():
+        raise UserError(
+            f"no run in {path}", why=f"it has no {RUN}", fix=FIX, code=errors.CHECKPOINT
+        )
+    return path, None
+
+
+def runs_of(name: str | None) -> list[Path]:
+    """The folders of runs that `hectogpt train` has given this name, the newest first; of all
+    names without one."""
+    pattern = re.compile(".*" if name is None else re.escape(name) + r"(-\d+)?")
+    found = [path for path in Path("runs").glob(f"*/{RUN}") if pattern.fullmatch(path.parent.name)]
+    return [
+        path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    ]
+
+
+def check_same(folder: Path, before: Run, after: Run) -> None:
+    """Refuse to go on with a run as another one. Raises UserError."""
+    if found := changes(before, after):
+        more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+        raise UserError(
+            f"{folder} holds another run",
+            why="; ".join(found[:3]) + more,
+            fix="leave these options out, or " + set_to("out", f"{folder}-2") + " for a new run",
+            kept="the old run, untouched",
+        )
+
+
+# --- in words
+# ---
+
+
+def say_what_is_done(session: Session, folder: RunFolder, progress: Progress) -> None:
+    """Say the run's size and machine, and what there is to say about its folder and its text."""
+    progress.line(f"{label_of(session.run, folder.modified)}: {describe(session)}")
+    notes = [torch_private.untested()]
+    if not folder.locked:
+        notes.append(f"the file system of {folder.path} has no locks: start no second run there")
+    for line in filter(None, [*notes, *size_notes(session.run, session.corpus)]):
+        progress.line(f"note: {line}")
+
+
+def size_notes(run: Run, corpus: Corpus) -> list[str]:
+    """What there is to say about a small corpus."""
+    found = []
+    have = len(corpus.train)
+    held_out = len(corpus.dev)
+    if run.tokens >= 2 * have:
+        found.append(
+            f"{run.steps} steps read the {have:,} tokens of training text "
+            f"{run.tokens / have:,.0f} times over"
+        )
+    if held_out < FEW_TOKENS:
+        found.append(
+            f"the held-out text has only {held_out:,} tokens, so the score is rough: its "
+            "standard error is about "
+            f"{TOKEN_SD / held_out**0.5:.2g} nats"
+        )
     return found
 
 
-def follow(run: Run, corpus: Corpus, world: World, eval_every: int) -> None:
-    """Take part in a run that rank 0 leads, to its end, and leave nothing. eval_every: as in rank
-    0's Task. Raises UserError with the code that rank 0 ends with."""
-    with raise_on_signal():
-        session = Session.open(run, corpus, world=world)
-        done = world.share(lambda: session.step)
-        if done >= run.steps:
-            return
-        with stop_on_signal(quiet=True) as signals:
-            for step in session.steps(signals):
-                if is_scored(step, eval_every, run):
-                    world.share(lambda: None)
-                if session.stopping:
-                    break
-        if session.step < run.steps:
-            raise _stopped(
-                session, signals, why="rank 0 saves what there is, and says how to go on"
-            )
-
-
-def score_before(session: Session, folder: RunFolder, progress: Progress) -> None:
-    """Add to the folder's facts where the run's first weights came from, their hash, and their
-    held-out loss, which is measured before the first step and kept in metrics.jsonl. Nothing for a
-    run that drew its weights."""
-    first = session.run.first_weights
-    corpus = session.corpus
-    if first is None:
-        return
-    folder.facts["first_weights"] = {"source": first.source, "sha256": first.sha256}
-    if not session.step:
-        progress.line(
-            f"first weights: {first.source}; scoring {len(corpus.dev):,} held-out tokens with "
-            "them ..."
-        )
-        score = evaluate(session.model, corpus.tokens["dev"], corpus.tokenizer.token_bytes)
-        folder.add_score(0, score)
-        progress.line(f"before training: held-out loss {score}")
-    if (before := dict(read_scores(folder.path / METRICS)).get(0)) is not None:
-        folder.facts["dev_loss_before"] = before
-
-
-def train_in_folder(session: Session, folder: RunFolder, progress: Progress, task: Task) -> None:
-    """Train to the end and save the weights. Raises UserError for a run that was stopped or
-    diverged, after a checkpoint, its weights and a summary are written."""
+def describe(session: Session) -> str:
+    """Sizes and machine of a run, on one line."""
     run = session.run
-    begun = time.monotonic()
-    autosave = Autosave(session, folder, task.save_every, progress.line)
-    with stop_on_signal() as signals, ending_as(lambda error: _explained(error, autosave)):
-        for step in progress.follow(
-            session.steps(signals), run.steps, partial(step_line, run), session.step
-        ):
-            folder.add(step, session.metrics)
-            if score_between(session, step, task.eval_every, progress):
-                folder.add_score(step.number, session.scores["dev"])
-            if (
-                step.number == 5
-                and task.shorter
-                and (seconds := (time.monotonic() - begun) / 5 * run.steps) > LONG
-            ):
-                progress.line(
-                    f"note: this run takes about {seconds / 60:.1f} minutes here; {task.shorter}"
-                )
-            if step.number == 10 < run.steps:
-                note_unmoved(session, progress)
-            if session.stopping:
-                break
-            if step.number < run.steps:
-                autosave.after_step()
-        interrupted = session.stopping and session.step < run.steps
-        autosave.end(needed=interrupted)
-        if interrupted:
-            ignore_more()
-    if interrupted:
-        finish_early(session, folder, "interrupted")
-        kept = f"weights, metrics and run.json in {folder.path}"
-        fix = ""
-        if folder.checkpoints.steps():
-            fix = set_to("resume", folder.path)
-        raise _stopped(session, signals, fix=fix, kept=kept)
+    facts = session.machine.describe()
+    processes = session.world.size
+    parts = [
+        f"{session.result().params:,} parameters, {run.steps} steps of {run.data.batch_size} x "
+        f"{run.data.seq_len} tokens from {session.corpus.name}",
+        f"{facts['device']}, threads: {facts['threads']}, {facts['dtype']} blocks, "
+        f"{facts['head_dtype']} head, {session.kernels} kernels",
+        *([f"{processes} processes"] if processes > 1 else []),
+    ]
+    return "; ".join(parts)
 
 
-def note_unmoved(session: Session, progress: Progress) -> list[str]:
-    """The trained tensors that have never moved, which are said."""
-    names = session.unmoved()
-    if names:
-        named = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        progress.line(f"note: {named} still have their first numbers: does the loss reach them?")
-    return names
-
-
-def _stopped(
-    session: Session, signals: Sequence[int], why: str = "", fix: str = "", kept: str = ""
-) -> UserError:
-    """The error of a run that a signal has ended after a step; it may have come to another
-    process.
-    """
-    what = f"by a signal after step {session.step} of {session.run.steps}"
-    return UserError(
-        what, why=why, fix=fix, kept=kept, code=CODES[signals[0] if signals else signal.SIGTERM]
-    )
-
-
-def is_scored(step: Step, every: int, run: Run) -> bool:
-    """Whether a held-out score follows a step: only every so many (0: never), and not after the
-    last, which is scored anyway."""
-    return every > 0 and step.number % every == 0 and step.number != run.steps
-
-
-def score_between(session: Session, step: Step, every: int, progress: Progress) -> bool:
-    """Score on dev if it is time, and say it; whether it was. Scoring changes no bit of the
-    run.
-    """
-    if not is_scored(step, every, session.run):
-        return False
-    progress.line(f"step {step.number}: held-out loss {session.evaluate('dev')}")
-    session.world.share(lambda: None)  # `follow` waits here, however long the score takes
-    return True
-
-
-def step_line(run: Run, step: Step) -> str:
-    """Return a step as one line; `eta` assumes that the remaining steps take as long as this."""
-    left = step.seconds * (run.steps - step.number)
-    return (
-        f"step {step.number:05d}/{run.steps:05d} | eta {left / 60:.1f}m | loss {step.loss:.3f} | "
-        f"lr {step.lr:.1e} | "
-        f"norm {step.grad_norm:.2f} | dt {step.seconds * 1000:.0f}ms | tok/s "
-        f"{step.own_tokens / step.seconds:,.0f}"
-    )
-
-
-# --- checkpoints along a run
+# --- from the first step to the last
 # ---
 
 
-class Autosave:
-    """Saves a session's state in its folder.
+@dataclass(frozen=True)
+class Begun:
+    """A run that stands before its next step. stream: the events from there on."""
 
-    every: steps between checkpoints; 0 for none but that of a run that is stopped; None for by
-        time: so often that a
-    kill costs about 10 s of work, but not so often that saving takes more than 2 % of the time (a
-    model of 60 million
-    parameters has 700 MB of state).
-    note: is called with a line about a checkpoint that could not be saved, once until one can; the
-        next occasion is
-    taken again.
-    """
-
-    def __init__(
-        self, session: Session, folder: RunFolder, every: int | None, note: Callable[[str], None]
-    ) -> None:
-        self.session = session
-        self.folder = folder
-        self.every = every
-        self.note = note
-        self._first = session.step - (
-            session.step in folder.checkpoints.steps()
-        )  # from weights alone: nothing to save
-        self._noted = False  # whether the last attempt failed
-        self._tried = time.monotonic()
-        self._cost = 0.0  # when the last attempt was over, and its seconds
-
-    def after_step(self) -> None:
-        """Save the state if it is time, and if memory has room for a copy: training must not die
-        of its own safety."""
-        if not self._is_due(self.session.step):
-            return
-        begun = time.monotonic()
-        problem = ""
-        needed = 3 * sum(p.nbytes for p in self.session.model.parameters())
-        free = hardware.free_memory()
-        if needed * 1.5 > free:
-            problem = (
-                f"no checkpoint for now: a copy takes {needed:,} bytes of memory, {free:,} are "
-                "free"
-            )
-        else:
-            try:
-                self.save()
-            except (UserError, OSError) as error:
-                problem = (
-                    f"{error.what}: {error.why}" if isinstance(error, UserError) else str(error)
-                )
-                if (
-                    isinstance(error, UserError) and error.code == errors.CHECKPOINT
-                ):  # nor can any later one be
-                    self.every = 0
-        if problem and not self._noted:
-            self.note(
-                f"note: {problem}; training goes on "
-                + ("without any" if self.every == 0 else "and tries again")
-            )
-        self._noted = bool(problem)
-        self._tried = time.monotonic()
-        self._cost = self._tried - begun
-
-    def _is_due(self, step: int) -> bool:
-        if self.every is None:
-            return time.monotonic() - self._tried >= max(AT_STAKE, self._cost / SHARE)
-        return self.every > 0 and step % self.every == 0
-
-    def save(self) -> None:
-        """Save the state, after the rows of metrics.jsonl. Raises UserError (STORAGE,
-        CHECKPOINT).
-        """
-        self.folder.sync_metrics()
-        self.folder.checkpoints.save(self.session.checkpoint())
-
-    def end(self, needed: bool) -> None:
-        """Save a checkpoint of the last step done, if this process has done one, then the weights.
-        needed: whether the run is to go on from it, so that failing to save it is an error. Raises
-        UserError (STORAGE, MEMORY)."""
-        step = self.session.step
-        steps = self.session.run.steps
-        try:
-            if step > self._first and (needed or self.every != 0) and (self.every or step < steps):
-                self.save()
-        except UserError as error:
-            if needed and error.code in (errors.STORAGE, errors.MEMORY):
-                raise
-            self.note(f"note: {error.what}: {error.why}")
-        self.folder.unseal()
-        save_model(self.session.model, self.folder.path)
-        self.folder.seal(TRAINED)  # scoring changes the others, and may be killed
-
-
-# --- what ends a run early
-# ---
+    habits: Habits
+    folder: RunFolder
+    session: Session
+    stream: Stream
 
 
 @contextmanager
-def ending_as(explain: Callable[[BaseException], BaseException]) -> Iterator[None]:
-    """What ends the context early is raised as what `explain` makes of it, which no further signal
-    disturbs.
+def begin(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) -> Iterator[Begun]:
+    """Yield the locked folder and the session of a run: at step 0, or where it is resumed.
+
+    world: the processes that share the run, of which this is rank 0; the others `follow`.
+
+    Raises UserError.
     """
-    try:
-        yield
-    except (Exception, KeyboardInterrupt) as error:
-        ignore_more()
-        if (ending := explain(error)) is error:
-            raise
-        raise ending from None
+    plan = plan.as_begun()
+    run = plan.run
+    habits = plan.habits
+    with ExitStack() as held:
+        at = None
+        if plan.resume is not None:
+            folder = held.enter_context(RunFolder.reopen(plan.resume, run))
+            saved = folder.checkpoints
+            at = saved.newest(progress.line) if plan.step is None else saved.load(plan.step)
+        stream = events.events(run, corpus, at, world, habits.eval_every, ("dev",), stoppable=True)
+        session = events.session_of(stream)  # what is refused leaves no folder
+        if plan.resume is None:
+            check_space(session, habits.out or Path("runs"))
+            name = plan.name or run.recipe
+            folder = held.enter_context(RunFolder.create(run, plan.modified, name, habits.out))
+        folder.checkpoints.keep = habits.keep_checkpoints
+        folder.processes = world.size
+        folder.saving = {
+            "save_every": habits.save_every,
+            "keep_checkpoints": habits.keep_checkpoints,
+        }
+        say_what_is_done(session, folder, progress)
+        if at is not None:
+            differences = session.differences(at.facts)
+            exact = f"no ({', '.join(differences)})" if differences else "yes"
+            where = f"after step {at.step} of {run.steps} in {folder.path}"
+            progress.line(f"going on {where}; exact: {exact}")
+            folder.begin_again(session.done, differences)
+        elif plan.resume and session.take_weights(read_steps(folder.path), folder.path):
+            progress.line(f"all {run.steps} steps are done in {folder.path}")
+            folder.unseal(METRICS)
+            folder.begin_again(session.done, [])
+        else:
+            if plan.resume:
+                progress.line(f"{folder.path} has no checkpoint yet: the first step is next")
+            folder.begin(session.machine, files_of(run), corpus.tokenizer)
+        yield Begun(habits, folder, session, stream)
 
 
-def _explained(error: BaseException, autosave: Autosave) -> BaseException:
-    """What to raise for what ended a run before its last step, after what can be kept is
-    written.
+def train_in_folder(begun: Begun, progress: Progress, *more: Listener) -> None:
+    """Train to the end and write everything that the run leaves. more: further listeners.
+
+    Raises UserError for a run that ends early, after what can be kept is written. Its code is
+    INTERRUPTED, TERMINATED or HANGUP if a signal ended the run.
     """
-    session = autosave.session
-    folder = autosave.folder
-    run = autosave.session.run
-    if isinstance(error, UserError) and error.code == errors.DIVERGED:
-        autosave.end(needed=False)
-        finish_early(session, folder, "diverged")
-        kept = f"{error.kept}, in {folder.path}" if error.kept else str(folder.path)
-        return error.amended(
-            fix=error.fix + f"; `hectogpt check {folder.path} --diagnose` finds where", kept=kept
-        )
-    if (
-        isinstance(error, UserError) and error.code == errors.PEER and session.step
-    ):  # the steps done are whole here
-        with suppress(UserError):
-            autosave.save()
-    steps = folder.checkpoints.steps()
-    kept = (
-        f"{f'the checkpoint of step {steps[-1]}, ' if steps else ''}metrics and run.json in "
-        f"{folder.path}"
-    )
+    habits = begun.habits
+    folder = begun.folder
+    session = begun.session
+    saver = Saver(session, folder, habits.save_every, progress.line)
+    listeners: list[Listener] = [
+        step_lines(session, progress),
+        rows(folder),
+        saver,
+        summary(session, folder, progress.line),
+        *more,
+    ]
+    if habits.track == "tensorboard":
+        fields = {"run": dump(session.run), "machine": session.machine.describe()}
+        listeners.append(tracker(folder.path, fields, session.step, progress.line))
+    ended = drive(begun.stream, *listeners)
+    if ended.error is not None:
+        raise explain(ended, begun, saver.has_weights, progress) from None
+    if habits.save_every is None:
+        folder.checkpoints.remove()  # they have served
+
+
+def follow(run: Run, corpus: Corpus, world: World, eval_every: int) -> None:
+    """Take part in a run that rank 0 leads, to its end, and leave nothing.
+
+    eval_every: as in rank 0's plan.
+
+    Raises UserError with the code that rank 0 ends with.
+    """
+    with raise_on_signal():
+        stream = events.events(run, corpus, None, world, eval_every, stoppable=True)
+        ended = drive(stream)
+    if ended.error is not None:
+        raise ended.error
+
+
+def explain(ended: Ended, begun: Begun, trained: bool, progress: Progress) -> BaseException:
+    """Return the error to raise for a run that ended early: what is kept, and what to do.
+
+    trained: its weights are in the folder; only its scores are missing.
+    """
+    error = ended.error
+    assert error is not None
+    where = begun.folder.path
+    run = begun.session.run
+    step = f"step {min(begun.session.step + 1, run.steps)} of {run.steps}"
+    saved = begun.folder.checkpoints.steps()
+    kept = f"metrics and run.json in {where}"
+    fix = ""
+    if trained:
+        kept = f"the trained weights, {kept}"
+        fix = f"hectogpt check {where} --repair"
+    elif ended.how == "stopped":
+        kept = f"weights, {kept}"
+        fix = set_to("resume", where) if saved else ""
+    elif ended.how == "diverged":
+        assert isinstance(error, UserError)
+        kept = f"{error.kept}, in {where}" if error.kept else str(where)
+        fix = f"{error.fix}; `hectogpt check {where} --diagnose` finds where"
+        return error.amended(fix=fix, kept=kept)
+    elif saved:
+        kept = f"the checkpoint of step {saved[-1]}, {kept}"
     if stop := stop_behind(error):
-        what = f"stopped during step {min(session.step + 1, run.steps)} of {run.steps}"
-        why = "a second signal ended it at once, so its last steps are not saved"
-        fix = set_to("resume", folder.path)
+        what = f"stopped during {step}"
+        why = "a second signal ended it at once"
+        if trained:
+            what, why = "stopped while the trained model was being scored", ""
+        fix = fix or set_to("resume", where)
         return UserError(what, why=why, fix=fix, kept=kept, code=code_of(stop))
-    if hardware.is_out_of_memory(error):
-        return UserError(
-            f"out of memory in step {session.step + 1} of {run.steps}",
-            why=errors.first_line(error),
-            fix=set_to("data.leaves", 2 * (run.data.leaves or 1))
-            + " for a new run; the batch stays the same",
-            kept=kept,
-            code=errors.MEMORY,
-        )
+    if trained and isinstance(error, OSError):
+        return errors.unwritable(error.filename or where, error, fix=fix, kept=kept)
+    if hardware.is_out_of_memory(error) and not trained:
+        parts = set_to("data.leaves", 2 * (run.data.leaves or 1))
+        fix = f"{parts} for a new run; the batch stays the same"
+        why = errors.first_line(error)
+        error = UserError(f"out of memory in {step}", why=why, code=errors.MEMORY)
     if isinstance(error, UserError):
-        return error.amended(kept=error.kept or kept)
-    autosave.note(f"kept: {kept}")
+        return error.amended(fix=error.fix or fix, kept=error.kept or kept)
+    progress.line(f"kept: {kept}" + (f"\nfix: {fix}" if fix else ""))
     return error
-
-
-def _unscored(
-    error: BaseException, session: Session, folder: RunFolder, progress: Progress
-) -> BaseException:
-    """What to raise when scoring ends early: says that the weights are kept, after a summary
-    without scores is written if that can be done."""
-    diverged = isinstance(error, UserError) and error.code == errors.DIVERGED
-    with suppress(UserError):
-        finish_early(session, folder, "diverged" if diverged else "unscored")
-    kept = f"the trained weights, metrics and run.json in {folder.path}"
-    fix = f"hectogpt check {folder.path} --repair"
-    if stop := stop_behind(error):
-        what = "stopped while the trained model was being scored"
-        return UserError(what, fix=fix, kept=kept, code=code_of(stop))
-    if isinstance(error, OSError):
-        return errors.unwritable(error.filename or folder.path, error, fix=fix, kept=kept)
-    if isinstance(error, UserError):
-        return error.amended(fix=error.fix or fix, kept=kept)
-    progress.line(f"kept: {kept}\nfix: {fix}")
-    return error
-
-
-def finish_early(session: Session, folder: RunFolder, state: str) -> None:
-    """Write the summary of a run that ends before it is scored. Raises UserError (STORAGE)."""
-    folder.finish(session.result().summary() | {"unmoved": session.unmoved(), "state": state})

@@ -45,17 +45,13 @@ def choose_leaves(data: Data, processes: int) -> Data:
     fitting = [n for n in possible if processes in process_counts(n)]
     if not fitting:
         *counts, most = map(str, sorted({count for n in possible for count in process_counts(n)}))
-        field, more = (
-            ("data.batch_size", "")
-            if named is None
-            else ("data.leaves", " that divides the batch")
-        )
+        field = "data.batch_size" if named is None else "data.leaves"
         raise UserError(
             f"{processes} processes cannot share {field} = {named or rows}",
             why="all take equal parts, so there may be "
             f"{', '.join(counts)}{' or ' * bool(counts)}{most}",
             fix="another number of processes, or "
-            + set_to(field, f"a power of two times {processes}{more}"),
+            + set_to(field, f"a power of two times {processes}"),
         )
     if named is not None:
         return data
@@ -91,11 +87,19 @@ class World:
         """Whether this is rank 0, which prints and owns the run's folder."""
         return self.rank == 0
 
-    def share(self, find: Callable[[], T]) -> T:
-        """What `find` returns at rank 0, a plain value (what JSON can hold), at all ranks. Raises
-        PeerError.
+    def share(self, point: str, find: Callable[[], T]) -> T:
+        """Return at all ranks what `find` returns at rank 0.
+
+        point: the name of this place in the program. All processes must come to it next.
+        find: returns a plain value, one that JSON can hold. Only rank 0 calls it.
+
+        Raises PeerError, and DisagreementError where rank 0 is at another point.
         """
         return find()
+
+    def meet(self, point: str, step: int) -> None:
+        """Wait at this point of the run until rank 0 has come to it, however long it takes."""
+        self.share(f"{point}, step {step}", lambda: None)
 
     def send(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of rank 0 at all ranks, on the CPU. What others pass is not looked at."""

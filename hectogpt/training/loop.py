@@ -22,7 +22,7 @@ from hectogpt import errors
 from hectogpt.data import Batches
 from hectogpt.errors import UserError, set_to
 from hectogpt.model import Transformer
-from hectogpt.model.fused_ce import unchanging_weights
+from hectogpt.model.fused_ce import convert
 from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.losses import Predictions, total_of
 from hectogpt.training.optim import OptimizerGroup
@@ -57,32 +57,28 @@ def seeded(seed: int, step: int, part: int, device: torch.device) -> Iterator[No
         yield
 
 
+@dataclass(eq=False)
 class Gradients:
     """Computes the gradients of a run's batches: of the leaves that this process owns, added up
     over all processes.
 
-    signals: those that have come to this process, which may grow. world: the processes that share
-    the run. stopping: whether the run is to end after the last step computed: a signal has come to
-    it, or to any of its processes."""
+    signals: those that have come to this process, which may grow.
+    world: the processes that share the run.
+    stopping: True once the run is to end after the last step computed: a signal has come to it, or
+        to any of its processes.
+    """
 
-    def __init__(
-        self,
-        run: Run,
-        model: Transformer,
-        batches: Batches,
-        machine: Machine,
-        signals: Sequence[int] = (),
-        world: World = ALONE,
-    ) -> None:
-        self.run = run
-        self.model = model
-        self.batches = batches
-        self.machine = machine
-        self.signals = signals
-        self.world = world
-        self.stopping = False
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self._tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    run: Run
+    model: Transformer
+    batches: Batches
+    machine: Machine
+    signals: Sequence[int] = ()
+    world: World = ALONE
+    stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self._tables = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Embedding)}
 
     def compute(self, step: int) -> Tensor:
         """Give every parameter the gradient of 0-based `step`'s batch; returns its mean loss,
@@ -104,10 +100,15 @@ class Gradients:
         )
         parts = ids.split([end - begin for begin, end in pairwise(bounds)])
 
+        model = self.model
+        with torch.no_grad(), self.machine.autocast():  # once for all leaves
+            matrix = model.lm_head.matrix(model.embeddings.weight)
+            converted = convert(matrix, self.machine.head_dtype)
+
         def subtree(begin: int, end: int) -> list[Tensor | None]:
             """The sums of loss and gradients of some of the parts."""
             if end - begin == 1:
-                return self._leaf(parts[begin], step, first + begin, n_targets)
+                return self._leaf(parts[begin], step, first + begin, n_targets, converted)
             middle = begin + (
                 1 << (end - begin - 1).bit_length() - 1
             )  # as many as the largest power of two below all
@@ -116,8 +117,7 @@ class Gradients:
                 for a, b in zip(subtree(begin, middle), subtree(middle, end), strict=True)
             ]
 
-        with unchanging_weights():
-            loss, *gradients = subtree(0, own)
+        loss, *gradients = subtree(0, own)
         assert loss is not None
         if self.world.size > 1:
             return self._share(loss, gradients)
@@ -126,31 +126,32 @@ class Gradients:
             p.grad = gradient
         return loss
 
-    def _leaf(self, rows: Tensor, step: int, leaf: int, n_targets: int) -> list[Tensor | None]:
-        """Loss and gradients of one leaf; None for a parameter that gets no gradient."""
+    def _leaf(
+        self, rows: Tensor, step: int, leaf: int, n_targets: int, converted: Tensor
+    ) -> list[Tensor | None]:
+        """Return the leaf's share of the batch's mean cross entropy, and the gradients of the
+        run's loss; None for a parameter that gets no gradient.
+
+        n_targets: of the whole batch.
+        """
         loss = torch.zeros((), dtype=torch.float64, device=rows.device)
         if len(rows):
-            loss += self.backward(rows, step, leaf, n_targets)
+            with seeded(self.run.seed, step, leaf, rows.device):
+                loss += self._differentiate(rows, step, n_targets, converted)
         gradients = [p.grad for p in self.parameters]
         for p in self.parameters:
             p.grad = None
         return [loss, *gradients]
 
-    def backward(self, rows: Tensor, step: int, leaf: int, n_targets: int) -> Tensor:
-        """Differentiate the run's loss of a leaf of a batch; returns their share of its mean cross
-        entropy.
-        n_targets: of the whole batch."""
-        run = self.run
-        machine = self.machine
-        with seeded(run.seed, step, leaf, machine.device):
-            with machine.autocast():
-                progress = min(step / run.steps, 1.0)
-                made = Predictions(
-                    self.model, rows[:, :-1], rows[:, 1:], machine.head_dtype, progress
-                )
-                loss = total_of(run.loss, made) / n_targets
-                plain = made.plain / n_targets
-            loss.backward()
+    def _differentiate(self, rows: Tensor, step: int, n_targets: int, converted: Tensor) -> Tensor:
+        with self.machine.autocast():
+            progress = min(step / self.run.steps, 1.0)
+            ids, targets = rows[:, :-1], rows[:, 1:]
+            precision = self.machine.head_dtype
+            made = Predictions(self.model, ids, targets, precision, progress, converted)
+            loss = total_of(self.run.loss, made) / n_targets
+            plain = made.plain / n_targets
+        loss.backward()
         return plain
 
     @torch.no_grad()

@@ -23,7 +23,8 @@ class Predictions:
     made.
 
     ids, targets: [rows, time]; hidden: the last layer's normalised output [rows, time, d].
-    progress: the share of the run's steps that are done."""
+    progress: the share of the run's steps that are done. converted: the head's matrix, converted
+    to `precision`, where several rows in turn share it."""
 
     def __init__(
         self,
@@ -32,12 +33,14 @@ class Predictions:
         targets: Int[Tensor, "rows time"],
         precision: torch.dtype | None = None,
         progress: float = 0.0,
+        converted: Tensor | None = None,
     ) -> None:
         self.model = model
         self.ids = ids
         self.targets = targets
         self.precision = precision
         self.progress = progress
+        self.converted = converted
         self.hidden: Float[Tensor, "rows time d"] = model.hidden(ids)
         self._plain: Tensor | None = None
 
@@ -51,8 +54,8 @@ class Predictions:
         hidden = self.hidden[:, :end]
         ids = self.ids[:, :end]
         targets = self.targets[:, ahead:]
-        options = {"precision": self.precision, "weights": weights, "reduction": "sum"}
-        loss, each = self.model.losses_of(hidden, ids, targets, **options)
+        how = {"precision": self.precision, "converted": self.converted, "reduction": "sum"}
+        loss, each = self.model.losses_of(hidden, ids, targets, weights=weights, **how)
         if not ahead:
             self._plain = loss.detach() if weights is None else each.sum()
         return loss

@@ -53,23 +53,27 @@ def find_launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
     """
     if not all(name in environment for name in VARIABLES):
         return None
+
+    def number(name: str, usual: str = "0") -> int:
+        return int(environment.get(name, usual))
+
     try:
-        rank, size, port = (
-            int(environment[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")
+        launch = Launch(
+            rank=number("RANK"),
+            size=number("WORLD_SIZE"),
+            local_rank=number("LOCAL_RANK"),
+            local_size=number("LOCAL_WORLD_SIZE", "1"),
+            address=environment["MASTER_ADDR"],
+            port=number("MASTER_PORT"),
+            attempt=number("TORCHELASTIC_RESTART_COUNT"),
+            agent=environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         )
-        if not 0 <= rank < size:
-            raise ValueError(f"rank {rank} of {size}")
-        local_rank = int(environment.get("LOCAL_RANK", "0"))
-        local_size = int(environment.get("LOCAL_WORLD_SIZE", "1"))
-        attempt = int(environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        if not 0 <= launch.rank < launch.size:
+            raise ValueError(f"rank {launch.rank} of {launch.size}")
     except ValueError as error:
-        raise UserError(
-            f"{', '.join(VARIABLES)}: {error}", fix="start the processes by torchrun"
-        ) from None
-    agent = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return Launch(
-        rank, size, local_rank, local_size, environment["MASTER_ADDR"], port, attempt, agent
-    )
+        what = f"{', '.join(VARIABLES)}: {error}"
+        raise UserError(what, fix="start the processes by torchrun") from None
+    return launch
 
 
 class DisagreementError(UserError):
@@ -86,9 +90,7 @@ class PeerError(UserError):
             f"another of the run's {size} processes failed "
             f"{f'in step {step}' if step else 'before the first step'}",
             why=f"{cause}; what that process printed, or torchrun's report, says more",
-            fix="the same command, with the run's folder as resume; torchrun starts it again by "
-            "itself, as often as "
-            "its max-restarts says",
+            fix="the same command with resume; torchrun does that itself, max-restarts times",
             code=errors.PEER,
         )
 
@@ -139,12 +141,8 @@ class SharedWorld(World):
             raise UserError(
                 f"the {self.size} processes of the run did not find each other at {where}",
                 why=errors.first_line(error),
-                fix="see that all are started, that no other program has the port (torchrun's "
-                "standalone mode finds a "
-                "free one), and that their machines reach each other; where a machine's name "
-                "stands for 127.0.0.1 "
-                "there, set GLOO_SOCKET_IFNAME (NCCL_SOCKET_IFNAME for GPUs) to the network "
-                "interface, such as eth0",
+                fix="see that all are started, that no other program has the port, and that "
+                "their machines reach each other (GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME: eth0)",
                 code=errors.PEER,
             ) from None
 
@@ -181,23 +179,27 @@ class SharedWorld(World):
                 lambda: self.store.get(key).decode() if self.store.check([key]) else None,
             )
 
-    def share(self, find: Callable[[], T]) -> T:
+    def share(self, point: str, find: Callable[[], T]) -> T:
         self._shared += 1
         key = f"shared/{self._shared}"
         if self.is_first:
             value = find()
-            self.store.set(key, json.dumps(value, allow_nan=False))
+            self.store.set(key, json.dumps([point, value], allow_nan=False))
             return value
-        while (
-            text := self._read(key)
-        ) is None:  # as long as the store is there: rank 0 may build a corpus
+        text = self._read(key)
+        while text is None:  # as long as the store is there: rank 0 may build a corpus
             time.sleep(0.05)
-        found: T = json.loads(text)
-        return found
+            text = self._read(key)
+        place, found = json.loads(text)
+        if place != point:
+            what = f"rank {self.rank} is at {point!r}, rank 0 at {place!r}"
+            raise DisagreementError(what, why="their programs differ")
+        value = found
+        return value
 
     def send(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         kinds: list[Any] = self.share(
-            lambda: [[n, str(t.dtype), list(t.shape)] for n, t in tensors.items()]
+            "the tensors", lambda: [[n, str(t.dtype), list(t.shape)] for n, t in tensors.items()]
         )
         found = tensors if self.is_first else {}
         with self.guarded("sending the checkpoint"):

@@ -16,8 +16,9 @@ from torch import Tensor
 from hectogpt.data import Corpus, DataOrder, Shuffled
 from hectogpt.display import facts_text, value_text
 from hectogpt.errors import UserError, set_to
+from hectogpt.idea_file import IdeaFile, imported
 from hectogpt.model import Init, ModelConfig, Transformer
-from hectogpt.serialization import Value, classes_of, diff, load
+from hectogpt.serialization import Value, classes_of, diff, idea_module, load
 from hectogpt.training.first_weights import FirstWeights
 from hectogpt.training.losses import CrossEntropy, Loss
 from hectogpt.training.optim import AdamW, Kind, Optim
@@ -250,6 +251,21 @@ def load_run(data: Any) -> Run:
     ):
         run: Run = load(Run, data)
     return run
+
+
+def files_of(run: Run) -> list[IdeaFile]:
+    """Return the user's own files that made the run. Raises UserError for one that this process
+    has not imported.
+    """
+    files = {sha256: imported(idea_module(sha256)) for sha256 in run.ideas}
+    missing = [sha256 for sha256, file in files.items() if file is None]
+    if missing:
+        raise UserError(
+            f"{run.recipe} comes from a file that is not loaded",
+            why=f"its source has the SHA-256 {missing[0][:16]}...",
+            fix="name it as FILE.py:FUNCTION",
+        )
+    return [file for file in files.values() if file is not None]
 
 
 def changes(before: Run, after: Run) -> list[str]:

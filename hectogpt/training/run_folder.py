@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from hectogpt import errors, files, hardware
+from hectogpt import errors, files
 from hectogpt.data import Tokenizer
 from hectogpt.data.tokenizer import MERGES
 from hectogpt.errors import UserError, set_to
@@ -41,7 +42,6 @@ from hectogpt.run_records import (
 )
 from hectogpt.serialization import dump
 from hectogpt.training.checkpoint import Checkpoints
-from hectogpt.training.evaluate import EvalResult
 from hectogpt.training.loop import Step
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, load_run
@@ -51,28 +51,27 @@ OURS = (*TRAINED, METRICS, SUMMARY, PICTURE)  # which scoring still changes
 WRITABLE = set_to("out", "a folder you may write to")
 
 
+@dataclass(eq=False)
 class RunFolder:
     """A run folder that this process holds. Use as a context manager.
 
     facts: what its summary says beside the result's numbers. processes: how many share the run.
     saving: which checkpoints its first command asked for, for run.json. locked: False where the
-    file system has no locks. on_row: is called with every row of metrics.jsonl once it is written.
+    file system has no locks.
     """
 
-    def __init__(
-        self, path: Path, run: Run, modified: bool, held: ExitStack, locked: bool
-    ) -> None:
-        self.path = path
-        self.run = run
-        self.modified = modified
-        self.checkpoints = Checkpoints(path / CHECKPOINTS)
-        self.facts: dict[str, Any] = {"modified": modified, "folder": str(path)}
-        self.processes = 1
-        self.saving: dict[str, Any] = {}
-        self.on_row: Callable[[dict[str, Any]], None] = lambda row: None
-        self.locked = locked
-        self._held = held
-        self._metrics: TextIO | None = None
+    path: Path
+    run: Run
+    modified: bool
+    held: ExitStack
+    locked: bool
+    processes: int = 1
+    saving: dict[str, Any] = field(default_factory=dict)
+    _metrics: TextIO | None = None
+
+    def __post_init__(self) -> None:
+        self.checkpoints = Checkpoints(self.path / CHECKPOINTS)
+        self.facts: dict[str, Any] = {"modified": self.modified, "folder": str(self.path)}
 
     @classmethod
     def create(cls, run: Run, modified: bool, name: str, out: Path | None = None) -> RunFolder:
@@ -133,7 +132,7 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._held.close()
+        self.held.close()
 
     def begin(self, machine: Machine, ideas: Sequence[IdeaFile], tokenizer: Tokenizer) -> None:
         """Write what the run is made of: what the machine chose, copies of the user's own files,
@@ -178,7 +177,7 @@ class RunFolder:
         taken = {
             row["step"]: row for row in old if "train/loss" in row
         }  # which have an idea's own numbers, too
-        rows = [taken.get(step.number, {}) | self._row(step) for step in done]
+        rows = [taken.get(step.number, {}) | self._names() | step_row(step) for step in done]
         self._open_metrics(
             sorted(rows + scores, key=lambda row: row["step"])
         )  # a score follows the row of its step
@@ -191,54 +190,29 @@ class RunFolder:
         write_atomic(
             self.path / METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         )
-        self._held.enter_context(
+        self.held.enter_context(
             suppress(OSError)
         )  # of closing: what could not be written has been raised already
         with errors.writing(self.path, fix=WRITABLE):
             metrics = open(  # noqa: SIM115
                 self.path / METRICS, "a", encoding="utf-8", buffering=1, opener=files.regular
             )
-            self._metrics = self._held.enter_context(metrics)
+            self._metrics = self.held.enter_context(metrics)
 
     def sync_metrics(self) -> None:
         """Wait until the rows written so far are on disk. Raises OSError."""
         if self._metrics is not None:
             files.sync(self._metrics.fileno())
 
-    def add(self, step: Step, own: Mapping[str, float]) -> None:
-        """Append one step to metrics.jsonl. own: what its AfterStep values gave."""
-        self._write(self._row(step) | {**own, "mem_mb": round(hardware.peak_memory_mb(), 1)})
-
-    def _row(self, step: Step) -> dict[str, Any]:
-        return {
-            "run": self.path.name,
-            "recipe": self.run.recipe,
-            "seed": self.run.seed,
-            "step": step.number,
-            "tokens": step.tokens,
-            "train/loss": step.loss,
-            "train/grad_norm": step.grad_norm,
-            "train/lr": step.lr,
-            "train/dt": step.seconds,
-            "train/tok_per_sec": step.own_tokens / step.seconds,
-        }
-
-    def add_score(self, step: int, score: EvalResult) -> None:
-        """Append a held-out score to metrics.jsonl."""
-        self._write(
-            {
-                "run": self.path.name,
-                "step": step,
-                "dev/loss": score.loss,
-                "dev/bpb": score.bits_per_byte,
-            }
-        )
-
-    def _write(self, row: dict[str, Any]) -> None:
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row to metrics.jsonl."""
         assert self._metrics is not None, "begin() first"
         with errors.writing(self.path / METRICS, fix=WRITABLE):
-            self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
-        self.on_row(row)
+            self._metrics.write(json.dumps(self._names() | row, allow_nan=False) + "\n")
+
+    def _names(self) -> dict[str, Any]:
+        """What every row of metrics.jsonl begins with."""
+        return {"run": self.path.name, "recipe": self.run.recipe, "seed": self.run.seed}
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write summary.json, with what else is known of the run, then the manifest of all
@@ -265,6 +239,19 @@ class RunFolder:
             check_hashes(self.path, RUN, MERGES, *copies_in(self.path), *kept)
         with errors.writing(self.path, fix=WRITABLE):
             (self.path / MANIFEST).unlink(missing_ok=True)
+
+
+def step_row(step: Step) -> dict[str, Any]:
+    """A step as a row of metrics.jsonl."""
+    return {
+        "step": step.number,
+        "tokens": step.tokens,
+        "train/loss": step.loss,
+        "train/grad_norm": step.grad_norm,
+        "train/lr": step.lr,
+        "train/dt": step.seconds,
+        "train/tok_per_sec": step.own_tokens / step.seconds,
+    }
 
 
 def read_run(folder: Path) -> Run:

@@ -22,7 +22,6 @@ import torch
 from hectogpt import __version__, errors, hardware
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError, set_to
-from hectogpt.kernels import native
 from hectogpt.model import Transformer
 from hectogpt.model.weights import copied, load_model, load_tensors, saved_tensors
 from hectogpt.run_records import OWN
@@ -100,9 +99,10 @@ class Session:
         elif run.first_weights is not None:
             run.first_weights.load_into(model)
         first: str = world.share(
-            lambda: setup.choose_kernels(run, model, machine, chosen.get("head"))
+            "the kernels", lambda: setup.choose_kernels(run, model, machine, chosen.get("head"))
         )
         kernels = setup.choose_kernels(run, model, machine, first)  # at all ranks as at rank 0
+        model.use_kernels(kernels == "native")
         session = cls(
             run, corpus, world, machine, model, setup.build_optimizer(run, model), kernels
         )
@@ -129,10 +129,7 @@ class Session:
         self.model.train()
         for number in range(self.step, self.run.steps):
             begun = time.perf_counter()
-            with native.using(
-                self.kernels == "native"
-            ):  # for this step alone: another session may take its own
-                loss, norm = loop.update(gradients, self.optimizer, number)
+            loss, norm = loop.update(gradients, self.optimizer, number)
             seconds = time.perf_counter() - begun
             own = batches.tokens(number)
             tokens = own + (self.done[-1].tokens if self.done else 0)
@@ -203,15 +200,12 @@ class Session:
         _check_fits(checkpoint.step, self.run, checkpoint.facts, self._facts())
         put_state(self.model, self.optimizer, checkpoint.tensors, checkpoint.values)
         kept = {name: t for name, t in checkpoint.tensors.items() if name.startswith(KEPT)}
-        self.kept = {
-            name.removeprefix(KEPT): tensor.to(self.machine.device)
-            for name, tensor in kept.items()
-        }
+        device = self.machine.device
+        self.kept = {name.removeprefix(KEPT): t.to(device) for name, t in kept.items()}
         history = checkpoint.tensors["history"]
         totals = history[:, 4].cumsum(0).long().tolist()
-        for number, (total, (loss, norm, lr, seconds, own)) in enumerate(
-            zip(totals, history.tolist(), strict=True), 1
-        ):
+        for total, (loss, norm, lr, seconds, own) in zip(totals, history.tolist(), strict=True):
+            number = len(self.done) + 1
             self.done.append(Step(number, total, loss, norm, lr, seconds, int(own)))
         self.setup_seconds = float(checkpoint.facts.get("setup_seconds", 0.0))
 
@@ -230,11 +224,8 @@ class Session:
     def unmoved(self) -> list[str]:
         """Names of trained tensors whose numbers are still those that this session began with: the
         first weights, also where it has gone on from a checkpoint of a run that drew them."""
-        return [
-            name
-            for name, found in hash_trained(self.model).items()
-            if found == self.first_hashes.get(name)
-        ]
+        now = hash_trained(self.model)
+        return [name for name, found in now.items() if found == self.first_hashes.get(name)]
 
     def evaluate(self, split: str = "dev") -> EvalResult:
         """Score the model on a held-out split, "dev" or "test", on the machine's device. Raises
@@ -268,17 +259,18 @@ class Session:
 
 def _check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse the checkpoint of another run (CHECKPOINT) or of another text (DATA)."""
-    kept = "the run, untouched"
+    what = why = fix = ""
+    code = errors.CHECKPOINT
     if changed := changes(load_run(then.get("run")), run):
         what = f"the checkpoint of step {step} is another run's"
-        raise UserError(what, why="; ".join(changed[:3]), kept=kept, code=errors.CHECKPOINT)
-    texts = ("corpus_sha256", "tokenizer_sha256")
-    if changed := [name for name in texts if then.get(name) != now[name]]:
+        why = "; ".join(changed[:3])
+    elif any(then.get(name) != now[name] for name in ("corpus_sha256", "tokenizer_sha256")):
         what = f"the text is not the one that the run has read so far (corpus {now['corpus']})"
-        why = f"changed: {', '.join(changed)}"
-        raise UserError(
-            what, why=why, fix="the old text, or a new run", kept=kept, code=errors.DATA
-        )
+        why = "its hash, or its tokenizer's, is another one"
+        fix = "the old text, or a new run"
+        code = errors.DATA
+    if what:
+        raise UserError(what, why=why, fix=fix, kept="the run, untouched", code=code)
 
 
 # --- what the processes of a run settle before the first step: rank 0 decides, all check
@@ -287,7 +279,9 @@ def _check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, 
 
 def _share_checkpoint(world: World, at: Checkpoint | None) -> Checkpoint | None:
     """The checkpoint that rank 0 has read, at all ranks: only its machine needs the file."""
-    rest: list[Any] | None = world.share(lambda: None if at is None else [at.values, at.facts])
+    rest: list[Any] | None = world.share(
+        "the checkpoint", lambda: None if at is None else [at.values, at.facts]
+    )
     if rest is None:
         return None
     tensors = world.send({} if at is None else at.tensors)
@@ -312,7 +306,8 @@ def _choose_machine(world: World, run: Run, chosen: Mapping[str, Any]) -> Machin
         torch.cuda.set_device(rank)
         run = replace(run, device=f"cuda:{rank}")
     usual = {"threads": max(1, hardware.physical_cores() // size)} | dict(chosen)
-    return precision.choose(run, world.share(lambda: precision.choose(run, usual).describe()))
+    first = world.share("the machine", lambda: precision.choose(run, usual).describe())
+    return precision.choose(run, first)
 
 
 def _check_equal(world: World, model: Transformer, facts: Mapping[str, Any]) -> None:

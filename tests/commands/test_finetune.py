@@ -85,9 +85,10 @@ def test_the_command_reads_where_to_start(tmp_path: Path, here: Here) -> None:
     assert_good_error(here("train", "finetune"), errors.USAGE, "--init")
     assert_good_error(here("train", "finetune", "--init", "no/where/at/all"), errors.CHECKPOINT, "neither a folder")
     write_run(tmp_path / "base", SMALL)
-    asked = parse(["finetune", "--init", "base", "--optim.lr", "0.001"])
-    assert (asked.options.init, asked.name, asked.run.model) == ("base", "finetune", SMALL)
-    assert dump(asked.run) == dump(asked.recipe) | {"optim": dump(asked.recipe.optim) | {"lr": 0.001}}
+    options, plan = parse(["finetune", "--init", "base", "--optim.lr", "0.001"])
+    assert (options.init, plan.name, plan.run.model) == ("base", "finetune", SMALL)
+    assert plan.recipe is not None
+    assert dump(plan.run) == dump(plan.recipe) | {"optim": dump(plan.recipe.optim) | {"lr": 0.001}}
 
 
 @pytest.mark.thorough

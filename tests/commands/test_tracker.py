@@ -6,13 +6,16 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command import TINY, Here, assert_good_error, hectogpt
 from helpers import write_tokens
 
 from hectogpt import errors
-from hectogpt.training.tracker import Tracker
+from hectogpt.training.events import Ended, Stepped
+from hectogpt.training.listeners import tracker
+from hectogpt.training.loop import Step
 
 FIELDS = {"run": {"seed": 1, "model": {"d_model": 16}}}
 
@@ -25,19 +28,25 @@ def test_what_is_not_there_is_said_before_anything_is_done(
     assert list(tmp_path.iterdir()) == []
 
 
+def stepped(number: int, loss: float) -> Stepped:
+    return Stepped(Step(number, number * 64, loss, 1.0, 0.1, 0.5, 64), {})
+
+
 @pytest.mark.parametrize("place", ["open", "add"])
 def test_a_tracker_that_fails_is_left_out_with_one_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     """A library of somebody else's, that ends the process or raises."""
-    monkeypatch.setattr(Tracker, "_open", (lambda *_: sys.exit("no key")) if place == "open" else (lambda *_: None))
+    writer = SimpleNamespace(add_text=lambda *_: None)
+    library = SimpleNamespace(SummaryWriter=lambda *_, **__: sys.exit("no key") if place == "open" else writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", library)
     notes: list[str] = []
-    tracker = Tracker(True, tmp_path, FIELDS, 0, notes.append)
+    track = tracker(tmp_path, FIELDS, 0, notes.append)
     for step in range(1, 5):
-        tracker.add({"step": step, "train/loss": 5.0 / step})
-    tracker.close()
-    why = "SystemExit: no key" if place == "open" else "AttributeError: 'NoneType' object has no attribute 'add_scalar'"
-    assert notes == [f"note: the tracker is left out: {why}; the run goes on"]
+        track(stepped(step, 5.0 / step))
+    track(Ended("done"))
+    (note,) = notes
+    assert ("SystemExit: no key" if place == "open" else "AttributeError: ") in note
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -54,14 +63,14 @@ def test_tensorboard_reads_the_rows_and_a_resumed_run_replaces_later_ones(tmp_pa
     pytest.importorskip("tensorboard")
     for first, last, value in ((1, 6, 1.0), (4, 8, 2.0)):  # the second process goes on after step 3
         notes: list[str] = []
-        tracker = Tracker(True, tmp_path, FIELDS, first - 1, notes.append)
+        track = tracker(tmp_path, FIELDS, first - 1, notes.append)
         for step in range(first, last):
-            tracker.add({"step": step, "train/loss": value})
-        tracker.close()
+            track(stepped(step, value))
+        track(Ended("done"))
         time.sleep(1.1)  # event files are ordered by their second
         assert notes == [f"tensorboard: tensorboard --logdir {tmp_path}"]
-    steps = {"train/loss": [(1, 1.0), (2, 1.0), (3, 1.0), *((step, 2.0) for step in range(4, 8))]}
-    assert scalars(tmp_path / "tensorboard") == steps
+    steps = [(1, 1.0), (2, 1.0), (3, 1.0), *((step, 2.0) for step in range(4, 8))]
+    assert scalars(tmp_path / "tensorboard")["train/loss"] == steps
 
 
 @pytest.mark.thorough

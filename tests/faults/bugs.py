@@ -24,8 +24,8 @@ from runs import Undisturbed
 from torch import Tensor
 from two_at_once import Started
 
-from hectogpt import files, json_files
-from hectogpt.training import checkpoint, full_run, loop, run_folder
+from hectogpt import files, json_files, signals
+from hectogpt.training import checkpoint, events, loop, run_folder
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.run import Run
 
@@ -69,7 +69,7 @@ def leave_leftovers() -> None:
 
 @contextlib.contextmanager
 def raising(**_: Any) -> Iterator[list[int]]:
-    with full_run.raise_on_signal():
+    with signals.raise_on_signal():
         yield []
 
 
@@ -129,7 +129,7 @@ BUGS: dict[str, tuple[Callable[[], object], Callable[[Looks], int]]] = {
         replaced(files, "lock", lambda *_: contextlib.nullcontext(True)),
         Looks.starts,
     ),
-    "a signal ends a run without a checkpoint": (replaced(full_run, "stop_on_signal", raising), Looks.signals),
+    "a signal ends a run without a checkpoint": (replaced(events, "stop_on_signal", raising), Looks.signals),
 }
 
 

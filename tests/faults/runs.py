@@ -34,12 +34,11 @@ from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.scoring import run_and_score
 from hectogpt.model.inputs import NgramHash
-from hectogpt.run_records import CHECKPOINTS, METRICS, RUN, SUMMARY, read_record
+from hectogpt.run_records import CHECKPOINTS, METRICS, RUN, SUMMARY, Habits, read_record
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
-from hectogpt.training.full_run import train_in_folder
+from hectogpt.training.full_run import Plan, begin, train_in_folder
 from hectogpt.training.run import Data, LinearDecay, Run
 from hectogpt.training.session import Session
-from hectogpt.training.task import Resume, Task, begin
 
 CLOCKS = ("train/dt", "train/tok_per_sec", "mem_mb")
 SECONDS = 3  # the column of a checkpoint's history that a clock fills
@@ -169,24 +168,25 @@ def train(run: Run, folder: Path, save_every: int | None = 1) -> None:
     """Begin the run in `folder`, or resume it if it is not complete; to the end, scores and picture included."""
     if (folder / RUN).exists() and read_record(folder).is_complete:
         return
-    run_and_score(task_of(run, folder, save_every), Progress(quiet=False, lines=1))
+    run_and_score(plan_of(run, folder, save_every), small_corpus(), Progress(quiet=False, lines=1))
 
 
-def task_of(run: Run, folder: Path | None, save_every: int | None = 1) -> Task:
-    """The run in a folder, which is begun, or gone on with if it is there."""
-    resume = Resume(folder) if folder is not None and (folder / RUN).exists() else None
-    return Task(run, small_corpus(), "run", folder, resume, True, ideas.files_of(run), save_every)
+def plan_of(run: Run, folder: Path | None, save_every: int | None = 1, anew: bool = False) -> Plan:
+    """The run in a folder, which is begun, or resumed if it is there and not to be begun anew."""
+    there = folder is not None and (folder / RUN).exists() and not anew
+    return Plan(run, Habits(folder, save_every), "run", resume=folder if there else None)
 
 
-def train_unscored(run: Run, folder: Path | None, save_every: int | None = 1, **changes: Any) -> tuple[float, float]:
-    """As `train`, up to the last step's weights: scores are a function of these, and take as long as sixty steps.
-    changes: of the task. From when to when the folder was held."""
+def train_unscored(
+    run: Run, folder: Path | None, save_every: int | None = 1, anew: bool = False
+) -> tuple[float, float]:
+    """As `train`, up to the last step's weights: what these are compared with takes as long as sixty steps. From when
+    to when the folder was held."""
     progress = Progress(quiet=False, lines=1)
-    task = replace(task_of(run, folder, save_every), **changes)
-    with begin(task, progress) as (taken, session):
-        begun = time.monotonic()
-        train_in_folder(session, taken, progress, task)
-        return begun, time.monotonic()
+    with begin(plan_of(run, folder, save_every, anew), small_corpus(), progress) as begun:
+        since = time.monotonic()
+        train_in_folder(begun, progress)
+        return since, time.monotonic()
 
 
 # --- a run that nobody disturbed, and others --------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from hectogpt.data import Corpus
 from hectogpt.errors import UserError
 from hectogpt.json_files import write_manifest
 from hectogpt.training.checkpoint import STATE, Checkpoints, put_state
-from hectogpt.training.full_run import Autosave
+from hectogpt.training.events import Stepped
+from hectogpt.training.listeners import Saver
 from hectogpt.training.optim import AdamW
 from hectogpt.training.run import Data, Run
 from hectogpt.training.run_folder import RunFolder
@@ -140,11 +141,11 @@ def test_what_cannot_be_saved_costs_the_checkpoints_not_the_run(
     else:
         session.optimizer.optimizers[0].param_groups[0]["thing"] = object()
     notes: list[str] = []
-    autosave = Autosave(session, RunFolder(tmp_path, session.run, False, ExitStack(), False), 1, notes.append)
-    for _ in session.steps():
-        autosave.after_step()
+    saver = Saver(session, RunFolder(tmp_path, session.run, False, ExitStack(), False), 1, notes.append)
+    for step in session.steps():
+        saver(Stepped(step, {}))
     assert (session.step, len(notes), said in notes[0]) == (6, 1, True)
-    assert autosave.folder.checkpoints.steps() == []
+    assert saver.folder.checkpoints.steps() == []
     if why == "memory":
-        autosave.save()
-        assert autosave.folder.checkpoints.steps() == [6]
+        saver.save()
+        assert saver.folder.checkpoints.steps() == [6]

@@ -76,7 +76,7 @@ class Started:
     def with_one_folder(self, base: Path, n: int, chance: random.Random) -> list[str]:
         """Runs that want one folder: one gets it, the others are refused."""
         folder = base / "run"
-        works = [partial(runs.train_unscored, case, folder, out=folder, resume=None) for case in self.cases[:n]]
+        works = [partial(runs.train_unscored, case, folder, anew=True) for case in self.cases[:n]]
         ended = together(works, chance)
         codes = sorted(one.code for one in ended)
         faults = [] if codes[0] == 0 and all(c in REFUSED for c in codes[1:]) else [f"ended with {codes}"]

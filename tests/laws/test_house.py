@@ -44,6 +44,7 @@ OWNERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
         ("torch.distributed", "torch.multiprocessing"),
         {"training/parallel.py"},
     ),
+    "drive a session": (("session.steps",), {"training/events.py"}),
     "read what can run code": (("pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml.load"), set()),
 }
 # A model knows no clock and no environment.
@@ -53,7 +54,7 @@ FLAGS_OF_OTHERS = {
     "training/full_run.py": " --",  # diagnose and repair, of check
     "data/tokenizer.py": "python -m pip install --force-reinstall --no-deps",  # how to mend a broken installation
     "process.py": "--porcelain",  # git's
-    "training/tracker.py": "tensorboard --logdir",  # how to look at what was written
+    "training/listeners.py": "tensorboard --logdir",  # how to look at what was written
 }
 PRIVATE = re.compile(r"(?:torch|dist|torch_dist)\.(?:\w+\.)*_(?!_)\w+")
 FLAG = re.compile(r"(?:^|[ `'\"(])--[a-z]")

@@ -29,7 +29,7 @@ from hectogpt.lab.plan import arms_of, plan
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.model.weights import load_model, save_model
 from hectogpt.serialization import dump, idea_module
-from hectogpt.training.run import Run, load_run, sections_changed
+from hectogpt.training.run import Run, files_of, load_run, sections_changed
 from hectogpt.training.session import Session
 
 HEAD = """\
@@ -103,7 +103,7 @@ def test_an_idea_is_applied_to_the_top_or_to_what_is_named(write: Write) -> None
     assert find_run("mine.py:steps@without-muon").recipe == "mine.py:steps@without-muon"
     both = find_run("mine.py:steps@other.py:seeds")
     assert (both.steps, both.seed, both.recipe) == (107, 1, "mine.py:steps@other.py:seeds")
-    assert [idea.path.name for idea in ideas.files_of(both)] == ["other.py", "mine.py"]
+    assert [idea.path.name for idea in files_of(both)] == ["other.py", "mine.py"]
     assert find_run("mine.py:steps@mine.py:steps").ideas == run.ideas
 
 

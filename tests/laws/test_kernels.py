@@ -22,20 +22,12 @@ from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import QKNorm, Rotary
 from hectogpt.model.pointer import PointerHead
 from hectogpt.training import precision, setup
-from hectogpt.training.session import Session
 
 FORMS = build.forms()
 if build.find().library is None:
     pytest.skip(f"no kernels here: {build.describe()}", allow_module_level=True)
 ALLOWED = {torch.float32: 5e-6, torch.bfloat16: 0.012}  # relative errors of gradients
 both = pytest.mark.parametrize("dtype", ALLOWED)
-
-
-@pytest.fixture(autouse=True)
-def kernels() -> Iterator[None]:
-    with native.using(True) as used:
-        assert used
-        yield
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -77,7 +69,7 @@ def test_a_row_of_the_head_may_be_absent() -> None:
     """A bias of minus infinity gives a token no probability."""
     x, weight = torch.ones(3, 4), torch.ones(5, 4, requires_grad=True)
     bias = torch.tensor([0.0, 0.0, 0.0, 0.0, -torch.inf])
-    loss = fused_loss(x, weight, torch.tensor([0, 1, 2]), bias=bias, precision=torch.bfloat16)
+    loss = fused_loss(x, weight, torch.tensor([0, 1, 2]), bias=bias, precision=torch.bfloat16, kernels=True)
     loss.backward()
     assert loss.item() == pytest.approx(torch.tensor(4.0).log().item(), abs=1e-6)
     assert weight.grad is not None
@@ -118,7 +110,8 @@ def test_a_model_computes_the_same_with_and_without(document_start: int | None, 
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     grads = []
     for wanted in (True, False):
-        with native.using(wanted), torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+        model.use_kernels(wanted)
+        with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
             loss = model.loss(ids[:, :-1], ids[:, 1:], precision=dtype)
         grads.append(torch.autograd.grad(loss, list(model.parameters())))
     for ours, theirs in zip(*grads, strict=True):
@@ -132,21 +125,6 @@ def test_large_steps_use_them(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(setup, "NATIVE_FROM", least)
         assert setup.choose_kernels(run, model, machine) == chosen
         assert setup.choose_kernels(run, model, machine, wanted) == wanted
-
-
-def test_a_session_uses_them_for_its_own_steps_alone(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sessions whose steps alternate compute what they compute alone."""
-    runs = [small_run(dtype=dtype, head_dtype=dtype, steps=2) for dtype in ("float32", "float64")]
-    monkeypatch.setattr(setup, "NATIVE_FROM", 1)
-    alone = [[step.loss for step in Session.open(run, corpus).steps()] for run in runs]
-    sessions = [Session.open(run, corpus) for run in runs]
-    assert [session.kernels for session in sessions] == ["native", "eager"]
-    used = []
-    with native.using(False):
-        for steps in zip(*(session.steps() for session in sessions), strict=True):
-            used.append([step.loss for step in steps])
-            assert not native.in_use()
-    assert [list(losses) for losses in zip(*used, strict=True)] == alone
 
 
 # --- faults: each ends in the next form, with its reason --------------------------------------------------------------
@@ -184,7 +162,7 @@ def test_a_compiler_that_is_missing_wrong_or_slow_leaves_torch(
         path.chmod(0o755)
     monkeypatch.setattr(build, "SECONDS", 0.2 if reason.startswith("has not") else build.SECONDS)
     monkeypatch.setenv("CXX", str(path))
-    assert not native.use(True)
+    assert build.find().library is None
     assert build.describe().startswith("none, torch's operations do the work; ")
     assert reason in build.describe()
 
@@ -208,7 +186,7 @@ def test_a_prebuilt_library_that_does_not_run_gives_way(
         source.write_text(f'extern "C" {code}')
         compile_library([source], path, ["-w", "-shared", "-fPIC"])
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert not native.use(True)
+    assert build.find().library is None
     assert f"{best.name}: " in build.describe()
     assert reason in build.describe()
 

@@ -93,6 +93,18 @@ def test_a_users_own_seams_give_the_same_bits_in_two_processes(name: str, corpus
     assert shared(2, run, corpus, tmp_path / "2") == [alone] * 2
 
 
+def test_processes_at_two_points_of_a_run_are_told_both() -> None:
+    port = forks.free_port()
+
+    def work(rank: int) -> None:
+        with SharedWorld(Launch(rank, 2, rank, 2, "127.0.0.1", port, 0, False), 60.0) as world:
+            world.meet(("scored", "saved")[rank], 6)
+            world.wait_for_all("the end")
+
+    ended = [child.wait() for child in [forks.Child(lambda rank=rank: work(rank)) for rank in (0, 1)]]
+    assert "rank 1 is at 'saved, step 6', rank 0 at 'scored, step 6'" in ended[1].said
+
+
 # --- the tree ---------------------------------------------------------------------------------------------------------
 
 

@@ -89,7 +89,9 @@ class AdamW(Optim):
         if whole:
             found.append(FusedAdamW(list(whole.values()), betas=self.betas, fused=True))
         if by_row and self.row_lr_power is not None:
-            found.append(RowAdamW(list(by_row.values()), self.betas, self.row_lr_power))
+            rows = RowAdamW(list(by_row.values()), self.betas, self.row_lr_power)
+            rows.kernels = model.kernels
+            found.append(rows)
         return found
 
     def _settings(self, kind: Kind) -> dict[str, Any]:
@@ -117,8 +119,10 @@ class RowAdamW(QuickOptimizer):
 
     A row's rate is the larger of the group's `lr`, which follows the schedule, and n^-power times
     the highest `lr` so far. n counts the steps with a gradient above `update_threshold` somewhere
-    in the row.
+    in the row. With `kernels` the C++ kernel does it where it fits.
     """
+
+    kernels = False
 
     def __init__(
         self, groups: list[dict[str, Any]], betas: tuple[float, float], power: float
@@ -140,7 +144,7 @@ class RowAdamW(QuickOptimizer):
                     state["exp_avg"] = torch.zeros_like(p)
                     state["exp_avg_sq"] = torch.zeros_like(p)
                     state["row_updates"] = p.new_zeros(len(p), 1)
-                if native.row_adam_fits(p, p.grad):
+                if self.kernels and native.row_adam_fits(p, p.grad):
                     self._native_step(p, state, group)
                     continue
                 largest = p.grad.amax(1, keepdim=True).maximum(-p.grad.amin(1, keepdim=True))

@@ -1,0 +1,293 @@
+"""What a run does beside training. Each function here returns a listener to the run's events.
+
+step_lines  progress on stderr
+rows        a line of metrics.jsonl for each step and score
+Saver       checkpoints on the way, and the weights at the end
+summary     summary.json of a run that ends before it is scored
+tracker     the same rows for TensorBoard
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stdout, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hectogpt import errors, hardware
+from hectogpt.display import Progress
+from hectogpt.errors import UserError
+from hectogpt.model.weights import save_model
+from hectogpt.run_records import METRICS, read_scores
+from hectogpt.signals import ignore_more
+from hectogpt.training.events import Ended, Event, Listener, Scored, Stepped, Trained
+from hectogpt.training.loop import Step
+from hectogpt.training.run import Run
+from hectogpt.training.run_folder import TRAINED, RunFolder, step_row
+from hectogpt.training.session import Session
+
+Note = Callable[[str], None]
+AT_STAKE = 10.0  # seconds of work that a kill may cost, if that is to be had
+SHARE = 0.02  # of the time that saving may take
+
+
+def step_lines(session: Session, progress: Progress) -> Listener:
+    """Show the steps and the scores between them."""
+    run = session.run
+    live = ExitStack()
+    show = live.enter_context(progress.counting(run.steps))
+
+    def listen(event: Event) -> None:
+        match event:
+            case Stepped(step):
+                show(step.number, step_line(run, step))
+            case Scored(number, _, score) if number < run.steps:
+                when = f"step {number}" if number else "before training"
+                progress.line(f"{when}: held-out loss {score}")
+            case Trained() | Ended():
+                live.close()
+
+    return listen
+
+
+def step_line(run: Run, step: Step) -> str:
+    """A step on one line, with the time that is left if all steps take as long as this one."""
+    left = step.seconds * (run.steps - step.number)
+    return (
+        f"step {step.number:05d}/{run.steps:05d} | eta {left / 60:.1f}m | loss {step.loss:.3f} | "
+        f"lr {step.lr:.1e} | norm {step.grad_norm:.2f} | dt {step.seconds * 1000:.0f}ms | "
+        f"tok/s {step.own_tokens / step.seconds:,.0f}"
+    )
+
+
+def rows(folder: RunFolder) -> Listener:
+    """Append steps and held-out scores to metrics.jsonl as they happen."""
+
+    def listen(event: Event) -> None:
+        if row := row_of(event):
+            folder.add(row)
+
+    return listen
+
+
+def row_of(event: Event) -> dict[str, Any]:
+    """The row of metrics.jsonl for an event, {} if it has none."""
+    match event:
+        case Stepped(step, own):
+            memory = {"mem_mb": round(hardware.peak_memory_mb(), 1)}
+            return step_row(step) | {**own} | memory
+        case Scored(step=number, split="dev", score=score):
+            return {"step": number, "dev/loss": score.loss, "dev/bpb": score.bits_per_byte}
+    return {}
+
+
+@dataclass
+class Saver:
+    """Saves checkpoints while a run trains, and the last state and the weights when it ends.
+
+    every: steps between checkpoints. 0 saves only that of a run that is stopped. None saves by
+        time: so often that a kill costs about 10 s of work, but not so often that saving takes
+        more than 2 % of the time (a model of 60 million parameters has 700 MB of state).
+    note: is called with a line about a checkpoint that could not be saved, once until one can.
+    """
+
+    session: Session
+    folder: RunFolder
+    every: int | None
+    note: Note
+    has_weights = False  # of the trained model, in the folder
+    _noted = False  # whether the last attempt failed
+    _cost = 0.0  # seconds of the last attempt
+
+    def __post_init__(self) -> None:
+        step = self.session.step
+        is_saved = step in self.folder.checkpoints.steps()
+        self._first = step - is_saved  # from weights alone there is nothing to save
+        self._tried = time.monotonic()  # when the last attempt was over
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Stepped(step) if step.number < self.session.run.steps and self._is_due(
+                step.number
+            ):
+                self._save_if_possible()
+            case Trained():
+                self.end(needed=False)
+                self.has_weights = True
+            case Ended("stopped"):
+                self.end(needed=True)
+            case Ended("diverged") if not self.has_weights:
+                ignore_more()
+                self.end(needed=False)
+            case Ended("failed", UserError(code=errors.PEER)) if self.session.step:
+                with suppress(UserError):  # the steps done are whole here
+                    self.save()
+
+    def _is_due(self, step: int) -> bool:
+        if self.every is None:
+            return time.monotonic() - self._tried >= max(AT_STAKE, self._cost / SHARE)
+        return self.every > 0 and step % self.every == 0
+
+    def _save_if_possible(self) -> None:
+        """Save the state if memory has room for a copy: saving must not end the run."""
+        begun = time.monotonic()
+        problem = ""
+        needed = 3 * sum(p.nbytes for p in self.session.model.parameters())
+        free = hardware.free_memory()
+        try:
+            if needed * 1.5 > free:
+                problem = f"no checkpoint for now: a copy takes {needed:,} bytes of memory, "
+                problem += f"{free:,} are free"
+            else:
+                self.save()
+        except OSError as error:
+            problem = str(error)
+        except UserError as error:
+            problem = f"{error.what}: {error.why}"
+            if error.code == errors.CHECKPOINT:  # nor can any later one be saved
+                self.every = 0
+        if problem and not self._noted:
+            how = "without any" if self.every == 0 else "and tries again"
+            self.note(f"note: {problem}; training goes on {how}")
+        self._noted = bool(problem)
+        self._tried = time.monotonic()
+        self._cost = self._tried - begun
+
+    def save(self) -> None:
+        """Save the state, after the rows of metrics.jsonl. Raises UserError (STORAGE,
+        CHECKPOINT).
+        """
+        self.folder.sync_metrics()
+        self.folder.checkpoints.save(self.session.checkpoint())
+
+    def end(self, needed: bool) -> None:
+        """Save a checkpoint of the last step, if this process has done one, then the weights.
+
+        needed: the run is to be resumed from it, so that failing to save it is an error.
+
+        Raises UserError (STORAGE, MEMORY).
+        """
+        step = self.session.step
+        steps = self.session.run.steps
+        try:
+            if step > self._first and (needed or self.every != 0) and (self.every or step < steps):
+                self.save()
+        except UserError as error:
+            if needed and error.code in (errors.STORAGE, errors.MEMORY):
+                raise
+            self.note(f"note: {error.what}: {error.why}")
+        self.folder.unseal()
+        save_model(self.session.model, self.folder.path)
+        self.folder.seal(TRAINED)  # scoring changes the others, and may be killed
+
+
+def summary(session: Session, folder: RunFolder, note: Note) -> Listener:
+    """Collect facts for summary.json, and write it if the run ends before it is scored.
+
+    Notes trained tensors that have not changed, after ten steps and at the end.
+    """
+    facts = folder.facts
+    if first := session.run.first_weights:
+        facts["first_weights"] = {"source": first.source, "sha256": first.sha256}
+        before = dict(read_scores(folder.path / METRICS)).get(0)
+        if before is not None:
+            facts["dev_loss_before"] = before
+        elif not session.step:
+            note(f"scoring the weights of {first.source} ...")
+
+    def note_unmoved() -> None:
+        facts["unmoved"] = names = session.unmoved()
+        if names:
+            named = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
+            note(f"note: {named} still have their first numbers: does the loss reach them?")
+
+    def finish(state: str) -> None:
+        facts["unmoved"] = session.unmoved()
+        folder.finish(session.result().summary() | {"state": state})
+
+    trained = False
+
+    def listen(event: Event) -> None:
+        nonlocal trained
+        match event:
+            case Stepped(step) if step.number == 10 < session.run.steps:
+                note_unmoved()
+            case Scored(0, _, score):
+                facts["dev_loss_before"] = score.loss
+            case Trained():
+                trained = True
+                note_unmoved()
+            case Ended("stopped"):
+                ignore_more()
+                finish("interrupted")
+            case Ended("diverged"):
+                finish("diverged")
+            case Ended("failed") if trained:
+                with suppress(UserError):
+                    finish("unscored")
+
+    return listen
+
+
+def tracker(folder: Path, fields: dict[str, Any], step: int, note: Note) -> Listener:
+    """Write the rows of metrics.jsonl to event files in RUN/tensorboard.
+
+    If TensorBoard raises, that is noted once, and the run continues without it.
+
+    folder: of the run.
+    fields: what the run is made of, plain values.
+    step: how many steps are done.
+    note: is called with a line if something fails, and at the end with where to look.
+    """
+    writer: Any = None  # False once it has failed
+
+    def open_writer() -> None:
+        nonlocal writer
+        from torch.utils.tensorboard import SummaryWriter
+
+        # Rows of later steps, which an earlier process has written, are void.
+        where = str(folder.resolve() / "tensorboard")
+        writer = SummaryWriter(where, purge_step=step + 1, flush_secs=2)
+        text = json.dumps(fields, indent=2, allow_nan=False)
+        writer.add_text("run", "    " + text.replace("\n", "\n    "), 0)
+
+    def add(event: Event) -> None:
+        row = row_of(event)
+        for name, value in row.items():
+            if isinstance(value, int | float) and name != "step":
+                writer.add_scalar(name, value, row["step"])
+        if isinstance(event, Ended):
+            writer.close()
+            note(f"tensorboard: tensorboard --logdir {folder.resolve()}")
+
+    def attempt(do: Callable[..., None], *arguments: Any) -> None:
+        nonlocal writer
+        try:
+            with redirect_stdout(sys.stderr):
+                do(*arguments)
+        except (Exception, SystemExit) as error:  # whatever it is: a tracker is not worth a run
+            writer = False
+            why = str(error).strip().rpartition("\n")[2][:300]
+            name = type(error).__name__
+            note(f"note: the tracker is left out: {name}: {why}; the run goes on")
+
+    attempt(open_writer)
+
+    def listen(event: Event) -> None:
+        if writer:
+            attempt(add, event)
+
+    return listen
+
+
+def check_tensorboard() -> None:
+    """Raise UserError if TensorBoard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        fix = "python -m pip install 'hectogpt[tensorboard]'"
+        what = "the tracker tensorboard is not installed"
+        raise UserError(what, fix=fix)
