@@ -78,7 +78,7 @@ bench: $(ENV)/.test  ## side-by-side timings, 15 minutes, appended to results/be
 	$(BIN)/python -m bench; code=$$?; $(BIN)/python -m bench --page && exit $$code
 
 answers: $(ENV)/.test  ## figures and PDF of answers/
-	$(BIN)/python -m tools.answers
+	$(BIN)/python -m tools.research.answers
 
 site: $(ENV)/.install  ## the site in build/site, from README and docs/: warnings are errors, every link is checked
 	$(INSTALL) --group site

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hectogpt import __version__  # noqa: E402
-from tools.answers import formula  # noqa: E402
+from tools.research.answers import formula  # noqa: E402
 from tools.site import EXPLORED, broken_links, fill, run_command  # noqa: E402
 
 # caption -> page -> the pages that the side bar folds below it. The course is first, and is read in this order.

@@ -13,8 +13,8 @@ OTHER_TOKENS = (
     "Different vocabularies mean different tokens: only bits per byte (hectogpt "
     "score) compare them."
 )
-# Key of an n-gram model in summaries and records -> its name. `python -m tools.ngrams` counts the
-# last two, order 5 with fitted discounts and one that has caches too.
+# Key of an n-gram model in summaries and records -> its name. `python -m tools.research.ngrams`
+# counts the last two, order 5 with fitted discounts and one that has caches too.
 NGRAMS = {
     "uniform": "uniform",
     "unigram": "unigram counts",

@@ -114,7 +114,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def find_browser() -> str | None:
     """The Chromium that the package itself would print with."""
-    from tools.answers import find_browser as find  # not above: run-time type checks come with pytest_configure
+    from tools.research.answers import (
+        find_browser as find,  # not above: run-time type checks come with pytest_configure
+    )
 
     return find()
 

@@ -69,7 +69,7 @@ def words_of(part: str) -> dict[str, Words]:
 
 @lru_cache(maxsize=1)
 def symptoms() -> dict[str, dict[str, str]]:
-    """Part -> mistake -> what its author sees, as tools/symptoms.py has measured it."""
+    """Part -> mistake -> what its author sees, as tools/research/symptoms.py has measured it."""
     text = Path(__file__).with_name("symptoms.json").read_text(encoding="utf-8")
     found: dict[str, dict[str, str]] = json.loads(text)
     return found

@@ -2,7 +2,7 @@
 
 The mixture reads what a network reads: the training text and, of a held-out text, the tokens
 before the target in the same sequence. About 350 weights are fitted on held-out text; everything
-else is counted. `python -m tools.ngrams` runs it for the records of the ladder.
+else is counted. `python -m tools.research.ngrams` runs it for the records of the ladder.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ import matplotlib as mpl
 import pytest
 
 from hectogpt.errors import UserError
-from tools import answer_figures as figures
-from tools import answers
-from tools.quotes import check_quotes, find_quotes, find_unnamed
+from tools.research import answer_figures as figures
+from tools.research import answers
+from tools.research.quotes import check_quotes, find_quotes, find_unnamed
 
 TEXTS = [answers.FOLDER / name for name in answers.ORDER if name not in answers.GENERATED]
 # The assignment's questions that are answered in writing, and their points: of the 10 of 3(b), 3 are for a picture.

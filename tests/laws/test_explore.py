@@ -12,7 +12,7 @@ from scipy.special import expit
 from scipy.stats import ks_2samp
 
 from hectogpt.model.parts import SinusoidalPositions
-from tools import attention, positions
+from tools.research import attention, positions
 
 SMALL = settings(max_examples=15)
 

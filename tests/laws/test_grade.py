@@ -35,7 +35,7 @@ from hectogpt.grade.laws import SETTINGS
 from hectogpt.grade.mistakes import GRADIENTS, MISTAKES, symptoms, words_of
 from hectogpt.grade.result import PartResult
 from hectogpt.grade.run_part import answers
-from tools.symptoms import measure
+from tools.research.symptoms import measure
 
 NOTHING, LOOP, WATCHED = Raised(error="Error"), set(words_of("loop")), ("train", "plot")
 MODEL = ("gelu", "mlp", "attention", "block", "forward", "generate", "loss")
@@ -237,7 +237,7 @@ def test_every_known_mistake_of_a_gradient_leaves_the_values_right_and_shows(par
 def test_every_mistake_says_what_its_author_sees() -> None:
     for part, listed in MISTAKES.items():
         known = {mistake.name for mistake in (*listed, *GRADIENTS.get(part, ()))}
-        assert set(symptoms()[part]) == known, "python -m tools.symptoms writes them"
+        assert set(symptoms()[part]) == known, "python -m tools.research.symptoms writes them"
         assert all(symptom.endswith(".") for symptom in symptoms()[part].values())
     assert set(symptoms()["train"]) == LOOP
 

@@ -47,9 +47,9 @@ class Found:
 
 def read_all(records: Path) -> Found:
     """Read the JSONL file of `hectogpt compare`, and where they lie beside it: seconds.jsonl of `python -m bench
-    recipes`, without which loss is not drawn against seconds, ngrams.jsonl of `python -m tools.ngrams`, baselines that
-    records of earlier versions lack, and near_duplicate.jsonl of `python -m tools.near_duplicate`. Raises UserError
-    (DATA) if there are no records or one is damaged."""
+    recipes`, without which loss is not drawn against seconds, ngrams.jsonl of `python -m tools.research.ngrams`,
+    baselines that old records lack, and near_duplicate.jsonl of `python -m tools.research.near_duplicate`. Raises
+    UserError (DATA) if there are no records or one is damaged."""
     found = read_records(records)
     if not found:
         raise UserError(f"no records in {records}", fix="record trials with `hectogpt compare`", code=errors.DATA)

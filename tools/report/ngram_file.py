@@ -20,7 +20,7 @@ Key = tuple[str, str, int, int, str]
 
 
 def read_ngrams(path: Path) -> dict[Key, dict[str, Any]]:
-    """The lines of a file of `python -m tools.ngrams`; {} without a file."""
+    """The lines of a file of `python -m tools.research.ngrams`; {} without a file."""
     rows = map(json.loads, path.read_text(encoding="utf-8").splitlines() if path.exists() else [])
     return {(r["train_sha256"], r["split"], r["seed"], r["steps"], json.dumps(r["data"])): r for r in rows}
 
@@ -42,7 +42,7 @@ def completed(rows: Mapping[Key, dict[str, Any]], record: Record) -> Record:
         raise UserError(
             f"{record.corpus}, seed {record.seed}: the trigram counted later has {found['kn3']}",
             why=f"the record has {record.ngram_kn3}",
-            fix="count again with `python -m tools.ngrams`",
+            fix="count again with `python -m tools.research.ngrams`",
             code=errors.DATA,
         )
     return replace(record, ngram_mkn5=found["mkn5"], ngram_best=found["best"])

@@ -1,4 +1,4 @@
-"""Honest and unusual ideas, and a tiny base, for `python -m tools.judge_proof honest`. None may be called dishonest."""
+"""Honest and unusual ideas, and a tiny base, for `tools.research.judge_proof honest`. None may be called dishonest."""
 
 # mypy: allow-untyped-defs
 

@@ -1,11 +1,11 @@
-"""`python -m tools.judge_proof [nulls] [claims] [honest]`: how often the judge is wrong, and of whom.
+"""`python -m tools.research.judge_proof [nulls] [claims] [honest]`: how often the judge is wrong, and of whom.
 
 nulls: 200 ideas that change nothing, on tiny runs: another seed, first weights shuffled within each tensor, or only
 another name. Each is judged as `hectogpt judge` would: seed by seed, until it is decided or 12 seeds are run. No two
 verdicts share a training.
 claims: every rung of the ladder against the one below, and the published stacks against AdamW, decided from the seeds
 in results/ladder.jsonl that both have, in the order of the seeds.
-honest: unusual ideas (tools/honest.py, docs/literature.py) on a tiny base, one seed each: none may be dishonest.
+honest: unusual ideas (honest.py here, docs/literature.py) on a tiny base, one seed each: none may be dishonest.
 
 Writes results/judge_proof.json. Nulls and honest take an hour each and resume where they were stopped. `--tiny` does a
 little of nulls and honest, and writes nothing.
@@ -42,7 +42,7 @@ from tools import ROOT
 from tools.report.leaderboard import build_leaderboards
 
 OUT = ROOT / "results" / "judge_proof.json"
-HONEST = ROOT / "tools" / "honest.py"
+HONEST = ROOT / "tools" / "research" / "honest.py"
 LITERATURE = ROOT / "docs" / "literature.py"
 NULLS = 200
 KINDS = ("another seed", "first weights shuffled", "another name")

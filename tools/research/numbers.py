@@ -1,7 +1,7 @@
-"""The numbers that the written answers quote, by name; `python -m tools.numbers [--json]` prints them.
+"""The numbers that the written answers quote, by name; `python -m tools.research.numbers [--json]` prints them.
 
-A name is `question.quantity`. The answers carry it in a comment behind the number; tools/answers.py compares the two.
-Losses of trained models are not here: tools/answers.py reads them from their records.
+A name is `question.quantity`. The answers carry it in a comment behind the number; answers.py compares the two.
+Losses of trained models are not here: answers.py reads them from their records.
 """
 
 import json
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy.special import ndtr
 
-from tools import attention, positions
+from tools.research import attention, positions
 
 N = 16  # keys in the noisy questions
 SAMPLES = 100_000

@@ -1,4 +1,4 @@
-"""N-gram baselines of recorded trials: python -m tools.ngrams [CORPUS=PATH ...], or --check.
+"""N-gram baselines of recorded trials: python -m tools.research.ngrams [CORPUS=PATH ...], or --check.
 
 Records of earlier versions lack modified Kneser-Ney and the best counting. This counts what the trials of the ladder's
 top read, and appends a line for each to results/ngrams.jsonl, where the report takes them from. A corpus that the

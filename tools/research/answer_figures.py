@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import ndtr
 
-from tools import attention, positions
-from tools.numbers import SAMPLES, VANISHING, N
+from tools.research import attention, positions
+from tools.research.numbers import SAMPLES, VANISHING, N
 
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 STYLE: Any = {  # names that matplotlib knows, values of many types

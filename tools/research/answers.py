@@ -1,4 +1,4 @@
-"""The written answers as one PDF: python -m tools.answers (make answers).
+"""The written answers as one PDF: python -m tools.research.answers (make answers).
 
 Draws the figures, checks every quoted number, makes one HTML page of the Markdown texts with MathML and embedded
 figures, and prints it with a headless Chromium, every question of the assignment from the top of a page and with an
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from hectogpt.errors import STORAGE, USAGE, UserError
 from tools import ROOT
-from tools.quotes import check_quotes, read_reference_run, read_trained
+from tools.research.quotes import check_quotes, read_reference_run, read_trained
 
 FOLDER = ROOT / "answers"
 TRAINED = ROOT / "results" / "positions.jsonl"
@@ -160,18 +160,18 @@ def print_pdf(html: str, target: Path) -> None:
 
 def read_numbers() -> dict[str, float]:
     """Every number that the answers may quote: computed, or from the records of training runs."""
-    from tools.numbers import numbers
+    from tools.research.numbers import numbers
 
     return numbers() | read_trained(TRAINED) | read_reference_run(REFERENCE_RUN)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Make the PDF. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tools.answers", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.research.answers", description=__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the Markdown texts are")
     parser.add_argument("--no-pdf", action="store_true", help="only draw the figures and check the numbers")
     options = parser.parse_args(arguments)
-    from tools.answer_figures import draw
+    from tools.research.answer_figures import draw
 
     try:
         paths = [options.folder / name for name in ORDER if (options.folder / name).exists()]

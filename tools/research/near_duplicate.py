@@ -1,4 +1,4 @@
-"""Test losses on sotu with and without its near duplicate: python -m tools.near_duplicate RECIPE SEED [STEPS].
+"""Test losses on sotu with and without its near duplicate: python -m tools.research.near_duplicate RECIPE SEED [STEPS].
 
 Trains the recipe, scores its network alone, with n-grams mixed in, and the n-grams alone, and appends a line to
 results/near_duplicate.jsonl, from which LADDER.md has a table. With STEPS a shorter run is scored on the document and

@@ -1,4 +1,4 @@
-"""What each known mistake looks like to the one who makes it, measured: python -m tools.symptoms.
+"""What each known mistake looks like to the one who makes it, measured: python -m tools.research.symptoms.
 
 Writes hectogpt/grade/symptoms.json: part -> mistake -> a few sentences. The computation with the mistake is run on the
 grader's inputs, on fresh weights, and as a model of two layers that is trained for 200 steps on a text whose second

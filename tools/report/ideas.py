@@ -1,4 +1,4 @@
-"""`python -m tools.ideas`: results/ideas.md, the table of judged ideas, from the records in results/judgements/."""
+"""`python -m tools.report.ideas`: results/ideas.md, the table of judged ideas, from results/judgements/."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEAD = """\
 
 Each row is a judgement of `hectogpt judge` ([how it works](../docs/judge.md)): the gain over the base on the test
 texts, in nats per token, with an interval that is valid at every look. [judgements/](judgements) has the records, with
-source, seeds and checks. `python -m tools.ideas` makes this page from them.
+source, seeds and checks. `python -m tools.report.ideas` makes this page from them.
 
 Judgements marked *first protocol* come from an earlier judge, which asked for single probabilities and did not seal its
 processes. Their records can be read, but not replayed.
