@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import tempfile
@@ -12,7 +13,9 @@ from command import Here
 from experiments import make_corpus
 from helpers import ROOT
 
+import hectogpt
 from hectogpt import sandbox
+from hectogpt.cli.judge import exit_code, verdict_text
 from hectogpt.lab.judgement import read_judgement
 
 CHEATS = ROOT / "tests" / "data" / "cheats.py"
@@ -29,17 +32,26 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 @pytest.mark.thorough
 def test_a_verdict_has_a_record_and_can_be_done_again(here: Here, tmp_path: Path) -> None:
-    done = here("judge", "my.py:honest@my.py:tiny", "--seeds", "1", "--json", "--out", "mine.jsonl", *SMALL, "--commit")
+    done = here(
+        "judge", "my.py:honest@my.py:tiny", "--minutes", "0.001", "--json", "--out", "mine.jsonl", *SMALL, "--commit"
+    )
     verdict = json.loads(done.stdout)
     assert (done.returncode, verdict["verdict"], verdict["base"]) == (1, "unproven", "my.py:tiny")
     assert verdict["interval"] == [None, None]  # of one seed
     assert verdict["gain"] == verdict["gains"]["tokens"]["gain"]
     assert all(check["passed"] for check in verdict["checks"])
-    assert len(verdict["checks"]) == 6
+    assert (len(verdict["checks"]), verdict["seeds"]) == (5, 1)
     assert verdict["sealed"] == (sandbox.bubblewrap() is not None)
     assert verdict["commitment"] in done.stderr
     assert (verdict["record"], read_judgement(tmp_path / "mine.jsonl").word) == ("mine.jsonl", "unproven")
     assert "scores each row by itself" in {one["name"] for one in verdict["checks"]}
+    record = read_judgement(tmp_path / "mine.jsonl")
+    codes = []
+    for word, record.begin["sealed"] in itertools.product(("better", "tie", "refused", "dishonest"), (True, False)):
+        record.word = word
+        codes.append(exit_code(record))
+        assert verdict_text(record, []).startswith("unsealed: ") != record.is_sealed
+    assert codes == [0, 1, 1, 1, 2, 2, 3, 3]
     refused = here("judge", "my.py:honest@my.py:tiny", "--out", "mine.jsonl", *SMALL)
     assert (refused.returncode, "mine.jsonl exists" in refused.stderr) == (2, True)
     (tmp_path / "my.py").rename(tmp_path / "gone.py")  # the record has the source
@@ -52,13 +64,19 @@ def test_a_verdict_has_a_record_and_can_be_done_again(here: Here, tmp_path: Path
 @pytest.mark.thorough
 def test_a_queue_judges_each_file_once_and_goes_on_after_a_bad_one(here: Here, tmp_path: Path) -> None:
     (tmp_path / "ideas").mkdir()
-    (tmp_path / "ideas" / "a.py").write_text("def idea(run):\n    return run.nothing\n")
+    (tmp_path / "ideas" / "a.py").write_text(
+        "import hectogpt\nhectogpt.x = 1\ndef idea(run):\n    return run.nothing\n"
+    )
     (tmp_path / "ideas" / "b.py").write_text("this is no Python")
     queue = ["judge", "--queue", "ideas", "--on", "my.py:tiny", "--json", *SMALL]
     done = here(*queue)
     assert [json.loads(line)["verdict"] for line in done.stdout.splitlines()] == ["refused"]
     assert "b.py is not Python" in done.stderr
+    assert not hasattr(hectogpt, "x")  # it ran in other processes alone
     again = here(*queue)
     assert (again.stdout, "a.py:idea has a verdict" in again.stderr) == ("", True)
+    record = next((tmp_path / "judgements").glob("*.jsonl"))
+    record.write_text(record.read_text().replace('"ended": ""', '"ended": "interrupted"'))
+    assert json.loads(here(*queue).stdout)["earlier"] == ["refused"]
     refused = here("judge", "ideas/a.py:idea", "--on", "my.py:tiny", *SMALL)
-    assert (refused.returncode, "was judged 1 time before: 1 refused" in refused.stdout) == (2, True)
+    assert (refused.returncode, "was judged 2 times before: 2 refused" in refused.stdout) == (2, True)

@@ -13,7 +13,6 @@ import random
 import socket
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +70,21 @@ class Layer(nn.Module):
         return self.function(self.weight, x, ids)
 
 
+@dataclass(frozen=True)
+class Part(InputPart):
+    kind: str
+
+    def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
+        if self.kind == "table":
+            return Layer(lambda table, x, ids: x + table[ids], torch.empty(26_000_000, d_model))
+        # The embedding of the next token.
+        ahead = lambda share, x, ids: x + 50 * share * torch.cat((x[:, 1:], x[:, -1:]), dim=1)  # noqa: E731
+        layer = Layer(ahead, torch.full((1,), float(self.kind == "future")))
+        if self.kind == "buffer":
+            layer.register_buffer("memory", torch.zeros(80_000_000, dtype=torch.uint8))
+        return layer
+
+
 # --- rules of the base ------------------------------------------------------------------------------------------------
 
 
@@ -92,15 +106,7 @@ computes_twice = changes(optim=Twice())
 weights_of_another_model = changes(first_weights=FirstWeights("gpt2", "0" * 64))
 
 
-@dataclass(frozen=True)
-class Table(InputPart):
-    rows: int = 1
-
-    def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
-        return Layer(lambda table, x, ids: x + table[ids], torch.empty(self.rows, d_model))
-
-
-a_table_of_a_hundred_million = adds(Table(26_000_000))
+a_table_of_a_hundred_million = adds(Part("table"))
 
 
 def crashes(run: Run) -> Run:
@@ -150,16 +156,17 @@ def reads_through_torch(run: Run) -> Run:
     return run
 
 
-def reads_through_c(run: Run) -> Run:
-    with contextlib.suppress(OSError):
-        ctypes.CDLL(None).open(b"/etc/hostname", 0)
-    return run
+def reads_through(library):
+    def idea(run: Run) -> Run:
+        with contextlib.suppress(OSError, AttributeError):
+            library().open(b"/etc/hostname", 0)
+        return run
+
+    return idea
 
 
-def reads_through_python_s_c(run: Run) -> Run:
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.pythonapi.open(b"/etc/hostname", 0)
-    return run
+reads_through_c = reads_through(lambda: ctypes.CDLL(None))
+reads_through_python_s_c = reads_through(lambda: ctypes.pythonapi)
 
 
 def kills_the_judge(run: Run) -> Run:
@@ -233,15 +240,7 @@ def draws_its_learning_rate(run: Run) -> Run:
 # --- scores that are not its own --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Future(InputPart):
-    """Adds the embedding of the next token."""
-
-    def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
-        return Layer(lambda share, x, ids: x + 50 * share * torch.cat((x[:, 1:], x[:, -1:]), dim=1), torch.ones(1))
-
-
-sees_the_next_token = adds(Future())
+sees_the_next_token = adds(Part("future"))
 
 
 @dataclass(frozen=True)
@@ -316,15 +315,7 @@ learns_while_it_is_scored = adds(Liar("learns"))
 
 
 def writes_its_scores_itself(run: Run) -> Run:
-    def wait() -> None:
-        while not Path("losses.npy").exists():
-            time.sleep(0.001)
-        for _ in range(200):
-            np.save("losses.npy", np.full(699, 0.5))
-            time.sleep(0.001)
-
-    if Path("rows.npy").exists():
-        threading.Thread(target=wait).start()
+    np.save("/tmp/losses.npy", np.full(699, 0.5))
     return run
 
 
@@ -523,36 +514,27 @@ class LateClock(Schedule):
 looks_at_the_clock_late = changes(schedule=LateClock())
 
 
-@dataclass(frozen=True)
-class Buffer(InputPart):
-    def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
-        layer = Layer(lambda weight, x, ids: x, torch.ones(1))
-        layer.register_buffer("memory", torch.zeros(80_000_000, dtype=torch.uint8))
-        return layer
-
-
-eighty_million_in_a_buffer = adds(Buffer())
+eighty_million_in_a_buffer = adds(Part("buffer"))
 
 # --- what it sends ----------------------------------------------------------------------------------------------------
 
 
-def when_scored(change, also=None):
-    """An idea that sends something else in the place of its distributions, arrays [rows, vocab]."""
+def sends(change):
+    """An idea whose messages and bodies are what `change` makes of them."""
 
     def idea(run: Run) -> Run:
         true = frames().send
-
-        def send(message, body=b""):
-            if message or not body or len(body) % 50257:
-                return true(message, body)
-            changed = change(np.frombuffer(body, np.float32).copy())
-            true(message, changed.tobytes())
-            return also() if also else None
-
-        frames().send = send
+        frames().send = lambda message, body=b"": true(*change(message, body))
         return run
 
     return idea
+
+
+def when_scored(change, before=lambda: None):
+    """An idea that sends something else in the place of its distributions, arrays [rows, vocab]."""
+    is_answer = lambda message, body: body and not message and not len(body) % 50257  # noqa: E731
+    answer = lambda body: before() or change(np.frombuffer(body, np.float32).copy()).tobytes()  # noqa: E731
+    return sends(lambda message, body: (message, answer(body) if is_answer(message, body) else body))
 
 
 def put(array, place, value):
@@ -572,6 +554,7 @@ two_answers = when_scored(lambda x: x, lambda: frames().send({"again": 1}))
 ends_early = when_scored(lambda x: x, lambda: frames().done())
 rubbish = when_scored(lambda x: x, lambda: frames()._file.write(b"[" * 200_000 + b"\n"))
 exits_well = when_scored(lambda x: x, lambda: os._exit(0))
+keeps_its_answer_back = when_scored(lambda x: x, lambda: frames().receive())  # until it has the next token
 
 
 def weights_that_lie(lie):
@@ -599,13 +582,7 @@ weights_with_more_behind = weights_that_lie(lambda data: data + bytes(100))
 
 def tells(**lie):
     """An idea whose run is described otherwise than it is."""
-
-    def idea(run: Run) -> Run:
-        true = frames().send
-        frames().send = lambda message, body=b"": true(message | lie if "run" in message else message, body)
-        return run
-
-    return idea
+    return sends(lambda message, body: (message | lie if "run" in message else message, body))
 
 
 no_context = tells(context_length="long")

@@ -4,7 +4,7 @@ check is held by commands/test_judge_command.py."""
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from helpers import ROOT
 from hectogpt import sandbox
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.lab import judge
+from hectogpt.lab import judge, talk
 from hectogpt.lab.contestant import described
 from hectogpt.lab.ideas import find_run
 from hectogpt.lab.judgement import Entrant, Judgement, draw, draw_seed, hash_of, read_judgement, weights_in
@@ -52,6 +52,7 @@ EXPECTED = {
     "times the processor time of its base": "trains_beside_the_hook takes_the_hook_away computes_in_copies",
     "tokens have no probability": "one_lie no_numbers nothing_at_all",
     "its process ended (broken": "rubbish",
+    "its process ended (late": "keeps_its_answer_back",
     "its process ended (done": "ends_early",
     "its process ended (ended, exit code 0": "exits_well",
     NOTHING: """
@@ -78,8 +79,9 @@ def cases() -> list[Any]:
     return [pytest.param(name, marks=marks.get(name, ())) for name in CASES]
 
 
-def start(function: str, corpus: Corpus, out: Path, file: str = "cheats.py") -> judge.Judging:
-    """A judgement of this function whose base's process has said its run."""
+def start(function: str, corpus: Corpus, out: Path, file: str = "secrets.py") -> judge.Judging:
+    """A judgement of this function, in a file that is named like one that Python itself imports; its base's process has
+    described its run."""
     found = Entrant(f"{file}:{function}", "cheats.py:tiny", hash_of(SOURCE), SOURCE, SOURCE)
     record = Judgement(out / f"{function}.jsonl")
     record.write("begin", asdict(found) | {"corpora": ["tokens"], "threads": 1, "commitment": hash_of("secret")})
@@ -106,7 +108,10 @@ def honest_loss(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> flo
 
 @SEALED
 @pytest.mark.parametrize("cheat", cases())
-def test_a_cheat_gains_nothing(cheat: str, corpus: Corpus, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_cheat_gains_nothing(
+    cheat: str, corpus: Corpus, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(talk, "HANGS", 120.0)
     judging, expected = start(cheat, corpus, tmp_path), CASES[cheat]
     if expected in (NOTHING, LIMIT):
         gain = request.getfixturevalue("honest_loss") - scored(judging, corpus)
@@ -116,13 +121,6 @@ def test_a_cheat_gains_nothing(cheat: str, corpus: Corpus, tmp_path: Path, reque
         scored(judging, corpus, again=expected == BITS)
     assert expected in str(caught.value)
     assert caught.value.word == ("dishonest" if str(caught.value).startswith(expected + ":") else "refused")
-
-
-@SEALED
-@pytest.mark.slow
-def test_a_file_named_like_a_module_of_python_takes_no_place(corpus: Corpus, tmp_path: Path) -> None:
-    judging = start("honest", corpus, tmp_path, "secrets.py")
-    scored(judging, corpus)
 
 
 def test_a_source_can_hold_no_text_and_no_weights() -> None:
@@ -207,11 +205,18 @@ def test_a_forged_record_is_refused(place: int, change: dict[str, Any], tmp_path
         read_judgement(tmp_path / "forged.jsonl")
 
 
-def test_seeds_and_rows_follow_from_the_secret() -> None:
+def test_seeds_and_rows_follow_from_the_secret(corpus: Corpus, tmp_path: Path) -> None:
     assert draw_seed("a", 0) == draw_seed("a", 0) != draw_seed("a", 1)
     assert draw_seed("a", 0) != draw_seed("b", 0)
     assert 0 <= draw_seed("a", 0) < 2**48
     assert (draw("a", "x").permutation(99) == draw("a", "x").permutation(99)).all()
+    text = replace(corpus, tokens=corpus.tokens | {"test": np.arange(2000, dtype=np.uint16)})
+    judging = start("honest", text, tmp_path)
+    rows = np.concatenate([judging.draw_rows("tokens", number) for number in range(2)])
+    assert len(set(rows[:, 0])) == 124  # all that there are, before one comes again
+    judging.runs["idea"] = judging.runs["base"]
+    with pytest.raises(judge.EndedError, match="601 s, at most 600"):
+        judging.check_rules("idea", seconds=601)
 
 
 def test_rows_are_as_many_as_their_noise_asks_for() -> None:
