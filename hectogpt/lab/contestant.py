@@ -66,7 +66,7 @@ def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     def refuse(what: str) -> None:
         if what not in attempts:
             attempts.append(what)
-        raise PermissionError(f"{what}: a judged idea has what is dealt to it, and nothing else")
+        raise PermissionError(f"{what}: a judged idea has what is dealt to it")
 
     Policy(**request["policy"]).watch(refuse)
     name, *links = request["links"]

@@ -111,8 +111,7 @@ def judge(
     if out.suffix != ".jsonl":
         out /= f"{entrant.idea.replace('.py:', '-')}-{at:%Y%m%d-%H%M%S}-{os.getpid()}.jsonl"
     if out.exists():
-        why = "a judgement has a record of its own"
-        raise UserError(f"{out} exists", why=why, fix=set_to("out", "another name"))
+        raise UserError(f"{out} exists", fix=set_to("out", "another name"))
     texts = {short_name(corpus.name): corpus for corpus in corpora}
     about = {
         "protocol": 2,
@@ -272,7 +271,7 @@ class Judging:
                 self.check_rules(arm, seconds=seconds)
                 if arm == "idea" and processor > MOST_TIMES * self.processor + SLACK:
                     times = f"{MOST_TIMES:g} times the processor time of its base"
-                    self.refuse(f"training takes more than {times}")
+                    raise EndedError("refused", f"training takes more than {times}")
             facts = {"seconds": round(seconds, 2), "processor": round(processor, 2)}
             facts |= {"peak_mb": round(talk.peak_mb)}
             if diverged:
@@ -304,7 +303,8 @@ class Judging:
         often = int(np.bincount(numbers).max())
         most = -(-len(numbers) // len(sequences))
         if arm == "idea" and often > most:
-            self.refuse(f"a row of the training text is read {often} times, at most {most}")
+            twice = f"a row of the training text is read {often} times, at most {most}"
+            raise EndedError("refused", twice)
         return sequences[numbers].reshape(run["steps"], run["batch_size"] * size)
 
     def score(
@@ -376,11 +376,6 @@ class Judging:
         if fault:
             raise EndedError("dishonest", f"{name}: {fault}")
 
-    def refuse(self, *faults: str) -> None:
-        """End the judgement if there is a fault."""
-        if faults:
-            raise EndedError("refused", "; ".join(faults))
-
     def check_run(self, arm: str, run: dict[str, Any]) -> None:
         """Check that the run is the same in every process, and keeps the rules of its base.
 
@@ -404,7 +399,8 @@ class Judging:
             run = self.runs["idea"]
             rules = replace(RULES, steps=base["steps"], tokens=tokens_of(base))
             taken = Taken(run["steps"], tokens_of(run), params=params, seconds=seconds)
-            self.refuse(*rules_broken(rules, taken))
+            if broken := rules_broken(rules, taken):
+                raise EndedError("refused", "; ".join(broken))
 
     def check_bits(self, seed: int, text: Corpus, trained: Trained) -> None:
         """Check that a second training with the same seed gives the same weights."""
@@ -462,7 +458,7 @@ def replay(judgement: Judgement, corpora: Sequence[Corpus], tell: Tell, folder: 
     texts = {short_name(corpus.name): corpus for corpus in corpora}
     why = ""
     if secret is None:
-        why = "it has no verdict: it was not finished, and its secret is not known"
+        why = "it has no verdict, since it was not finished"
     elif begin.get("protocol") != 2:
         why = "it was judged by the first protocol"
     elif {name: corpus.sha256 for name, corpus in texts.items()} != begin["corpus_sha256"]:

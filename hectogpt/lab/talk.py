@@ -16,10 +16,6 @@ from hectogpt.sandbox import Policy
 HANGS = 300.0  # seconds without a message
 
 
-class SilentError(Exception):
-    """A process ended instead of answering."""
-
-
 class Talk:
     """A conversation with a new process that runs a task of an arm.
 
@@ -43,27 +39,27 @@ class Talk:
         self.child.send({}, numbers if isinstance(numbers, bytes) else numbers.tobytes())
 
     def receive(self) -> tuple[dict[str, Any], bytes]:
-        """The next message and its body. Raises SilentError if the process ends instead."""
+        """The next message and its body. Raises EOFError if the process ends instead."""
         for frame in self.frames:
             return frame
-        raise SilentError
+        raise EOFError
 
     def finish(self) -> str:
         """Wait for the process to end properly, and return its attempts to leave the sandbox.
 
-        Raises SilentError if it ends in any other way.
+        Raises EOFError if it ends in any other way.
         """
         attempts = "; ".join(map(str, self.receive()[0]["attempts"]))
         for message, _ in self.frames:
             raise ValueError(f"more than was asked: {message!r:.100}")
         if self.child.ending is None or self.child.ending.code != 0:
-            raise SilentError
+            raise EOFError
         return attempts
 
     def fault(self, error: Exception) -> str:
         """Describe the fault of a process whose answers caused an error."""
         ending = self.child.ending
-        if ending is None or not isinstance(error, SilentError):
+        if ending is None or not isinstance(error, EOFError):
             return f"it sends what is no answer: {error!r:.300}"
         how = f"its process ended ({ending.how}, exit code {ending.code})"
         return ending.last_words[-2000:] or how
