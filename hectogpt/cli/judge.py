@@ -201,10 +201,7 @@ def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
     passed = sum(check["passed"] for check in found.checks)
     texts.append(f"{passed} of {len(found.checks)} checks passed")
     if not found.is_sealed:
-        texts.append(
-            f"Its processes were not sealed from this machine ({sandbox.HOW}), so the checks "
-            "prove less"
-        )
+        texts.append(f"Its processes were not sealed ({sandbox.HOW}), so the checks prove less")
     if earlier:
         times = f"{len(earlier)} time{'s' * (len(earlier) != 1)}"
         words = Counter(one.word for one in earlier)

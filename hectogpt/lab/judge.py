@@ -413,8 +413,9 @@ class Judging:
         """Check that rows that are dealt alone have the same losses as among other rows."""
         again = self.score("idea", seed, trained, rows, width=1)
         apart = float(np.abs(again - losses).mean(axis=1).max())
-        means = f"{losses.mean():.4f} nats beside other rows, {again.mean():.4f} alone"
-        seen = f"{len(rows)} rows, mean difference {apart:.1e} nats: {means}"
+        seen = (
+            f"{losses.mean():.4f} nats beside other rows, {again.mean():.4f} alone ({apart:.1e})"
+        )
         self.check("scores each row by itself", seen if apart > ALONE else "", seen)
 
 
