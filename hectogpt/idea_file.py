@@ -31,7 +31,9 @@ from hectogpt.files import cache_dir, write_atomic
 from hectogpt.hardware import is_out_of_memory
 from hectogpt.serialization import idea_module
 
-ASSIGNED = re.compile(r"\s*(?P<path>\w+(\.\w+)+) = (?P<value>.*?)\s*(#.*)?$")  # run.steps = 3
+ASSIGNED = re.compile(
+    r"\s*(?P<path>\w+(\.\w+)+) = (?P<value>.*?)\s*(#.*)?$"
+)  # matches run.steps = 3
 _files: dict[str, IdeaFile] = {}  # name of the imported module -> its file
 
 
@@ -76,7 +78,7 @@ def read_idea(path: Path | str) -> IdeaFile:
 
 
 def load_idea(idea: IdeaFile) -> ModuleType:
-    """Import an idea once per source: the source that was read, even if the file has changed.
+    """Import an idea's source as it was read, even if the file has changed; each source once.
 
     Its `print` always writes to standard error, because standard output is for results. Raises
     UserError with the cause and the line if the import fails.
@@ -137,7 +139,7 @@ def running(what: str) -> Iterator[None]:
 
 
 def explain(error: BaseException) -> UserError | None:
-    """A UserError that says where in an idea's run an exception came from.
+    """Turn an exception into a UserError that says where in an idea's file the run failed.
 
     None if no idea is loaded, or if the exception should pass unchanged.
     """

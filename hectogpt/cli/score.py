@@ -118,8 +118,8 @@ def score_model(
 
     Args:
         name: the model.
-        texts: dev and the split to score, encoded with `tokenizer`. For a model with a
-        different tokenizer, the same text is encoded with that one.
+        texts: dev and the split to score, encoded with `tokenizer`. For a model with a different
+            tokenizer, the same text is encoded with that one.
         tokenizer: the corpus's tokenizer.
         order_5: the n-gram model that is mixed in.
         options: the command's options.

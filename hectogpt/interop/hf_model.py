@@ -54,7 +54,8 @@ FIXED: dict[str, tuple[Any, ...]] = {
 def parse_gpt2_config(config: dict[str, Any], folder: Path) -> ModelConfig:
     """The config of the GPT-2 in a folder.
 
-    Raises UserError (CHECKPOINT) that lists every setting which changes GPT-2's formulas.
+    Raises UserError (CHECKPOINT) if it is not a GPT-2, with a list of the settings that change its
+    formulas.
     """
     width = config.get("n_embd")
     fixed = FIXED | {"n_inner": (None, 4 * width if isinstance(width, int) else None)}
@@ -116,8 +117,9 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
 
 # --- names of tensors
 
-GPT2_PREFIX = "transformer."  # of every name but the head's; files on the hub may lack it
-MASKS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)\Z")  # constants in old files
+GPT2_PREFIX = "transformer."  # prefix of all names except the head's; files on the hub may lack it
+# Mask constants in old files.
+MASKS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)\Z")
 
 # GPT-2's name of a tensor -> ours; several of ours if they are stacked into one of theirs. In a
 # layer, a prefix precedes both names, and .weight or .bias follows. Theirs stores the weights of

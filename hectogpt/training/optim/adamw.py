@@ -34,7 +34,7 @@ class AdamW(Optim):
             gradient (about 1e-6 at 8,192 tokens a step) makes a row that one token has updated
             move less than a row that many tokens have updated.
         row_lr_power: a number p gives every row of embeddings, tables and head its own rate,
-        max(scheduled rate, n^-p * highest scheduled rate so far), where n counts the steps
+            max(scheduled rate, n^-p * highest scheduled rate so far), where n counts the steps
             that updated the row. A token first seen late is thus still learned quickly.
         row_update_threshold: a step updates a row if its gradient has an entry above this (None:
             above 0). In a table only the step's tokens have a gradient. In the head every row has
