@@ -246,8 +246,8 @@ def compare(
         corpus: the text; None takes the runs' own.
         track: the track whose rules are checked.
         threads: threads of a trial; 0 takes as many as the track allows.
-        workers: trials that run at a time, on separate cores. The results are the same bit for
-            bit.
+        workers: trials that run at a time, on separate cores. Their number does not change
+        the results.
         test: also score the test split, and compare by it.
         out: the file of records; trials that it holds are not run again. None keeps no records.
         quiet: show no progress on stderr.

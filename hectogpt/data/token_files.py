@@ -172,7 +172,9 @@ def read_index(folder: Path) -> dict[str, Any]:
         index = parse_json_object(raw)
         body = {key: value for key, value in index.items() if key != "sha256"}
         if index.get("format") != FORMAT or render_index(body) != raw:
-            raise ValueError("it is not what was written: its own SHA-256 or format line differs")
+            raise ValueError(
+                "it has changed since it was written: its own SHA-256 or format line differs"
+            )
         entries = [index["splits"][split] for split in SPLITS]
         texts = [
             index["fingerprint"],
@@ -210,7 +212,7 @@ def read_splits(
     """Split -> read-only ids [n].
 
     With `check`, each file is compared with its SHA-256 (about 0.7 s per GB). Raises UserError
-    (DATA) that names a damaged file, or if the files were made with a different tokenizer.
+    (DATA) for a damaged file, and for files that were made with a different tokenizer.
     """
     if index["tokenizer"]["sha256"] != tokenizer.sha256:
         why = (
@@ -242,7 +244,7 @@ def _map(path: Path) -> np.ndarray:
     """Read-only ids [n] of a token file. Raises OSError, and ValueError for an invalid size."""
     with files.open_regular(path) as file:
         if (size := os.fstat(file.fileno()).st_size) == 0 or size % TOKEN.itemsize:
-            raise ValueError(f"{size:,} bytes are no uint16 tokens")
+            raise ValueError(f"{size:,} bytes are not uint16 tokens")
         return np.memmap(file, dtype=TOKEN, mode="r")
 
 

@@ -307,7 +307,7 @@ def check_logits(folder: Path, kind: str, model: Transformer, note: Callable[[st
         why = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
     if not same:
         raise UserError(
-            "the model cannot be exported: transformers does not compute the same with it",
+            "the model cannot be exported: transformers does not compute the same logits",
             why=why,
             fix="generate with hectogpt, which opens the model as it is",
             kept="nothing was written",

@@ -69,7 +69,10 @@ class TextCache:
         return positions.clamp(min=0)
 
     def append(self, key: Any, x: Tensor, dim: int = 1) -> Tensor:
-        """x after all rows of earlier calls with this key: one for each column so far."""
+        """Store x under this key after the rows of earlier calls, and return all rows.
+
+        There is one row for each column so far.
+        """
         self.rows[key] = torch.cat((self.rows[key], x), dim=dim) if key in self.rows else x
         return self.rows[key]
 

@@ -223,7 +223,7 @@ class Comparison:
         return replace(run, seed=trial.seed, threads=threads, corpus=short_name(self.corpus.name))
 
     def _ngram_fields(self, run: Run) -> dict[str, Any]:
-        """N-gram baselines on the tokens that the run reads; runs that read the same share them."""
+        """N-gram baselines on the tokens that the run reads, computed once for equal reads."""
         reads = (run.data, run.seed, run.steps)
         if reads not in self._ngrams:
             tokens = training_tokens(run, self.corpus)

@@ -1,4 +1,4 @@
-"""Loss curves of anybody's runs: printed lines, CSV, JSON lines, and TensorBoard's event files."""
+"""Loss curves of anybody's runs, from printed lines, CSV, JSON lines or TensorBoard's files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,17 @@ from hectogpt.errors import UserError
 from hectogpt.json_files import read_bytes
 from hectogpt.lab.losses import LARGEST, csv_rows, file_and_column, json_rows
 
-Curve = list[tuple[int, float]]  # step and loss; a loss that is not finite is infinite
-STEPS = ("step", "iter", "iteration", "global_step", "_step")  # columns, the first that is there
-LOSS = re.compile("loss|bpb", re.IGNORECASE)  # in the name of a column
-# Printed by nanoGPT, nanochat, llm.c, modded-nanogpt and litgpt, whose two losses follow one word.
+Curve = list[tuple[int, float]]  # (step, loss); infinity stands for a loss that is not finite
+STEPS = (
+    "step",
+    "iter",
+    "iteration",
+    "global_step",
+    "_step",
+)  # names of the step's column, in order of preference
+LOSS = re.compile("loss|bpb", re.IGNORECASE)  # parts of the name of a loss's column
+# Lines of nanoGPT, nanochat, llm.c, modded-nanogpt and litgpt, which prints two losses after one
+# word.
 STEP_SHOWN = re.compile(r"\b(?:step|iter(?:ation)?)[ :=]*(\d+)", re.IGNORECASE)
 LOSS_SHOWN = re.compile(
     r"\b((?:train|val|validation|test|dev)?[ _/]?(?:loss|bpb))[ :=]+(\d[\d.e+-]*|nan|inf)\b",
@@ -29,11 +36,13 @@ TWO_SHOWN = re.compile(r"\bloss train: ([\d.]+), val: ([\d.]+|n/a)")
 def read_curves(name: str) -> dict[str, Curve]:
     """The loss curves in a log, by name.
 
-    name: FILE or FILE:COLUMN, which takes that curve alone. A folder, or a file with `tfevents` in
-        its name, is TensorBoard's; .csv, .tsv and .jsonl have a column of steps and at least one
-        with `loss` or `bpb` in its name; in any other file the lines with a step and a loss count.
+    Args:
+        name: FILE or FILE:COLUMN; the latter takes only that curve.
 
-    Raises UserError (DATA) if it cannot be read or has no such curve.
+    A folder, or a file with `tfevents` in its name, is TensorBoard's. A .csv, .tsv or .jsonl file
+    has a column of steps and at least one with `loss` or `bpb` in its name. In any other file,
+    every line with a step and a loss is a point. Raises UserError (DATA) if the log cannot be read
+    or has no such curve.
     """
     path, column = file_and_column(name, "")
     try:
@@ -91,7 +100,7 @@ def _tensorboard(path: Path) -> dict[str, Curve]:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError:
         raise UserError(
-            f"{path} is read by the package tensorboard, which is not installed",
+            f"{path} needs the package tensorboard, which is not installed",
             fix="python -m pip install 'hectogpt[tensorboard]'",
         ) from None
     events = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
@@ -103,7 +112,7 @@ def _tensorboard(path: Path) -> dict[str, Curve]:
 
 
 def _add(curves: dict[str, Curve], name: str, step: int, value: object) -> None:
-    """Add a point; a field without a number, as where a program scores now and then, is none."""
+    """Add a point. A field without a number is skipped; programs score only now and then."""
     points = curves.setdefault(name, [])
     try:
         loss = float(value)  # type: ignore[arg-type]

@@ -110,8 +110,8 @@ def p_value(gains: Any) -> float:
 def compare_sequentially(new: Mapping[int, float], old: Mapping[int, float]) -> Paired | None:
     """Compare losses seed by seed, in order, and stop at the first look that decides.
 
-    Returns the same type as `statistics.compare_pairs`: the last look, with the verdict
-    "unproven", if none decides; None if the two share no seed.
+    If no look decides, the result is the last one, with the verdict "unproven"; None if the two
+    share no seed. The type is that of `statistics.compare_pairs`.
     """
     gains = [old[seed] - new[seed] for seed in sorted(new.keys() & old.keys())]
     if not gains:

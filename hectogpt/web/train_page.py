@@ -39,7 +39,10 @@ def train_page(text: tuple[str, str] | None = None, weights: Path | None = None)
             else f"it has {len(text[1]):,} characters; a page holds {LONGEST_TEXT:,}"
         )
         raise UserError(
-            f"{text[0]} does not fit into a page", why=why, fix="a part of it", code=errors.DATA
+            f"{text[0]} does not fit into a page",
+            why=why,
+            fix="use a part of it",
+            code=errors.DATA,
         )
     named = ([text] if text else []) + own_texts()
     texts = [{"name": name, "zip": zipped(content.encode("utf-8"))} for name, content in named]

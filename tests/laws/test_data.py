@@ -206,7 +206,7 @@ BAD_FILES = {
     "a.jsonl": (b'{"text": "x"}\n{"text": \n', ("line 2", "not a JSON record")),
     "b.jsonl": (b'{"a": "x", "b": "y"}\n', ("line 1", 'no field "text"', "b.jsonl:a")),
     "c.jsonl": (b'{"text": "ab\\ud800"}\n', ("line 1", "surrogates not allowed")),
-    "odd.bin": (b"\x01\x00\x02", ("3 bytes are no uint16 tokens",)),
+    "odd.bin": (b"\x01\x00\x02", ("3 bytes are not uint16 tokens",)),
     "half.bin": (np.array([5, 50_256, 187], "<u2").tobytes(), ("half.bin document 1", "not UTF-8 text")),
 }
 
@@ -302,7 +302,7 @@ def test_given_splits_are_used_as_they_are(tmp_path: Path) -> None:
         assert corpus.n_documents == {"train": 1, "dev": 2, "test": 3}
         assert corpus.sha256["test"] == hashlib.sha256((tmp_path / "test.bin").read_bytes()).hexdigest()
     assert not (tmp_path / "cache").exists()
-    bad = {b"\x01\x00\x02": "3 bytes are no uint16", b"": "0 bytes", b"\0\0\xff\xff": "position 1"}
+    bad = {b"\x01\x00\x02": "3 bytes are not uint16", b"": "0 bytes", b"\0\0\xff\xff": "position 1"}
     for content, words in bad.items():
         (tmp_path / "dev.bin").write_bytes(content)
         refused(tmp_path, "dev.bin", words)
