@@ -225,7 +225,7 @@ class Rotary(QKPart):
         if not 0 <= self.fraction <= 1:
             raise UserError(
                 f"Rotary.fraction = {self.fraction}",
-                why="it must be a share of the dimensions, from 0 to 1",
+                why="it must lie between 0 and 1",
             )
 
     def build(self, n_heads: int, d_head: int) -> nn.Module:
