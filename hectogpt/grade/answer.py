@@ -1,5 +1,5 @@
-"""Answers: what the code of a submission gave in one call, and how they travel from the child to
-its parent.
+"""Answers: the results of calls to a submission's code, and how they travel from the child to its
+parent.
 
 A frame holds the answers of one setting: facts as JSON, numbers as a safetensors file. Nothing
 here knows a right value."""
@@ -27,7 +27,7 @@ LONGEST = 2000  # characters of a text
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What one call gave: values, an error, something else, curves of a training, or a picture.
+    """The result of one call: values, an error, something else, curves, or a picture.
 
     tensors: its numbers by name.
     """

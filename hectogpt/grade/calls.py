@@ -1,4 +1,4 @@
-"""Calls beside what they should have returned, and what a known mistake would return."""
+"""Calls, compared with what they should have returned and what a known mistake would return."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The child process of a grading: shuts itself in, imports the submission, and sends what its code
-returns.
+"""The child process of a grading: it restricts itself, imports the submission, and sends what its
+code returns.
 
-`hectogpt.grade.runner` starts it in a temporary folder that holds a copy of the submission. It is
-given names of settings, makes weights and inputs itself, and knows no right value. This keeps
-accidents out, not attackers."""
+`hectogpt.grade.runner` starts it in a temporary folder with a copy of the submission. The child
+gets the names of settings, makes weights and inputs itself, and knows no right value. This stops
+accidents, not attackers."""
 
 from __future__ import annotations
 import __future__
@@ -29,8 +29,8 @@ from hectogpt.sandbox import Policy
 
 
 def prepare_everything() -> None:
-    """Load libraries and make weights and inputs now: before the limits, which count what is taken
-    from then on, before foreign code can change what torch does."""
+    """Load libraries and make weights and inputs: before the limits, which count from then on, and
+    before foreign code can change what torch does."""
     import matplotlib.pyplot  # noqa: F401
     import torch
 
@@ -125,13 +125,14 @@ HEAVY = {
 
 
 class OfflineError(RuntimeError):
-    """What a stand-in raises when it is used."""
+    """A stand-in was used."""
 
 
 class Absent(type):
-    """A stand-in for a package that is not here, or for a class or anything else of it. It can be
-    named, derived from and passed around; used while files are imported (a tokenizer made at the
-    top of a file, say) it gives another one, used later it fails."""
+    """A stand-in for a package that is not installed, or for anything in it.
+
+    It can be named, derived from and passed around. A call while files are imported, such as a
+    tokenizer made at the top of a file, returns a new stand-in; a later call fails."""
 
     importing = True
 
@@ -147,8 +148,8 @@ class Absent(type):
 
 
 class LazyAnnotations(SourceFileLoader):
-    """Loads a file whose annotations are not evaluated, as from Python 3.14 on: `Float[Tensor,
-    ...]` with an ellipsis in place of its axes raises before."""
+    """Loads a file without evaluating its annotations, as Python 3.14 does: `Float[Tensor, ...]`,
+    with an ellipsis for its axes, raises in earlier versions."""
 
     def source_to_code(self, data: Any, path: Any, *_: Any, **__: Any) -> CodeType:  # type: ignore[override]
         code: CodeType = compile(
@@ -158,9 +159,7 @@ class LazyAnnotations(SourceFileLoader):
 
 
 class Finder:
-    """Finds the submission's files; and stand-ins, for HEAVY modules and for those that were
-    missing.
-    """
+    """Finds the submission's files, and stand-ins for HEAVY modules and for missing ones."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -193,8 +192,8 @@ class Finder:
 def import_submission(
     names: Sequence[str], finder: Finder
 ) -> tuple[dict[str, ModuleType], dict[str, Raised]]:
-    """The modules of these names that can be imported, and the errors of those that cannot. A
-    stand-in that is used from now on fails."""
+    """Import these modules. Return those that can be imported, and the errors of the others. From
+    now on a stand-in that is called fails."""
     modules: dict[str, ModuleType] = {}
     errors: dict[str, Raised] = {}
     for name in names:
@@ -207,9 +206,7 @@ def import_submission(
 
 
 def import_with_stand_ins(name: str, finder: Finder) -> ModuleType:
-    """The module, once stand-ins have taken the place of all that it imports and that is not
-    here.
-    """
+    """Import a module, with stand-ins for everything that it imports and that is not installed."""
     while True:
         try:
             return importlib.import_module(name)
@@ -225,9 +222,9 @@ def import_with_stand_ins(name: str, finder: Finder) -> ModuleType:
 
 
 def shut_in(folder: Path) -> None:
-    """From now on: no network, no other programs, no changes of files outside the folder. Neither
-    Landlock nor the audit hook can be taken back. Code that works around Python is stopped by
-    Landlock alone."""
+    """Forbid the network, other programs, and changes of files outside the folder, from now on.
+    Neither Landlock nor the audit hook can be undone. Only Landlock stops code that works around
+    Python."""
 
     def refuse(what: str) -> None:
         raise PermissionError(f"no {what} while grading")

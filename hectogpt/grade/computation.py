@@ -1,10 +1,9 @@
-"""The transformer of the assignment as plain functions of named tensors, cut so finely that a
-mistake is one method.
+"""The transformer of the assignment as plain functions of named tensors, in steps so small that a
+mistake is in one method.
 
-Nothing here is shared with the textbook or with the fast model. Two uses: the parent computes what
-a part should have returned, and what a known mistake would have returned (a subclass with one or
-two methods replaced, see mistakes.py); the child puts these functions in the place of the parts
-below the one that it judges."""
+It shares nothing with the textbook or with the fast model. The parent computes with it what a part
+should have returned, and what a known mistake would have returned (a subclass with one or two
+methods replaced, see mistakes.py). The child replaces the parts below the judged one by it."""
 
 from __future__ import annotations
 
@@ -19,8 +18,9 @@ from hectogpt.grade.laws import Size
 
 
 class Computation:
-    """w: the tensors of a state dict, in any floating dtype. A prefix p says which block they are
-    taken from.
+    """The model's parts. A prefix p names the block that a part belongs to.
+
+    w: the tensors of a state dict, in any floating dtype.
     """
 
     def __init__(self, w: Mapping[str, Tensor], size: Size) -> None:
@@ -158,7 +158,7 @@ class Computation:
         return ids[:, -self.size.context_length :]
 
     def context(self, text: Tensor, prompt: Tensor, n: int) -> Tensor:
-        """What the model is given at each step."""
+        """Return the text that the model is given at each step."""
         return self.window(text)
 
     def last(self, logits: Tensor) -> Tensor:
@@ -190,11 +190,11 @@ class Computation:
     # ---
 
     def seen(self, ids: Tensor) -> Tensor:
-        """What the model is given of the batch."""
+        """Return the part of the batch that the model is given."""
         return ids
 
     def align(self, logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [batch, n, vocab] and the targets [batch, n] that they are held against."""
+        """Return logits [batch, n, vocab] and the targets [batch, n] to compare them with."""
         return logits[:, :-1], ids[:, 1:]
 
     def surprise(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -217,12 +217,14 @@ class Computation:
         return x @ self.w[name + ".weight"].T + self.w[name + ".bias"]
 
     def after(self, y: Tensor) -> Tensor:
-        """What is done to the judged part's result at its end."""
+        """Return the judged part's result: a mistake may change it at its end."""
         return y
 
     def run(self, part: str, x: Tensor, n: int = 0) -> Tensor:
-        """What a part returns for an input; `n` is the number of new tokens. Parts are those of
-        the first block."""
+        """Return the result of a part, of the first block, for an input.
+
+        n: the number of new tokens.
+        """
         return self.after(self.compute(part, x, n))
 
     def compute(self, part: str, x: Tensor, n: int) -> Tensor:

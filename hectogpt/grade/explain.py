@@ -70,7 +70,7 @@ UNNAMED_IN_TRAIN_MODE = Diagnosis(
 
 
 class Evidence:
-    """What is known of a part that has failed.
+    """The calls of a part that has failed, and facts about them.
 
     Attributes:
         built: the calls in which the part could be built.

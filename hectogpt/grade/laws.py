@@ -1,4 +1,4 @@
-"""What a submission is run on and judged by: settings, each with the law that is checked in it.
+"""Settings: models and inputs that a submission is run on, each with the law that it checks.
 
 A setting is a model of a part on weights on which mistakes show, with inputs; the grader and its
 child both make them. The weights are drawn so that nothing is trivial: attention is peaked, gains
@@ -52,11 +52,11 @@ class Setting:
 
     name: also the seed of its numbers.
     law: the name of what is checked in it.
-    says: the sentence of the assignment that the law rests on, in our words.
+    says: the sentence of the assignment that the law is based on, in our words.
     inputs: (batch, seq) of each call.
     kind: of its weights and inputs. "trained"; "bend": the MLP works where the two forms of GELU
         differ most; "loud": scores of some 10^5; "quiet": a stream so small that a norm's eps
-        matters; "end": the last token is always the likeliest.
+        matters; "end": the last token always has the largest logit.
     new_tokens: for generate, one number a call.
     train_mode: the module is in train mode.
     gradient: also ask for the gradient of a weighted sum of the result, by every weight of the
@@ -207,7 +207,7 @@ def cotangent(setting: Setting, shape: torch.Size) -> Tensor:
 
 
 def read_setting(row: dict[str, Any]) -> Setting:
-    """Build a setting from its row: without `says` it rests on its part's sentence."""
+    """Build a setting from its row. Without `says`, its sentence is that of its part."""
     size = Size(**TABLES["sizes"][row.get("size", "wide")])
     says = SAYS[row.get("says", row["part"])]
     tuples = {"inputs": tuple(map(tuple, row.get("inputs", INPUTS)))}

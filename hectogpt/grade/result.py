@@ -1,5 +1,5 @@
-"""What a grading says: of a law, a part, a submission; its record, and its forms for a terminal,
-a table, Gradescope, and as pages. All foreign text is made harmless."""
+"""The result of a grading, for a law, a part and a submission; its record, and its forms for a
+terminal, a table, Gradescope and pages. All foreign text is made harmless."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Outcome = Literal[
     "grader fault",  # the grader's own error
     "failed",
     "not started",
-    "blocked",  # a part that it rests on is missing, or its file cannot be imported
+    "blocked",  # a part that it needs is missing, or its file cannot be imported
     "timed out",
     "out of memory",
     "crashed",
@@ -50,15 +50,19 @@ class Diagnosis:
 
     @property
     def id(self) -> str:
-        """For tables and counts."""
+        """The names as one text, for tables and counts."""
         return " + ".join(self.names)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A law that was broken. symptom: what was seen, with numbers. says: the sentence that it
-    rests on. counts: False for a note. brief: the law, or where it is broken, in a few words for
-    tables."""
+    """A law that was broken.
+
+    symptom: what was seen, with numbers.
+    says: the sentence that the law is based on.
+    counts: False for a note.
+    brief: the law, or where it is broken, in a few words for tables.
+    """
 
     law: str
     symptom: str
@@ -69,7 +73,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class PartResult:
-    """What became of a part. reason: in words, if it is not one of the findings."""
+    """The result of a part.
+
+    reason: the reason for the outcome, if that is not one of the findings.
+    """
 
     part: str
     outcome: Outcome
@@ -98,13 +105,13 @@ class PartResult:
         return [finding for finding in self.findings if finding.counts]
 
     def why(self) -> str:
-        """What is wrong with it, on one line."""
+        """Return the reason for the outcome, on one line."""
         return self.reason or next(
             (finding.symptom for finding in self.broken), "no reason is known"
         )
 
     def mistake(self) -> str:
-        """A short name for tables and counts: the diagnosis, else what was seen, else the
+        """Return a short name for tables and counts: the diagnosis, the law that is broken, or the
         outcome.
         """
         if self.outcome == "passed":
@@ -134,7 +141,7 @@ class Result:
 
     @property
     def max_points(self) -> int:
-        """Of what was handed in."""
+        """Points of the parts that were handed in."""
         return sum(part.max_points for part in self.parts if part.outcome != "not handed in")
 
     @property
@@ -142,8 +149,8 @@ class Result:
         return sum(len(part.notes) for part in self.parts)
 
     def wrongs(self) -> list[tuple[str, str, str]]:
-        """(name, title, mistake or outcome) of each part that is not passed; parts with one
-        reason, a file that cannot be imported say, are one entry without a name."""
+        """Return (name, title, mistake or outcome) of each part that has not passed. Parts that
+        share a reason, such as a file that cannot be imported, are one entry without a name."""
         parts = [part for part in self.parts if part.outcome not in ("passed", "not handed in")]
         reasons = [part.reason for part in parts]
         found = []
@@ -160,7 +167,10 @@ class Result:
         return any(part.outcome == "grader fault" for part in self.parts)
 
     def is_right(self, strict: bool = False) -> bool:
-        """Whether nothing is wrong; strict: nor any note."""
+        """True if nothing is wrong.
+
+        strict: and there is no note.
+        """
         wrong = (
             bool(self.fault)
             or self.grader_fault
@@ -171,7 +181,7 @@ class Result:
         )
 
     def record(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """Return this as a JSON object."""
         made: dict[str, Any] = dump(self) | {"points": self.points, "max_points": self.max_points}
         for part, row in zip(self.parts, made["parts"], strict=True):
             row |= {"title": part.title, "points": part.points, "max_points": part.max_points}
@@ -179,7 +189,7 @@ class Result:
 
 
 def result_of(record: dict[str, Any]) -> Result:
-    """The result in a record. Raises UserError if it does not fit."""
+    """Return the result in a record. Raises UserError if it does not fit."""
     parts = [_fields_only(part) for part in record["parts"]]
     result: Result = load(Result, _fields_only(record) | {"parts": parts})
     return result
@@ -193,13 +203,14 @@ def _fields_only(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def one_line(said: str) -> str:
-    """A foreign text on one line, without control characters."""
+    """Return a foreign text on one line, without control characters."""
     return printable(" ".join(said.split()))
 
 
 def hints(part: PartResult, level: int) -> list[tuple[str, str]]:
-    """(kind, sentence) of a part that is not right, up to a level: 1 the symptom, 2 where, 3
-    what.
+    """Return (kind, sentence) for a part that is not right.
+
+    level: 1 for the symptom, 2 also for the place, 3 also for the mistake.
     """
     if part.outcome == "passed":
         return []
@@ -221,7 +232,7 @@ def hints(part: PartResult, level: int) -> list[tuple[str, str]]:
 
 
 def said(part: PartResult, level: int) -> list[str]:
-    """The hints of a part, a line each; none for one that passed."""
+    """Return the hints of a part as lines; [] for a part that passed."""
     return [f"{kind}: {sentence}" for kind, sentence in hints(part, level)]
 
 
@@ -234,7 +245,7 @@ def notes(part: PartResult) -> list[str]:
 
 
 def text(result: Result, level: int = 3) -> str:
-    """The result of one submission, a line a part and its hints below it."""
+    """Return the result of one submission: a line for each part, with its hints below it."""
     if result.fault:
         return f"{one_line(result.name)}: not graded: {one_line(result.fault)}"
     lines = [f"{one_line(result.name)}: {result.points} of {result.max_points} points"]
@@ -270,14 +281,14 @@ def text(result: Result, level: int = 3) -> str:
 
 
 def wrongs(result: Result) -> str:
-    """What is wrong, on one line."""
+    """Return the mistakes of a submission, on one line."""
     return one_line(
         "; ".join(f"{name}: {what}" if name else what for name, _, what in result.wrongs())
     )
 
 
 def line(result: Result) -> str:
-    """A submission of a class on one line."""
+    """Return the result of one of many submissions, on one line."""
     if result.fault:
         return text(result)
     words = (
@@ -287,14 +298,14 @@ def line(result: Result) -> str:
         (f" ({one_line(part.reason)})" for part in result.parts if part.outcome == "grader fault"),
         "",
     )
-    words += f"  ({result.note_count} note{'s' * (result.note_count > 1)})" * bool(
-        result.note_count
-    )
-    return words + fault + "  (looks beyond its own code, see the records)" * bool(result.looks)
+    if count := result.note_count:
+        words += f"  ({count} note{'s' if count > 1 else ''})"
+    looks = "  (looks beyond its own code, see the records)" if result.looks else ""
+    return words + fault + looks
 
 
 def counts(found: list[Result]) -> list[tuple[str, str, int]]:
-    """(part, mistake or outcome, how many submissions), the most frequent first."""
+    """Return (part, mistake or outcome, number of submissions), the most frequent first."""
     counted = Counter((title, what) for result in found for _, title, what in result.wrongs())
     return sorted(
         ((part, what, n) for (part, what), n in counted.items()),
@@ -303,7 +314,7 @@ def counts(found: list[Result]) -> list[tuple[str, str, int]]:
 
 
 def average(found: list[Result]) -> str:
-    """Of a class, in a few words."""
+    """Summarize a class in a few words."""
     graded = [result for result in found if not result.fault]
     mean = sum(result.points for result in graded) / max(1, len(graded))
     full = sum(result.points == result.max_points for result in graded)
@@ -311,14 +322,14 @@ def average(found: list[Result]) -> str:
 
 
 def overview(found: list[Result]) -> str:
-    """A class in a few lines: points, and what went wrong how often."""
+    """Summarize a class in a few lines: its points, and its mistakes by frequency."""
     lines = [f"  {n:>4}  {part}: {one_line(what)}" for part, what, n in counts(found)[:20]]
     return "\n".join([f"{len(found)} submissions, {average(found)}", *lines])
 
 
 def as_csv(found: list[Result]) -> str:
-    """A line a submission: points and mistake of each part; no points for one that was not graded,
-    but the reason. No cell starts a formula in a spreadsheet."""
+    """Return a line for each submission: points and mistake of each part, or the reason why it was
+    not graded. No cell starts a formula in a spreadsheet."""
     out = io.StringIO()
     parts = laws.GRADED
     columns = [
@@ -354,7 +365,7 @@ def cell(value: str) -> str:
 
 
 def gradescope(result: Result, level: int = 3) -> dict[str, Any]:
-    """The content of results.json: a test a part, numbered as in the assignment."""
+    """Return the content of results.json: a test for each part, numbered as in the assignment."""
     tests = [
         {
             "name": part.title,
@@ -391,9 +402,10 @@ def gradescope(result: Result, level: int = 3) -> dict[str, Any]:
 
 
 def pages(found: list[Result], level: int) -> dict[str, dict[str, Any]]:
-    """File name -> title and blocks. index.html is the submission itself if there is one, else the
-    overview, which leads to the others; none leads to it, so that each can be handed to its
-    student."""
+    """Return file name -> title and blocks.
+
+    With one submission, index.html is its page; with several, it is the overview with links to the
+    others. They do not link to it, so that each can be given to its student."""
     if len(found) == 1:
         return {"index.html": submission_page(found[0], level)}
     ordered = sorted(found, key=lambda result: result.name)
@@ -402,13 +414,13 @@ def pages(found: list[Result], level: int) -> dict[str, dict[str, Any]]:
 
 
 def file_name(result: Result) -> str:
-    """Made of harmless letters; different for different names."""
+    """Return a file name of harmless letters, different for different names."""
     harmless = re.sub(r"[^A-Za-z0-9_-]+", "-", result.name).strip("-")[:60]
     return f"{harmless or 'submission'}-{zlib.crc32(result.name.encode()):08x}.html"
 
 
 def submission_page(result: Result, level: int) -> dict[str, Any]:
-    """One submission: a row a part, with its hints."""
+    """Return the page of one submission: a row for each part, with its hints."""
     if result.fault:
         return {
             "title": one_line(result.name),
@@ -440,7 +452,7 @@ def part_rows(part: PartResult, level: int) -> list[list[Any]]:
 
 
 def class_page(found: list[Result]) -> dict[str, Any]:
-    """The overview: mistakes by frequency, what each part came out as, and every submission."""
+    """Return the overview: mistakes by frequency, outcomes by part, and every submission."""
     counted = counts(found)
     largest = counted[0][2] if counted else 1
     mistakes = [[part, one_line(what), str(n), {"bar": n / largest}] for part, what, n in counted]

@@ -1,8 +1,8 @@
 """The child's work: what a submission's parts return in each setting. No right value is known
 here.
 
-The parts that the judged one rests on are replaced by the grader's own functions ("patched"), so
-that a mistake below does not spread. The same calls are made with the submission's own parts."""
+The parts below the judged one are replaced by the grader's own functions ("patched"), so that a
+mistake below does not spread. The same calls are made with the submission's own parts."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def config(solution: ModuleType, size: Size) -> Any:
     return getattr(solution, "ModelConfig", Size)(**vars(size))
 
 
-WHOLE = ("generate", "loss", "train")  # parts that rest on the whole forward pass
+WHOLE = ("generate", "loss", "train")  # parts that use the whole forward pass
 # How the parameters of the parts below a part begin. A mistake there may have renamed them.
 BELOW = {"block": ("mlp.", "attention."), **dict.fromkeys(("forward", *WHOLE), ("backbone.",))}
 

@@ -1,8 +1,8 @@
-"""From submissions to results: one, run in child processes, or many on all cores; and whether the
-grader works here.
+"""From submissions to results: one in child processes, or many on all cores. The grader's own
+solution is graded first, to see whether the grader works here.
 
-A child that dies takes only its step with it: the next one goes on with the settings after that.
-Each record is written as it ends, and no submission is graded twice that has not changed."""
+If a child dies, the next one continues with the settings after the one in which it died. Each
+record is written at once, and a submission that has not changed is not graded twice."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def sweep() -> None:
 
 
 def end_daemons(folder: Path) -> None:
-    """End the processes that a submission has started in sessions of their own: all that have the
+    """Kill the processes that a submission has started in other sessions: all that have the
     folder's name in their variables."""
     for _ in range(20):  # one that starts others while this looks
         found = hardware.processes_with("HOME", str(folder))
@@ -97,7 +97,7 @@ def end_daemons(folder: Path) -> None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The child's variables: nothing of the user's but where programs and libraries are."""
+    """Return the child's variables: of the user's, only where programs and libraries are."""
     import matplotlib
 
     kept = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
@@ -121,7 +121,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> Transcript:
-    """All that a submission's code returned in every setting. Raises CancelledError once
+    """Run a submission's code in every setting and return its answers. Raises CancelledError once
     `cancelled` is set.
     """
     modules = [name for name in ("model_solution", "train") if f"{name}.py" in submission.files]
@@ -172,7 +172,7 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> T
 
 
 def bytes_below(folder: Path) -> int:
-    """Bytes of the files below a folder; a file counts at least 4 kB."""
+    """Return the bytes of the files below a folder; a file counts at least 4 kB."""
     total = 0
     for where, _, names in os.walk(folder):
         for name in names:
@@ -234,7 +234,7 @@ def grade(
         )
     except CancelledError:
         raise
-    except Exception as error:  # the class goes on
+    except Exception as error:  # the rest of the class is graded
         last = traceback.extract_tb(error.__traceback__)[-1]
         words = (
             f"{type(error).__name__}: {error} ({last.filename.rpartition('/')[2]}:{last.lineno})"
@@ -245,11 +245,11 @@ def grade(
 
 
 def check_reference(limits: Limits) -> None:
-    """Grade the textbook's solution, once for each set of versions; the cache folder remembers
+    """Grade the textbook's solution, once for each set of versions: the cache folder remembers
     that it got full points.
 
-    Raises UserError (EXACTNESS) with the reason if it did not: then no submission can be graded
-    here."""
+    Raises UserError (EXACTNESS) with the reason if it does not get them: then no submission can be
+    graded here."""
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     key = hashlib.sha256(f"{version()} {versions} {platform.platform()}".encode()).hexdigest()[:16]
     mark = files.cache_dir() / "grader" / f"{key}.txt"
@@ -273,17 +273,16 @@ def check_reference(limits: Limits) -> None:
 
 
 def version() -> str:
-    """The beginning of a hash over the grader's code: records of another version are not used
-    again.
+    """Return the beginning of a hash of the grader's code: records of a different version are not
+    reused.
     """
     return files.code_hash([Path(__file__).parent])
 
 
 def recorded(path: Path) -> dict[str, Result]:
-    """Key -> result, from the records of this version in a file; those that were the grader's
-    fault are left out.
+    """Return key -> result from the records of this version in a file, except grader faults.
 
-    A line that is no record, the last one of a killed process say, is passed over. Raises
+    A line that is not a record, such as the last one of a killed process, is skipped. Raises
     UserError (DATA)."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -309,8 +308,8 @@ def write(path: Path, one: Result) -> None:
 def grade_all(
     submissions: list[Submission], out: Path | None, jobs: int, limits: Limits
 ) -> Iterator[tuple[Result, bool]]:
-    """The results as they come, and whether each was recorded already: these first. Equal
-    submissions are graded once."""
+    """Yield each result as it is ready, and whether it was already recorded; recorded ones come
+    first. Equal submissions are graded once."""
     known = recorded(out) if out else {}
     waiting: dict[str, list[Submission]] = {}
     for submission in submissions:

@@ -1,4 +1,4 @@
-"""Submissions: finding them in files, folders and archives, and their limits."""
+"""Submissions: how they are collected from files, folders and archives, and their limits."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ LOOKS = re.compile(
     r"^\s*(import|from)\s+(hectogpt|reference|inspect|ctypes)\b|sys\.modules|_getframe|f_back|f_locals"
     r"|get_objects|__subclasses__|__import__|import_module|spec_from_file|(?<![.\w])(exec|eval)\(|model_solution\.py"
 )
-NAME = re.compile(
-    r"([A-Za-z_]\w{0,60}/){0,4}\w[\w.-]{0,100}\.py"
-)  # a file, or one of a package beside it
+# a file, or one of a package
+NAME = re.compile(r"([A-Za-z_]\w{0,60}/){0,4}\w[\w.-]{0,100}\.py")
 NOTHING = f"there is no {SOLUTION} in it"
 LINK = "it is a link; links are not followed"
 SKIPPED = {"__pycache__", ".git", ".venv", "node_modules", "__MACOSX", "tests", "solution"}
@@ -36,10 +35,13 @@ SKIPPED = {"__pycache__", ".git", ".venv", "node_modules", "__MACOSX", "tests", 
 
 @dataclass(frozen=True)
 class Limits:
-    """seconds: the longest silence, that is the time of one setting. start_seconds: until the
-    child
-    is ready, which includes loading torch. total_seconds: of all children of a submission. memory,
-    output: bytes."""
+    """The limits of a submission.
+
+    seconds: the longest silence, which is the time for one setting.
+    start_seconds: the time until the child is ready, which includes loading torch.
+    total_seconds: the time for all children of a submission.
+    memory, output: bytes.
+    """
 
     seconds: float = 10.0
     start_seconds: float = 60.0
@@ -50,8 +52,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Submission:
-    """name: how it is shown. files: name -> content of its Python files; model_solution.py is
-    among them, unless `fault` says why it cannot be read."""
+    """The files that somebody handed in.
+
+    name: how it is shown.
+    files: name -> content of its Python files, with model_solution.py among them.
+    fault: why it cannot be read; "" if it can.
+    """
 
     name: str
     path: Path
@@ -60,15 +66,15 @@ class Submission:
 
     @property
     def key(self) -> str:
-        """A SHA-256 of names and contents: equal submissions get equal grades."""
+        """The SHA-256 of names and contents: equal submissions get equal grades."""
         found = hashlib.sha256()
         for name, content in sorted(self.files.items()):
             found.update(f"{name}\0{len(content)}\0".encode() + content)
         return found.hexdigest()
 
     def looks(self) -> tuple[str, ...]:
-        """Lines that a teacher may want to see: where the files look at the grader, or at the
-        program around them.
+        """Return lines that a teacher may want to see: where the files look at the grader, or at
+        the program around them.
         """
         texts = {
             name: content.decode("utf-8", errors="replace")
@@ -86,12 +92,11 @@ class Submission:
 
 
 def find(paths: tuple[Path, ...]) -> list[Submission]:
-    """The submissions in these paths, each once, in the order of the paths and then of names.
+    """Return the submissions in these paths, each once, in the order of the paths and of names.
 
-    A path is a .py file, a .zip archive, a folder with model_solution.py, or a folder with such
-    things inside; in that one, a folder of somebody who handed in nothing that can be graded is a
-    submission with a fault. Raises UserError for a path that does not exist, and for one without a
-    submission."""
+    A path is a .py file, a .zip archive, a folder with model_solution.py, or a folder with any of
+    these inside. There, a folder in which nothing can be graded is a submission with a fault.
+    Raises UserError for a path that does not exist, and for one without a submission."""
     found: dict[str, Submission] = {}
     for path in paths:
         if not path.exists():
@@ -121,9 +126,8 @@ def find(paths: tuple[Path, ...]) -> list[Submission]:
 
 
 def find_one(paths: tuple[Path, ...]) -> Submission:
-    """The one submission in these paths. Where there is none, or more than one, it has a fault
-    that tells a student so: nobody may take that for an error of the grader. Raises UserError for
-    a path that does not exist."""
+    """Return the one submission in these paths. If there is none, or more than one, it has a fault
+    that tells the student so. Raises UserError for a path that does not exist."""
     try:
         found = find(paths)
     except UserError:
@@ -146,8 +150,8 @@ def find_one(paths: tuple[Path, ...]) -> Submission:
 
 
 def _below(path: Path, root: Path, depth: int) -> Iterator[Submission]:
-    """What is to be graded in a path; and with a fault each folder right below `root` that has
-    nothing of it.
+    """Yield the submissions in a path; a folder right below `root` without one is a submission
+    with a fault.
     """
     name = _name(path, root)
     if (path.is_file() and path.suffix in (".py", ".zip")) or (path / SOLUTION).is_file():
@@ -178,11 +182,11 @@ def _name(path: Path, root: Path) -> str:
 
 
 def read_submission(path: Path, name: str) -> Submission:
-    """Read a folder's Python files with the packages beside them; a .zip archive, whose files may
-    be one folder down; or a lone file under whatever name.
+    """Read a folder's Python files and its packages; a .zip archive, whose files may be one folder
+    down; or a single file with any name.
 
-    utils.py and train.py beside a file named model_solution.py belong to it. Links are not
-    followed: they may lead to files of the teacher's. Nothing is unpacked to disk here."""
+    utils.py and train.py next to model_solution.py belong to it. Links are not followed: they may
+    lead to the teacher's files. Nothing is unpacked to disk here."""
     if path.name == SOLUTION:
         path, name = path.parent, path.parent.resolve().name
     try:
@@ -219,8 +223,8 @@ def read_submission(path: Path, name: str) -> Submission:
 
 
 def _contents(inside: Mapping[str, Path | zipfile.Path]) -> dict[str, bytes]:
-    """The Python files among these that are read, those that are graded first. Raises
-    ValueError.
+    """Read the Python files among these, starting with those that are graded. Raises ValueError if
+    model_solution.py is missing, or a file is too large or UTF-16.
     """
     if SOLUTION not in inside:
         raise ValueError(f"there is no {SOLUTION} in it that is a file; links are not followed")
@@ -239,7 +243,7 @@ def _contents(inside: Mapping[str, Path | zipfile.Path]) -> dict[str, bytes]:
 
 
 def _files(folder: Path, root: Path) -> Iterator[tuple[str, Path]]:
-    """The files of a folder, and the Python files of the packages in it, by their paths below the
+    """Yield the files of a folder and the Python files of its packages, with their paths below the
     root.
     """
     for path in folder.iterdir():

@@ -29,7 +29,7 @@ TOLERANCE = 1e-3  # of each number: float32 sums in another order, through some 
 
 @dataclass
 class Seen:
-    """What a loop did: tensors by name, as in SHAPES, float64. There n stands for backward
+    """The record of a loop: tensors by name, as in SHAPES, float64. There n stands for backward
     passes, s for steps of an optimizer, P for parameters.
 
     Attributes:
@@ -560,7 +560,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Picture:
-    """What plot_results did with LOSSES and NORMS.
+    """The pictures that plot_results made of LOSSES and NORMS.
 
     panels: of each picture that it saved.
     is_png: the file at save_path is a PNG; None if there is no file.

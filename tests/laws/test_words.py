@@ -28,10 +28,8 @@ STILL = {
     "hectogpt": 13,
     "hectogpt/cli": 27,
     "hectogpt/lab": 26,
-    "hectogpt/grade": 53,
     "hectogpt/training": 68,
     "hectogpt/data": 1,
-    "hectogpt/assignment": 3,
 }
 
 
