@@ -32,11 +32,15 @@ def machine() -> str:
     return ", ".join([hardware.cpu_name(), f"{hardware.usable_cores()} cores", *hardware.cpu_features()])
 
 
+# Of the processor under Linux; they distinguish CPUs of the same name. The last two are ARM's.
+NUMBERS = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU part")
+
+
 def processor() -> dict[str, Any]:
     """Name, family, model and stepping of the processor, what is in it and what of it this process may use."""
     return {
         "name": hardware.cpu_name(),
-        **hardware.cpu_model(),
+        **{name: hardware.cpu_facts()[name] for name in NUMBERS if name in hardware.cpu_facts()},
         "features": hardware.cpu_features(),
         "cores": psutil.cpu_count(logical=False),
         "threads": psutil.cpu_count(),

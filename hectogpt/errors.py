@@ -6,7 +6,9 @@ code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+import errno
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from hectogpt.display import printable
@@ -77,6 +79,21 @@ class UserError(Exception):
         return printable("\n".join(line.replace("\n", "\n  ") for line in lines))
 
 
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """A question with the known name that is most like `name`; "" if none is like it."""
+    near = difflib.get_close_matches(name[:200], known, 1, cutoff)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that does not exist: asks for the nearest one, or lists all if none is
+    like it."""
+    known = list(known)
+    if question := did_you_mean(name, known):
+        return UserError(what, fix=question)
+    return UserError(what, why=f"there are {', '.join(known)}", fix="name one of these")
+
+
 def reason_of(error: Exception) -> str:
     """The operating system's reason, without number and path, or a library's message."""
     return getattr(error, "strerror", None) or str(error)
@@ -94,10 +111,12 @@ def unreadable(path: object, error: Exception, *, fix: str = "", code: int = DAT
 
 
 def unwritable(path: object, error: Exception, *, fix: str = "", kept: str = "") -> UserError:
-    """The error for a file or folder that cannot be written."""
-    return UserError(
-        f"cannot write {path}", why=reason_of(error), fix=fix, kept=kept, code=STORAGE
-    )
+    """The error for a file or folder that cannot be written, or that is one open file too many."""
+    what = f"cannot write {path}"
+    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+        what = f"cannot open {path}"
+        fix = "ulimit -n 1024"
+    return UserError(what, why=reason_of(error), fix=fix, kept=kept, code=STORAGE)
 
 
 @contextmanager

@@ -65,18 +65,12 @@ def regular(path: str, flags: int) -> int:
     Never waits for the other end of a pipe. Raises OSError for a link and for anything else that
     is not a regular file.
     """
-    try:
-        descriptor = os.open(path, flags | _SAFELY, 0o666)
-    except OSError:
-        if os.path.islink(path):
-            raise OSError(LINK) from None
-        raise
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(NOT_REGULAR)
-    except BaseException:
+    if os.path.islink(path):
+        raise OSError(LINK)
+    descriptor = os.open(path, flags | _SAFELY, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise
+        raise OSError(NOT_REGULAR)
     return descriptor
 
 
@@ -96,13 +90,12 @@ def odd_entries(folder: Path) -> dict[Path, str]:
 
     No other process should write there meanwhile.
     """
-    kinds = {path: path.lstat().st_mode for path in folder.rglob("*")}
-    odd = {
-        path: kind
-        for path, kind in kinds.items()
-        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind))
+    links = {path: path.is_symlink() for path in folder.rglob("*")}
+    return {
+        path: LINK if is_link else NOT_REGULAR
+        for path, is_link in links.items()
+        if is_link or not (path.is_file() or path.is_dir())
     }
-    return {path: LINK if stat.S_ISLNK(kind) else NOT_REGULAR for path, kind in odd.items()}
 
 
 @contextlib.contextmanager
@@ -326,14 +319,10 @@ def lock(path: Path, folder: Path, what: str, patience: float = 0.0) -> Iterator
                 if time.monotonic() <= deadline:
                     time.sleep(0.05)
                     continue
-                holder = (
-                    os.pread(file.fileno(), 200, 0).decode("utf-8", errors="replace")
-                    or "another process"
-                )
+                holder = os.pread(file.fileno(), 200, 0).decode("utf-8", errors="replace")
                 raise UserError(
                     f"{folder} is in use",
-                    why=f"{holder} is {what}"
-                    + (f", for more than {patience:.0f} s" if patience else ""),
+                    why=f"{holder or 'another process'} is {what}",
                     fix="wait for it or stop it, or name another folder",
                     kept="what is in it, untouched",
                     code=errors.LOCKED,
@@ -382,10 +371,8 @@ def code_hash(folders: Iterable[Path]) -> str:
     """
     found = hashlib.sha256()
     for folder in folders:
-        for path in sorted(
-            path for path in folder.rglob("*") if path.suffix in (".py", ".toml", ".cpp", ".h")
-        ):
-            found.update(
-                path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0"
-            )
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in (".py", ".toml", ".cpp", ".h"):
+                name = path.relative_to(folder).as_posix().encode()
+                found.update(name + b"\0" + path.read_bytes() + b"\0")
     return found.hexdigest()[:16]

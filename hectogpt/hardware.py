@@ -37,21 +37,7 @@ def physical_cores() -> int:
 
 def cpu_name() -> str:
     """The CPU's own name, such as "AMD EPYC"."""
-    return _cpu().get("model name") or platform.processor() or platform.machine()
-
-
-def cpu_model() -> dict[str, str]:
-    """Numbers that distinguish CPUs of the same name, under Linux's names; {} elsewhere."""
-    # The last two are ARM's.
-    names = (
-        "vendor_id",
-        "cpu family",
-        "model",
-        "stepping",
-        "CPU implementer",
-        "CPU part",
-    )
-    return {name: _cpu()[name] for name in names if name in _cpu()}
+    return cpu_facts().get("model name") or platform.processor() or platform.machine()
 
 
 def cpu_features() -> list[str]:
@@ -62,7 +48,7 @@ def cpu_features() -> list[str]:
 def has_cpu_flag(flag: str) -> bool:
     """True if the CPU has an instruction set, by Linux's name; False on other systems."""
     # ARM calls them Features.
-    return flag in (_cpu().get("flags") or _cpu().get("Features", "")).split()
+    return flag in (cpu_facts().get("flags") or cpu_facts().get("Features", "")).split()
 
 
 def device_name(device: str) -> str:
@@ -161,7 +147,7 @@ def limit_this_process(memory: int, file_size: int) -> None:
 
 
 @cache
-def _cpu() -> dict[str, str]:
+def cpu_facts() -> dict[str, str]:
     """The entries of the first core in Linux's /proc/cpuinfo."""
     return _fields(_read("/proc/cpuinfo").partition("\n\n")[0])
 

@@ -30,7 +30,6 @@ from hectogpt.lab.tracks import find_track
 from hectogpt.lab.verdict import ComparisonResult
 from hectogpt.model.transformer import Transformer, evaluating
 from hectogpt.run_records import KEEP, RUN, Habits
-from hectogpt.serialization import did_you_mean
 from hectogpt.signals import Stopped
 from hectogpt.training.evaluate import RunResult
 from hectogpt.training.events import drive, events, session_of
@@ -182,10 +181,7 @@ def generate(
         if f.name not in ("max_new_tokens", "num_return_sequences")
     ]
     for name in set(options).difference(known):
-        fix = did_you_mean(name, known)
-        raise UserError(
-            f"generate has no option {name!r}", why=f"it has {', '.join(known)}", fix=fix
-        )
+        raise errors.unknown(f"generate has no option {name!r}", name, known)
     model, tokenizer = load(source)
     options = {
         "max_new_tokens": max_new_tokens,

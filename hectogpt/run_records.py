@@ -6,6 +6,7 @@ used."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterator
@@ -199,6 +200,25 @@ def read_record(folder: Path) -> RunRecord:
     )
 
 
+def nearest_run(name: str) -> str:
+    """The fix for a name that no run has: the run below ./runs whose name is most like it."""
+    known = [path.parent.name for path in Path("runs").glob(f"*/{RUN}")]
+    near = difflib.get_close_matches(Path(name).name, known, 1)
+    return f"did you mean runs/{near[0]}?" if near else FIX
+
+
+def locate_run(name: str) -> Path:
+    """The folder of that name, as a path or below runs/. Raises UserError (CHECKPOINT) if there is
+    none."""
+    places = [Path(name).expanduser(), Path("runs", name)]
+    folder = next((path for path in places if path.is_dir()), None)
+    if folder is None:
+        why = "there is no such folder"
+        fix = nearest_run(name)
+        raise UserError(f"no run in {name}", why=why, fix=fix, code=errors.CHECKPOINT)
+    return folder
+
+
 def run_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     """The fields of the Run in what run.json holds. Raises UserError (CHECKPOINT) if there are
     none.
@@ -286,23 +306,14 @@ class SavedCheckpoints:
         path = self.path(step)
         try:
             manifest = read_manifest(path)
-            if manifest.get("format") != FORMAT or manifest.get("step") != step:
-                return (
-                    f"{path}: its manifest is of format {manifest.get('format')}, step "
-                    f"{manifest.get('step')}"
-                )
-            if STATE not in manifest["files"]:
-                return f"{path}: its manifest does not name {STATE}"
-            return next(
-                (
-                    f"{path / name}: {fault}"
-                    for name, fault in damage(path, manifest).items()
-                    if fault
-                ),
-                "",
-            )
         except UserError as error:
             return f"{error.what}: {error.why}"
+        if (manifest.get("format"), manifest.get("step")) != (FORMAT, step):
+            return f"{path}: its manifest is of another format or step"
+        if STATE not in manifest["files"]:
+            return f"{path}: its manifest does not name {STATE}"
+        faults = damage(path, manifest).items()
+        return next((f"{path / name}: {fault}" for name, fault in faults if fault), "")
 
 
 # --- values

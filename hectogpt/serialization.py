@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, unknown
 
 IDEA_MODULE = "hectogpt_idea_"  # prefix of the module names of users' own files
 
@@ -167,10 +167,8 @@ def _load_dataclass(kind: type, data: dict[str, Any], where: str) -> Any:
         kind = _class_named(str(name), kind, where)
     here = where or kind.__name__
     names = [f.name for f in dataclasses.fields(kind)]
-    if unknown := [key for key in data if key not in names]:
-        what = f"{here}: unknown field {_shown(unknown[0])}"
-        why = f"{kind.__name__} has {', '.join(names)}"
-        raise UserError(what, why=why, fix=did_you_mean(unknown[0], names))
+    if other := [key for key in data if key not in names]:
+        raise unknown(f"{here}: unknown field {_shown(other[0])}", other[0], names)
     needed = [
         f.name
         for f in dataclasses.fields(kind)
@@ -196,11 +194,7 @@ def _class_named(name: str, base: type, where: str) -> type:
     if name in known:
         return known[name]
     allowed = sorted({c.__name__ for c in known.values()})
-    raise UserError(
-        f"{where or base.__name__}: unknown type {_shown(name)}",
-        why=f"it must be one of {', '.join(allowed)}",
-        fix=did_you_mean(name, allowed),
-    )
+    raise unknown(f"{where or base.__name__}: unknown type {_shown(name)}", name, allowed)
 
 
 def replace(value: T, /, **changes: Any) -> T:
@@ -239,13 +233,6 @@ def _shown(data: Any) -> str:
     """A value from a file for a message, shortened if it is long."""
     text = repr(data)
     return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question with the nearest known name; the error's `why` lists all of them."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if len(name) <= 200 else []
-    return f"did you mean {near[0]!r}?" if near else "name one of these"
 
 
 def diff(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:

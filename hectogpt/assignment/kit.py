@@ -17,9 +17,8 @@ from hectogpt import errors
 from hectogpt.assignment.parts import BY_NAME, PARTS, SOURCES, Part
 from hectogpt.data.documents import split_of
 from hectogpt.data.sources import find_source
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import UserError, set_to, unknown
 from hectogpt.files import check_free
-from hectogpt.serialization import did_you_mean
 
 PACKAGED = Path(__file__).parent / "files"
 CHECKOUT = Path(__file__).parents[2]
@@ -51,8 +50,7 @@ def choose(names: str) -> list[Part]:
     asked = {name.strip() for name in names.split(",")} - {""}
     known = [*BY_NAME, "scored", "all"]
     for name in sorted(asked.difference(known)):
-        why = f"parts: {', '.join(BY_NAME)}; scored: those with points; all"
-        raise UserError(f"there is no part {name[:40]!r}", why=why, fix=did_you_mean(name, known))
+        raise unknown(f"there is no part {name[:40]!r}", name, known)
     if not asked:
         raise UserError(
             "no part is chosen",

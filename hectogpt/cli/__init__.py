@@ -15,7 +15,6 @@ from collections.abc import Callable
 from hectogpt import __version__, errors
 from hectogpt.cli.console import explain, steady_streams
 from hectogpt.errors import UserError
-from hectogpt.serialization import did_you_mean
 from hectogpt.signals import WORDS, code_of, ignore_more, raise_on_signal, stop_behind
 
 # Command: what it does. `main` in cli/COMMAND.py gets the options, an instance of the class of
@@ -130,10 +129,7 @@ def _run(arguments: list[str]) -> None:
         (name for name in (" ".join(arguments[:2]), arguments[0]) if name in COMMANDS), None
     )
     if command is None:
-        why = f"commands: {', '.join(COMMANDS)}"
-        raise UserError(
-            f"unknown command {arguments[0]!r}", why=why, fix=did_you_mean(arguments[0], COMMANDS)
-        )
+        raise errors.unknown(f"unknown command {arguments[0]!r}", arguments[0], COMMANDS)
     from hectogpt.cli import help
 
     given = arguments[len(command.split()) :]

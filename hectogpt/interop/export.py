@@ -8,6 +8,7 @@ if its logits equal the model's.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import util
@@ -81,7 +82,7 @@ def export(
     *,
     step: int | None = None,
     overwrite: bool = False,
-    note: Callable[[str], None] = lambda text: None,
+    note: Callable[[str], None] = warnings.warn,
 ) -> Exported:
     """Write a model into `folder`, in a format that other programs read.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -201,7 +202,7 @@ SAVE += "max_shard_size='99GB')"
 PREFIX = "model."  # of tensor names in a model that was exported with its code
 
 
-def load_gpt2(folder: Path, note: Callable[[str], None] = lambda text: None) -> Transformer:
+def load_gpt2(folder: Path, note: Callable[[str], None] = warnings.warn) -> Transformer:
     """Load the GPT-2 in a folder, on the CPU and in evaluation mode.
 
     Float64 weights keep their dtype, and all others become float32. `note` is called with a

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +40,7 @@ from hectogpt.run_records import (
     STATE_MODEL,
     UNFINISHED,
     SavedCheckpoints,
+    nearest_run,
     read_object,
     read_record,
     read_summary,
@@ -76,7 +77,7 @@ def open_model(
     step: int | None = None,
     download: bool = False,
     idea: Path | str | Sequence[Path | str] = (),
-    note: Callable[[str], None] = lambda text: None,
+    note: Callable[[str], None] = warnings.warn,
 ) -> tuple[Transformer, Tokenizer]:
     """Open a model, on the CPU and in evaluation mode, and its tokenizer.
 
@@ -90,7 +91,8 @@ def open_model(
             imported, which runs them. Without it, a file is imported only if the user has run it
             here before and it has neither moved nor changed.
         note: called with a sentence if the weights come from a checkpoint that was not asked for,
-            or had to be converted.
+            had to be converted, or belong to a finished run whose hashes are lost. By default
+            these are Python warnings.
 
     Raises UserError: CHECKPOINT for a folder that is missing, damaged or not a GPT-2, and for a
     missing checkpoint; DATA for its tokenizer; USAGE for an invalid name on the hub.
@@ -136,7 +138,7 @@ def read_fields(folder: Path, at: int | None) -> dict[str, Any] | None:
 
 
 def find_checkpoint(
-    folder: Path, step: int | None = None, note: Callable[[str], None] = lambda text: None
+    folder: Path, step: int | None = None, note: Callable[[str], None] = warnings.warn
 ) -> int | None:
     """The step of the checkpoint to load, chosen as `open_model` says.
 
@@ -163,7 +165,8 @@ def find_checkpoint(
         raise UserError(
             f"{folder} has no checkpoint of step {step}", why=why, code=errors.CHECKPOINT
         )
-    if step is not None or (has_weights and not _is_under_way(folder, note)):
+    ended = has_weights and not _is_under_way(folder, note)
+    if ended or step is not None:
         return None
     for at in reversed(steps):
         if problem := saved.problem(at):
@@ -188,10 +191,7 @@ def _is_under_way(folder: Path, note: Callable[[str], None]) -> bool:
         # If run.json is damaged, the weights may be intact: they have their own hashes.
         record = read_record(folder)
         if record.hashes_lost:
-            note(
-                f"{folder}: {record.hashes_lost}; `hectogpt check {folder}` says how to get new "
-                "ones"
-            )
+            note(f"{folder}: {record.hashes_lost}; `hectogpt check {folder}` says what to do")
         return record.state in (RUNNING, UNFINISHED)
     return False
 
@@ -224,18 +224,10 @@ def find_folder(name_or_folder: str | Path, download: bool) -> Path:
     name = str(name_or_folder)
     if os.path.isdir(folder):  # False, without an error, also for an impossible path
         return folder
-    runs = [path.parent.as_posix() for path in Path("runs").glob(f"*/{RUN}")]
-    near = difflib.get_close_matches(name, [*runs, *map(os.path.basename, runs)], 1, 0.75)
-    run = next((one for one in runs if near and one.endswith(near[0])), "")
-    if (
-        not download
-        or name.partition("/")[0] in ("runs", ".", "..", "")
-        or os.path.isdir(name.partition("/")[0])
-    ):
-        error = no_model(name[:200], "there is no such folder")
-        raise error.amended(
-            fix=f"did you mean {run}?" if run else "`hectogpt show` lists the runs here"
-        )
+    near = nearest_run(name)
+    above = name.partition("/")[0]
+    if not download or above in ("runs", ".", "..", "") or os.path.isdir(above):
+        raise no_model(name[:200], "there is no such folder").amended(fix=near)
     try:
         if not HUB_NAME.match(name):
             raise ValueError("it cannot be a name on the hub")
@@ -249,10 +241,8 @@ def find_folder(name_or_folder: str | Path, download: bool) -> Path:
         check_hub_answers("models", name, reached=True)
         return Path(snapshot_download(name, allow_patterns=FILES, etag_timeout=TIMEOUT))
     except (ImportError, OSError, ValueError) as error:
-        fix = (
-            f"did you mean {run}? " * bool(run)
-            + f"copy {', '.join(FILES[:4])} into a folder and name that folder"
-        )
+        fix = f"copy {', '.join(FILES[:4])} into a folder and name that folder"
+        fix = near if near.startswith("did") else fix
         if isinstance(error, ImportError):
             fix = f"python -m pip install 'hectogpt[hf]', or {fix}"
         raise UserError(

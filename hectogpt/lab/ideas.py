@@ -13,6 +13,7 @@ import ast
 import dataclasses
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -23,7 +24,7 @@ import torch
 
 from hectogpt import errors
 from hectogpt.data import find_tokenizer
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, unknown
 from hectogpt.idea_file import IdeaFile, imported, load_idea, read_idea, remember, running
 from hectogpt.lab import recipes
 from hectogpt.lab.ladder import TOP
@@ -31,7 +32,7 @@ from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.inputs import TokenTable
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.weights import saved_tensors
-from hectogpt.serialization import IDEA_MODULE, Value, did_you_mean, dump
+from hectogpt.serialization import IDEA_MODULE, Value, dump
 from hectogpt.training.first_weights import FirstWeights, hash_state, open_source
 from hectogpt.training.run import Run, load_run
 
@@ -116,13 +117,11 @@ def functions_of(file: IdeaFile) -> list[str]:
 def no_function(file: IdeaFile, name: str) -> UserError:
     """The error for a function that the file does not define."""
     known = functions_of(file)
-    return UserError(
-        f"{file.path.name} has no function {name!r}",
-        why=f"its functions: {', '.join(known)}" if known else "it defines no function",
-        fix=did_you_mean(name, known)
-        if known
-        else f"def {name}(run: Run) -> Run, as `hectogpt idea` writes one",
-    )
+    what = f"{file.path.name} has no function {name!r}"
+    if known:
+        return unknown(what, name, known)
+    fix = f"def {name}(run: Run) -> Run, as `hectogpt idea` writes one"
+    return UserError(what, why="it defines no function", fix=fix)
 
 
 # --- what an idea returned
@@ -276,7 +275,7 @@ def start_from(
     run: Run,
     source: str,
     idea: Sequence[Path | str] = (),
-    note: Callable[[str], None] = lambda text: None,
+    note: Callable[[str], None] = warnings.warn,
 ) -> Run:
     """The run with the model of `source`, starting from its weights.
 

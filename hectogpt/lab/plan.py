@@ -137,6 +137,10 @@ def override(run: Run, changes: dict[str, Any]) -> Run:
     for field, value in changes.items():
         *path, last = field.split(".")
         inner = data
+        sections = [name for name in data if isinstance(data[name], dict) and field in data[name]]
+        if sections and field not in data:
+            fix = f"did you mean {sections[0]}.{field}?"
+            raise UserError(f"{run.recipe} has no field {field!r}", fix=fix)
         for name in path:
             inner = inner.get(name)
             if not isinstance(inner, dict):

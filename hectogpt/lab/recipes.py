@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, unknown
 from hectogpt.lab.ladder import (
     LADDER,
     TOP,
@@ -21,7 +21,6 @@ from hectogpt.lab.ladder import (
     smear,
 )
 from hectogpt.model.inputs import NgramHash
-from hectogpt.serialization import did_you_mean
 from hectogpt.training.optim import AdamW, SOAPMuon
 from hectogpt.training.run import Data, LinearDecay, Run
 
@@ -145,11 +144,7 @@ def without(name: str, top: str = TOP) -> Run:
     """
     known = [change.__name__ for change in RECIPES[top]]
     if name not in known:
-        raise UserError(
-            f"{name!r} is not on the ladder",
-            why=f"it has {', '.join(known)}",
-            fix=did_you_mean(name, known),
-        )
+        raise unknown(f"{name!r} is not on the ladder", name, known)
     return compound(
         (change for change in LADDER[: len(known)] if change.__name__ != name), WITHOUT + name
     )
@@ -171,11 +166,7 @@ def recipe(name: str) -> Run:
         return without(name.removeprefix(WITHOUT))
     if name in RECIPES:
         return compound(RECIPES[name], name)
-    raise UserError(
-        f"unknown recipe {name!r}",
-        why=f"recipes: {', '.join(RECIPES)}",
-        fix=did_you_mean(name, RECIPES),
-    )
+    raise unknown(f"unknown recipe {name!r}", name, RECIPES)
 
 
 def recipe_of(run: Run) -> Run | None:

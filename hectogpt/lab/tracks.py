@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hectogpt.data import Corpus
-from hectogpt.errors import UserError
+from hectogpt.errors import unknown
 from hectogpt.lab.mixing import Scoring
-from hectogpt.serialization import did_you_mean
 from hectogpt.training.run import Run
 
 
@@ -56,11 +55,7 @@ TRACKS: dict[str, Track] = {
 def find_track(name: str) -> Track:
     """The track of this name. Raises UserError for an unknown one, with the nearest known name."""
     if name not in TRACKS:
-        raise UserError(
-            f"unknown track {name!r}",
-            why=f"tracks: {', '.join(TRACKS)}",
-            fix=did_you_mean(name, TRACKS),
-        )
+        raise unknown(f"unknown track {name!r}", name, TRACKS)
     return TRACKS[name]
 
 

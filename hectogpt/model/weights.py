@@ -38,14 +38,19 @@ HEADER_BYTES = 200  # allowed in the header per tensor; ours have about 110
 
 def save_model(model: Transformer, folder: Path) -> None:
     """Write config.json and model.safetensors, each atomically. Raises UserError (STORAGE)."""
-    config = {"model_type": MODEL_TYPE} | dump(model.config)
-    write_atomic(folder / "config.json", json.dumps(config, indent=2, allow_nan=False) + "\n")
+    save_config(model.config, folder)
     path = folder / WEIGHTS
     try:
         with replacing(path) as temporary:
             save_file(saved_tensors(model), temporary, metadata={"format": "pt"})
     except (OSError, SafetensorError) as error:
         raise errors.unwritable(path, error) from None
+
+
+def save_config(config: ModelConfig, folder: Path) -> None:
+    """Write config.json. Raises UserError (STORAGE)."""
+    content = {"model_type": MODEL_TYPE} | dump(config)
+    write_atomic(folder / "config.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def saved_tensors(model: Transformer) -> dict[str, torch.Tensor]:

@@ -146,11 +146,7 @@ class Checkpoints(SavedCheckpoints):
                 f"the checkpoint of step {step} "
                 f"{'is damaged' if step in self.steps() else 'is not there'}"
             )
-            others = [
-                str(other) for other in self.steps() if other != step and not self.problem(other)
-            ]
-            fix = f"valid are those of steps {', '.join(others)}" if others else ""
-            raise UserError(what, why=str(error), fix=fix, code=errors.CHECKPOINT) from None
+            raise UserError(what, why=str(error), code=errors.CHECKPOINT) from None
 
     def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint that is whole; None if there never was one.

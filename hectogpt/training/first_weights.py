@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ class FirstWeights:
 
         Raises UserError (CHECKPOINT) if the source is gone, has other weights than it had, or has
         other tensors than the model."""
-        state = saved_tensors(open_source(self.source)[0])
+        state = saved_tensors(open_source(self.source, note=lambda text: None)[0])
         if hash_state(state) != self.sha256:
             raise UserError(
                 f"the weights in {self.source} have changed",
@@ -53,7 +54,7 @@ class FirstWeights:
 
 
 def open_source(
-    source: str, idea: Sequence[Path | str] = (), note: Callable[[str], None] = lambda text: None
+    source: str, idea: Sequence[Path | str] = (), note: Callable[[str], None] = warnings.warn
 ) -> tuple[Transformer, Tokenizer]:
     """The model that a run is to start from, with a row of the head for every token, and its
     tokenizer. idea, note: as for `open_model`. Raises UserError as that does."""

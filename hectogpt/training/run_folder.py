@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from hectogpt.errors import UserError, set_to
 from hectogpt.files import write_atomic
 from hectogpt.idea_file import IdeaFile
 from hectogpt.json_files import MANIFEST, check_hashes, read_json_object, write_manifest
+from hectogpt.model.weights import save_config
 from hectogpt.run_records import (
     CHECKPOINTS,
     FIX,
@@ -48,7 +49,7 @@ from hectogpt.training.run import Run, load_run
 
 TRAINED = (RUN, "config.json", "model.safetensors", MERGES)  # as they stay once a run is trained
 OURS = (*TRAINED, METRICS, SUMMARY, PICTURE)  # which scoring still changes
-WRITABLE = set_to("out", "a folder you may write to")
+WRITABLE = "free some space there, or choose a folder that you may write to"
 
 
 @dataclass(eq=False)
@@ -86,11 +87,7 @@ class RunFolder:
         for path in [out] if out is not None else [Path("runs", name) for name in names]:
             with ExitStack() as held:
                 try:
-                    is_new = not path.exists()
-                    path.mkdir(
-                        parents=True,
-                        exist_ok=out is not None or (not is_new and _is_abandoned(path)),
-                    )
+                    path.mkdir(parents=True, exist_ok=out is not None or _is_abandoned(path))
                     locked = _take(path, held)
                     if not (path / RUN).exists():
                         with files.replacing(path / RUN) as new:
@@ -141,6 +138,17 @@ class RunFolder:
         UserError (STORAGE)."""
         self.unseal()
         (self.path / SUMMARY).unlink(missing_ok=True)
+        copies = self._write_sources(ideas, tokenizer)
+        record = {"modified": self.modified, "machine": machine.describe(), "saving": self.saving}
+        record |= {"ideas": copies} if copies else {}
+        self._write_record(record)
+        self._open_metrics([])
+
+    def _write_sources(
+        self, ideas: Sequence[IdeaFile], tokenizer: Tokenizer
+    ) -> list[dict[str, str]]:
+        """Write copies of the user's own files, and the vocabulary. Returns what run.json says of
+        the copies."""
         copies = []
         for number, idea in enumerate(ideas, start=1):
             name = "idea.py" if number == 1 else f"idea_{number}.py"
@@ -148,10 +156,26 @@ class RunFolder:
             copies.append({"file": name, "path": str(idea.path), "sha256": idea.sha256})
         if not tokenizer.is_gpt2:
             write_atomic(self.path / MERGES, tokenizer.merges + b"\n")
-        record = {"modified": self.modified, "machine": machine.describe(), "saving": self.saving}
-        record |= {"ideas": copies} if copies else {}
-        self._write_record(record)
-        self._open_metrics([])
+        return copies
+
+    def restore(
+        self, damaged: Iterable[Path], ideas: Sequence[IdeaFile], tokenizer: Tokenizer
+    ) -> None:
+        """Remove damaged files, and write again those that the run itself gives: config.json, the
+        vocabulary, copies of the user's own files, and the rows of metrics.jsonl that are whole.
+        The manifest goes. Raises UserError (STORAGE)."""
+        with errors.writing(self.path, fix=WRITABLE):
+            for path in damaged:
+                if path.parent != self.path:  # a checkpoint
+                    files.remove_folder(path)
+                elif path.name not in (RUN, METRICS):
+                    path.unlink(missing_ok=True)
+            (self.path / MANIFEST).unlink(missing_ok=True)
+        copies = self._write_sources(ideas, tokenizer)
+        if copies:
+            self._write_record(read_object(self.path / RUN) | {"ideas": copies})
+        save_config(self.run.model, self.path)
+        self._open_metrics(list(read_rows(self.path / METRICS)))
 
     def begin_again(self, done: Sequence[Step], differences: Sequence[str]) -> None:
         """Resume after the steps `done`. Their rows in metrics.jsonl are written again as the

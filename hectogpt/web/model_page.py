@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -40,7 +41,7 @@ def model_page(
     held_out: np.ndarray | str | None,
     ideas: Sequence[Path] = (),
     step: int | None = None,
-    note: Callable[[str], None] = lambda text: None,
+    note: Callable[[str], None] = warnings.warn,
 ) -> str:
     """Return the page as HTML.
 

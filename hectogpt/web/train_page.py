@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,17 @@ TEXTS = {
 }
 
 
-def train_page(text: tuple[str, str] | None = None, weights: Path | None = None) -> str:
+def train_page(
+    text: tuple[str, str] | None = None,
+    weights: Path | None = None,
+    note: Callable[[str], None] = warnings.warn,
+) -> str:
     """Return the page as HTML.
 
     Args:
         text: the name and content of a text to put first; the page always has three others.
         weights: folder of a run whose weights training starts from, instead of random ones.
+        note: as for `open_model`.
 
     Raises UserError (DATA, CHECKPOINT) if the page cannot hold the text or the weights.
     """
@@ -48,7 +55,7 @@ def train_page(text: tuple[str, str] | None = None, weights: Path | None = None)
     texts = [{"name": name, "zip": zipped(content.encode("utf-8"))} for name, content in named]
     data: dict[str, Any] = engine_data() | {"texts": texts}
     if weights is not None:
-        data["first"] = first_weights(weights, named[0][1])
+        data["first"] = first_weights(weights, named[0][1], note)
     return fill("train", data)
 
 
@@ -63,14 +70,14 @@ def own_texts() -> list[tuple[str, str]]:
     ]
 
 
-def first_weights(folder: Path, text: str) -> dict[str, Any]:
+def first_weights(folder: Path, text: str, note: Callable[[str], None]) -> dict[str, Any]:
     """A run's weights for the tokens of a text: settings, token ids, tensors in base64."""
     from hectogpt.data.tokenizer import load_tokenizer
     from hectogpt.interop import open_model
     from hectogpt.model.inputs import Smear
     from hectogpt.model.parts import NoPositions, QKNorm, Rotary
 
-    model, tokenizer = open_model(folder)
+    model, tokenizer = open_model(folder, note=note)
     config = model.config
     state = model.state_dict()
     rotary = [part for part in config.attention_parts if isinstance(part, Rotary)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -182,8 +183,8 @@ def test_a_file_that_has_changed_is_another_idea(whole: Path, tmp_path: Path, he
 # --- check: hashes, repair, replay, diagnose --------------------------------------------------------------------------
 
 
-def test_repair_scores_again_with_and_without_a_checkpoint(whole: Path, run: Path, here: Here) -> None:
-    """What was killed while scoring; weights that are damaged are mended if there is one."""
+def test_repair_scores_again(whole: Path, run: Path, here: Here) -> None:
+    """What was killed while it was scored."""
     repair = ("check", "--repair", run, "--quiet")
     for name in ("summary.json", "losses_and_grad_norms.png"):
         (run / name).unlink()
@@ -191,28 +192,37 @@ def test_repair_scores_again_with_and_without_a_checkpoint(whole: Path, run: Pat
     assert_as_whole(run, whole)
     assert json.loads(done.stdout)["dev_loss"] == json.loads((whole / "run" / "summary.json").read_text())["dev_loss"]
     assert here("check", "--repair", run).stdout == f"already complete (6/6): {run}\n"
-    (run / "summary.json").unlink()
-    checkpoints = (run / "checkpoints").rename(run.with_name("aside"))
-    here.ok(*repair)
-    assert rows(run) == rows(whole / "run")
-    content = bytearray((run / "model.safetensors").read_bytes())
-    content[-3] ^= 1
-    (run / "model.safetensors").write_bytes(content)
-    assert_found(here("check", "--repair", run), 4, "damaged")
-    checkpoints.rename(run / "checkpoints")
-    here.ok(*repair)
-    assert_as_whole(run, whole)
     back_to(run, 4)
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:4]))
     assert_good_error(here("check", "--repair", run), 2, "has taken 4 of 6 steps", f"hectogpt train --resume {run}")
 
 
+@pytest.mark.thorough
+def test_every_file_that_is_lost_is_made_again_or_named(whole: Path, run: Path, here: Here) -> None:
+    """Removed or empty, as after a loss of power; with checkpoints, and without."""
+    bare = Path(shutil.copytree(run, run.with_name("bare"), ignore=shutil.ignore_patterns("checkpoints")))
+    for source, path, way in itertools.product((run, bare), sorted(run.rglob("*.*")), ("removed", "empty")):
+        folder = Path(shutil.copytree(source, run.with_name(f"{source.name}-{path.name}-{way}"), dirs_exist_ok=True))
+        file = folder / path.relative_to(run)
+        if file.exists():
+            file.write_bytes(b"") if way == "empty" else file.unlink()
+            assert here("check", folder).returncode == 4
+            done = here("check", "--repair", folder, "--quiet")
+            if source == bare and (file.name == "run.json" or (file.name, way) == ("model.safetensors", "empty")):
+                assert_good_error(done, 4, file.name, "cannot be made again")
+            elif source == bare and file.name == "metrics.jsonl":
+                assert "steps 1 to 6 cannot be made again" in here.ok("check", folder).stdout
+            else:
+                assert (done.returncode, here("check", folder).returncode) == (0, 0), f"{file}: {done.stderr}"
+                assert rows(folder) == rows(whole / "run")
+
+
 def test_check_says_what_is_whole_and_what_is_not(run: Path, here: Here) -> None:
     told = json.loads(here("check", run, "--json").stdout)
     assert (told["damaged"], len(told["checks"])) == (0, 9), "six files and three checkpoints"
     (run / "checkpoints" / "step-00000004" / "manifest.json").write_text("{}")
-    assert_found(here("check", run), 4, "step-00000004 is damaged", f"hectogpt train --resume {run}")
+    assert_found(here("check", run), 4, "step-00000004 is damaged", f"hectogpt check {run} --repair")
     shutil.rmtree(run / "checkpoints")
     content = (run / "model.safetensors").read_bytes()
     (run / "model.safetensors").write_bytes(content[:-5] + bytes(5))  # as a loss of power can leave it
@@ -224,6 +234,8 @@ def test_check_says_what_is_whole_and_what_is_not(run: Path, here: Here) -> None
     for command in (("generate", run, "--max-new-tokens", "2"), ("export", run, run.with_name("out"))):
         assert "its hashes are lost" in here.ok(*command).stderr
     assert "its hashes are lost" in here.ok("show", run).stdout
+    with pytest.warns(UserWarning, match="its hashes are lost"):
+        open_model(run, step=6)
     assert here("check", run / "nothing").returncode == 4
 
 
@@ -251,9 +263,6 @@ def test_diagnose_names_module_and_text(whole: Path, run: Path, here: Here, tmp_
     assert_good_error(here("train", "--resume", "d"), 6, "has diverged")
     assert "first number that is not finite: there is none" in here("check", "--diagnose", run).stdout
     assert_good_error(here("check", "--diagnose", run, "--step", "6"), 4, "has no next step", "--step 4")
-
-
-# --- a checkpoint as a model ------------------------------------------------------------------------------------------
 
 
 def test_every_checkpoint_of_any_run_can_be_opened(run: Path) -> None:
@@ -299,9 +308,6 @@ def test_commands_take_the_weights_of_a_step(run: Path, whole: Path, tmp_path: P
     assert "| steps | 4 of 6 |" in (tmp_path / "out" / "README.md").read_text()
     here.ok("explore", "export", "model", "--model", run, "--step", "2", "--out", tmp_path / "page.html")
     assert "step 2" in (tmp_path / "page.html").read_text()
-
-
-# --- what may run out -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.thorough

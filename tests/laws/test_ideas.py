@@ -127,7 +127,7 @@ def test_a_comparisons_first_recipe_is_what_its_ideas_are_applied_to(write: Writ
 
 def test_names_that_name_nothing(write: Write) -> None:
     write("def double(run):\n    return run\n\ndef _hidden(run):\n    return run\n")
-    refused("mine.py:dubble", "no function 'dubble'", "its functions: double", "did you mean 'double'?")
+    refused("mine.py:dubble", "no function 'dubble'", "did you mean 'double'?")
     for name in ("mine.py", "mine.py:", "mine:double"):
         refused(name, f"{name}: which function?", "FILE.py:FUNCTION", "mine.py:")
     refused("mine.py:double@nothing", "unknown recipe 'nothing'")

@@ -17,8 +17,8 @@ from helpers import ROOT
 
 from tools import layers
 
-# Of these `yardstick` 17,300, and the best counting 6,400, which was in tools/.
-CHARACTERS = 667_600
+# Of these `yardstick` 17,300, the best counting 6,400, which was in tools/, and `check --repair` 2,400.
+CHARACTERS = 670_000
 LINES = {
     "C++": (2_060, ("hectogpt/**/*.cpp", "hectogpt/**/*.h")),
     "pages": (3_620, ("hectogpt/**/*.js", "hectogpt/**/*.html", "hectogpt/**/*.css")),
