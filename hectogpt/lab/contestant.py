@@ -101,7 +101,8 @@ def plan(run: Run, request: dict[str, Any]) -> None:
     Nothing else leaves this process.
     """
     tokens = np.frombuffer(process.frames().receive_frame()[1], np.uint16)
-    process.frames().send({}, planned(tokens, run.data, run.seed, run.steps).tobytes())
+    numbers = planned(tokens, run.data, run.seed, run.steps)
+    process.frames().send({}, numbers.tobytes())
 
 
 def planned(tokens: np.ndarray, data: Data, seed: int, steps: int) -> np.ndarray:
