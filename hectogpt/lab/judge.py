@@ -459,7 +459,7 @@ def replay(judgement: Judgement, corpora: Sequence[Corpus], tell: Tell, folder: 
     texts = {short_name(corpus.name): corpus for corpus in corpora}
     why = ""
     if secret is None:
-        why = "it has no verdict, since it was not finished"
+        why = "it was not finished"
     elif begin.get("protocol") != 2:
         why = "it was judged by the first protocol"
     elif {name: corpus.sha256 for name, corpus in texts.items()} != begin["corpus_sha256"]:

@@ -51,7 +51,7 @@ class Talk:
         """
         attempts = "; ".join(map(str, self.receive()[0]["attempts"]))
         for message, _ in self.frames:
-            raise ValueError(f"more than was asked: {message!r:.100}")
+            raise ValueError(f"more than asked: {message!r:.100}")
         if self.child.ending is None or self.child.ending.error:
             raise EOFError
         return attempts
