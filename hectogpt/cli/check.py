@@ -12,7 +12,7 @@ import torch
 
 from hectogpt import errors
 from hectogpt.cli.console import show
-from hectogpt.cli.options import CheckOptions
+from hectogpt.cli.options import BisectOptions, CheckOptions
 from hectogpt.cli.train import result_lines
 from hectogpt.data import open_corpus
 from hectogpt.display import Progress, printable
@@ -183,7 +183,7 @@ def lost_steps(folder: Path) -> str:
     return f"{folder / METRICS}: steps {have + 1} to {record.steps} cannot be made again"
 
 
-def read_own_run(folder: Path, options: CheckOptions) -> Run:
+def read_own_run(folder: Path, options: CheckOptions | BisectOptions) -> Run:
     """The run of a folder, after the files of the user's own that made it were imported. Raises
     UserError.
     """

@@ -224,6 +224,31 @@ class YardstickOptions:
 
 
 @dataclass(frozen=True)
+class BisectOptions:
+    """Say where two runs or two models part. Exit codes: 0 equal, 1 different.
+
+    Two runs are trained again side by side: the first step, tensor and row that differ, and in
+    this step the first module whose output, gradient or update does. Two models get the same
+    tokens: the first module whose output differs, in float32 and float64. A model is a folder, a
+    name on the hub, a model_solution.py (which gets the other's weights), or textbook.
+
+    Examples
+      hectogpt bisect runs/minute runs/minute-2
+      hectogpt bisect model_solution.py textbook
+      hectogpt bisect runs/baseline exported --json
+    """
+
+    a: Positional[Annotated[str, arg(metavar="A")]]
+    """A run, or a model."""
+    b: Positional[Annotated[str, arg(metavar="B")]]
+    """Another."""
+    models: bool = False
+    """Compare the models of two runs, not how they were trained."""
+    idea: Idea = ()
+    json: Json = False
+
+
+@dataclass(frozen=True)
 class CompareOptions:
     """Run recipes over the same seeds, test the differences and give a verdict. A seed changes the
     first weights and the data order.

@@ -64,6 +64,7 @@ PRINTED = {
     "docs/judge": [r"my_idea\.py:idea .*small\.py:small", r"\d+ of \d+ checks passed", "exit code 1", "holds"],
     "docs/verdict": ["idea.csv is better", "better 0.04"],
     "docs/yardstick": ["is below unigram", "unigram since step 250", "bits per byte is below"],
+    "docs/bisect": ["equal to the last bit", "first update that differs: embeddings", "up to rounding", "last bit"],
     "docs/resume": ["ok +runs/long", "equal +loss"],
     "docs/watch": [*["http://127.0.0.1"] * 3, "tensorboard --logdir"],
     "docs/fine-tune": ["before training", "runs/walks"],
@@ -79,6 +80,8 @@ PRINTED = {
 # page -> what has happened before a reader types its first block
 BEFORE = {
     "README": "make train",
+    "docs/bisect": "python -c 'from hectogpt.assignment import kit; import shutil; "
+    'shutil.copy(kit.folder_of("reference") / "model_solution.py", ".")\'',
     "docs/interop": "hectogpt train adamw_128 --out runs/before && hectogpt export runs/before gpt2",  # small
     "docs/judge": "hectogpt idea my_idea.py && cat > small.py <<'END'\n" + SMALL_RUN + "END",
     "docs/watch": "hectogpt train && hectogpt train && mkdir -p copied/from && cp -r runs/minute copied/from/elsewhere",

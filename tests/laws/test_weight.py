@@ -17,16 +17,16 @@ from helpers import ROOT
 
 from tools import layers
 
-# Of these `yardstick` 17,300, the best counting 6,400, which was in tools/, and `check --repair` 2,400.
-CHARACTERS = 670_000
+# Of these `yardstick` 17,300, the best counting 6,400, which was in tools/, `check --repair` 2,400, `bisect` 14,300.
+CHARACTERS = 684_300
 LINES = {
     "C++": (2_060, ("hectogpt/**/*.cpp", "hectogpt/**/*.h")),
     "pages": (3_620, ("hectogpt/**/*.js", "hectogpt/**/*.html", "hectogpt/**/*.css")),
     "tools and bench": (6_670, ("tools/**/*.py", "bench/**/*.py")),
-    "tests": (15_470, ("tests/**/*.py",)),
+    "tests": (15_780, ("tests/**/*.py",)),
     "textbook and kit": (1_895, ("reference/**/*.py", "assignment/**/*.py")),
 }
-FILES = 141  # of the package; the judge is two, and 4,900 characters smaller
+FILES = 144  # of the package; the judge is two, and 4,900 characters smaller
 TRAIN = 62  # modules that `hectogpt train` may load, see below
 LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 

@@ -1,0 +1,157 @@
+"""`hectogpt bisect A B`: where two runs, or two models, part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from hectogpt import errors
+from hectogpt.assignment import kit
+from hectogpt.cli.check import read_own_run
+from hectogpt.cli.console import remarks, show
+from hectogpt.cli.options import BisectOptions
+from hectogpt.data import open_corpus
+from hectogpt.errors import UserError
+from hectogpt.grade.laws import Size
+from hectogpt.grade.outputs import Named, drawn_weights, outputs, outputs_of_file
+from hectogpt.grade.submission import SOLUTION
+from hectogpt.interop.hf_model import gpt2_differences
+from hectogpt.interop.open import open_model
+from hectogpt.lab.bisect import Open, Parting, bisect_models, bisect_runs, first_difference
+from hectogpt.model.transformer import Transformer
+from hectogpt.run_records import CHECKPOINTS, RUN
+from hectogpt.training.checkpoint import Checkpoint, Checkpoints
+from hectogpt.training.events import events
+from hectogpt.training.run_folder import read_steps
+
+TOKENS = (2, 64)  # the shape of what models are run on, where their context is as long
+
+
+def main(options: BisectOptions) -> None:
+    """Compare, print, and leave with 1 if they differ. Raises UserError."""
+    are_runs = all((Path(name) / RUN).is_file() for name in (options.a, options.b))
+    if are_runs and not options.models:
+        found, lines = compare_runs(options)
+    else:
+        found, lines = compare_models(options)
+    show(options.json, found.as_json(), lines)
+    if not found.equal:
+        raise SystemExit(errors.BUG)
+
+
+# --- runs
+
+
+def compare_runs(options: BisectOptions) -> tuple[Parting, list[str]]:
+    """Compare two runs' records, then train both again, side by side."""
+    folders = (Path(options.a), Path(options.b))
+    recorded = [[(s.loss, s.grad_norm) for s in read_steps(folder)] for folder in folders]
+    pairs = zip(*recorded, strict=False)
+    parted = next((step for step, (one, two) in enumerate(pairs, 1) if one != two), None)
+    a, b = (opener(folder, options) for folder in folders)
+    found = bisect_runs(a, b, shared_checkpoint(folders, parted))
+    if not found.equal:
+        return found, runs_text(found, parted)
+    done = f"computed again, {options.a} and {options.b} are equal to the last bit"
+    lines = [f"{done} for {found.step} steps"]
+    if parted is not None:
+        lines.append(
+            f"but their records part at step {parted}: `hectogpt check RUN --replay` says whether "
+            "this machine gives a run's own bits"
+        )
+        return Parting(False, parted), lines
+    return found, lines
+
+
+def opener(folder: Path, options: BisectOptions) -> Open:
+    """Opens streams of a run."""
+    run = read_own_run(folder, options)
+    corpus = open_corpus(run.corpus)
+    return lambda at: events(run, corpus, at)
+
+
+def shared_checkpoint(folders: tuple[Path, Path], parted: int | None) -> Checkpoint | None:
+    """The latest checkpoint that is the same in both runs, before the step at which they part."""
+    a, b = (Checkpoints(folder / CHECKPOINTS) for folder in folders)
+    for step in sorted(set(a.steps()) & set(b.steps()), reverse=True):
+        if (parted is None or step < parted) and not (a.problem(step) or b.problem(step)):
+            one, two = a.load(step), b.load(step)
+            names = one.tensors.keys() - {"history"}
+            if names == two.tensors.keys() - {"history"} and one.facts["run"] == two.facts["run"]:
+                pair = ({name: c.tensors[name] for name in sorted(names)} for c in (one, two))
+                if first_difference(*pair) is None:
+                    return one
+    return None
+
+
+def runs_text(found: Parting, parted: int | None) -> list[str]:
+    """Where runs part, in words."""
+    if found.step == 0 or found.stage is None:
+        return [f"they begin with other weights: {found.tensor}, row {found.row}"]
+    lines = [f"first difference after step {found.step}: {found.tensor}, row {found.row}"]
+    if found.batch_row is not None:
+        lines.append(f"  row {found.batch_row} of the step's batch holds other tokens")
+    lines += [f"  first {stage} that differs: {module}" for stage, module in found.first.items()]
+    if parted is not None and parted != found.step:
+        lines.append(f"  the recorded losses part at step {parted}")
+    return lines
+
+
+# --- models
+
+
+def compare_models(options: BisectOptions) -> tuple[Parting, list[str]]:
+    """Run two models on the same tokens."""
+    names = (options.a, options.b)
+    files = [solution_of(name) for name in names]
+    models = [
+        None if file else open_model(name, download=True, idea=options.idea, note=remarks())[0]
+        for name, file in zip(names, files, strict=True)
+    ]
+    size, state = weights_for(models, names) if any(files) else (None, {})
+    vocab = min([m.config.vocab_size for m in models if m] + ([size.vocab_size] if size else []))
+    context = [m.config.context_length for m in models if m] + (
+        [size.context_length] if size else []
+    )
+    shape = (TOKENS[0], min(TOKENS[1], *context))
+    ids = torch.randint(vocab, shape, generator=torch.Generator().manual_seed(0))
+    answers = []
+    for model, file in zip(models, files, strict=True):
+        if model is not None:
+            answers.append(outputs(model, ids))
+        elif file is not None and size is not None:
+            answers.append(outputs_of_file(file, size, state, ids))
+    found = bisect_models(answers[0], answers[1], exact=not any(files))
+    apart = ", ".join(f"{value:.3g} in {dtype}" for dtype, value in found.largest.items())
+    if found.equal and not any(found.largest.values()):
+        return found, [f"{options.a} and {options.b} are equal to the last bit"]
+    if found.equal:
+        return found, [f"{options.a} and {options.b} are equal up to rounding: at most {apart}"]
+    return found, [f"first module whose output differs: {found.module}, by up to {apart}"]
+
+
+def solution_of(name: str) -> Path | None:
+    """The file or folder of a solution of the assignment; None for a model's name."""
+    if name == "textbook":
+        return kit.folder_of("reference") / SOLUTION
+    path = Path(name)
+    return path if path.suffix == ".py" or (path / SOLUTION).is_file() else None
+
+
+def weights_for(models: list[Transformer | None], names: tuple[str, str]) -> tuple[Size, Named]:
+    """Sizes and weights for a solution: those of the model beside it, or drawn ones."""
+    model = next((model for model in models if model is not None), None)
+    if model is None:
+        return drawn_weights()
+    config = model.config
+    if odd := gpt2_differences(config):
+        raise UserError(
+            f"{names[models.index(model)]} is not a GPT-2, and the assignment's model is",
+            why=f"it has another {', '.join(odd)}",
+            fix="a run of the recipe baseline",
+        )
+    size = Size(
+        config.d_model, config.n_heads, config.n_layers, config.context_length, config.vocab_size
+    )
+    return size, {name: tensor.clone() for name, tensor in model.state_dict().items()}

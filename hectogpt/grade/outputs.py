@@ -1,0 +1,127 @@
+"""The outputs of every module of a model on given tokens. As a program: of a model_solution.py, in
+a process that is shut in as a graded submission is.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, load_file, save, save_file
+from torch import Tensor, nn
+
+from hectogpt import errors, hardware, process
+from hectogpt.errors import UserError
+from hectogpt.grade import laws
+from hectogpt.grade.child import Finder, import_submission, shut_in
+from hectogpt.grade.laws import Size
+from hectogpt.grade.run_part import DTYPES, answer_of_error, construct
+from hectogpt.grade.runner import RUBBISH, environment, private_folder
+from hectogpt.grade.submission import SOLUTION, Limits, read_submission
+
+Named = dict[str, Tensor]
+WEIGHTS, TOKENS = "weights.safetensors", "tokens"
+
+
+def outputs(model: nn.Module, ids: Tensor) -> dict[str, Named]:
+    """Dtype -> module -> its output, in the order of the computation; the whole model is
+    "logits". The model ends in float64."""
+    found: dict[str, Named] = {}
+    model.eval()
+    for name, dtype in DTYPES.items():
+        own: Named = {}
+
+        def keep(into: Named, module: str, owner: Any, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and module not in into:
+                into[module] = output.detach().clone().contiguous()
+
+        model.to(dtype)
+        hooks = [
+            m.register_forward_hook(partial(keep, own, n)) for n, m in model.named_modules() if n
+        ]
+        try:
+            with torch.no_grad():
+                own["logits"] = model(ids).contiguous()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        found[name] = own
+    return found
+
+
+def drawn_weights() -> tuple[Size, Named]:
+    """Sizes and weights on which mistakes show, those of the grader."""
+    setting = laws.SETTINGS["forward"]
+    return setting.size, laws.weights(setting)
+
+
+def outputs_of_file(path: Path, size: Size, state: Named, ids: Tensor) -> dict[str, Named]:
+    """`outputs` of the Transformer in a model_solution.py, with these weights.
+
+    Raises UserError (DATA) if it cannot be read, built or run, with the message of its own error.
+    """
+    submission = read_submission(path, path.name)
+    if submission.fault or SOLUTION not in submission.files:
+        why = submission.fault or f"there is no {SOLUTION}"
+        raise UserError(f"cannot use {path}", why=why, code=errors.DATA)
+    limits = Limits(seconds=60)
+    received: list[tuple[dict[str, Any], bytes]] = []
+    with private_folder() as folder:
+        for name, content in submission.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        save_file(state | {TOKENS: ids}, folder / WEIGHTS)
+        ending = process.Child(__name__, folder, environment(folder)).listen(
+            {
+                "size": vars(size),
+                "memory": limits.memory + 8 * sum(t.nbytes for t in state.values()),
+            },
+            lambda message, body: received.append((message, body)),
+            first_seconds=limits.start_seconds,
+            seconds=limits.seconds,
+            output_bytes=limits.output,
+            body_bytes=1 << 30,
+        )
+    try:
+        fault = next((m["error"] for m, _ in received if "error" in m), "")
+        found = {m["dtype"]: m["names"] for m, _ in received if "dtype" in m}
+        tensors = {m["dtype"]: load(body) for m, body in received if "dtype" in m}
+        if not fault and set(found) == set(DTYPES):
+            return {dtype: {n: tensors[dtype][n] for n in names} for dtype, names in found.items()}
+    except RUBBISH as error:
+        fault = str(error)
+    why = fault or f"its process ended ({ending.how}, exit code {ending.code})"
+    fix = f"hectogpt grade {path}"
+    raise UserError(f"{path} does not run", why=why[:500], fix=fix, code=errors.DATA)
+
+
+def main() -> None:
+    """Answer a request {"size": fields, "memory": bytes} with a frame for each dtype."""
+    frames = process.frames()
+    request = frames.receive()
+    torch.set_num_threads(1)
+    finder = Finder(Path.cwd())
+    sys.meta_path.insert(0, finder)
+    state = load_file(WEIGHTS)
+    ids = state.pop(TOKENS)
+    hardware.limit_this_process(request["memory"], 1 << 28)
+    shut_in(Path.cwd())
+    modules, failed = import_submission(["model_solution"], finder)
+    try:
+        if failed:
+            raise ImportError(failed["model_solution"].words)
+        model = construct(modules["model_solution"], "Transformer", Size(**request["size"]))
+        model.to(torch.float64)
+        model.load_state_dict(state)
+        for dtype, own in outputs(model, ids).items():
+            frames.send({"dtype": dtype, "names": list(own)}, save(own))
+    except BaseException as error:
+        frames.send({"error": answer_of_error(error).words})
+    frames.done()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Where two runs part: the first step after which their weights differ, and within it the first
+module whose output, gradient or update differs. And where two models part, given the outputs of
+their modules on the same tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hectogpt import errors
+from hectogpt.errors import UserError
+from hectogpt.model.weights import saved_tensors
+from hectogpt.training import setup
+from hectogpt.training.checkpoint import Checkpoint
+from hectogpt.training.events import Stepped, Stream, session_of
+from hectogpt.training.loop import Gradients
+from hectogpt.training.session import Session
+
+Open = Callable[[Checkpoint | None], Stream]
+Named = dict[str, Tensor]
+Outputs = Mapping[str, Named]
+# Differences of other right code, over a module's largest output; it may round to float32 inside.
+ROUNDING = {"float32": 1e-4, "float64": 1e-6}
+HEAD = "lm_head"  # which computes the loss without being called
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Where two runs or two models part.
+
+    Attributes:
+        equal: True if they do not.
+        step: of runs, the first step after which a weight differs; 0 for the first weights.
+        tensor, row: the first weight that differs then, and its first row that does.
+        module: whose output, gradient or update differs first.
+        stage: "forward", "gradient" or "update", the first of these that differs; None for first
+            weights.
+        first: stage -> its first module that differs.
+        batch_row: the first row of the step's batch that holds other tokens.
+        largest: of models, dtype -> largest difference of the module's outputs.
+    """
+
+    equal: bool
+    step: int | None = None
+    tensor: str | None = None
+    row: int | None = None
+    module: str | None = None
+    stage: str | None = None
+    first: dict[str, str] = field(default_factory=dict)
+    batch_row: int | None = None
+    largest: dict[str, float] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as plain values."""
+        return asdict(self)
+
+
+def bisect_runs(a: Open, b: Open, at: Checkpoint | None = None) -> Parting:
+    """Train two runs side by side until their weights differ.
+
+    Args:
+        a, b: open a stream of each run, at its first step or at a checkpoint.
+        at: a checkpoint that both have, to begin with.
+
+    Raises UserError (DATA) if their weights have other names or shapes.
+    """
+    streams = (a(deepcopy(at)), b(deepcopy(at)))  # optimizers work in the tensors they are given
+    sessions = [session_of(stream) for stream in streams]
+    check_shapes(*(saved_tensors(session.model) for session in sessions))
+    if found := first_difference(*(saved_tensors(session.model) for session in sessions)):
+        return Parting(False, sessions[0].step, *found, module=found[0].rpartition(".")[0])
+    for _ in range(sessions[0].step, min(session.run.steps for session in sessions)):
+        before = [session.checkpoint() for session in sessions]
+        if not all(isinstance(next(stream), Stepped) for stream in streams):
+            break  # one has diverged
+        if found := first_difference(*(saved_tensors(session.model) for session in sessions)):
+            again = [
+                session_of(opened(state)) for opened, state in zip((a, b), before, strict=True)
+            ]
+            return _within_step(again, *found)
+    return Parting(True, sessions[0].step)
+
+
+def check_shapes(a: Named, b: Named) -> None:
+    """Raises UserError (DATA) unless both have the same tensors."""
+    shapes = [{name: list(tensor.shape) for name, tensor in one.items()} for one in (a, b)]
+    names = dict.fromkeys([*a, *b])
+    if odd := next((n for n in names if shapes[0].get(n) != shapes[1].get(n)), None):
+        left, right = (one.get(odd, "none") for one in shapes)
+        raise UserError(
+            "the two have weights of other shapes",
+            why=f"{odd}: {left} against {right}",
+            fix="compare models of the same sizes and parts",
+            code=errors.DATA,
+        )
+
+
+def first_difference(a: Named, b: Named) -> tuple[str, int] | None:
+    """The first tensor with other bits, and its first row that has some. Bits: two nans are equal,
+    0 and -0 are not."""
+    for name in a:
+        one, two = (t[name].cpu().contiguous().reshape(len(t[name]), -1) for t in (a, b))
+        if one.dtype != two.dtype:
+            return name, 0
+        same = one.view(torch.uint8) == two.view(torch.uint8)
+        if not same.all():
+            return name, int((~same.all(dim=1)).nonzero()[0])
+    return None
+
+
+def _within_step(sessions: list[Session], tensor: str, row: int) -> Parting:
+    """Compute the sessions' next step again and compare what happens inside."""
+    step = sessions[0].step
+    batches = [setup.make_batches(s.run, s.corpus).at(step) for s in sessions]
+    batch_row = None
+    if batches[0].shape != batches[1].shape:
+        batch_row = 0
+    elif len(rows := np.flatnonzero((batches[0] != batches[1]).any(axis=1))):
+        batch_row = int(rows[0])
+    traces = [_trace(session) for session in sessions]
+    first = {}
+    for stage in ("forward", "gradient"):
+        one, two = (trace[stage] for trace in traces)
+        for name in one:
+            if name in two and not _equal(one[name], two[name]):
+                first[stage] = name
+                break
+    first["update"] = tensor.rpartition(".")[0]
+    stage, module = next(iter(first.items()))
+    return Parting(False, step + 1, tensor, row, module, stage, first, batch_row)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+
+
+def _trace(session: Session) -> dict[str, Named]:
+    """The outputs of all modules in a session's next step, in their order, and the gradients of
+    outputs and weights, in theirs. With several leaves there are several of each."""
+    forward: Named = {}
+    gradient: Named = {}
+
+    def keep(into: Named, name: str, tensor: Tensor) -> None:
+        calls = sum(known.partition(" ")[0] == name for known in into)
+        into[f"{name} (call {calls + 1})" if calls else name] = tensor.detach().clone()
+
+    def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            keep(forward, name, output)
+            if output.requires_grad:
+                output.register_hook(partial(keep, gradient, name))
+
+    model = session.model
+    hooks = [m.register_forward_hook(partial(look, n)) for n, m in model.named_modules() if n]
+    batches = setup.make_batches(session.run, session.corpus)
+    model.train()
+    try:
+        loss = Gradients(session.run, model, batches, session.machine).compute(session.step)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    keep(forward, HEAD, loss)
+    for name, p in reversed(list(model.named_parameters())):
+        if p.grad is not None:
+            keep(gradient, name, p.grad)
+    return {"forward": forward, "gradient": gradient}
+
+
+def bisect_models(a: Outputs, b: Outputs, exact: bool) -> Parting:
+    """Compare the outputs of two models' modules, in float64 first.
+
+    Args:
+        a, b: dtype -> module -> its output on the same tokens, in the order of the computation.
+            Modules that only one has are passed over.
+        exact: True if the same code computed both, so that any other bit is a difference;
+            otherwise those within ROUNDING are none.
+
+    Raises UserError (DATA) if they have no module in common.
+    """
+    apart = {dtype: _apart(a[dtype], b[dtype]) for dtype in sorted(a, reverse=True)}
+    module = None
+    for dtype, by_module in apart.items():
+        limit = 0.0 if exact else ROUNDING[dtype]
+        beyond = (name for name, (_, relative) in by_module.items() if relative > limit)
+        module = module or next(beyond, None)
+    if module is None:
+        largest = {dtype: max(d for d, _ in found.values()) for dtype, found in apart.items()}
+        return Parting(True, largest=largest)
+    largest = {dtype: found[module][0] for dtype, found in apart.items()}
+    return Parting(
+        False, module=module, stage="forward", first={"forward": module}, largest=largest
+    )
+
+
+def _apart(a: Named, b: Named) -> dict[str, tuple[float, float]]:
+    """Module -> the largest difference of its outputs, and this over the largest output."""
+    shared = [name for name in a if name in b]
+    if not shared:
+        why = f"modules: {', '.join(list(a)[:3])} against {', '.join(list(b)[:3])}"
+        raise UserError("the two have no module in common", why=why, code=errors.DATA)
+    found = {}
+    for name in shared:
+        one = a[name].double().flatten()  # one may lack an axis that is broadcast
+        two = b[name].double().flatten()
+        if len(one) != len(two):
+            found[name] = (math.inf, math.inf)
+            continue
+        apart = torch.where(one == two, 0.0, one - two).abs().nan_to_num(math.inf)
+        largest = float(apart.amax()) if len(apart) else 0.0
+        found[name] = (largest, largest / max(float(one.abs().amax()), 1e-30) if largest else 0.0)
+    return found
