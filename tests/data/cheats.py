@@ -533,7 +533,7 @@ def sends(change):
 def when_scored(change, before=lambda: None):
     """An idea that sends something else in the place of its distributions, arrays [rows, vocab]."""
     is_answer = lambda message, body: body and not message and not len(body) % 50257  # noqa: E731
-    answer = lambda body: before() or change(np.frombuffer(body, np.float32).copy()).tobytes()  # noqa: E731
+    answer = lambda body: (before(), change(np.frombuffer(body, np.float32).copy()).tobytes())[1]  # noqa: E731
     return sends(lambda message, body: (message, answer(body) if is_answer(message, body) else body))
 
 
