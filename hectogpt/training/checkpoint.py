@@ -1,15 +1,16 @@
 """Checkpoints: weights and optimizer between two steps, in memory and in folders step-N on disk.
 
-Everything else is a pure function of the run and the step: learning rates, the order of the data,
-random numbers. Optimizer state goes by the name of its parameter, so it does not depend on the
-order of groups.
+Everything else is a pure function of the run and the step: learning rates, the order of the data
+and random numbers. Optimizer state is stored by parameter name, so it does not depend on the order
+of groups.
 
-Saving writes a temporary folder beside the others, waits until it is on disk, and gives it its
-name by one rename; only then are old ones removed. Loading takes the newest one whose hashes are
-right. A kill, a loss of power or a full disk at any moment therefore leaves the checkpoint before
-or the new one. No file is unpickled.
+Saving writes a temporary folder next to the others, waits until it is on disk, and then renames
+it. Only then are old checkpoints removed. Loading takes the newest one whose hashes match. If the
+process is killed, the power fails or the disk fills up at any moment, the previous or the new
+checkpoint is intact. No file is unpickled.
 
-The manifest has hashes, and the facts of the session that saved it: run, text and machine.
+The manifest has the hashes, and the facts of the session that saved the checkpoint: run, text and
+machine.
 """
 
 from __future__ import annotations
@@ -41,11 +42,15 @@ from hectogpt.training.optim import OptimizerGroup
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run between two steps.
+    """The state of a run between two steps.
 
-    step: how many are done. tensors: on the CPU; "model.NAME" are the weights, "history", float64
-    [step, columns], has a row for every step, and the others are the optimizer's. values: the
-    optimizer's that JSON can hold. facts: what it was made with, plain values."""
+    Attributes:
+        step: how many steps are done.
+        tensors: by name, on the CPU. "model.NAME" are the weights; "history", float64 [step,
+            columns], has one row per step; the others are the optimizer's.
+        values: the part of the optimizer's state that JSON can hold.
+        facts: the run, text and machine that it was made with, as plain values.
+    """
 
     step: int
     tensors: dict[str, Tensor]
@@ -54,8 +59,13 @@ class Checkpoint:
 
 
 class Checkpoints(SavedCheckpoints):
-    """The checkpoints in a folder, which only one process at a time may write: the caller holds a
-    lock on it.
+    """The checkpoints in a folder.
+
+    Only one process at a time may write them: the caller holds a lock on the folder.
+
+    Attributes:
+        folder: the folder that has a folder step-N for each checkpoint.
+        keep: keep only this many checkpoints, the newest.
     """
 
     def __init__(self, folder: Path, keep: int = KEEP) -> None:
@@ -63,17 +73,21 @@ class Checkpoints(SavedCheckpoints):
         self.keep = keep
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, on disk when this returns, then remove the oldest of more than
-        `keep`. A valid one of this step stays as it is. Raises UserError (STORAGE); what was there
-        before is then still there, and nothing of the new one."""
+        """Write a checkpoint to disk, then remove the oldest ones if there are more than `keep`.
+
+        When this returns, the checkpoint is on disk. A valid checkpoint of the same step is left
+        as it is.
+
+        Raises UserError (STORAGE). Earlier checkpoints are then still there, and nothing of the
+        new one.
+        """
         tensors = checkpoint.tensors
         step = checkpoint.step
         path = self.path(step)
         try:
             if path.exists() and not self.problem(step):
-                files.sync_folder(
-                    self.folder
-                )  # an attempt that failed or was killed may have left it so
+                # A failed or killed attempt may not have synced it.
+                files.sync_folder(self.folder)
             else:
                 self.remove_leftovers()
                 content: dict[str, Any] = {"format": FORMAT, "step": step}
@@ -100,29 +114,30 @@ class Checkpoints(SavedCheckpoints):
             ) from None
 
     def _prune(self, step: int) -> None:
-        """Remove all but the newest `keep` up to this step, and those of later steps: they were
-        damaged, or the run was taken back to an earlier step."""
+        """Remove all checkpoints except the newest `keep` up to this step.
+
+        Those of later steps go too: they were damaged, or the run was taken back to an earlier
+        step.
+        """
         steps = self.steps()
         kept = [known for known in steps if known <= step][-self.keep :]
         for other in [other for other in steps if other not in kept]:
             files.remove_folder(self.path(other))
 
     def remove_leftovers(self) -> None:
-        """Remove what killed processes have left of saving and removing."""
+        """Remove temporary files of processes that were killed while saving or removing."""
         for path in self.folder.glob(".step-*"):
             shutil.rmtree(path, ignore_errors=True)
 
     def remove(self) -> None:
-        """Remove all, and their folder."""
+        """Remove all checkpoints and their folder."""
         with suppress(OSError):
             for step in self.steps():
                 files.remove_folder(self.path(step))
             self.folder.rmdir()
 
     def load(self, step: int) -> Checkpoint:
-        """Read a step's checkpoint after all its hashes are checked. Raises UserError
-        (CHECKPOINT).
-        """
+        """Check the hashes of a step's checkpoint, then read it. Raises UserError (CHECKPOINT)."""
         path = self.path(step)
         try:
             if problem := self.problem(step):
@@ -149,10 +164,13 @@ class Checkpoints(SavedCheckpoints):
             raise UserError(what, why=str(error), code=errors.CHECKPOINT) from None
 
     def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
-        """The newest checkpoint that is whole; None if there never was one.
+        """Return the newest valid checkpoint, or None if there are no checkpoints.
 
-        warn: is called with a line if newer ones are damaged. Raises UserError (CHECKPOINT) if
-        there are checkpoints and all are damaged: starting again unasked would look like going on.
+        Args:
+            warn: called with a message if newer checkpoints are damaged.
+
+        Raises UserError (CHECKPOINT) if there are checkpoints but all are damaged. Starting again
+        without being asked would look like resuming.
         """
         steps = self.steps()
         problems = []
@@ -181,28 +199,21 @@ class Checkpoints(SavedCheckpoints):
 
 
 PACKAGE = Path(__file__).resolve().parents[1]
-COMPUTES = (
-    "data",
-    "kernels",
-    "model",
-    "training",
-)  # the layers whose code decides what a step computes
+# The layers whose code decides what a step computes.
+COMPUTES = ("data", "kernels", "model", "training")
 
 
 @cache
 def code_hash() -> str:
-    """The hash of the code that decides what a step computes, as it was when this process first
-    asked.
-    """
+    """The hash of the code that decides what a step computes, as of this process's first call."""
     return files.code_hash([PACKAGE / layer for layer in COMPUTES])
 
 
-# --- the state of a run between two steps, taken out of model and optimizer, and put back
-# -----------------------------
+# --- the state of a run between two steps: taken from model and optimizer, and restored ---
 
 
 def weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights among a checkpoint's tensors, by the names that a model saves them under."""
+    """The weights among a checkpoint's tensors, by the names under which a model saves them."""
     return {
         name.removeprefix(MODEL): tensor
         for name, tensor in tensors.items()
@@ -213,10 +224,11 @@ def weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def take_state(
     model: Transformer, optimizer: OptimizerGroup
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A copy of the state of a run between two steps, the tensors and values of a Checkpoint.
+    """Copy the state of a run between two steps: the tensors and the values of a Checkpoint.
 
-    Raises UserError (CHECKPOINT) for an optimizer that keeps something else than tensors, numbers
-    and texts."""
+    Raises UserError (CHECKPOINT) if the optimizer keeps anything except tensors, numbers and
+    strings.
+    """
     tensors = {MODEL + name: tensor for name, tensor in saved_tensors(model).items()}
     names = {id(p): name for name, p in model.named_parameters()}
     values = []
@@ -233,8 +245,9 @@ def put_state(
     tensors: dict[str, Tensor],
     values: dict[str, Any],
 ) -> None:
-    """Give model and optimizer this state. Raises UserError (CHECKPOINT) if it is not a state of
-    theirs.
+    """Restore a model and its optimizer to a saved state.
+
+    Raises UserError (CHECKPOINT) if the state does not fit them.
     """
     load_tensors(model, weights_in(tensors))
     try:
@@ -248,8 +261,10 @@ def put_state(
 
 
 def _load(model: Transformer, own: Optimizer, part: dict[str, Any]) -> None:
-    """By hand: `load_state_dict` gives floats the parameter's dtype, spoils texts and imports
-    torch's compiler.
+    """Load one optimizer's state without `load_state_dict`.
+
+    That method casts floats to the parameter's dtype, breaks strings, and imports torch's
+    compiler.
     """
     if [group["params"] for group in part["param_groups"]] != [
         g["params"] for g in _named_groups(model, own)
@@ -268,7 +283,7 @@ def _load(model: Transformer, own: Optimizer, part: dict[str, Any]) -> None:
 
 
 def _named_groups(model: Transformer, own: Optimizer) -> list[dict[str, Any]]:
-    """An optimizer's groups, with the names of their parameters."""
+    """An optimizer's groups, with the names of their parameters in place of the parameters."""
     names = {id(p): name for name, p in model.named_parameters()}
     return [
         group | {"params": [names[id(p)] for p in group["params"]]} for group in own.param_groups
@@ -276,7 +291,7 @@ def _named_groups(model: Transformer, own: Optimizer) -> list[dict[str, Any]]:
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """The value with all its tensors on the device, in the dtypes that they have."""
+    """The value with all its tensors moved to the device; dtypes stay."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
@@ -292,14 +307,11 @@ def _misfit(why: str) -> UserError:
     return UserError("the checkpoint does not fit", why=why, code=errors.CHECKPOINT)
 
 
-# --- nested values to JSON, the tensors among them by name
-# ------------------------------------------------------------
+# --- nested values as JSON, with their tensors by name ---
 
 
 def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
-    """JSON for the value; its tensors are added to `tensors` under names that begin with
-    `where`.
-    """
+    """Convert a value to JSON; its tensors go to `tensors` under names that start with `where`."""
     if isinstance(value, Tensor):
         tensors[where] = copied(value)
         return {"tensor": where}
@@ -324,7 +336,7 @@ def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The value that `_encode` turned to JSON."""
+    """The value that `_encode` converted to JSON."""
     if isinstance(value, list):
         return [_decode(item, tensors) for item in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Computes a step again to find where its numbers stop being finite: which module, which text."""
+"""Recompute a step to find where its values stop being finite: in which module, on which text."""
 
 from __future__ import annotations
 
@@ -17,16 +17,21 @@ from hectogpt.training.session import Session
 
 @dataclass(frozen=True)
 class Finding:
-    """What a step does. No weight is changed.
+    """The result of a step that was computed without its update.
 
-    step: its number, from 1. loss, grad_norm: nan or infinite if they are so. stage: "weights",
-    "forward" or "backward", where the first number that is not finite appears; None if all are
-    finite. module: whose weights, output or gradient it is. rows: the rows of the batch with a
-        loss
-    that is not finite, from 0; if there are none, those with the largest losses. sequences: the
-    rows' numbers among the sequences of the training text, () of a batch that a data order has
-    cut.
-    row_losses: their losses."""
+    Attributes:
+        step: its number, from 1.
+        loss: nats per token; may be nan or infinite.
+        grad_norm: the gradient norm; may be nan or infinite.
+        stage: "weights", "forward" or "backward", where the first value that is not finite
+            appears; None if all are finite.
+        module: the module whose weights, output or gradient it is.
+        rows: the rows of the batch, from 0, whose loss is not finite; if there are none, the three
+            with the largest losses.
+        sequences: the numbers of these rows among the sequences of the training text; () if a data
+            order has cut the batch.
+        row_losses: the losses of these rows.
+    """
 
     step: int
     loss: float
@@ -39,15 +44,15 @@ class Finding:
 
 
 def diagnose(session: Session) -> Finding:
-    """Compute the session's next step, without its update. Raises UserError for a run that has no
-    step left.
+    """Compute the session's next step, without its update.
+
+    Raises UserError if the run has no step left.
     """
     run = session.run
     model = session.model
     machine = session.machine
     batches = setup.make_batches(run, session.corpus)
-    # Stage -> its first module. Modules inside others are done before them, so it is an innermost
-    # one.
+    # Stage -> its first module. Inner modules finish before outer ones, so it is an innermost one.
     first: dict[str | None, str] = {}
 
     def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:

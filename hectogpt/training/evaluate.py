@@ -1,5 +1,7 @@
-"""What a run came to: held-out loss, every token scored once in float32; which trained tensors
-have never moved; all numbers of a run."""
+"""The results of a run: held-out loss, unchanged tensors, and all reported numbers.
+
+Every held-out token is scored once, in float32.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,19 @@ from hectogpt.model.transformer import evaluating
 from hectogpt.training.first_weights import hash_state
 from hectogpt.training.run import Run
 
-SEQ_LEN = 512  # of every score that is compared with others
+SEQ_LEN = 512  # tokens in a row, for every score that is compared with others
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Held-out cross entropy: nats per token, bits per byte of the text, how many tokens were
-    scored, and the nats of each, float64 [tokens]."""
+    """Held-out cross entropy.
+
+    Attributes:
+        loss: nats per token.
+        bits_per_byte: bits per byte of the text.
+        tokens: how many tokens were scored.
+        losses: the nats of each token, float64 [tokens].
+    """
 
     loss: float
     bits_per_byte: float
@@ -39,9 +47,11 @@ class EvalResult:
 
 
 def cut(stream: np.ndarray, seq_len: int) -> list[np.ndarray]:
-    """The sequences in which a stream [n >= 2] is scored, as arrays [rows, length + 1]: each
-    begins with the token that the one before ended with, so every token after the first is a
-    target once. The last array is one shorter row."""
+    """Cut a stream [n >= 2] into the sequences to score, as arrays [rows, length + 1].
+
+    Each sequence begins with the last token of the one before, so every token after the first is a
+    target exactly once. The last array may be a single shorter row.
+    """
     seq_len = min(seq_len, len(stream) - 1)
     whole = (len(stream) - 1) // seq_len
     parts = [stream[np.arange(whole)[:, None] * seq_len + np.arange(seq_len + 1)]]
@@ -58,12 +68,21 @@ def evaluate(
     seq_len: int = SEQ_LEN,
     rows: int = 8,
 ) -> EvalResult:
-    """Score every token after the first once, in rows of `seq_len` that do not overlap; products
-    in float32 and sums in float64.
+    """Score every token after the first once, in rows of `seq_len` that do not overlap.
 
-    tokens: ids [n]. token_bytes: bytes of text that each id stands for [vocab]; end-of-text tokens
-    are targets without bytes. A token is predicted from those before it in its row (at most
-    `seq_len`, at most the context length). Raises UserError (DATA) for fewer than two tokens."""
+    A token is predicted from those before it in its row: at most `seq_len`, and at most the
+    context length. Products are computed in float32, sums in float64.
+
+    Args:
+        model: the model.
+        tokens: ids [n].
+        token_bytes: the bytes of text that each id stands for [vocab]. End-of-text tokens are
+            targets without bytes.
+        seq_len: tokens in a row.
+        rows: rows in a batch.
+
+    Raises UserError (DATA) for fewer than two tokens.
+    """
     seq_len = min(seq_len, model.config.context_length, len(tokens) - 1)
     if seq_len < 1:
         raise UserError(
@@ -87,26 +106,28 @@ def evaluate(
 
 
 def hash_trained(model: Transformer) -> dict[str, str]:
-    """The hash of each trained tensor of a model; about 0.5 s a GB of it."""
+    """The hash of each trained tensor of a model, by name. Takes about 0.5 s per GB."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.numel()]
     return {name: hash_state({name: p.detach().cpu()}) for name, p in trained}
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to: the numbers that are reported of it.
+    """The numbers that are reported of a run, and its model.
 
-    corpus: its name. corpus_sha256: split -> hash of its tokens.
-    losses, grad_norms: of every step, nats per token and before clipping, with the weights before
-        the update.
-    train_tokens: tokens read. params: parameters of the model.
-    seconds: of building, compiling and training; scoring is not in them. peak_mb: the process's
-        (on
-        a GPU torch's)
-        largest memory up to the end of training, MiB.
-    machine: device, dtypes and threads in words.
-    scores: split -> held-out score, of the splits that were scored.
-    folder: where it was written, if it was.
+    Attributes:
+        corpus: the name of the corpus.
+        corpus_sha256: split -> hash of its tokens.
+        losses: of every step, in nats per token, with the weights before the update.
+        grad_norms: of every step, before clipping.
+        train_tokens: tokens read.
+        params: parameters of the model.
+        seconds: for building, compiling and training, without scoring.
+        peak_mb: the largest memory of the process (on a GPU, torch's) up to the end of training,
+            MiB.
+        machine: device, dtypes and threads, as text.
+        scores: split -> held-out score, for the splits that were scored.
+        folder: the folder that it was written to; None if it was not written.
     """
 
     run: Run
@@ -131,18 +152,16 @@ class RunResult:
 
     @property
     def train_loss_last(self) -> float:
-        """The assignment's number: the loss on the last batch, before its update. nan without
-        steps.
-        """
+        """The assignment's number: the last batch's loss, before its update; nan without steps."""
         return self.losses[-1] if self.losses else float("nan")
 
     @property
     def train_loss_last10(self) -> float:
-        """Mean loss of the last ten batches (of all, if there are fewer). nan without steps."""
+        """Mean loss of the last ten batches, or of all if there are fewer; nan without steps."""
         return float(np.mean(self.losses[-10:])) if self.losses else float("nan")
 
     def __repr__(self) -> str:
-        """The result in words, which `print` and a notebook show."""
+        """The result as text, for `print` and notebooks."""
         facts = {f"{split} loss": str(score) for split, score in self.scores.items()}
         facts["last training loss"] = f"{self.train_loss_last:.4f}"
         facts["parameters"] = f"{self.params:,}"

@@ -1,14 +1,14 @@
-"""A training run as a stream of events, from its first weights to its last score.
+"""A training run as a stream of events, from its initial weights to its last score.
 
     stream = events(run, corpus)
     for event in stream:
         if isinstance(event, Stepped):
             print(event.step.loss)
 
-Whoever trains reads this stream: commands, Python users, trials, the judge, the processes of
-torchrun. What else a run does (rows, checkpoints, progress) is done by listeners, functions of an
-event that know nothing of each other; `drive` hands each event to all of them. The processes that
-share a run meet at named points of the stream.
+Every trainer reads this stream: commands, Python users, trials, the judge and the processes of
+torchrun. Everything else that a run does (rows, checkpoints, progress) is done by listeners:
+functions of an event that know nothing of each other. `drive` hands each event to all of them. The
+processes that share a run meet at named points of the stream.
 """
 
 from __future__ import annotations
@@ -33,14 +33,19 @@ from hectogpt.training.session import Session
 
 @dataclass(frozen=True)
 class Began:
-    """The session is built. It stands at step 0, or at the checkpoint to resume from."""
+    """The session is built. It is at step 0, or at the checkpoint to resume from."""
 
     session: Session
 
 
 @dataclass(frozen=True)
 class Stepped:
-    """A step is done. own: numbers that the run's AfterStep values returned."""
+    """A step is done.
+
+    Attributes:
+        step: the step.
+        own: the numbers that the run's AfterStep values returned.
+    """
 
     step: Step
     own: Mapping[str, float]
@@ -48,7 +53,7 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Scored:
-    """A held-out split is scored with the weights after `step` steps."""
+    """A held-out split was scored with the weights after `step` steps."""
 
     step: int
     split: str
@@ -64,9 +69,11 @@ class Trained:
 class Ended:
     """The last event of a stream.
 
-    how: "done", after the last score; "stopped" by a signal, after a whole step; "diverged",
-        before the update that would have spoiled the weights; "failed" by anything else.
-    error: the exception that tells why; None if the run is done.
+    Attributes:
+        how: "done", after the last score; "stopped" by a signal, after a complete step;
+            "diverged", before the update that would have spoiled the weights; "failed" for any
+            other reason.
+        error: the exception that gives the reason; None if the run is done.
     """
 
     how: Literal["done", "stopped", "diverged", "failed"]
@@ -95,15 +102,17 @@ def events(
 ) -> Stream:
     """Train a run and yield what happens.
 
-    run: the run to train.
-    corpus: its text.
-    at: the checkpoint to resume from; only rank 0 passes one.
-    world: the processes that share the run. Only rank 0 scores.
-    eval_every: steps between held-out scores on dev; 0 for none. Scoring changes no bit.
-    splits: are scored after the last step. The first weights of another model are scored, too.
-    stoppable: a signal ends the run after the step under way, instead of at once.
+    Args:
+        run: the run to train.
+        corpus: its text.
+        at: the checkpoint to resume from; only rank 0 passes one.
+        world: the processes that share the run. Only rank 0 scores.
+        eval_every: steps between held-out scores on dev; 0 disables them. Scoring changes no bit.
+        splits: the splits to score after the last step. If the run starts from another model's
+            weights and "dev" is among them, these weights are scored too.
+        stoppable: end the run after the current step when a signal arrives, instead of at once.
 
-    Raises UserError for a run that cannot begin, and whatever fails in a step. Divergence is not
+    Raises UserError for a run that cannot start, and whatever fails in a step. Divergence is not
     raised: it is an event.
     """
     session = Session.open(run, corpus, at, world)
@@ -122,11 +131,11 @@ def events(
                 is_last = step.number == run.steps
                 if eval_every and step.number % eval_every == 0 and not is_last:
                     score = session.evaluate("dev") if is_first else None
-                    world.meet("scored", step.number)  # others wait here, however long that takes
+                    world.meet("scored", step.number)  # the others wait here until rank 0 is done
                     if score is not None:
                         yield Scored(step.number, "dev", score)
                 if session.stopping and not is_last:
-                    # Without a signal here, it came to another process.
+                    # If this process received no signal, a different process did.
                     number = signals[0] if signals else signal.SIGTERM
                     what = f"by a signal after step {step.number} of {run.steps}"
                     why = f"{signal.Signals(number).name} arrived"
@@ -151,10 +160,10 @@ def session_of(stream: Stream) -> Session:
 
 
 def drive(stream: Stream, *listeners: Listener) -> Ended:
-    """Hand each event to all listeners, in their order. Returns how the run ended.
+    """Hand each event to all listeners, in their order, and return how the run ended.
 
-    An exception of the stream or of a listener ends the run as "failed", which all listeners hear
-    too. Further signals are ignored meanwhile.
+    An exception from the stream or a listener ends the run as "failed", and all listeners get that
+    event too. Further signals are ignored meanwhile.
     """
     event: Event = Ended("failed")
     try:

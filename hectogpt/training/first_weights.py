@@ -1,4 +1,4 @@
-"""First weights that are not drawn: another model's."""
+"""Initial weights that are another model's instead of being drawn at random."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ from hectogpt.model.weights import load_tensors, model_of, saved_tensors
 
 @dataclass(frozen=True)
 class FirstWeights:
-    """source: the model's folder, or its name on the hub. sha256: of its tensors, as `hash_state`
-    gives it.
+    """Another model's weights, as the start of a run.
+
+    Attributes:
+        source: the model's folder, or its name on the hub.
+        sha256: the hash of its tensors, from `hash_state`.
     """
 
     source: str
     sha256: str
 
     def load_into(self, model: Transformer) -> None:
-        """Give a model of the same tensors these weights, in its own dtype.
+        """Load these weights, cast to the model's dtype, into a model with the same tensors.
 
-        Raises UserError (CHECKPOINT) if the source is gone, has other weights than it had, or has
-        other tensors than the model."""
+        Raises UserError (CHECKPOINT) if the source is missing, if its weights have changed, or if
+        its tensors do not match the model's.
+        """
         state = saved_tensors(open_source(self.source, note=lambda text: None)[0])
         if hash_state(state) != self.sha256:
             raise UserError(
@@ -56,19 +60,29 @@ class FirstWeights:
 def open_source(
     source: str, idea: Sequence[Path | str] = (), note: Callable[[str], None] = warnings.warn
 ) -> tuple[Transformer, Tokenizer]:
-    """The model that a run is to start from, with a row of the head for every token, and its
-    tokenizer. idea, note: as for `open_model`. Raises UserError as that does."""
-    from hectogpt.interop.open import (
-        open_model,
-    )  # here, so that a run that draws its weights does not load it
+    """Open the model that a run is to start from, and its tokenizer.
+
+    Args:
+        source: a folder, or a name on the hub.
+        idea: as for `open_model`.
+        note: as for `open_model`.
+
+    Returns the model, with a row of the head for every token, and the tokenizer. Raises UserError
+    as `open_model` does.
+    """
+    # Imported here: a run that draws its weights does not need it.
+    from hectogpt.interop.open import open_model
 
     model, tokenizer = open_model(source, download=True, idea=idea, note=note)
     return whole(model), tokenizer
 
 
 def whole(model: Transformer) -> Transformer:
-    """The same function with a row of the head for every token: another text may have tokens that
-    the model has never read, which share a row in a compact vocabulary."""
+    """Expand a compact vocabulary: the same function, with a row of the head for every token.
+
+    In a compact vocabulary, tokens that the model has never read share a row. A different text may
+    have such tokens.
+    """
     config = model.config
     head = model.config.lm_head
     if not head.compact_vocab:
@@ -78,9 +92,8 @@ def whole(model: Transformer) -> Transformer:
     shared = rows == len(state["lm_head.weight"]) - 1
     for name in ("lm_head.weight", *(("lm_head.bias",) if head.bias else ())):
         state[name] = state[name][rows]
-    if (
-        head.embedding_map
-    ):  # of a whole head every row gets the map's part, of a compact one those in use
+    if head.embedding_map:
+        # A full head adds the map to every row, a compact one only to the rows in use.
         added = state["embeddings.weight"][shared] @ state["lm_head.embedding_map.weight"].T
         state["lm_head.weight"][shared] -= head.embedding_map * added
     config = replace(config, lm_head=replace(head, compact_vocab=False))
@@ -88,8 +101,10 @@ def whole(model: Transformer) -> Transformer:
 
 
 def hash_state(state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of tensors by name: of the names, dtypes, shapes and bytes, in the order of the
-    names. The same model has one hash in whatever files it lies."""
+    """SHA-256 of the names, dtypes, shapes and bytes of tensors, in the order of their names.
+
+    It does not depend on the files that a model is stored in.
+    """
     found = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].contiguous()

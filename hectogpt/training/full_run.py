@@ -1,8 +1,8 @@
-"""A training run with a folder: its plan, its beginning, anew or where it was left, and its end.
+"""A training run with a folder: its plan, a new or resumed start, and its end.
 
-Commands read a Plan from their options, Python from its keywords. Progress goes to stderr. A run
-that ends early saves what it can, then raises UserError. lab/scoring.py adds the listener that
-compares and summarises the trained model.
+Commands read a Plan from their options; Python builds one from keywords. Progress goes to stderr.
+A run that ends early saves what it can, then raises UserError. lab/scoring.py adds the listener
+that compares and summarises the trained model.
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ TOKEN_SD = 3.0
 class Plan:
     """A run to train in a folder.
 
-    run: the run.
-    habits: how to train it.
-    name: gives the folder its name; None for the recipe's.
-    recipe: the run as it was before any field was overridden; None for one that is no recipe.
-    resume: the folder of a run to resume instead of starting a new one.
-    step: the checkpoint to resume from; None for the newest one that is whole.
+    Attributes:
+        run: the run.
+        habits: how to train it.
+        name: the name of the folder; None uses the recipe's.
+        recipe: the run as it was before any field was overridden; None if it is not a recipe.
+        resume: the folder of a run to resume instead of starting a new one.
+        step: the checkpoint to resume from; None resumes from the newest valid one.
     """
 
     run: Run
@@ -73,8 +74,9 @@ class Plan:
         return is_modified(self.recipe, self.run)
 
     def as_begun(self) -> Plan:
-        """Return the plan with what the run's first command said of checkpoints, where this one
-        says nothing.
+        """Return the plan with the checkpoint settings of the run's first command filled in.
+
+        Settings that this command names itself stay.
         """
         if self.resume is None:
             return self
@@ -90,8 +92,15 @@ class Plan:
 
 
 def find_corpus(run: Run, progress: Progress, check: bool = True) -> Corpus:
-    """The run's corpus, once it is known that run, corpus and memory fit each other. check:
-    compare its files with their hashes. Raises UserError."""
+    """Open the run's corpus, and check that run, corpus and memory fit each other.
+
+    Args:
+        run: the run.
+        progress: shows notes about the corpus.
+        check: also compare the files of the corpus with their hashes.
+
+    Raises UserError.
+    """
     precision.check_memory(run.model, torch.device("cpu"), run.data, run.dtype)
     corpus = open_corpus(run.corpus, check=check)
     for problem in corpus.problems:
@@ -103,7 +112,7 @@ def find_corpus(run: Run, progress: Progress, check: bool = True) -> Corpus:
 def check_space(session: Session, where: Path) -> None:
     """Refuse a disk without room for the weights. Raises UserError (STORAGE)."""
     weights = sum(p.nbytes for p in session.model.parameters())
-    with suppress(OSError):  # where it cannot be known, writing will tell
+    with suppress(OSError):  # if it cannot be found out, writing will fail instead
         if (free := free_bytes(where)) < 1.1 * weights:
             raise UserError(
                 f"the disk of {where} is full",
@@ -113,13 +122,14 @@ def check_space(session: Session, where: Path) -> None:
             )
 
 
-# --- a run that is there
-# ---
+# --- existing runs ---
 
 
 def named_folder(where: str) -> tuple[Path, int | None]:
-    """Return the folder of the run that a path names, and the step of the checkpoint if it names
-    one: FOLDER, or FOLDER/checkpoints/step-N. Raises UserError (CHECKPOINT) for any other path.
+    """Return the run folder that a path names, and the step if it names a checkpoint.
+
+    The path is FOLDER or FOLDER/checkpoints/step-N; without a checkpoint, the step is None. Raises
+    UserError (CHECKPOINT) for any other path.
     """
     path = Path(where).expanduser()
     match = STEP_FOLDER.fullmatch(path.name)
@@ -133,8 +143,10 @@ def named_folder(where: str) -> tuple[Path, int | None]:
 
 
 def runs_of(name: str | None) -> list[Path]:
-    """The folders of runs that `hectogpt train` has given this name, the newest first; of all
-    names without one."""
+    """The folders below runs/ that `hectogpt train` gave this name, the newest first.
+
+    None returns the folders of all names.
+    """
     pattern = re.compile(".*" if name is None else re.escape(name) + r"(-\d+)?")
     found = [path for path in Path("runs").glob(f"*/{RUN}") if pattern.fullmatch(path.parent.name)]
     return [
@@ -143,7 +155,7 @@ def runs_of(name: str | None) -> list[Path]:
 
 
 def check_same(folder: Path, before: Run, after: Run) -> None:
-    """Refuse to go on with a run as another one. Raises UserError."""
+    """Refuse to resume a run whose fields have changed. Raises UserError."""
     if found := changes(before, after):
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         raise UserError(
@@ -154,12 +166,11 @@ def check_same(folder: Path, before: Run, after: Run) -> None:
         )
 
 
-# --- in words
-# ---
+# --- descriptions ---
 
 
 def say_what_is_done(session: Session, folder: RunFolder, progress: Progress) -> None:
-    """Say the run's size and machine, and what there is to say about its folder and its text."""
+    """Print the run's size and machine, and notes about its folder and its text."""
     progress.line(f"{label_of(session.run, folder.modified)}: {describe(session)}")
     notes = [torch_private.untested()]
     if not folder.locked:
@@ -169,7 +180,7 @@ def say_what_is_done(session: Session, folder: RunFolder, progress: Progress) ->
 
 
 def size_notes(run: Run, corpus: Corpus) -> list[str]:
-    """What there is to say about a small corpus."""
+    """Notes about a small corpus, as sentences."""
     found = []
     have = len(corpus.train)
     held_out = len(corpus.dev)
@@ -202,13 +213,19 @@ def describe(session: Session) -> str:
     return "; ".join(parts)
 
 
-# --- from the first step to the last
-# ---
+# --- from the first step to the last ---
 
 
 @dataclass(frozen=True)
 class Begun:
-    """A run that stands before its next step. stream: the events from there on."""
+    """A run that is ready for its next step.
+
+    Attributes:
+        habits: how to train it.
+        folder: the locked run folder.
+        session: the session, at the next step.
+        stream: the events from there on.
+    """
 
     habits: Habits
     folder: RunFolder
@@ -220,7 +237,11 @@ class Begun:
 def begin(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) -> Iterator[Begun]:
     """Yield the locked folder and the session of a run: at step 0, or where it is resumed.
 
-    world: the processes that share the run, of which this is rank 0; the others `follow`.
+    Args:
+        plan: the run to train.
+        corpus: its text.
+        progress: shows notes and how the run starts.
+        world: the processes that share the run, of which this is rank 0; the others call `follow`.
 
     Raises UserError.
     """
@@ -234,7 +255,7 @@ def begin(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) 
             saved = folder.checkpoints
             at = saved.newest(progress.line) if plan.step is None else saved.load(plan.step)
         stream = events.events(run, corpus, at, world, habits.eval_every, ("dev",), stoppable=True)
-        session = events.session_of(stream)  # what is refused leaves no folder
+        session = events.session_of(stream)  # before the folder: a refused run leaves none
         if plan.resume is None:
             check_space(session, habits.out or Path("runs"))
             name = plan.name or run.recipe
@@ -264,9 +285,14 @@ def begin(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) 
 
 
 def train_in_folder(begun: Begun, progress: Progress, *more: Listener) -> None:
-    """Train to the end and write everything that the run leaves. more: further listeners.
+    """Train to the end, and write everything that the run leaves.
 
-    Raises UserError for a run that ends early, after what can be kept is written. Its code is
+    Args:
+        begun: the run, from `begin`.
+        progress: shows the steps and notes.
+        more: further listeners.
+
+    Raises UserError for a run that ends early, after saving what can be saved. Its code is
     INTERRUPTED, TERMINATED or HANGUP if a signal ended the run.
     """
     habits = begun.habits
@@ -287,13 +313,17 @@ def train_in_folder(begun: Begun, progress: Progress, *more: Listener) -> None:
     if ended.error is not None:
         raise explain(ended, begun, saver.has_weights, progress) from None
     if habits.save_every is None:
-        folder.checkpoints.remove()  # they have served
+        folder.checkpoints.remove()  # no longer needed
 
 
 def follow(run: Run, corpus: Corpus, world: World, eval_every: int) -> None:
-    """Take part in a run that rank 0 leads, to its end, and leave nothing.
+    """Take part in a run that rank 0 leads, up to its end. Write no files.
 
-    eval_every: as in rank 0's plan.
+    Args:
+        run: the run.
+        corpus: its text.
+        world: the processes that share the run.
+        eval_every: as in rank 0's plan.
 
     Raises UserError with the code that rank 0 ends with.
     """
@@ -307,7 +337,12 @@ def follow(run: Run, corpus: Corpus, world: World, eval_every: int) -> None:
 def explain(ended: Ended, begun: Begun, trained: bool, progress: Progress) -> BaseException:
     """Return the error to raise for a run that ended early: what is kept, and what to do.
 
-    trained: its weights are in the folder; only its scores are missing.
+    Args:
+        ended: how the run ended.
+        begun: the run.
+        trained: True if the trained weights are in the folder, so that only the scores are
+            missing.
+        progress: shows what is kept if the error cannot say it.
     """
     error = ended.error
     assert error is not None

@@ -1,10 +1,10 @@
-"""A batch in leaves: equal parts whose gradients are computed one after the other and added in a
-fixed binary tree.
+"""Leaves: equal parts of a batch whose gradients are added in a fixed binary tree.
 
-With eight leaves a gradient is ((0+1)+(2+3))+((4+5)+(6+7)), whoever computes the leaves. A process
-that owns a whole subtree adds it up alone, and the sums of all processes are the upper part of the
-same tree: one, two, four and eight processes give the same bits. loop.py computes the leaves; of
-several processes parallel.py has the World."""
+With eight leaves a gradient is ((0+1)+(2+3))+((4+5)+(6+7)), regardless of which process computes
+which leaf. A process that owns a whole subtree adds it up by itself, and the sums of all processes
+are the upper part of the same tree. So one, two, four and eight processes give the same bits.
+loop.py computes the leaves; parallel.py has the World of several processes.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ from hectogpt.training.run import Data
 
 T = TypeVar("T")
 
-USUAL = 8  # leaves of a run that does not name a number, if that divides its batch
+USUAL = 8  # leaves of a run that names no number, if its batch can be divided by 8
 
 
 def process_counts(leaves: int) -> list[int]:
-    """The numbers of processes among which leaves can be divided such that each owns a whole
-    subtree.
-    """
+    """The numbers of processes that can divide the leaves so that each owns a whole subtree."""
     return [
         n
         for n in range(1, leaves + 1)
@@ -34,11 +32,13 @@ def process_counts(leaves: int) -> list[int]:
 
 
 def choose_leaves(data: Data, processes: int) -> Data:
-    """The data with a number of leaves that so many processes can share; as it is, if it names one
-    that they can.
+    """Return the data with a number of leaves that this many processes can share.
 
-    Without a number: the largest power of two up to 8 that divides the batch, or what the
-    processes need. Raises UserError that lists the numbers of processes that would do."""
+    A number that the data already has is kept. Without one, it is the largest power of two up to 8
+    that divides the batch, or the number that the processes need.
+
+    Raises UserError, which lists the possible numbers of processes, if there is none.
+    """
     rows = data.batch_size
     named = data.leaves
     possible = [n for n in range(1, rows + 1) if rows % n == 0] if named is None else [named]
@@ -55,14 +55,16 @@ def choose_leaves(data: Data, processes: int) -> Data:
         )
     if named is not None:
         return data
-    # Of one process powers of two, so that others may share the run later.
+    # For one process, a power of two, so that more processes may share the run later.
     by_choice = [n for n in fitting if processes > 1 or n.bit_count() == 1]
     return replace(data, leaves=max(n for n in by_choice if n <= max(USUAL, processes)))
 
 
 def add_in_tree(parts: list[Tensor]) -> Tensor:
-    """((0 + 1) + (2 + 3)) + ...; one that has no neighbour waits for the next level. Overwrites
-    the parts."""
+    """Compute ((0 + 1) + (2 + 3)) + ... in place of the parts.
+
+    A part without a neighbour waits for the next level. Overwrites the parts.
+    """
     while len(parts) > 1:
         paired = len(parts) // 2 * 2
         parts = [
@@ -72,11 +74,15 @@ def add_in_tree(parts: list[Tensor]) -> Tensor:
 
 
 class World:
-    """The processes that share a run, as one of them sees them: here the one process of a run that
-    no other shares.
+    """The processes that share a run, as one of them sees them; here, one process by itself.
 
-    All of them call the same methods in the same order. local: rank and size on this machine, if
-    torchrun started them."""
+    All processes call the same methods in the same order.
+
+    Attributes:
+        rank: the number of this process, from 0.
+        size: how many processes there are.
+        local: rank and size on this machine; None if torchrun did not start them.
+    """
 
     rank = 0
     size = 1
@@ -84,42 +90,51 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is rank 0, which prints and owns the run's folder."""
+        """True for rank 0, which prints and owns the run's folder."""
         return self.rank == 0
 
     def share(self, point: str, find: Callable[[], T]) -> T:
         """Return at all ranks what `find` returns at rank 0.
 
-        point: the name of this place in the program. All processes must come to it next.
-        find: returns a plain value, one that JSON can hold. Only rank 0 calls it.
+        Args:
+            point: the name of this place in the program. All processes must reach it next.
+            find: returns a plain value, one that JSON can hold. Only rank 0 calls it.
 
-        Raises PeerError, and DisagreementError where rank 0 is at another point.
+        Raises PeerError, and DisagreementError if rank 0 is at a different point.
         """
         return find()
 
     def meet(self, point: str, step: int) -> None:
-        """Wait at this point of the run until rank 0 has come to it, however long it takes."""
+        """Wait at this point of the run until rank 0 has reached it, however long it takes."""
         self.share(f"{point}, step {step}", lambda: None)
 
     def send(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of rank 0 at all ranks, on the CPU. What others pass is not looked at."""
+        """Return rank 0's tensors at all ranks, on the CPU; those of other ranks are ignored."""
         return tensors
 
     def agree(self, facts: dict[str, Any]) -> None:
-        """Compare what every process has. Raises DisagreementError, at all of them, which names
-        the odd ones out."""
+        """Check that all processes have the same facts.
+
+        Raises DisagreementError at all of them, naming those that differ.
+        """
 
     def begin(self, step: int) -> None:
-        """Note that 0-based `step` begins. Raises PeerError if whoever started the run is gone:
-        its processes would train on as nobody's."""
+        """Note that 0-based `step` begins.
+
+        Raises PeerError if the launcher of the run is gone: its processes would otherwise train on
+        unattended.
+        """
 
     def sum(self, gradients: list[Tensor], tables: list[Tensor]) -> None:
-        """Add up gradients in place, in the fixed tree. tables: of lookup tables, of which most
-        rows may be zero.
+        """Add up gradients over all processes in place, in the fixed tree.
+
+        Args:
+            gradients: gradients of dense parameters.
+            tables: gradients of lookup tables, in which most rows may be zero.
         """
 
     def total(self, numbers: Tensor) -> Tensor:
-        """The sum of a few numbers, float64 [n], in the same tree."""
+        """The sum of a few numbers over all processes, float64 [n], in the same tree."""
         return numbers
 
 

@@ -1,8 +1,10 @@
-"""What a run does beside training. Each function here returns a listener to the run's events.
+"""Everything that a run does besides training, as listeners to its events.
+
+Each function or class here makes one listener:
 
 step_lines  progress on stderr
 rows        a line of metrics.jsonl for each step and score
-Saver       checkpoints on the way, and the weights at the end
+Saver       checkpoints during training, and the weights at the end
 summary     summary.json of a run that ends before it is scored
 tracker     the same rows for TensorBoard
 """
@@ -32,12 +34,12 @@ from hectogpt.training.run_folder import TRAINED, RunFolder, step_row
 from hectogpt.training.session import Session
 
 Note = Callable[[str], None]
-AT_STAKE = 10.0  # seconds of work that a kill may cost, if that is to be had
-SHARE = 0.02  # of the time that saving may take
+AT_STAKE = 10.0  # seconds of work that being killed may lose, unless SHARE forces fewer saves
+SHARE = 0.02  # of the time, at most, that saving takes
 
 
 def step_lines(session: Session, progress: Progress) -> Listener:
-    """Show the steps and the scores between them."""
+    """Show the steps, and the scores during training."""
     run = session.run
     live = ExitStack()
     show = live.enter_context(progress.counting(run.steps))
@@ -56,7 +58,7 @@ def step_lines(session: Session, progress: Progress) -> Listener:
 
 
 def step_line(run: Run, step: Step) -> str:
-    """A step on one line, with the time that is left if all steps take as long as this one."""
+    """A step on one line, with the time remaining if all steps take as long as this one."""
     left = step.seconds * (run.steps - step.number)
     return (
         f"step {step.number:05d}/{run.steps:05d} | eta {left / 60:.1f}m | loss {step.loss:.3f} | "
@@ -76,7 +78,7 @@ def rows(folder: RunFolder) -> Listener:
 
 
 def row_of(event: Event) -> dict[str, Any]:
-    """The row of metrics.jsonl for an event, {} if it has none."""
+    """The row of metrics.jsonl for an event; {} if it has none."""
     match event:
         case Stepped(step, own):
             memory = {"mem_mb": round(hardware.peak_memory_mb(), 1)}
@@ -90,25 +92,29 @@ def row_of(event: Event) -> dict[str, Any]:
 class Saver:
     """Saves checkpoints while a run trains, and the last state and the weights when it ends.
 
-    every: steps between checkpoints. 0 saves only that of a run that is stopped. None saves by
-        time: so often that a kill costs about 10 s of work, but not so often that saving takes
-        more than 2 % of the time (a model of 60 million parameters has 700 MB of state).
-    note: is called with a line about a checkpoint that could not be saved, once until one can.
+    Attributes:
+        session: the run's session.
+        folder: the run's folder.
+        every: steps between checkpoints. 0 saves only the checkpoint of a run that is stopped.
+            None saves by time, so that being killed loses about 10 s of work, but saving takes at
+            most 2 % of the time (a model of 60 million parameters has 700 MB of state).
+        note: called with a message at the first of several failed saves in a row.
+        has_weights: True once the trained model's weights are in the folder.
     """
 
     session: Session
     folder: RunFolder
     every: int | None
     note: Note
-    has_weights = False  # of the trained model, in the folder
-    _noted = False  # whether the last attempt failed
-    _cost = 0.0  # seconds of the last attempt
+    has_weights = False
+    _noted = False  # the last attempt failed
+    _cost = 0.0  # seconds that the last attempt took
 
     def __post_init__(self) -> None:
         step = self.session.step
         is_saved = step in self.folder.checkpoints.steps()
-        self._first = step - is_saved  # from weights alone there is nothing to save
-        self._tried = time.monotonic()  # when the last attempt was over
+        self._first = step - is_saved  # a session with only weights has nothing to save
+        self._tried = time.monotonic()  # the end of the last attempt
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -125,7 +131,7 @@ class Saver:
                 ignore_more()
                 self.end(needed=False)
             case Ended("failed", UserError(code=errors.PEER)) if self.session.step:
-                with suppress(UserError):  # the steps done are whole here
+                with suppress(UserError):  # the state is that of a complete step
                     self.save()
 
     def _is_due(self, step: int) -> bool:
@@ -134,7 +140,7 @@ class Saver:
         return self.every > 0 and step % self.every == 0
 
     def _save_if_possible(self) -> None:
-        """Save the state if memory has room for a copy: saving must not end the run."""
+        """Save the state if memory has room for a copy. Failing to save must not end the run."""
         begun = time.monotonic()
         problem = ""
         needed = 3 * sum(p.nbytes for p in self.session.model.parameters())
@@ -149,7 +155,7 @@ class Saver:
             problem = str(error)
         except UserError as error:
             problem = f"{error.what}: {error.why}"
-            if error.code == errors.CHECKPOINT:  # nor can any later one be saved
+            if error.code == errors.CHECKPOINT:  # later ones cannot be saved either
                 self.every = 0
         if problem and not self._noted:
             how = "without any" if self.every == 0 else "and tries again"
@@ -159,16 +165,15 @@ class Saver:
         self._cost = self._tried - begun
 
     def save(self) -> None:
-        """Save the state, after the rows of metrics.jsonl. Raises UserError (STORAGE,
-        CHECKPOINT).
-        """
+        """Save the state, after syncing metrics.jsonl. Raises UserError (STORAGE, CHECKPOINT)."""
         self.folder.sync_metrics()
         self.folder.checkpoints.save(self.session.checkpoint())
 
     def end(self, needed: bool) -> None:
-        """Save a checkpoint of the last step, if this process has done one, then the weights.
+        """Save a checkpoint of the last step, if this process has done a step, then the weights.
 
-        needed: the run is to be resumed from it, so that failing to save it is an error.
+        Args:
+            needed: the run will be resumed from the checkpoint, so failing to save it is an error.
 
         Raises UserError (STORAGE, MEMORY).
         """
@@ -183,13 +188,18 @@ class Saver:
             self.note(f"note: {error.what}: {error.why}")
         self.folder.unseal()
         save_model(self.session.model, self.folder.path)
-        self.folder.seal(TRAINED)  # scoring changes the others, and may be killed
+        self.folder.seal(TRAINED)  # scoring changes the other files, and may be killed
 
 
 def summary(session: Session, folder: RunFolder, note: Note) -> Listener:
     """Collect facts for summary.json, and write it if the run ends before it is scored.
 
-    Notes trained tensors that have not changed, after ten steps and at the end.
+    Prints a note about trained tensors that have not changed, after ten steps and at the end.
+
+    Args:
+        session: the run's session.
+        folder: the run's folder, whose `facts` are filled in.
+        note: called with each note.
     """
     facts = folder.facts
     if first := session.run.first_weights:
@@ -239,10 +249,12 @@ def tracker(folder: Path, fields: dict[str, Any], step: int, note: Note) -> List
 
     If TensorBoard raises, that is noted once, and the run continues without it.
 
-    folder: of the run.
-    fields: what the run is made of, plain values.
-    step: how many steps are done.
-    note: is called with a line if something fails, and at the end with where to look.
+    Args:
+        folder: the run's folder.
+        fields: the run and the machine, as plain values.
+        step: how many steps are done.
+        note: called with a message if something fails, and at the end with the command that shows
+            the events.
     """
     writer: Any = None  # False once it has failed
 
@@ -250,7 +262,7 @@ def tracker(folder: Path, fields: dict[str, Any], step: int, note: Note) -> List
         nonlocal writer
         from torch.utils.tensorboard import SummaryWriter
 
-        # Rows of later steps, which an earlier process has written, are void.
+        # Discard rows of later steps that an earlier process has written.
         where = str(folder.resolve() / "tensorboard")
         writer = SummaryWriter(where, purge_step=step + 1, flush_secs=2)
         text = json.dumps(fields, indent=2, allow_nan=False)
@@ -270,7 +282,7 @@ def tracker(folder: Path, fields: dict[str, Any], step: int, note: Note) -> List
         try:
             with redirect_stdout(sys.stderr):
                 do(*arguments)
-        except (Exception, SystemExit) as error:  # whatever it is: a tracker is not worth a run
+        except (Exception, SystemExit) as error:  # of any kind: a tracker must not end a run
             writer = False
             why = str(error).strip().rpartition("\n")[2][:300]
             name = type(error).__name__

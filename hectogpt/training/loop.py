@@ -1,8 +1,8 @@
-"""One step of training: the gradients of a batch, their norm, clipping, the update.
-`Session.steps` is the loop.
+"""One step of training: the gradients of a batch, their norm, clipping, and the update.
 
-If the loss or the gradient norm is not finite, the run stops before the optimizer step, so weights
-never become NaN. This costs one device sync per step."""
+`Session.steps` is the loop. If the loss or the gradient norm is not finite, the run stops before
+the optimizer step, so weights never become NaN. This costs one device sync per step.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +32,17 @@ from hectogpt.training.run import Run
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step. `number` counts from 1; tokens: read so far, `own_tokens` of them in
-    this step; loss (nats per token) and grad_norm (before clipping) belong to the weights before
-    the update; seconds: the step's own."""
+    """One optimizer step. Loss and gradient norm belong to the weights before the update.
+
+    Attributes:
+        number: counts from 1.
+        tokens: tokens read so far.
+        loss: nats per token.
+        grad_norm: the gradient norm before clipping.
+        lr: the learning rate.
+        seconds: the time of this step.
+        own_tokens: tokens read in this step.
+    """
 
     number: int
     tokens: int
@@ -47,9 +55,11 @@ class Step:
 
 @contextmanager
 def seeded(seed: int, step: int, part: int, device: torch.device) -> Iterator[None]:
-    """Within the context torch's random numbers are a pure function of these three, so there is no
-    state to save; what they were before comes back. For dropout and other chance in a user's own
-    parts: ours have none."""
+    """Context manager: make torch's random numbers a pure function of seed, step and part.
+
+    So there is no state to save; the previous state is restored on exit. This is for dropout and
+    other randomness in a user's own parts: the package's parts have none.
+    """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(
             int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0] >> 1)
@@ -59,13 +69,19 @@ def seeded(seed: int, step: int, part: int, device: torch.device) -> Iterator[No
 
 @dataclass(eq=False)
 class Gradients:
-    """Computes the gradients of a run's batches: of the leaves that this process owns, added up
-    over all processes.
+    """Computes the gradients of a run's batches.
 
-    signals: those that have come to this process, which may grow.
-    world: the processes that share the run.
-    stopping: True once the run is to end after the last step computed: a signal has come to it, or
-        to any of its processes.
+    They are computed for the leaves that this process owns, and added up over all processes.
+
+    Attributes:
+        run: the run.
+        model: its model.
+        batches: its batches.
+        machine: its device and dtypes.
+        signals: signals that this process has received; the sequence may grow.
+        world: the processes that share the run.
+        stopping: True once any of the run's processes has received a signal; the run then ends
+            with the last step computed.
     """
 
     run: Run
@@ -81,19 +97,23 @@ class Gradients:
         self._tables = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Embedding)}
 
     def compute(self, step: int) -> Tensor:
-        """Give every parameter the gradient of 0-based `step`'s batch; returns its mean loss,
-        float64 [].
+        """Set every parameter's gradient for the batch of 0-based `step`.
+
+        Returns the batch's mean loss, float64 [].
         """
         self.world.begin(step)
         return self.of_batch(self.batches.at(step), step)
 
     def of_batch(self, batch: np.ndarray, step: int) -> Tensor:
-        """The same for a batch of one's own, ids [rows, tokens]; each token weighs the same."""
+        """Set every parameter's gradient for a given batch, ids [rows, tokens].
+
+        Every token has the same weight. Returns the batch's mean loss, float64 [].
+        """
         leaves = self.run.data.leaves or 1
         own = leaves // self.world.size
         n_targets = batch.shape[0] * (batch.shape[1] - 1)
         first = self.world.rank * own
-        # Where a data order has cut the batch, leaves may have one row more or less, and none.
+        # If a data order has cut the batch, leaves may differ by one row, and may be empty.
         bounds = [n * len(batch) // leaves for n in range(first, first + own + 1)]
         ids = torch.from_numpy(batch[bounds[0] : bounds[-1]]).to(
             self.machine.device, non_blocking=True
@@ -106,12 +126,11 @@ class Gradients:
             converted = convert(matrix, self.machine.head_dtype)
 
         def subtree(begin: int, end: int) -> list[Tensor | None]:
-            """The sums of loss and gradients of some of the parts."""
+            """The sums of loss and gradients over parts[begin:end]."""
             if end - begin == 1:
                 return self._leaf(parts[begin], step, first + begin, n_targets, converted)
-            middle = begin + (
-                1 << (end - begin - 1).bit_length() - 1
-            )  # as many as the largest power of two below all
+            # The left subtree gets the largest power of two that is less than the number of parts.
+            middle = begin + (1 << (end - begin - 1).bit_length() - 1)
             return [
                 _sum_of(a, b)
                 for a, b in zip(subtree(begin, middle), subtree(middle, end), strict=True)
@@ -129,10 +148,17 @@ class Gradients:
     def _leaf(
         self, rows: Tensor, step: int, leaf: int, n_targets: int, converted: Tensor
     ) -> list[Tensor | None]:
-        """Return the leaf's share of the batch's mean cross entropy, and the gradients of the
-        run's loss; None for a parameter that gets no gradient.
+        """Compute a leaf's share of the batch's loss, and its gradients.
 
-        n_targets: of the whole batch.
+        Args:
+            rows: the leaf's ids [rows, tokens].
+            step: the 0-based step.
+            leaf: the leaf's number.
+            n_targets: the targets of the whole batch.
+            converted: the head's matrix, in the dtype of its products.
+
+        Returns the leaf's share of the mean cross entropy, then a gradient of the run's loss for
+        each parameter; None for a parameter that gets none.
         """
         loss = torch.zeros((), dtype=torch.float64, device=rows.device)
         if len(rows):
@@ -156,8 +182,9 @@ class Gradients:
 
     @torch.no_grad()
     def _share(self, loss: Tensor, gradients: list[Tensor | None]) -> Tensor:
-        """Agree on the loss, on stopping, and on which parameters have a gradient; set the
-        gradients.
+        """Set the gradients, summed over all processes, and return the mean loss.
+
+        The processes also agree on stopping, and on which parameters have a gradient.
         """
         mine = torch.tensor(
             [bool(self.signals), *(g is not None for g in gradients)], dtype=loss.dtype
@@ -175,13 +202,16 @@ class Gradients:
 
 
 def _sum_of(left: Tensor | None, right: Tensor | None) -> Tensor | None:
-    """The sum, in the left one's place; None has nothing to add."""
+    """The sum, computed in place of the left tensor; None stands for zero."""
     return right if left is None else left if right is None else left.add_(right)
 
 
 def update(gradients: Gradients, optimizer: OptimizerGroup, step: int) -> tuple[float, float]:
-    """Compute the gradients of 0-based `step`, clip and apply them; returns loss and gradient
-    norm, both before the update. Raises UserError (DIVERGED), before any weight is changed."""
+    """Compute the gradients of 0-based `step`, clip them, and update the weights.
+
+    Returns the loss and the gradient norm, both before the update. Raises UserError (DIVERGED)
+    before any weight is changed.
+    """
     run = gradients.run
     model = gradients.model
     loss = gradients.compute(step)
@@ -200,8 +230,10 @@ def update(gradients: Gradients, optimizer: OptimizerGroup, step: int) -> tuple[
 
 @torch.enable_grad()
 def _compute_again(gradients: Gradients, optimizer: OptimizerGroup, step: int) -> Tensor:
-    """An optimizer's closure: gradients of a step's batch with the weights as they are now;
-    returns its loss."""
+    """The closure of an optimizer: the gradients of a step's batch with the current weights.
+
+    Returns the loss.
+    """
     optimizer.zero_grad()
     return gradients.compute(step)
 

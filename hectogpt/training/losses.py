@@ -1,5 +1,7 @@
-"""What training minimises. Losses that are reported, of training and held-out text, are plain
-cross entropy always."""
+"""The losses that training minimises.
+
+Reported losses, of training and of held-out text, are always plain cross entropy.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,17 @@ CHUNK = 1 << 24  # logits that exist at a time in `Predictions.sum`
 
 
 class Predictions:
-    """What a model makes of rows of a batch, and the sums over their tokens of which a Loss is
-    made.
+    """The predictions of a model for rows of a batch, and sums over their tokens for a Loss.
 
-    ids, targets: [rows, time]; hidden: the last layer's normalised output [rows, time, d].
-    progress: the share of the run's steps that are done. converted: the head's matrix, converted
-    to `precision`, where several rows in turn share it."""
+    Attributes:
+        model: the model.
+        ids: the input tokens [rows, time].
+        targets: the tokens to predict [rows, time].
+        precision: the dtype of the head's products; None: that of its weights.
+        progress: the share of the run's steps that are done, from 0 to 1.
+        converted: the head's matrix, converted to `precision`, if several rows share it in turn.
+        hidden: the last layer's normalised output [rows, time, d].
+    """
 
     def __init__(
         self,
@@ -47,9 +54,14 @@ class Predictions:
     def cross_entropy(
         self, weights: Float[Tensor, "rows time"] | None = None, ahead: int = 0
     ) -> Float[Tensor, ""]:
-        """The sum of the tokens' cross entropies in nats, each times its weight, from the fused
-        head: the logits never exist as a whole. ahead: so many tokens further ahead, each
-        position's next one left out."""
+        """The sum of the tokens' cross entropies in nats, computed by the fused head.
+
+        The logits never exist all at once.
+
+        Args:
+            weights: a weight for each token; None weighs all the same.
+            ahead: predict the token this many positions further ahead than the next one.
+        """
         end = self.ids.shape[1] - ahead
         hidden = self.hidden[:, :end]
         ids = self.ids[:, :end]
@@ -61,9 +73,16 @@ class Predictions:
         return loss
 
     def sum(self, of: Callable[..., Tensor], *more: Tensor) -> Float[Tensor, ""]:
-        """The sum of of(logits [n, vocab], targets [n], ...) over all tokens, some at a time, so
-        that few logits exist; the backward pass computes them again. `more`, of [rows, time] or
-        more axes, is cut alike. The logits are the softmax's, also where a pointer is mixed in."""
+        """The sum of `of(logits [n, vocab], targets [n], ...)` over all tokens.
+
+        It is computed in chunks of tokens, so that few logits exist at a time; the backward pass
+        computes them again. They are the softmax's logits, even if the model mixes in a pointer.
+
+        Args:
+            of: the function to sum.
+            more: further arguments of `of`, with axes [rows, time] or more; they are cut into the
+                same chunks.
+        """
         from torch.utils.checkpoint import checkpoint
 
         head = self.model.lm_head
@@ -92,12 +111,14 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Loss(Value):
-    """What training minimises. It has no weights of its own; the model has."""
+    """A loss for training to minimise. It has no parameters of its own; the model has."""
 
     @abstractmethod
     def total(self, predictions: Predictions) -> Tensor:
-        """The loss summed over the tokens of some rows, a differentiable number; the run divides
-        by the number of tokens of the batch."""
+        """The loss summed over the tokens of some rows, as a differentiable scalar.
+
+        The run divides it by the number of tokens of the batch.
+        """
 
 
 @dataclass(frozen=True)
@@ -109,7 +130,7 @@ class CrossEntropy(Loss):
 
 
 def total_of(loss: Loss, predictions: Predictions) -> Tensor:
-    """A loss's total. Raises UserError for one that is not a number."""
+    """A loss's total. Raises UserError if it is not a scalar tensor."""
     total = loss.total(predictions)
     if not isinstance(total, Tensor) or total.dim():
         what = (

@@ -1,7 +1,6 @@
-"""The processes of one run: how torchrun starts them, what they send each other, how they add up
-gradients and fail.
+"""The processes of one run: how they start, send each other data, add up gradients and fail.
 
-Small things go as texts; tensors go from process to process. No Python object travels.
+Small values travel as strings, tensors from process to process. No Python object is sent.
 """
 
 from __future__ import annotations
@@ -34,8 +33,18 @@ TIMEOUT = 120.0  # seconds that one process waits for another
 
 @dataclass(frozen=True)
 class Launch:
-    """What torchrun's environment says of a process. attempt: how often all processes were started
-    again. agent: whether torchrun keeps the store, and not rank 0."""
+    """The description of a process in torchrun's environment.
+
+    Attributes:
+        rank: its number among all processes, from 0.
+        size: how many processes there are.
+        local_rank: its number on this machine.
+        local_size: how many processes this machine has.
+        address: the host of the store.
+        port: the port of the store.
+        attempt: how often all processes were restarted.
+        agent: True if torchrun keeps the store; otherwise rank 0 does.
+    """
 
     rank: int
     size: int
@@ -48,8 +57,9 @@ class Launch:
 
 
 def find_launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
-    """How this process was started; None for one alone. Raises UserError for numbers that are
-    none.
+    """How torchrun started this process; None if it did not.
+
+    Raises UserError if the environment has invalid numbers.
     """
     if not all(name in environment for name in VARIABLES):
         return None
@@ -77,12 +87,16 @@ def find_launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
 
 
 class DisagreementError(UserError):
-    """The processes of a run do not have the same run. All of them raise it."""
+    """The processes of a run do not have the same run. All of them raise this error."""
 
 
 class PeerError(UserError):
-    """Another process of the run has failed, so this one cannot go on. step: from 1; 0 before the
-    first.
+    """Another process of the run has failed, so this one cannot continue.
+
+    Args:
+        cause: the reason, as this process sees it.
+        step: the step of this process, from 1; 0 before the first.
+        size: how many processes the run has.
     """
 
     def __init__(self, cause: str, step: int, size: int) -> None:
@@ -96,7 +110,7 @@ class PeerError(UserError):
 
 
 def recorded(work: Callable[[], None]) -> Callable[[], None]:
-    """The work, such that torchrun's own report names the exception that ended it."""
+    """Wrap the work so that torchrun's own report names the exception that ended it."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
     wrapped: Callable[[], None] = record(work)
@@ -106,12 +120,19 @@ def recorded(work: Callable[[], None]) -> Callable[[], None]:
 class SharedWorld(World):
     """This process among those that torchrun has started. Use as a context manager.
 
-    step: the one that this process is in, from 1; 0 before the first. Small things go by the
-    store, a table of texts that torchrun keeps, or rank 0."""
+    Small values go through the store, a table of strings that torchrun or rank 0 keeps.
+
+    Attributes:
+        launch: how this process was started.
+        timeout: seconds to wait for other processes.
+        step: the current step of this process, from 1; 0 before the first.
+    """
 
     def __init__(self, launch: Launch, timeout: float = TIMEOUT) -> None:
-        """Join the others. Raises UserError if they do not all come within the timeout, or for a
-        port in use.
+        """Join the other processes.
+
+        Raises UserError (PEER) if they do not all arrive within the timeout, or if the port is in
+        use.
         """
         self.launch = launch
         self.rank = launch.rank
@@ -119,12 +140,12 @@ class SharedWorld(World):
         self.timeout = timeout
         self.local = launch.local_rank, launch.local_size
         self.step = 0
-        self._shared = 0  # texts so far
+        self._shared = 0  # how many values `share` has sent so far
         limit = timedelta(seconds=timeout)
         owns = not launch.agent and launch.rank == 0
         try:
-            # A stranger that listens on the port may never answer, and torch's own limit is not
-            # for that.
+            # Another program on the port may never answer, and torch's own timeout does not cover
+            # that case.
             base = within(
                 timeout + 3,
                 lambda: dist.TCPStore(
@@ -153,23 +174,28 @@ class SharedWorld(World):
         if error is None and dist.is_initialized():
             dist.destroy_process_group()
 
-    # --- texts and tensors ---
+    # --- strings and tensors ---
 
     @contextmanager
     def guarded(self, doing: str) -> Iterator[None]:
-        """What goes wrong with other processes inside the context becomes PeerError."""
+        """Context manager: turn errors from other processes into PeerError.
+
+        Args:
+            doing: the operation, for the message.
+        """
         try:
             yield
-        except RuntimeError as error:  # torch's own errors of processes derive from it
+        except RuntimeError as error:  # the base class of torch's errors about processes
             raise PeerError(f"{doing}: {errors.first_line(error)}", self.step, self.size) from None
 
     def begin(self, step: int) -> None:
         self.step = step + 1
-        self._read("nothing")  # a key that nobody sets: asks only whether the store still answers
+        self._read("nothing")  # a key that is never set: only checks that the store still answers
 
     def _read(self, key: str) -> str | None:
-        """A text of the store; None if it is not there. Raises PeerError if the store does not
-        answer.
+        """A string from the store; None if it is not there.
+
+        Raises PeerError if the store does not answer.
         """
         with self.guarded(
             f"torchrun or rank 0 at {self.launch.address} has ended or cannot be reached"
@@ -187,7 +213,7 @@ class SharedWorld(World):
             self.store.set(key, json.dumps([point, value], allow_nan=False))
             return value
         text = self._read(key)
-        while text is None:  # as long as the store is there: rank 0 may build a corpus
+        while text is None:  # without a limit while the store answers: rank 0 may build a corpus
             time.sleep(0.05)
             text = self._read(key)
         place, found = json.loads(text)
@@ -213,8 +239,11 @@ class SharedWorld(World):
         return found
 
     def wait_for_all(self, operation: str) -> None:
-        """Wait until all processes have come here: one that ends before others have read its text
-        seems to have failed. Raises PeerError."""
+        """Wait until all processes have reached this point.
+
+        A process that ends before others have read its string would seem to have failed. Raises
+        PeerError.
+        """
         with self.guarded(operation):
             dist.all_reduce(torch.zeros(1))
 
@@ -223,22 +252,21 @@ class SharedWorld(World):
         with self.guarded("the comparison of runs"):
             self.wait_for_all("the comparison of runs")
             texts = [json.loads(self.store.get(f"facts/{rank}")) for rank in range(self.size)]
-            self.wait_for_all(
-                "the end of the comparison"
-            )  # by then the store may end, or have other facts
+            # After this the store may end or be overwritten.
+            self.wait_for_all("the end of the comparison")
         if any(its != texts[0] for its in texts):
             raise describe_odd(texts)
 
     # --- the sums of gradients, in the tree of the leaves ---
     #
-    # The order of additions does not depend on how many processes there are. Every process adds up
-    # one shard of the numbers: it gets this shard from all others, adds the parts in the order of
-    # ranks by the same tree as the leaves, and gives the sum to all others. That is the traffic of
-    # an all-reduce, whose own order depends on the number of processes.
+    # The order of additions does not depend on the number of processes. Every process adds up one
+    # shard of the values: it receives this shard from all others, adds the parts in the order of
+    # ranks in the same tree as the leaves, and sends the sum to all others. That takes the traffic
+    # of an all-reduce, whose order of additions does depend on the number of processes.
 
     def sum(self, gradients: list[Tensor], tables: list[Tensor]) -> None:
         with self.guarded(SUM):
-            for table in tables:  # of which those rows travel that any process has a gradient for
+            for table in tables:  # only rows for which any process has a gradient are sent
                 rows = self._rows_in_use(table)
                 if len(rows):
                     table[rows] = self._sum(table[rows])
@@ -272,8 +300,10 @@ class SharedWorld(World):
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """What the work returns. Raises RuntimeError if it takes longer: on a dead link the store
-    never answers."""
+    """Return the result of `work`, or raise RuntimeError if it takes longer.
+
+    On a dead link the store never answers, so a limit is needed here.
+    """
     found: list[T] = []
     failed: list[Exception] = []
 
@@ -294,8 +324,10 @@ def within(seconds: float, work: Callable[[], T]) -> T:
 
 
 def describe_odd(texts: list[dict[str, Any]]) -> DisagreementError:
-    """The error that names who differs in what. texts: the facts of every rank, of which two
-    differ.
+    """The error that says which process differs from rank 0, and in what.
+
+    Args:
+        texts: the facts of every rank, of which at least two differ.
     """
     rank, its = next((rank, its) for rank, its in enumerate(texts) if its != texts[0])
     name = next(name for name in texts[0] if its.get(name) != texts[0][name])

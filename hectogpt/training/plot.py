@@ -2,7 +2,8 @@
 
 The helpers below `plot_run` also serve the pictures of `python -m tools.report`. Everything is
 drawn on matplotlib `Figure` objects; pyplot and its global state are not used. Importing this
-module imports matplotlib (0.4 s)."""
+module imports matplotlib (0.4 s).
+"""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ GREY = "0.35"
 LIGHT_GREY = "0.65"
 LABEL_SIZE = 8  # points
 
-# Base-10 logarithms rounded to twelve decimals. numpy's last bit differs between processors, and
-# through the layout it would change the bytes of a picture.
+# Base-10 logarithms rounded to twelve decimals. numpy's last bit differs between CPUs, and through
+# the layout it would change the bytes of a picture.
 LOG_SCALE = (lambda x: np.round(np.log10(np.maximum(x, 1e-300)), 12), lambda y: 10.0**y)
 
 
@@ -38,12 +39,18 @@ def plot_run(
     held_out: Sequence[tuple[int, float]] = (),
     levels: Mapping[str, float] | None = None,
 ) -> None:
-    """Write a PNG with two panels: training loss in nats per token, and gradient norm before
-    clipping.
+    """Write a PNG with two panels: training loss and gradient norm.
 
-    baseline: (losses, gradient norms) of the baseline. held_out: (step, loss) of scores, a dotted
-    line if there are several. levels: name -> loss, such as that of an n-gram model; each is a
-    dotted line if the run comes within 1 nat of it."""
+    Args:
+        path: the file to write.
+        losses: the loss of every step, in nats per token.
+        grad_norms: the gradient norm of every step, before clipping.
+        title: the title of the figure.
+        baseline: (losses, gradient norms) of the baseline, drawn in grey.
+        held_out: (step, loss) of held-out scores; a dotted line if there are several.
+        levels: name -> loss, such as that of an n-gram model. Each is a dotted line if the run
+            comes within 1 nat of it.
+    """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     figure.suptitle(plain_text(title), fontsize=11)
@@ -100,14 +107,16 @@ def plot_curve(
 
 
 def style_axes(axes: Axes) -> None:
-    """A light grid, and no frame above and on the right."""
+    """Add a light grid and remove the frame at the top and on the right."""
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def set_log_scale(axes: Axes) -> None:
-    """Make the y axis of a panel logarithmic, with plain numbers at its ticks; one without a
-    number above 0 stays."""
+    """Make a panel's y axis logarithmic, with plain numbers at its ticks.
+
+    A panel without a positive number is left as it is.
+    """
     low, high = axes.dataLim.intervaly
     if not 0 < high < float("inf"):
         return
@@ -117,7 +126,7 @@ def set_log_scale(axes: Axes) -> None:
 
 
 def place_legend(figure: Figure, axes: Axes) -> None:
-    """The legend of one panel as a row at the top of the figure, where no curve can be."""
+    """Place the legend of one panel in a row at the top of the figure, clear of all curves."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(
@@ -132,11 +141,13 @@ def place_legend(figure: Figure, axes: Axes) -> None:
 
 
 def draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
-    """Draw a dotted horizontal line per level, with its name and value: at its end, of the lowest
-    of several at its beginning, where curves that fall leave room."""
-    halo = [
-        patheffects.withStroke(linewidth=2.5, foreground="white")
-    ]  # legible where it crosses a curve
+    """Draw a dotted horizontal line per level, with its name and value.
+
+    The label is at the end of the line; that of the lowest of several levels is at its beginning,
+    where falling curves leave room.
+    """
+    # The label stays legible if it crosses a curve.
+    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
     for name, level in levels.items():
         at_end = len(levels) == 1 or level > min(levels.values())
         draw_level(axes, level)
@@ -155,21 +166,22 @@ def draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
 
 
 def draw_level(axes: Axes, level: float, *, vertical: bool = False) -> None:
-    """A dotted line across the panel."""
+    """Draw a dotted line across the panel."""
     draw = axes.axvline if vertical else axes.axhline
     draw(level, color=GREY, linewidth=0.9, linestyle=":")
 
 
 def plain_text(text: str) -> str:
-    """A text of somebody else's for a figure: matplotlib sets nothing of it as mathematics."""
+    """The text for use in a figure, escaped so that matplotlib sets none of it as mathematics."""
     return printable(text).replace("$", r"\$")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all, without date and version, so that the same figure gives
-    the same bytes."""
+    """Write a PNG atomically, without date and version.
+
+    The same figure always gives the same bytes.
+    """
     with replacing(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Glyph"
-        )  # a name in a script that the font lacks is drawn as boxes
+        # Characters that the font lacks are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph")
         figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})

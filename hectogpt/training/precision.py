@@ -1,5 +1,6 @@
-"""Device, dtypes and threads of a run: every "auto" is decided here, once, as a frozen Machine.
-What malloc keeps.
+"""Device, dtypes and threads of a run, and the memory that malloc keeps.
+
+Every "auto" is decided here, once, as a frozen Machine.
 """
 
 from __future__ import annotations
@@ -27,8 +28,14 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torc
 
 @dataclass(frozen=True)
 class Machine:
-    """The choices made for one run. `dtype` is that of the blocks' matrix products (weights stay
-    float32, float64 if asked for); `head_dtype` that of the loss head's."""
+    """The device, dtypes and threads chosen for one run.
+
+    Attributes:
+        device: the device.
+        dtype: that of the blocks' matrix products. Weights stay float32, or float64 if asked for.
+        head_dtype: that of the loss head's matrix products.
+        threads: the number of threads.
+    """
 
     device: torch.device
     dtype: torch.dtype
@@ -36,7 +43,7 @@ class Machine:
     threads: int
 
     def describe(self) -> dict[str, str | int]:
-        """The choices in words, for run.json, summary.json and records."""
+        """The choices as plain values, for run.json, summary.json and records."""
         return {
             "kind": self.device.type,
             "device": hardware.device_name(str(self.device)),
@@ -48,8 +55,9 @@ class Machine:
         }
 
     def autocast(self) -> AbstractContextManager[object]:
-        """bf16 products in the blocks where the machine wants them; weights and sums stay
-        float32.
+        """Context manager: bf16 products in the blocks if `dtype` is bfloat16.
+
+        Weights and sums stay float32.
         """
         if self.dtype == torch.bfloat16:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
@@ -57,20 +65,23 @@ class Machine:
 
 
 def choose(run: Run, chosen: Mapping[str, Any] = MappingProxyType({})) -> Machine:
-    """Decide device, dtypes and threads, and set the number of threads. Raises UserError for what
-    cannot be had.
+    """Decide device, dtypes and threads, and set the number of threads.
 
-    chosen: what was chosen when the run began, as `Machine.describe` has it, to choose the same as
-    far as this machine has it. What the run itself names comes first."""
+    Args:
+        run: the run; the fields that it sets take precedence.
+        chosen: the choices made when the run began, from `Machine.describe`. They are repeated as
+            far as this machine allows.
+
+    Raises UserError if the run asks for something that this machine does not have.
+    """
 
     def wanted(field: str, before: Any, usable: Container[Any]) -> Any:
-        """What the run names, or else what was chosen before."""
+        """The run's own value, or else the one chosen before if it is usable."""
         own = getattr(run, field)
         return before if own in ("auto", 0) and before in usable else own
 
-    have = (
-        ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    )  # a Mac's CPU has matrix units of its own
+    # No "mps": a Mac's CPU has matrix units of its own.
+    have = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     name = wanted("device", chosen.get("kind"), have)
     if name != "auto" and name.partition(":")[0] not in have:
         why = f"this machine has {', '.join(have)}"
@@ -83,7 +94,7 @@ def choose(run: Run, chosen: Mapping[str, Any] = MappingProxyType({})) -> Machin
     threads = wanted("threads", chosen.get("threads"), range(1, hardware.usable_cores() + 1))
     threads = threads or hardware.physical_cores()
     torch.set_num_threads(threads)
-    # On a CPU bf16 products in the blocks save time from d_model = 128 on, at equal held-out loss
+    # On a CPU, bf16 products in the blocks save time for d_model >= 128, at equal held-out loss
     # (results/LOG.md, "precision").
     fast = fast_matmul_dtype(device)
     wide_enough = device.type != "cpu" or run.model.d_model >= 128
@@ -93,9 +104,11 @@ def choose(run: Run, chosen: Mapping[str, Any] = MappingProxyType({})) -> Machin
 
 
 def fast_matmul_dtype(device: torch.device | str = "cpu") -> torch.dtype:
-    """The dtype in which large products are faster, those of the vocabulary head above all: bf16
-    or float32. A rule, not a measurement: the bits of a run must not depend on what else the
-    machine is doing."""
+    """The dtype in which large products are faster, above all the vocabulary head's.
+
+    It is bf16 or float32, by a rule and not by a measurement: the bits of a run must not depend on
+    what else the machine is doing.
+    """
     if torch.device(device).type == "cuda":
         return (
             torch.bfloat16
@@ -110,10 +123,13 @@ def fast_matmul_dtype(device: torch.device | str = "cpu") -> torch.dtype:
 def check_memory(
     config: ModelConfig, device: torch.device, data: Data, dtype: Dtype = "auto"
 ) -> None:
-    """Refuse a run that cannot fit, before anything is allocated: weights, gradients and two Adam
-    moments, the batch, and what the backward pass keeps of the rows that are computed at a time.
+    """Refuse a run that cannot fit into memory, before anything is allocated.
 
-    All are lower bounds, so that no run is refused that would fit. Raises UserError (MEMORY).
+    It counts weights, gradients and two Adam moments, the batch, and what the backward pass keeps
+    of the rows that are computed at a time. All of these are lower bounds, so no run that would
+    fit is refused.
+
+    Raises UserError (MEMORY).
     """
     parameters = config.min_parameters()
     have = hardware.free_memory(str(device))
@@ -133,28 +149,31 @@ def check_memory(
 
 
 def _bytes_per_row(config: ModelConfig, seq_len: int, dtype: Dtype) -> int:
-    """At least what the backward pass needs of a row: per layer and token the input of each of the
-    two norms, queries, keys, values, and the MLP's four times wider layer, d_model numbers
-    each."""
+    """A lower bound on the bytes that the backward pass keeps per row.
+
+    Per layer and token, in units of d_model values: the inputs of the two norms (2), queries, keys
+    and values (3), and the MLP's layer (4).
+    """
     item = {"float64": 8, "float32": 4}.get(dtype, 2)
     return seq_len * config.d_model * (config.n_layers * 9 + 1) * item
 
 
 def keep_freed_memory() -> None:
-    """Let malloc keep the memory that this process frees from now on, where the C library is
-    glibc.
+    """Let malloc keep the memory that this process frees from now on, if the C library is glibc.
 
-    A training step frees its large tensors and asks for the same sizes again. As a rule each of
-    them goes back to the system, which then clears every page anew: a tenth of a step and more."""
+    A training step frees its large tensors and asks for the same sizes again. Normally each of
+    them goes back to the system, which then clears every page again: this takes at least a tenth
+    of a step.
+    """
     trim_threshold = -1
-    mmap_threshold = -3  # mallopt's settings, from malloc.h; in bytes
+    mmap_threshold = -3  # both are names of mallopt's settings, from malloc.h
     if (libc := _glibc()) is not None:
         for setting in (trim_threshold, mmap_threshold):
             libc.mallopt(setting, (1 << 31) - 1)
 
 
 def give_back_memory() -> None:
-    """Give what `keep_freed_memory` has kept so far to the system."""
+    """Return to the system what `keep_freed_memory` has kept so far."""
     if (libc := _glibc()) is not None:
         libc.malloc_trim(ctypes.c_size_t(0))
 

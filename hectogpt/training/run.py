@@ -1,7 +1,8 @@
 """A Run: everything that decides what a training run computes, as one frozen value.
 
 A recipe is a function from a Run to a new one. The sections (model, init, data, optim, schedule,
-loss) are also the kinds of idea: `sections_changed` says which of them a recipe changed."""
+loss) are also the kinds of idea: `sections_changed` says which of them a recipe changed.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +26,15 @@ from hectogpt.training.optim import AdamW, Kind, Optim
 
 MOST_THREADS = 1024
 MOST_LEAVES = 10_000
-# A run may go on with these changed; all but the last two can change bits, which is then said.
+# A run may be resumed with these changed. All except the last two can change bits; the run then
+# says so.
 CHANGEABLE = {"device", "dtype", "head_dtype", "threads", "data.leaves", "corpus", "recipe"}
-# Changing these does not make a run another recipe: they choose text, luck and machine.
+# A run that differs only in these is still the same recipe: they choose text, luck and machine.
 UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads"}
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
 
-# --- what a run is made of, beside the model and what stands in optim/, losses.py and
-# first_weights.py ---------------
+# --- the parts of a run, except the model, optim/, losses.py and first_weights.py ---
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,13 @@ class Schedule(Value):
         """The factor at 0-based `step` of `steps`."""
 
     def of_kind(self, kind: Kind, step: int, steps: int) -> float:
-        """The factor of one kind of parameters; a class that defines it has schedules by kind."""
+        """The factor for one kind of parameters. Define it to have a schedule for each kind."""
         return self.factor(step, steps)
 
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The same learning rate at every step."""
+    """A constant learning rate."""
 
     def factor(self, step: int, steps: int) -> float:
         return 1.0
@@ -59,10 +60,11 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class LinearDecay(Schedule):
-    """Rise over `warmup` steps (from 1/warmup, never 0), stay until `hold` of the run is over,
-    fall in a straight line.
+    """Warm up, stay constant, then decay linearly.
 
-    The last step's factor is one decrement above `final` (2502.15938: decay to zero).
+    The rise over `warmup` steps starts at 1/warmup, never at 0. The rate then stays until the
+    share `hold` of the run is over. The last step's factor is one decrement above `final`
+    (2502.15938: decay to zero).
     """
 
     warmup: int = 0
@@ -78,7 +80,7 @@ class LinearDecay(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Rise over `warmup` steps, then half a cosine down to `final` (1608.03983)."""
+    """Warm up for `warmup` steps, then follow half a cosine down to `final` (1608.03983)."""
 
     warmup: int = 0
     final: float = 0.0
@@ -91,9 +93,14 @@ class Cosine(Schedule):
 
 
 class SessionView(Protocol):
-    """What a Session shows of itself here. kept: tensors by name, which checkpoints hold beside
-    weights and optimizer.
-    step: how many steps are done, of `run.steps`."""
+    """The part of a Session that an AfterStep uses.
+
+    Attributes:
+        model: the model.
+        corpus: the text.
+        kept: tensors by name, which checkpoints store in addition to weights and optimizer.
+        step: how many of the run's steps are done.
+    """
 
     model: Transformer
     corpus: Corpus
@@ -105,27 +112,34 @@ class SessionView(Protocol):
 
 @dataclass(frozen=True)
 class AfterStep(Value):
-    """Something that is done after every step, without gradients. What it changes in the model
-    stays.
-    """
+    """An action after every step, without gradients. Its changes to the model are kept."""
 
     @abstractmethod
     def after_step(self, session: SessionView) -> Mapping[str, float] | None:
-        """Look at the session, which is a Session, or change its model. Numbers that are returned
-        stand in metrics.jsonl as `own/NAME`. What it has to remember stands in `session.kept`, so
-        that a resume has it."""
+        """Inspect the session, or change its model.
+
+        Args:
+            session: the Session. Store state that must survive a resume in `session.kept`.
+
+        Returns numbers for metrics.jsonl, where they appear as `own/NAME`; None for none.
+        """
 
 
 @dataclass(frozen=True)
 class Data:
     """How the token stream becomes batches: each step takes `batch_size` rows of `seq_len` tokens.
 
-    A row's tokens 1.. are predicted from tokens 0... `order` is that of the rows in each epoch.
+    Each token of a row after the first is predicted from those before it.
 
-    leaves: the batch is computed in so many equal parts, one after the other, which takes less
-    memory. Their gradients are added in a fixed binary tree, so the bits are the same for any
-    number of processes. None: the whole batch at once; processes of torchrun choose a number by
-    themselves."""
+    Attributes:
+        batch_size: rows in a batch.
+        seq_len: tokens in a row.
+        order: the order of the rows in each epoch.
+        leaves: compute the batch in this many equal parts, one after the other, which takes less
+            memory. Their gradients are added in a fixed binary tree, so the bits are the same for
+            any number of processes. None computes the whole batch at once; the processes of
+            torchrun then choose a number themselves.
+    """
 
     batch_size: int = 16
     seq_len: int = 512
@@ -157,19 +171,19 @@ class Data:
         return self.batch_size // (self.leaves or 1)
 
 
-# --- the run
-# ---
+# --- the run ---
 
 
 @dataclass(frozen=True)
 class Run:
     """A training run.
 
-    after_step: what is done after every step, in order.
-    first_weights: start from another model's weights, as fine-tuning does.
-    seed: decides both the weights' initial draw and the order of the data.
-    ideas: SHA-256 of the sources of the user's own files that made the run, if any did.
-    threads: 0 means all physical cores.
+    Attributes:
+        after_step: the actions after every step, in order.
+        first_weights: start from another model's weights, as fine-tuning does.
+        seed: decides the initial weights and the order of the data.
+        ideas: SHA-256 of the sources of the user's own files that made the run, if any.
+        threads: 0 means all physical cores.
     """
 
     model: ModelConfig
@@ -217,9 +231,7 @@ class Run:
         return self.steps * self.data.batch_size * self.data.seq_len
 
     def _facts(self) -> dict[str, str]:
-        """The model's sizes, and every field that differs from a plain GPT-2's run, in short
-        words.
-        """
+        """The model's sizes, and every field that differs from a plain GPT-2's run, as text."""
         m = self.model
         model = ModelConfig(m.d_model, m.n_heads, m.n_layers, m.context_length, m.vocab_size)
         plain = Run(model, data=Data(seq_len=min(Data().seq_len, m.context_length)))
@@ -238,13 +250,16 @@ class Run:
         }
 
     def __repr__(self) -> str:
-        """What `print` and a notebook show."""
+        """The run as text, for `print` and notebooks."""
         return facts_text(f"Run {self.recipe}", self._facts())
 
 
 def load_run(data: Any) -> Run:
-    """The Run that `dump` wrote. Of users' own classes it finds those of the files that `data`
-    names, if they are loaded. Raises UserError naming the field that does not fit."""
+    """The Run that `dump` wrote.
+
+    A user's own classes are found in the files that `data` names, if these are loaded. Raises
+    UserError naming the field that does not fit.
+    """
     named = data.get("ideas") if isinstance(data, dict) else None
     with classes_of(
         [sha256 for sha256 in named if isinstance(sha256, str)] if isinstance(named, list) else []
@@ -254,8 +269,9 @@ def load_run(data: Any) -> Run:
 
 
 def files_of(run: Run) -> list[IdeaFile]:
-    """Return the user's own files that made the run. Raises UserError for one that this process
-    has not imported.
+    """Return the user's own files that made the run.
+
+    Raises UserError if this process has not imported one of them.
     """
     files = {sha256: imported(idea_module(sha256)) for sha256 in run.ideas}
     missing = [sha256 for sha256, file in files.items() if file is None]
@@ -269,9 +285,7 @@ def files_of(run: Run) -> list[IdeaFile]:
 
 
 def changes(before: Run, after: Run) -> list[str]:
-    """What differs between a run and the one that is to go on with its state, and may not; in
-    words.
-    """
+    """The differences that forbid resuming `before` as `after`, as text."""
     found = {
         path: pair
         for path, pair in diff(before, after).items()
@@ -281,8 +295,9 @@ def changes(before: Run, after: Run) -> list[str]:
 
 
 def is_modified(base: Run, run: Run) -> bool:
-    """Whether a run is another recipe than `base`: whether they differ in more than text, seed,
-    machine and leaves.
+    """True if a run is no longer the recipe `base`.
+
+    That is, if they differ in more than text, seed, machine and leaves.
     """
     return bool(
         {path.split(".")[0] for path in diff(base, run) if path != "data.leaves"} - UNMARKED
@@ -295,5 +310,5 @@ def label_of(run: Run, modified: bool) -> str:
 
 
 def sections_changed(before: Run, after: Run) -> set[str]:
-    """The Run's sections (or plain fields) in which two runs differ, the recipe's name aside."""
+    """The sections (or plain fields) in which two runs differ, except the recipe's name."""
     return {name.split(".")[0] for name in diff(before, after)} - {"recipe"}

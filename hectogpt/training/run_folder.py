@@ -1,14 +1,19 @@
 """The folder that a training run leaves behind, readable without this program.
 
-run.json (what was asked and what the machine chose), metrics.jsonl (a line a step, written as it
-happens), checkpoints/ (the state to go on from), losses_and_grad_norms.png, model.safetensors with
-config.json, summary.json (its presence means that the run came to an end), manifest.json (hashes
-of all these, written last). A run on a text with a vocabulary of its own has it in merges.txt. A
-run that comes from the user's own file has a copy of it, idea.py, which nothing ever imports
-unasked.
+- run.json: what was asked for and what the machine chose.
+- metrics.jsonl: a line for each step, written as it happens.
+- checkpoints/: the state to resume from.
+- losses_and_grad_norms.png: the picture.
+- model.safetensors with config.json: the trained model.
+- summary.json: the results; its presence means that the run has ended.
+- manifest.json: hashes of all these files, written last.
+- merges.txt: the vocabulary, if the text has its own.
+- idea.py: a copy of the user's own file, if one made the run. It is never imported unless the user
+  asks for it.
 
-One process at a time holds the folder, by a lock on .lock that the kernel frees when the process
-ends, however it does."""
+Only one process at a time holds the folder, by a lock on .lock. The kernel frees the lock when the
+process ends, in whatever way.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +52,8 @@ from hectogpt.training.loop import Step
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, load_run
 
-TRAINED = (RUN, "config.json", "model.safetensors", MERGES)  # as they stay once a run is trained
-OURS = (*TRAINED, METRICS, SUMMARY, PICTURE)  # which scoring still changes
+TRAINED = (RUN, "config.json", "model.safetensors", MERGES)  # final once a run is trained
+OURS = (*TRAINED, METRICS, SUMMARY, PICTURE)  # the last three change with scoring
 WRITABLE = "free some space there, or choose a folder that you may write to"
 
 
@@ -56,9 +61,15 @@ WRITABLE = "free some space there, or choose a folder that you may write to"
 class RunFolder:
     """A run folder that this process holds. Use as a context manager.
 
-    facts: what its summary says beside the result's numbers. processes: how many share the run.
-    saving: which checkpoints its first command asked for, for run.json. locked: False where the
-    file system has no locks.
+    Attributes:
+        path: the folder.
+        run: the run.
+        modified: True if the run differs from its recipe.
+        held: the lock and open files, closed on exit.
+        locked: False if the file system has no locks.
+        processes: how many processes share the run.
+        saving: the checkpoint settings of the run's first command, for run.json.
+        facts: further entries of summary.json, besides the result's numbers.
     """
 
     path: Path
@@ -76,11 +87,14 @@ class RunFolder:
 
     @classmethod
     def create(cls, run: Run, modified: bool, name: str, out: Path | None = None) -> RunFolder:
-        """Take a folder for a new run: `out`, or runs/name, runs/name-2 ...
+        """Take a folder for a new run: `out`, or the first free one of runs/name, runs/name-2 ...
 
-        The folder is locked, and its run.json written if there is none: two runs that start
-        together never share one where the file system has locks. Raises UserError for a folder
-        that holds a run (LOCKED if that is under way) or cannot be written (STORAGE)."""
+        The folder is locked, and its run.json written if there is none. So two runs that start
+        together never share a folder, if the file system has locks.
+
+        Raises UserError if the folder holds a run (LOCKED if that is running) or cannot be written
+        (STORAGE).
+        """
         if out is None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             raise UserError(f"{name!r} cannot be a folder's name", fix=set_to("out", "a folder"))
         names = [name, *(f"{name}-{n}" for n in range(2, 10000))]
@@ -97,9 +111,8 @@ class RunFolder:
                         files.sync_folder(path.parent)
                         return cls(path, run, modified, held.pop_all(), locked)
                 except OSError as error:
-                    if out is not None or not isinstance(
-                        error, FileExistsError
-                    ):  # the next name then
+                    # If the folder exists, the next name is tried.
+                    if out is not None or not isinstance(error, FileExistsError):
                         raise errors.unwritable(path, error, fix=WRITABLE) from None
                 except UserError as error:
                     if out is not None or error.code != errors.LOCKED:
@@ -114,9 +127,11 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, run: Run) -> RunFolder:
-        """Take the folder of a run that is there, to resume it as `run`. Raises UserError: LOCKED
-        if it is under way, STORAGE for a folder that cannot be written, CHECKPOINT for one with
-        links in the place of its files."""
+        """Take the folder of an existing run, to resume it as `run`.
+
+        Raises UserError: LOCKED if it is running, STORAGE if the folder cannot be written,
+        CHECKPOINT if links stand in for its files.
+        """
         with ExitStack() as held:
             with errors.writing(path, fix=WRITABLE):
                 locked = _take(path, held)
@@ -132,10 +147,19 @@ class RunFolder:
         self.held.close()
 
     def begin(self, machine: Machine, ideas: Sequence[IdeaFile], tokenizer: Tokenizer) -> None:
-        """Write what the run is made of: what the machine chose, copies of the user's own files,
-        and the vocabulary of the text if it is not GPT-2's, so that the folder's model can be used
-        without it. Take away how the run ended before, if it did, and open metrics.jsonl. Raises
-        UserError (STORAGE)."""
+        """Write what the run is made of, and open metrics.jsonl.
+
+        That is the machine's choices, copies of the user's own files, and the vocabulary of the
+        text if it is not GPT-2's, so that the folder's model can be used without it. A summary of
+        an earlier end is removed.
+
+        Args:
+            machine: the machine's choices.
+            ideas: the user's own files that made the run.
+            tokenizer: that of the text.
+
+        Raises UserError (STORAGE).
+        """
         self.unseal()
         (self.path / SUMMARY).unlink(missing_ok=True)
         copies = self._write_sources(ideas, tokenizer)
@@ -147,8 +171,10 @@ class RunFolder:
     def _write_sources(
         self, ideas: Sequence[IdeaFile], tokenizer: Tokenizer
     ) -> list[dict[str, str]]:
-        """Write copies of the user's own files, and the vocabulary. Returns what run.json says of
-        the copies."""
+        """Write copies of the user's own files, and the vocabulary.
+
+        Returns the entries of run.json for the copies.
+        """
         copies = []
         for number, idea in enumerate(ideas, start=1):
             name = "idea.py" if number == 1 else f"idea_{number}.py"
@@ -161,12 +187,21 @@ class RunFolder:
     def restore(
         self, damaged: Iterable[Path], ideas: Sequence[IdeaFile], tokenizer: Tokenizer
     ) -> None:
-        """Remove damaged files, and write again those that the run itself gives: config.json, the
-        vocabulary, copies of the user's own files, and the rows of metrics.jsonl that are whole.
-        The manifest goes. Raises UserError (STORAGE)."""
+        """Remove damaged files, and rewrite those that follow from the run itself.
+
+        These are config.json, the vocabulary, copies of the user's own files, and the intact rows
+        of metrics.jsonl. The manifest is removed.
+
+        Args:
+            damaged: the files and checkpoint folders to remove.
+            ideas: the user's own files that made the run.
+            tokenizer: that of the text.
+
+        Raises UserError (STORAGE).
+        """
         with errors.writing(self.path, fix=WRITABLE):
             for path in damaged:
-                if path.parent != self.path:  # a checkpoint
+                if path.parent != self.path:  # a checkpoint's folder
                     files.remove_folder(path)
                 elif path.name not in (RUN, METRICS):
                     path.unlink(missing_ok=True)
@@ -178,9 +213,15 @@ class RunFolder:
         self._open_metrics(list(read_rows(self.path / METRICS)))
 
     def begin_again(self, done: Sequence[Step], differences: Sequence[str]) -> None:
-        """Resume after the steps `done`. Their rows in metrics.jsonl are written again as the
-        checkpoint has them, and those of later steps go. run.json gets what differs from the
-        machine on which the run began. A summary stays only if it is of the end of these steps."""
+        """Resume after the steps `done`.
+
+        Their rows in metrics.jsonl are rewritten from the checkpoint, and those of later steps are
+        removed. A summary stays only if it describes the end of these steps.
+
+        Args:
+            done: the steps that the checkpoint has.
+            differences: how the machine differs from the one on which the run began, for run.json.
+        """
         record = read_object(self.path / RUN)
         summary = read_summary(self.path)
         self.unseal()
@@ -198,13 +239,11 @@ class RunFolder:
             for row in old
             if "train/loss" not in row and row["step"] < min(len(done) + 1, self.run.steps)
         ]
-        taken = {
-            row["step"]: row for row in old if "train/loss" in row
-        }  # which have an idea's own numbers, too
+        # The old rows also have an idea's own numbers.
+        taken = {row["step"]: row for row in old if "train/loss" in row}
         rows = [taken.get(step.number, {}) | self._names() | step_row(step) for step in done]
-        self._open_metrics(
-            sorted(rows + scores, key=lambda row: row["step"])
-        )  # a score follows the row of its step
+        # The sort is stable: a score follows the row of its step.
+        self._open_metrics(sorted(rows + scores, key=lambda row: row["step"]))
 
     def _write_record(self, record: dict[str, Any]) -> None:
         record |= {"run": dump(self.run), "sharing": {"processes": self.processes}}
@@ -214,9 +253,8 @@ class RunFolder:
         write_atomic(
             self.path / METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         )
-        self.held.enter_context(
-            suppress(OSError)
-        )  # of closing: what could not be written has been raised already
+        # Errors of closing are ignored: a failed write has already raised.
+        self.held.enter_context(suppress(OSError))
         with errors.writing(self.path, fix=WRITABLE):
             metrics = open(  # noqa: SIM115
                 self.path / METRICS, "a", encoding="utf-8", buffering=1, opener=files.regular
@@ -235,30 +273,33 @@ class RunFolder:
             self._metrics.write(json.dumps(self._names() | row, allow_nan=False) + "\n")
 
     def _names(self) -> dict[str, Any]:
-        """What every row of metrics.jsonl begins with."""
+        """The first fields of every row of metrics.jsonl."""
         return {"run": self.path.name, "recipe": self.run.recipe, "seed": self.run.seed}
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write summary.json, with what else is known of the run, then the manifest of all
-        files.
-        """
+        """Write summary.json, with the collected facts, then the manifest of all files."""
         write_atomic(self.path / SUMMARY, _render(summary | self.facts))
         self.seal(OURS)
 
     def seal(self, kinds: Sequence[str]) -> None:
-        """Write the manifest: the hashes of the files of these names that are there, and of the
-        user's own files. Checkpoints have manifests of their own."""
+        """Write the manifest: the hashes of these files, if they exist, and of the user's own.
+
+        Checkpoints have manifests of their own.
+        """
         names = [name for name in kinds if (self.path / name).is_file()]
         with errors.writing(self.path, fix=WRITABLE):
             self.sync_metrics()
             write_manifest(self.path, sorted([*names, *copies_in(self.path)]), {})
 
     def unseal(self, *kept: str) -> None:
-        """Remove the manifest: a file that it names is about to be replaced.
+        """Remove the manifest, because a file that it names is about to be replaced.
 
-        kept: names of files that are not. They are as the manifest has them, or a new one would
-        hide the damage; so are run.json, the vocabulary and the user's own files. Raises UserError
-        (CHECKPOINT, STORAGE)."""
+        Args:
+            kept: names of files that are not replaced. They must match the manifest, because a new
+                one would hide damage; so must run.json, the vocabulary and the user's own files.
+
+        Raises UserError (CHECKPOINT, STORAGE).
+        """
         if (self.path / MANIFEST).exists():
             check_hashes(self.path, RUN, MERGES, *copies_in(self.path), *kept)
         with errors.writing(self.path, fix=WRITABLE):
@@ -279,8 +320,9 @@ def step_row(step: Step) -> dict[str, Any]:
 
 
 def read_run(folder: Path) -> Run:
-    """The Run of a run folder, from its run.json. Raises UserError (CHECKPOINT) that names what
-    does not fit.
+    """The Run of a run folder, from its run.json.
+
+    Raises UserError (CHECKPOINT), which names what does not fit.
     """
     fields = run_of(folder, read_json_object(folder / RUN, fix=FIX))
     try:
@@ -291,8 +333,9 @@ def read_run(folder: Path) -> Run:
 
 
 def read_steps(folder: Path) -> list[Step]:
-    """The steps that metrics.jsonl has, from the first up to one that is missing or damaged. []
-    without the file.
+    """The steps in metrics.jsonl, up to the first one that is missing or damaged.
+
+    Returns [] without the file.
     """
     found: list[Step] = []
     for row in read_rows(folder / METRICS):
@@ -310,16 +353,16 @@ def read_steps(folder: Path) -> list[Step]:
 
 
 def copies_in(folder: Path) -> list[str]:
-    """The names of the copies of the user's own files."""
+    """The names of the copies of the user's own files in a run folder."""
     return [path.name for path in folder.glob("idea*.py")]
 
 
 def _take(path: Path, held: ExitStack) -> bool:
-    """Lock a run's folder for as long as `held` is open. Returns whether the file system has
-    locks.
+    """Lock a run's folder for as long as `held` is open. Return True if the file system has locks.
 
     Links are refused, and files that a killed process was writing are removed. Raises UserError
-    (LOCKED, CHECKPOINT)."""
+    (LOCKED, CHECKPOINT).
+    """
     with errors.writing(path / LOCK, fix=WRITABLE):
         locked = held.enter_context(files.lock(path / LOCK, path, "training in it"))
     for odd, why in files.odd_entries(path).items():
@@ -330,9 +373,7 @@ def _take(path: Path, held: ExitStack) -> bool:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """True for a folder in which a process was killed before it could write the run's first
-    file.
-    """
+    """True if a process was killed in this folder before it wrote the run's first file."""
     return path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir())
 
 

@@ -1,11 +1,12 @@
-"""A run from its first weights to its scores. The command line, trials and Python users all drive
-a Session.
+"""A run from its initial weights to its scores.
 
-session = Session.open(run, corpus)
-for step in session.steps():
-    ...
-session.evaluate("dev")
-result = session.result()
+The command line, trials and Python users all drive a Session:
+
+    session = Session.open(run, corpus)
+    for step in session.steps():
+        ...
+    session.evaluate("dev")
+    result = session.result()
 """
 
 from __future__ import annotations
@@ -36,21 +37,29 @@ from hectogpt.training.optim import OptimizerGroup
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, changes, load_run
 
-KEPT = "kept."  # begins the names of an AfterStep's tensors in checkpoints
+KEPT = "kept."  # prefix of the names of AfterStep tensors in checkpoints
 
 
 @dataclass(eq=False, repr=False)
 class Session:
-    """One run that is under way: run, corpus, machine, model and optimizer, and what has come of
-    them so far.
+    """A run in progress: its model and optimizer, and its results so far.
 
-    kept, metrics: what the run's AfterStep values remember, and the numbers that they gave after
-        the last step, as
-    "own/NAME". world: the processes that share the run. kernels: "native" or "eager", see
-    setup.choose_kernels.
-    stopping: whether the run is to end after the last step done: a signal has come to it, or to
-        any
-        of its processes.
+    Attributes:
+        run: the run.
+        corpus: its text.
+        world: the processes that share the run.
+        machine: device, dtypes and threads.
+        model: the model.
+        optimizer: the optimizer.
+        kernels: "native" or "eager", see setup.choose_kernels.
+        done: the steps done so far.
+        scores: split -> held-out score.
+        kept: the state of the run's AfterStep values.
+        metrics: their numbers of the last step, as "own/NAME".
+        setup_seconds: time taken to build the session.
+        peak_mb: the largest memory so far, MiB.
+        stopping: True once any of the run's processes has received a signal; the run then ends
+            with the step just done.
     """
 
     run: Run
@@ -79,14 +88,19 @@ class Session:
         resume: Checkpoint | None = None,
         world: World = ALONE,
     ) -> Session:
-        """Choose the machine, build model and optimizer. corpus: the run's own unless given.
+        """Choose the machine, and build model and optimizer.
 
-        resume: the state to go on from; device, dtypes and threads are then those that the run
-        began with, as far as this machine has them (`differences` names the rest). world: the
-        processes that share the run; all of them open it, and only rank 0 passes `resume`.
+        Args:
+            run: the run.
+            corpus: its text; None opens the one that the run names.
+            resume: the state to resume from. Device, dtypes and threads are then those that the
+                run began with, as far as this machine has them (`differences` lists the rest).
+            world: the processes that share the run. All of them call this, and only rank 0 passes
+                `resume`.
 
-        Raises UserError for a corpus that does not fit the model, a device or memory that is not
-        there, and for a checkpoint of another run (CHECKPOINT) or another text (DATA)."""
+        Raises UserError if the corpus does not fit the model, if the device or the memory is not
+        available, or if the checkpoint is that of a different run (CHECKPOINT) or text (DATA).
+        """
         corpus = open_corpus(run.corpus) if corpus is None else corpus
         setup.check_corpus(run, corpus)
         begun = time.perf_counter()
@@ -119,9 +133,13 @@ class Session:
         return len(self.done)
 
     def steps(self, signals: Sequence[int] = ()) -> Generator[Step, None, None]:
-        """Train to the run's end, one Step at a time. signals: those that have come to this
-        process, which may grow. Raises UserError: DIVERGED, or PEER if another process has
-        failed."""
+        """Train to the run's end, and yield each Step.
+
+        Args:
+            signals: signals that this process has received; the sequence may grow.
+
+        Raises UserError: DIVERGED, or PEER if another process has failed.
+        """
         batches = setup.make_batches(self.run, self.corpus)
         gradients = Gradients(self.run, self.model, batches, self.machine, signals, self.world)
         if self.machine.device.type == "cpu":
@@ -143,7 +161,7 @@ class Session:
 
     @torch.no_grad()
     def _after_step(self) -> None:
-        """Do what the run does after every step. Raises UserError for a number that is none."""
+        """Apply the run's AfterStep values. Raises UserError if a metric is not finite."""
         self.metrics = {}
         for part in self.run.after_step:
             for name, number in (part.after_step(self) or {}).items():
@@ -155,8 +173,10 @@ class Session:
                 self.metrics[OWN + name] = float(number)
 
     def checkpoint(self) -> Checkpoint:
-        """A copy of the run's state between two steps. Raises UserError (CHECKPOINT) if the
-        optimizer's cannot be saved."""
+        """Copy the run's state between two steps.
+
+        Raises UserError (CHECKPOINT) if the optimizer's state cannot be saved.
+        """
         rows = [
             [step.loss, step.grad_norm, step.lr, step.seconds, step.own_tokens]
             for step in self.done
@@ -167,8 +187,12 @@ class Session:
         return Checkpoint(self.step, tensors, values, self._facts())
 
     def differences(self, facts: dict[str, Any]) -> list[str]:
-        """What is not as it was when the checkpoint with these facts was made, so that bits may
-        differ; in words.
+        """List the machine settings that differ from a checkpoint's, as "threads 2 -> 1".
+
+        Any of them may change bits.
+
+        Args:
+            facts: the facts of the checkpoint.
         """
         before = facts.get("machine", {})
         here = self._facts()["machine"]
@@ -179,8 +203,8 @@ class Session:
         ]
 
     def _facts(self) -> dict[str, Any]:
-        """What a checkpoint says of where it was made; `machine` is what bits may depend on."""
-        # "head" in checkpoints: who computes all that has kernels, which was the head alone once.
+        """The metadata of a checkpoint. `machine` has the settings that bits may depend on."""
+        # "head" says which kernels compute all parts that have them, not only the head.
         machine = self.machine.describe() | {
             "head": self.kernels,
             "processor": torch.backends.cpu.get_cpu_capability(),
@@ -210,9 +234,15 @@ class Session:
         self.setup_seconds = float(checkpoint.facts.get("setup_seconds", 0.0))
 
     def take_weights(self, steps: Sequence[Step], folder: Path) -> bool:
-        """Take the weights of a run of ours without a checkpoint, if `steps` are all its steps and
-        its weights are there; enough to score it. Raises UserError (CHECKPOINT) for damaged
-        weights."""
+        """Load the weights of a trained run that has no checkpoint, to score it.
+
+        Args:
+            steps: the steps that the run has recorded.
+            folder: the run's folder.
+
+        Returns False, and loads nothing, unless these are all steps of the run and its weights
+        exist. Raises UserError (CHECKPOINT) if the weights are damaged.
+        """
         if len(steps) != self.run.steps or not (folder / "model.safetensors").exists():
             return False
         weights = saved_tensors(load_model(folder))
@@ -222,14 +252,18 @@ class Session:
         return True
 
     def unmoved(self) -> list[str]:
-        """Names of trained tensors whose numbers are still those that this session began with: the
-        first weights, also where it has gone on from a checkpoint of a run that drew them."""
+        """Names of trained tensors that still have their initial values.
+
+        After a resume this holds only for a run that drew its initial weights at random.
+        """
         now = hash_trained(self.model)
         return [name for name, found in now.items() if found == self.first_hashes.get(name)]
 
     def evaluate(self, split: str = "dev") -> EvalResult:
-        """Score the model on a held-out split, "dev" or "test", on the machine's device. Raises
-        UserError (DIVERGED) if the loss is not finite."""
+        """Score the model on a held-out split, "dev" or "test", on the machine's device.
+
+        Raises UserError (DIVERGED) if the loss is not finite.
+        """
         score = evaluate(self.model, self.corpus.tokens[split], self.corpus.tokenizer.token_bytes)
         if not math.isfinite(score.loss):
             what = f"{split} loss {score.loss} after step {self.step}"
@@ -239,7 +273,7 @@ class Session:
         return score
 
     def result(self) -> RunResult:
-        """What the run came to so far."""
+        """The results of the run so far."""
         return RunResult(
             run=self.run,
             corpus=self.corpus.name,
@@ -258,7 +292,7 @@ class Session:
 
 
 def _check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse the checkpoint of another run (CHECKPOINT) or of another text (DATA)."""
+    """Refuse the checkpoint of a different run (CHECKPOINT) or of a different text (DATA)."""
     what = why = fix = ""
     code = errors.CHECKPOINT
     if changed := changes(load_run(then.get("run")), run):
@@ -273,12 +307,11 @@ def _check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, 
         raise UserError(what, why=why, fix=fix, kept="the run, untouched", code=code)
 
 
-# --- what the processes of a run settle before the first step: rank 0 decides, all check
-# ------------------------------
+# --- what processes agree on before the first step: rank 0 decides, all check ---
 
 
 def _share_checkpoint(world: World, at: Checkpoint | None) -> Checkpoint | None:
-    """The checkpoint that rank 0 has read, at all ranks: only its machine needs the file."""
+    """The checkpoint that rank 0 has read, at all ranks. Only rank 0's machine needs the file."""
     rest: list[Any] | None = world.share(
         "the checkpoint", lambda: None if at is None else [at.values, at.facts]
     )
@@ -289,11 +322,15 @@ def _share_checkpoint(world: World, at: Checkpoint | None) -> Checkpoint | None:
 
 
 def _choose_machine(world: World, run: Run, chosen: Mapping[str, Any]) -> Machine:
-    """The same dtypes and threads for all processes, as rank 0 finds them; each has a GPU of its
-    own.
+    """Choose the same dtypes and threads for all processes, as rank 0 does; each has its own GPU.
 
-    chosen: the machine that a checkpoint names, {} without one. Raises UserError for more
-    processes than GPUs."""
+    Args:
+        world: the processes that share the run.
+        run: the run.
+        chosen: the machine of the checkpoint; {} without one.
+
+    Raises UserError if there are more processes than GPUs.
+    """
     if world.local is None:
         return precision.choose(run, chosen)
     rank, size = world.local
@@ -311,8 +348,9 @@ def _choose_machine(world: World, run: Run, chosen: Mapping[str, Any]) -> Machin
 
 
 def _check_equal(world: World, model: Transformer, facts: Mapping[str, Any]) -> None:
-    """See that all processes have the same kind of machine and the same weights. Raises
-    DisagreementError.
+    """Check that all processes have the same kind of machine and the same weights.
+
+    Raises DisagreementError.
     """
     if world.size == 1:
         return

@@ -1,5 +1,4 @@
-"""Builds what a run trains: checks of the corpus, the model with its first weights, the form of
-its head."""
+"""Build what a run trains: the model with its initial weights, its optimizer and its batches."""
 
 from __future__ import annotations
 
@@ -20,17 +19,17 @@ from hectogpt.training.optim.groups import Kind
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, Schedule
 
-# torch's random numbers while modules are built, from which parts of a user's own may draw their
-# first weights; a number of its own, so that they do not repeat those that the run's seed gives
-# the other weights.
+# Offset of the seed of torch's random numbers while modules are built. A user's own parts may draw
+# their initial weights from them; the offset keeps these different from the other weights.
 PARTS_SEED = 1 << 40
 # The C++ kernels are compiled for runs whose steps have at least this many logits.
 NATIVE_FROM = 1 << 24
 
 
 def check_corpus(run: Run, corpus: Corpus) -> None:
-    """Refuse a corpus that the run's model cannot read or that is shorter than one row of a
-    batch.
+    """Refuse a corpus that the model cannot read, or that is shorter than one row of a batch.
+
+    Raises UserError (DATA).
     """
     if corpus.n_vocab > run.model.vocab_size:
         raise UserError(
@@ -49,7 +48,7 @@ def check_corpus(run: Run, corpus: Corpus) -> None:
 
 
 def fit_vocabulary(run: Run, tokenizer: Tokenizer) -> Run:
-    """The run with a model of as many ids as the tokenizer of its text, if that is not GPT-2's."""
+    """The run with as many ids as the tokenizer of its text has, unless that is GPT-2's."""
     if tokenizer.is_gpt2:
         return run
     start = None if run.model.document_start is None else tokenizer.end_of_text
@@ -67,18 +66,23 @@ def make_batches(run: Run, corpus: Corpus) -> Batches:
 
 
 def training_tokens(run: Run, corpus: Corpus) -> np.ndarray:
-    """int64 [steps * batch_size, seq_len]: what the run reads, in its order and before it is
-    cut.
-    """
+    """The tokens that a run reads, in order and uncut: int64 [steps * batch_size, seq_len]."""
     batches = make_batches(run, corpus)
     return np.concatenate([batches.rows(step) for step in range(run.steps)])
 
 
 def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
-    """The run's model on its device, its weights drawn from the run's seed: those that modules
-    draw when they are made are drawn again, in one order, once the head has its rows.
+    """Build the run's model on its device, with weights drawn from the run's seed.
 
-    The corpus says which token ids this run will read, for `lm_head.compact_vocab`."""
+    The weights that modules draw when they are created are drawn again, in one order, once the
+    head has its rows.
+
+    Args:
+        run: the run.
+        machine: its device and dtypes.
+        corpus: its text, which says which token ids the run will read, for
+            `lm_head.compact_vocab`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(PARTS_SEED + run.seed)
         model = Transformer(run.model)
@@ -90,8 +94,10 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
 
 
 def build_optimizer(run: Run, model: Transformer) -> OptimizerGroup:
-    """The run's optimizer over the model's parameters. Raises UserError if a user's own is
-    none.
+    """Build the run's optimizer over the model's parameters.
+
+    Raises UserError if a user's own `optim` does not return an OptimizerGroup, or if a learning
+    rate is negative or not finite.
     """
     optimizer = run.optim.build(model)
     if not isinstance(optimizer, OptimizerGroup):
@@ -111,10 +117,10 @@ def build_optimizer(run: Run, model: Transformer) -> OptimizerGroup:
 
 
 def used_tokens(run: Run, corpus: Corpus) -> torch.Tensor:
-    """int64 [used]: the ids that occur in what the run reads, ascending."""
+    """The ids that occur in what the run reads, ascending: int64 [used]."""
     batches = make_batches(run, corpus)
     seen = np.zeros(run.model.vocab_size, dtype=bool)
-    # After one epoch every sequence has been read, if each is read once, and whole.
+    # After one epoch every sequence has been read, if each is read exactly once and uncut.
     once = not (run.data.order.repeats or batches.cuts)
     epoch = -(-batches.n_sequences // run.data.batch_size) if once else run.steps
     for step in range(min(run.steps, epoch)):
@@ -123,8 +129,12 @@ def used_tokens(run: Run, corpus: Corpus) -> torch.Tensor:
 
 
 def count_parameters(run: Run, corpus: Corpus, *only: Kind) -> int:
-    """Number of parameters of the model that build_model would build, without allocating them.
-    only: of these kinds.
+    """Count the parameters of the model that `build_model` would build, without allocating them.
+
+    Args:
+        run: the run.
+        corpus: its text.
+        only: count only parameters of these kinds; without any, count all.
     """
     with torch.device("meta"):
         model = Transformer(run.model)
@@ -144,13 +154,16 @@ def step_logits(run: Run, model: Transformer) -> int:
 def choose_kernels(
     run: Run, model: Transformer, machine: Machine, chosen: str | None = None
 ) -> str:
-    """Who computes the parts of a step that have kernels of our own: "native", these, or "eager",
-    torch's operations.
+    """Choose the kernels of a run's steps: "native", the package's own, or "eager", torch's.
 
-    The kernels are compiled where there are none yet (a few seconds, once on a machine), which
-    pays
-    for large steps.
-    chosen: what was chosen when the run began, to do it again: its sums round in another order.
+    Native kernels are compiled if they do not exist yet, which takes a few seconds, once per
+    machine. That pays off for large steps.
+
+    Args:
+        run: the run.
+        model: its model.
+        machine: its device and dtypes.
+        chosen: the choice made when the run began, to repeat it: sums round in a different order.
     """
     worth_it = step_logits(run, model) >= NATIVE_FROM if chosen is None else chosen == "native"
     fits = machine.device.type == "cpu" and machine.head_dtype in native.DTYPES
