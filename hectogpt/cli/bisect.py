@@ -76,7 +76,8 @@ def shared_checkpoint(folders: tuple[Path, Path], parted: int | None) -> Checkpo
     a, b = (Checkpoints(folder / CHECKPOINTS) for folder in folders)
     for step in sorted(set(a.steps()) & set(b.steps()), reverse=True):
         if (parted is None or step < parted) and not (a.problem(step) or b.problem(step)):
-            one, two = a.load(step), b.load(step)
+            one = a.load(step)
+            two = b.load(step)
             names = one.tensors.keys() - {"history"}
             if names == two.tensors.keys() - {"history"} and one.facts["run"] == two.facts["run"]:
                 pair = ({name: c.tensors[name] for name in sorted(names)} for c in (one, two))
@@ -140,7 +141,7 @@ def solution_of(name: str) -> Path | None:
 
 
 def weights_for(models: list[Transformer | None], names: tuple[str, str]) -> tuple[Size, Named]:
-    """Sizes and weights for a solution: those of the model beside it, or drawn ones."""
+    """Sizes and weights for a solution: those of the other model, or drawn ones."""
     model = next((model for model in models if model is not None), None)
     if model is None:
         return drawn_weights()

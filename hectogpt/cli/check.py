@@ -269,7 +269,8 @@ def replay(options: CheckOptions, folder: Path) -> None:
     found = {}
     answer: dict[str, object] = {"step": step + 1, "differences": session.differences(at.facts)}
     for name in ("loss", "grad_norm"):
-        one, two = getattr(before, name), getattr(again, name)
+        one = getattr(before, name)
+        two = getattr(again, name)
         found[f"{name}: {one!r}, again {two!r}"] = one == two
         answer[name] = {"recorded": one, "again": two}
     if step + 1 in checkpoints.steps():

@@ -23,7 +23,8 @@ from hectogpt.grade.runner import RUBBISH, environment, private_folder
 from hectogpt.grade.submission import SOLUTION, Limits, read_submission
 
 Named = dict[str, Tensor]
-WEIGHTS, TOKENS = "weights.safetensors", "tokens"
+WEIGHTS = "weights.safetensors"
+TOKENS = "tokens"
 
 
 def outputs(model: nn.Module, ids: Tensor) -> dict[str, Named]:

@@ -39,10 +39,10 @@ class Parting:
 
     Attributes:
         equal: True if they do not.
-        step: of runs, the first step after which a weight differs; 0 for the first weights.
+        step: of runs, the first step after which a weight differs; 0 for the initial weights.
         tensor, row: the first weight that differs then, and its first row that does.
         module: whose output, gradient or update differs first.
-        stage: "forward", "gradient" or "update", the first of these that differs; None for first
+        stage: "forward", "gradient" or "update", the first of these that differs; None for initial
             weights.
         first: stage -> its first module that differs.
         batch_row: the first row of the step's batch that holds other tokens.

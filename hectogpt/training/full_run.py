@@ -369,7 +369,8 @@ def explain(ended: Ended, begun: Begun, trained: bool, progress: Progress) -> Ba
         what = f"stopped during {step}"
         why = "a second signal ended it at once"
         if trained:
-            what, why = "stopped while the trained model was being scored", ""
+            what = "stopped while the trained model was being scored"
+            why = ""
         fix = fix or set_to("resume", where)
         return UserError(what, why=why, fix=fix, kept=kept, code=code_of(stop))
     if trained and isinstance(error, OSError):

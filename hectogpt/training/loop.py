@@ -172,7 +172,8 @@ class Gradients:
     def _differentiate(self, rows: Tensor, step: int, n_targets: int, converted: Tensor) -> Tensor:
         with self.machine.autocast():
             progress = min(step / self.run.steps, 1.0)
-            ids, targets = rows[:, :-1], rows[:, 1:]
+            ids = rows[:, :-1]
+            targets = rows[:, 1:]
             precision = self.machine.head_dtype
             made = Predictions(self.model, ids, targets, precision, progress, converted)
             loss = total_of(self.run.loss, made) / n_targets

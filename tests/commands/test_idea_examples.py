@@ -99,7 +99,7 @@ def strange(here: Here, folder: Path) -> Path:
     canary = f"from pathlib import Path\nPath({str(folder / 'canary')!r}).touch()\n"
     part = (ROOT / "tests" / "programs" / "fault.py").read_text().replace("Fault", "Strange")
     (folder / "mine.py").write_text(part + canary)
-    here.ok("train", "mine.py:faulty@rotary_positions", *SMALL, "--quiet", "--save-every", "1", "--out", "made")
+    here.ok("train", "mine.py:faulty@muon", *SMALL, "--quiet", "--save-every", "1", "--out", "made")
     sys.modules.pop(idea_module(read_idea(folder / "mine.py").sha256))
     for name in ("canary", "mine.py"):
         (folder / name).unlink()

@@ -29,7 +29,7 @@ def test_a_header_for_more_tensors_than_expected_is_refused(tmp_path: Path) -> N
     path = tmp_path / "x.safetensors"
     save_file({f"t{i}": torch.zeros(i, 3) for i in range(9)}, path)
     assert sorted(check_header(path)) == [f"t{i}" for i in range(9)]
-    with pytest.raises(UserError, match="its header should have"):
+    with pytest.raises(UserError, match="its header"):
         check_header(path, most_tensors=2)
 
 
@@ -61,7 +61,7 @@ def test_weights_of_another_dtype(tmp_path: Path) -> None:
     assert model.embeddings.weight.dtype == torch.float32
     assert notes == [f"the weights in {theirs.parent} are bfloat16; they were converted to float32"]
     convert(theirs, "float8_e4m3fn")
-    with pytest.raises(UserError, match="no weights that can be used"):
+    with pytest.raises(UserError, match="cannot be used"):
         open_model(theirs.parent, note=pytest.fail)
 
 
