@@ -1,8 +1,9 @@
-"""What a run's folder says, read without the package that wrote it: the one reader of runs.
+"""The one reader of run folders, which does not need the package that wrote them.
 
-Reads run.json, summary.json, metrics.jsonl and the names of checkpoints with the standard library
-alone. A folder may be another program's, damaged or hostile: every value is checked before it is
-used."""
+It reads run.json, summary.json, metrics.jsonl and the names of checkpoints, using only the
+standard library. A folder may come from a different program, or be damaged or hostile, so every
+value is checked before it is used.
+"""
 
 from __future__ import annotations
 
@@ -35,38 +36,38 @@ LOCK = ".lock"
 PICTURE = "losses_and_grad_norms.png"
 IDEA = "idea.py"
 CHECKPOINTS = "checkpoints"
-STATE = "state.safetensors"  # of a checkpoint: its tensors, beside its manifest
-# checkpoints that stay: the newest, one for damage to it, one for a step that went wrong unnoticed
+STATE = "state.safetensors"  # the tensors of a checkpoint, next to its manifest
+# Checkpoints to keep: the newest, one in case it is damaged, one in case a step goes wrong unseen
 KEEP = 3
-STATE_MODEL = "model."  # before the names of weights in it
-OWN = "own/"  # before the names of an idea's own numbers in metrics.jsonl
-MOST_STATE_TENSORS = 50_000  # of it; 500 layers with AdamW have 26,000
+STATE_MODEL = "model."  # prefix of the names of weights in STATE
+OWN = "own/"  # prefix of the names of an idea's own numbers in metrics.jsonl
+MOST_STATE_TENSORS = 50_000  # in STATE; 500 layers with AdamW have 26,000
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
-FORMAT = 1  # of a checkpoint
+FORMAT = 1  # version of the checkpoint format
 LONGEST_ROW = 100_000
-LARGEST_METRICS = 1 << 30  # bytes; a row of ours has about 200
+LARGEST_METRICS = 1 << 30  # bytes; a usual row has about 200
 FIX = "name a folder that `hectogpt train` wrote; `hectogpt show` lists those here"
 RUNNING = "running"  # a process holds the folder
-# there is no summary of all its steps: it was killed, or cannot be seen to be running
+# There is no summary of all steps: the run was killed, or its process cannot be seen.
 UNFINISHED = "unfinished"
 
 
 @dataclass(frozen=True)
 class Habits:
-    """How a run is trained in its folder. None of it changes a bit of the result."""
+    """How a run is trained in its folder. None of these settings changes a bit of the result."""
 
     out: Path | None = None
-    """The run's folder (default runs/RECIPE, RECIPE-2 ...)."""
+    """Run folder (default: runs/RECIPE, RECIPE-2 ...)."""
     save_every: int | None = None
-    """Steps between checkpoints; 0 for none (default: by time, and none stays in the end)."""
+    """Steps between checkpoints; 0: none (default: by time, and deleted when the run is done)."""
     keep_checkpoints: int = KEEP
-    """How many checkpoints stay, the newest."""
+    """Keep only this many checkpoints, the newest."""
     eval_every: int = 0
-    """Steps between held-out scores; 0 for none."""
+    """Steps between held-out scores during training; 0: none."""
     prompt: str | None = None
-    """What the trained model continues at the end."""
+    """Text for the trained model to continue."""
     track: Literal["none", "tensorboard"] = "none"
-    """Send metrics to TensorBoard too."""
+    """Also send metrics to TensorBoard."""
 
     def __post_init__(self) -> None:
         for name, least in (("save_every", 0), ("eval_every", 0), ("keep_checkpoints", 1)):
@@ -78,23 +79,25 @@ class Habits:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run's folder in numbers. None where the folder does not say.
+    """The contents of a run's folder. A value is None if the folder does not have it.
 
-    modified: whether fields of the recipe were overridden.
-    state: "done", "interrupted", "diverged" or "unscored" as the summary says, RUNNING while a
-        process holds the
-        folder, else UNFINISHED, also with fewer steps than run.json plans, and where a kill came
-        between the summary
-        and the manifest that names it.
-    steps: taken, of `planned_steps`. seconds: of building and training. written: when a file of
-        the
-        folder was last
-        written, local time.
-    has_hashes: whether there is a manifest. What it says of run.json and summary.json was
-        compared.
-    run: the fields of the Run as they are in run.json. summary: summary.json, and last_row: the
-        last row of
-        metrics.jsonl that has a step; {} without one.
+    Attributes:
+        folder: the folder.
+        recipe: the name of the recipe.
+        modified: True if fields of the recipe were overridden.
+        state: RUNNING while a process holds the folder; UNFINISHED if there is no intact summary
+            of all planned steps that the manifest names; otherwise that of the summary: "done",
+            "interrupted", "diverged" or "unscored".
+        steps: steps taken.
+        planned_steps: steps that run.json plans.
+        dev_loss: held-out loss, nats per token.
+        seconds: time of building and training.
+        written: when a file of the folder was last written, local time.
+        has_hashes: True if there is a manifest. Its hashes of run.json and summary.json were
+            compared.
+        run: the fields of the Run, as in run.json.
+        summary: the contents of summary.json; {} without it.
+        last_row: the last row of metrics.jsonl that has a step; {} without one.
     """
 
     folder: Path
@@ -113,8 +116,9 @@ class RunRecord:
 
     @property
     def hashes_lost(self) -> str:
-        """A sentence if the run has ended and nothing tells any more whether its files are as it
-        left them, else "".
+        """A sentence if the run has ended but has no manifest to check its files against.
+
+        It is "" for all other runs.
         """
         if self.has_hashes or self.state in (RUNNING, UNFINISHED):
             return ""
@@ -122,27 +126,28 @@ class RunRecord:
 
     @property
     def is_complete(self) -> bool:
-        """True if the run is trained and scored, and its files have hashes: there is nothing left
-        to do.
-        """
+        """True if the run is trained and scored, and its files have hashes: nothing is left."""
         return self.state == "done" and not self.hashes_lost
 
     @property
     def n_vocab(self) -> int | None:
-        """Number of ids of the model. Losses per token of runs in which it differs are of
-        different tokens."""
+        """Number of token ids of the model.
+
+        Runs that differ in it split the text into different tokens, so their losses per token
+        cannot be compared.
+        """
         model = self.run.get("model")
         return count_of(model.get("vocab_size")) if isinstance(model, dict) else None
 
     def as_json(self) -> dict[str, Any]:
-        """What `hectogpt show --json` prints of the run."""
+        """The JSON of the run that `hectogpt show --json` prints."""
         names = [
             f.name for f in fields(self) if f.name not in ("folder", "run", "summary", "last_row")
         ]
         return {"folder": str(self.folder)} | {name: getattr(self, name) for name in names}
 
     def samples(self) -> dict[str, str]:
-        """The continuations in the summary: how -> text."""
+        """The continuations in the summary, by how they were drawn."""
         samples = self.summary.get("samples")
         return (
             {how: s for how, s in samples.items() if isinstance(s, str)}
@@ -162,8 +167,11 @@ class RunRecord:
 
 
 def read_record(folder: Path) -> RunRecord:
-    """The record of a run's folder. Raises UserError (CHECKPOINT) naming the file that is not as a
-    run leaves it, or whose hash is another one."""
+    """Read the record of a run's folder.
+
+    Raises UserError (CHECKPOINT), naming a file that is not as a run leaves it or whose hash does
+    not match.
+    """
     record = read_object(folder / RUN)
     summary = read_summary(folder)
     is_running = is_locked(folder / LOCK)
@@ -172,7 +180,7 @@ def read_record(folder: Path) -> RunRecord:
     taken = count_of(summary.get("steps"))
     state = text_of(summary.get("state")) or ("done" if summary else UNFINISHED)
     has_hashes = os.path.lexists(folder / MANIFEST)
-    # The files of a run that is under way change between two looks.
+    # The files of a run in progress may change between two reads.
     is_named = not has_hashes or is_running or check_hashes(folder, RUN, SUMMARY) == {RUN, SUMMARY}
     if not is_named or (state == "done" and planned not in (None, taken)):
         state = UNFINISHED
@@ -180,7 +188,7 @@ def read_record(folder: Path) -> RunRecord:
         state = RUNNING
     under_way = state in (UNFINISHED, RUNNING)
     newest = 0.0
-    with suppress(OSError):  # of a file that has gone since
+    with suppress(OSError):  # a file may have been deleted since
         newest = max(path.lstat().st_mtime for path in folder.iterdir())
     last_row: dict[str, Any] = [{}, *read_rows(folder / METRICS, LONGEST_ROW)][-1]
     return RunRecord(
@@ -201,15 +209,17 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def nearest_run(name: str) -> str:
-    """The fix for a name that no run has: the run below ./runs whose name is most like it."""
+    """The fix for an unknown run: the run below ./runs with the most similar name."""
     known = [path.parent.name for path in Path("runs").glob(f"*/{RUN}")]
     near = difflib.get_close_matches(Path(name).name, known, 1)
     return f"did you mean runs/{near[0]}?" if near else FIX
 
 
 def locate_run(name: str) -> Path:
-    """The folder of that name, as a path or below runs/. Raises UserError (CHECKPOINT) if there is
-    none."""
+    """The folder of that name, as a path or below runs/.
+
+    Raises UserError (CHECKPOINT) if there is none.
+    """
     places = [Path(name).expanduser(), Path("runs", name)]
     folder = next((path for path in places if path.is_dir()), None)
     if folder is None:
@@ -220,8 +230,9 @@ def locate_run(name: str) -> Path:
 
 
 def run_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """The fields of the Run in what run.json holds. Raises UserError (CHECKPOINT) if there are
-    none.
+    """The fields of the Run in the contents of run.json.
+
+    Raises UserError (CHECKPOINT) if there are none.
     """
     run = record.get("run")
     if not isinstance(run, dict):
@@ -231,7 +242,7 @@ def run_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """summary.json, {} without one. Raises UserError (CHECKPOINT)."""
+    """The contents of summary.json; {} without it. Raises UserError (CHECKPOINT)."""
     return read_object(folder / SUMMARY) if os.path.lexists(folder / SUMMARY) else {}
 
 
@@ -247,13 +258,18 @@ def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
     return sorted(runs, key=lambda record: (record.written, str(record.folder))), sorted(notes)
 
 
-# --- metrics.jsonl
-# ---
+# --- metrics.jsonl ---
 
 
 def read_rows(path: Path, last: int = LARGEST_METRICS) -> Iterator[dict[str, Any]]:
-    """The rows of a metrics.jsonl that are whole and have a step, in its order, of its last so
-    many bytes; none of a file that cannot be read. nan and infinity are None."""
+    """Yield the intact rows of a metrics.jsonl that have a step, in order.
+
+    Yields nothing if the file cannot be read. nan and infinity become None.
+
+    Args:
+        path: the file.
+        last: read only this many bytes, at the end of the file.
+    """
     with suppress(OSError), open_regular(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - last))
         while line := file.readline(LONGEST_ROW):
@@ -264,18 +280,17 @@ def read_rows(path: Path, last: int = LARGEST_METRICS) -> Iterator[dict[str, Any
 
 
 def read_scores(path: Path) -> list[tuple[int, float]]:
-    """(step, held-out loss) of the scores in a metrics.jsonl, in its order."""
+    """The (step, held-out loss) of each score in a metrics.jsonl, in order."""
     scores = [(row["step"], score_of(row)) for row in read_rows(path)]
     return [(step, loss) for step, loss in scores if loss is not None]
 
 
 def score_of(row: dict[str, Any]) -> float | None:
-    """The held-out loss of a row, nats per token; None for a row of a step."""
+    """The held-out loss of a row, nats per token; None for a row without a score."""
     return number_of(row.get("dev/loss"))
 
 
-# --- checkpoints
-# ---
+# --- checkpoints ---
 
 
 class SavedCheckpoints:
@@ -289,8 +304,9 @@ class SavedCheckpoints:
         return self.folder / f"step-{step:08d}"
 
     def steps(self) -> list[int]:
-        """The steps of which there are folders, whether valid or not; ascending. Links are
-        none.
+        """The steps whose checkpoint has a folder, valid or not, in ascending order.
+
+        Links are ignored.
         """
         if self.folder.is_symlink() or not self.folder.is_dir():
             return []
@@ -302,7 +318,7 @@ class SavedCheckpoints:
         return sorted(int(match[1]) for match in found if match)
 
     def problem(self, step: int) -> str:
-        """What is wrong with a step's checkpoint, "" if it is whole."""
+        """Describe what is wrong with a step's checkpoint; "" if it is valid."""
         path = self.path(step)
         try:
             manifest = read_manifest(path)
@@ -316,27 +332,27 @@ class SavedCheckpoints:
         return next((f"{path / name}: {fault}" for name, fault in faults if fault), "")
 
 
-# --- values
-# ---
+# --- values ---
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object of a run's folder; nan and infinity, which JSON lacks, are None. Raises
-    UserError (CHECKPOINT).
+    """Read a JSON object of a run's folder. nan and infinity, which JSON lacks, become None.
+
+    Raises UserError (CHECKPOINT).
     """
     return read_json_object(path, nan_as_none=True, fix=FIX)
 
 
 def text_of(value: Any) -> str | None:
-    """The value if it is a string that is not empty."""
+    """The value if it is a non-empty string, else None."""
     return value if isinstance(value, str) and value else None
 
 
 def number_of(value: Any) -> float | None:
-    """The value if it is a number from -10^15 to 10^15, which can be drawn."""
+    """The value if it is a number from -10^15 to 10^15, which can be drawn; else None."""
     return value if type(value) in (int, float) and abs(value) <= 1e15 else None
 
 
 def count_of(value: Any) -> int | None:
-    """The value if it is a whole number from 0 to 10^15."""
+    """The value if it is an integer from 0 to 10^15, else None."""
     return value if type(value) is int and 0 <= value <= 10**15 else None

@@ -1,5 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP while there is something to keep: raised at once, or collected until
-a step is done."""
+"""Handling of Ctrl-C, SIGTERM and SIGHUP: raised at once, or collected until a step is done."""
 
 from __future__ import annotations
 
@@ -12,8 +11,8 @@ from types import FrameType
 
 from hectogpt import errors
 
-# The exit code of each signal that ends a run. Windows has no SIGHUP, which tells that the
-# terminal is gone.
+# The exit code of each signal that ends a run. SIGHUP, which Windows lacks, means that the
+# terminal was closed.
 CODES: dict[int, int] = {signal.SIGINT: errors.INTERRUPTED, signal.SIGTERM: errors.TERMINATED}
 if hasattr(signal, "SIGHUP"):
     CODES[signal.SIGHUP] = errors.HANGUP
@@ -25,14 +24,14 @@ WORDS = {
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGINT, SIGTERM or SIGHUP has arrived. `code` is the exit code that belongs to it."""
+    """SIGINT, SIGTERM or SIGHUP has arrived. `code` is the corresponding exit code."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(number)  # what another process makes it again of
+        super().__init__(number)  # the argument, from which another process can rebuild it
         self.code = CODES[number]
 
 
-_ignoring = False  # whether further signals no longer matter
+_ignoring = False  # True while further signals are ignored
 
 
 def _stop(number: int, frame: FrameType | None = None) -> None:
@@ -42,9 +41,14 @@ def _stop(number: int, frame: FrameType | None = None) -> None:
 
 @contextmanager
 def raise_on_signal(last: bool = False) -> Iterator[None]:
-    """Within the context the signals raise Stopped, so that all can be caught and say what is
-    kept. One context in another is one. last: whether the process ends after it; it then does so
-    with its own exit code."""
+    """Context manager: make the signals raise Stopped, to be caught where results can be kept.
+
+    Nested contexts count as one.
+
+    Args:
+        last: the process ends afterwards, so ignore further signals instead of restoring the
+            previous handlers; the exit code then stays its own.
+    """
     if signal.getsignal(signal.SIGINT) is _stop:
         yield
         return
@@ -58,10 +62,12 @@ def raise_on_signal(last: bool = False) -> Iterator[None]:
 
 
 def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
-    """What is raised while Python frees an object is lost, and printed: such a signal comes again
-    a moment later."""
+    """Send a signal again if its exception was raised while Python freed an object.
+
+    Python only prints such exceptions, so the signal would be lost.
+    """
     if isinstance(stop := unraisable.exc_value, Stopped):
-        # To the main thread, so that what it waits for ends at once; Windows has no pthread_kill.
+        # To the main thread, so that its wait ends at once; Windows has no pthread_kill.
         send = getattr(signal, "pthread_kill", lambda _, number: signal.raise_signal(number))
         threading.Timer(0.01, send, (threading.main_thread().ident, *stop.args)).start()
     else:
@@ -69,15 +75,19 @@ def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
 
 
 def ignore_more() -> None:
-    """Until the end of `raise_on_signal` no other signal changes anything: what the first one has
-    begun is finished, and said once."""
+    """Ignore further signals until the end of `raise_on_signal`.
+
+    So the work that the first one started can finish, and is reported once.
+    """
     global _ignoring
     _ignoring = True
 
 
 def stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
-    """The signal during whose handling this error was raised; None without one, and for a
-    UserError, which names its signal itself."""
+    """The signal during whose handling this error was raised; None if there was none.
+
+    It is also None for a UserError, which names its signal itself.
+    """
     while error is not None and not isinstance(error, (KeyboardInterrupt, errors.UserError)):
         error = error.__context__
     return error if isinstance(error, KeyboardInterrupt) else None
@@ -90,16 +100,23 @@ def code_of(stop: KeyboardInterrupt) -> int:
 
 @contextmanager
 def stop_on_signal(quiet: bool = False) -> Iterator[list[int]]:
-    """Collect the first signal so that the step under way can finish; the next one, whichever,
-    raises Stopped. quiet: whether to say nothing of it."""
+    """Context manager: collect the first signal, so that the current step can finish.
+
+    The next signal, of any kind, raises Stopped.
+
+    Args:
+        quiet: print no message.
+
+    Yields the list that the signal is appended to.
+    """
     received: list[int] = []
 
     def collect(number: int, frame: FrameType | None) -> None:
         if received:
             return _stop(number)
         received.append(number)
-        # The terminal may be gone, which SIGHUP tells, or a line may be half printed: the run
-        # matters, not the words.
+        # The terminal may be closed (SIGHUP), or a line may be half printed: the run matters more
+        # than this message.
         with suppress(OSError, ValueError, RuntimeError):
             if sys.stderr is not None and not quiet:
                 print("finishing this step (Ctrl-C again to stop at once)", file=sys.stderr)
@@ -112,11 +129,15 @@ def stop_on_signal(quiet: bool = False) -> Iterator[list[int]]:
 def _handling(
     handler: Callable[[int, FrameType | None], None], last: bool = False
 ) -> Iterator[None]:
-    """Handle the signals by `handler`; in a thread other than the main one, which gets no signals,
-    do nothing. last: whether to ignore them afterwards, instead of what was before.
+    """Context manager: handle the signals with `handler`, if this is the main thread.
 
-    SIGHUP stays ignored where the process was started so, as `nohup` does: such a run outlives its
-    terminal."""
+    Other threads get no signals, so nothing is done there. SIGHUP stays ignored if the process was
+    started that way, as `nohup` does: such a run outlives its terminal.
+
+    Args:
+        handler: called with the signal and the current frame.
+        last: ignore the signals afterwards, instead of restoring the previous handlers.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""`hectogpt assignment DIR`: writes the assignment as a kit, or says how far one is."""
+"""`hectogpt assignment DIR`: write the assignment as a kit, or report how far one is."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write(options: AssignmentOptions) -> None:
 
 
 def check(folder: Path) -> None:
-    """Print a line for each part. Raises UserError, and SystemExit where not all have passed."""
+    """Print a line for each part. Raises UserError, and SystemExit unless all parts pass."""
 
     def show_part(progress: Progress) -> None:
         print(
@@ -67,7 +67,7 @@ def check(folder: Path) -> None:
     if failed:
         quoted = printable(shlex.quote(str(folder)))
         print(f"the whole message:  cd {quoted} && python -m pytest tests/test_{failed}.py")
-        if failed in ("gelu", TOGETHER) or BY_NAME[failed].points:  # `grade` looks at these alone
+        if failed in ("gelu", TOGETHER) or BY_NAME[failed].points:  # `grade` tests only these
             print(f"what it may be:     hectogpt grade {quoted}")
     elif len(passed) == len(found):
         print(

@@ -1,4 +1,4 @@
-"""`hectogpt bisect A B`: where two runs, or two models, part."""
+"""`hectogpt bisect A B`: find where two runs, or two models, begin to differ."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.events import events
 from hectogpt.training.run_folder import read_steps
 
-TOKENS = (2, 64)  # the shape of what models are run on, where their context is as long
+TOKENS = (2, 64)  # the shape of the models' input; shorter if a context is
 
 
 def main(options: BisectOptions) -> None:
-    """Compare, print, and leave with 1 if they differ. Raises UserError."""
+    """Compare, print the result, and exit with 1 if they differ. Raises UserError."""
     are_runs = all((Path(name) / RUN).is_file() for name in (options.a, options.b))
     if are_runs and not options.models:
         found, lines = compare_runs(options)
@@ -44,7 +44,7 @@ def main(options: BisectOptions) -> None:
 
 
 def compare_runs(options: BisectOptions) -> tuple[Parting, list[str]]:
-    """Compare two runs' records, then train both again, side by side."""
+    """Compare the records of two runs, then train both again side by side."""
     folders = (Path(options.a), Path(options.b))
     recorded = [[(s.loss, s.grad_norm) for s in read_steps(folder)] for folder in folders]
     pairs = zip(*recorded, strict=False)
@@ -65,14 +65,19 @@ def compare_runs(options: BisectOptions) -> tuple[Parting, list[str]]:
 
 
 def opener(folder: Path, options: BisectOptions) -> Open:
-    """Opens streams of a run."""
+    """Return a function that opens streams of a run, at its first step or at a checkpoint."""
     run = read_own_run(folder, options)
     corpus = open_corpus(run.corpus)
     return lambda at: events(run, corpus, at)
 
 
 def shared_checkpoint(folders: tuple[Path, Path], parted: int | None) -> Checkpoint | None:
-    """The latest checkpoint that is the same in both runs, before the step at which they part."""
+    """The latest checkpoint that both runs share, before the step at which their records differ.
+
+    Args:
+        folders: the two run folders.
+        parted: the first step whose records differ; None if all are equal.
+    """
     a, b = (Checkpoints(folder / CHECKPOINTS) for folder in folders)
     for step in sorted(set(a.steps()) & set(b.steps()), reverse=True):
         if (parted is None or step < parted) and not (a.problem(step) or b.problem(step)):
@@ -87,7 +92,7 @@ def shared_checkpoint(folders: tuple[Path, Path], parted: int | None) -> Checkpo
 
 
 def runs_text(found: Parting, parted: int | None) -> list[str]:
-    """Where runs part, in words."""
+    """A description of where two runs begin to differ, as lines."""
     if found.step == 0 or found.stage is None:
         return [f"they begin with other weights: {found.tensor}, row {found.row}"]
     lines = [f"first difference after step {found.step}: {found.tensor}, row {found.row}"]
@@ -103,7 +108,7 @@ def runs_text(found: Parting, parted: int | None) -> list[str]:
 
 
 def compare_models(options: BisectOptions) -> tuple[Parting, list[str]]:
-    """Run two models on the same tokens."""
+    """Run two models on the same tokens, and compare the outputs of their modules."""
     names = (options.a, options.b)
     files = [solution_of(name) for name in names]
     models = [
@@ -133,7 +138,7 @@ def compare_models(options: BisectOptions) -> tuple[Parting, list[str]]:
 
 
 def solution_of(name: str) -> Path | None:
-    """The file or folder of a solution of the assignment; None for a model's name."""
+    """The file or folder of a solution of the assignment; None if it is the name of a model."""
     if name == "textbook":
         return kit.folder_of("reference") / SOLUTION
     path = Path(name)
@@ -141,7 +146,7 @@ def solution_of(name: str) -> Path | None:
 
 
 def weights_for(models: list[Transformer | None], names: tuple[str, str]) -> tuple[Size, Named]:
-    """Sizes and weights for a solution: those of the other model, or drawn ones."""
+    """The sizes and weights for a solution: those of the other model, or random ones."""
     model = next((model for model in models if model is not None), None)
     if model is None:
         return drawn_weights()

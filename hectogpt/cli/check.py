@@ -1,6 +1,4 @@
-"""`hectogpt check RUN`: every hash of a run, its repair, a step again, and where its numbers went
-wrong.
-"""
+"""`hectogpt check RUN`: verify all hashes of a run, repair it, or repeat one of its steps."""
 
 from __future__ import annotations
 
@@ -51,8 +49,9 @@ STAGES = {
 
 
 def main(options: CheckOptions) -> None:
-    """Check, print a line for each file. Raises UserError: CHECKPOINT for damage, EXACTNESS for
-    another step.
+    """Check a run and print a line for each file.
+
+    Raises UserError: CHECKPOINT for damage, EXACTNESS if a repeated step differs.
     """
     asked = [deed for deed in (repair, replay, diagnose) if getattr(options, deed.__name__)]
     if len(asked) > 1:
@@ -65,8 +64,9 @@ def main(options: CheckOptions) -> None:
 
 
 def check_files(options: CheckOptions, folder: Path) -> None:
-    """Check every hash and print a line for each file. Raises UserError (CHECKPOINT) for a damaged
-    one.
+    """Check every hash and print a line for each file.
+
+    Raises UserError (CHECKPOINT) for a damaged file.
     """
     checks = verify_run(folder)
     bad = [path for path, problem in checks.items() if problem]
@@ -88,9 +88,10 @@ def check_files(options: CheckOptions, folder: Path) -> None:
 
 
 def verify_run(folder: Path) -> dict[Path, str]:
-    """Check every hash of a run's folder: its files, if its manifest is there, and its
-    checkpoints. What is wrong with each, "" if it is as it was written; {} if there is nothing to
-    check against."""
+    """Check every hash of a run's folder: its files, if it has a manifest, and its checkpoints.
+
+    Returns path -> problem, "" for an intact file; {} if there are no hashes to check.
+    """
     found: dict[Path, str] = {}
     try:
         if (folder / MANIFEST).exists():
@@ -110,12 +111,13 @@ def verify_run(folder: Path) -> dict[Path, str]:
 
 
 def repair(options: CheckOptions, folder: Path) -> None:
-    """Make again what is damaged or missing in a run's folder, score it, and print that as after
-    training.
+    """Restore what is damaged or missing in a run's folder, score it, and print the result.
 
-    It starts from the last checkpoint, else from the weights, else from the first step. Raises
-    UserError for a run that is not trained to its end, for damaged weights without a checkpoint,
-    and if only the damaged run.json said what the run is."""
+    It starts from the last checkpoint, else from the weights, else from the first step.
+
+    Raises UserError if the run is not trained to its end, if damaged weights have no checkpoint,
+    or if only the damaged run.json said what the run is.
+    """
     progress = Progress(options.quiet)
     faults = {path: why for path, why in verify_run(folder).items() if why}
     saved = Checkpoints(folder / CHECKPOINTS)
@@ -156,8 +158,7 @@ def repair(options: CheckOptions, folder: Path) -> None:
 
 
 def restore_record(folder: Path, checkpoints: list[Path]) -> None:
-    """Write run.json again from what the newest checkpoint says. Raises UserError (CHECKPOINT)
-    without one."""
+    """Rewrite run.json from the newest checkpoint. Raises UserError (CHECKPOINT) without one."""
     if not checkpoints:
         raise lost(folder / RUN, "no whole checkpoint says what it said", "a copy of it")
     facts = read_manifest(checkpoints[-1])["facts"]
@@ -168,14 +169,14 @@ def restore_record(folder: Path, checkpoints: list[Path]) -> None:
 
 
 def lost(path: Path, why: str, fix: str) -> UserError:
-    """The error for a file that cannot be made again."""
+    """The error for a damaged file that cannot be restored."""
     kept = "all files, untouched"
     what = f"{path} is damaged, and cannot be made again"
     return UserError(what, why=why, fix=fix, kept=kept, code=errors.CHECKPOINT)
 
 
 def lost_steps(folder: Path) -> str:
-    """A sentence about the steps of a finished run that metrics.jsonl lacks, "" if it has all."""
+    """A sentence about steps of a finished run that metrics.jsonl lacks; "" if none."""
     record = read_record(folder)
     have = len(read_steps(folder))
     if record.state != "done" or have >= (record.steps or 0):
@@ -184,8 +185,9 @@ def lost_steps(folder: Path) -> str:
 
 
 def read_own_run(folder: Path, options: CheckOptions | BisectOptions) -> Run:
-    """The run of a folder, after the files of the user's own that made it were imported. Raises
-    UserError.
+    """Import the user's own files, and return the run of a folder.
+
+    Raises UserError if the run comes from a file that is not imported.
     """
     for path in options.idea:
         load_idea(read_idea(path))
@@ -207,7 +209,10 @@ def find_checkpoint(
 ) -> tuple[Run, Checkpoint]:
     """Return a run and the checkpoint from which to compute its next step.
 
-    steps: how many steps there are to compute again (None: those of the run).
+    Args:
+        options: the command's options.
+        folder: the run's folder.
+        steps: how many steps can be repeated; None: all steps of the run.
 
     Raises UserError.
     """
@@ -230,7 +235,8 @@ def find_checkpoint(
 
 
 def diagnose(options: CheckOptions, folder: Path) -> None:
-    """Compute the step after a checkpoint again and print where its numbers stop being finite.
+    """Repeat the step after a checkpoint and print where its values stop being finite.
+
     Raises UserError.
     """
     run, at = find_checkpoint(options, folder)
@@ -253,8 +259,10 @@ def diagnose(options: CheckOptions, folder: Path) -> None:
 
 
 def replay(options: CheckOptions, folder: Path) -> None:
-    """Compute a step again, compare its bits with what the run has recorded, print. Raises
-    UserError: EXACTNESS if anything differs, CHECKPOINT if there is no step to compute."""
+    """Repeat a step, compare its bits with the run's records, and print the result.
+
+    Raises UserError: EXACTNESS if anything differs, CHECKPOINT if there is no step to compute.
+    """
     checkpoints = Checkpoints(folder / CHECKPOINTS)
     recorded = read_steps(folder)
     run, at = find_checkpoint(options, folder, len(recorded))
@@ -276,7 +284,7 @@ def replay(options: CheckOptions, folder: Path) -> None:
     if step + 1 in checkpoints.steps():
         saved = checkpoints.load(step + 1).tensors
         now = session.checkpoint().tensors
-        names = saved.keys() - {"history"}  # which has seconds, too
+        names = saved.keys() - {"history"}  # it includes seconds, which vary
         same = all(torch.equal(saved[name], now[name]) for name in names)
         found[AFTER] = saved.keys() == now.keys() and same
     equal = all(found.values())

@@ -1,6 +1,4 @@
-"""`hectogpt grade`: what is right in a submission of the assignment, what is wrong, and the
-mistake's name.
-"""
+"""`hectogpt grade`: report what is right and wrong in a submission, and name its mistakes."""
 
 from __future__ import annotations
 
@@ -30,8 +28,9 @@ from hectogpt.web.page import fill
 
 
 def main(options: GradeOptions) -> None:
-    """Grade; leaves with code 1 if something is wrong. Raises UserError for a usage that makes no
-    sense.
+    """Grade the submissions; exit with code 1 if something is wrong.
+
+    Raises UserError for impossible options.
     """
     if options.make_autograder is not None:
         files.write_atomic(options.make_autograder, archive(options.hints))
@@ -53,7 +52,7 @@ def main(options: GradeOptions) -> None:
         if options.gradescope
         else submission.find(options.paths)
     )
-    torch.set_num_threads(1)  # the parent compares small tensors, several at a time
+    torch.set_num_threads(1)  # this process compares small tensors, several at a time
     sweep()
     check_reference(limits(options))
     found = graded(options, submissions)
@@ -75,7 +74,7 @@ def limits(options: GradeOptions) -> Limits:
 
 
 def graded(options: GradeOptions, submissions: list[Submission]) -> list[Result]:
-    """The results, shown as they come."""
+    """Grade the submissions, and print each result as it arrives."""
     several = len(submissions) > 1
     of_class = several or any(
         path in one.path.parents for one in submissions for path in options.paths
@@ -101,7 +100,7 @@ def graded(options: GradeOptions, submissions: list[Submission]) -> list[Result]
 
 
 def write_files(options: GradeOptions, found: list[Result]) -> None:
-    """The files that were asked for."""
+    """Write the files that the options ask for."""
     if options.html is not None:
         options.html.mkdir(parents=True, exist_ok=True)
         for name, content in forms.pages(found, options.hints).items():
@@ -114,21 +113,22 @@ def write_files(options: GradeOptions, found: list[Result]) -> None:
         files.write_atomic(options.gradescope, results + "\n")
 
 
-# --- the autograder for Gradescope
-# ---------------------------------------------------------------------------------- setup.sh,
-# run_autograder, and this package: so the grader there is the one here, with the versions that it
-# has here, whether this one has been published or not.
+# --- the autograder for Gradescope ---
+#
+# It has setup.sh, run_autograder and this package. So the grader there is the one here, with the
+# same versions, even if this one was never published.
 
 PACKAGE = Path(__file__).resolve().parents[1]
-WHEELS = "https://download.pytorch.org/whl/cpu"  # torch for processors alone: a tenth of the size
+WHEELS = "https://download.pytorch.org/whl/cpu"  # torch for CPUs only: a tenth of the size
 TEXTBOOK = "hectogpt/assignment/files/reference"
-SCRIPTS = PACKAGE / "grade" / "gradescope"  # PYTHON and HINTS stand for what archive knows
+SCRIPTS = PACKAGE / "grade" / "gradescope"  # `archive` fills in PYTHON and HINTS
 DATE = (2026, 1, 1, 0, 0, 0)
 
 
 def archive(hints: int) -> bytes:
-    """A .zip with both scripts at its root, executable, with fixed dates: the same bytes for the
-    same arguments.
+    """The autograder as a .zip: both scripts at its root, executable, and the package.
+
+    All dates are fixed, so the same arguments give the same bytes.
     """
     words = {"PYTHON": ".".join(platform.python_version_tuple()[:2]), "HINTS": str(hints)}
     word = re.compile(rf"\b({'|'.join(words)})\b")
@@ -150,8 +150,9 @@ def archive(hints: int) -> bytes:
 
 
 def package_files() -> dict[str, bytes]:
-    """Path below a folder that is to be on PYTHONPATH -> content: the package, and the solution
-    that it is tried on.
+    """The files of the package, and the solution that the grader is checked with.
+
+    Returns path -> content. The paths are relative to a folder that will be on PYTHONPATH.
     """
     solution = PACKAGE / "assignment" / "files"
     found = {}
@@ -164,8 +165,9 @@ def package_files() -> dict[str, bytes]:
 
 
 def requirements() -> str:
-    """A requirements.txt: what the package needs, without extras, in the versions that are
-    installed here.
+    """A requirements.txt with the package's dependencies in the installed versions.
+
+    Extras are left out.
     """
     needed = [
         line for line in importlib.metadata.requires("hectogpt") or [] if "extra ==" not in line

@@ -248,7 +248,10 @@ def command_help(kind: type, command: str) -> str:
 
 
 def rows_of(kind: type) -> list[tuple[str, str]]:
-    """How each field is written (arguments without dashes), and its text with its default."""
+    """Each field as it is written on the command line (arguments without dashes), and its help.
+
+    The help includes the default.
+    """
     texts = read_texts(kind)
     rows = []
     for field, hint in zip(

@@ -1,5 +1,6 @@
-"""`hectogpt judge FILE.py:FUNCTION`: whether an idea is better than its base, by a judge that
-believes nothing.
+"""`hectogpt judge FILE.py:FUNCTION`: find out whether an idea is better than its base.
+
+The judge believes nothing that the idea says.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ CODES = {"better": 0, "refused": 2, "dishonest": 3}
 
 
 def main(options: JudgeOptions) -> None:
-    """Judge, and leave with the exit code of the verdict."""
+    """Judge, and exit with the code of the verdict."""
     if [bool(options.idea), options.replay is not None, options.queue is not None].count(
         True
     ) != 1:
@@ -55,15 +56,16 @@ def main(options: JudgeOptions) -> None:
 
 
 def exit_code(found: Judgement) -> int:
-    """0 for better, by sealed processes; 2 for refused, 3 for dishonest, 1 for all else."""
+    """0 for better, by sealed processes; 2 for refused, 3 for dishonest, 1 for everything else."""
     if found.word == "better" and not found.is_sealed:
         return NOT_BETTER
     return CODES.get(found.word, NOT_BETTER)
 
 
 def open_corpora(names: Sequence[str], quiet: bool) -> list[Corpus]:
-    """The texts to judge on; without tinystories where it cannot be had. Raises UserError for any
-    other.
+    """Open the texts to judge on; tinystories is left out if it is not available.
+
+    Raises UserError for any other text that cannot be opened.
     """
     corpora = []
     for name in names:
@@ -90,7 +92,7 @@ def judge_idea(options: JudgeOptions) -> Judgement:
         note(line, options.quiet and not (options.commit and line.startswith("commitment")))
 
     found = judge(entrant, corpora, options.out, **limits, tell=tell)
-    # Who asks often enough is lucky once.
+    # If an idea is judged often enough, one verdict is lucky.
     earlier = [
         one
         for one in records_in(found.path.parent)
@@ -101,7 +103,7 @@ def judge_idea(options: JudgeOptions) -> Judgement:
 
 
 def replay_record(options: JudgeOptions, path: Path) -> Replay:
-    """Do a judgement again, and print what does not hold."""
+    """Repeat a judgement, and print what does not hold."""
     judgement = read_judgement(path)
     if sandbox.bubblewrap() is None:
         remarks()(f"no sandbox here: the code in {path} runs with your rights ({sandbox.HOW})")
@@ -130,8 +132,10 @@ def replay_record(options: JudgeOptions, path: Path) -> Replay:
 
 
 def work_off(options: JudgeOptions, folder: Path) -> None:
-    """Judge the function `idea` of each file of a folder that has no verdict on its base yet,
-    until the hours are over or a signal comes."""
+    """Judge the function `idea` in each file of a folder that has no verdict on its base yet.
+
+    Stops when the hours are over or a signal arrives.
+    """
     if not folder.is_dir():
         raise UserError(
             f"no folder {folder}", fix="a folder of files that each have a function `idea`"
@@ -160,8 +164,10 @@ def work_off(options: JudgeOptions, folder: Path) -> None:
 
 
 def records_in(folder: Path) -> list[Judgement]:
-    """The judgements whose records are in a folder, the oldest first; a damaged record is named
-    and left out."""
+    """The judgements recorded in a folder, the oldest first.
+
+    A damaged record is reported and left out.
+    """
     found = []
     for path in sorted(folder.glob("*.jsonl")):
         try:
@@ -171,8 +177,7 @@ def records_in(folder: Path) -> list[Judgement]:
     return sorted(found, key=lambda judgement: str(judgement.begin["at"]))
 
 
-# --- what is said
-# ---
+# --- the text of the verdict ---
 
 
 def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
@@ -211,7 +216,7 @@ def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
 
 
 def costs_of(found: Judgement) -> dict[str, Cost]:
-    """What a training takes, of the base and of the idea."""
+    """The costs of a training, for the base and for the idea."""
     return {
         name: {"first": found.cost(key, "base"), "arm": found.cost(key, "idea")}
         for name, (key, *_) in COSTS.items()

@@ -1,6 +1,8 @@
-"""The options of every command, a class each, named after it: `hectogpt COMMAND --help` prints its
-docstring and the texts below its fields. They stand apart from the commands, which load torch:
---help and a wrong option are answered at once."""
+"""The options of every command, one class each: `hectogpt COMMAND --help` prints its docstring.
+
+The strings below the fields are the help of each option. The classes are separate from the
+commands, which load torch, so that --help and a wrong option are answered at once.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,9 @@ IDEA = (
     "unchanged, is known."
 )
 Idea = Annotated[tuple[Path, ...], arg(help=IDEA)]
-View = Literal["train", "attention", "positions", "model"]  # pages that are saved
-# Fields of a run that `hectogpt train --help` names beside the options: how they are written, and
-# their texts.
+View = Literal["train", "attention", "positions", "model"]  # pages that can be saved
+# Fields of a run that `hectogpt train --help` lists with the options: how they are written, and
+# their help.
 RUN_FIELDS = {
     "corpus": (
         "--corpus NAME",
@@ -45,26 +47,28 @@ RUN_FIELDS = {
 
 @dataclass(frozen=True)
 class TrainOptions(Habits):
-    """Train a recipe (minute takes about one; top reaches the lowest loss), or one changed by a
-    function of your own, score it, and keep all in runs/RECIPE. Every field of the run is an
-    option: --model.n-layers 6 --optim.lr 0.003.
+    """Train a recipe, score it, and keep everything in runs/RECIPE.
+
+    The recipe `minute` takes about a minute; `top` reaches the lowest loss. FILE.py:FUNCTION is a
+    recipe changed by a function of your own. Every field of the run is an option: --model.n-layers
+    6 --optim.lr 0.003.
 
     Examples
       hectogpt train adamw_128 --corpus stories.txt --steps 300 --out runs/mine
     """
 
     init: str | None = None
-    """Start from the weights of a run, folder or hub name."""
+    """Start from the weights of a run, a folder or a name on the hub."""
     idea: Path | None = None
-    """Your own file, if the model of --init has its classes."""
+    """Your own file, if the model of --init needs its classes."""
     resume: Annotated[str | None, arg(metavar="auto|RUN")] = None
-    """Go on with the recipe's newest run, or with a folder."""
+    """Resume the recipe's newest run (auto), or the run in a folder."""
     dist_timeout: float = 120.0
-    """Seconds that processes wait for each other (torchrun)."""
+    """Seconds that processes of torchrun wait for each other."""
     json: Json = False
     quiet: Silent = False
     dry_run: bool = False
-    """Show the run, its size and its corpus; no training."""
+    """Show the run, its size and its corpus, without training."""
 
 
 @dataclass(frozen=True)
@@ -83,35 +87,33 @@ class GenerateOptions:
     model: Positional[str]
     """Folder or hub name, such as runs/minute or gpt2."""
     prompt: Positional[str] = ""
-    """Text to continue, in quotes. Without one a new text is started."""
+    """Text to continue, in quotes; without one, a new text is started."""
     step: Step = None
     idea: Idea = ()
     max_new_tokens: int = 100
-    """Tokens to add at most."""
+    """Most tokens to add."""
     greedy: bool = False
-    """Take the likeliest token each time, instead of drawing one."""
+    """Take the most probable token each time instead of drawing one."""
     temperature: float = 0.8
-    """Divides the logits before a draw; 0 takes the likeliest token."""
+    """Divide the logits by this before a draw; 0 takes the most probable token."""
     top_k: int = 50
-    """Draw among the k likeliest tokens; 0: among all."""
+    """Draw among the k most probable tokens; 0: among all."""
     top_p: float = 1.0
-    """Draw among the likeliest tokens whose probabilities reach p."""
+    """Draw among the fewest, most probable tokens whose probabilities add up to p."""
     min_p: float = 0.0
-    """Drop tokens less likely than min_p times the likeliest."""
+    """Drop tokens less probable than min_p times the most probable one."""
     num_return_sequences: int = 1
-    """Continuations of the prompt."""
+    """Number of continuations."""
     stop_strings: tuple[str, ...] = ()
-    """End the text after one of these."""
+    """End the text after any of these."""
     eos_token_id: int | None = None
-    """Token that ends a text. Without, end-of-text; -1: none."""
+    """Id of the token that ends a text; -1: none (default: end-of-text)."""
     seed: int = 0
-    """Of the draws; continuation number i, counted from 0, uses seed + i."""
+    """Seed of the draws; continuation number i, counted from 0, uses seed + i."""
     precision: Literal["float32", "bfloat16", "int8"] = "float32"
-    """Format of the weights: float32, or bfloat16 or int8, which are faster and slightly
-    inexact.
-    """
+    """Format of the weights; bfloat16 and int8 are faster and slightly inexact."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
+    """Device to compute on."""
     json: Json = False
     quiet: Quiet = False
 
@@ -120,8 +122,8 @@ class GenerateOptions:
 class ExportOptions:
     """Write a model as a folder that transformers opens offline, or as a GGUF file for llama.cpp.
 
-    A model that is GPT-2 becomes a GPT2LMHeadModel. Any other comes with its code in one file, for
-    trust_remote_code=True. docs/interop.md says more.
+    A GPT-2 becomes a GPT2LMHeadModel. Any other model comes with its code in one file, for
+    trust_remote_code=True. See docs/interop.md.
 
     Examples
       hectogpt export runs/minute exported
@@ -131,9 +133,9 @@ class ExportOptions:
     model: Positional[str]
     """A run's folder, a folder in Hugging Face's layout, or a name on the hub."""
     folder: Positional[Path]
-    """Where to write; made if it is missing."""
+    """Folder to write; created if it is missing."""
     to: Literal["hf", "gguf"] = "hf"
-    """hf: for transformers. gguf: model.gguf for llama.cpp, of a GPT-2 only."""
+    """hf: a folder for transformers. gguf: model.gguf for llama.cpp, for a GPT-2 only."""
     step: Step = None
     overwrite: bool = False
     """Replace an earlier export in the folder."""
@@ -155,12 +157,12 @@ class ScoreOptions:
     """
 
     models: Positional[tuple[str, ...]]
-    """Runs' folders, folders in Hugging Face's layout, or names on the hub."""
+    """Run folders, folders in Hugging Face's layout, or names on the hub."""
     corpus: Corpus = "sotu"
     split: Literal["dev", "test"] = "dev"
-    """The held-out text; test is for the last word."""
+    """The held-out text to score; keep test for the final comparison."""
     max_tokens: int | None = None
-    """Score only the first tokens; GPT-2 small takes some seconds per thousand on two cores."""
+    """Score only the first tokens; GPT-2 small takes a few seconds per thousand on two cores."""
     step: Step = None
     idea: Idea = ()
     json: Json = False
@@ -169,8 +171,10 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class VerdictOptions:
-    """Test whether the losses in B are lower than those in A. The runs may be of any program; the
-    result stays valid when you test again after every new seed.
+    """Test whether the losses in B are lower than those in A.
+
+    The runs may come from any program, and the result stays valid if you test again after every
+    new seed.
 
     A and B are CSV files with a header, or .jsonl files, with a row for each run: its seed and its
     loss. FILE:COLUMN takes the loss from another column, so two columns of one file can be
@@ -186,9 +190,9 @@ class VerdictOptions:
     b: Positional[Annotated[str, arg(metavar="B")]]
     """Losses of the change."""
     margin: float = 0.02
-    """Differences below it count as a tie, in the unit of the losses."""
+    """Smaller differences count as a tie, in the unit of the losses."""
     unpaired: bool = False
-    """Ignore the seeds: the runs of A and B have nothing in common."""
+    """Ignore the seeds: the runs of A and B are independent."""
     picture: Annotated[Path | None, arg(metavar="FILE.png")] = None
     """Draw the gains and their interval."""
     json: Json = False
@@ -196,9 +200,10 @@ class VerdictOptions:
 
 @dataclass(frozen=True)
 class YardstickOptions:
-    """Say what counting reaches on a text, from a uniform guess to the best mixture of n-grams,
-    and where a loss of any model lies between. The last tenth of the text is held out; n-grams of
-    the rest predict it.
+    """Report what counting reaches on a text, and where a loss of any model lies on that scale.
+
+    The scale goes from a uniform guess to the best mixture of n-grams. The last tenth of the text
+    is held out; n-grams of the rest predict it.
 
     Examples
       hectogpt yardstick input.txt --loss 3.1
@@ -209,28 +214,29 @@ class YardstickOptions:
     text: Positional[str]
     """A text: a file, a folder, .jsonl, hf:NAME, sotu or tinystories."""
     tokenizer: str = "gpt2"
-    """gpt2, bytes, or a folder or file of Hugging Face's (tokenizer.json)."""
+    """gpt2, bytes, or a tokenizer.json of Hugging Face or its folder."""
     train_tokens: int | None = None
-    """Count only so many tokens, as a run that reads no more (default: all)."""
+    """Count only the first tokens, for a run that reads no more (default: all)."""
     loss: tuple[float, ...] = ()
-    """Losses to place."""
+    """Losses to place on the scale."""
     per: Literal["token", "byte", "character"] = "token"
     """Unit of the losses: nats per token, bits per byte or bits per character."""
     log: Annotated[str | None, arg(metavar="FILE[:COLUMN]")] = None
-    """Place a run's curve: printed lines, .csv, .jsonl, or TensorBoard's events."""
+    """Place a run's curve, from printed lines, .csv, .jsonl, or TensorBoard's events."""
     picture: Annotated[Path | None, arg(metavar="FILE.png")] = None
-    """Draw the lines, and what was placed."""
+    """Draw the scale with everything placed on it."""
     json: Json = False
 
 
 @dataclass(frozen=True)
 class BisectOptions:
-    """Say where two runs or two models part. Exit codes: 0 equal, 1 different.
+    """Find where two runs or two models begin to differ. Exit codes: 0 equal, 1 different.
 
-    Two runs are trained again side by side: the first step, tensor and row that differ, and in
-    this step the first module whose output, gradient or update does. Two models get the same
-    tokens: the first module whose output differs, in float32 and float64. A model is a folder, a
-    name on the hub, a model_solution.py (which gets the other's weights), or textbook.
+    Two runs are trained again side by side, to find the first step, tensor and row that differ,
+    and within that step the first module whose output, gradient or update differs. Two models get
+    the same tokens, to find the first module whose output differs, in float32 and float64. A model
+    is a folder, a name on the hub, a model_solution.py (which gets the other model's weights), or
+    textbook.
 
     Examples
       hectogpt bisect runs/minute runs/minute-2
@@ -241,17 +247,18 @@ class BisectOptions:
     a: Positional[Annotated[str, arg(metavar="A")]]
     """A run, or a model."""
     b: Positional[Annotated[str, arg(metavar="B")]]
-    """Another."""
+    """The run or model to compare it with."""
     models: bool = False
-    """Compare the models of two runs, not how they were trained."""
+    """Compare the models of two runs instead of their training."""
     idea: Idea = ()
     json: Json = False
 
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Run recipes over the same seeds, test the differences and give a verdict. A seed changes the
-    first weights and the data order.
+    """Run recipes over the same seeds, test the differences and give a verdict.
+
+    A seed decides the initial weights and the order of the data.
 
     Examples
       hectogpt compare baseline muon --seeds 3
@@ -261,58 +268,46 @@ class CompareOptions:
     """
 
     recipes: Positional[tuple[str, ...]] = ()
-    """Names of recipes; the first is what the others are compared to. `top` is the ladder's last
-    rung.
-    """
+    """Recipes; the others are compared with the first. `top` is the ladder's last rung."""
     seeds: int | None = None
-    """How many seeds: 5; with until the most of them, 1000."""
+    """Number of seeds (default 5); with --until, the most seeds (default 1000)."""
     first_seed: int = 0
-    """The seeds are first-seed, first-seed + 1, ..."""
+    """Use the seeds first-seed, first-seed + 1, ..."""
     until: Literal["decided"] | None = None
-    """decided: go on seed by seed until each recipe is better than the first, worse, or within
-    0.02 of it. The test stays valid although it looks after every seed."""
+    """decided: add seeds until each recipe is better, worse, or within 0.02 of the first."""
     corpus: Corpus = "sotu"
     track: str = "closed"
-    """Whose rules to check: closed is 100 steps, 819,200 fresh tokens, 60 M parameters, 10 minutes
-    on 2 cores.
-    """
+    """Rules to check; closed: 100 steps, 819,200 fresh tokens, 60 M parameters, 600 s, 2 cores."""
     steps: int | None = None
-    """Another number of steps; such trials are marked modified."""
+    """A different number of steps; such trials are marked modified."""
     without: tuple[str, ...] = ()
-    """Rungs of the top recipe to leave out, one at a time ("all": each of them)."""
+    """Rungs to leave out of the top recipe, one at a time ("all": each of them)."""
     sweep: tuple[str, ...] = ()
-    """FIELD=VALUE,VALUE as in optim.lr=0.001,0.003; several make a grid. Such trials are marked
-    modified.
-    """
+    """FIELD=VALUE,VALUE as in optim.lr=0.001,0.003; several make a grid; marks trials modified."""
     out: Path = Path("runs/compare.jsonl")
-    """Where the records go, a line a trial. Trials recorded there are not run again, unless they
-    crashed.
-    """
+    """File for the records, a line for each trial; only trials that crashed are run again."""
     test: bool = False
-    """Score the test text too and compare by it; without, by the dev text."""
+    """Also score the test text, and compare by it instead of the dev text."""
     threads: int = 0
-    """Threads a trial (0: as many as the track allows, at most one on each core)."""
+    """Threads per trial; 0: as many as the track allows, at most one per core."""
     workers: int | None = None
-    """Trials at a time: 1; with an engine as many as there is room for."""
+    """Trials at a time (default 1; with ray or slurm, as many as there is room for)."""
     engine: Literal["local", "ray", "slurm"] = "local"
-    """ray: tasks of a Ray cluster. slurm: writes the script of an array, or follows one that
-    runs.
-    """
+    """ray: run tasks of a Ray cluster. slurm: write an array's script, or follow a running one."""
     dry_run: bool = False
-    """Show what would be run; with slurm the script."""
+    """Show what would be run; with slurm, the script."""
     json: Json = False
     quiet: Silent = False
 
 
 @dataclass(frozen=True)
 class JudgeOptions:
-    """Judge an idea: train it and its base in sealed processes, with seeds that nobody chose, on
-    both corpora.
+    """Judge an idea: train it and its base in sealed processes, on both corpora.
 
-    The verdict is better, worse, tie or unproven; refused if it breaks a rule of its base (steps,
-    tokens, parameters, time) or cannot be run; dishonest if a check fails. Exit codes: 0 better, 1
-    not better or not sealed, 2 refused, 3 dishonest. The idea's file is run in sandboxes that have
-    no file of data, no network and no other process.
+    Nobody can choose the seeds. The verdict is better, worse, tie or unproven; refused if the idea
+    breaks a rule of its base (steps, tokens, parameters, time) or cannot be run; dishonest if a
+    check fails. Exit codes: 0 better, 1 not better or not sealed, 2 refused, 3 dishonest. The
+    idea's file runs in sandboxes without data files, network or other processes.
 
     Examples
       hectogpt judge my_idea.py:idea
@@ -322,39 +317,36 @@ class JudgeOptions:
     """
 
     idea: Positional[str] = ""
-    """FILE.py:FUNCTION, or FILE.py:FUNCTION@BASE for another base."""
+    """FILE.py:FUNCTION, or FILE.py:FUNCTION@BASE for a different base."""
     on: str = "minute"
-    """What ideas are applied to and compared with: a recipe, or a function of another file."""
+    """Base that ideas change and are compared with: a recipe, or a function of another file."""
     corpus: tuple[str, ...] = ("sotu", "tinystories")
-    """Texts to judge on; tinystories is left out where it cannot be had."""
+    """Texts to judge on; tinystories is left out if it is not available."""
     minutes: float = 30.0
-    """Start no further seed that would not fit into this time."""
+    """Start no seed that would not finish within this time."""
     seeds: int = 12
-    """The most seeds; the judge stops as soon as they decide."""
+    """Most seeds; the judge stops as soon as they decide."""
     threads: int = 0
-    """Threads of a training (0: two, or one on a processor with one core)."""
+    """Threads per training; 0: two, or one on a CPU with one core."""
     out: Path = Path("judgements")
-    """Folder for the records, one file for each judgement; or the file of this one, NAME.jsonl."""
+    """Folder for the records, one file per judgement; or the file of this one, NAME.jsonl."""
     replay: Path | None = None
-    """Do the judgement of this record again, with its source and seeds, and say whether it holds
-    (exit code 0 or 1).
-    """
+    """Repeat this recorded judgement, and report whether it holds (exit code 0) or not (1)."""
     commit: bool = False
-    """Print the hash that the record commits to before anything runs, even if quiet."""
+    """Print the record's commitment hash before anything runs, even with --quiet."""
     queue: Path | None = None
-    """Judge the function `idea` of each file of this folder that has no verdict yet."""
+    """Judge the function `idea` in each file of this folder that has no verdict yet."""
     hours: float = 8.0
-    """Of a queue: start nothing after this time."""
+    """With --queue: start nothing after this time."""
     json: Json = False
     quiet: Quiet = False
 
 
 @dataclass(frozen=True)
 class IdeaOptions:
-    """Write an example of an idea: a function that takes a run and returns a changed one. It works
-    as it is.
+    """Write an example of an idea: a function that takes a run and returns a changed one.
 
-    docs/literature.py has a function for every part of a run.
+    It works as it is. docs/literature.py has a function for every part of a run.
 
     Examples
       hectogpt idea
@@ -362,13 +354,12 @@ class IdeaOptions:
     """
 
     file: Positional[Path] = Path("my_idea.py")
-    """File to write. A file that exists is never overwritten."""
+    """File to write; an existing file is never overwritten."""
 
 
 @dataclass(frozen=True)
 class AssignmentOptions:
-    """Write a folder to work in: the three files with parts to fill in, a test for each, the
-    questions, a text.
+    """Write a folder to work in: three files with parts to fill in, tests, questions and a text.
 
     The folder needs no hectoGPT: its tests run with pytest. With --check, run them on a folder
     written before.
@@ -381,23 +372,25 @@ class AssignmentOptions:
     """
 
     folder: Positional[Path]
-    """Folder to write, or to check. A folder that holds something is never written to."""
+    """Folder to write, or to check; it must be new or empty to be written."""
     check: bool = False
-    """Say how far the folder is. The exit code is 0 if all parts pass, else 1."""
+    """Report how far the folder is; the exit code is 0 if all parts pass, else 1."""
     parts: str = "all"
-    """What is left out for the student, with commas between: gelu, mlp, attention, block, init,
-    forward, generate, loss, converter, pretrained, chunks, train, plot; scored for those that
-    carry points, as in the course; all."""
-    solution: bool = False
-    """Also write the textbook's files and the written answers, to the folder `solution`: for
-    teachers.
+    """Parts that the student writes, with commas between: all; scored, those with points; names.
+
+    The names are gelu, mlp, attention, block, init, forward, generate, loss, converter,
+    pretrained, chunks, train, plot.
     """
+    solution: bool = False
+    """Also write the textbook's files and the answers to the folder `solution`, for teachers."""
 
 
 @dataclass(frozen=True)
 class ExploreOptions:
-    """Open a page in the browser: training on your text, in the page. With a model's folder: its
-    attention, and what each head is worth. The other pages are linked below it.
+    """Open a page in the browser that trains on your text, or shows a model.
+
+    For a model's folder, the page shows its attention and the effect of each head. The other pages
+    are linked below it.
 
     Examples
       hectogpt explore
@@ -407,16 +400,17 @@ class ExploreOptions:
     model: Positional[str | None] = None
     """Folder of a run, or of a GPT-2 in Hugging Face's layout."""
     prompt: str | None = None
-    """For a model: the text to read."""
+    """With a model: the text that it reads."""
     idea: Idea = ()
     no_browser: bool = False
-    """Print where the page is and open nothing."""
+    """Print the page's address without opening it."""
 
 
 @dataclass(frozen=True)
 class ExploreExportOptions:
-    """Save a page as one HTML file that opens offline: train (trains in the page), attention,
-    positions, or model.
+    """Save a page as one HTML file that opens offline: train, attention, positions, or model.
+
+    The page `train` trains in the browser.
 
     Examples
       hectogpt explore export attention page.html
@@ -429,15 +423,13 @@ class ExploreExportOptions:
     file: Positional[Path | None] = None
     """File to write."""
     out: Path | None = None
-    """The file, as an option."""
+    """File to write, as an option."""
     text: Path | None = None
-    """For train: a text file that stands first. For model: the text on which effects of heads are
-    measured.
-    """
+    """For train: text file to start with. For model: text to measure the heads' effects on."""
     weights: Path | None = None
-    """For train: folder of a run whose weights it begins with."""
+    """For train: the folder of a run whose weights it starts with."""
     model: str | None = None
-    """For model: its folder (default: of the run below ./runs that finished last)."""
+    """For model: its folder (default: the run below ./runs that finished last)."""
     prompt: str | None = None
     """For model: the text to read."""
     step: Step = None
@@ -446,9 +438,10 @@ class ExploreExportOptions:
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Tokenise a corpus into its cache; one that is there is checked against its hashes. With
-    --vocab a vocabulary is trained on the training part of the text, and the tokens go into a
-    folder, which is the corpus from then on.
+    """Tokenise a corpus into its cache, or check an existing one against its hashes.
+
+    With --vocab, train a vocabulary on the training part of the text, and write the tokens to a
+    folder. That folder is then the corpus.
 
     Examples
       hectogpt data build stories.txt
@@ -460,7 +453,7 @@ class DataOptions:
     source: Positional[str] = "sotu"
     """sotu, tinystories, hf:NAME, a text file, a folder, .jsonl, FILE.jsonl:COLUMN, or .bin"""
     vocab: int | None = None
-    """Train a vocabulary of so many tokens."""
+    """Train a vocabulary of this many tokens."""
     out: Path | None = None
     """With --vocab: the folder for tokens and vocabulary (default: SOURCE-vocab-N)."""
     json: Json = False
@@ -468,8 +461,9 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class ShowOptions:
-    """Show a run: its numbers, its picture's path, its samples, and the fields that differ from
-    its recipe. Without a name list the runs below ./runs.
+    """Show a run: its numbers, picture, samples, and the fields that differ from its recipe.
+
+    Without a name, list the runs below ./runs.
 
     Examples
       hectogpt show
@@ -477,15 +471,16 @@ class ShowOptions:
     """
 
     run: Positional[str] = ""
-    """Folder that `hectogpt train` wrote, or its name below runs/."""
+    """Run folder that `hectogpt train` wrote, or its name below runs/."""
     json: Json = False
 
 
 @dataclass(frozen=True)
 class WatchOptions:
-    """Show runs in the browser while they train: loss, gradient norm, seconds a step; what their
-    newest checkpoint writes and looks at. Only reads: a run is neither slowed nor changed. Ctrl-C
-    ends it.
+    """Show runs in the browser while they train: loss, gradient norm, seconds per step.
+
+    Also shows what their newest checkpoint writes, and its attention. It only reads, so runs are
+    neither slowed nor changed. Ctrl-C ends it.
 
     Examples
       hectogpt watch             while `hectogpt train` runs in another terminal
@@ -494,22 +489,21 @@ class WatchOptions:
     """
 
     runs: Positional[tuple[str, ...]] = ()
-    """Folders of runs, or names below runs/ (default: the newest there, those in training, and
-    those that begin).
-    """
+    """Run folders, or names below runs/ (default: the newest one, running ones, and new ones)."""
     prompt: str | None = None
     """Text that the newest checkpoint continues, and whose attention is drawn."""
     idea: Idea = ()
     port: int = 0
-    """Port on 127.0.0.1; 0 is a free one."""
+    """Port on 127.0.0.1; 0: a free one."""
     no_browser: bool = False
-    """Print the address and open nothing."""
+    """Print the address without opening it."""
 
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """Check that the files of a run, its checkpoints among them, are as they were written; nothing
-    is changed. With one of --repair, --replay and --diagnose do that instead.
+    """Check that all files of a run, with its checkpoints, are as they were written.
+
+    Nothing is changed. With --repair, --replay or --diagnose, the command does that instead.
 
     Examples
       hectogpt check runs/minute
@@ -520,19 +514,13 @@ class CheckOptions:
     run: Positional[Path]
     """The run's folder."""
     repair: bool = False
-    """Finish a trained run: weights that are damaged, from the last checkpoint; scores, picture,
-    summary.
-    """
+    """Complete a trained run: damaged weights from a checkpoint, scores, picture, summary."""
     replay: bool = False
-    """Compute the step after a checkpoint again and compare every bit with what the run has
-    recorded.
-    """
+    """Repeat the step after a checkpoint, and compare every bit with the run's records."""
     diagnose: bool = False
-    """Compute that step without its update; name the first module whose numbers are not finite,
-    and the rows."""
+    """Repeat that step without its update, and name the module and rows that are not finite."""
     step: int | None = None
-    """For replay and diagnose: how many steps the checkpoint has done (default: the newest that
-    has a next step)."""
+    """Checkpoint for --replay and --diagnose, by its step (default: the newest usable one)."""
     idea: Idea = ()
     json: Json = False
     quiet: Silent = False
@@ -540,9 +528,11 @@ class CheckOptions:
 
 @dataclass(frozen=True)
 class GradeOptions:
-    """Grade submissions of the assignment: files, folders or .zip archives with model_solution.py,
-    or folders of these; utils.py and train.py beside it too. Exit codes: 0 all right, 1 something
-    is wrong, 2 usage, 5 the grader itself does not work.
+    """Grade submissions of the assignment: files, folders or .zip archives with model_solution.py.
+
+    A folder may hold several submissions. A utils.py and a train.py next to model_solution.py are
+    graded too. Exit codes: 0 all correct, 1 something is wrong, 2 usage, 5 the grader itself does
+    not work.
 
     Examples
       hectogpt grade model_solution.py
@@ -551,37 +541,36 @@ class GradeOptions:
     """
 
     paths: Positional[tuple[Path, ...]] = ()
-    """What to grade."""
+    """Submissions, or folders of them."""
     hints: Literal[1, 2, 3] = 3
-    """1: the symptom; 2: also where; 3: also the mistake (default)."""
+    """1: the symptom; 2: also where it is; 3: also the mistake (default)."""
     strict: bool = False
-    """Notes count, such as more tokens than the context holds."""
+    """Also fail a submission for notes, such as reading more tokens than the context holds."""
     csv: Path | None = None
-    """A line for each submission."""
+    """Write a line for each submission to this file."""
     html: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """A page for each submission, and an overview; they work offline."""
+    """Write a page for each submission, and an overview; they work offline."""
     out: Path | None = None
-    """The records (default grades.jsonl for a class); what is recorded there is not graded
-    again.
-    """
+    """File for the records (default for a class: grades.jsonl); recorded ones are skipped."""
     jobs: int = 0
-    """Submissions at the same time (0: one on each core)."""
+    """Submissions to grade at the same time; 0: one per core."""
     timeout: float = 10.0
     """Seconds for one step of a submission."""
     memory: float = 2.0
-    """GiB for a submission, beside torch."""
+    """GiB of memory for a submission, in addition to torch."""
     make_autograder: Annotated[Path | None, arg(metavar="ZIP")] = None
-    """Write the autograder for Gradescope, and do nothing else."""
+    """Only write the autograder for Gradescope."""
     gradescope: Path | None = None
-    """Write Gradescope's results.json, for one submission."""
+    """Write Gradescope's results.json for one submission."""
     json: Json = False
     quiet: Quiet = False
 
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """Say what this machine and installation can do, and what is missing. The exit code is 0
-    unless that is something `hectogpt train` needs.
+    """Report what this machine and installation can do, and what is missing.
+
+    The exit code is 0 unless `hectogpt train` lacks something.
 
     Examples
       hectogpt doctor
@@ -593,8 +582,9 @@ class DoctorOptions:
 
 @dataclass(frozen=True)
 class CompletionOptions:
-    """Print a completion script for a shell: commands, options, values, files. Make it again after
-    an update.
+    """Print a completion script for a shell: commands, options, values and files.
+
+    Repeat this after an update.
 
     Examples
       hectogpt completion bash > ~/.local/share/bash-completion/completions/hectogpt

@@ -1,9 +1,10 @@
-"""`hectogpt train [RECIPE]`: reads the options, trains and prints the result, alone or as one of
-torchrun's processes.
+"""`hectogpt train [RECIPE]`: read the options, train, and print the result.
 
-Progress goes to stderr, the final table (or --json) to stdout. Under torchrun rank 0 does what one
-alone does and prints, the others follow it. A process that fails says so itself; that another has
-failed say ranks 0 and 1."""
+It runs by itself or as one of torchrun's processes. Progress goes to stderr, the final table (or
+--json) to stdout. Under torchrun, rank 0 behaves like a single process and does the printing; the
+other ranks follow. A failing process reports its own error; ranks 0 and 1 also report that another
+process failed.
+"""
 
 from __future__ import annotations
 
@@ -53,12 +54,12 @@ from hectogpt.training.parallel import (
 from hectogpt.training.run import Run, changes, files_of, label_of, load_run
 from hectogpt.training.run_folder import read_run
 
-# Codes with which all processes of a run end together.
+# Exit codes that all processes of a run share.
 COMMON = (errors.DIVERGED, errors.INTERRUPTED, errors.TERMINATED, errors.HANGUP)
 
 
 def main(argv: list[str]) -> None:
-    """Train a new run, or resume one; score it, print it. Raises UserError."""
+    """Train a new run, or resume one; score it and print the result. Raises UserError."""
     options, plan = parse(argv)
     launch = find_launch()
     ideas.check_causal(plan.run)
@@ -79,7 +80,9 @@ def main(argv: list[str]) -> None:
 def parse(argv: list[str], base: Run | None = None) -> tuple[TrainOptions, Plan]:
     """Read a command line: the options, and the recipe with the fields that it overrides.
 
-    base: the Run whose fields are overridden, instead of the recipe.
+    Args:
+        argv: the words after `hectogpt train`.
+        base: the Run whose fields are overridden, instead of the recipe.
     """
     named = bool(argv) and not argv[0].startswith("-")
     given, words = (argv[0], argv[1:]) if named else (DEFAULT, argv)
@@ -120,15 +123,14 @@ def arguments_of(run: Run) -> type:
 
 
 def value_of(option: str, words: list[str]) -> str | None:
-    """The value of an option that has to be known before the others are read."""
+    """The value of an option that must be known before the others are parsed."""
     for word, following in zip(words, [*words[1:], None], strict=False):
         if word == option or word.startswith(f"{option}="):
             return word.partition("=")[2] if "=" in word else following
     return None
 
 
-# --- what is to be trained
-# ---
+# --- the run to train ---
 
 
 def find_plan(
@@ -168,7 +170,7 @@ def find_resumed(options: TrainOptions, plan: Plan) -> tuple[Path | None, int | 
     """Find the folder of the run to resume, and the step that is named.
 
     It is the folder that --resume or --out names, or else the newest run of the recipe that the
-    same command line has begun. Raises UserError.
+    same command line started. Raises UserError.
     """
     if options.resume not in (None, "auto"):
         return named_folder(str(locate_run(str(options.resume))))
@@ -180,17 +182,18 @@ def find_resumed(options: TrainOptions, plan: Plan) -> tuple[Path | None, int | 
 
 
 def is_begun_by(folder: Path, run: Run) -> bool:
-    """Whether the run in a folder is this one."""
+    """True if the folder holds this run: the same recipe and no changed field."""
     try:
         before = read_run(folder)
-    except UserError:  # of an idea that is not this one, or damaged
+    except UserError:  # made by a different idea, or damaged
         return False
     return before.recipe == run.recipe and not changes(before, run)
 
 
 def continued(plan: Plan, argv: list[str], folder: Path) -> Run:
-    """Return the run in a folder with the fields that the command line overrides. Raises UserError
-    for another run.
+    """Return the run in a folder with the fields that the command line overrides.
+
+    Raises UserError if the folder holds a different run.
     """
     before = read_run(folder)
     recipe = plan.recipe
@@ -219,16 +222,20 @@ def continued(plan: Plan, argv: list[str], folder: Path) -> Run:
     return after
 
 
-# --- the run and its result
-# ---
+# --- the run and its result ---
 
 
 def finish(
     options: TrainOptions, plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE
 ) -> None:
-    """Train to the end and print what came of it; with --dry-run print what would be trained.
+    """Train to the end and print the results; with --dry-run, only print what would be trained.
 
-    world: the processes that share the run, of which this is rank 0.
+    Args:
+        options: the command's options.
+        plan: the run.
+        corpus: its text.
+        progress: shows progress.
+        world: the processes that share the run, of which this is rank 0.
     """
     if options.dry_run:
         label = label_of(plan.run, plan.modified)
@@ -239,9 +246,7 @@ def finish(
 
 
 def show_plan(run: Run, corpus: Corpus, label: str, progress: Progress, as_json: bool) -> None:
-    """Print the run, its size, and what it would read; if `as_json`, every field of the run
-    instead.
-    """
+    """Print the run, its size, and what it would read; if `as_json`, all fields of the run."""
     for line in size_notes(run, corpus):
         progress.line(f"note: {line}")
     epochs = run.tokens / len(corpus.train)
@@ -257,8 +262,7 @@ def show_plan(run: Run, corpus: Corpus, label: str, progress: Progress, as_json:
 
 
 def result_lines(done: FullRun) -> Iterator[str]:
-    """The run beside the baseline and the n-gram models, its two continuations, and where its
-    files are."""
+    """Yield the results next to the baseline and n-gram models, the samples, and the paths."""
     summary = done.summary
     losses = {
         label: summary["ngrams"][key] for key, label in NGRAMS.items() if key in summary["ngrams"]
@@ -289,13 +293,13 @@ def result_lines(done: FullRun) -> Iterator[str]:
     yield f"All of it:   {summary['folder']}"
 
 
-# --- under torchrun
-# ---
+# --- under torchrun ---
 
 
 def train_shared(launch: Launch, options: TrainOptions, plan: Plan, argv: list[str]) -> None:
-    """Train as one of several processes. Raises UserError at rank 0, SystemExit with the same code
-    at the others.
+    """Train as one of several processes.
+
+    Raises UserError at rank 0, and SystemExit with the same code at the others.
     """
     try:
         recorded(lambda: _train_as_one(launch, options, plan, argv))()
@@ -303,9 +307,8 @@ def train_shared(launch: Launch, options: TrainOptions, plan: Plan, argv: list[s
         if launch.rank == 0 or "--debug" in sys.argv:
             raise
         common = isinstance(error, DisagreementError) or getattr(error, "code", None) in COMMON
-        if not common and not (
-            isinstance(error, PeerError) and launch.rank > 1
-        ):  # rank 0 may be what has failed
+        # Rank 1 also reports PeerError, because rank 0 may be the process that failed.
+        if not common and not (isinstance(error, PeerError) and launch.rank > 1):
             raise
         raise SystemExit(error.code if isinstance(error, UserError) else errors.BUG) from None
 
@@ -327,12 +330,12 @@ def _train_as_one(launch: Launch, options: TrainOptions, plan: Plan, argv: list[
             found = replace(found, run=replace(found.run, data=data))
         decided = world.share("the plan", lambda: found and dump(found.run))
         if decided is None:
-            world.wait_for_all("the end")  # rank 0 may keep the store
+            world.wait_for_all("the end")  # the store may end with rank 0
             return
         run = load_run(decided)
         corpus = find_corpus(run, progress, check=launch.local_rank == 0)
         world.agree({"data": corpus.sha256, "tokenizer": corpus.tokenizer.sha256})
-        if found is None:  # only rank 0 has decided
+        if found is None:  # every rank except 0
             follow(run, corpus, world, options.eval_every)
         else:
             finish(options, found, corpus, progress, world)

@@ -1,6 +1,8 @@
-"""Where two runs part: the first step after which their weights differ, and within it the first
-module whose output, gradient or update differs. And where two models part, given the outputs of
-their modules on the same tokens.
+"""Find where two runs, or two models, begin to differ.
+
+For runs, that is the first step after which their weights differ, and within it the first module
+whose output, gradient or update differs. For models, it is the first module whose outputs differ
+on the same tokens.
 """
 
 from __future__ import annotations
@@ -28,25 +30,27 @@ from hectogpt.training.session import Session
 Open = Callable[[Checkpoint | None], Stream]
 Named = dict[str, Tensor]
 Outputs = Mapping[str, Named]
-# Differences of other right code, over a module's largest output; it may round to float32 inside.
+# Largest difference between correct programs, relative to a module's largest output. They may
+# round to float32 internally.
 ROUNDING = {"float32": 1e-4, "float64": 1e-6}
-HEAD = "lm_head"  # which computes the loss without being called
+HEAD = "lm_head"  # computes the loss without being called as a module
 
 
 @dataclass(frozen=True)
 class Parting:
-    """Where two runs or two models part.
+    """The place where two runs or two models begin to differ.
 
     Attributes:
-        equal: True if they do not.
-        step: of runs, the first step after which a weight differs; 0 for the initial weights.
-        tensor, row: the first weight that differs then, and its first row that does.
-        module: whose output, gradient or update differs first.
-        stage: "forward", "gradient" or "update", the first of these that differs; None for initial
+        equal: True if they do not differ.
+        step: for runs, the first step after which a weight differs; 0 for the initial weights.
+        tensor: the first weight that differs after this step.
+        row: the first row of this weight that differs.
+        module: the first module whose output, gradient or update differs.
+        stage: the first of "forward", "gradient" and "update" that differs; None for initial
             weights.
         first: stage -> its first module that differs.
-        batch_row: the first row of the step's batch that holds other tokens.
-        largest: of models, dtype -> largest difference of the module's outputs.
+        batch_row: the first row of the step's batch that has different tokens.
+        largest: for models, dtype -> largest difference of the module's outputs.
     """
 
     equal: bool
@@ -69,11 +73,11 @@ def bisect_runs(a: Open, b: Open, at: Checkpoint | None = None) -> Parting:
 
     Args:
         a, b: open a stream of each run, at its first step or at a checkpoint.
-        at: a checkpoint that both have, to begin with.
+        at: a checkpoint that both share, to start from.
 
-    Raises UserError (DATA) if their weights have other names or shapes.
+    Raises UserError (DATA) if their weights have different names or shapes.
     """
-    streams = (a(deepcopy(at)), b(deepcopy(at)))  # optimizers work in the tensors they are given
+    streams = (a(deepcopy(at)), b(deepcopy(at)))  # optimizers modify the tensors they are given
     sessions = [session_of(stream) for stream in streams]
     check_shapes(*(saved_tensors(session.model) for session in sessions))
     if found := first_difference(*(saved_tensors(session.model) for session in sessions)):
@@ -91,7 +95,7 @@ def bisect_runs(a: Open, b: Open, at: Checkpoint | None = None) -> Parting:
 
 
 def check_shapes(a: Named, b: Named) -> None:
-    """Raises UserError (DATA) unless both have the same tensors."""
+    """Check that both have the same tensors. Raises UserError (DATA)."""
     shapes = [{name: list(tensor.shape) for name, tensor in one.items()} for one in (a, b)]
     names = dict.fromkeys([*a, *b])
     if odd := next((n for n in names if shapes[0].get(n) != shapes[1].get(n)), None):
@@ -105,8 +109,10 @@ def check_shapes(a: Named, b: Named) -> None:
 
 
 def first_difference(a: Named, b: Named) -> tuple[str, int] | None:
-    """The first tensor with other bits, and its first row that has some. Bits: two nans are equal,
-    0 and -0 are not."""
+    """The first tensor whose bits differ, and its first row that differs; None if all are equal.
+
+    Bits are compared: two nans are equal, 0 and -0 are not.
+    """
     for name in a:
         one, two = (t[name].cpu().contiguous().reshape(len(t[name]), -1) for t in (a, b))
         if one.dtype != two.dtype:
@@ -118,7 +124,7 @@ def first_difference(a: Named, b: Named) -> tuple[str, int] | None:
 
 
 def _within_step(sessions: list[Session], tensor: str, row: int) -> Parting:
-    """Compute the sessions' next step again and compare what happens inside."""
+    """Repeat the sessions' next step, and compare what happens inside."""
     step = sessions[0].step
     batches = [setup.make_batches(s.run, s.corpus).at(step) for s in sessions]
     batch_row = None
@@ -144,8 +150,11 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _trace(session: Session) -> dict[str, Named]:
-    """The outputs of all modules in a session's next step, in their order, and the gradients of
-    outputs and weights, in theirs. With several leaves there are several of each."""
+    """The outputs of all modules in a session's next step, and all gradients.
+
+    The gradients are those of outputs and weights. Both are in the order of computation. With
+    several leaves there are several of each.
+    """
     forward: Named = {}
     gradient: Named = {}
 
@@ -179,10 +188,10 @@ def bisect_models(a: Outputs, b: Outputs, exact: bool) -> Parting:
     """Compare the outputs of two models' modules, in float64 first.
 
     Args:
-        a, b: dtype -> module -> its output on the same tokens, in the order of the computation.
-            Modules that only one has are passed over.
-        exact: True if the same code computed both, so that any other bit is a difference;
-            otherwise those within ROUNDING are none.
+        a, b: dtype -> module -> its output on the same tokens, in the order of computation.
+            Modules that only one model has are skipped.
+        exact: True if the same code computed both, so that any different bit counts; otherwise
+            differences within ROUNDING do not count.
 
     Raises UserError (DATA) if they have no module in common.
     """
@@ -202,14 +211,14 @@ def bisect_models(a: Outputs, b: Outputs, exact: bool) -> Parting:
 
 
 def _apart(a: Named, b: Named) -> dict[str, tuple[float, float]]:
-    """Module -> the largest difference of its outputs, and this over the largest output."""
+    """Module -> the largest difference of its outputs, and its ratio to the largest output."""
     shared = [name for name in a if name in b]
     if not shared:
         why = f"modules: {', '.join(list(a)[:3])} against {', '.join(list(b)[:3])}"
         raise UserError("the two have no module in common", why=why, code=errors.DATA)
     found = {}
     for name in shared:
-        one = a[name].double().flatten()  # one may lack an axis that is broadcast
+        one = a[name].double().flatten()  # one of the two may lack an axis of length 1
         two = b[name].double().flatten()
         if len(one) != len(two):
             found[name] = (math.inf, math.inf)

@@ -27,7 +27,7 @@ from hectogpt.training.run import Data, LinearDecay, Run
 DEFAULT = "minute"  # trained if no recipe is named
 WITHOUT = "without-"  # prefix in the name of the ladder without one rung
 
-# --- beside the ladder
+# --- recipes that are not on the ladder
 
 
 def minute(run: Run) -> Run:

@@ -1,7 +1,7 @@
-"""One trial, a run and its scores, in a process of its own: a crash or a leak there costs one
-trial and nothing else.
+"""One trial: a run and its scores, in its own process.
 
-`python -m hectogpt.lab.trial` is the process's side.
+A crash or a leak there costs one trial and nothing else. `python -m hectogpt.lab.trial` is the
+process's side.
 """
 
 from __future__ import annotations
@@ -30,7 +30,14 @@ OnStep = Callable[[int, float], None]
 def request_of(
     run: Run, corpus: Corpus, splits: Sequence[str], scoring: Scoring = "alone"
 ) -> dict[str, Any]:
-    """What a trial's process is asked, as plain values that another machine understands too."""
+    """The request for the trial's process, as plain values that other machines understand too.
+
+    Args:
+        run: the run to train.
+        corpus: its text.
+        splits: the splits to score.
+        scoring: how to score them.
+    """
     return {
         "ideas": [{"path": str(idea.path), "source": idea.source} for idea in files_of(run)],
         "run": dump(run),
@@ -46,12 +53,18 @@ def ask(
     on_step: OnStep,
     cancelled: threading.Event | None = None,
 ) -> dict[str, Any]:
-    """Do a trial in a new process on this machine; the fields of its record that say what came of
-    it.
+    """Run a trial in a new process on this machine, and return the result fields of its record.
 
-    on_step is called with (step, loss). Never raises for what goes wrong in the process: `status`
-    is then "diverged", with the scores of a uniform guess, or "failed", without scores; `error` is
-    the whole message. Raises process.CancelledError once `cancelled` is set."""
+    An error in the process is not raised. The field `status` is then "diverged", with the scores
+    of a uniform guess, or "failed", without scores; `error` has the whole message.
+
+    Args:
+        request: the request, from `request_of`.
+        on_step: called with the step and its loss after every step.
+        cancelled: stops the trial once it is set.
+
+    Raises process.CancelledError if it was cancelled.
+    """
     result: dict[str, Any] = {}
 
     def receive(message: dict[str, Any], _: bytes) -> None:
@@ -75,14 +88,13 @@ def ask(
     }
 
 
-# --- the process's side
-# ---
+# --- the process's side ---
 
 
 def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A message {step, loss} after every step, at last the fields of the record.
+    """Yield {step, loss} after every step, then the result fields of the record.
 
-    Raises UserError for all that goes wrong but divergence.
+    Raises UserError for every failure except divergence.
     """
     for idea in request["ideas"]:
         load_idea(IdeaFile(Path(idea["path"]), idea["source"]))
@@ -114,17 +126,15 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     )
     summary |= scores | {"seconds": round(result.seconds, 2), "peak_mb": round(result.peak_mb, 1)}
     summary |= {"status": "diverged" if diverged else "ok", "error": diverged}
-    curves = {
-        "losses": result.losses,
-        "grad_norms": result.grad_norms,
-    }  # five digits are enough for the eye
+    # Only for pictures: five digits are enough.
+    curves = {"losses": result.losses, "grad_norms": result.grad_norms}
     yield summary | {
         name: [float(f"{value:.5g}") for value in values] for name, values in curves.items()
     }
 
 
 def _uniform_guess(run: Run, corpus: Corpus, splits: Sequence[str]) -> dict[str, float]:
-    """The scores of a uniform guess, which is what a run that diverged is worth."""
+    """The scores of a uniform guess, which stand for those of a run that diverged."""
     nats = math.log(run.model.vocab_size)
     fields = {"train_loss_last": nats, "train_loss_last10": nats}
     for split in splits:
@@ -139,8 +149,9 @@ def _uniform_guess(run: Run, corpus: Corpus, splits: Sequence[str]) -> dict[str,
 
 
 def serve(reply: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]) -> None:
-    """Answer standard input's request; an error that a user can fix ends the process with its
-    message.
+    """Answer the request on standard input.
+
+    An error that a user can fix ends the process with its message.
     """
     try:
         process.answer(reply)
