@@ -48,7 +48,7 @@ LONGEST_ROW = 100_000
 LARGEST_METRICS = 1 << 30  # bytes; a usual row has about 200
 FIX = "name a folder that `hectogpt train` wrote; `hectogpt show` lists those here"
 RUNNING = "running"  # a process holds the folder
-# There is no summary of all steps: the run was killed, or its process cannot be seen.
+# There is no valid summary: the run was killed, or its process cannot be seen.
 UNFINISHED = "unfinished"
 
 
@@ -85,9 +85,9 @@ class RunRecord:
         folder: the folder.
         recipe: the name of the recipe.
         modified: True if fields of the recipe were overridden.
-        state: RUNNING while a process holds the folder; UNFINISHED if there is no intact summary
-            of all planned steps that the manifest names; otherwise that of the summary: "done",
-            "interrupted", "diverged" or "unscored".
+        state: RUNNING while a process holds the folder, otherwise that of the summary: "done",
+            "interrupted", "diverged" or "unscored". UNFINISHED without a summary, if the manifest
+            does not name it, or if it says "done" but run.json plans a different number of steps.
         steps: steps taken.
         planned_steps: steps that run.json plans.
         dev_loss: held-out loss, nats per token.

@@ -29,7 +29,7 @@ from hectogpt.errors import UserError, set_to
 
 T = TypeVar("T")
 IS_OPTION = re.compile("--?[A-Za-z]")
-COLUMN = 26  # where the texts of options begin
+COLUMN = 26  # where the help of options begins
 NAMES = {int: "N", float: "X", Path: "FILE", str: "TEXT"}
 
 
@@ -70,7 +70,7 @@ def parse(
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             return tyro.cli(kind, args=argv, prog=f"hectogpt {command}", **settings)
-    except UserError as error:  # of a value that its class refuses
+    except UserError as error:  # the class of the options refuses a value
         raise with_default(error, known) from None
     except SystemExit as stop:
         if not stop.code:  # --help
@@ -139,7 +139,7 @@ def find_mistake(
     words = [typed[place] for place in loose]
     first = words[: len(names)]
     extra = words[len(names) :]
-    if names[-1:] == ["[PROMPT]"]:  # a text without quotes
+    if names[-1:] == ["[PROMPT]"]:  # a prompt without quotes
         first[-1] = " ".join([first[-1], *extra])
     return f"unexpected {' '.join(extra or words)}", why, [*first, *rest]
 
