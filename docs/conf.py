@@ -99,6 +99,7 @@ KEYWORDS = {
     "docs/performance": "speed, benchmark, performance",
 }
 # "name: what it is" in a docstring, at the beginning of a paragraph or after a sentence.
+HEADINGS = ("Args", "Attributes", "Raises", "Returns", "Yields")  # of lists in docstrings
 ITEM = re.compile(r"(?:^|(?<=[.;] ))([a-z_]\w*(?:, [a-z_]\w*)*): ")
 INLINE = re.compile(r"`([^`]+)`|([*|\\]|_(?!\w))")  # code, or a character that has a meaning in reStructuredText
 PICTURE = re.compile(
@@ -194,15 +195,26 @@ def two_images(picture: re.Match[str]) -> str:
     )
 
 
+def inline(text: str) -> str:
+    """A paragraph on one line, its code marked as reStructuredText has it."""
+    return INLINE.sub(lambda found: f"``{found[1]}``" if found[1] else f"\\{found[2]}", " ".join(text.split()))
+
+
 def rewrite_docstring(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Our docstrings are plain text: "name: what it is" begins an item, indented lines are shown as they are."""
     rewritten: list[str] = []
     for paragraph in "\n".join(lines).strip().split("\n\n"):
+        heading, _, rest = paragraph.partition(":\n")
+        if heading in HEADINGS:
+            rewritten += [f"**{heading}**", ""]
+            for item in re.split(r"\n(?=    \S)", rest):
+                name, _, meaning = inline(item.strip()).partition(": ")
+                rewritten += [f"{name}", f"    {meaning}", ""] if meaning else [name, ""]
+            continue
         if paragraph.startswith("    "):
             rewritten += ["::", "", *paragraph.splitlines(), ""]
             continue
-        text = INLINE.sub(lambda found: f"``{found[1]}``" if found[1] else f"\\{found[2]}", " ".join(paragraph.split()))
-        opening, *items = ITEM.split(text)
+        opening, *items = ITEM.split(inline(paragraph))
         rewritten += [opening, ""]
         for item, meaning in zip(items[::2], items[1::2], strict=True):
             rewritten += [f"``{item}``", f"    {meaning}", ""]

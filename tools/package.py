@@ -38,7 +38,8 @@ WHEEL = "from setuptools import build_meta; import sys; print(build_meta.build_w
 
 COPIES = "hectogpt/assignment/files/"  # of reference/, assignment/ and answers/, which setup.py puts into the wheel
 COPIED = {"reference/model_solution.py", "assignment/tests/expected.json", "answers/attention.md"}  # some of them
-SOURCES = {f"hectogpt/web/engine/{name}" for name in ("build.sh", "kernels.cpp", "kernels.wasm.txt")}  # stay here
+SOURCES = {"hectogpt/ruff.toml"}  # files of the package's folder that stay here
+SOURCES |= {f"hectogpt/web/engine/{name}" for name in ("build.sh", "kernels.cpp", "kernels.wasm.txt")}
 
 
 def tracked() -> set[str]:

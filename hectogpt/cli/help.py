@@ -288,17 +288,18 @@ def lines_of(left: str, text: str, columns: int) -> list[str]:
 
 
 def read_texts(kind: type) -> dict[str, str]:
-    """Field -> the string below it in the class, on one line."""
-    (tree,) = ast.parse(inspect.getsource(kind)).body
-    assert isinstance(tree, ast.ClassDef)
+    """Field -> the string below it in the class or a base of it, on one line."""
     texts = {}
-    for before, after in zip(tree.body, tree.body[1:], strict=False):
-        if (
-            isinstance(before, ast.AnnAssign)
-            and isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-        ):
-            texts[ast.unparse(before.target)] = " ".join(str(after.value.value).split())
+    for base in kind.__mro__[-2::-1]:  # except object, whose source is not Python
+        (tree,) = ast.parse(inspect.getsource(base)).body
+        assert isinstance(tree, ast.ClassDef)
+        for before, after in zip(tree.body, tree.body[1:], strict=False):
+            if (
+                isinstance(before, ast.AnnAssign)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+            ):
+                texts[ast.unparse(before.target)] = " ".join(str(after.value.value).split())
     return texts
 
 
