@@ -129,11 +129,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_hashes(folder: Path, *names: str) -> set[str]:
-    """Compare files with the folder's manifest and return the names that it contains.
+    """Compare files, by default all, with the folder's manifest, and return their names.
 
     Raises UserError (CHECKPOINT).
     """
-    faults = damage(folder, read_manifest(folder), names)
+    faults = damage(folder, read_manifest(folder), names or None)
     for name, fault in faults.items():
         if fault:
             fix = (

@@ -25,6 +25,7 @@ from hectogpt.cli.options import TrainOptions
 from hectogpt.data import Corpus, find_tokenizer
 from hectogpt.display import NGRAMS, Progress, one_line
 from hectogpt.errors import UserError
+from hectogpt.json_files import check_hashes
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.recipes import DEFAULT
 from hectogpt.lab.scoring import FullRun, is_it_usual, run_and_score
@@ -152,6 +153,7 @@ def find_plan(
     if record.hashes_lost:
         progress.line(f"note: {folder}: {record.hashes_lost}; the run is scored again")
     if record.is_complete and step is None:
+        check_hashes(folder)
         print(f"already complete ({run.steps}/{run.steps}): {folder}")
         return None
     if record.state == "diverged" and step is None:

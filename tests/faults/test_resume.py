@@ -229,6 +229,7 @@ def test_check_says_what_is_whole_and_what_is_not(run: Path, here: Here) -> None
     assert here("generate", run, "--max-new-tokens", "2").returncode == 4
     named = ("model.safetensors", "its SHA-256 is another one", f"hectogpt check {run} --repair")
     assert_found(here("check", run), 4, *named)
+    assert_good_error(here("train", "--resume", run), 4, *named[:2], f"hectogpt check {run}")
     (run / "manifest.json").unlink()
     assert_found(here("check", run), 4, "its hashes are lost", f"hectogpt check {run} --repair")
     for command in (("generate", run, "--max-new-tokens", "2"), ("export", run, run.with_name("out"))):
