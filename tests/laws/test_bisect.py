@@ -264,6 +264,7 @@ def test_a_changed_bit_of_any_weight_is_found_in_its_module() -> None:
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_runs_and_their_models_by_command(here: Here, tmp_path: Path) -> None:
     tokens = str(tiny_corpus(tmp_path).folder)
     words = ("train", "baseline", *TINY, "--corpus", tokens, "--quiet")
@@ -290,6 +291,7 @@ def test_runs_and_their_models_by_command(here: Here, tmp_path: Path) -> None:
     assert (done.returncode, json.loads(done.stdout)["step"]) == (1, row["step"])
 
 
+@pytest.mark.thorough
 def test_a_solution_runs_shut_in_and_gets_the_models_weights(here: Here, tmp_path: Path) -> None:
     tokens = str(tiny_corpus(tmp_path).folder)
     here.ok("train", "baseline", *TINY, "--corpus", tokens, "--quiet", "--out", "run")
