@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ def main(options: BisectOptions) -> None:
         found, lines = compare_runs(options)
     else:
         found, lines = compare_models(options)
-    show(options.json, found.as_json(), lines)
+    show(options.json, asdict(found), lines)
     if not found.equal:
         raise SystemExit(errors.BUG)
 
@@ -116,11 +117,9 @@ def compare_models(options: BisectOptions) -> tuple[Parting, list[str]]:
         for name, file in zip(names, files, strict=True)
     ]
     size, state = weights_for(models, names) if any(files) else (None, {})
-    vocab = min([m.config.vocab_size for m in models if m] + ([size.vocab_size] if size else []))
-    context = [m.config.context_length for m in models if m] + (
-        [size.context_length] if size else []
-    )
-    shape = (TOKENS[0], min(TOKENS[1], *context))
+    sizes = [size] if size else [model.config for model in models if model]
+    vocab = min(one.vocab_size for one in sizes)
+    shape = (TOKENS[0], min(TOKENS[1], *(one.context_length for one in sizes)))
     ids = torch.randint(vocab, shape, generator=torch.Generator().manual_seed(0))
     answers = []
     for model, file in zip(models, files, strict=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -63,10 +63,6 @@ class Parting:
     batch_row: int | None = None
     largest: dict[str, float] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, Any]:
-        """The fields as plain values."""
-        return asdict(self)
-
 
 def bisect_runs(a: Open, b: Open, at: Checkpoint | None = None) -> Parting:
     """Train two runs side by side until their weights differ.
@@ -84,13 +80,14 @@ def bisect_runs(a: Open, b: Open, at: Checkpoint | None = None) -> Parting:
         return Parting(False, sessions[0].step, *found, module=found[0].rpartition(".")[0])
     for _ in range(sessions[0].step, min(session.run.steps for session in sessions)):
         before = [session.checkpoint() for session in sessions]
-        if not all(isinstance(next(stream), Stepped) for stream in streams):
-            break  # one has diverged
+        taken = [isinstance(next(stream), Stepped) for stream in streams]
         if found := first_difference(*(saved_tensors(session.model) for session in sessions)):
             again = [
                 session_of(opened(state)) for opened, state in zip((a, b), before, strict=True)
             ]
             return _within_step(again, *found)
+        if not all(taken):
+            break  # both have diverged
     return Parting(True, sessions[0].step)
 
 
