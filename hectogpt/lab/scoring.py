@@ -13,16 +13,18 @@ from hectogpt.display import Progress
 from hectogpt.generation import Sampling, complete
 from hectogpt.lab.mixing import mix, score_both
 from hectogpt.lab.ngram import NgramModels
+from hectogpt.lab.recipes import DEFAULT
 from hectogpt.run_records import METRICS, PICTURE, read_scores
 from hectogpt.signals import raise_on_signal
 from hectogpt.training import setup
 from hectogpt.training.evaluate import RunResult
-from hectogpt.training.events import Ended, Event, Trained
+from hectogpt.training.events import Ended, Event, Stepped, Trained
 from hectogpt.training.full_run import Plan, begin, train_in_folder
 from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.run_folder import RunFolder
 from hectogpt.training.session import Session
 
+LONG = 90.0  # seconds of training from which a quicker recipe is suggested
 SOTU_PROMPT = "The state of our"
 PROMPT_TOKENS = 6  # of the held-out text, for other corpora
 
@@ -51,11 +53,19 @@ def run_and_score(plan: Plan, corpus: Corpus, progress: Progress, world: World =
     """
     prompt = plan.habits.prompt
     corpus.tokenizer.encode(prompt or "")  # refuses what is no text before training
+    is_default = plan.run.recipe == DEFAULT and plan.resume is None and not plan.modified
     found = []
     with raise_on_signal(), begin(plan, corpus, progress, world) as begun:
 
         def finish(event: Event) -> None:
-            if isinstance(event, Trained):
+            if isinstance(event, Stepped) and event.step.number == 5 and is_default:
+                seconds = sum(step.seconds for step in begun.session.done) / 5 * plan.run.steps
+                if seconds > LONG:
+                    progress.line(
+                        f"note: this run takes about {seconds / 60:.1f} minutes here; the recipe "
+                        "half_minute takes six tenths of that"
+                    )
+            elif isinstance(event, Trained):
                 progress.line(f"scoring {len(corpus.dev):,} held-out tokens ...")
             elif isinstance(event, Ended) and event.how == "done":
                 found.append(summarise(begun.session, begun.folder, progress, prompt))
