@@ -23,9 +23,8 @@ def main(options: YardstickOptions) -> None:
             why="it must be 2 or more",
             fix="--train-tokens 819200",
         )
-    curves = (
-        {} if options.log is None else read_curves(options.log)
-    )  # fails early, before the work
+    # Before the work, so that a log that cannot be read costs no time.
+    curves = {} if options.log is None else read_curves(options.log)
     found = yardstick(options.text, open_encoder(options.tokenizer), options.train_tokens)
     losses = [found.nats(loss, options.per) for loss in options.loss]
     unit = "nats per token" if options.per == "token" else f"bits per {options.per}"
@@ -40,16 +39,12 @@ def main(options: YardstickOptions) -> None:
     for name, curve in curves.items():
         per = per_of(name, options.per)
         step, last = curve[-1]
+        nats = found.nats(last, per)
         since = found.since(curve, per)
-        log[name] = {"values": len(curve), "last_step": step, "below_since": since} | place(
-            found, found.nats(last, per)
-        )
-        lines.append(
-            found.sentence(
-                found.nats(last, per),
-                f"{name}, {last:.4g} at step {step}, the last of {len(curve)},",
-            )
-        )
+        facts = {"values": len(curve), "last_step": step, "below_since": since}
+        log[name] = facts | place(found, nats)
+        what = f"{name}, {last:.4g} at step {step}, the last of {len(curve)},"
+        lines.append(found.sentence(nats, what))
         passed = [f"{line} since step {at}" for line, at in since.items() if at is not None]
         lines.append(f"  below {', '.join(passed) or 'no line'}")
     if options.picture is not None:
@@ -59,7 +54,8 @@ def main(options: YardstickOptions) -> None:
         }
         plot_yardstick(options.picture, found, drawn, losses)
         note(f"{options.picture} is written")
-    show(options.json, as_json(found) | {"placed": placed, "log": log}, lines)
+    bits = {"bits_per_byte": found.bits("byte"), "bits_per_character": found.bits("character")}
+    show(options.json, vars(found) | bits | {"placed": placed, "log": log}, lines)
 
 
 def per_of(name: str, per: Per) -> Per:
@@ -77,18 +73,3 @@ def place(found: Yardstick, nats: float) -> dict[str, Any]:
     above, below = found.place(nats)
     value = nats if math.isfinite(nats) else None
     return {"nats_per_token": value, "below": above, "not_below": below}
-
-
-def as_json(found: Yardstick) -> dict[str, Any]:
-    """The lines in every unit, as plain values."""
-    return {
-        "text": found.text,
-        "tokenizer": found.tokenizer,
-        "vocab": found.vocab,
-        "train_tokens": found.tokens_counted,
-        "scored_tokens": found.tokens_scored,
-        "bytes_per_token": found.bytes_per_token,
-        "nats_per_token": found.nats_per_token,
-        "bits_per_byte": found.bits("byte"),
-        "bits_per_character": found.bits("character"),
-    }

@@ -1,5 +1,6 @@
-"""The outputs of every module of a model on given tokens. As a program: of a model_solution.py, in
-a process that is shut in as a graded submission is.
+"""The outputs of every module of a model on given tokens.
+
+Run as a program, it computes those of a model_solution.py, sandboxed as a graded submission is.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ TOKENS = "tokens"
 
 
 def outputs(model: nn.Module, ids: Tensor) -> dict[str, Named]:
-    """Dtype -> module -> its output, in the order of the computation; the whole model is
-    "logits". The model ends in float64."""
+    """Return dtype -> module -> its output, in the order of computation.
+
+    The output of the whole model is called "logits". The model is left in float32.
+    """
     found: dict[str, Named] = {}
     model.eval()
     for name, dtype in DTYPES.items():
@@ -54,13 +57,19 @@ def outputs(model: nn.Module, ids: Tensor) -> dict[str, Named]:
 
 
 def drawn_weights() -> tuple[Size, Named]:
-    """Sizes and weights on which mistakes show, those of the grader."""
+    """Return the grader's sizes and weights, which make mistakes visible."""
     setting = laws.SETTINGS["forward"]
     return setting.size, laws.weights(setting)
 
 
 def outputs_of_file(path: Path, size: Size, state: Named, ids: Tensor) -> dict[str, Named]:
-    """`outputs` of the Transformer in a model_solution.py, with these weights.
+    """Return the `outputs` of the Transformer in a model_solution.py, run in the sandbox.
+
+    Args:
+        path: the file, or a folder that contains it.
+        size: the model's sizes.
+        state: its weights, by the textbook's names.
+        ids: token ids [rows, tokens].
 
     Raises UserError (DATA) if it cannot be read, built or run, with the message of its own error.
     """

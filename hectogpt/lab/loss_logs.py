@@ -15,15 +15,10 @@ from hectogpt.json_files import read_bytes
 from hectogpt.lab.losses import LARGEST, csv_rows, file_and_column, json_rows
 
 Curve = list[tuple[int, float]]  # (step, loss); infinity stands for a loss that is not finite
-STEPS = (
-    "step",
-    "iter",
-    "iteration",
-    "global_step",
-    "_step",
-)  # names of the step's column, in order of preference
+# Names of the step's column, in order of preference.
+STEPS = ("step", "iter", "iteration", "global_step", "_step")
 LOSS = re.compile("loss|bpb", re.IGNORECASE)  # parts of the name of a loss's column
-# Lines of nanoGPT, nanochat, llm.c, modded-nanogpt and litgpt, which prints two losses after one
+# Lines of nanoGPT, nanochat, llm.c, modded-nanogpt, and litgpt, which prints two losses after one
 # word.
 STEP_SHOWN = re.compile(r"\b(?:step|iter(?:ation)?)[ :=]*(\d+)", re.IGNORECASE)
 LOSS_SHOWN = re.compile(

@@ -40,9 +40,7 @@ MEANINGS = {
 }
 HELD_OUT = 0.1  # share of the text, its end
 SCORED = 256  # sequences at most
-MOST_COUNTED = (
-    1 << 25
-)  # tokens, which take 2 GB; of a longer text, sequences spread evenly over it
+MOST_COUNTED = 1 << 25  # tokens, which take 2 GB; of a longer text, evenly spread sequences
 SHORTEST = 16  # tokens of a sequence
 CHUNK = 1 << 18  # bytes that are tokenised at a time
 BETWEEN_WORDS = re.compile(rb"(?<=\S)(?= \S)")  # no common tokenizer has a token that spans this

@@ -42,7 +42,7 @@ def test_lines_in_every_unit_and_a_loss_among_them(here: Here, text: str) -> Non
     assert high["below"] == []
     assert Path("p.png").read_bytes().startswith(b"\x89PNG")
     fewer = json.loads(here.ok("yardstick", text, "--train-tokens", "2000", "--json").stdout)
-    assert fewer["train_tokens"] <= 2000
+    assert fewer["tokens_counted"] <= 2000
     assert fewer["nats_per_token"]["kn3"] > nats["kn3"]
 
 
