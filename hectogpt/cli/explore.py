@@ -22,11 +22,12 @@ from hectogpt.web.page import fill
 
 def main(options: ExploreOptions | ExploreExportOptions) -> None:
     """Write a page to a file; or write pages into a new folder and open the first."""
-    name = str(getattr(options, "view", options.model))
+    view = getattr(options, "view", None)
+    name = view or str(options.model)
     near = difflib.get_close_matches(name, get_args(View), 1, 0.75)
-    if near and near != [name] and not Path(name).exists():
+    if near and near != [view] and not Path(name).exists():
         fix = f"hectogpt explore export {near[0]} {near[0]}.html"
-        raise UserError(f"unknown page {name!r}", fix=fix)
+        raise UserError(f"cannot explore {name}", fix=fix)
     if isinstance(options, ExploreExportOptions):
         if (out := options.out or options.file) is None:
             fix = f"hectogpt explore export {options.view} page.html"
