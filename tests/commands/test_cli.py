@@ -58,8 +58,9 @@ WRONG = """
     compare | compare minute baselin | compare minute muon --seeds 0 | compare minute muon --engine dask
     compare minute muon --workers 0 | compare minute --sweep lr=1 | judge | judge nofile.py:idea | judge minute
     idea a.txt | assignment | assignment --check nofolder | explore nofolder | explore export | explore export attention
-    explore export atention x.html | explore attention | data build nofile.txt | data build sotu --vocab x | show a | show a b
-    watch none | watch --port abc | check | check none | grade | grade nofolder | grade x --hints 5 | completion fish | doctor x"""
+    explore export atention x.html | explore attention | data build nofile.txt | data build sotu --vocab x | show a
+    show a b | watch none | watch --port abc | check | check none | grade | grade nofolder | grade x --hints 5
+    completion fish | doctor x"""
 
 
 @pytest.mark.parametrize("command", re.split(r"\s+\|\s+|\n\s+", WRONG.strip()))
