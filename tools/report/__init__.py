@@ -26,7 +26,6 @@ from tools import ROOT
 from tools.report.front import Front, build_fronts
 from tools.report.ladder_page import ladder_page
 from tools.report.leaderboard import Leaderboard, build_leaderboards
-from tools.report.ngram_file import completed, read_ngrams
 from tools.report.plots import plot_first_page, plot_front, plot_ladder, plot_learning_curves, plot_rung
 from tools.report.seconds import Seconds, read_seconds
 from tools.report.template import Filler, picture_name
@@ -46,15 +45,13 @@ class Found:
 
 
 def read_all(records: Path) -> Found:
-    """Read the JSONL file of `hectogpt compare`, and where they lie beside it: seconds.jsonl of `python -m bench
-    recipes`, without which loss is not drawn against seconds, ngrams.jsonl of `python -m tools.research.ngrams`,
-    baselines that old records lack, and near_duplicate.jsonl of `python -m tools.research.near_duplicate`. Raises
-    UserError (DATA) if there are no records or one is damaged."""
+    """Read the JSONL file of `hectogpt compare`, and two files next to it if they exist: seconds.jsonl of `python -m
+    bench recipes`, without which loss is not drawn against seconds, and near_duplicate.jsonl of `python -m
+    tools.research.near_duplicate`. Raises UserError (DATA) if there are no records or one is damaged."""
     found = read_records(records)
     if not found:
         raise UserError(f"no records in {records}", fix="record trials with `hectogpt compare`", code=errors.DATA)
-    ngrams = read_ngrams(records.with_name("ngrams.jsonl"))
-    boards = build_leaderboards([completed(ngrams, record) for record in found], ladder_names())
+    boards = build_leaderboards(found, ladder_names())
     seconds = read_seconds(records.with_name("seconds.jsonl"))
     near = records.with_name("near_duplicate.jsonl")
     lines = near.read_text(encoding="utf-8").splitlines() if near.exists() else []
