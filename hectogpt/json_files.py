@@ -123,7 +123,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     files = content.get("files")
     if found != _hash(content) or not isinstance(files, dict):
         raise UserError(
-            f"{path} is damaged", why="its SHA-256 is another one", code=errors.CHECKPOINT
+            f"{path} is damaged", why="its SHA-256 does not match", code=errors.CHECKPOINT
         )
     return content
 
@@ -166,7 +166,7 @@ def _fault(path: Path, expected: Any) -> str:
     return (
         ""
         if found == expected
-        else f"it has {found['bytes']:,} other bytes: its SHA-256 is another one"
+        else f"its {found['bytes']:,} bytes have changed: the SHA-256 does not match"
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.model import ModelConfig
 from hectogpt.model.fused_ce import How, fused_losses
+from hectogpt.serialization import diff
 from hectogpt.training.evaluate import RunResult
 from hectogpt.training.optim import AdamW
 from hectogpt.training.run import Data, LinearDecay, Run
@@ -42,6 +43,11 @@ def peaked(model: AnyModule, seed: int = 0, scale: float = 0.5) -> AnyModule:
             is_gain = re.search(r"(norm|ln_.)\.weight", name) is not None
             p.copy_(draw * (scale if p.ndim == 2 else 0.3) + is_gain)
     return model
+
+
+def sections_changed(before: Run, after: Run) -> set[str]:
+    """The sections (or plain fields) in which two runs differ, except the recipe's name."""
+    return {name.split(".")[0] for name in diff(before, after)} - {"recipe"}
 
 
 def fused_loss(x: Tensor, weight: Tensor, targets: Tensor, **options: Any) -> Tensor:

@@ -191,7 +191,9 @@ def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
         texts = [unsealed + OPENINGS[found.word].format(arm=begin["idea"], first=begin["base"])]
         if pair is not None:
             texts[0] += f": gain {pair} nats per token of test text on {corpora}"
-            texts[0] += f", {seeds} seed{'s' * (seeds != 1)} drawn from a secret ({found.ended})"
+            texts[0] += (
+                f", {seeds} seed{'' if seeds == 1 else 's'} drawn from a secret ({found.ended})"
+            )
         if len(begin["corpora"]) > 1:
             texts += [f"{name}: {found.pair(name) or ''}" for name in begin["corpora"]]
         texts += [line] if (line := costs_text("training", costs_of(found))) else []
@@ -208,7 +210,7 @@ def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
     if not found.is_sealed:
         texts.append(f"Its processes were not sealed ({sandbox.HOW}), so the checks prove less")
     if earlier:
-        times = f"{len(earlier)} time{'s' * (len(earlier) != 1)}"
+        times = f"{len(earlier)} time{'' if len(earlier) == 1 else 's'}"
         words = Counter(one.word for one in earlier)
         listed = ", ".join(f"{count} {word}" for word, count in words.items())
         texts.append(f"An idea of this name was judged {times} before: {listed}")

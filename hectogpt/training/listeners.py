@@ -158,8 +158,8 @@ class Saver:
             if error.code == errors.CHECKPOINT:  # later ones cannot be saved either
                 self.every = 0
         if problem and not self._noted:
-            how = "without any" if self.every == 0 else "and tries again"
-            self.note(f"note: {problem}; training goes on {how}")
+            how = "without checkpoints" if self.every == 0 else "and tries again"
+            self.note(f"note: {problem}; training continues {how}")
         self._noted = bool(problem)
         self._tried = time.monotonic()
         self._cost = self._tried - begun
@@ -214,7 +214,7 @@ def summary(session: Session, folder: RunFolder, note: Note) -> Listener:
         facts["unmoved"] = names = session.unmoved()
         if names:
             named = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
-            note(f"note: {named} still have their first numbers: does the loss reach them?")
+            note(f"note: {named} have not changed: does the loss depend on them?")
 
     def finish(state: str) -> None:
         facts["unmoved"] = session.unmoved()
@@ -286,7 +286,7 @@ def tracker(folder: Path, fields: dict[str, Any], step: int, note: Note) -> List
             writer = False
             why = str(error).strip().rpartition("\n")[2][:300]
             name = type(error).__name__
-            note(f"note: the tracker is left out: {name}: {why}; the run goes on")
+            note(f"note: the tracker is left out: {name}: {why}; the run continues")
 
     attempt(open_writer)
 

@@ -1,7 +1,7 @@
 """A Run: everything that decides what a training run computes, as one frozen value.
 
 A recipe is a function from a Run to a new one. The sections (model, init, data, optim, schedule,
-loss) are also the kinds of idea: `sections_changed` says which of them a recipe changed.
+loss) are also the kinds of idea.
 """
 
 from __future__ import annotations
@@ -307,8 +307,3 @@ def is_modified(base: Run, run: Run) -> bool:
 def label_of(run: Run, modified: bool) -> str:
     """The recipe's name, marked if it was changed."""
     return run.recipe + (" (modified)" if modified else "")
-
-
-def sections_changed(before: Run, after: Run) -> set[str]:
-    """The sections (or plain fields) in which two runs differ, except the recipe's name."""
-    return {name.split(".")[0] for name in diff(before, after)} - {"recipe"}

@@ -296,11 +296,11 @@ def _check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, 
     what = why = fix = ""
     code = errors.CHECKPOINT
     if changed := changes(load_run(then.get("run")), run):
-        what = f"the checkpoint of step {step} is another run's"
+        what = f"the checkpoint of step {step} belongs to a different run"
         why = "; ".join(changed[:3])
     elif any(then.get(name) != now[name] for name in ("corpus_sha256", "tokenizer_sha256")):
         what = f"the text is not the one that the run has read so far (corpus {now['corpus']})"
-        why = "its hash, or its tokenizer's, is another one"
+        why = "its SHA-256, or that of its tokenizer, has changed"
         fix = "the old text, or a new run"
         code = errors.DATA
     if what:

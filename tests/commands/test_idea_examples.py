@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 from command import TINY, Here, assert_good_error
 from experiments import make_corpus
-from helpers import ROOT
+from helpers import ROOT, sections_changed
 
 import hectogpt as public
 from hectogpt import errors
 from hectogpt.idea_file import read_idea
 from hectogpt.lab.ideas import find_run
 from hectogpt.serialization import idea_module
-from hectogpt.training.run import sections_changed
 
 EXAMPLE = ROOT / "hectogpt" / "lab" / "examples" / "schedule.py"
 SMALL = [*TINY[:-1], "2", "--corpus", "tokens"]

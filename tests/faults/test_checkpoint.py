@@ -49,7 +49,7 @@ def test_another_text_another_run_and_other_groups_are_refused(corpus: Corpus) -
     with pytest.raises(UserError, match="the text is not the one"):
         Session.open(small(), other_text, at)
     for changed in ({"seed": 1}, {"steps": 9}, {"optim": AdamW(lr=1e-4)}, {"data": Data(batch_size=4, seq_len=32)}):
-        with pytest.raises(UserError, match="is another run's"):
+        with pytest.raises(UserError, match="belongs to a different run"):
             Session.open(small(**changed), corpus, at)
     model = Session.open(small(), corpus)
     damaged: list[dict[str, Any]] = [{"optimizers": []}, {}, {"optimizers": [{"dict": {}}]}]

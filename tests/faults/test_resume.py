@@ -91,7 +91,7 @@ def test_a_resumed_run_is_as_if_nothing_had_happened(whole: Path, run: Path, her
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:5]) + '{"step": 6, "train/lo')
     done = here.ok("train", "baseline", *SIX[:-1], "--corpus", whole / "tokens", "--out", run, "--resume", "auto")
-    assert f"going on after step 4 of 6 in {run}; exact: yes" in done.stderr
+    assert f"resuming after step 4 of 6 in {run}; exact: yes" in done.stderr
     assert_as_whole(run, whole)
     assert json.loads((run / "run.json").read_text())["resumed"] == [{"step": 4, "differences": []}]
     before = files(run)
@@ -104,7 +104,7 @@ def test_a_resumed_run_is_as_if_nothing_had_happened(whole: Path, run: Path, her
     back_to(moved, 4)
     assert len(hectogpt.train(read_run(moved), out=moved, resume=True, save_every=2, quiet=True).losses) == 6
     assert_as_whole(moved, whole)
-    with pytest.raises(UserError, match="holds another run"):
+    with pytest.raises(UserError, match="holds a different run"):
         hectogpt.train(recipes.recipe("muon"), out=moved, resume=True, corpus=str(whole / "tokens"), quiet=True)
 
 
@@ -118,7 +118,7 @@ def test_auto_takes_the_newest_run_that_fits_and_else_begins_one(whole: Path, tm
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["baseline", "baseline-2"]
     back_to(tmp_path / "runs" / "baseline", 2)
     done = here(*common)
-    assert "going on after step 2 of 6 in runs/baseline; exact: yes" in done.stderr
+    assert "resuming after step 2 of 6 in runs/baseline; exact: yes" in done.stderr
     assert "already complete" in here("train", "--resume", "auto").stdout
 
 
@@ -227,7 +227,7 @@ def test_check_says_what_is_whole_and_what_is_not(run: Path, here: Here) -> None
     content = (run / "model.safetensors").read_bytes()
     (run / "model.safetensors").write_bytes(content[:-5] + bytes(5))  # as a loss of power can leave it
     assert here("generate", run, "--max-new-tokens", "2").returncode == 4
-    named = ("model.safetensors", "its SHA-256 is another one", f"hectogpt check {run} --repair")
+    named = ("model.safetensors", "the SHA-256 does not match", f"hectogpt check {run} --repair")
     assert_found(here("check", run), 4, *named)
     assert_good_error(here("train", "--resume", run), 4, *named[:2], f"hectogpt check {run}")
     (run / "manifest.json").unlink()

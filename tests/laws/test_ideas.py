@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from experiments import perform
-from helpers import ROOT, peaked, shrunk, train
+from helpers import ROOT, peaked, sections_changed, shrunk, train
 
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
@@ -29,7 +29,7 @@ from hectogpt.lab.plan import arms_of, plan
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.model.weights import load_model, save_model
 from hectogpt.serialization import dump, idea_module
-from hectogpt.training.run import Run, files_of, load_run, sections_changed
+from hectogpt.training.run import Run, files_of, load_run
 from hectogpt.training.session import Session
 
 HEAD = """\

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from helpers import shrunk
+from helpers import sections_changed, shrunk
 
 from hectogpt.data import Corpus
 from hectogpt.lab import recipes
@@ -14,7 +14,7 @@ from hectogpt.lab.ladder import LADDER
 from hectogpt.model.pointer import PointerHead
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.optim import AdamW
-from hectogpt.training.run import LinearDecay, Run, sections_changed
+from hectogpt.training.run import LinearDecay, Run
 from hectogpt.training.session import Session
 
 ABLATIONS = [recipes.WITHOUT + change.__name__ for change in LADDER]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import sections_changed
 from model_kinds import KINDS, build, random_ids
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from hectogpt.model import ModelConfig
 from hectogpt.model.weights import load_model, save_model
 from hectogpt.serialization import Value, diff, dump, load
 from hectogpt.training.optim import AdamW, Muon
-from hectogpt.training.run import Cosine, Run, Schedule, sections_changed
+from hectogpt.training.run import Cosine, Run, Schedule
 
 
 def departed() -> Run:

@@ -11,9 +11,7 @@ from helpers import ROOT
 MOST_PARAMETERS = 7
 # path below hectogpt/: how many, by shape. Who mends one lowers its number.
 OFFENDERS = {
-    "cli/judge.py": {"text * condition": 2},
-    "interop/modeling_hectogpt.py": {"more than seven parameters": 1},
-    "model/fused_ce.py": {"more than seven parameters": 1},
+    "interop/modeling_hectogpt.py": {"more than seven parameters": 1},  # what transformers' generate() passes
     "python.py": {"more than seven parameters": 2},  # keywords of train and compare
 }
 

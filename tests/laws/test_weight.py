@@ -18,7 +18,7 @@ from helpers import ROOT
 from tools import layers
 
 # Of these `yardstick` 17,300, the best counting 6,400, which was in tools/, `check --repair` 2,400, `bisect` 14,300.
-CHARACTERS = 684_300
+CHARACTERS = 684_252
 LINES = {
     "C++": (2_060, ("hectogpt/**/*.cpp", "hectogpt/**/*.h")),
     "pages": (3_620, ("hectogpt/**/*.js", "hectogpt/**/*.html", "hectogpt/**/*.css")),
