@@ -22,10 +22,11 @@ BEGIN, END = "<!-- list: begin (python -m tools.layers) -->", "<!-- list: end --
 # Layer -> the layers that it imports, from top to bottom. A layer imports exactly the layers that it names, all of them
 # below it, and any of the ground.
 LAYERS = {
-    "cli": "lab grade assignment training web interop generation data model kernels",
+    "cli": "lab exam grade assignment training web interop generation data model kernels",
     "python": "lab training interop generation data model",
     "web": "interop generation data model",
     "lab": "training generation data model kernels",
+    "exam": "grade assignment",
     "grade": "assignment",
     "assignment": "data",
     "training": "interop data model kernels",

@@ -31,6 +31,7 @@ COMMANDS = {
     "judge": "judge an idea against its base, and check its claims",
     "idea": "write an example of an idea of your own, in one file",
     "assignment": "write the assignment as a kit, or check your progress",
+    "assignment drill": "questions on mistakes: do you understand your code?",
     "explore": "attention, positions and models on interactive pages",
     "explore export": "save such a page as one file",
     "data": "tokenise a corpus, or check its tokens",
@@ -38,7 +39,7 @@ COMMANDS = {
     "watch": "follow runs in the browser while they train",
     "check": "check a run's hashes; repair it, or compute a step again",
     "grade": "grade a solution of the assignment and name its mistakes",
-    "doctor": "say what this machine and installation can do, what is missing",
+    "doctor": "say what this installation can do here, and what is missing",
     "completion": "print a completion script for bash or zsh",
 }
 
@@ -54,9 +55,10 @@ checkpoint or model, 5 exactness impossible, 6 diverged, 7 storage, 8 memory,
 def usage() -> str:
     """The text of `hectogpt --help`."""
     lines = ["usage: hectogpt COMMAND [options]      hectogpt COMMAND --help lists the options"]
-    lines += [f"  {name:<16}{what}" for name, what in COMMANDS.items()]
-    lines += ["", "  --version   print the version       --debug   show the traceback of an error"]
-    lines += ["Start with:  hectogpt train", EXIT_CODES]
+    lines += [f"  {name:<17}{what}" for name, what in COMMANDS.items()]
+    lines += ["Start with:  hectogpt train"]
+    lines += ["  --version   print the version       --debug   show the traceback of an error"]
+    lines += [EXIT_CODES]
     return "\n".join(lines)
 
 

@@ -1,4 +1,5 @@
-"""`hectogpt assignment DIR`: write the assignment as a kit, or report how far one is."""
+"""`hectogpt assignment DIR`: write the assignment as a kit, or report how far one is; `drill`
+asks about it."""
 
 from __future__ import annotations
 
@@ -9,13 +10,17 @@ from hectogpt import errors
 from hectogpt.assignment.kit import choose, write_kit
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.assignment.progress import TOGETHER, Progress, check_kit
-from hectogpt.cli.options import AssignmentOptions
+from hectogpt.cli.options import AssignmentDrillOptions, AssignmentOptions
 from hectogpt.display import printable
 
 
-def main(options: AssignmentOptions) -> None:
+def main(options: AssignmentOptions | AssignmentDrillOptions) -> None:
     """Run the command."""
-    if options.check:
+    if isinstance(options, AssignmentDrillOptions):
+        from hectogpt.cli import drill
+
+        drill.main(options)
+    elif options.check:
         check(options.folder)
     else:
         write(options)
@@ -78,5 +83,6 @@ def check(folder: Path) -> None:
             "next:  bash create_submission.sh      submission.zip; answers to 1, 2, 3(b) and (c) "
             "go on paper"
         )
+        print("next:  hectogpt assignment drill      do you understand what you wrote?")
     if len(passed) < len(found):
         raise SystemExit(errors.BUG)

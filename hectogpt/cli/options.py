@@ -386,6 +386,37 @@ class AssignmentOptions:
 
 
 @dataclass(frozen=True)
+class AssignmentDrillOptions:
+    """Ask questions on mistakes in a transformer, one at a time: you answer with a letter.
+
+    Which mistake gives these numbers? What does this mistake give? Which input tells two programs
+    apart? The answers are computed by running all that is offered. With --code, write a wrong
+    program to repair; with --check, say whether it is right.
+
+    Examples
+      hectogpt assignment drill
+      hectogpt assignment drill --seed 7 --level 2 --questions 5
+      hectogpt assignment drill --code wrong
+      hectogpt assignment drill --check wrong --hints 2
+    """
+
+    seed: int | None = None
+    """A seed always asks its own questions (default: drawn, and printed)."""
+    level: Literal[1, 2, 3] | None = None
+    """1: easy, 3: hard (default: rising)."""
+    questions: int = 10
+    """How many to ask."""
+    first: int = 1
+    """Number of the question to begin with, to resume a drill."""
+    code: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Write a wrong model_solution.py to this new folder."""
+    check: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Grade the program in this folder; the exit code is 0 if it is right, else 1."""
+    hints: Literal[1, 2, 3] = 1
+    """With --check: 1 the symptom (default); 2: also where it is; 3: also the mistake."""
+
+
+@dataclass(frozen=True)
 class ExploreOptions:
     """Open a page in the browser that trains on your text, or shows a model.
 
