@@ -31,10 +31,10 @@ from hectogpt.lab.ladder import TOP
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.inputs import TokenTable
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.model.weights import saved_tensors
+from hectogpt.model.weights import hash_state, saved_tensors
 from hectogpt.serialization import IDEA_MODULE, Value, dump
-from hectogpt.training.first_weights import FirstWeights, hash_state, open_source
-from hectogpt.training.run import Run, load_run
+from hectogpt.training.run import FirstWeights, Run, load_run
+from hectogpt.training.setup import open_source
 
 SPEC = re.compile(r"(?P<path>.+?\.py):(?P<function>[^@]+)(@(?P<base>.+))?\Z")
 MOST_CHECKED = 50_000_000  # parameters; larger models are not tried before training

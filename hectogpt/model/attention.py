@@ -20,8 +20,17 @@ from torch import Tensor, nn
 from hectogpt.kernels import native
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.inputs import Cache, LayerCache
-from hectogpt.model.parts import AttentionPart, QKNormLayer, RotaryLayer, ScoreBias, visible_keys
-from hectogpt.model.shapes import Heads, Places, Slots, Vectors
+from hectogpt.model.parts import (
+    AttentionPart,
+    Heads,
+    Places,
+    QKNormLayer,
+    RotaryLayer,
+    ScoreBias,
+    Slots,
+    Vectors,
+    visible_keys,
+)
 
 
 class AttentionView(NamedTuple):

@@ -17,8 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hectogpt.errors import UserError
-from hectogpt.model.parts import Norm
-from hectogpt.model.shapes import Heads, Ids, Places, Vectors
+from hectogpt.model.parts import Heads, Ids, Norm, Places, Vectors
 from hectogpt.serialization import Value
 
 

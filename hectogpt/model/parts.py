@@ -22,8 +22,15 @@ from torch import Tensor, nn
 
 from hectogpt.errors import UserError, set_to
 from hectogpt.kernels import native
-from hectogpt.model.shapes import Heads, Keys, Places
 from hectogpt.serialization import Value
+
+# Shapes that many signatures share. `rows` is 1 or the number of texts.
+Ids = Int[Tensor, "batch time"]
+Places = Int[Tensor, "rows time"]  # positions of tokens in their texts
+Vectors = Float[Tensor, "batch time d"]
+Heads = Float[Tensor, "batch head time d_head"]
+Keys = Float[Tensor, "batch kv_head time d_head"]
+Slots = Float[Tensor, "batch head slot d_head"]
 
 # --- norms
 

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from hectogpt.model.fused_ce import Mixture
 from hectogpt.model.inputs import Cache
-from hectogpt.model.parts import visible_keys
-from hectogpt.model.shapes import Ids, Vectors
+from hectogpt.model.parts import Ids, Vectors, visible_keys
 from hectogpt.serialization import Value
 
 DISTANCES = 10  # buckets of distance; the last one starts 511 tokens back

@@ -22,8 +22,7 @@ from hectogpt.model.attention import AttentionView, CausalAttention, wants_layer
 from hectogpt.model.config import MLP, Attention, Block, Init, ModelConfig
 from hectogpt.model.inputs import Cache, LayerCache
 from hectogpt.model.lm_head import LMHead
-from hectogpt.model.parts import GELULayer
-from hectogpt.model.shapes import Ids, Places, Vectors
+from hectogpt.model.parts import GELULayer, Ids, Places, Vectors
 
 
 class MLPLayer(nn.Module):

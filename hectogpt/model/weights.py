@@ -7,10 +7,11 @@ differences.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -277,3 +278,16 @@ def check_tensors(
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         why = "; ".join(problems[:5]) + more
         raise UserError(f"{path} does not fit its config.json", why=why, code=errors.CHECKPOINT)
+
+
+def hash_state(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of the names, dtypes, shapes and bytes of tensors, in the order of their names.
+
+    It does not depend on the files that a model is stored in.
+    """
+    found = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -19,7 +19,7 @@ from hectogpt.display import facts_text
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
 from hectogpt.model.transformer import evaluating
-from hectogpt.training.first_weights import hash_state
+from hectogpt.model.weights import hash_state
 from hectogpt.training.run import Run
 
 SEQ_LEN = 512  # tokens in a row, for every score that is compared with others

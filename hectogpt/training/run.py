@@ -20,7 +20,6 @@ from hectogpt.errors import UserError, set_to
 from hectogpt.idea_file import IdeaFile, imported
 from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.serialization import Value, classes_of, diff, idea_module, load
-from hectogpt.training.first_weights import FirstWeights
 from hectogpt.training.losses import CrossEntropy, Loss
 from hectogpt.training.optim import AdamW, Kind, Optim
 
@@ -34,7 +33,20 @@ UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads"}
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
 
-# --- the parts of a run, except the model, optim/, losses.py and first_weights.py ---
+# --- the parts of a run, except the model, optim/ and losses.py ---
+
+
+@dataclass(frozen=True)
+class FirstWeights:
+    """Another model's weights, as the start of a run (see `setup.load_first_weights`).
+
+    Attributes:
+        source: the model's folder, or its name on the hub.
+        sha256: the hash of its tensors, from `hash_state`.
+    """
+
+    source: str
+    sha256: str
 
 
 @dataclass(frozen=True)

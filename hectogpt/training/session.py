@@ -24,13 +24,12 @@ from hectogpt import __version__, errors, hardware
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError, set_to
 from hectogpt.model import Transformer
-from hectogpt.model.weights import copied, load_model, load_tensors, saved_tensors
+from hectogpt.model.weights import copied, hash_state, load_model, load_tensors, saved_tensors
 from hectogpt.run_records import OWN
 from hectogpt.serialization import dump
 from hectogpt.training import loop, precision, setup
 from hectogpt.training.checkpoint import Checkpoint, code_hash, put_state, take_state, weights_in
 from hectogpt.training.evaluate import EvalResult, RunResult, evaluate, hash_trained
-from hectogpt.training.first_weights import hash_state
 from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.loop import Gradients, Step
 from hectogpt.training.optim import OptimizerGroup
@@ -111,7 +110,7 @@ class Session:
         if resume is not None:
             model.fit_to(weights_in(resume.tensors))
         elif run.first_weights is not None:
-            run.first_weights.load_into(model)
+            setup.load_first_weights(run.first_weights, model)
         first: str = world.share(
             "the kernels", lambda: setup.choose_kernels(run, model, machine, chosen.get("head"))
         )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,10 +17,11 @@ from hectogpt.errors import UserError, set_to
 from hectogpt.kernels import native
 from hectogpt.kernels.build import find
 from hectogpt.model import Transformer
+from hectogpt.model.weights import hash_state, load_tensors, model_of, saved_tensors
 from hectogpt.training.optim import OptimizerGroup, kinds
 from hectogpt.training.optim.groups import Kind
 from hectogpt.training.precision import Machine
-from hectogpt.training.run import Run, Schedule
+from hectogpt.training.run import FirstWeights, Run, Schedule
 
 # Offset of the seed of torch's random numbers while modules are built. A user's own parts may draw
 # their initial weights from them; the offset keeps these different from the other weights.
@@ -91,6 +95,76 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
     dtype = torch.float64 if machine.dtype == torch.float64 else torch.float32
     model.init_weights(run.init, seed=run.seed)
     return model.to(machine.device, dtype)
+
+
+def load_first_weights(first: FirstWeights, model: Transformer) -> None:
+    """Load another model's weights, cast to the model's dtype, into a model with the same tensors.
+
+    Raises UserError (CHECKPOINT) if the source is missing, if its weights have changed, or if
+    its tensors do not match the model's.
+    """
+    state = saved_tensors(open_source(first.source, note=lambda text: None)[0])
+    if hash_state(state) != first.sha256:
+        raise UserError(
+            f"the weights in {first.source} have changed",
+            why=f"their SHA-256 was {first.sha256[:12]}..., now it is {hash_state(state)[:12]}...",
+            fix="the weights as they were, or a new run",
+            code=errors.CHECKPOINT,
+        )
+    dtype = model.embeddings.weight.dtype
+    cast = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
+    try:
+        load_tensors(model, cast)
+    except UserError as error:
+        fix = "leave the fields of model as they are: they come from the source"
+        what = f"the weights in {first.source} do not fit the run's model"
+        raise UserError(what, why=error.why, fix=fix, code=errors.CHECKPOINT) from None
+
+
+def open_source(
+    source: str, idea: Sequence[Path | str] = (), note: Callable[[str], None] = warnings.warn
+) -> tuple[Transformer, Tokenizer]:
+    """Open the model that a run is to start from, and its tokenizer.
+
+    Args:
+        source: a folder, or a name on the hub.
+        idea: as for `open_model`.
+        note: as for `open_model`.
+
+    Returns the model, with a row of the head for every token, and the tokenizer. Raises UserError
+    as `open_model` does.
+    """
+    # Imported here: a run that draws its weights does not need it.
+    from hectogpt.interop.open import open_model
+
+    model, tokenizer = open_model(source, download=True, idea=idea, note=note)
+    return whole(model), tokenizer
+
+
+def whole(model: Transformer) -> Transformer:
+    """Expand a compact vocabulary: the same function, with a row of the head for every token.
+
+    In a compact vocabulary, tokens that the model has never read share a row. A different text may
+    have such tokens.
+    """
+    config = model.config
+    head = model.config.lm_head
+    if not head.compact_vocab:
+        return model
+    state = saved_tensors(model)
+    rows = state.pop("lm_head.row_of_token")
+    shared = rows == len(state["lm_head.weight"]) - 1
+    for name in ("lm_head.weight", *(("lm_head.bias",) if head.bias else ())):
+        state[name] = state[name][rows]
+    if head.embedding_map:
+        # A full head adds the map to every row, a compact one only to the rows in use.
+        added = state["embeddings.weight"][shared] @ state["lm_head.embedding_map.weight"].T
+        state["lm_head.weight"][shared] -= head.embedding_map * added
+    config = replace(config, lm_head=replace(head, compact_vocab=False))
+    return model_of(config, state, Path("the first weights"))
 
 
 def build_optimizer(run: Run, model: Transformer) -> OptimizerGroup:

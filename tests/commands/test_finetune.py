@@ -22,10 +22,10 @@ from hectogpt.lab import recipes
 from hectogpt.lab.ideas import start_from
 from hectogpt.model import ModelConfig, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
-from hectogpt.model.weights import save_model, saved_tensors
+from hectogpt.model.weights import hash_state, save_model, saved_tensors
 from hectogpt.serialization import dump
-from hectogpt.training.first_weights import hash_state, open_source, whole
 from hectogpt.training.session import Session
+from hectogpt.training.setup import open_source, whole
 
 SMALL = ModelConfig(16, 2, 1, 32, 50257)
 

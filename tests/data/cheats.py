@@ -39,7 +39,7 @@ from hectogpt import (
 )
 from hectogpt.process import frames
 from hectogpt.sandbox import Policy
-from hectogpt.training.first_weights import FirstWeights
+from hectogpt.training.run import FirstWeights
 
 
 def tiny(run: Run) -> Run:
