@@ -91,7 +91,7 @@ package: $(ENV)/.test  ## wheel and source archive in dist/, built from the trac
 versions:  ## renew the exact versions of PYTHON in constraints/: 3.11 has the oldest torch, 3.14 the newest of all
 	rm -rf build/versions && $(PYTHON) -m venv build/versions
 	build/versions/bin/python -m pip install 'pip>=25.1'
-	build/versions/bin/python -m pip install --editable '.[tensorboard]' --group dev --group site $$($(PYTHON) -c 'import re, sys; \
+	build/versions/bin/python -m pip install --editable '.[tensorboard]' --group dev --group site transformer-lens nnsight $$($(PYTHON) -c 'import re, sys; \
 	  print(re.sub(r"(?s).*\"torch>=([\d.]+).*", r"torch==\1.*", open("pyproject.toml").read()) * (sys.version_info < (3, 12)))')
 	build/versions/bin/python -m pip freeze --exclude-editable | sed -n 's/^\([A-Za-z0-9._-]*==[^+]*\).*/\1/p' \
 	  > constraints/$$($(PYTHON) -c 'import sys; print("py311" if sys.version_info < (3, 12) else "py314")').txt

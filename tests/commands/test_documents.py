@@ -33,7 +33,7 @@ NOT_RUN = {
     "a part of a file": 1,
     "a server of others": 6,
     "a stage of CI": 3,
-    "an index of packages": 3,
+    "an index of packages": 5,
     "several machines": 2,
     "the address of a clone": 1,
     "what a student writes": 5,
@@ -48,6 +48,7 @@ def small(run):
     return replace(run, model=model, data=replace(run.data, batch_size=2, seq_len=64), steps=3)
 """
 STORIES = "\n\n".join(" ".join(f"Anna walked to the mill on day {n * d}." for d in range(20)) for n in range(200))
+CLOSE = r"apart by at most (0\.0e\+00|\d\.\de-(0[5-9]|1\d))\n"  # less than 1e-4
 # page -> what it prints, in this order, as regular expressions
 PRINTED = {
     "README": ["My fellow", r"attention\.html", r"stories\.txt", r"learning_rate .* is\s+unproven"],
@@ -69,6 +70,8 @@ PRINTED = {
     "docs/watch": [*["http://127.0.0.1"] * 3, "tensorboard --logdir"],
     "docs/fine-tune": ["before training", "runs/walks"],
     "docs/interop": ["GPT2LMHeadModel", "My fellow citizens", "The capital of France is", "bits/byte", "bits/byte"],
+    "docs/transformer-lens": [f"logits: {CLOSE}", f"effects: {CLOSE}"],
+    "docs/nnsight": [f"logits: {CLOSE}", f"effects: {CLOSE}", f"export: {CLOSE}"],
     "docs/serving": ["served: GPT2LMHeadModel", "HectoGPTForCausalLM", "My fellow citizens"],
     "docs/parallel": ["held-out loss after 2 steps", "equal to the last bit"],
     "docs/scale": ["verdict", "sbatch"],
@@ -86,7 +89,12 @@ BEFORE = {
     "docs/judge": "hectogpt idea my_idea.py && cat > small.py <<'END'\n" + SMALL_RUN + "END",
     "docs/watch": "hectogpt train && hectogpt train && mkdir -p copied/from && cp -r runs/minute copied/from/elsewhere",
 }
-NEEDED = {"docs/watch": ["tensorboard"]}  # extras
+# packages that .ci/run installs for these pages
+NEEDED = {
+    "docs/watch": ["tensorboard"],
+    "docs/transformer-lens": ["transformer_lens"],
+    "docs/nnsight": ["nnsight"],
+}
 
 
 def read_blocks(page: str) -> list[tuple[str, str, str]]:
