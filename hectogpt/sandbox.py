@@ -15,11 +15,9 @@ import ctypes
 import json
 import os
 import shutil
-import site
 import struct
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -29,8 +27,15 @@ from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 SYSTEM = (
-    *("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64"),
-    *("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo", "/sys/devices/system/cpu"),
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/lib",
+    "/lib64",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/usr/share/zoneinfo",
+    "/sys/devices/system/cpu",
 )
 # Special files that every process may read. A sealed process has its own.
 MACHINE = ("/proc", "/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
@@ -41,12 +46,34 @@ BEGIN = """import json, sys
 sys.path[:], policy, module = json.loads(sys.argv[1])
 from hectogpt import process
 process.serve(module, policy)"""
+# Options of bwrap; a size is that of the next tmpfs.
+SEAL = (
+    "unshare-all",
+    "unshare-user",
+    "die-with-parent",
+    "cap-drop ALL",
+    "proc /proc",
+    "dev /dev",
+    "size 67108864",
+    "tmpfs /tmp",
+)
 
 # Prefixes of the events of sys.addaudithook that untrusted code must not cause.
 PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
 CHANGES = (
-    *("os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.truncate", "os.mkdir"),
-    *("os.chmod", "os.chown", "os.utime", "os.setxattr", "shutil.rmtree", "sqlite3.connect"),
+    "os.rename",
+    "os.link",
+    "os.symlink",
+    "os.remove",
+    "os.rmdir",
+    "os.truncate",
+    "os.mkdir",
+    "os.chmod",
+    "os.chown",
+    "os.utime",
+    "os.setxattr",
+    "shutil.rmtree",
+    "sqlite3.connect",
 )
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -95,16 +122,17 @@ class Policy:
             return "signals to others"
         allowed = self.writable
         what = "changes"
-        if event == "open" and isinstance(arguments[2], int):
-            arguments = arguments[:1] + arguments[2:]  # without the mode, which is not a path
-            if not arguments[1] & WRITING:
+        paths = arguments[:2]
+        if event == "open":
+            paths = arguments[:1]  # without the mode
+            if not arguments[2] & WRITING:
                 if self.readable is None:
                     return ""
                 allowed = (*self.readable, *allowed, *MACHINE)
                 what = "reading"
         elif not event.startswith(CHANGES):
             return ""
-        for path in arguments[:2]:
+        for path in paths:
             if isinstance(path, str | bytes | os.PathLike):  # a descriptor is not a path
                 real = os.path.realpath(os.fsdecode(path))
                 if not is_below(real, *allowed) or is_below(real, *self.hidden):
@@ -125,9 +153,7 @@ def python_policy(*more: str) -> Policy:
 
     The corpus that is installed as a package is hidden.
     """
-    packages = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
-    if site.ENABLE_USER_SITE:
-        packages.append(site.getusersitepackages())
+    packages = [place for place in sys.path if place.endswith("-packages")]
     base = [f"{sys.base_prefix}/lib", f"{sys.base_prefix}/lib64"]
     # Also by their own names, because /lib is a link on most systems.
     places = [*SYSTEM, ISOLATED[0], *packages, str(PACKAGE), *base, *more]
@@ -163,9 +189,7 @@ def bubblewrap() -> str | None:
 
 def _seal(program: str, policy: Policy) -> list[str]:
     """The beginning of a sealed process's command."""
-    options: list[tuple[str, ...]] = [("unshare-all",), ("unshare-user",), ("die-with-parent",)]
-    options += [("cap-drop", "ALL"), ("proc", "/proc"), ("dev", "/dev")]
-    options += [("size", str(64 << 20)), ("tmpfs", "/tmp")]
+    options = [tuple(words.split()) for words in SEAL]
     options += [("ro-bind-try", place, place) for place in policy.readable or ()]
     for folder in policy.hidden:
         options += [("tmpfs", folder), ("remount-ro", folder)]
@@ -217,8 +241,7 @@ def _landlock(writable: Iterable[str], readable: Iterable[str] | None) -> None:
                 rule = struct.pack("=Qi", rights, place)
                 call(ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint32(0))
                 os.close(place)
-        if libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0):
-            raise OSError(ctypes.get_errno(), "no_new_privs")
+        libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)  # without it, the next call fails
         call(RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
     finally:
         os.close(ruleset)

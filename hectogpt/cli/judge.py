@@ -194,10 +194,10 @@ def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
             texts[0] += (
                 f", {seeds} seed{'' if seeds == 1 else 's'} drawn from a secret ({found.ended})"
             )
-        if len(begin["corpora"]) > 1:
-            texts += [f"{name}: {found.pair(name) or ''}" for name in begin["corpora"]]
+            if len(begin["corpora"]) > 1:
+                texts += [f"{name}: {found.pair(name)}" for name in begin["corpora"]]
         texts += [line] if (line := costs_text("training", costs_of(found))) else []
-        if rows := sorted({trial["rows"] for trial in found.trials if "rows" in trial}):
+        if rows := sorted({trial["rows"] for trial in found.trials.values()}):
             counts = " or ".join(map(str, rows))
             texts.append(f"Each seed was scored on {counts} rows of a text, drawn after training")
     else:
@@ -205,7 +205,7 @@ def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
             f"{unsealed}{begin['idea']} on {begin['base']} is {found.word}: "
             f"{'; '.join(found.reasons)}"
         ]
-    passed = sum(check["passed"] for check in found.checks)
+    passed = sum(check["passed"] for check in found.checks.values())
     texts.append(f"{passed} of {len(found.checks)} checks passed")
     if not found.is_sealed:
         texts.append(f"Its processes were not sealed ({sandbox.HOW}), so the checks prove less")
@@ -249,7 +249,8 @@ def as_json(found: Judgement, earlier: Sequence[Judgement]) -> dict[str, Any]:
             for name, each in costs_of(found).items()
         },
         "checks": [
-            {name: check[name] for name in ("name", "passed", "seen")} for check in found.checks
+            {name: check[name] for name in ("name", "passed", "seen")}
+            for check in found.checks.values()
         ],
         "earlier": [judgement.word for judgement in earlier],
         "record": str(found.path),

@@ -12,8 +12,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.machinery import ModuleSpec, SourceFileLoader
-from importlib.util import spec_from_file_location
+from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -48,11 +47,7 @@ def main() -> None:
     frames = process.frames()
     prepare_everything()
     request = frames.receive()
-    folder = Path.cwd()
-    finder = Finder(folder)
-    sys.meta_path.insert(0, finder)
-    hardware.limit_this_process(request["memory"], 1 << 28)
-    shut_in(folder)
+    finder = shut_in(request["memory"])
     frames.send({"ready": True})
     modules, errors = import_submission(request["modules"], finder)
     for header, body in replies(request["asked"], modules, errors, finder.missing):
@@ -91,14 +86,12 @@ def every_answer(
             return "float64", [Drawn(picture=draw(modules["train"].plot_results))]
         except BaseException as error:
             return "float64", [answer_of_error(error)]
-
-    tried: list[tuple[int, str, list[Answer]]] = []
-    for dtype in ("float64", "float32"):
-        made = answers(setting, modules["model_solution"], patched, dtype)
-        tried.append((sum(map(has_failed, made)), dtype, made))
-        if not tried[-1][0]:
-            break
-    return min(tried, key=lambda one: one[0])[1:]
+    made = answers(setting, modules["model_solution"], patched, "float64")
+    if failures := sum(map(has_failed, made)):
+        again = answers(setting, modules["model_solution"], patched, "float32")
+        if sum(map(has_failed, again)) < failures:
+            return "float32", again
+    return "float64", made
 
 
 def has_failed(answer: Answer) -> bool:
@@ -124,10 +117,6 @@ HEAVY = {
 }
 
 
-class OfflineError(RuntimeError):
-    """A stand-in was used."""
-
-
 class Absent(type):
     """A stand-in for a package that is not installed, or for anything in it.
 
@@ -144,7 +133,7 @@ class Absent(type):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if Absent.importing:
             return Absent(cls.__name__, (), {})
-        raise OfflineError(f"{cls.__name__} is not available while grading")
+        raise RuntimeError(f"{cls.__name__} is not available while grading")
 
 
 class LazyAnnotations(SourceFileLoader):
@@ -163,20 +152,12 @@ class Finder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.files = FileFinder(str(folder), (LazyAnnotations, [".py"]))
         self.missing = set[str]()
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> Any:
-        file = self.folder / f"{name}.py"
-        if path is None and file.is_file():
-            return spec_from_file_location(name, file, loader=LazyAnnotations(name, str(file)))
-        package = self.folder / name
-        if path is None and any(package.glob("**/*.py")):
-            if (file := package / "__init__.py").is_file():
-                return spec_from_file_location(
-                    name, file, submodule_search_locations=[str(package)]
-                )
-            spec = ModuleSpec(name, None, is_package=True)
-            spec.submodule_search_locations = [str(package)]
+        spec = None if path else self.files.find_spec(name)
+        if spec and (spec.loader or any(Path(self.folder, name).glob("**/*.py"))):
             return spec
         if name.partition(".")[0] in HEAVY | self.missing:
             return ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
@@ -221,17 +202,23 @@ def import_with_stand_ins(name: str, finder: Finder) -> ModuleType:
 # ---
 
 
-def shut_in(folder: Path) -> None:
-    """Forbid the network, other programs, and changes of files outside the folder, from now on.
+def shut_in(memory: int) -> Finder:
+    """Restrict this process: no more memory than this beyond what it has, no network, no other
+    programs, no changes of files outside its folder. Return the finder of the folder's modules.
+
     Neither Landlock nor the audit hook can be undone. Only Landlock stops code that works around
     Python."""
 
     def refuse(what: str) -> None:
         raise PermissionError(f"no {what} while grading")
 
-    policy = Policy((os.path.realpath(folder), "/dev/shm", os.devnull))
+    finder = Finder(Path.cwd())
+    sys.meta_path.insert(0, finder)
+    hardware.limit_this_process(memory, 1 << 28)
+    policy = Policy((os.path.realpath(finder.folder), "/dev/shm", os.devnull))
     policy.keep_in()
     policy.watch(refuse)
+    return finder
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Run as a program, it computes those of a model_solution.py, sandboxed as a grade
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ import torch
 from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
 
-from hectogpt import errors, hardware, process
+from hectogpt import errors, process
 from hectogpt.errors import UserError
 from hectogpt.grade import laws
-from hectogpt.grade.child import Finder, import_submission, shut_in
+from hectogpt.grade.child import import_submission, shut_in
 from hectogpt.grade.laws import Size
 from hectogpt.grade.run_part import DTYPES, answer_of_error, construct
 from hectogpt.grade.runner import RUBBISH, environment, private_folder
@@ -113,12 +112,9 @@ def main() -> None:
     frames = process.frames()
     request = frames.receive()
     torch.set_num_threads(1)
-    finder = Finder(Path.cwd())
-    sys.meta_path.insert(0, finder)
     state = load_file(WEIGHTS)
     ids = state.pop(TOKENS)
-    hardware.limit_this_process(request["memory"], 1 << 28)
-    shut_in(Path.cwd())
+    finder = shut_in(request["memory"])
     modules, failed = import_submission(["model_solution"], finder)
     try:
         if failed:

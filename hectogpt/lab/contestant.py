@@ -1,26 +1,27 @@
-"""The process in which a judged idea runs. The judge (lab/judge.py) trusts none of its answers.
+"""The process in which a judged idea runs, and the judge's side of it, which trusts no answer.
 
-It either trains on text that is dealt to it batch by batch, or has weights and predicts, token by
-token, the rows that are dealt to it. Each task has a separate process, sealed where the machine
-allows it (hectogpt/sandbox.py), without a folder: sources, text and weights arrive through its
-pipe, and weights and distributions leave through it.
+The process either trains on text that is dealt to it batch by batch, or has weights and predicts,
+token by token, the rows that are dealt to it. Each task has a separate process, sealed where the
+machine allows it (hectogpt/sandbox.py), without a folder: sources, text and weights arrive through
+its pipe, and weights and distributions leave through it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import safetensors.numpy
 import safetensors.torch
 import torch
 from torch import nn
 
-from hectogpt import process
+from hectogpt import hardware, process
 from hectogpt.data import Batches, Corpus, load_tokenizer
-from hectogpt.data.batches import DataOrder, Shuffled
+from hectogpt.data.batches import DataOrder
 from hectogpt.errors import UserError
 from hectogpt.generation.decode import Decoder
 from hectogpt.idea_file import IdeaFile
@@ -38,14 +39,102 @@ from hectogpt.training.optim.groups import needs_closure
 from hectogpt.training.precision import give_back_memory
 from hectogpt.training.run import Data, Run
 
+HANGS = 300.0  # seconds without a message
 CACHE_TRIAL = 24  # tokens on which logits with and without a cache are compared
 CACHE_DIFFERENCE = 1e-2
+
+
+# --- the judge's side
+
+
+class Talk(process.Child):
+    """A new process that runs a task of an arm.
+
+    Attributes:
+        messages: its messages; closing them ends the process.
+        peak_mb: the largest memory that was measured from outside.
+    """
+
+    def __init__(
+        self, request: dict[str, Any], environment: Mapping[str, str], policy: Policy, most: int
+    ) -> None:
+        """Start the process. most: bytes of a message."""
+        super().__init__("hectogpt.lab.contestant", Path("/"), environment, policy)
+        request |= {"policy": asdict(policy)}
+        self.messages = self.frames(request, first_seconds=HANGS, seconds=HANGS, body_bytes=most)
+        self.peak_mb = 0.0
+
+    def deal(self, numbers: np.ndarray | bytes) -> None:
+        """Send values without a message."""
+        self.send({}, bytes(numbers))
+
+    def receive(self) -> tuple[dict[str, Any], bytes]:
+        """The next message and its body. Raises EOFError if the process ends instead."""
+        for message in self.messages:
+            return message
+        raise EOFError
+
+    def finish(self) -> str:
+        """Wait for the process to end properly, and return its attempts to leave the sandbox.
+
+        Raises EOFError if it ends in any other way.
+        """
+        attempts = str(self.receive()[0]["attempts"])
+        if next(self.messages, None) or self.ending is None or self.ending.error:
+            raise EOFError
+        return attempts
+
+    def fault(self, error: Exception) -> str:
+        """Describe the fault of a process whose answers caused an error."""
+        ending = self.ending
+        if ending is None or not isinstance(error, EOFError):
+            return f"it sends what is no answer: {error!r:.300}"
+        how = f"its process ended ({ending.how}, exit code {ending.code})"
+        return ending.last_words[-2000:] or how
+
+    def measure(self) -> float:
+        """Measure the process's memory. Returns the CPU seconds that it has used."""
+        megabytes, seconds = hardware.taken_by(self.process.pid)
+        self.peak_mb = max(self.peak_mb, megabytes)
+        return seconds
+
+
+def clean_weights(data: bytes) -> tuple[int, bytes]:
+    """The number of values in a safetensors file, and the same tensors written again.
+
+    Nothing else in the file survives. Raises the library's error for an invalid file.
+    """
+    tensors = safetensors.numpy.load(data)
+    return sum(tensor.size for tensor in tensors.values()), safetensors.numpy.save(tensors)
+
+
+def nats(body: bytes, vocab: int, targets: np.ndarray) -> np.ndarray:
+    """Losses of target ids, float64 [rows].
+
+    Args:
+        body: float32 [rows, vocab], logits or log-probabilities (which are logits too).
+        vocab: the size of the vocabulary.
+        targets: the ids.
+
+    Raises ValueError if a target has no probability.
+    """
+    logits = np.frombuffer(body, np.float32).reshape(len(targets), vocab)
+    with np.errstate(invalid="ignore"):
+        logits = logits - logits.max(axis=1, keepdims=True)
+        total = np.exp(logits).sum(axis=1, dtype=np.float64)
+        losses: np.ndarray = np.log(total) - logits[np.arange(len(targets)), targets]
+    if not np.isfinite(losses).all():
+        raise ValueError("tokens have no probability")
+    return losses
+
+
+# --- the process's side
 
 
 def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Do a task for the judge, yielding messages.
 
-    The first message describes the run; the last one lists the `attempts` to leave the sandbox.
+    The first message is the run; the last one names the `attempts` to leave the sandbox.
 
     Args:
         request: task ("plan", "train" or "score"), links (from `Entrant.links`), seed, threads,
@@ -61,35 +150,21 @@ def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     find()  # the C++ kernels
     give_back_memory()  # finds the C library, for later
     load_tokenizer()
-    attempts: list[str] = []
+    attempts: dict[str, None] = {}
 
     def refuse(what: str) -> None:
-        if what not in attempts:
-            attempts.append(what)
-        raise PermissionError(f"{what}: a judged idea has what is dealt to it")
+        attempts[what] = None
+        raise PermissionError(what)
 
     Policy(**request["policy"]).watch(refuse)
     name, *links = request["links"]
     run = recipe(name)
     for file, function, source in links:
         run = run_of(IdeaFile(Path("/judged", file), source), function, run)
-    yield described(run)
+    yield dump(run)
     run = replace(run, seed=request["seed"], threads=request["threads"], device="cpu")
     {"plan": plan, "train": train, "score": score}[request["task"]](run, request)
-    yield {"attempts": attempts}
-
-
-def described(run: Run) -> dict[str, Any]:
-    """The judge's description of a run: True if its order is the usual one, and its numbers."""
-    return {
-        "shuffled": type(run.data.order) is Shuffled,
-        "steps": run.steps,
-        "batch_size": run.data.batch_size,
-        "seq_len": run.data.seq_len,
-        "context_length": run.model.context_length,
-        "vocab_size": run.model.vocab_size,
-        "run": dump(run),
-    }
+    yield {"attempts": "; ".join(attempts)}
 
 
 # --- training, on text that is dealt
@@ -133,7 +208,7 @@ def train(run: Run, request: dict[str, Any]) -> None:
     frames = process.frames()
     data = run.data
     if run.first_weights is not None:
-        raise UserError("its weights start from another model", why="it has this text alone")
+        raise UserError("its weights start from another model")
     # Holds all ids of the run until rows replace them.
     used = np.frombuffer(frames.receive_frame()[1], np.uint16)
     text = np.resize(used, run.steps * data.batch_size * data.seq_len)
@@ -144,8 +219,7 @@ def train(run: Run, request: dict[str, Any]) -> None:
     session = session_of(stream)
     Dealt.begun = True
     if any(needs_closure(optimizer) for optimizer in session.optimizer.optimizers):
-        why = "a step has one gradient"
-        raise UserError("its optimizer computes gradients more than once a step", why=why)
+        raise UserError("its optimizer computes gradients more than once a step")
     for rows in text.reshape(run.steps, -1):
         rows[:] = np.frombuffer(frames.receive_frame()[1], np.uint16)
         if isinstance(next(stream), Ended):

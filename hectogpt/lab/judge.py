@@ -10,14 +10,13 @@ trusted: no loss is reported, and a process must predict a token before it can s
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,16 +24,16 @@ from typing import Any
 import numpy as np
 
 from hectogpt import __version__, files, hardware, sandbox
-from hectogpt.data import Corpus
+from hectogpt.data import Corpus, Shuffled
 from hectogpt.errors import UserError, set_to
 from hectogpt.kernels.build import find
 from hectogpt.lab.compare import short_name
-from hectogpt.lab.contestant import planned
+from hectogpt.lab.contestant import Talk, clean_weights, nats, planned
 from hectogpt.lab.judgement import ARMS, Entrant, Judgement, draw, draw_seed, hash_of, weights_in
 from hectogpt.lab.statistics import LEAST_DIFFERENCE
-from hectogpt.lab.talk import Talk, clean_weights, nats
 from hectogpt.lab.tracks import TRACKS, Taken, rules_broken
 from hectogpt.process import revision
+from hectogpt.serialization import dump
 from hectogpt.signals import WORDS, code_of
 from hectogpt.training.evaluate import SEQ_LEN
 from hectogpt.training.run import Data
@@ -49,8 +48,8 @@ ALONE = 5e-3  # nats, mean difference; batches of a different size round differe
 MOST_SEEDS = 12
 # A limit on CPU time: this many times that of the base's training, plus seconds. Text that is
 # read once could otherwise be trained on many times.
-MOST_TIMES = 3.0
-SLACK = 10.0
+MOST_TIMES = 3
+SLACK = 10
 SAME_BITS = "gives the same bits again"
 ACROSS_MACHINES = 0.02  # nats; a loss may differ by this, because SOAP amplifies rounding
 # Variables that its processes have.
@@ -59,14 +58,7 @@ Tell = Callable[[str], None]
 
 
 class EndedError(Exception):
-    """The judgement is over; the text of the error says why.
-
-    `word` is "refused" (the idea breaks a rule, or cannot be run) or "dishonest" (a check failed).
-    """
-
-    def __init__(self, word: str, why: str) -> None:
-        super().__init__(why[:3000])
-        self.word = word
+    """The idea breaks a rule or cannot be run, or a check failed; the text says which."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +108,7 @@ def judge(
     about = {
         "protocol": 2,
         "sealed": sandbox.bubblewrap() is not None,
-        "corpora": list(texts),
-        "corpus_sha256": {name: corpus.sha256 for name, corpus in texts.items()},
-        "minutes": minutes,
-        "most_seeds": most_seeds,
+        "corpora": {name: corpus.sha256 for name, corpus in texts.items()},
         "threads": threads or min(2, hardware.physical_cores()),
         "version": __version__,
         "commit": revision(Path(__file__).parents[1]).commit,
@@ -142,7 +131,8 @@ class Judging:
     """A running judgement, whose record has its first line.
 
     Attributes:
-        runs: "base" and "idea" -> its run, as its first process described it.
+        runs: "base" and "idea" -> the fields of its run and of the run's model and data, as its
+            first process described them, and the number of its `tokens`.
         processor: the most CPU seconds that a training of the base has used.
     """
 
@@ -153,7 +143,6 @@ class Judging:
         self.record = record
         self.secret = secret
         self.tell = tell
-        self.entrant = Entrant(**{one.name: record.begin[one.name] for one in fields(Entrant)})
         self.runs: dict[str, dict[str, Any]] = {}
         self.processor = 0.0
         find()  # compile the kernels once, here
@@ -164,24 +153,23 @@ class Judging:
         try:
             self.end(self.run_seeds(seconds, most_seeds))
         except EndedError as error:
-            self.end("", error.word, str(error))
+            self.end("", str(error)[:3000])
 
-    def end(self, ended: str, word: str = "", *reasons: str) -> None:
+    def end(self, ended: str, *reasons: str) -> None:
         """Write the verdict.
 
         Args:
             ended: why there are no more seeds.
-            word: the word of an EndedError.
-            reasons: its reasons.
+            reasons: why the idea is refused or dishonest.
         """
-        verdict = {"word": word or self.record.decided(), "reasons": reasons, "ended": ended}
+        verdict = {"word": self.record.decided(reasons), "reasons": reasons, "ended": ended}
         self.record.write("verdict", verdict | {"secret": self.secret})
 
     def run_seeds(self, seconds: float, most_seeds: int) -> str:
         """Train and score, seed by seed, and return why it stopped. Raises EndedError."""
         begun = time.monotonic()
         slowest = 0.0
-        self.check("carries no weights", *weights_in(self.entrant.source))
+        self.check("carries no weights", *weights_in(self.record.entrant.source))
         for number in range(most_seeds):
             at = time.monotonic()
             if number and at - begun + slowest > seconds:
@@ -191,8 +179,8 @@ class Judging:
                 self.record.write("trial", trial)
             slowest = max(slowest, time.monotonic() - at)
             if self.record.decided() != "unproven":
-                return f"decided after {number + 1} seed{'s' if number else ''}"
-        return f"all of {most_seeds} seeds are run"
+                return "decided"
+        return "no more seeds were asked for"
 
     def trials(self, corpus: str, number: int) -> list[dict[str, Any]]:
         """Train both arms with a seed, and score both on the same rows.
@@ -203,23 +191,24 @@ class Judging:
         text = self.corpora[corpus]
         seed = draw_seed(self.secret, number)
         trained = {arm: self.train(arm, seed, text) for arm in ARMS}
-        if not self.has_passed(SAME_BITS):
+        if SAME_BITS not in self.record.checks:
             self.check_bits(seed, text, trained["idea"])
         rows = self.draw_rows(corpus, number)
-        losses = np.empty((len(ARMS), 0, rows.shape[1] - 1))
+        scored = []
         for group in np.split(rows, range(ROWS, len(rows), ROWS)):
-            more = [self.score(arm, seed, trained[arm], group) for arm in ARMS]
-            losses = np.concatenate((losses, more), axis=1)
+            scored.append([self.score(arm, seed, trained[arm], group) for arm in ARMS])
+            losses = np.concatenate(scored, axis=1)
             if are_enough((losses[0] - losses[1]).mean(axis=1)):
                 break
-        order = draw(self.secret, f"alone {corpus} {number}").permutation(losses.shape[1])[:AGAIN]
+        count = losses.shape[1]
+        order = draw(self.secret, f"alone {corpus} {number}").permutation(count)[:AGAIN]
         self.check_alone(seed, trained["idea"], rows[order], losses[1, order])
         trials = []
         for arm, loss in zip(ARMS, losses.mean(axis=(1, 2)).tolist(), strict=True):
-            about = {"arm": arm, "corpus": corpus, "seed": seed, "loss": loss}
-            trials.append(about | {"rows": losses.shape[1]} | trained[arm].facts)
-            seconds = trained[arm].facts["seconds"]
-            self.tell(f"{corpus}, seed {number + 1}, {arm}: loss {loss:.4f}, {seconds:.1f} s")
+            about = {"arm": arm, "corpus": corpus, "seed": seed, "loss": loss, "rows": count}
+            facts = trained[arm].facts
+            trials.append(about | facts)
+            self.tell(f"{corpus}, seed {number + 1}, {arm}: loss {loss:.4f}, {facts['seconds']} s")
         return trials
 
     # --- the processes
@@ -233,21 +222,22 @@ class Judging:
         """
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         environment |= {"HOME": "/tmp", "HECTOGPT_CACHE": str(files.cache_dir())}
-        request = {"task": task, "seed": seed, "links": self.entrant.links(arm)}
-        request |= {"threads": self.record.begin["threads"], "policy": asdict(self.policy)} | more
+        entrant = self.record.entrant
+        request = {"task": task, "seed": seed, "links": entrant.links(arm)}
+        request |= {"threads": self.record.begin["threads"]} | more
         talk = Talk(request, environment, self.policy, 8 * MOST_NUMBERS)
         try:
-            with closing(talk.frames):
+            with closing(talk.messages):
                 self.check_run(arm, talk.receive()[0])
                 yield talk
                 attempts = talk.finish()
         except (EndedError, UserError):
             raise
         except Exception as error:  # any error that its answers cause here
+            why = talk.fault(error)
             if arm == "base":
-                what = f"{self.entrant.base} cannot be judged against"
-                raise UserError(what, why=talk.fault(error)) from error
-            raise EndedError("refused", f"it cannot {task}: {talk.fault(error)}") from error
+                raise UserError(f"{entrant.base} cannot be judged against", why=why) from error
+            raise EndedError(f"it cannot {task}: {why}") from error
         if arm == "idea":
             self.check("stays in its sandbox", attempts)
 
@@ -258,11 +248,11 @@ class Judging:
         """
         with self.process(arm, "train", seed) as talk:
             batches = self.plan(arm, seed, text.tokens["train"].astype(np.uint16))
-            talk.send(np.unique(batches))
+            talk.deal(np.unique(batches))
             begun = time.monotonic()
             before = talk.measure()
             for batch in batches:
-                talk.send(batch)
+                talk.deal(batch)
                 diverged = "diverged" in talk.receive()[0]
                 seconds = time.monotonic() - begun
                 processor = talk.measure() - before
@@ -270,19 +260,16 @@ class Judging:
                     break
                 self.check_rules(arm, seconds=seconds)
                 if arm == "idea" and processor > MOST_TIMES * self.processor + SLACK:
-                    times = f"{MOST_TIMES:g} times the processor time of its base"
-                    raise EndedError("refused", f"training takes more than {times}")
-            facts = {"seconds": round(seconds, 2), "processor": round(processor, 2)}
-            facts |= {"peak_mb": round(talk.peak_mb)}
+                    times = f"{MOST_TIMES} times the processor time of its base"
+                    raise EndedError(f"training takes more than {times}")
+            facts = {"seconds": round(seconds, 2), "peak_mb": round(talk.peak_mb)}
             if diverged:
                 return Trained(facts | {"diverged": True})
             numbers, weights = clean_weights(talk.receive()[1])
             self.check_rules(arm, params=numbers)
         if arm == "base":
             self.processor = max(self.processor, processor)
-        return Trained(
-            facts | {"params": numbers, "weights": hashlib.sha256(weights).hexdigest()}, weights
-        )
+        return Trained(facts | {"params": numbers}, weights)
 
     def plan(self, arm: str, seed: int, tokens: np.ndarray) -> np.ndarray:
         """The rows of each step, uint16 [steps, batch * tokens].
@@ -292,19 +279,19 @@ class Judging:
         """
         run = self.runs[arm]
         size = run["seq_len"]
-        if run["shuffled"]:
+        if run["order"] == dump(Shuffled()):
             data = Data(batch_size=run["batch_size"], seq_len=size)
             numbers = planned(tokens, data, seed, run["steps"])
         else:
             with self.process(arm, "plan", seed) as talk:
-                talk.send(tokens)
+                talk.deal(tokens)
                 numbers = np.frombuffer(talk.receive()[1], np.int64)
         sequences = tokens[: len(tokens) // size * size].reshape(-1, size)
         often = int(np.bincount(numbers).max())
         most = -(-len(numbers) // len(sequences))
         if arm == "idea" and often > most:
             twice = f"a row of the training text is read {often} times, at most {most}"
-            raise EndedError("refused", twice)
+            raise EndedError(twice)
         return sequences[numbers].reshape(run["steps"], run["batch_size"] * size)
 
     def score(
@@ -327,14 +314,14 @@ class Judging:
         groups = np.split(np.arange(len(rows)), range(width, len(rows), width))
         more = {"tokens": losses.shape[1], "deals": len(groups)}
         with self.process(arm, "score", seed, **more) as talk:
-            talk.send(trained.weights)
+            talk.deal(trained.weights)
             for group in groups:
                 dealt = rows[group].T.astype(np.int64)
-                talk.send(dealt[0])
+                talk.deal(dealt[0])
                 for place, targets in enumerate(dealt[1:]):
                     distributions = talk.receive()[1]
                     if place + 1 < losses.shape[1]:
-                        talk.send(targets)  # the process computes while this one is summed
+                        talk.deal(targets)  # the process computes while this one is summed
                     losses[group, place] = nats(distributions, vocab, targets)
         return losses
 
@@ -345,8 +332,8 @@ class Judging:
         before all have been drawn.
         """
         tokens = self.corpora[corpus].tokens["test"]
-        contexts = [run["context_length"] for run in self.runs.values()]
-        size = min(SEQ_LEN, max(contexts), len(tokens) - 1)
+        context = max(run["context_length"] for run in self.runs.values())
+        size = min(SEQ_LEN, context, len(tokens) - 1)
         count = (len(tokens) - 1) // size
         order = draw(self.secret, f"rows {corpus}").permutation(count)
         most = min(MOST_ROWS, count)
@@ -355,10 +342,6 @@ class Judging:
         return rows
 
     # --- the checks
-
-    def has_passed(self, name: str) -> bool:
-        """True once a check has passed."""
-        return any(check["name"] == name for check in self.record.checks)
 
     def check(self, name: str, fault: str, seen: str = "") -> None:
         """Write a check to the record: each check once if it passes.
@@ -370,37 +353,36 @@ class Judging:
 
         Raises EndedError if there is a fault.
         """
-        if fault or not self.has_passed(name):
+        if fault or name not in self.record.checks:
             facts = {"name": name, "passed": not fault, "seen": (fault or seen)[:2000]}
             self.record.write("check", facts)
         if fault:
-            raise EndedError("dishonest", f"{name}: {fault}")
+            raise EndedError(f"{name}: {fault}")
 
     def check_run(self, arm: str, run: dict[str, Any]) -> None:
         """Check that the run is the same in every process, and keeps the rules of its base.
 
         Raises ValueError for an invalid description.
         """
+        run = {**run["model"], **run["data"], **run}
         numbers = ("steps", "batch_size", "seq_len", "context_length", "vocab_size")
         if not all(type(run[name]) is int and run[name] > 0 for name in numbers):
             raise ValueError(f"no run: {run!r:.200}")
+        run["tokens"] = run["steps"] * run["batch_size"] * run["seq_len"]
         same = self.runs.setdefault(arm, run) == run
         if arm == "idea":
             fault = "" if same else "another process got another run"
             self.check("is the same run each time", fault)
         self.check_rules(arm)
 
-    def check_rules(
-        self, arm: str, params: int | None = None, seconds: float | None = None
-    ) -> None:
+    def check_rules(self, arm: str, **costs: Any) -> None:
         """Refuse an idea that breaks a rule: the base's steps and tokens, and those in RULES."""
         if arm == "idea":
             base = self.runs["base"]
             run = self.runs["idea"]
-            rules = replace(RULES, steps=base["steps"], tokens=tokens_of(base))
-            taken = Taken(run["steps"], tokens_of(run), params=params, seconds=seconds)
-            if broken := rules_broken(rules, taken):
-                raise EndedError("refused", "; ".join(broken))
+            rules = replace(RULES, steps=base["steps"], tokens=base["tokens"])
+            if broken := rules_broken(rules, Taken(run["steps"], run["tokens"], **costs)):
+                raise EndedError("; ".join(broken))
 
     def check_bits(self, seed: int, text: Corpus, trained: Trained) -> None:
         """Check that a second training with the same seed gives the same weights."""
@@ -422,12 +404,6 @@ class Judging:
 def are_enough(gains: np.ndarray) -> bool:
     """True if the mean gain of these rows has a standard error below NOISE."""
     return bool(gains.std() < NOISE * len(gains) ** 0.5)
-
-
-def tokens_of(run: dict[str, Any]) -> int:
-    """The number of tokens that a run reads."""
-    tokens: int = run["steps"] * run["batch_size"] * run["seq_len"]
-    return tokens
 
 
 # --- repeating a judgement
@@ -455,33 +431,34 @@ def replay(judgement: Judgement, corpora: Sequence[Corpus], tell: Tell, folder: 
     are not those that were judged.
     """
     begin = judgement.begin
-    secret = judgement.secret
+    secret = judgement.secret or ""
     texts = {short_name(corpus.name): corpus for corpus in corpora}
     why = ""
-    if secret is None:
-        why = "it was not finished"
-    elif begin.get("protocol") != 2:
-        why = "it was judged by the first protocol"
-    elif {name: corpus.sha256 for name, corpus in texts.items()} != begin["corpus_sha256"]:
+    if not secret or begin.get("protocol") != 2:
+        why = "it was not finished, or was judged by the first protocol"
+    elif {name: corpus.sha256 for name, corpus in texts.items()} != begin["corpora"]:
         why = f"these are not the texts that were judged, {' and '.join(begin['corpora'])}"
-    if secret is None or why:
+    if why:
         raise UserError(f"{judgement.path} cannot be replayed", why=why)
     again = Judgement(folder / "record.jsonl")
-    about = {name: value for name, value in begin.items() if name not in ("event", "previous")}
-    again.write("begin", about | {"sealed": sandbox.bubblewrap() is not None})
+    again.write("begin", begin | {"sealed": sandbox.bubblewrap() is not None})
     # What a verdict has reasons for came in a seed that has no trials.
     seeds = len(judgement.gains()) + bool(judgement.reasons)
     Judging(texts, again, secret, tell).finish(math.inf, max(seeds, 1))
+    return differences(judgement, again)
+
+
+def differences(judgement: Judgement, again: Judgement) -> Replay:
+    """Compare a judgement with the one that repeats it."""
     faults = []
     largest = 0.0
     if again.word != judgement.word:
         faults.append(f"the verdict is {again.word}, the record says {judgement.word}")
-    if len(again.trials) != len(judgement.trials):
-        faults.append(f"{len(again.trials)} trials, the record has {len(judgement.trials)}")
-    for old, new in zip(judgement.trials, again.trials, strict=False):
-        apart = abs(old["loss"] - new["loss"])
+    for key, trial in judgement.trials.items():
+        loss = again.trials.get(key, {}).get("loss", math.nan)
+        apart = abs(trial["loss"] - loss)
         largest = max(largest, apart)
         if not apart <= ACROSS_MACHINES:
-            place = f"{old['corpus']}, seed {old['seed']}, {old['arm']}"
-            faults.append(f"{place}: loss {new['loss']:.6f}, the record has {old['loss']:.6f}")
+            place = "{}, seed {}, {}".format(*key)
+            faults.append(f"{place}: loss {loss:.6f}, the record has {trial['loss']:.6f}")
     return Replay(faults, largest, again)

@@ -13,7 +13,8 @@ import json
 import lzma
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,9 @@ from hectogpt.lab.sequential import pair_of
 from hectogpt.lab.statistics import Paired
 
 ARMS = ("base", "idea")
-SIGNS = (("base", 1.0), ("idea", -1.0))  # of their losses in a gain
-LARGEST_FILE = 100_000  # bytes of an idea's source, comments and names too
-MOST_COMPRESSED = 12_000  # of it: a table of weights, or a text, is no idea
+# Of an idea's source, comments and names too, as it is and compressed: a table of weights, or a
+# text, is no idea.
+MOST_BYTES = (100_000, 12_000)
 # Of a record: FILE.py:FUNCTION without a folder, on a recipe or on such a function, which may have
 # a recipe as its own base.
 FUNCTION = r"\w[\w .-]*\.py:\w+"
@@ -108,12 +109,9 @@ def weights_in(source: str) -> tuple[str, str]:
     Returns the problem ("" for none), and the file's sizes.
     """
     data = source.encode()
-    size = len(data)
-    compressed = len(lzma.compress(data))
-    sizes = f"{size:,} bytes, {compressed:,} compressed"
-    if size <= LARGEST_FILE and compressed <= MOST_COMPRESSED:
-        return "", sizes
-    return f"{sizes}; at most {LARGEST_FILE:,} and {MOST_COMPRESSED:,}", sizes
+    found = len(data), len(lzma.compress(data))
+    sizes = "{:,} bytes, {:,} compressed; at most {:,} and {:,}".format(*found, *MOST_BYTES)
+    return sizes if found[0] > MOST_BYTES[0] or found[1] > MOST_BYTES[1] else "", sizes
 
 
 # --- its record
@@ -146,10 +144,11 @@ class Judgement:
 
     Attributes:
         begin: the first line.
-        trials: those of both arms, in order: corpus, seed, arm ("base" or "idea"), loss (nats per
-            token of the rows), rows (of the test text), seconds, peak_mb, params (number of all
-            weights), weights (their hash).
-        checks: name, passed and seen of each check.
+        entrant: what is judged, from this line.
+        trials: (corpus, seed, arm) -> the trial, in order: loss (nats per token of the rows),
+            rows (of the test text), seconds, peak_mb, params (number of all weights). The arm is
+            "base" or "idea".
+        checks: name -> the check, with `passed` and `seen`.
         word: "better", "worse", "tie", "unproven", "refused" (it breaks a rule), "dishonest" (a
             check failed), or "unfinished" (it is running, or was killed).
         reasons: why it is refused or dishonest.
@@ -159,13 +158,14 @@ class Judgement:
 
     path: Path
     begin: dict[str, Any] = field(default_factory=dict)
-    trials: list[dict[str, Any]] = field(default_factory=list)
-    checks: list[dict[str, Any]] = field(default_factory=list)
+    trials: dict[tuple[str, int, str], dict[str, Any]] = field(default_factory=dict)
+    checks: dict[str, dict[str, Any]] = field(default_factory=dict)
     word: str = "unfinished"
     reasons: tuple[str, ...] = ()
     secret: str | None = None
     ended: str = ""
     last: str = FIRST
+    entrant: Entrant = field(init=False)
 
     def write(self, event: str, facts: Mapping[str, Any]) -> None:
         """Append a line, which is then on disk. Raises UserError (STORAGE)."""
@@ -181,30 +181,27 @@ class Judgement:
         expect((row["event"] == "begin") != bool(self.begin), "a judgement begins once, in line 1")
         match row["event"]:
             case "begin":
-                Entrant(**{one.name: row[one.name] for one in fields(Entrant)})
                 self.begin = row
+                self.entrant = Entrant(**{one.name: row[one.name] for one in fields(Entrant)})
             case "trial":
                 key = row["corpus"], row["seed"], row["arm"]
-                expect(key not in self.losses(), "a second trial of this corpus, seed and arm")
-                known = row["corpus"] in self.begin["corpora"] and row["arm"] in ARMS
-                expect(known and math.isfinite(row["loss"]), "no trial of this judgement")
-                self.trials.append(row)
+                known = key[0] in self.begin["corpora"] and key[2] in ARMS
+                expect(
+                    known and key not in self.trials and math.isfinite(row["loss"]),
+                    "no trial of this judgement",
+                )
+                self.trials[key] = row
             case "check":
-                self.checks.append(row)
+                self.checks[row["name"]] = row
             case "verdict":
                 secret = str(row["secret"])
-                expect(
-                    hash_of(secret) == self.begin["commitment"], "line 1 commits to another secret"
-                )
-                follow = all(
-                    seed == draw_seed(secret, number) for number, seed in enumerate(self.seeds())
-                )
-                expect(follow, "its seeds do not follow from its secret")
-                word = "refused" if row["reasons"] else self.decided()
-                if not all(check["passed"] for check in self.checks):
-                    word = "dishonest"
-                expect(row["word"] == word, f"its trials and checks do not say {row['word']!r}")
-                self.word = word
+                holds = hash_of(secret) == self.begin["commitment"]
+                expect(holds, "line 1 commits to another secret")
+                drawn = [draw_seed(secret, number) for number in range(len(self.seeds()))]
+                expect(drawn == self.seeds(), "its seeds do not follow from its secret")
+                self.word = self.decided(row["reasons"])
+                holds = self.word == row["word"]
+                expect(holds, f"its trials and checks do not say {row['word']!r}")
                 self.reasons = tuple(row["reasons"])
                 self.ended = row["ended"]
                 self.secret = secret
@@ -220,42 +217,40 @@ class Judgement:
         """FILE.py:FUNCTION@BASE."""
         return f"{self.begin['idea']}@{self.begin['base']}"
 
-    def losses(self) -> dict[tuple[str, int, str], float]:
-        """(corpus, seed, arm) -> loss."""
-        return {(one["corpus"], one["seed"], one["arm"]): one["loss"] for one in self.trials}
-
     def seeds(self) -> list[int]:
         """The seeds of the trials, in order."""
-        return list(dict.fromkeys(trial["seed"] for trial in self.trials))
+        return list(dict.fromkeys(seed for _, seed, _ in self.trials))
 
     def gains(self, corpus: str | None = None) -> np.ndarray:
         """float64 [seeds]: loss of the base minus loss of the idea, for each seed that both have.
 
         For one corpus, or the mean over all corpora.
         """
-        losses = self.losses()
-        corpora = self.begin["corpora"] if corpus is None else [corpus]
-        gains = [
-            sum(
-                losses.get((name, seed, arm), np.nan) * sign
-                for name in corpora
-                for arm, sign in SIGNS
-            )
-            for seed in self.seeds()
-        ]
-        means = np.array(gains) / len(corpora)
-        return means[np.isfinite(means)]
+        gains = []
+        for seed in self.seeds():
+            keys = [
+                (name, seed) for name in (self.begin["corpora"] if corpus is None else [corpus])
+            ]
+            with suppress(KeyError):
+                losses = [[self.trials[*key, arm]["loss"] for arm in ARMS] for key in keys]
+                gains.append(-np.diff(losses).mean())
+        return np.array(gains)
 
     def pair(self, corpus: str | None = None) -> Paired | None:
         """The sequential test of these gains (lab/sequential.py); None before the first."""
         gains = self.gains(corpus).tolist()
         return pair_of(gains) if gains else None
 
-    def decided(self) -> str:
-        """The word "better", "worse" or "tie" once the gains decide, else "unproven".
+    def decided(self, reasons: Sequence[str] = ()) -> str:
+        """The word of the verdict with these reasons.
 
-        An idea that is better on the whole but worse on one corpus is unproven.
+        Without any it is "better", "worse" or "tie" once the gains decide, else "unproven". An
+        idea that is better on the whole but worse on one corpus is unproven.
         """
+        if not all(check["passed"] for check in self.checks.values()):
+            return "dishonest"
+        if reasons:
+            return "refused"
         words = [pair and pair.verdict for pair in map(self.pair, (None, *self.begin["corpora"]))]
         if words[0] == "better" and "worse" in words:
             return "unproven"
@@ -263,7 +258,8 @@ class Judgement:
 
     def cost(self, name: str, arm: str) -> float | None:
         """Mean of "seconds", "peak_mb" or "params" over the arm's trials; None without any."""
-        values = [t[name] for t in self.trials if t["arm"] == arm and t.get(name) is not None]
+        trials = [trial for trial in self.trials.values() if trial["arm"] == arm]
+        values = [trial[name] for trial in trials if name in trial]
         return float(np.mean(values)) if values else None
 
 

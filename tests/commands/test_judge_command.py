@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from command import Here
+from command import Here, assert_good_error, hectogpt
 from experiments import make_corpus
 from helpers import ROOT
 
-import hectogpt
+import hectogpt as package
 from hectogpt import sandbox
 from hectogpt.cli.judge import exit_code, verdict_text
 from hectogpt.lab.judgement import read_judgement
@@ -24,23 +24,49 @@ SMALL = ["--corpus", "tokens", "--threads", "1"]
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    (tmp_path / "tokens").mkdir()
-    make_corpus(tmp_path / "tokens")
+    for name in ("tokens", "others"):
+        (tmp_path / name).mkdir()
+        make_corpus(tmp_path / name)
     shutil.copy(CHEATS, tmp_path / "my.py")
     return Here(tmp_path, monkeypatch, capsys)
 
 
+# An idea in a file that is named like one of Python's own, and notes that it was imported as that one.
+SHADOW = """
+if __name__ == "secrets":
+    Path("imported").touch()
+"""
+
+
+def test_a_file_of_the_working_folder_does_not_run_in_the_judge(tmp_path: Path) -> None:
+    (tmp_path / "secrets.py").write_text("from pathlib import Path\n" + SHADOW + "def idea(run):\n    return run\n")
+    assert_good_error(hectogpt("judge", "secrets.py:idea", "--corpus", "nothing", cwd=tmp_path), 3, "nothing")
+    assert not (tmp_path / "imported").exists()
+
+
 @pytest.mark.thorough
 def test_a_verdict_has_a_record_and_can_be_done_again(here: Here, tmp_path: Path) -> None:
-    done = here(
-        "judge", "my.py:honest@my.py:tiny", "--minutes", "0.001", "--json", "--out", "mine.jsonl", *SMALL, "--commit"
-    )
+    (tmp_path / "secrets.py").write_text(CHEATS.read_text(encoding="utf-8") + SHADOW)
+    asked = [
+        "secrets.py:only_looks@my.py:tiny",
+        "--corpus",
+        "tokens",
+        "others",
+        "--threads",
+        "1",
+        "--out",
+        "mine.jsonl",
+    ]
+    done = here("judge", *asked, "--minutes", "0.001", "--json", "--commit")
     verdict = json.loads(done.stdout)
     assert (done.returncode, verdict["verdict"], verdict["base"]) == (1, "unproven", "my.py:tiny")
+    assert verdict["seeds"] == 1, verdict
     assert verdict["interval"] == [None, None]  # of one seed
-    assert verdict["gain"] == verdict["gains"]["tokens"]["gain"]
+    # The same rows of both texts for the base and for an idea that computes the same.
+    assert {name: each["gain"] for name, each in verdict["gains"].items()} == {"tokens": 0.0, "others": 0.0}
     assert all(check["passed"] for check in verdict["checks"])
-    assert (len(verdict["checks"]), verdict["seeds"]) == (5, 1)
+    assert len(verdict["checks"]) == 5
+    assert not (tmp_path / "imported").exists()
     assert verdict["sealed"] == (sandbox.bubblewrap() is not None)
     assert verdict["commitment"] in done.stderr
     assert (verdict["record"], read_judgement(tmp_path / "mine.jsonl").word) == ("mine.jsonl", "unproven")
@@ -52,13 +78,20 @@ def test_a_verdict_has_a_record_and_can_be_done_again(here: Here, tmp_path: Path
         codes.append(exit_code(record))
         assert verdict_text(record, []).startswith("unsealed: ") != record.is_sealed
     assert codes == [0, 1, 1, 1, 2, 2, 3, 3]
-    refused = here("judge", "my.py:honest@my.py:tiny", "--out", "mine.jsonl", *SMALL)
+    refused = here("judge", *asked)
     assert (refused.returncode, "mine.jsonl exists" in refused.stderr) == (2, True)
     (tmp_path / "my.py").rename(tmp_path / "gone.py")  # the record has the source
-    again = here("judge", "--replay", "mine.jsonl", "--json", *SMALL)
+    again = here("judge", "--replay", "mine.jsonl", "--json", "--corpus", "tokens", "others")
     answer = json.loads(again.stdout)
     assert (again.returncode, answer["holds"], answer["largest_difference"]) == (0, True, 0.0)
     assert list(Path(tempfile.gettempdir()).glob("judge-*")) == []
+
+
+def test_a_queue_starts_nothing_after_its_hours(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "ideas").mkdir()
+    shutil.copy(CHEATS, tmp_path / "ideas" / "a.py")
+    done = here("judge", "--queue", "ideas", "--hours", "1e-9", *SMALL)
+    assert (done.returncode, done.stdout, (tmp_path / "judgements").exists()) == (0, "", False)
 
 
 @pytest.mark.thorough
@@ -72,7 +105,7 @@ def test_a_queue_judges_each_file_once_and_goes_on_after_a_bad_one(here: Here, t
     done = here(*queue)
     assert [json.loads(line)["verdict"] for line in done.stdout.splitlines()] == ["refused"]
     assert "b.py is not Python" in done.stderr
-    assert not hasattr(hectogpt, "x")  # it ran in other processes alone
+    assert not hasattr(package, "x")  # it ran in other processes alone
     again = here(*queue)
     assert (again.stdout, "a.py:idea has a verdict" in again.stderr) == ("", True)
     record = next((tmp_path / "judgements").glob("*.jsonl"))

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import gc
 import importlib.metadata
+import json
 import math
 import os
 import random
@@ -49,6 +50,17 @@ def tiny(run: Run) -> Run:
 
 def honest(run: Run) -> Run:
     return replace(run, optim=AdamW(lr=0.02))
+
+
+@dataclass(frozen=True)
+class Looks(AfterStep):
+    def after_step(self, session):
+        pass
+
+
+def only_looks(run: Run) -> Run:
+    """Another run, which computes the same."""
+    return replace(run, after_step=(Looks(),))
 
 
 def changes(**fields):
@@ -582,16 +594,39 @@ weights_with_more_behind = weights_that_lie(lambda data: data + bytes(100))
 
 def tells(**lie):
     """An idea whose run is described otherwise than it is."""
-    return sends(lambda message, body: (message | lie if "run" in message else message, body))
+    return sends(lambda message, body: (message | lie if "steps" in message else message, body))
 
 
 no_context = tells(context_length="long")
 less_than_nothing = tells(batch_size=-2, seq_len=-16)
-says_that_it_shuffles = tells(shuffled=[])
+
+
+@dataclass(frozen=True)
+class NoRowTwice(AfterStep):
+    def after_step(self, session):
+        rows = session.corpus.tokens["train"].reshape(-1, 16)[: 2 * session.step]
+        if len(np.unique(rows, axis=0)) < len(rows):
+            raise EscapedError("a row of the text again")
+
+
+def says_that_it_shuffles(run: Run) -> Run:
+    """Its order has the same rows over and over, and would be refused."""
+    run = replace(same_four_rows(run), after_step=(NoRowTwice(),))
+    return tells(order={"type": "Shuffled"})(run)
 
 
 def nests_deeply(run: Run) -> Run:
-    frames().send({"run": 0, "nested": eval("[" * 150 + "]" * 150)})
+    """Tells the truth about its run, and in the same message something nested too deeply to be read."""
+    true, own = frames().send, frames()
+    nest = b"[" * 100_000 + b"]" * 100_000
+
+    def send(message, body=b""):
+        if "steps" in message:
+            frame = json.dumps({"message": message | {"nest": 0}, "bytes": 0, "token": own._token})
+            own._file.write(frame.encode().replace(b'"nest": 0', b'"nest": ' + nest) + b"\n")
+        true(message, body)
+
+    own.send = send
     return run
 
 
@@ -602,7 +637,7 @@ def guesses_among_one(run: Run) -> Run:
 
 def speaks_for_itself(run: Run) -> Run:
     """Answers batches that it has not been dealt, and takes the text of all at once."""
-    for message in (sys.modules["__main__"].described(run), *[{}] * run.steps):
+    for message in (sys.modules["__main__"].dump(run), *[{}] * run.steps):
         frames().send(message)
     return run
 

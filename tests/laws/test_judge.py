@@ -15,10 +15,19 @@ from helpers import ROOT
 from hectogpt import sandbox
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.lab import judge, talk
-from hectogpt.lab.contestant import described
+from hectogpt.lab import contestant, judge
 from hectogpt.lab.ideas import find_run
-from hectogpt.lab.judgement import Entrant, Judgement, draw, draw_seed, hash_of, read_judgement, weights_in
+from hectogpt.lab.judgement import (
+    Entrant,
+    Judgement,
+    draw,
+    draw_seed,
+    find_entrant,
+    hash_of,
+    read_judgement,
+    weights_in,
+)
+from hectogpt.serialization import dump
 
 CHEATS = ROOT / "tests" / "data" / "cheats.py"
 SOURCE = CHEATS.read_text(encoding="utf-8")
@@ -47,11 +56,11 @@ EXPECTED = {
     "no answer": """
         plans_rows_that_are_not_there speaks_for_itself complex_distributions too_few one_row two_answers
         huge_weights weights_of_no_kind weights_of_nothing no_weights weights_with_more_behind no_context
-        less_than_nothing nests_deeply
+        less_than_nothing
     """,
     "times the processor time of its base": "trains_beside_the_hook takes_the_hook_away computes_in_copies",
     "tokens have no probability": "one_lie no_numbers nothing_at_all",
-    "its process ended (broken": "rubbish",
+    "its process ended (broken": "rubbish nests_deeply",
     "its process ended (late": "keeps_its_answer_back",
     "its process ended (done": "ends_early",
     "its process ended (ended, exit code 0": "exits_well",
@@ -86,7 +95,7 @@ def start(function: str, corpus: Corpus, out: Path, file: str = "secrets.py") ->
     record = Judgement(out / f"{function}.jsonl")
     record.write("begin", asdict(found) | {"corpora": ["tokens"], "threads": 1, "commitment": hash_of("secret")})
     judging = judge.Judging({"tokens": corpus}, record, "secret", print)
-    judging.runs["base"] = described(find_run(BASE))
+    judging.check_run("base", dump(find_run(BASE)))
     return judging
 
 
@@ -111,7 +120,7 @@ def honest_loss(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> flo
 def test_a_cheat_gains_nothing(
     cheat: str, corpus: Corpus, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(talk, "HANGS", 60.0 if cheat == "keeps_its_answer_back" else talk.HANGS)
+    monkeypatch.setattr(contestant, "HANGS", 60.0 if cheat == "keeps_its_answer_back" else contestant.HANGS)
     judging, expected = start(cheat, corpus, tmp_path), CASES[cheat]
     if expected in (NOTHING, LIMIT):
         gain = request.getfixturevalue("honest_loss") - scored(judging, corpus)
@@ -120,7 +129,8 @@ def test_a_cheat_gains_nothing(
     with pytest.raises(judge.EndedError) as caught:
         scored(judging, corpus, again=expected == BITS)
     assert expected in str(caught.value)
-    assert caught.value.word == ("dishonest" if str(caught.value).startswith(expected + ":") else "refused")
+    is_check = str(caught.value).startswith(expected + ":")
+    assert judging.record.decided([str(caught.value)]) == ("dishonest" if is_check else "refused")
 
 
 def test_a_source_can_hold_no_text_and_no_weights() -> None:
@@ -203,6 +213,24 @@ def test_a_forged_record_is_refused(place: int, change: dict[str, Any], tmp_path
     (tmp_path / "forged.jsonl").write_text("\n".join(forged) + "\n")
     with pytest.raises(UserError):
         read_judgement(tmp_path / "forged.jsonl")
+
+
+def test_a_replay_fails_beyond_the_rounding_of_other_machines(tmp_path: Path) -> None:
+    old = written(tmp_path / "old", [[0.1], [0.12]])
+    for apart, faults in ((0.0, 0), (0.019, 0), (0.021, 1)):
+        found = judge.differences(old, written(tmp_path / f"{apart}", [[0.1], [0.12 - apart]]))
+        assert len(found.faults) == faults
+        assert found.largest == pytest.approx(apart)
+    assert len(judge.differences(old, written(tmp_path / "one", [[0.1]])).faults) == 2  # trials that are not there
+
+
+def test_the_commitment_is_told_before_anything_runs(corpus: Corpus, tmp_path: Path) -> None:
+    def tell(line: str) -> None:
+        raise InterruptedError(line)
+
+    with pytest.raises(InterruptedError, match=r"commitment [0-9a-f]{64}"):
+        judge.judge(find_entrant(f"{CHEATS}:honest", BASE), [corpus], tmp_path / "record.jsonl", tell=tell)
+    assert not list(tmp_path.iterdir())
 
 
 def test_seeds_and_rows_follow_from_the_secret(corpus: Corpus, tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ def judged(gains: Iterator[dict[str, float]]) -> dict[str, Any]:
     for number, each in enumerate(gains):
         found.begin["corpora"] = list(each)
         for corpus, gain in each.items():
-            found.trials.append({"corpus": corpus, "seed": number, "arm": "base", "loss": gain})
-            found.trials.append({"corpus": corpus, "seed": number, "arm": "idea", "loss": 0.0})
+            found.trials[corpus, number, "base"] = {"loss": gain}
+            found.trials[corpus, number, "idea"] = {"loss": 0.0}
         word = found.decided()
         if word != "unproven" or number + 1 == MOST_SEEDS:
             break
