@@ -189,7 +189,9 @@ def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
     unsealed = "" if found.is_sealed else "unsealed: "
     if found.word in OPENINGS:
         texts = [unsealed + OPENINGS[found.word].format(arm=begin["idea"], first=begin["base"])]
-        if pair is not None:
+        if pair is None:
+            texts[0] += f": no seed is complete ({found.ended})"
+        else:
             texts[0] += f": gain {pair} nats per token of test text on {corpora}"
             texts[0] += (
                 f", {seeds} seed{'' if seeds == 1 else 's'} drawn from a secret ({found.ended})"

