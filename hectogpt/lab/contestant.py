@@ -208,7 +208,7 @@ def train(run: Run, request: dict[str, Any]) -> None:
     frames = process.frames()
     data = run.data
     if run.first_weights is not None:
-        raise UserError("its weights start from another model")
+        raise UserError("its weights start from another model", why="it has this text alone")
     # Holds all ids of the run until rows replace them.
     used = np.frombuffer(frames.receive_frame()[1], np.uint16)
     text = np.resize(used, run.steps * data.batch_size * data.seq_len)
@@ -219,7 +219,8 @@ def train(run: Run, request: dict[str, Any]) -> None:
     session = session_of(stream)
     Dealt.begun = True
     if any(needs_closure(optimizer) for optimizer in session.optimizer.optimizers):
-        raise UserError("its optimizer computes gradients more than once a step")
+        what = "its optimizer computes gradients more than once a step"
+        raise UserError(what, why="a step has one gradient")
     for rows in text.reshape(run.steps, -1):
         rows[:] = np.frombuffer(frames.receive_frame()[1], np.uint16)
         if isinstance(next(stream), Ended):
