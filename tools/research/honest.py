@@ -154,7 +154,8 @@ def deeper(run: Run) -> Run:
 
 
 def tied(run: Run) -> Run:
-    return replace(run, model=replace(run.model, lm_head=replace(run.model.lm_head, tied=True, compact_vocab=False)))
+    head = replace(run.model.lm_head, tied=True, compact_vocab=False, embedding_map=None)
+    return replace(run, model=replace(run.model, lm_head=head))
 
 
 def hardest_first(run: Run) -> Run:
