@@ -7,8 +7,7 @@ claims: every rung of the ladder against the one below, and the published stacks
 in results/ladder.jsonl that both have, in the order of the seeds.
 honest: unusual ideas (honest.py here, docs/literature.py) on a tiny base, one seed each: none may be dishonest.
 
-Writes results/judge_proof.json. Nulls and honest take an hour each and resume where they were stopped. `--tiny` does a
-little of nulls and honest, and writes nothing.
+Writes results/judge_proof.json, and resumes from there. `--tiny` does a little of nulls and honest, and writes nothing.
 """
 
 from __future__ import annotations
