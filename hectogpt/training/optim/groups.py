@@ -88,12 +88,17 @@ class OptimizerGroup:
         set_step(step, factor): called before each step, with the learning rates set, for anything
             else that depends on the step, such as a momentum that rises.
         step(closure): if the closure has no default, it is called to compute the gradients again.
-        `kind` in its parameter groups: set by `split_kinds`.
-        `initial_lr` in its parameter groups: the learning rate at a factor of 1.
+
+    Attributes:
+        optimizers: their parameter groups have `initial_lr`, the learning rate at a factor of 1.
+        closures: for each optimizer, True if its `step` needs a closure.
+        by_kind: True once `split_kinds` has given each parameter group a `kind`.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self.optimizers = list(optimizers)
+        self.closures = list(map(needs_closure, self.optimizers))
+        self.by_kind = False
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
@@ -123,23 +128,24 @@ class OptimizerGroup:
                 optimizer whose `step` needs a closure.
             of_kind: the factor for each kind, used instead of `factor` after `split_kinds`.
         """
-        for optimizer in self.optimizers:
+        for optimizer, closure in zip(self.optimizers, self.closures, strict=True):
             for group in optimizer.param_groups:
-                own = of_kind(group["kind"]) if of_kind and "kind" in group else factor
+                own = of_kind(group["kind"]) if of_kind and self.by_kind else factor
                 group["lr"] = group["initial_lr"] * own
             if hasattr(optimizer, "set_step"):
                 optimizer.set_step(step, factor)
-            if needs_closure(optimizer):
+            if closure:
                 assert again is not None
                 optimizer.step(cast(Any, again))
             else:
                 optimizer.step()
 
     def split_kinds(self, model: Transformer) -> None:
-        """Split parameter groups by kind, and store the kind in `kind`.
+        """Split parameter groups by kind, and store the kind in each group as `kind`.
 
         The learning rates of kinds may then differ from step to step.
         """
+        self.by_kind = True
         kind_of = kinds(model)
         found = {id(p): kind_of[name] for name, p in model.named_parameters()}
         for optimizer in self.optimizers:
@@ -152,8 +158,8 @@ class OptimizerGroup:
 
     def zero_grad(self) -> None:
         """Delete the gradients."""
-        for parameter in self.parameters():
-            parameter.grad = None
+        for p in self.parameters():
+            p.grad = None
 
     @property
     def lr(self) -> float:
@@ -163,5 +169,5 @@ class OptimizerGroup:
 
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     """True if the optimizer's `step` computes gradients again: its closure has no default."""
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    return closure is not None and closure.default is inspect.Parameter.empty
+    found = inspect.signature(optimizer.step).parameters.get("closure")
+    return found is not None and found.default is inspect.Parameter.empty
