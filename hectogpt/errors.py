@@ -96,6 +96,8 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
 
 def reason_of(error: Exception) -> str:
     """The operating system's reason, without number and path, or a library's message."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not text in UTF-8"
     return getattr(error, "strerror", None) or str(error)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def main(options: BisectOptions) -> None:
         found, lines = compare_runs(options)
     else:
         found, lines = compare_models(options)
-    show(options.json, asdict(found), lines)
+    largest = {k: v if math.isfinite(v) else None for k, v in found.largest.items()}
+    show(options.json, asdict(found) | {"largest": largest}, lines)
     if not found.equal:
         raise SystemExit(errors.BUG)
 
@@ -133,7 +135,10 @@ def compare_models(options: BisectOptions) -> tuple[Parting, list[str]]:
         return found, [f"{options.a} and {options.b} are equal to the last bit"]
     if found.equal:
         return found, [f"{options.a} and {options.b} are equal up to rounding: at most {apart}"]
-    return found, [f"first module whose output differs: {found.module}, by up to {apart}"]
+    how = f"by up to {apart}"
+    if math.inf in found.largest.values():
+        how = "in shape, or in numbers that are not finite"
+    return found, [f"first module whose output differs: {found.module}, {how}"]
 
 
 def solution_of(name: str) -> Path | None:

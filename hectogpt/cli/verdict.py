@@ -34,7 +34,7 @@ def main(options: VerdictOptions) -> None:
         if paired
         else verdict([*a.values()], [*b.values()], options.margin)
     )
-    text = found.text(options.a, options.b)
+    show(options.json, found.as_json(), [found.text(options.a, options.b)])
     if options.picture is not None:
         pairs = (
             [(a[seed], b[seed]) for seed in a if seed in b]
@@ -48,4 +48,3 @@ def main(options: VerdictOptions) -> None:
             f"{options.b} against {options.a}",
         )
         note(f"{options.picture} is written")
-    show(options.json, found.as_json(), [text])

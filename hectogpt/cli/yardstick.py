@@ -47,6 +47,8 @@ def main(options: YardstickOptions) -> None:
         lines.append(found.sentence(nats, what))
         passed = [f"{line} since step {at}" for line, at in since.items() if at is not None]
         lines.append(f"  below {', '.join(passed) or 'no line'}")
+    bits = {"bits_per_byte": found.bits("byte"), "bits_per_character": found.bits("character")}
+    show(options.json, vars(found) | bits | {"placed": placed, "log": log}, lines)
     if options.picture is not None:
         drawn = {
             name: in_nats(found, curve, per_of(name, options.per))
@@ -54,8 +56,6 @@ def main(options: YardstickOptions) -> None:
         }
         plot_yardstick(options.picture, found, drawn, losses)
         note(f"{options.picture} is written")
-    bits = {"bits_per_byte": found.bits("byte"), "bits_per_character": found.bits("character")}
-    show(options.json, vars(found) | bits | {"placed": placed, "log": log}, lines)
 
 
 def per_of(name: str, per: Per) -> Per:

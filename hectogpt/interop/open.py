@@ -226,8 +226,10 @@ def find_folder(name_or_folder: str | Path, download: bool) -> Path:
         return folder
     near = nearest_run(name)
     above = name.partition("/")[0]
-    if not download or above in ("runs", ".", "..", "") or os.path.isdir(above):
-        raise no_model(name[:200], "there is no such folder").amended(fix=near)
+    is_file = os.path.isfile(folder)
+    if not download or is_file or above in ("runs", ".", "..", "") or os.path.isdir(above):
+        why = "it is a file, not a folder" if is_file else "there is no such folder"
+        raise no_model(name[:200], why).amended(fix=near)
     try:
         if not HUB_NAME.match(name):
             raise ValueError("it cannot be a name on the hub")

@@ -50,7 +50,8 @@ class Parting:
             weights.
         first: stage -> its first module that differs.
         batch_row: the first row of the step's batch that has different tokens.
-        largest: for models, dtype -> largest difference of the module's outputs.
+        largest: for models, dtype -> largest difference of the module's outputs; infinity if
+            their shapes differ or a number is not finite.
     """
 
     equal: bool
@@ -98,7 +99,7 @@ def check_shapes(a: Named, b: Named) -> None:
     if odd := next((n for n in names if shapes[0].get(n) != shapes[1].get(n)), None):
         left, right = (one.get(odd, "none") for one in shapes)
         raise UserError(
-            "the two have weights of other shapes",
+            "the two have different shapes",
             why=f"{odd}: {left} against {right}",
             fix="compare models of the same sizes and parts",
             code=errors.DATA,
@@ -190,9 +191,10 @@ def bisect_models(a: Outputs, b: Outputs, exact: bool) -> Parting:
         exact: True if the same code computed both, so that any different bit counts; otherwise
             differences within ROUNDING do not count.
 
-    Raises UserError (DATA) if they have no module in common.
+    Raises UserError (DATA) if they have no module in common, or with `exact` if they have
+    different sizes.
     """
-    apart = {dtype: _apart(a[dtype], b[dtype]) for dtype in sorted(a, reverse=True)}
+    apart = {dtype: _apart(a[dtype], b[dtype], exact) for dtype in sorted(a, reverse=True)}
     module = None
     for dtype, by_module in apart.items():
         limit = 0.0 if exact else ROUNDING[dtype]
@@ -207,7 +209,7 @@ def bisect_models(a: Outputs, b: Outputs, exact: bool) -> Parting:
     )
 
 
-def _apart(a: Named, b: Named) -> dict[str, tuple[float, float]]:
+def _apart(a: Named, b: Named, exact: bool) -> dict[str, tuple[float, float]]:
     """Module -> the largest difference of its outputs, and its ratio to the largest output."""
     shared = [name for name in a if name in b]
     if not shared:
@@ -215,6 +217,8 @@ def _apart(a: Named, b: Named) -> dict[str, tuple[float, float]]:
         raise UserError("the two have no module in common", why=why, code=errors.DATA)
     found = {}
     for name in shared:
+        if exact:
+            check_shapes({name: a[name]}, {name: b[name]})
         one = a[name].double().flatten()  # one of the two may lack an axis of length 1
         two = b[name].double().flatten()
         if len(one) != len(two):

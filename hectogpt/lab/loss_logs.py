@@ -52,7 +52,7 @@ def read_curves(name: str) -> dict[str, Curve]:
                 found = _from_rows(json_rows(text), column)
             else:
                 found = _printed(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise errors.unreadable(
             path, error, fix="a log of a training run", code=errors.DATA
         ) from None

@@ -18,7 +18,7 @@ import numpy as np
 
 from hectogpt import errors
 from hectogpt.display import one_line
-from hectogpt.errors import UserError
+from hectogpt.errors import UserError, set_to
 from hectogpt.json_files import parse_json_object, read_bytes
 from hectogpt.lab.sequential import half_width, look, p_value
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, p_text
@@ -116,7 +116,9 @@ def verdict(
     """
     if not (math.isfinite(margin) and margin >= 0):
         raise UserError(
-            f"margin {margin}", why="it must be 0 or more", fix=f"margin {LEAST_DIFFERENCE}"
+            f"margin = {margin:g}",
+            why="it must be 0 or more",
+            fix=set_to("margin", LEAST_DIFFERENCE),
         )
     paired = isinstance(a, Mapping) and isinstance(b, Mapping)
     if isinstance(a, Mapping) and isinstance(b, Mapping):
@@ -226,7 +228,7 @@ def read_losses(name: str) -> tuple[Losses, bool]:
         seed = str(row.get("seed", "")).strip() if seeded else str(number)
         try:
             loss = float(row[column])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             loss = math.nan
         if not seed or not math.isfinite(loss):
             raise UserError(

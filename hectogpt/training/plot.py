@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
 
+from hectogpt import errors
 from hectogpt.display import printable
 from hectogpt.files import replacing
 
@@ -179,9 +180,9 @@ def plain_text(text: str) -> str:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG atomically, without date and version.
 
-    The same figure always gives the same bytes.
+    The same figure always gives the same bytes. Raises UserError (STORAGE).
     """
-    with replacing(path) as temporary, warnings.catch_warnings():
+    with errors.writing(path), replacing(path) as temporary, warnings.catch_warnings():
         # Characters that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph")
         figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})

@@ -29,6 +29,8 @@ def test_a_file_of_losses_is_read(here: Any, form: str) -> None:
     assert (found["verdict"], found["pairs"], found["unused"], found["paired"]) == ("better", 4, ["9"], True)
     assert found["gain"] == pytest.approx(0.065)
     assert Path("p.png").read_bytes().startswith(b"\x89PNG")
+    done = here("verdict", "a.csv", name, "--picture", "nowhere/p.png")
+    assert (done.returncode, "is better" in done.stdout) == (errors.STORAGE, True)  # the verdict is not lost
 
 
 def test_two_columns_of_one_file_and_runs_without_seeds(here: Any) -> None:
@@ -57,3 +59,4 @@ def test_a_file_that_cannot_be_compared_is_refused(here: Any, case: str) -> None
     Path("a.csv").write_text(BASE, encoding="utf-8")
     Path("b.csv").write_text(WRONG[case], encoding="utf-8")
     assert_good_error(here("verdict", "a.csv", "b.csv"), errors.DATA)
+    assert_good_error(here("verdict", "a.csv", "a.csv", "--margin", "-1"), errors.USAGE, "--margin")

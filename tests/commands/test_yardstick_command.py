@@ -128,6 +128,7 @@ WRONG = {
     "another program's log": ("log.txt", "epoch 1 of 3: accuracy 0.91\n", "--log"),
     "no column of losses": ("log.csv", "step,accuracy\n1,0.9\n", "--log"),
     "no column of steps": ("log.csv", "epoch,loss\n1,0.9\n", "--log"),
+    "an infinite step": ("log.csv", "step,loss\ninf,0.9\n", "--log"),
     "not text": ("log.txt", "\udcff", "--log"),
     "no tokenizer": ("tokenizer.json", '{"model": 3}', "--tokenizer"),
     "a model's weights": ("model.bin", "\x00\x01", "--tokenizer"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -16,12 +17,16 @@ from command import TINY, Here, assert_good_error
 from grade_solutions import BASE, TEXTBOOK, edited
 from grade_solutions import module as module_of
 from helpers import peaked, small_run, tiny_corpus
+from model_folders import MERGES, VOCAB, make_gpt2, write_model, write_vocabulary
+from model_kinds import GPT2
+from safetensors.torch import load_file, save_file
 from test_loop import HalfLoss
 from torch import Tensor, nn
 
 from hectogpt import errors
 from hectogpt.data import Corpus, Shuffled
 from hectogpt.grade.outputs import drawn_weights, outputs
+from hectogpt.interop.export import export
 from hectogpt.lab.bisect import Open, Parting, bisect_models, bisect_runs
 from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.model.lm_head import LMHeadConfig
@@ -265,6 +270,30 @@ def test_a_changed_bit_of_any_weight_is_found_in_its_module() -> None:
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_folders_of_gpt2(here: Here) -> None:
+    """A model equals its export to the last bit, and a model of transformers its copy; a changed number is named."""
+    write_model(Path("run"), GPT2, torch.float32)
+    export(Path("run"), Path("exported"))
+    theirs = make_gpt2(vocab_size=VOCAB)
+    for name, tensor, module in (
+        ("exported", "transformer.h.0.attn.c_proj.bias", "backbone.0.attention.W_o"),
+        ("theirs", "transformer.h.1.mlp.c_fc.weight", "backbone.1.mlp.fc1"),
+    ):
+        if name == "theirs":
+            theirs.save_pretrained(name)
+            write_vocabulary(Path(name), MERGES)
+        shutil.copytree(name, f"{name}-2")
+        same = json.loads(here.ok("bisect", "run" if name == "exported" else name, f"{name}-2", "--json").stdout)
+        assert (same["equal"], set(same["largest"].values())) == (True, {0.0})
+        state = load_file(f"{name}-2/model.safetensors")
+        state[tensor].view(-1)[5] += 1e-3
+        save_file(state, f"{name}-2/model.safetensors", metadata={"format": "pt"})
+        done = here("bisect", name, f"{name}-2", "--json")
+        assert (done.returncode, json.loads(done.stdout)["module"]) == (1, module)
+    assert_good_error(here("bisect", "run", "theirs"), errors.DATA, "different shapes")
+    assert_good_error(here("bisect", "run", "run/merges.txt"), errors.CHECKPOINT)
 
 
 @pytest.mark.thorough
