@@ -8,7 +8,6 @@ refused, so an out-of-date PDF cannot be built.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import os
 import re
@@ -165,24 +164,16 @@ def read_numbers() -> dict[str, float]:
     return numbers() | read_trained(TRAINED) | read_reference_run(REFERENCE_RUN)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main() -> int:
     """Make the PDF. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tools.research.answers", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the Markdown texts are")
-    parser.add_argument("--no-pdf", action="store_true", help="only draw the figures and check the numbers")
-    options = parser.parse_args(arguments)
     from tools.research.answer_figures import draw
 
     try:
-        paths = [options.folder / name for name in ORDER if (options.folder / name).exists()]
-        if not paths:
-            raise UserError(f"{options.folder}: no answers", why=f"expected {', '.join(ORDER)}", fix="--folder PATH")
-        for figure in draw(options.folder / "figures"):
+        for figure in draw(FOLDER / "figures"):
             print(figure)
-        check_quotes([path for path in paths if path.name not in GENERATED], read_numbers())
-        if not options.no_pdf:
-            print_pdf(make_page(paths), options.folder / "answers.pdf")
-            print(options.folder / "answers.pdf")
+        check_quotes([FOLDER / name for name in ORDER if name not in GENERATED], read_numbers())
+        print_pdf(make_page([FOLDER / name for name in ORDER]), FOLDER / "answers.pdf")
+        print(FOLDER / "answers.pdf")
     except UserError as error:
         print(error, file=sys.stderr)
         return error.code

@@ -154,7 +154,7 @@ def deeper(run: Run) -> Run:
 
 
 def tied(run: Run) -> Run:
-    head = replace(run.model.lm_head, tied=True, compact_vocab=False, embedding_map=None)
+    head = replace(run.model.lm_head, tied=True, compact_vocab=False, embedding_map=0.0)
     return replace(run, model=replace(run.model, lm_head=head))
 
 

@@ -1,12 +1,10 @@
-"""The numbers that the written answers quote, by name; `python -m tools.research.numbers [--json]` prints them.
+"""The numbers that the written answers quote, by name; `python -m tools.research.numbers` prints them.
 
 A name is `question.quantity`. The answers carry it in a comment behind the number; answers.py compares the two.
 Losses of trained models are not here: answers.py reads them from their records.
 """
 
-import json
 import math
-import sys
 
 import numpy as np
 import torch
@@ -211,6 +209,5 @@ def _nearest() -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    found = numbers()
-    lines = [f"{name:<32}{value:.6g}" for name, value in found.items()]
-    print(json.dumps(found, allow_nan=False) if "--json" in sys.argv else "\n".join(lines))
+    for name, value in numbers().items():
+        print(f"{name:<32}{value:.6g}")
