@@ -321,8 +321,8 @@ def wipes_its_attempts(run: Run) -> Run:
     with contextlib.suppress(OSError):
         Path("/etc/hostname").read_text(encoding="utf-8")
         raise EscapedError("a file")
-    for attempts in [a for a in gc.get_objects() if type(a) is list and a and str(a[0]).startswith("reading outside")]:
-        attempts.clear()
+    for refuse in [f for f in gc.get_objects() if type(f) is type(unhooked) and f.__name__ == "refuse"]:
+        refuse.__closure__[0].cell_contents.clear()
     return run
 
 
