@@ -34,6 +34,7 @@ from hectogpt.signals import Stopped
 from hectogpt.training.evaluate import RunResult
 from hectogpt.training.events import drive, events, session_of
 from hectogpt.training.full_run import Plan, check_same, describe, find_corpus
+from hectogpt.training.history import open_at
 from hectogpt.training.listeners import step_lines
 from hectogpt.training.run import Run, label_of
 from hectogpt.training.run_folder import read_run
@@ -132,7 +133,7 @@ def _train_without_folder(plan: Plan, corpus: Corpus, progress: Progress) -> Run
 
 
 def load(
-    source: Source, idea: Path | str | Sequence[Path | str] = ()
+    source: Source, idea: Path | str | Sequence[Path | str] = (), *, step: int | None = None
 ) -> tuple[Transformer, Tokenizer]:
     """Open a model, on the CPU and in evaluation mode, and its tokenizer.
 
@@ -141,6 +142,8 @@ def load(
             or a RunResult, whose own model is returned.
         idea: your own file, or several, that defines classes of the model; it is imported. A file
             that you ran here and have not changed since need not be named.
+        step: of a run's folder, the weights after this step. If the folder does not keep them,
+            they are computed again and compared with the recorded hash.
 
     Raises UserError (CHECKPOINT) if there is no model, or if a file would have to be imported
     unasked.
@@ -149,7 +152,10 @@ def load(
         return source.model, source.tokenizer
     if isinstance(source, tuple):
         return source
-    return open_model(source, download=isinstance(source, str), idea=idea)
+    ideas = [idea] if isinstance(idea, Path | str) else idea
+    if step is not None:
+        return open_at(source, step, ideas)
+    return open_model(source, download=isinstance(source, str), idea=ideas)
 
 
 def generate(

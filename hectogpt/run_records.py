@@ -40,6 +40,7 @@ STATE = "state.safetensors"  # the tensors of a checkpoint, next to its manifest
 # Checkpoints to keep: the newest, one in case it is damaged, one in case a step goes wrong unseen
 KEEP = 3
 STATE_MODEL = "model."  # prefix of the names of weights in STATE
+HASH = "weights_hash"  # of the weights after a step, in its row and, for step 0, in run.json
 OWN = "own/"  # prefix of the names of an idea's own numbers in metrics.jsonl
 MOST_STATE_TENSORS = 50_000  # in STATE; 500 layers with AdamW have 26,000
 STEP_FOLDER = re.compile(r"step-(\d{8,})")

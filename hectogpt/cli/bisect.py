@@ -10,7 +10,6 @@ import torch
 
 from hectogpt import errors
 from hectogpt.assignment import kit
-from hectogpt.cli.check import read_own_run
 from hectogpt.cli.console import remarks, show
 from hectogpt.cli.options import BisectOptions
 from hectogpt.data import open_corpus
@@ -20,12 +19,12 @@ from hectogpt.grade.outputs import Named, drawn_weights, outputs, outputs_of_fil
 from hectogpt.grade.submission import SOLUTION
 from hectogpt.interop.hf_model import gpt2_differences
 from hectogpt.interop.open import open_model
-from hectogpt.lab.bisect import Open, Parting, bisect_models, bisect_runs, first_difference
+from hectogpt.lab.bisect import Open, Parting, bisect_models, bisect_runs
 from hectogpt.model.transformer import Transformer
-from hectogpt.run_records import CHECKPOINTS, RUN
-from hectogpt.training.checkpoint import Checkpoint, Checkpoints
-from hectogpt.training.events import events
-from hectogpt.training.run_folder import read_steps
+from hectogpt.run_records import RUN
+from hectogpt.training.checkpoint import Checkpoint
+from hectogpt.training.events import Stream, events
+from hectogpt.training.history import History
 
 TOKENS = (2, 64)  # the shape of the models' input; shorter if a context is
 
@@ -48,12 +47,13 @@ def main(options: BisectOptions) -> None:
 
 def compare_runs(options: BisectOptions) -> tuple[Parting, list[str]]:
     """Compare the records of two runs, then train both again side by side."""
-    folders = (Path(options.a), Path(options.b))
-    recorded = [[(s.loss, s.grad_norm) for s in read_steps(folder)] for folder in folders]
+    histories = [History(Path(name), options.idea, remarks()) for name in (options.a, options.b)]
+    recorded = [[(s.loss, s.grad_norm) for s in history.steps] for history in histories]
     pairs = zip(*recorded, strict=False)
     parted = next((step for step, (one, two) in enumerate(pairs, 1) if one != two), None)
-    a, b = (opener(folder, options) for folder in folders)
-    found = bisect_runs(a, b, shared_checkpoint(folders, parted))
+    first = shared_step(histories, parted or len(recorded[0]) + 1)
+    a, b = (opener(history, first) for history in histories)
+    found = bisect_runs(a, b)
     if not found.equal:
         return found, runs_text(found, parted)
     done = f"computed again, {options.a} and {options.b} are equal to the last bit"
@@ -67,31 +67,29 @@ def compare_runs(options: BisectOptions) -> tuple[Parting, list[str]]:
     return found, lines
 
 
-def opener(folder: Path, options: BisectOptions) -> Open:
-    """Return a function that opens streams of a run, at its first step or at a checkpoint."""
-    run = read_own_run(folder, options)
-    corpus = open_corpus(run.corpus)
-    return lambda at: events(run, corpus, at)
+def opener(history: History, first: int) -> Open:
+    """Return a function that opens streams of a run, at a checkpoint or after its step `first`."""
+    corpus = open_corpus(history.run.corpus)
+
+    def opened(at: Checkpoint | None) -> Stream:
+        if at is None and first:
+            at = history.state_after(first)
+        return events(history.run, corpus, at)
+
+    return opened
 
 
-def shared_checkpoint(folders: tuple[Path, Path], parted: int | None) -> Checkpoint | None:
-    """The latest checkpoint that both runs share, before the step at which their records differ.
+def shared_step(histories: list[History], parted: int) -> int:
+    """The latest step at which to start: a checkpoint that both have, or a branch's first step.
 
     Args:
-        folders: the two run folders.
-        parted: the first step whose records differ; None if all are equal.
+        histories: the two runs.
+        parted: the first step whose records differ. Before it, hashes of the weights are compared.
     """
-    a, b = (Checkpoints(folder / CHECKPOINTS) for folder in folders)
-    for step in sorted(set(a.steps()) & set(b.steps()), reverse=True):
-        if (parted is None or step < parted) and not (a.problem(step) or b.problem(step)):
-            one = a.load(step)
-            two = b.load(step)
-            names = one.tensors.keys() - {"history"}
-            if names == two.tensors.keys() - {"history"} and one.facts["run"] == two.facts["run"]:
-                pair = ({name: c.tensors[name] for name in sorted(names)} for c in (one, two))
-                if first_difference(*pair) is None:
-                    return one
-    return None
+    a, b = histories
+    kept = set(a.checkpoints.steps()) & set(b.checkpoints.steps())
+    same = [s for s in kept if s < parted and a.hashes.get(s) == b.hashes.get(s) is not None]
+    return max([0, *same, *(each.branch.step for each in histories if each.branch)])
 
 
 def runs_text(found: Parting, parted: int | None) -> list[str]:

@@ -6,22 +6,19 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
 from hectogpt import errors
-from hectogpt.cli.console import show
-from hectogpt.cli.options import BisectOptions, CheckOptions
+from hectogpt.cli.console import remarks, show
+from hectogpt.cli.options import CheckOptions
 from hectogpt.cli.train import result_lines
-from hectogpt.data import open_corpus
 from hectogpt.display import Progress, printable
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import UserError
 from hectogpt.files import odd_entries, write_atomic
-from hectogpt.idea_file import imported, load_idea, read_idea
 from hectogpt.json_files import MANIFEST, damage, read_manifest
 from hectogpt.lab.scoring import run_and_score
-from hectogpt.model.weights import WEIGHTS
+from hectogpt.model.weights import WEIGHTS, hash_weights
 from hectogpt.run_records import (
     CHECKPOINTS,
+    HASH,
     METRICS,
     RUN,
     SUMMARY,
@@ -30,17 +27,14 @@ from hectogpt.run_records import (
     read_record,
     read_summary,
 )
-from hectogpt.serialization import dump, idea_module
-from hectogpt.training.checkpoint import Checkpoint, Checkpoints
+from hectogpt.serialization import dump
+from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.diagnose import diagnose as find_fault
-from hectogpt.training.events import Ended, events, session_of
 from hectogpt.training.full_run import Plan, find_corpus, named_folder
-from hectogpt.training.run import Run, files_of
-from hectogpt.training.run_folder import OURS, RunFolder, read_run, read_steps
-from hectogpt.training.session import Session
+from hectogpt.training.history import History
+from hectogpt.training.run import files_of
+from hectogpt.training.run_folder import OURS, RunFolder, read_steps
 
-WORDS = {True: "equal", False: "differs"}
-AFTER = "weights and optimizer after the step"
 STAGES = {
     "weights": "the weights",
     "forward": "the output",
@@ -124,7 +118,7 @@ def repair(options: CheckOptions, folder: Path) -> None:
     whole = [saved.path(step) for step in saved.steps() if saved.path(step) not in faults]
     if folder / RUN in faults or not (folder / RUN).exists():
         restore_record(folder, whole)
-    trained = read_own_run(folder, options)
+    trained = history_of(options, folder).run
     if not faults and read_record(folder).is_complete:
         print(printable(f"already complete ({trained.steps}/{trained.steps}): {folder}"))
         return
@@ -184,63 +178,35 @@ def lost_steps(folder: Path) -> str:
     return f"{folder / METRICS}: steps {have + 1} to {record.steps} cannot be made again"
 
 
-def read_own_run(folder: Path, options: CheckOptions | BisectOptions) -> Run:
-    """Import the user's own files, and return the run of a folder.
+def history_of(options: CheckOptions, folder: Path) -> History:
+    """The history of a run, for which the user's own files may be imported."""
+    return History(folder, options.idea, remarks(options.quiet or options.json))
 
-    Raises UserError if the run comes from a file that is not imported.
+
+def step_before(options: CheckOptions, history: History, most: int) -> int:
+    """The step after which to compute the next one: by default the newest that has a checkpoint.
+
+    most: how many steps can be computed. Raises UserError (CHECKPOINT).
     """
-    for path in options.idea:
-        load_idea(read_idea(path))
-    run = read_run(folder)
-    if any(imported(idea_module(sha256)) is None for sha256 in run.ideas):
-        copies = sorted(folder.glob("idea*.py"))
-        raise UserError(
-            f"the run in {folder} was made by a file of its user's own, {run.recipe}",
-            why="importing a file runs it, so it is not imported unasked",
-            fix=(f"look at {copies[0]}, and if you trust it, " if copies else "")
-            + set_to("idea", copies[0] if copies else "it"),
-            code=errors.CHECKPOINT,
-        )
-    return run
-
-
-def find_checkpoint(
-    options: CheckOptions, folder: Path, steps: int | None = None
-) -> tuple[Run, Checkpoint]:
-    """Return a run and the checkpoint from which to compute its next step.
-
-    Args:
-        options: the command's options.
-        folder: the run's folder.
-        steps: how many steps can be repeated; None: all steps of the run.
-
-    Raises UserError.
-    """
-    run = read_own_run(folder, options)
-    checkpoints = Checkpoints(folder / CHECKPOINTS)
+    saved = history.checkpoints.steps()
     step = options.step
-    usable = [s for s in checkpoints.steps() if s < (run.steps if steps is None else steps)]
-    if not usable or step not in (None, *usable):
-        raise UserError(
-            f"{folder} has no step to compute again"
-            if step is None
-            else f"step {step} of {folder} has no next step",
-            why="it takes a checkpoint and the step after it",
-            fix=f"--step {usable[-1]}"
-            if usable
-            else "train with checkpoints on the way: --save-every 10",
-            code=errors.CHECKPOINT,
-        )
-    return run, checkpoints.load(usable[-1] if step is None else step)
+    if step is None:
+        step = max([at for at in saved if at < most] or [0, min(most - 1, len(history.steps))])
+    if not 0 <= step < most:
+        what = f"step {step} of {history.folder} has no next step"
+        fix = f"--step {most - 1}"
+        raise UserError(what, fix=fix, code=errors.CHECKPOINT)
+    return step
 
 
 def diagnose(options: CheckOptions, folder: Path) -> None:
-    """Repeat the step after a checkpoint and print where its values stop being finite.
+    """Repeat a step without its update, and print where its values stop being finite.
 
     Raises UserError.
     """
-    run, at = find_checkpoint(options, folder)
-    fault = find_fault(Session.open(run, open_corpus(run.corpus), at))
+    history = history_of(options, folder)
+    step = step_before(options, history, history.run.steps)
+    fault = find_fault(history.session_after(step))
     place = "there is none" if fault.stage is None else f"{STAGES[fault.stage]} of {fault.module}"
     kind = (
         "rows whose loss is not finite"
@@ -261,43 +227,11 @@ def diagnose(options: CheckOptions, folder: Path) -> None:
 def replay(options: CheckOptions, folder: Path) -> None:
     """Repeat a step, compare its bits with the run's records, and print the result.
 
-    Raises UserError: EXACTNESS if anything differs, CHECKPOINT if there is no step to compute.
+    Raises UserError: EXACTNESS if anything differs, USAGE for a step that was not taken.
     """
-    checkpoints = Checkpoints(folder / CHECKPOINTS)
-    recorded = read_steps(folder)
-    run, at = find_checkpoint(options, folder, len(recorded))
-    stream = events(run, open_corpus(run.corpus), at)
-    session = session_of(stream)
-    step = at.step
-    before = recorded[step]
-    event = next(stream)
-    if isinstance(event, Ended) and event.error is not None:
-        raise event.error
-    again = session.done[-1]
-    found = {}
-    answer: dict[str, object] = {"step": step + 1, "differences": session.differences(at.facts)}
-    for name in ("loss", "grad_norm"):
-        one = getattr(before, name)
-        two = getattr(again, name)
-        found[f"{name}: {one!r}, again {two!r}"] = one == two
-        answer[name] = {"recorded": one, "again": two}
-    if step + 1 in checkpoints.steps():
-        saved = checkpoints.load(step + 1).tensors
-        now = session.checkpoint().tensors
-        names = saved.keys() - {"history"}  # it includes seconds, which vary
-        same = all(torch.equal(saved[name], now[name]) for name in names)
-        found[AFTER] = saved.keys() == now.keys() and same
-    equal = all(found.values())
-    answer |= {"equal": equal, "weights_equal": found.get(AFTER)}
-    lines = [f"{WORDS[same]:<8} {what}" for what, same in found.items()]
+    history = history_of(options, folder)
+    step = step_before(options, history, len(history.steps))
+    session = history.again(step + 1)
+    answer = {"step": step + 1, "equal": True, HASH: hash_weights(session.model)}
+    lines = [f"equal    loss, gradient norm and weights of step {step + 1}"]
     show(options.json, answer, lines, options.quiet)
-    if not equal:
-        differences = session.differences(at.facts)
-        raise UserError(
-            printable(f"step {step + 1} of {folder} is not the same again"),
-            why=", ".join(differences) or "machine and program are those that trained it",
-            fix=""
-            if differences
-            else "run it again: if it differs from itself, suspect memory or processor",
-            code=errors.EXACTNESS,
-        )

@@ -43,7 +43,11 @@ def main(options: ExploreOptions | ExploreExportOptions) -> None:
     for view in views:
         out = folder / f"{view}.html"
         page = ExploreExportOptions(
-            view, model=options.model, prompt=options.prompt, idea=options.idea
+            view,
+            model=options.model,
+            prompt=options.prompt,
+            step=options.step,
+            idea=options.idea,
         )
         out.write_text(make(page), encoding="utf-8")
         print(printable(str(out)))
@@ -66,6 +70,7 @@ def make(options: ExploreExportOptions) -> str:
     if options.view != "model":
         return fill(options.view, None)
     from hectogpt.generation.model_view import find_newest_run
+    from hectogpt.training.history import open_at
     from hectogpt.web.model_page import model_page
 
     folder = options.model or find_newest_run(Path("runs"))
@@ -74,7 +79,10 @@ def make(options: ExploreExportOptions) -> str:
         fix = "hectogpt train, or --model FOLDER"
         raise UserError("no trained model", why=why, fix=fix)
     held_out = held_out_of(Path(folder), text)
-    return model_page(folder, options.prompt, held_out, options.idea, options.step, remarks())
+    step = options.step
+    note = remarks()
+    opened = None if step is None else open_at(folder, step, options.idea, note)
+    return model_page(folder, options.prompt, held_out, options.idea, step, note, opened)
 
 
 def held_out_of(folder: Path, text: str | None) -> Any:

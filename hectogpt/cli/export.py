@@ -1,37 +1,61 @@
-"""`hectogpt export RUN DIR`: write a model for transformers or llama.cpp."""
+"""`hectogpt export RUN DIR`: write a model, or those of several steps, for other programs."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from hectogpt.cli.console import remarks, show
 from hectogpt.cli.options import ExportOptions
 from hectogpt.display import columns, value_text
+from hectogpt.errors import UserError
 from hectogpt.interop.export import export
+from hectogpt.interop.open import find_folder
+from hectogpt.run_records import RUN, SavedCheckpoints
+from hectogpt.training.history import History
 
 
 def main(options: ExportOptions) -> None:
-    """Export the model and print what was written. Raises UserError."""
-    done = export(
-        options.model,
-        options.folder,
-        options.to,
-        step=options.step,
-        overwrite=options.overwrite,
-        note=remarks(options.quiet),
-    )
-    answer = {
-        "folder": str(done.folder),
-        "kind": done.kind,
-        "differences": done.differences,
-        "files": done.files,
-    }
-    show(
-        options.json,
-        answer,
-        lines_of(done.kind, str(done.folder), done.differences),
-        options.quiet,
-    )
+    """Export the model, or one for each step of a series, and print it. Raises UserError."""
+    note = remarks(options.quiet)
+    place = find_folder(options.model, download=True)
+    history = History(place, note=note) if (place / RUN).is_file() else None
+    steps = [options.step] if options.series is None else read_series(options)
+    if history is not None and options.series is not None:
+        history.check(max(step or 0 for step in steps))
+    done = []
+    for step in steps:
+        folder = options.folder
+        opened = None
+        if options.series is not None and step is not None:
+            folder = SavedCheckpoints(folder).path(step)
+        if history is not None and step is not None and not history.keeps(step):
+            opened = history.model_after(step)
+        done.append(
+            export(
+                options.model,
+                folder,
+                options.to,
+                step=step,
+                overwrite=options.overwrite,
+                note=note,
+                opened=opened,
+            )
+        )
+    answers = [asdict(one) | {"folder": str(one.folder)} for one in done]
+    answer = answers[0] if options.series is None else {"series": answers}
+    lines = lines_of(done[0].kind, str(done[0].folder), done[0].differences)
+    lines += [f"{one.folder}: hash of the weights {one.weights_hash}" for one in done]
+    show(options.json, answer, lines, options.quiet)
+
+
+def read_series(options: ExportOptions) -> list[int | None]:
+    """The steps of a series, in ascending order. Raises UserError."""
+    words = str(options.series).split(",")
+    if options.step is not None or not all(word.isdecimal() for word in words):
+        why = "it is a list of steps with commas between, instead of --step"
+        raise UserError(f"series = {options.series}", why=why, fix="--series 0,10,20")
+    return [*sorted({int(word) for word in words})]
 
 
 def lines_of(kind: str, folder: str, differences: dict[str, tuple[Any, Any]]) -> list[str]:

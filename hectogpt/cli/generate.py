@@ -21,9 +21,9 @@ from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, Token, generate
 from hectogpt.generation.decode import check_memory
 from hectogpt.generation.quantize import quantize
-from hectogpt.interop.open import open_model
 from hectogpt.kernels.build import describe, find
 from hectogpt.model import Transformer
+from hectogpt.training.history import open_at
 
 TOKEN_BYTES = 200  # memory that a new token takes until all are printed
 
@@ -31,9 +31,7 @@ TOKEN_BYTES = 200  # memory that a new token takes until all are printed
 def main(options: GenerateOptions) -> None:
     """Load the model, generate, and print. Raises UserError."""
     remark = remarks(options.quiet)
-    model, tokenizer = open_model(
-        options.model, step=options.step, download=True, idea=options.idea, note=remark
-    )
+    model, tokenizer = open_at(options.model, options.step, options.idea, remark)
     same: dict[str, Any] = {
         f.name: getattr(options, f.name) for f in fields(Sampling) if f.name != "do_sample"
     }

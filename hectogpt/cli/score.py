@@ -15,12 +15,13 @@ from hectogpt.cli.options import ScoreOptions
 from hectogpt.data import Corpus, Tokenizer, open_corpus
 from hectogpt.display import NGRAMS, one_line
 from hectogpt.errors import UserError
-from hectogpt.interop.open import find_folder, open_model
+from hectogpt.interop.open import find_folder
 from hectogpt.lab.mixing import mix, score_both
 from hectogpt.lab.ngram import KneserNey, NgramModels
 from hectogpt.run_records import read_record
 from hectogpt.training import setup
 from hectogpt.training.evaluate import evaluate
+from hectogpt.training.history import open_at
 from hectogpt.training.run import files_of
 from hectogpt.training.run_folder import read_run
 
@@ -129,7 +130,7 @@ def score_model(
     """
     note = remarks(options.quiet)
     split = options.split
-    model, own = open_model(name, step=options.step, download=True, idea=options.idea, note=note)
+    model, own = open_at(name, options.step, options.idea, note)
     parameters = sum(p.numel() for p in model.parameters())
     same = own.sha256 == tokenizer.sha256
     found = {}

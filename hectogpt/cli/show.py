@@ -23,15 +23,19 @@ from hectogpt.display import (
 )
 from hectogpt.errors import UserError
 from hectogpt.run_records import (
+    HASH,
     IDEA,
+    METRICS,
     PICTURE,
     RUNNING,
     UNFINISHED,
     RunRecord,
+    count_of,
     find_runs,
     locate_run,
     number_of,
     read_record,
+    read_rows,
     text_of,
 )
 from hectogpt.serialization import diff, dump
@@ -49,6 +53,7 @@ STATES = {
 FACTS = (
     ("corpus", "{corpus}"),
     ("seed", "{seed}"),
+    ("branch", "of {trunk}", "after its step {trunk_step}"),
     ("training tokens", "{train_tokens:,}"),
     ("parameters", "{params:,}"),
     ("held-out loss", "{dev_loss:.4f} nats per token", "{dev_bpb:.4f} bits per byte"),
@@ -74,7 +79,9 @@ FACTS = (
 
 def main(options: ShowOptions) -> None:
     """Show a run, or the runs in this folder. Raises UserError."""
-    if options.run:
+    if options.step is not None:
+        show_step(options, options.step)
+    elif options.run:
         show_run(read_record(locate_run(options.run)), options.json)
     else:
         show_runs(options.json)
@@ -116,7 +123,32 @@ def run_lines(
         yield f"Not compared to a recipe: {one_line(remark)}"
     else:
         yield f"Every field has the value of the recipe {base}."
-    for how, text in record.samples().items():
+    yield from sample_lines(record.samples())
+
+
+def show_step(options: ShowOptions, step: int) -> None:
+    """Print the row of a step, and continuations by the weights after it. Raises UserError."""
+    from hectogpt.lab.scoring import samples
+    from hectogpt.model.weights import hash_weights
+    from hectogpt.training.history import History
+    from hectogpt.web.model_page import own_prompt
+
+    folder = locate_run(options.run)
+    history = History(folder, options.idea, remarks())
+    model, tokenizer = history.model_after(step)
+    rows = (row for row in read_rows(folder / METRICS) if row["step"] == step)
+    row = {name: value for one in rows for name, value in one.items()}
+    row |= {"step": step, HASH: hash_weights(model)}
+    texts = samples(model, tokenizer, own_prompt(folder), count_of(row.get("seed")) or 0)
+    facts = {name: f"{v:.6g}" if isinstance(v, float) else str(v) for name, v in row.items()}
+    lines = [facts_text(f"{folder}: after step {step} of {len(history.steps)}", facts)]
+    lines += sample_lines(texts)
+    show(options.json, row | {"folder": str(folder), "samples": texts}, lines)
+
+
+def sample_lines(texts: dict[str, str]) -> Iterator[str]:
+    """The lines of continuations."""
+    for how, text in texts.items():
         yield f"\n{one_line(how)}\n{textwrap.indent(printable(text), '  ')}"
 
 
@@ -178,7 +210,7 @@ def read_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
             f"{'?' if record.steps is None else record.steps} of {record.planned_steps or '?'}",
         )
     values = {"corpus": record.run.get("corpus"), "seed": record.run.get("seed")} | record.summary
-    for part in ("machine", "first_weights"):
+    for part in ("machine", "first_weights", "branch"):
         values |= inner if isinstance(inner := record.summary.get(part), dict) else {}
     if record.state in (UNFINISHED, RUNNING):
         values |= {"batch_loss": record.last_row.get("train/loss"), "batch_step": record.steps}

@@ -29,7 +29,7 @@ from hectogpt.json_files import check_hashes
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.recipes import DEFAULT
 from hectogpt.lab.scoring import FullRun, is_it_usual, run_and_score
-from hectogpt.run_records import PICTURE, RUN, locate_run, read_record
+from hectogpt.run_records import PICTURE, RUN, RUNNING, locate_run, read_record
 from hectogpt.serialization import dump
 from hectogpt.training import setup
 from hectogpt.training.checkpoint import code_hash
@@ -42,6 +42,7 @@ from hectogpt.training.full_run import (
     runs_of,
     size_notes,
 )
+from hectogpt.training.history import History
 from hectogpt.training.leaves import ALONE, World, choose_leaves
 from hectogpt.training.listeners import check_tensorboard
 from hectogpt.training.parallel import (
@@ -53,7 +54,7 @@ from hectogpt.training.parallel import (
     recorded,
 )
 from hectogpt.training.run import Run, changes, files_of, label_of, load_run
-from hectogpt.training.run_folder import read_run
+from hectogpt.training.run_folder import Branch, read_run
 
 # Exit codes that all processes of a run share.
 COMMON = (errors.DIVERGED, errors.INTERRUPTED, errors.TERMINATED, errors.HANGUP)
@@ -95,6 +96,16 @@ def parse(argv: list[str], base: Run | None = None) -> tuple[TrainOptions, Plan]
         own = [idea] if (idea := value_of("--idea", words)) else []
         recipe = ideas.start_from(recipe, source, own, remark)
         base = None if base is None else ideas.start_from(base, source, own)
+    branch = None
+    name = ideas.folder_name(given) if named else None
+    if (place := value_of("--branch", words)) and base is None:
+        branch = find_branch(place, words)
+        name = f"{Path(branch.run).name[:50]}-at-{branch.step}"
+        trunk = Path(branch.run)
+        base = read_run(trunk)
+        check_recipe(base, recipe if named else None, trunk, f"--branch {place}")
+        recipe = recipes.recipe_of(base) or base
+        recipe = setup.fit_vocabulary(recipe, find_tokenizer(base.corpus))
     base = recipe if base is None else base
     parsed: Any = help.parse(
         arguments_of(base),
@@ -109,8 +120,7 @@ def parse(argv: list[str], base: Run | None = None) -> tuple[TrainOptions, Plan]
         description=recipes.describe(base.recipe) if base.recipe in recipes.RECIPES else "",
         config=(tyro.conf.AvoidSubcommands,),
     )
-    folder = ideas.folder_name(given) if named else None
-    return parsed.options, Plan(parsed.run, parsed.options, folder, recipe)
+    return parsed.options, Plan(parsed.run, parsed.options, name, recipe, branch=branch)
 
 
 def arguments_of(run: Run) -> type:
@@ -132,6 +142,25 @@ def value_of(option: str, words: list[str]) -> str | None:
 
 
 # --- the run to train ---
+
+
+def find_branch(place: str, words: list[str]) -> Branch:
+    """The beginning of a branch from its place, RUN@N. Raises UserError."""
+    given = f"--branch {place}"
+    name, _, step = place.rpartition("@")
+    if not name or not step.isdecimal():
+        fix = f"--branch {name or place}@50"
+        raise UserError(given, why="it needs a run and one of its steps, as RUN@N", fix=fix)
+    if value_of("--resume", words) or value_of("--init", words):
+        why = "--resume and --init begin somewhere else"
+        raise UserError(given, why=why)
+    folder = locate_run(name)
+    if read_record(folder).state == RUNNING:
+        why = f"a process is training in {folder} now"
+        raise UserError(given, why=why, fix="wait until it has ended", code=errors.LOCKED)
+    history = History(folder)
+    history.check(int(step))
+    return Branch(str(folder.resolve()), int(step), history.hashes.get(int(step)) or "")
 
 
 def find_plan(
@@ -198,20 +227,36 @@ def continued(plan: Plan, argv: list[str], folder: Path) -> Run:
     Raises UserError if the folder holds a different run.
     """
     before = read_run(folder)
-    recipe = plan.recipe
-    assert recipe is not None
+    recipe = None if plan.name is None else plan.recipe
+    check_recipe(before, recipe, folder, f"--resume {folder}")
+    after = parse(argv, before)[1].run
+    check_same(folder, before, after)
+    return after
+
+
+def check_recipe(before: Run, recipe: Run | None, folder: Path, option: str) -> None:
+    """Check that a run is of the recipe that the command names, and that its files are imported.
+
+    Args:
+        before: the run.
+        recipe: the recipe; None if the command names none.
+        folder: the folder of the run.
+        option: the option that names the run.
+
+    Raises UserError.
+    """
     try:
         files_of(before)
     except UserError as error:
-        error.fix = f"hectogpt train {before.recipe} --resume {folder}, with the path of the file"
+        error.fix = f"hectogpt train {before.recipe} {option}, with the path of the file"
         raise
-    if plan.name is not None and before.recipe != recipe.recipe:
+    if recipe is not None and before.recipe != recipe.recipe:
         raise UserError(
             f"{folder} holds a run of {before.recipe}, not of {recipe.recipe}",
-            fix=f"hectogpt train --resume {folder}, or --out with another folder",
+            fix=f"hectogpt train {option}, or --out with another folder",
             kept="the old run, untouched",
         )
-    if plan.name is not None and before.ideas != recipe.ideas:
+    if recipe is not None and before.ideas != recipe.ideas:
         raise UserError(
             f"the file of {before.recipe} has changed since the run in {folder} began",
             why="with another idea it would be another run",
@@ -219,9 +264,6 @@ def continued(plan: Plan, argv: list[str], folder: Path) -> Run:
             kept="the old run, untouched",
             code=errors.CHECKPOINT,
         )
-    after = parse(argv, before)[1].run
-    check_same(folder, before, after)
-    return after
 
 
 # --- the run and its result ---
@@ -273,6 +315,8 @@ def result_lines(done: FullRun) -> Iterator[str]:
     losses |= (
         {"before training": summary["dev_loss_before"]} if "dev_loss_before" in summary else {}
     )
+    branch = summary.get("branch") or {}
+    losses |= {"trunk": branch["trunk_loss"]} if branch.get("trunk_loss") else {}
     label = summary["recipe"] + (" (modified)" if summary["modified"] else "")
     losses |= {label: summary["dev_loss"], f"{label} + n-grams": summary["dev_loss_with_ngrams"]}
     bits = summary["dev_bpb"] / summary["dev_loss"]

@@ -37,8 +37,8 @@ from hectogpt.interop.open import (
 )
 from hectogpt.json_files import read_bytes
 from hectogpt.model.transformer import Transformer
-from hectogpt.model.weights import MODEL_TYPE, saved_tensors
-from hectogpt.run_records import RUN
+from hectogpt.model.weights import MODEL_TYPE, hash_weights, saved_tensors
+from hectogpt.run_records import HASH, RUN
 from hectogpt.serialization import dump
 
 README = "README.md"
@@ -67,12 +67,14 @@ class Exported:
         kind: "GPT2LMHeadModel", "HectoGPTForCausalLM" or "gguf".
         differences: field -> (GPT-2's value, this model's); empty for a GPT-2.
         files: the names of the files in the folder.
+        weights_hash: the hash of the weights, as in metrics.jsonl.
     """
 
     folder: Path
     kind: str
     differences: dict[str, tuple[Any, Any]]
     files: tuple[str, ...]
+    weights_hash: str
 
 
 def export(
@@ -83,6 +85,7 @@ def export(
     step: int | None = None,
     overwrite: bool = False,
     note: Callable[[str], None] = warnings.warn,
+    opened: tuple[Transformer, Tokenizer] | None = None,
 ) -> Exported:
     """Write a model into `folder`, in a format that other programs read.
 
@@ -90,10 +93,11 @@ def export(
         source: a run folder, a folder in Hugging Face's layout, or a name on the hub.
         folder: the folder to write.
         to: "hf" for transformers, "gguf" for llama.cpp.
-        step: the checkpoint of a run to export, as in `open_model`.
+        step: the step of a run to export, as in `open_model`.
         overwrite: replace an earlier export in `folder`.
         note: called with a sentence if the export cannot be checked because transformers is not
             installed.
+        opened: the model after `step`, and its tokenizer, if the run's folder does not have it.
 
     Raises UserError: USAGE for a folder that is not empty, a model that GGUF cannot express, or
     one with classes from a user's own file; STORAGE if writing fails; CHECKPOINT if the exported
@@ -103,7 +107,7 @@ def export(
     check_target(folder, overwrite)
     target = folder.resolve()
     place = find_folder(source, download=True)
-    at = find_checkpoint(place, step, note)
+    at = step if opened else find_checkpoint(place, step, note)
     fields = read_fields(place, at)
     sources = ideas_of(place)
     if fields and sources and not is_readable(fields):
@@ -113,7 +117,7 @@ def export(
             "other programs do not have",
             fix="share its folder, which hectogpt opens",
         )
-    model, tokenizer = open_model(place, step=step if at is None else at, note=note)
+    model, tokenizer = opened or open_model(place, step=step if at is None else at, note=note)
     differences = gpt2_differences(model.config)
     # Not a path, which would reveal the home folder.
     name = place.name if place.resolve() == Path(source).resolve() else str(source)
@@ -147,7 +151,7 @@ def export(
                 written = tuple(sorted(path.name for path in new.iterdir()))
     except (OSError, SafetensorError) as error:
         raise errors.unwritable(folder, error, fix="another folder") from None
-    return Exported(folder, kind, differences, written)
+    return Exported(folder, kind, differences, written, hash_weights(model))
 
 
 def check_target(folder: Path, overwrite: bool) -> None:
@@ -183,6 +187,7 @@ def _write_folder(folder: Path, model: Transformer, tokenizer: Tokenizer, has_co
         "tie_word_embeddings": config.lm_head.tied,
         "use_cache": True,
         "dtype": str(model.embeddings.weight.dtype).removeprefix("torch."),
+        HASH: hash_weights(model),
     }
     if has_code:
         write_atomic(folder / CODE, Path(__file__).with_name(CODE).read_bytes())

@@ -101,7 +101,7 @@ def open_model(
     at = find_checkpoint(folder, step, note)
     named = [read_idea(path) for path in ([idea] if isinstance(idea, (Path, str)) else idea)]
     fields = read_fields(folder, at)
-    ideas = [] if fields is None else _import_ideas(folder, fields, named)
+    ideas = [] if fields is None else import_ideas(folder, named, fields)
     with classes_of(ideas), WithoutInit():
         if fields is None:
             model = load_gpt2(folder, note)
@@ -273,11 +273,18 @@ class Source:
     sha256: str
 
 
-def _import_ideas(folder: Path, config: dict[str, Any], named: Sequence[IdeaFile]) -> list[str]:
-    """Import the files that define the model's classes, if that is allowed. Returns their hashes.
+def import_ideas(
+    folder: Path, named: Sequence[IdeaFile], model: dict[str, Any] | None = None
+) -> list[str]:
+    """Import the files that made a run, if that is allowed.
 
-    Raises UserError (CHECKPOINT) for a file that must not be imported unasked, and for a named
-    file that did not make the run.
+    Args:
+        folder: the folder of the run.
+        named: files that the user has named, which may be imported.
+        model: the fields of the run's model, if only its classes are needed.
+
+    Returns the hashes of the files. Raises UserError (CHECKPOINT) for a file that must not be
+    imported unasked, and for a named file that did not make the run.
     """
     sources = ideas_of(folder)
     own = [idea.sha256 for idea in named]
@@ -285,7 +292,7 @@ def _import_ideas(folder: Path, config: dict[str, Any], named: Sequence[IdeaFile
     foreign = [str(idea.path) for idea in named if sources and idea.sha256 not in made]
     for idea in () if foreign else named:
         load_idea(idea)
-    if not foreign and is_readable(config, own):
+    if not foreign and model is not None and is_readable(model, own):
         return own
     here = {
         sha256: file
@@ -296,7 +303,7 @@ def _import_ideas(folder: Path, config: dict[str, Any], named: Sequence[IdeaFile
     if foreign or missing:
         why = "importing a file runs it, so a new or changed one is only imported if you name it"
         raise UserError(
-            f"the model in {folder} uses classes from "
+            f"the {'model' if model else 'run'} in {folder} uses classes from "
             f"{', '.join(Path(source.path).name for source in sources)}",
             why=f"{foreign[0]} is not the file that made it" if foreign else why,
             fix=_advice(folder, sources if foreign else missing),

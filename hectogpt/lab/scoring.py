@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hectogpt.data import Corpus
+from hectogpt.data import Corpus, Tokenizer
 from hectogpt.data.corpus import beginning
 from hectogpt.display import Progress
+from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, complete
 from hectogpt.lab.mixing import mix, score_both
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.recipes import DEFAULT
-from hectogpt.run_records import METRICS, PICTURE, read_scores
+from hectogpt.model import Transformer
+from hectogpt.run_records import METRICS, PICTURE, read_record, read_scores
 from hectogpt.signals import raise_on_signal
 from hectogpt.training import setup
 from hectogpt.training.evaluate import RunResult
 from hectogpt.training.events import Ended, Event, Stepped, Trained
 from hectogpt.training.full_run import Plan, begin, train_in_folder
 from hectogpt.training.leaves import ALONE, World
-from hectogpt.training.run_folder import RunFolder
+from hectogpt.training.run_folder import RunFolder, read_steps
 from hectogpt.training.session import Session
 
 LONG = 90.0  # seconds of training from which a quicker recipe is suggested
@@ -93,13 +96,21 @@ def summarise(
     baseline = (
         None if run.recipe == "baseline" and not modified else find_baseline(corpus, run.steps)
     )
+    behind = ("baseline", baseline["losses"], baseline["grad_norms"]) if baseline else None
+    if folder.branch is not None:
+        trunk = Path(folder.branch.run)
+        steps = read_steps(trunk)
+        behind = ("trunk", [step.loss for step in steps], [step.grad_norm for step in steps])
+        with suppress(UserError):  # its folder may be gone
+            about = {"trunk": str(trunk), "trunk_step": folder.branch.step}
+            folder.facts["branch"] = about | {"trunk_loss": read_record(trunk).dev_loss}
     try:
         plot_run(
             folder.path / PICTURE,
             [step.loss for step in session.done],
             [step.grad_norm for step in session.done],
             f"{run.recipe}{' (modified)' if modified else ''} on {corpus.name}, seed {run.seed}",
-            baseline=(baseline["losses"], baseline["grad_norms"]) if baseline else None,
+            behind=behind,
             held_out=read_scores(folder.path / METRICS),
             levels={"unigram counts": ngrams["unigram"]},
         )
@@ -111,7 +122,7 @@ def summarise(
     summary |= {
         "ngrams": ngrams,
         "prompt": prompt,
-        "samples": samples(session, prompt),
+        "samples": samples(session.model, corpus.tokenizer, prompt, run.seed),
         "state": "done",
     }
     folder.finish(summary)
@@ -125,15 +136,12 @@ def default_prompt(corpus: Corpus) -> str:
     return beginning(corpus.dev, corpus.tokenizer, PROMPT_TOKENS)
 
 
-def samples(session: Session, prompt: str) -> dict[str, str]:
+def samples(model: Transformer, tokenizer: Tokenizer, prompt: str, seed: int) -> dict[str, str]:
     """A greedy and a sampled continuation of the prompt, 40 tokens each."""
     how = {
         "greedy": Sampling(max_new_tokens=40),
         "sampled": Sampling(max_new_tokens=40, do_sample=True),
     }
-    model = session.model
-    tokenizer = session.corpus.tokenizer
-    seed = session.run.seed
     return {
         name: prompt + complete(model, tokenizer, prompt, sampling, seed=seed)
         for name, sampling in how.items()

@@ -163,16 +163,17 @@ class Checkpoints(SavedCheckpoints):
             )
             raise UserError(what, why=str(error), code=errors.CHECKPOINT) from None
 
-    def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
+    def newest(self, warn: Callable[[str], None], most: int | None = None) -> Checkpoint | None:
         """Return the newest valid checkpoint, or None if there are no checkpoints.
 
         Args:
             warn: called with a message if newer checkpoints are damaged.
+            most: consider only checkpoints up to this step.
 
         Raises UserError (CHECKPOINT) if there are checkpoints but all are damaged. Starting again
         without being asked would look like resuming.
         """
-        steps = self.steps()
+        steps = [step for step in self.steps() if most is None or step <= most]
         problems = []
         for step in reversed(steps):
             try:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,9 +21,11 @@ from hectogpt.data import Corpus, open_corpus
 from hectogpt.display import Progress
 from hectogpt.errors import UserError, set_to
 from hectogpt.files import free_bytes
+from hectogpt.model.weights import hash_weights
 from hectogpt.run_records import (
     CHECKPOINTS,
     FIX,
+    HASH,
     KEEP,
     METRICS,
     RUN,
@@ -30,15 +33,17 @@ from hectogpt.run_records import (
     Habits,
     count_of,
     read_object,
+    read_rows,
 )
 from hectogpt.serialization import dump
 from hectogpt.signals import code_of, raise_on_signal, stop_behind
 from hectogpt.training import events, precision, setup
 from hectogpt.training.events import Ended, Listener, Stream, drive
+from hectogpt.training.history import branch_state
 from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.listeners import Saver, rows, step_lines, summary, tracker
 from hectogpt.training.run import Run, changes, files_of, is_modified, label_of
-from hectogpt.training.run_folder import RunFolder, read_steps
+from hectogpt.training.run_folder import Branch, RunFolder, read_branch, read_steps
 from hectogpt.training.session import Session
 
 FEW_TOKENS = 2000  # held-out tokens below which a score is rough
@@ -57,6 +62,7 @@ class Plan:
         recipe: the run as it was before any field was overridden; None if it is not a recipe.
         resume: the folder of a run to resume instead of starting a new one.
         step: the checkpoint to resume from; None resumes from the newest valid one.
+        branch: where a new run begins, if it is a branch.
     """
 
     run: Run
@@ -65,6 +71,7 @@ class Plan:
     recipe: Run | None = None
     resume: Path | None = None
     step: int | None = None
+    branch: Branch | None = None
 
     @property
     def modified(self) -> bool:
@@ -254,12 +261,20 @@ def begin(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) 
             folder = held.enter_context(RunFolder.reopen(plan.resume, run))
             saved = folder.checkpoints
             at = saved.newest(progress.line) if plan.step is None else saved.load(plan.step)
-        stream = events.events(run, corpus, at, world, habits.eval_every, ("dev",), stoppable=True)
+        first = None  # the state of the trunk
+        branch = read_branch(plan.resume) if plan.resume else plan.branch
+        if at is None and branch is not None:
+            first = branch_state(branch, run, note=progress.line)
+        stream = events.events(
+            run, corpus, at or first, world, habits.eval_every, ("dev",), stoppable=True
+        )
         session = events.session_of(stream)  # before the folder: a refused run leaves none
         if plan.resume is None:
             check_space(session, habits.out or Path("runs"))
             name = plan.name or run.recipe
-            folder = held.enter_context(RunFolder.create(run, plan.modified, name, habits.out))
+            folder = held.enter_context(
+                RunFolder.create(run, plan.modified, name, habits.out, branch)
+            )
         folder.checkpoints.keep = habits.keep_checkpoints
         folder.processes = world.size
         folder.saving = {
@@ -272,7 +287,7 @@ def begin(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) 
             exact = f"no ({', '.join(differences)})" if differences else "yes"
             where = f"after step {at.step} of {run.steps} in {folder.path}"
             progress.line(f"resuming {where}; exact: {exact}")
-            folder.begin_again(session.done, differences)
+            folder.begin_again(session.done, differences, session.hashes)
         elif plan.resume and session.take_weights(read_steps(folder.path), folder.path):
             progress.line(f"all {run.steps} steps are done in {folder.path}")
             folder.unseal(METRICS)
@@ -280,8 +295,24 @@ def begin(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) 
         else:
             if plan.resume:
                 progress.line(f"{folder.path} has no checkpoint yet: the first step is next")
-            folder.begin(session.machine, files_of(run), corpus.tokenizer)
+            folder.begin(
+                first_facts(session), files_of(run), corpus.tokenizer, rows_before(branch)
+            )
         yield Begun(habits, folder, session, stream)
+
+
+def first_facts(session: Session) -> dict[str, Any]:
+    """The entries of run.json about the machine, the text and the initial weights."""
+    facts = session.facts()
+    names = ("machine", "corpus_sha256", "tokenizer_sha256")
+    about = {name: facts[name] for name in names}
+    return about if session.step else about | {HASH: hash_weights(session.model)}
+
+
+def rows_before(branch: Branch | None) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl that a branch has from its trunk."""
+    rows = [] if branch is None else read_rows(Path(branch.run) / METRICS)
+    return [row for row in rows if branch and row["step"] <= branch.step]
 
 
 def train_in_folder(begun: Begun, progress: Progress, *more: Listener) -> None:
@@ -301,7 +332,7 @@ def train_in_folder(begun: Begun, progress: Progress, *more: Listener) -> None:
     saver = Saver(session, folder, habits.save_every, progress.line)
     listeners: list[Listener] = [
         step_lines(session, progress),
-        rows(folder),
+        rows(session, folder),
         saver,
         summary(session, folder, progress.line),
         *more,

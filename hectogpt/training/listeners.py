@@ -24,8 +24,8 @@ from typing import Any
 from hectogpt import errors, hardware
 from hectogpt.display import Progress
 from hectogpt.errors import UserError
-from hectogpt.model.weights import save_model
-from hectogpt.run_records import METRICS, read_scores
+from hectogpt.model.weights import hash_weights, save_model
+from hectogpt.run_records import HASH, METRICS, read_scores
 from hectogpt.signals import ignore_more
 from hectogpt.training.events import Ended, Event, Listener, Scored, Stepped, Trained
 from hectogpt.training.loop import Step
@@ -67,12 +67,16 @@ def step_line(run: Run, step: Step) -> str:
     )
 
 
-def rows(folder: RunFolder) -> Listener:
-    """Append steps and held-out scores to metrics.jsonl as they happen."""
+def rows(session: Session, folder: RunFolder) -> Listener:
+    """Append steps and held-out scores to metrics.jsonl as they happen.
+
+    Each row has the hash of the weights after its step.
+    """
 
     def listen(event: Event) -> None:
         if row := row_of(event):
-            folder.add(row)
+            session.hashes[row["step"]] = found = hash_weights(session.model)
+            folder.add(row | {HASH: found})
 
     return listen
 

@@ -36,7 +36,7 @@ def plot_run(
     losses: Sequence[float],
     grad_norms: Sequence[float],
     title: str,
-    baseline: tuple[Sequence[float], Sequence[float]] | None = None,
+    behind: tuple[str, Sequence[float], Sequence[float]] | None = None,
     held_out: Sequence[tuple[int, float]] = (),
     levels: Mapping[str, float] | None = None,
 ) -> None:
@@ -47,7 +47,7 @@ def plot_run(
         losses: the loss of every step, in nats per token.
         grad_norms: the gradient norm of every step, before clipping.
         title: the title of the figure.
-        baseline: (losses, gradient norms) of the baseline, drawn in grey.
+        behind: name, losses and gradient norms of another run, drawn in grey.
         held_out: (step, loss) of held-out scores; a dotted line if there are several.
         levels: name -> loss, such as that of an n-gram model. Each is a dotted line if the run
             comes within 1 nat of it.
@@ -56,12 +56,12 @@ def plot_run(
     left, right = figure.subplots(1, 2)
     figure.suptitle(plain_text(title), fontsize=11)
     panels = (
-        (left, "training loss (nats per token)", losses, baseline[0] if baseline else None),
-        (right, "gradient norm before clipping", grad_norms, baseline[1] if baseline else None),
+        (left, "training loss (nats per token)", losses, behind and behind[1]),
+        (right, "gradient norm before clipping", grad_norms, behind and behind[2]),
     )
-    for axes, label, values, behind in panels:
-        if behind:
-            plot_curve(axes, behind, LIGHT_GREY, 1.5, "baseline")
+    for axes, label, values, others in panels:
+        if behind and others:
+            plot_curve(axes, others, LIGHT_GREY, 1.5, behind[0])
         plot_curve(axes, values, BLUE, 1.8, "this run")
         axes.set_xlabel("step")
         axes.set_ylabel(label)
@@ -80,7 +80,7 @@ def plot_run(
     draw_levels(
         left, {name: level for name, level in (levels or {}).items() if min(losses) <= level + 1}
     )
-    if baseline or len(held_out) > 1:
+    if behind or len(held_out) > 1:
         place_legend(figure, left)
     save_figure(figure, path)
 

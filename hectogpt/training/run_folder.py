@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,7 @@ from hectogpt.model.weights import save_config
 from hectogpt.run_records import (
     CHECKPOINTS,
     FIX,
+    HASH,
     LOCK,
     METRICS,
     PICTURE,
@@ -46,15 +47,29 @@ from hectogpt.run_records import (
     read_summary,
     run_of,
 )
-from hectogpt.serialization import dump
+from hectogpt.serialization import dump, load
 from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.loop import Step
-from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, load_run
 
 TRAINED = (RUN, "config.json", "model.safetensors", MERGES)  # final once a run is trained
 OURS = (*TRAINED, METRICS, SUMMARY, PICTURE)  # the last three change with scoring
 WRITABLE = "free some space there, or choose a folder that you may write to"
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Where a run begins that continues a different one, its trunk.
+
+    Attributes:
+        run: the trunk's folder.
+        step: the step of the trunk after which the branch begins.
+        weights_hash: the hash of the trunk's weights there; "" if it has none on record.
+    """
+
+    run: str
+    step: int
+    weights_hash: str = ""
 
 
 @dataclass(eq=False)
@@ -69,6 +84,7 @@ class RunFolder:
         locked: False if the file system has no locks.
         processes: how many processes share the run.
         saving: the checkpoint settings of the run's first command, for run.json.
+        branch: where the run begins, if it is a branch.
         facts: further entries of summary.json, besides the result's numbers.
     """
 
@@ -79,6 +95,7 @@ class RunFolder:
     locked: bool
     processes: int = 1
     saving: dict[str, Any] = field(default_factory=dict)
+    branch: Branch | None = None
     _metrics: TextIO | None = None
 
     def __post_init__(self) -> None:
@@ -86,11 +103,25 @@ class RunFolder:
         self.facts: dict[str, Any] = {"modified": self.modified, "folder": str(self.path)}
 
     @classmethod
-    def create(cls, run: Run, modified: bool, name: str, out: Path | None = None) -> RunFolder:
+    def create(
+        cls,
+        run: Run,
+        modified: bool,
+        name: str,
+        out: Path | None = None,
+        branch: Branch | None = None,
+    ) -> RunFolder:
         """Take a folder for a new run: `out`, or the first free one of runs/name, runs/name-2 ...
 
         The folder is locked, and its run.json written if there is none. So two runs that start
         together never share a folder, if the file system has locks.
+
+        Args:
+            run: the run.
+            modified: True if the run differs from its recipe.
+            name: the folder's name below runs/.
+            out: the folder to take instead.
+            branch: where the run begins, if it is a branch.
 
         Raises UserError if the folder holds a run (LOCKED if that is running) or cannot be written
         (STORAGE).
@@ -104,12 +135,12 @@ class RunFolder:
                     path.mkdir(parents=True, exist_ok=out is not None or _is_abandoned(path))
                     locked = _take(path, held)
                     if not (path / RUN).exists():
+                        record = {"run": dump(run), "modified": modified}
+                        record |= {"branch": dump(branch)}
                         with files.replacing(path / RUN) as new:
-                            new.write_text(
-                                _render({"run": dump(run), "modified": modified}), encoding="utf-8"
-                            )
+                            new.write_text(_render(record), encoding="utf-8")
                         files.sync_folder(path.parent)
-                        return cls(path, run, modified, held.pop_all(), locked)
+                        return cls(path, run, modified, held.pop_all(), locked, branch=branch)
                 except OSError as error:
                     # If the folder exists, the next name is tried.
                     if out is not None or not isinstance(error, FileExistsError):
@@ -136,7 +167,8 @@ class RunFolder:
             with errors.writing(path, fix=WRITABLE):
                 locked = _take(path, held)
             modified = read_object(path / RUN).get("modified") is True
-            folder = cls(path, run, modified, held.pop_all(), locked)
+            branch = read_branch(path)
+            folder = cls(path, run, modified, held.pop_all(), locked, branch=branch)
         folder.checkpoints.remove_leftovers()
         return folder
 
@@ -146,7 +178,13 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.held.close()
 
-    def begin(self, machine: Machine, ideas: Sequence[IdeaFile], tokenizer: Tokenizer) -> None:
+    def begin(
+        self,
+        facts: Mapping[str, Any],
+        ideas: Sequence[IdeaFile],
+        tokenizer: Tokenizer,
+        rows: Sequence[dict[str, Any]] = (),
+    ) -> None:
         """Write what the run is made of, and open metrics.jsonl.
 
         That is the machine's choices, copies of the user's own files, and the vocabulary of the
@@ -154,19 +192,20 @@ class RunFolder:
         an earlier end is removed.
 
         Args:
-            machine: the machine's choices.
+            facts: entries of run.json about the machine and the initial weights.
             ideas: the user's own files that made the run.
             tokenizer: that of the text.
+            rows: the first rows of metrics.jsonl, those that a branch has from its trunk.
 
         Raises UserError (STORAGE).
         """
         self.unseal()
         (self.path / SUMMARY).unlink(missing_ok=True)
         copies = self._write_sources(ideas, tokenizer)
-        record = {"modified": self.modified, "machine": machine.describe(), "saving": self.saving}
+        record = {"modified": self.modified, "saving": self.saving, **facts}
         record |= {"ideas": copies} if copies else {}
         self._write_record(record)
-        self._open_metrics([])
+        self._open_metrics([row | self._names() for row in rows])
 
     def _write_sources(
         self, ideas: Sequence[IdeaFile], tokenizer: Tokenizer
@@ -212,7 +251,12 @@ class RunFolder:
         save_config(self.run.model, self.path)
         self._open_metrics(list(read_rows(self.path / METRICS)))
 
-    def begin_again(self, done: Sequence[Step], differences: Sequence[str]) -> None:
+    def begin_again(
+        self,
+        done: Sequence[Step],
+        differences: Sequence[str],
+        hashes: Mapping[int, str] | None = None,
+    ) -> None:
         """Resume after the steps `done`.
 
         Their rows in metrics.jsonl are rewritten from the checkpoint, and those of later steps are
@@ -221,6 +265,7 @@ class RunFolder:
         Args:
             done: the steps that the checkpoint has.
             differences: how the machine differs from the one on which the run began, for run.json.
+            hashes: step -> hash of the weights after it.
         """
         record = read_object(self.path / RUN)
         summary = read_summary(self.path)
@@ -241,12 +286,20 @@ class RunFolder:
         ]
         # The old rows also have an idea's own numbers.
         taken = {row["step"]: row for row in old if "train/loss" in row}
-        rows = [taken.get(step.number, {}) | self._names() | step_row(step) for step in done]
+        known = {step: {HASH: found} for step, found in (hashes or {}).items()}
+        rows = [
+            taken.get(step.number, {})
+            | self._names()
+            | step_row(step)
+            | known.get(step.number, {})
+            for step in done
+        ]
         # The sort is stable: a score follows the row of its step.
         self._open_metrics(sorted(rows + scores, key=lambda row: row["step"]))
 
     def _write_record(self, record: dict[str, Any]) -> None:
         record |= {"run": dump(self.run), "sharing": {"processes": self.processes}}
+        record |= {"branch": dump(self.branch)}
         write_atomic(self.path / RUN, _render(record))
 
     def _open_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -330,6 +383,20 @@ def read_run(folder: Path) -> Run:
     except UserError as error:
         what = f"{folder / RUN}: {error.what}"
         raise UserError(what, why=error.why, fix=error.fix, code=errors.CHECKPOINT) from None
+
+
+def read_branch(folder: Path) -> Branch | None:
+    """Where the run in a folder begins; None if it begins at step 0.
+
+    Raises UserError (CHECKPOINT).
+    """
+    record = read_object(folder / RUN).get("branch")
+    try:
+        branch: Branch | None = load(Branch | None, record, f"{folder / RUN}: branch")
+    except UserError as error:
+        error.code = errors.CHECKPOINT
+        raise
+    return branch
 
 
 def read_steps(folder: Path) -> list[Step]:

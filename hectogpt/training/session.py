@@ -36,6 +36,7 @@ from hectogpt.training.optim import OptimizerGroup
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, changes, load_run
 
+NO_HASH = "0" * 16  # stands for the hash of a step that has none
 KEPT = "kept."  # prefix of the names of AfterStep tensors in checkpoints
 
 
@@ -52,6 +53,7 @@ class Session:
         optimizer: the optimizer.
         kernels: "native" or "eager", see setup.choose_kernels.
         done: the steps done so far.
+        hashes: step -> hash of the weights after it, for the steps whose hash was recorded.
         scores: split -> held-out score.
         kept: the state of the run's AfterStep values.
         metrics: their numbers of the last step, as "own/NAME".
@@ -69,6 +71,7 @@ class Session:
     optimizer: OptimizerGroup
     kernels: str
     done: list[Step] = field(default_factory=list)
+    hashes: dict[int, str] = field(default_factory=dict)
     scores: dict[str, EvalResult] = field(default_factory=dict)
     kept: dict[str, torch.Tensor] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -121,7 +124,7 @@ class Session:
         )
         if resume is not None:
             session._go_on_from(resume)
-        _check_equal(world, model, session._facts()["machine"])
+        _check_equal(world, model, session.facts()["machine"])
         session.setup_seconds += time.perf_counter() - begun
         session.peak_mb = hardware.peak_memory_mb(str(machine.device))
         return session
@@ -183,7 +186,9 @@ class Session:
         tensors, values = take_state(self.model, self.optimizer)
         tensors |= {KEPT + name: copied(tensor) for name, tensor in self.kept.items()}
         tensors["history"] = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 5)
-        return Checkpoint(self.step, tensors, values, self._facts())
+        hashes = "".join(self.hashes.get(step.number, NO_HASH) for step in self.done)
+        tensors["hashes"] = torch.tensor(list(bytes.fromhex(hashes)), dtype=torch.uint8)
+        return Checkpoint(self.step, tensors, values, self.facts())
 
     def differences(self, facts: dict[str, Any]) -> list[str]:
         """List the machine settings that differ from a checkpoint's, as "threads 2 -> 1".
@@ -194,14 +199,14 @@ class Session:
             facts: the facts of the checkpoint.
         """
         before = facts.get("machine", {})
-        here = self._facts()["machine"]
+        here = self.facts()["machine"]
         return [
             f"{name} {before.get(name)} -> {value}"
             for name, value in here.items()
             if value != before.get(name)
         ]
 
-    def _facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """The metadata of a checkpoint. `machine` has the settings that bits may depend on."""
         # "head" says which kernels compute all parts that have them, not only the head.
         machine = self.machine.describe() | {
@@ -220,16 +225,20 @@ class Session:
         }
 
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
-        _check_fits(checkpoint.step, self.run, checkpoint.facts, self._facts())
+        check_fits(checkpoint.step, self.run, checkpoint.facts, self.facts())
         put_state(self.model, self.optimizer, checkpoint.tensors, checkpoint.values)
         kept = {name: t for name, t in checkpoint.tensors.items() if name.startswith(KEPT)}
         device = self.machine.device
         self.kept = {name.removeprefix(KEPT): t.to(device) for name, t in kept.items()}
         history = checkpoint.tensors["history"]
+        hashes = bytes(checkpoint.tensors.get("hashes", history[:0, 0]).tolist()).hex()
         totals = history[:, 4].cumsum(0).long().tolist()
         for total, (loss, norm, lr, seconds, own) in zip(totals, history.tolist(), strict=True):
             number = len(self.done) + 1
             self.done.append(Step(number, total, loss, norm, lr, seconds, int(own)))
+            if (known := hashes[:16]) not in ("", NO_HASH):
+                self.hashes[number] = known
+            hashes = hashes[16:]
         self.setup_seconds = float(checkpoint.facts.get("setup_seconds", 0.0))
 
     def take_weights(self, steps: Sequence[Step], folder: Path) -> bool:
@@ -290,7 +299,7 @@ class Session:
         )
 
 
-def _check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse the checkpoint of a different run (CHECKPOINT) or of a different text (DATA)."""
     what = why = fix = ""
     code = errors.CHECKPOINT

@@ -42,6 +42,7 @@ def model_page(
     ideas: Sequence[Path] = (),
     step: int | None = None,
     note: Callable[[str], None] = warnings.warn,
+    opened: tuple[Transformer, Tokenizer] | None = None,
 ) -> str:
     """Return the page as HTML.
 
@@ -53,6 +54,7 @@ def model_page(
         ideas: idea files that define classes of the model.
         step: as in `open_model`. None adds up to MOST_STEPS checkpoints of a run, behind a slider.
         note: as in `open_model`.
+        opened: the model after `step`, and its tokenizer, if they are open already.
 
     Raises UserError for a bad folder or prompt, and for an idea file that is missing in `ideas`.
     """
@@ -65,7 +67,7 @@ def model_page(
     spaced = np.unique(np.linspace(0, len(kept) - 1, min(len(kept), MOST_STEPS)).astype(int))
     moments: list[dict[str, Any]] = []
     for at in [*(kept[i] for i in spaced), step]:
-        model, tokenizer = open_model(folder, step=at, idea=ideas, note=note)
+        model, tokenizer = opened or open_model(folder, step=at, idea=ideas, note=note)
         if prompt is None and isinstance(held_out, np.ndarray):
             prompt = beginning(held_out, tokenizer, READ_TOKENS)
         prompt = prompt or own_prompt(Path(folder))

@@ -121,7 +121,7 @@ def test_nothing_of_somebody_elses_folder_is_executed(here: Here, strange: Path)
     here.ok(*export, "--idea", "made/idea.py")
     assert_good_error(here("export", "made", "exported"), errors.USAGE, "cannot be exported", "mine.py, which other")
     replayed = here.ok("check", "made", "--replay", "--idea", "made/idea.py", "--json")
-    assert json.loads(replayed.stdout)["weights_equal"] is True
+    assert json.loads(replayed.stdout)["equal"] is True
     model, _ = public.load("made", idea="made/idea.py")
     assert type(model.config.inputs[0]).__name__ == "Strange"
     assert here("generate", "made", "The").returncode == errors.CHECKPOINT, "not remembered: it was named, not run"

@@ -43,7 +43,7 @@ def test_a_run_and_what_it_leaves(tokens: Path, tmp_path: Path, here: Here) -> N
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 4]
     columns = {"run", "recipe", "seed", "step", "tokens", "train/loss", "train/grad_norm", "train/lr", "train/dt"}
-    assert columns | {"train/tok_per_sec", "mem_mb"} == set(rows[0])
+    assert columns | {"train/tok_per_sec", "mem_mb", "weights_hash"} == set(rows[0])
     assert {"dev/loss", "dev/bpb"} <= set(rows[-1])
     summary = read(folder / "summary.json")
     assert (summary["state"], summary["modified"], summary["folder"]) == ("done", True, "here")
