@@ -135,7 +135,7 @@ def compare_models(options: BisectOptions) -> tuple[Parting, list[str]]:
         return found, [f"{options.a} and {options.b} are equal up to rounding: at most {apart}"]
     how = f"by up to {apart}"
     if math.inf in found.largest.values():
-        how = "in shape, or in numbers that are not finite"
+        how = "in shape, or it is not finite"
     return found, [f"first module whose output differs: {found.module}, {how}"]
 
 

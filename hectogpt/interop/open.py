@@ -228,7 +228,7 @@ def find_folder(name_or_folder: str | Path, download: bool) -> Path:
     above = name.partition("/")[0]
     is_file = os.path.isfile(folder)
     if not download or is_file or above in ("runs", ".", "..", "") or os.path.isdir(above):
-        why = "it is a file, not a folder" if is_file else "there is no such folder"
+        why = "it is a file" if is_file else "there is no such folder"
         raise no_model(name[:200], why).amended(fix=near)
     try:
         if not HUB_NAME.match(name):

@@ -90,10 +90,7 @@ class LossVerdict:
             return "One pair has no spread: run at least three seeds."
         if self.more_seeds is None:
             return f"More than {MOST_SEEDS:,} seeds would be needed to decide it."
-        return (
-            f"About {self.more_seeds:,} more seeds would decide it if gain and spread stayed the "
-            "same."
-        )
+        return f"Seeds still needed if gain and spread stay the same: about {self.more_seeds:,}."
 
     def as_json(self) -> dict[str, Any]:
         """The fields as plain values."""
@@ -310,7 +307,7 @@ def plot_verdict(path: Path, gains: Sequence[float], margin: float, title: str) 
     axes.set_xlabel("pairs")
     axes.set_ylabel("gain: first loss minus second")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    figure.suptitle(plain_text(title), fontsize=10)
+    axes.set_title(plain_text(title), fontsize=10)
     place_legend(figure, axes)
     style_axes(axes)
     save_figure(figure, path)

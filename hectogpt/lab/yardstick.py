@@ -322,6 +322,8 @@ def plot_yardstick(
 
     from hectogpt.training.plot import (
         BLUE,
+        GREY,
+        LABEL_SIZE,
         place_legend,
         plain_text,
         save_figure,
@@ -336,21 +338,25 @@ def plot_yardstick(
             marker="." if len(curve) < 50 else "",
             label=plain_text(name),
         )
-    lines = found.nats_per_token
-    for level in lines.values():
-        axes.axhline(level, color="0.6", linewidth=0.8, linestyle=":")
-    for loss in losses:
-        axes.axhline(loss, color=BLUE, label=f"loss {loss:.2f}")
-    place = math.inf
-    gap = 0.04 * (axes.dataLim.y1 - axes.dataLim.y0)
-    for name, level in sorted(lines.items(), key=lambda line: -line[1]):
-        place = min(level, place - gap)  # of its label, below the one before
-        axes.annotate(f"{name} {level:.2f}", (1.01, place), xycoords=("axes fraction", "data"))
-    axes.set_xlabel("step")
+    marks = [(level, name, GREY) for name, level in found.nats_per_token.items()]
+    marks = sorted([*marks, *((loss, "this loss", BLUE) for loss in losses)])
+    gap = 0.04 * (marks[-1][0] - marks[0][0])
+    place = -math.inf
+    for level, name, color in marks:
+        axes.axhline(level, color=color, linewidth=0.9, linestyle=":" if color == GREY else "-")
+        place = max(level, place + gap)  # of its label, above the one below
+        axes.annotate(
+            f"{name} {level:.2f}",
+            (1.01, place),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=LABEL_SIZE,
+            color=color,
+        )
+    axes.set_xlabel("step" if curves else "")
     axes.set_ylabel("nats per token")
     if not curves:
         axes.set_xticks([])
-        axes.set_xlabel("")
     axes.set_title(plain_text(f"{found.text} in tokens of {found.tokenizer}"), fontsize=10)
     place_legend(figure, axes)
     style_axes(axes)
