@@ -31,7 +31,7 @@ CONTENTS: dict[str, dict[str, list[str]]] = {
         "docs/start": [],
         "docs/transformer": ["docs/attention-and-positions", "answers/attention", "answers/positions"],
         "docs/assignment-student": [
-            *("assignment/README", "answers/baseline", "docs/grading", "docs/traps", "assignment/AGENTS"),
+            *("assignment/README", "answers/baseline", "docs/grading", "docs/traps", "docs/drill", "assignment/AGENTS"),
         ],
     },
     "Use": {
@@ -60,6 +60,7 @@ SHORT = {
     "docs/transformer": "The transformer",
     "docs/assignment-student": "The assignment",
     "docs/grading-teacher": "Grade a class",
+    "docs/drill": "The drill",
     "docs/python": "From Python",
     "docs/reliability": "Reliability",
     "docs/performance": "Performance",
@@ -92,6 +93,7 @@ KEYWORDS = {
     "docs/serving": "serve, vLLM, deploy",
     "docs/grading": "grade, grader, hints",
     "docs/grading-teacher": "grade a class, Gradescope, Canvas, teacher",
+    "docs/drill": "drill, practice, questions",
     "docs/add-an-idea": "idea, own optimizer, own schedule, own loss",
     "docs/compare": "compare, seeds",
     "docs/verdict": "verdict, own losses",

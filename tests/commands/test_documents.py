@@ -78,6 +78,7 @@ PRINTED = {
     "docs/python": ["Run own_document", r"\nAnna walked to", r"my_idea\.py:half_way", "already holds a run"],
     "docs/grading": ["my_folder: 0 of 30", "exit code 1"],
     "docs/grading-teacher": ["anna: 0/30", "ben: 30/30", "exit code 1"],
+    "docs/drill": ["resume:  hectogpt assignment drill --seed 7", "one mistake", "where:", "exit code 1"],
     "docs/assignment-student": ["0 of 14 tests passed", "submission.zip"],
 }
 # page -> what has happened before a reader types its first block
