@@ -36,7 +36,7 @@ CONTENTS: dict[str, dict[str, list[str]]] = {
     },
     "Use": {
         "docs/own-text": ["docs/fine-tune"],
-        "docs/resume": ["docs/watch", "docs/run-files"],
+        "docs/resume": ["docs/time-machine", "docs/watch", "docs/run-files"],
         "docs/python": ["docs/python-names"],
         "docs/interop": ["docs/transformer-lens", "docs/nnsight", "docs/serving", "docs/coming-from"],
         "docs/command-line": ["docs/exit-codes", "docs/platforms"],
@@ -69,6 +69,7 @@ SHORT = {
     "docs/nnsight": "nnsight",
     "docs/yardstick": "Is my loss normal?",
     "docs/bisect": "Where runs part",
+    "docs/time-machine": "Any step of a run",
     "answers/attention": "Attention, derived",
     "answers/positions": "Positions, derived",
     "answers/baseline": "The baseline run",

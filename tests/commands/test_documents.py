@@ -67,6 +67,7 @@ PRINTED = {
     "docs/yardstick": ["is below unigram", "unigram since step 250", "bits per byte is below"],
     "docs/bisect": ["equal to the last bit", "first update that differs: embeddings", "up to rounding", "last bit"],
     "docs/resume": ["ok +runs/long", "equal +loss"],
+    "docs/time-machine": ["weights_hash", "branch +of ", "hash of the weights"],
     "docs/watch": [*["http://127.0.0.1"] * 3, "tensorboard --logdir"],
     "docs/fine-tune": ["before training", "runs/walks"],
     "docs/interop": ["GPT2LMHeadModel", "My fellow citizens", "The capital of France is", "bits/byte", "bits/byte"],

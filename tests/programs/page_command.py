@@ -16,7 +16,7 @@ from contextlib import suppress
 from fork_server import ask
 
 SMALL = {"model.d-model": 16, "model.n-heads": 2, "model.n-layers": 1, "data.batch-size": 8, "data.seq-len": 64}
-SIZED = (".py:", "--resume", "--init", "--model.d-model", "finetune")  # such a command is small by itself
+SIZED = (".py:", "--resume", "--branch", "--init", "--model.d-model", "finetune")  # such a command is small by itself
 
 corpus, program, *arguments = sys.argv[1:]
 command, given = arguments[0] if arguments else "", " ".join(arguments)
