@@ -32,6 +32,7 @@ COMMANDS = {
     "idea": "write an example of an idea of your own, in one file",
     "assignment": "write the assignment as a kit, or check your progress",
     "assignment drill": "questions on mistakes: do you understand your code?",
+    "assignment exam": "such questions for a class: sheets, key, marks",
     "explore": "attention, positions and models on interactive pages",
     "explore export": "save such a page as one file",
     "data": "tokenise a corpus, or check its tokens",

@@ -1,5 +1,5 @@
-"""`hectogpt assignment DIR`: write the assignment as a kit, or report how far one is; `drill`
-asks about it."""
+"""`hectogpt assignment DIR`: write the assignment as a kit, or report how far one is; `drill` and
+`exam` ask about it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from hectogpt import errors
 from hectogpt.assignment.kit import choose, write_kit
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.assignment.progress import TOGETHER, Progress, check_kit
-from hectogpt.cli.options import AssignmentDrillOptions, AssignmentOptions
+from hectogpt.cli.options import (
+    AssignmentDrillOptions,
+    AssignmentExamOptions,
+    AssignmentOptions,
+)
 from hectogpt.display import printable
 
 
-def main(options: AssignmentOptions | AssignmentDrillOptions) -> None:
+def main(options: AssignmentOptions | AssignmentDrillOptions | AssignmentExamOptions) -> None:
     """Run the command."""
-    if isinstance(options, AssignmentDrillOptions):
-        from hectogpt.cli import drill
+    if not isinstance(options, AssignmentOptions):
+        from hectogpt.cli import exam
 
-        drill.main(options)
+        exam.main(options)
     elif options.check:
         check(options.folder)
     else:
@@ -34,17 +38,9 @@ def write(options: AssignmentOptions) -> None:
     points = sum(part.points for part in parts)
     print(
         f"{printable(str(options.folder))}: {len(parts)} parts to write, {points} points. Begin "
-        "with README.md; then"
-    )
-    print("fill in a part, and see how far you are:\n")
-    print(f"  hectogpt assignment --check {folder}")
-    print(
-        f"  cd {folder} && python -m pytest      the same tests, without hectogpt; needs pip "
-        "install pytest"
-    )
-    print(
-        f"  hectogpt grade {folder} --hints 1    what is wrong; 2: also where; 3: also which "
-        "mistake"
+        "with README.md;\nfill in a part, and see how far you are:\n\n"
+        f"  hectogpt assignment --check {folder}\n"
+        f"  hectogpt grade {folder} --hints 1    what is wrong; 2: also where; 3: the mistake"
     )
     if options.solution:
         print(
@@ -68,21 +64,18 @@ def check(folder: Path) -> None:
     print(
         f"{len(passed)} of {len(found)} tests passed; parts worth {points} of {all_points} points"
     )
+    quoted = printable(shlex.quote(str(folder)))
     failed = next((progress.part for progress in found if progress.state == "failed"), None)
     if failed:
-        quoted = printable(shlex.quote(str(folder)))
         print(f"the whole message:  cd {quoted} && python -m pytest tests/test_{failed}.py")
         if failed in ("gelu", TOGETHER) or BY_NAME[failed].points:  # `grade` tests only these
             print(f"what it may be:     hectogpt grade {quoted}")
     elif len(passed) == len(found):
         print(
-            f"next:  cd {printable(shlex.quote(str(folder)))} && python train.py      the "
-            "picture of question 3(b)iii"
+            f"next:  cd {quoted} && python train.py      the "
+            "picture of question 3(b)iii\n"
+            "next:  bash create_submission.sh      submission.zip; the other answers go on paper\n"
+            "next:  hectogpt assignment drill      do you understand what you wrote?"
         )
-        print(
-            "next:  bash create_submission.sh      submission.zip; answers to 1, 2, 3(b) and (c) "
-            "go on paper"
-        )
-        print("next:  hectogpt assignment drill      do you understand what you wrote?")
     if len(passed) < len(found):
         raise SystemExit(errors.BUG)

@@ -29,6 +29,7 @@ IDEA = (
     "here and have not changed it."
 )
 Idea = Annotated[tuple[Path, ...], arg(help=IDEA)]
+Folder = Annotated[Path | None, arg(metavar="FOLDER")]
 View = Literal["train", "attention", "positions", "model"]  # pages that can be saved
 # Fields of a run that `hectogpt train --help` lists with the options: how they are written, and
 # their help.
@@ -414,12 +415,37 @@ class AssignmentDrillOptions:
     """How many to ask."""
     first: int = 1
     """Number of the question to begin with, to resume a drill."""
-    code: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    code: Folder = None
     """Write a wrong model_solution.py to this new folder."""
-    check: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    check: Folder = None
     """Grade the program in this folder; the exit code is 0 if it is right, else 1."""
     hints: Literal[1, 2, 3] = 1
     """With --check: 1 the symptom (default); 2: also where it is; 3: also the mistake."""
+
+
+@dataclass(frozen=True)
+class AssignmentExamOptions:
+    """Make an exam of such questions for a class, a different sheet for each student, or mark it.
+
+    The roster is a CSV file with a column `name`. The folder gets sheets.pdf, page.html for
+    answers on a screen, answers.csv to fill in, and key.csv and exam.json, which are yours alone.
+
+    Examples
+      hectogpt assignment exam class.csv
+      hectogpt assignment exam class.csv --questions 8 --seed "spring 2027" --out midterm
+      hectogpt assignment exam --mark exam exam/answers.csv
+    """
+
+    file: Positional[Path]
+    """The roster, or with --mark the answers."""
+    questions: int = 5
+    """Questions on each sheet, 1 to 12."""
+    seed: Annotated[str, arg(metavar="SECRET")] = ""
+    """Your secret: the same one and roster make the same sheets (default: drawn, and kept)."""
+    out: Annotated[Path, arg(metavar="FOLDER")] = Path("exam")
+    """New folder to write."""
+    mark: Folder = None
+    """Mark the answers in FILE to the exam in this folder."""
 
 
 @dataclass(frozen=True)
@@ -589,7 +615,7 @@ class GradeOptions:
     """Also fail a submission for notes, such as reading more tokens than the context holds."""
     csv: Path | None = None
     """Write a line for each submission to this file."""
-    html: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    html: Folder = None
     """Write a page for each submission, and an overview; they work offline."""
     out: Path | None = None
     """File for the records (default for a class: grades.jsonl); recorded ones are skipped."""

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from hectogpt.grade.calls import computed_gradients
 from hectogpt.grade.computation import Computation
-from hectogpt.grade.laws import Size, shapes
-from hectogpt.grade.mistakes import GRADIENTS, MISTAKES, Mistake, with_mistakes, words_of
+from hectogpt.grade.laws import Setting, Size, given, weights
+from hectogpt.grade.mistakes import GRADIENTS, MISTAKES, Mistakes, with_mistakes, words_of
 
 WORDS: dict[str, Any] = tomllib.loads(
     Path(__file__).with_name("questions.toml").read_text(encoding="utf-8")
@@ -73,8 +74,8 @@ def shown_inputs(lab: str) -> tuple[str, ...]:
 def outcome(lab: str, name: str, inputs: tuple[str, ...], variant: int) -> Outcome:
     """Return what a mistake shows on inputs, in rows below each other."""
     rows: list[tuple[float, ...]] = []
-    for given in inputs:
-        made, right = (observe(lab, one, given, variant) for one in (name, RIGHT))
+    for one in inputs:
+        made, right = (observe(lab, program, one, variant) for program in (name, RIGHT))
         assert isinstance(right, Tensor)
         if isinstance(made, str):
             return Outcome(made, ())
@@ -90,16 +91,17 @@ def outcome(lab: str, name: str, inputs: tuple[str, ...], variant: int) -> Outco
 
 
 @cache
-def observe(lab: str, name: str, given: str, variant: int) -> Tensor | str:
+def observe(lab: str, name: str, place: str, variant: int) -> Tensor | str:
     """Return the numbers that a mistake gives on one input, or its error."""
     mistake = mistakes_of(lab)[name]
+    mistakes = (mistake,) if mistake else ()
     try:
         if lab == "loop":
-            return record(mistake, LABS[lab]["inputs"][given], variant)
+            return record(mistake, LABS[lab]["inputs"][place], variant)
         if "places" in LABS[lab]:
-            return gradients(lab, mistake, variant) / gradients(lab, None, variant) * 100
+            return gradients(lab, mistakes, variant) / gradients(lab, (), variant) * 100
         with torch.no_grad():
-            return result(lab, mistake, given, variant)
+            return result(lab, mistakes, place, variant)
     except (IndexError, RuntimeError, ValueError, TypeError) as error:
         return f"{type(error).__name__}: the shapes do not fit"
 
@@ -124,37 +126,19 @@ def differ(lab: str, one: str, two: str, inputs: tuple[str, ...], variant: int) 
     return a.fault != b.fault or (not a.fault and any(unlike_cells(lab, a, b)))
 
 
-@cache
-def tells_apart(lab: str, one: str, two: str, given: str, variant: int) -> bool | None:
-    """True or False if an input tells two programs apart, or does not. None if that depends on the
-    numbers, and they are not shown."""
-    variants = range(VARIANTS) if "hidden" in LABS[lab] else (variant,)
-    found = {differ(lab, one, two, (given,), number) for number in variants}
-    return found.pop() if len(found) == 1 else None
-
-
 # --- models
 
 
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).double()
-
-
-@cache
-def drawn(size: Size, variant: int) -> dict[str, Tensor]:
-    """Return weights on which attention is peaked and nothing is trivial."""
-    return {
-        name: normal(1000 * variant + n, *shape)
-        * (1.3 / size.d_model**0.5 if len(shape) > 1 else 0.4)
-        + float(name.endswith("norm.weight"))
-        for n, (name, shape) in enumerate(shapes(size).items())
-    }
+def setting_of(spec: dict[str, Any], variant: int) -> Setting:
+    """Return a model and input of the grader's for a lab that has no numbers of its own."""
+    shape = tuple(spec["shape"])
+    return Setting(f"exam {variant}", spec["part"], "", Size(*spec["size"]), (shape,))
 
 
 def numbers(spec: dict[str, Any], variant: int) -> Tensor:
     """Return the input of a lab: token ids if it has a vocabulary, else float64."""
     if "x" not in spec:
-        x = normal(variant + 50, 1, 16, 14)
+        x = given(setting_of(spec, variant), 0)
     elif "vocabulary" in spec:
         x = (torch.tensor(spec["x"]) + variant) % spec["vocabulary"]
     else:
@@ -176,10 +160,10 @@ def logits(spec: dict[str, Any], variant: int, ids: Tensor) -> Tensor:
     return sure
 
 
-def result(lab: str, mistake: Mistake | None, given: str, variant: int) -> Tensor:
+def result(lab: str, mistakes: Mistakes, name: str, variant: int) -> Tensor:
     """Return what the model of a lab with a mistake gives."""
-    spec = LABS[lab] | LABS[lab]["inputs"][given]
-    kind = with_mistakes((mistake,) if mistake else ())
+    spec = LABS[lab] | LABS[lab]["inputs"][name]
+    kind = with_mistakes(mistakes)
     seen: list[Tensor] = []
 
     def line(factors: list[float]) -> Callable[..., Tensor]:
@@ -195,11 +179,11 @@ def result(lab: str, mistake: Mistake | None, given: str, variant: int) -> Tenso
     if "vocabulary" in spec and "weights" not in spec:
         toys["forward"] = lambda s, ids: logits(spec, variant, ids)
     size = Size(*spec["size"])
-    weights = spec.get("weights", {}) | spec.get("instead", {})
-    state = {name: torch.tensor(value).double() for name, value in weights.items()}
+    values = spec.get("weights", {}) | spec.get("instead", {})
+    state = {key: torch.tensor(value).double() for key, value in values.items()}
     if lab == "map":
         toys["pattern"] = pattern
-        state = drawn(size, variant)
+        state = weights(setting_of(spec, variant))
     model = type("Toy", (kind,), toys)(state, size)
     x = numbers(spec, variant)
     if lab == "norm":
@@ -211,113 +195,83 @@ def result(lab: str, mistake: Mistake | None, given: str, variant: int) -> Tenso
 def scores(variant: int) -> Tensor:
     """Return the right scores of the first head in the lab "map": [query, key]."""
     spec = LABS["map"]
-    model = Computation(drawn(Size(*spec["size"]), variant), Size(*spec["size"]))
+    setting = setting_of(spec, variant)
+    model = Computation(weights(setting), setting.size)
     projected = model.project("backbone.0.attention.", numbers(spec, variant))
     q, k, _ = (model.cut(t) for t in projected)
     return model.scores(q, k)[0, 0]
 
 
-def gradients(lab: str, mistake: Mistake | None, variant: int) -> Tensor:
+def gradients(lab: str, mistakes: Mistakes, variant: int) -> Tensor:
     """Return the norm of the gradient at each place of a lab: [place, 1]."""
     spec = LABS[lab]
-    size = Size(12, 3, 2, 6, 7)
-    state = {n: value.clone().requires_grad_() for n, value in drawn(size, variant).items()}
-    x = (2 * normal(variant + 9, 2, 4, 12)).requires_grad_()
-    ids = torch.tensor([[0, 3, 6, 2], [5, 0, 1, 6]])
-    model = with_mistakes((mistake,) if mistake else ())(state, size)
-    made = model.run(spec["part"], ids if spec["part"] == "forward" else x)
-    if made.requires_grad:
-        (made * normal(variant, *made.shape)).sum().backward()
+    made = computed_gradients(mistakes, setting_of(spec, variant), 0) or {}
     norms = []
     for place in spec["places"]:
-        name, _, row = place.partition(" ")
-        leaf = x if name == "x" else state[name]
-        grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        name, _, row = place.partition(", row ")
+        grad = made.get(name, torch.zeros(9))
         norms.append((grad[int(row)] if row else grad).norm())
-    return torch.stack(norms)[:, None]
+    return torch.stack(norms)[:, None].double()
 
 
 # --- the training loop
-
-
-class Loop:
-    """A training loop of two parameters, of two numbers and of one. The loss is half the squared
-    distance to a target, which changes from batch to batch.
-
-    limit: the norm that gradients are clipped to, or None.
-    """
-
-    def __init__(self, targets: list[Tensor], limit: float | None) -> None:
-        self.targets = targets
-        self.limit = limit
-        self.batch = -1
-        self.w = torch.zeros(3).double()
-        self.grad = self.w
-        self.loss = torch.zeros(()).double()
-        self.norm = self.loss / 0
-        self.rows: list[tuple[Tensor, Tensor]] = []
-
-    @property
-    def distance(self) -> Tensor:
-        return self.w - self.targets[max(self.batch, 0) % len(self.targets)]
-
-    @property
-    def norms(self) -> Tensor:
-        """The norm of each parameter's gradient."""
-        return torch.stack([self.grad[:2].norm(), self.grad[2:].norm()])
-
-    def clipped(self, norms: Tensor, limit: float | None) -> Tensor:
-        share = 1 if limit is None else (limit / norms).clamp(max=1)[[0, 0, -1]]
-        return self.grad * share
-
-    def do(self, letter: str) -> None:
-        """Do what a letter of questions.toml stands for."""
-        made: dict[str, tuple[str, Callable[[], Any]]] = {
-            "b": ("batch", lambda: self.batch + 1),
-            "f": ("loss", lambda: self.distance.square().sum() / 2),
-            "z": ("grad", lambda: 0 * self.grad),
-            "g": ("grad", lambda: self.grad + self.distance),
-            "q": ("grad", lambda: self.grad / 2),
-            "n": ("norm", self.norms.norm),
-            "o": ("norm", lambda: self.norm if self.limit is None else self.norms.norm()),
-            "i": ("norm", lambda: self.norms[0]),
-            "a": ("norm", self.norms.sum),
-            "j": ("norm", lambda: self.norms.norm() ** 2),
-            "c": ("grad", lambda: self.clipped(self.grad.norm()[None], self.limit)),
-            "h": ("grad", lambda: self.clipped(self.grad.norm()[None], 1.0)),
-            "k": ("grad", lambda: self.clipped(self.norms, self.limit)),
-            "v": ("grad", lambda: self.grad.clamp(-(self.limit or math.inf), self.limit)),
-            "s": ("w", lambda: self.w - self.grad / 2),
-            "l": ("w", lambda: self.w - self.grad / 20),
-            "p": ("w", lambda: self.w - self.grad * torch.tensor([0.5, 0.5, 0])),
-            "u": ("w", lambda: 0 * self.w),
-            "r": ("rows", lambda: [*self.rows, (self.loss, self.norm)]),
-        }
-        field, value = made[letter]
-        setattr(self, field, value())
 
 
 def targets(variant: int) -> list[Tensor]:
     return [torch.tensor(t).double() + variant for t in LABS["loop"]["targets"]]
 
 
-def record(letters: str, given: dict[str, Any], variant: int) -> Tensor:
-    """Return [step, (loss, norm)] that a loop records with SGD at 0.5.
+def record(letters: str, spec: dict[str, Any], variant: int) -> Tensor:
+    """Return [step, (loss, norm)] that a training loop records.
 
-    letters: what is done in each step, a capital letter at every second step only; then how the
-        record is changed.
+    It has two parameters, of two numbers and of one. The loss is half the squared distance to a
+    target, which changes from batch to batch.
+
+    letters: what is done in each step, see questions.toml; then how the record is changed.
     """
-    loop = Loop(targets(variant)[: given.get("batches", 2)], given.get("limit"))
+    known = targets(variant)[: spec.get("batches", 2)]
+    limit = spec.get("limit")
+    w = grad = torch.zeros(3).double()
+    loss, norm = torch.full((2,), math.nan).double()
+    batch = -1
+    rows: list[list[Tensor]] = []
     done, _, how = letters.partition(" ")
-    for step in range(8 if how == "more" else 4):
-        for letter in done:
-            if letter.islower() or step % 2 == 0:
-                loop.do(letter.lower())
-    rows = torch.tensor(loop.rows).double()
+    for letter in done * 4 if how != "more" else done * 8:
+        odd = len(rows) % 2
+        if letter.isupper() and odd:
+            continue
+        letter = letter.lower()
+        apart = w - known[max(batch, 0) % len(known)]
+        norms = torch.stack([grad[:2].norm(), grad[2:].norm()])
+        if letter == "b":
+            batch += 1
+        elif letter == "f":
+            loss = apart.square().sum() / 2
+        elif letter in (factors := LABS["loop"]["factors"]):
+            grad = factors[letter] * grad
+        elif letter == "g":
+            grad = grad + apart
+        elif letter in "niaj" or (letter == "o" and limit):
+            kinds = {"i": norms[0], "a": norms.sum(), "j": norms.square().sum()}
+            norm = kinds.get(letter, norms.norm())
+        elif letter == "h" or (letter in "ck" and limit):
+            size = norms if letter == "k" else norms.norm()[None]
+            grad = (
+                grad * ((1.0 if letter == "h" else limit or 1.0) / size).clamp(max=1)[[0, 0, -1]]
+            )
+        elif letter == "v" and limit:
+            grad = grad.clamp(-limit, limit)
+        elif letter in (rates := LABS["loop"]["rates"]):
+            w = w - torch.tensor(rates[letter]) * grad
+        elif letter == "u":
+            w = 0 * w
+        elif letter == "r":
+            rows.append([loss, norm])
+    made = torch.tensor(rows).double()
     changed = {
-        "exchanged": rows.flip(1),
-        "before": rows[[0, 0, 1, 2]],
-        "mean": rows.cumsum(0) / torch.arange(1, len(rows) + 1)[:, None],
-        "doubled": rows * torch.tensor([2.0, 1.0]),
+        "exchanged": made.flip(1),
+        "before": made[[0, 0, 1, 2]],
+        "mean": made.cumsum(0) / torch.arange(1, len(made) + 1)[:, None],
+        "doubled": made * torch.tensor([2.0, 1.0]),
     }
-    return changed.get(how, rows)[: given.get("steps", 8)]
+    return changed.get(how, made)[: spec.get("steps", 8)]

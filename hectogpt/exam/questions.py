@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import random
 import textwrap
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from functools import cache
-from itertools import combinations, zip_longest
+from itertools import combinations
 
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.exam.labs import (
@@ -28,28 +28,13 @@ from hectogpt.exam.labs import (
     scores,
     shown_inputs,
     targets,
-    tells_apart,
     unlike_cells,
     what,
 )
-from hectogpt.grade.mistakes import symptoms
 
-LEVELS = (1, 2, 3)
 KINDS: dict[str, int] = WORDS["kind"]  # kind -> number of choices
 LETTERS = "abcdef"
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A small table: titles of columns, and rows that begin with a label.
-
-    shade: the numbers are percent, and may be drawn as shades.
-    """
-
-    title: str
-    columns: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-    shade: bool = False
+Block = tuple[str, ...]  # a title and a table, as lines
 
 
 @dataclass(frozen=True)
@@ -57,14 +42,13 @@ class Choice:
     """A possible answer.
 
     name: of the mistake, or of the input.
-    words: what is read; with a table in `predict`, unless there are no numbers.
+    words: what is read; in `predict` a table, unless there are no numbers.
     reason: why it is right or wrong, with numbers that were computed.
     """
 
     name: str
-    words: str
+    words: Block
     reason: str
-    panel: Panel | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +57,6 @@ class Question:
 
     answer: the place of the right choice.
     mistakes: what it is about.
-    effect: what else the mistake does, in training say; "" if that is not known.
     page: where to read more.
     """
 
@@ -82,11 +65,10 @@ class Question:
     level: int
     about: str
     ask: str
-    shown: tuple[Panel, ...]
-    choices: tuple[Choice, ...]
+    shown: tuple[Block, ...]
+    choices: list[Choice]
     answer: int
     mistakes: tuple[str, ...]
-    effect: str
     page: str
 
 
@@ -99,9 +81,6 @@ class Draw:
     variant: int
     kind: str
     level: int
-
-    def outcome(self, name: str) -> Outcome:
-        return outcome(self.lab, name, shown_inputs(self.lab), self.variant)
 
 
 def draw(seed: str, kind: str, level: int, without: Collection[str] = ()) -> Question:
@@ -140,70 +119,55 @@ def companions(now: Draw, name: str) -> list[str] | None:
     for other in now.dice.sample(others, len(others)):
         near = wrong_rows(now.lab, now.variant, other) == wanted
         hidden = other in opaque and any(one in opaque for one in found)
-        if left[near] and not hidden and all(is_fair(now, other, one) for one in found):
+        fair = not hidden and all(
+            differ(now.lab, one, other, shown_inputs(now.lab), now.variant)
+            and what(now.lab, one) != what(now.lab, other)
+            for one in found
+        )
+        if left[near] and fair:
             left[near] -= 1
             found.append(other)
     return None if any(left.values()) else found[1:]
 
 
-def is_fair(now: Draw, one: str, two: str) -> bool:
-    """True if two mistakes may be choices of one question."""
-    unlike = differ(now.lab, one, two, shown_inputs(now.lab), now.variant)
-    return unlike and what(now.lab, one) != what(now.lab, two)
-
-
 def of_outcomes(now: Draw, name: str) -> Question | None:
     """Return a question of the kind `symptom` or `predict`; None if the mistake cannot be asked
     about."""
-    lab = LABS[now.lab]
+    lab = now.lab
     predicts = now.kind == "predict"
-    if not differ(now.lab, name, RIGHT, shown_inputs(now.lab), now.variant):
+    if not differ(lab, name, RIGHT, shown_inputs(lab), now.variant):
         return None
-    if (predicts and name in lab["opaque"]) or (others := companions(now, name)) is None:
+    if predicts and name in LABS[lab]["opaque"]:
+        return None
+    if (others := companions(now, name)) is None:
         return None
     offered = now.dice.sample([name, *others], KINDS[now.kind])
-    seen = now.outcome(name)
+    made = {n: outcome(lab, n, shown_inputs(lab), now.variant) for n in (*offered, RIGHT)}
     choices = []
     for one in offered:
-        made = now.outcome(one)
         if predicts:
-            panel = None if made.fault else panel_of(now.lab, "", made)
-            reason = f"That comes from another program: {what(now.lab, one)}"
+            reason = f"That comes from another program: {what(lab, one)}"
             reason = "Run, the mistake gives exactly this." if one == name else reason
-            choices.append(Choice(one, made.fault, reason, panel))
+            choices.append(Choice(one, block_of(lab, "", made[one]), reason))
         else:
-            reason = contrast(now.lab, made, seen, ("it gives", "the program gave"))
-            choices.append(Choice(one, what(now.lab, one), reason))
-    panels = [] if "places" in lab else [panel_of(now.lab, WORDS["right"], now.outcome(RIGHT))]
-    panels += [] if predicts else [panel_of(now.lab, WORDS["seen"], seen)]
-    return question(now, panels, choices, offered.index(name), (name,))
+            reason = contrast(lab, made[one], made[name], "it", "the program")
+            choices.append(Choice(one, (what(lab, one),), reason))
+    tables = [] if "places" in LABS[lab] else [block_of(lab, WORDS["right"], made[RIGHT])]
+    tables += [] if predicts else [block_of(lab, WORDS["seen"], made[name])]
+    return question(now, tables, choices, offered.index(name), (name,))
 
 
-def contrast(
-    lab: str, one: Outcome, two: Outcome, who: tuple[str, str], alone: bool = False
-) -> str:
-    """Say where two outcomes differ most, or that they do not differ.
-
-    alone: they are those of a single input, not of all that are shown.
-    """
+def contrast(lab: str, one: Outcome, two: Outcome, first: str, second: str) -> str:
+    """Say where two outcomes differ first, or that they do not differ."""
     if one.fault != two.fault:
-        pairs = zip(who, (one, two), strict=True)
-        return "; ".join(f"{name}: {made.fault}" for name, made in pairs if made.fault)
+        faults = (made.fault or "the right shape" for made in (one, two))
+        return f"{first}: {next(faults)}; {second}: {next(faults)}"
     cells = [] if one.fault else list(unlike_cells(lab, one, two))
     if not cells:
         return "Run, it gives exactly what the program gave."
-
-    def gap(at: tuple[int, int]) -> float:
-        a, b = (made.rows[at[0]][at[1]] for made in (one, two))
-        return abs(a - b) if abs(a - b) < 1e30 else 1e30
-
-    row, column = max(cells, key=gap)
-    spec = LABS[lab]
-    rows = spec.get("alone", spec["rows"]) if alone else spec["rows"]
-    columns = "" if len(spec["columns"]) == 1 else spec["columns"]
-    place = ", ".join(filter(None, (label(rows, row), label(columns, column))))
+    row, column = cells[0]
     a, b = (shown(lab, made.rows[row][column]) for made in (one, two))
-    return f"{place}{': ' if place else ''}{who[0]} {a}, {who[1]} {b}"
+    return f"in row {row + 1}, column {column + 1}, {first} gives {a}, and {second} {b}"
 
 
 # --- experiment
@@ -212,14 +176,14 @@ def contrast(
 def sorted_inputs(lab: str, one: str, two: str, variant: int) -> tuple[list[str], ...]:
     """Return the inputs that tell two programs apart, those on which both are wrong alike, and
     those on which both are right, where nobody expects to tell them apart."""
-
-    def those(first: str, second: str, is_so: bool) -> list[str]:
-        inputs = LABS[lab]["inputs"]
-        return [x for x in inputs if tells_apart(lab, first, second, x, variant) is is_so]
-
-    same = set(those(one, two, False))
-    wrong, right = ([x for x in those(one, RIGHT, so) if x in same] for so in (True, False))
-    return those(one, two, True), wrong, right
+    found: tuple[list[str], ...] = [], [], []
+    for given in LABS[lab]["inputs"]:
+        apart, *wrong = (
+            differ(lab, *pair, (given,), variant)
+            for pair in ((one, two), (one, RIGHT), (two, RIGHT))
+        )
+        found[0 if apart else 1 if any(wrong) else 2].append(given)
+    return found
 
 
 @cache
@@ -233,7 +197,7 @@ def experiments(lab: str, level: int, variant: int) -> list[tuple[str, str]]:
     visible = [
         name
         for name in mistakes_of(lab)
-        if any(tells_apart(lab, name, RIGHT, given, variant) for given in inputs)
+        if any(differ(lab, name, RIGHT, (given,), variant) for given in inputs)
     ]
     found = []
     for one, two in combinations([*visible, RIGHT], 2):
@@ -256,8 +220,8 @@ def experiment(now: Draw, one: str, two: str) -> Question:
         a, b = (outcome(now.lab, name, (given,), now.variant) for name in (one, two))
         reason = "Run on it, both programs give the same."
         if given == answer:
-            reason = contrast(now.lab, a, b, ("program 1 gives", "program 2 gives"), True)
-        choices.append(Choice(given, LABS[now.lab]["inputs"][given]["words"], reason))
+            reason = contrast(now.lab, a, b, "program 1", "program 2")
+        choices.append(Choice(given, (LABS[now.lab]["inputs"][given]["words"],), reason))
     return question(now, [], choices, offered.index(answer), (one, two))
 
 
@@ -266,82 +230,72 @@ def experiment(now: Draw, one: str, two: str) -> Question:
 
 def question(
     now: Draw,
-    panels: Sequence[Panel],
-    choices: Sequence[Choice],
+    tables: list[Block],
+    choices: list[Choice],
     answer: int,
     mistakes: tuple[str, ...],
 ) -> Question:
     spec = LABS[now.lab]
     tried = now.kind == "experiment"
     given = []
-    if "given" in spec and not (tried and "hidden" in spec):
-        table = scores(now.variant) if "hidden" in spec else numbers(spec, now.variant)
-        rows = table.reshape(-1, table.shape[-1]).tolist()
-        cells = tuple(("", *(f"{x:.3g}" for x in row)) for row in rows)
-        given = [Panel(spec["given"], (), cells)]
+    if "given" in spec:
+        numbers_of = scores(now.variant) if now.lab == "map" else numbers(spec, now.variant)
+        rows = numbers_of.reshape(-1, numbers_of.shape[-1]).tolist()
+        given = [aligned(spec["given"], [[f"{x:.3g}" for x in row] for row in rows])]
     facts = {f"t{n}": tuple(map(int, t.tolist())) for n, t in enumerate(targets(now.variant))}
-    rule = spec.get("rules", [""])[now.variant % len(spec.get("rules", [""]))]
+    rule = spec.get("rules", "  ")[now.variant % 2]
     about = (spec["about"] + ("" if tried else spec.get("run", ""))).format(rule=rule, **facts)
     ask = WORDS["ask"][now.kind].format(*(what(now.lab, one) for one in mistakes))
-    title = BY_NAME.get(spec["part"], BY_NAME["train"])
-    part, _, name = mistakes[0].rpartition(": ")
-    effect = "" if tried else symptoms()[part or title.name].get(name, "")
-    page = f"docs/traps.md, {title.title}"
+    title = BY_NAME.get(spec["part"], BY_NAME["train"]).title
+    page = f"docs/traps.md, {title}"
+    shown_tables = (*given, *tables)
     return Question(
-        *(now.kind, now.lab, now.level, about, ask, (*given, *panels)),
-        *(tuple(choices), answer, mistakes, effect, page),
+        now.kind, now.lab, now.level, about, ask, shown_tables, choices, answer, mistakes, page
     )
-
-
-def label(words: str | list[str], number: int) -> str:
-    """Return the name of a row or column, from a list or a pattern."""
-    return words.format(number) if isinstance(words, str) else words[number]
 
 
 def shown(lab: str, x: float) -> str:
     return f"{x:.{LABS[lab]['digits']}f}".replace("nan", "NaN")
 
 
-def panel_of(lab: str, title: str, made: Outcome) -> Panel:
-    """Return an outcome as a table, or its fault in the title of an empty one."""
+def block_of(lab: str, title: str, made: Outcome) -> Block:
+    """Return an outcome as a table, or its fault."""
     if made.fault:
-        return Panel(f"{title}: {made.fault}")
+        return (f"{title} {made.fault}".strip(),)
     spec = LABS[lab]
-    columns = (label(spec["columns"], c) for c in range(len(made.rows[0])))
-    rows = (
-        (label(spec["rows"], r), *(shown(lab, x) for x in row)) for r, row in enumerate(made.rows)
-    )
-    return Panel(title, ("", *columns), tuple(rows), "shade" in spec)
+    rows = zip(spec["rows"], made.rows, strict=True)
+    table = [[name, *(shown(lab, x) for x in row)] for name, row in rows]
+    return aligned(title, [["", *spec["columns"]], *table])
 
 
-def table_lines(panel: Panel) -> list[str]:
-    """Return a table as lines of text."""
-    rows = [row for row in (panel.columns, *panel.rows) if row]
+def aligned(title: str, rows: list[list[str]]) -> Block:
+    """Return a title and a table as lines of text."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.rjust(w) if c else cell.ljust(w) for c, (cell, w) in enumerate(pairs))
-        for pairs in (zip(row, widths, strict=True) for row in rows)
-    ]
+    return (
+        *textwrap.wrap(title, 40),
+        *(
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+            for row in rows
+        ),
+    )
 
 
-def side_by_side(panels: Sequence[Panel], width: int) -> list[str]:
+def side_by_side(blocks: Iterable[Block], width: int) -> list[str]:
     """Return tables as lines of text, next to each other where they fit."""
     groups: list[list[list[str]]] = []
-    room = 0
-    for panel in panels:
-        block = [*textwrap.wrap(panel.title, min(width, 40)), *table_lines(panel)]
+    room = width
+    for block in blocks:
         needed = max(map(len, block)) + 4
-        if not groups or room + needed > width + 4:
+        if room + needed > width + 4:
             groups.append([])
             room = 0
         groups[-1].append([line.ljust(needed) for line in block])
         room += needed
     lines: list[str] = []
     for group in groups:
-        blank = [" " * len(block[0]) for block in group]
-        for parts in zip_longest(*group):
-            cells = (part or space for part, space in zip(parts, blank, strict=True))
-            lines.append("".join(cells).rstrip())
+        height = max(map(len, group))
+        filled = [block + [" " * len(block[0])] * (height - len(block)) for block in group]
+        lines += ["".join(parts).rstrip() for parts in zip(*filled, strict=True)]
         lines.append("")
     return lines
 
@@ -352,9 +306,9 @@ def text_of(question: Question, width: int = 100) -> list[str]:
     lines += [*textwrap.wrap(question.ask, width), ""]
     tables = []
     for letter, choice in zip(LETTERS, question.choices, strict=False):
-        first = f"{letter}) {choice.words}"
         if question.kind == "predict":
-            tables.append(replace(choice.panel or Panel(""), title=first))
+            tables.append((f"{letter})", *choice.words))
         else:
-            lines += textwrap.wrap(first, width, subsequent_indent="   ")
+            words = f"{letter}) {choice.words[0]}"
+            lines += textwrap.wrap(words, width, subsequent_indent="   ")
     return lines + side_by_side(tables, width)

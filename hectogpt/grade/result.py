@@ -8,6 +8,7 @@ import io
 import re
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -330,19 +331,9 @@ def overview(found: list[Result]) -> str:
 def as_csv(found: list[Result]) -> str:
     """Return a line for each submission: points and mistake of each part, or the reason why it was
     not graded. No cell starts a formula in a spreadsheet."""
-    out = io.StringIO()
     parts = laws.GRADED
-    columns = [
-        "name",
-        "points",
-        "max_points",
-        *parts,
-        *(f"{part} mistake" for part in parts),
-        "notes",
-        "not graded",
-    ]
-    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
-    writer.writeheader()
+    columns = ["name", "points", "max_points", *parts, *(f"{part} mistake" for part in parts)]
+    rows = []
     most = max((result.max_points for result in found), default=0)
     for result in sorted(found, key=lambda r: r.name):
         row = {
@@ -355,7 +346,16 @@ def as_csv(found: list[Result]) -> str:
         )
         for part in result.parts:
             row |= {part.part: str(part.points), f"{part.part} mistake": part.mistake()}
-        writer.writerow({name: cell(value) for name, value in row.items()})
+        rows.append(dict.fromkeys((*columns, "notes", "not graded"), "") | row)
+    return csv_of(rows)
+
+
+def csv_of(rows: list[dict[str, str]]) -> str:
+    """Return rows with equal columns as CSV. No cell starts a formula in a spreadsheet."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     return out.getvalue()
 
 
@@ -428,10 +428,9 @@ def submission_page(result: Result, level: int) -> dict[str, Any]:
         }
     rows = [row for part in result.parts for row in part_rows(part, level)]
     beyond = [f"{part.title}: {note}" for part in result.parts for note in notes(part)]
-    table = {"table": {"head": ["part", "outcome", "points", "what was seen"], "rows": rows}}
     blocks: list[dict[str, Any]] = [
         {"text": f"{result.points} of {result.max_points} points"},
-        table,
+        table(rows, "part", "outcome", "points", "what was seen"),
     ]
     if beyond:
         blocks += [
@@ -440,6 +439,10 @@ def submission_page(result: Result, level: int) -> dict[str, Any]:
             {"list": beyond},
         ]
     return {"title": one_line(result.name), "blocks": blocks}
+
+
+def table(rows: Sequence[Any], *head: str) -> dict[str, Any]:
+    return {"table": {"head": head, "rows": rows}}
 
 
 def part_rows(part: PartResult, level: int) -> list[list[Any]]:
@@ -471,21 +474,11 @@ def class_page(found: list[Result]) -> dict[str, Any]:
         "blocks": [
             {"text": f"{average(found)}."},
             {"heading": "Mistakes"},
-            {
-                "table": {
-                    "head": ["part", "mistake or outcome", "submissions", ""],
-                    "rows": mistakes,
-                }
-            },
+            table(mistakes, "part", "mistake or outcome", "submissions", ""),
             {"heading": "Parts"},
-            {
-                "table": {
-                    "head": ["part", "passed", "wrong", "not started or blocked"],
-                    "rows": by_part,
-                }
-            },
+            table(by_part, "part", "passed", "wrong", "not started or blocked"),
             {"heading": "Submissions"},
-            {"table": {"head": ["name", "points", "notes", "wrong"], "rows": rows}},
+            table(rows, "name", "points", "notes", "wrong"),
         ],
     }
 

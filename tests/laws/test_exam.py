@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from hectogpt.cli.drill import wrong_source
 from hectogpt.exam import questions
 from hectogpt.exam.labs import (
     LABS,
@@ -21,8 +20,11 @@ from hectogpt.exam.labs import (
     shown_inputs,
     unlike_cells,
 )
-from hectogpt.exam.questions import KINDS, LEVELS, Draw, Question, draw, panel_of, text_of, wrong_rows
+from hectogpt.exam.questions import KINDS, Draw, Question, block_of, draw, text_of, wrong_rows
+from hectogpt.exam.sheets import checksum, make_sheets
 from hectogpt.grade.mistakes import GRADIENTS, MISTAKES, words_of
+
+LEVELS = (1, 2, 3)
 
 
 def is_seen(lab: str, one: Outcome, two: Outcome) -> bool:
@@ -34,7 +36,7 @@ def check(question: Question, variant: int) -> None:
     lab = question.lab
     run = outcome.__wrapped__
     names = [choice.name for choice in question.choices]
-    assert len({(choice.words, choice.panel) for choice in question.choices}) == len(names) == KINDS[question.kind]
+    assert len({choice.words for choice in question.choices}) == len(names) == KINDS[question.kind]
     if question.kind == "experiment":
         one, two = ([run(lab, name, (given,), variant) for given in names] for name in question.mistakes)
         right = [run(lab, RIGHT, (given,), variant) for given in names]
@@ -47,8 +49,8 @@ def check(question: Question, variant: int) -> None:
     assert all(is_seen(lab, a, b) for n, a in enumerate(made) for b in made[:n]), question
     assert names[question.answer] == question.mistakes[0]
     if question.kind == "symptom":
-        panels = [panel_of(lab, WORDS["seen"], one) for one in made]
-        assert [n for n, panel in enumerate(panels) if panel == question.shown[-1]] == [question.answer], question
+        blocks = [block_of(lab, WORDS["seen"], one) for one in made]
+        assert [n for n, block in enumerate(blocks) if block == question.shown[-1]] == [question.answer], question
     hasty = [wrong_rows(lab, variant, name) for name in names]
     assert hasty.count(hasty[question.answer]) == question.level
 
@@ -115,5 +117,30 @@ def test_an_edit_of_a_wrong_program_is_made_once() -> None:
     source = (folder_of("reference") / "model_solution.py").read_text(encoding="utf-8")
     for program in WORDS["program"]:
         assert source.count(program["old"]) == 1, program
-        assert wrong_source(source, program) != source
+        assert program["new"] not in source or not program["new"]
         assert program["name"] in words_of(program["part"])
+
+
+# --- the exam ---------------------------------------------------------------------------------------------------------
+
+
+def test_sheets_differ_are_equally_hard_and_a_guesser_gets_what_chance_gives() -> None:
+    """Difficulty is how many choices a hasty reader is left with: the same, question by question, on all sheets."""
+    made = make_sheets([f"student {n}" for n in range(60)], "secret", WORDS["exam"][:5])
+    assert len({str([text_of(one) for one in sheet.questions]) for sheet in made}) == len(made)
+    assert len({tuple((one.kind, one.level) for one in sheet.questions) for sheet in made}) == 1
+    assert all(len({one.lab for one in sheet.questions}) == 5 for sheet in made)
+    chance = sum(1 / KINDS[kind] for kind, _ in WORDS["exam"][:5])
+    guess = random.Random(1)
+    points = [
+        guess.randrange(len(one.choices)) == one.answer for _ in range(200) for sheet in made for one in sheet.questions
+    ]
+    assert abs(sum(points) / 200 / 60 - chance) < 0.03
+    assert abs(sum(sheet.key.count("a") for sheet in made) / 60 - chance) < 0.4  # nor does one letter help
+
+
+def test_the_checksum_finds_a_changed_letter_and_two_that_change_places() -> None:
+    code = "ABCD-001-BDACA"
+    changed = {code[:n] + letter + code[n + 1 :] for n in range(len(code)) for letter in "ABCDEF01"} - {code}
+    swapped = {code[:n] + code[n + 1] + code[n] + code[n + 2 :] for n in range(len(code) - 1)} - {code}
+    assert checksum(code) not in map(checksum, changed | swapped)

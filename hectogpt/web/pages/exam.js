@@ -1,0 +1,43 @@
+/** The sheets of an exam, without names and answers: one is chosen by its code, and answered with letters. */
+
+import { byId, make, pageData, say } from "../kit/kit.js";
+
+/** @type {{sheets: Record<string, {lines: string[], count: number}[]>}} */
+const { sheets } = pageData();
+const LETTERS = "ABCDEF";
+
+/** As `checksum` of hectogpt/exam/sheets.py. @param {string} text */
+function checksum(text) {
+  const sum = [...text].reduce((total, letter, n) => total + (n + 1) * letter.charCodeAt(0), 0);
+  return String(sum % 997).padStart(3, "0");
+}
+
+/** @param {string} sheet @param {string[]} answers */
+function show(sheet, answers) {
+  const text = `${sheet}-${answers.join("")}`;
+  byId("code").textContent = `${text}-${checksum(text)}`;
+  const left = answers.filter((letter) => letter === ".").length;
+  say("said", left ? `Sheet ${sheet}: ${left} of ${answers.length} questions without an answer` : `Sheet ${sheet}: all questions have an answer`);
+}
+
+byId("choose").addEventListener("submit", (/** @type {Event} */ event) => {
+  event.preventDefault();
+  const sheet = byId("sheet").value.trim().toUpperCase();
+  const questions = Object.hasOwn(sheets, sheet) ? sheets[sheet] : null;
+  byId("end").hidden = !questions;
+  if (!questions) {
+    byId("questions").replaceChildren();
+    return say("said", `There is no sheet ${sheet} in this exam: look at the code on your paper.`, true);
+  }
+  const answers = questions.map(() => ".");
+  const panels = questions.map(({ lines, count }, n) => {
+    const letters = [...LETTERS.slice(0, count)].map((letter) => {
+      const choose = () => show(sheet, answers.with(n, (answers[n] = letter)));
+      return make("label", { class: "flat" }, make("input", { type: "radio", name: `q${n}`, onchange: choose }), letter.toLowerCase());
+    });
+    const row = make("fieldset", { class: "row" }, make("legend", {}, `Answer to question ${n + 1}`), ...letters);
+    return make("section", { class: "panel" }, make("h2", {}, `Question ${n + 1}`), make("pre", { class: "scroll", style: "white-space: pre", tabindex: 0 }, lines.join("\n")), row);
+  });
+  byId("questions").replaceChildren(...panels);
+  show(sheet, answers);
+});
