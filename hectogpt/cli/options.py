@@ -353,7 +353,7 @@ class JudgeOptions:
 class IdeaOptions:
     """Write an example of an idea: a function that takes a run and returns a changed one.
 
-    It works as it is. docs/literature.py has a function for every part of a run.
+    It works as it is. docs/literature/ has ideas for every part of a run.
 
     Examples
       hectogpt idea

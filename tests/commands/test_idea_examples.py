@@ -1,5 +1,5 @@
-"""Ideas end to end: the example, a part of a user's own, a strange run folder. laws/test_ideas.py has each function of
-docs/literature.py."""
+"""Ideas end to end: the example, a part of a user's own, a strange run folder. laws/test_ideas.py has each idea of
+docs/literature/."""
 
 from __future__ import annotations
 

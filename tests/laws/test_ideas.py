@@ -31,6 +31,7 @@ from hectogpt.model.weights import load_model, save_model
 from hectogpt.serialization import dump, idea_module
 from hectogpt.training.run import Run, files_of, load_run
 from hectogpt.training.session import Session
+from tools.research import atlas
 
 HEAD = """\
 from dataclasses import dataclass
@@ -178,10 +179,12 @@ def test_two_classes_of_one_name_in_one_run_are_refused(write: Write) -> None:
 
 # --- ideas from the literature ----------------------------------------------------------------------------------------
 
-LITERATURE = ROOT / "docs" / "literature.py"
-NAMES = [name for name in ideas.functions_of(read_idea(LITERATURE)) if name != "distilled"]
-ONE_OF_EACH_SEAM = {"smoothed", "swiglu", "u_net", "forgetting", "window", "masked", "averaged", "sam", "by_kind"}
-ONE_OF_EACH_SEAM |= {"orthogonal", "rare_twice", "small_first"}
+LITERATURE = ROOT / "docs" / "literature"
+NAMES = {name: path for path in sorted(LITERATURE.glob("*/*.py")) for name in ideas.functions_of(read_idea(path))}
+ONE_OF_EACH_SEAM = {"label_smoothing", "swiglu", "u_net", "forgetting", "window", "masked", "averaged", "sam"}
+ONE_OF_EACH_SEAM |= {"by_kind", "orthogonal", "rare_twice", "small_first", "value_residual"}
+# Three steps are all warm-up, the rows are shorter than the window, an average changes the model at the end alone.
+AS_WITHOUT = {"linear", "short_decay", "to_a_tenth", "window", "averaged", "lookahead", "no_clipping"}
 SMALL_RUN = shrunk(recipes.recipe("minute"), layers=3)
 
 
@@ -191,12 +194,17 @@ def losses_without(corpus: Corpus) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in ONE_OF_EACH_SEAM else pytest.param(n, marks=pytest.mark.thorough) for n in NAMES]
+    "name",
+    [
+        name if name in ONE_OF_EACH_SEAM else pytest.param(name, marks=pytest.mark.thorough)
+        for name in NAMES
+        if name != "distilled"
+    ],
 )
 def test_an_idea_of_the_literature_trains_resumes_is_saved_decodes_and_is_explored(
     corpus: Corpus, losses_without: list[float], tmp_path: Path, name: str
 ) -> None:
-    run = find_run(f"{LITERATURE}:{name}", SMALL_RUN)
+    run = find_run(f"{NAMES[name]}:{name}", SMALL_RUN)
     assert len(sections_changed(SMALL_RUN, run) - {"ideas"}) == 1, "one seam"
     session = Session.open(run, corpus)
     steps = session.steps()
@@ -206,8 +214,7 @@ def test_an_idea_of_the_literature_trains_resumes_is_saved_decodes_and_is_explor
     again = Session.open(run, corpus, at)
     assert [(step.loss, dict(again.metrics)) for step in again.steps()] == rest
     assert len({first.loss, *(loss for loss, _ in rest)}) == 3
-    # An average changes the model at the end alone, the window is longer than these rows.
-    assert name in ("averaged", "window") or [first.loss, *(loss for loss, _ in rest)] != losses_without
+    assert name in AS_WITHOUT or [first.loss, *(loss for loss, _ in rest)] != losses_without
     assert [set(numbers) for _, numbers in rest] == [{"own/distance"} if name == "averaged" else set()] * 2
     model = peaked(session.model.eval(), scale=0.2)
 
@@ -228,12 +235,21 @@ def test_an_idea_of_the_literature_trains_resumes_is_saved_decodes_and_is_explor
     assert torch.allclose(model(changed[None])[0, :9], logits[0, :9], atol=1e-5), "the future changes nothing before it"
 
 
+def test_an_idea_of_the_literature_says_its_source_its_claim_and_what_is_expected() -> None:
+    told = atlas.ideas()
+    assert {idea.name for idea in told} == set(NAMES) - {"distilled", "mixture"}
+    for idea in told:
+        assert all((idea.what, idea.source)), idea.name
+        assert idea.claim.startswith(("better", "worse", "tie", "none")), idea.name
+        assert idea.expected.startswith(("better", "worse", "tie")), idea.name
+
+
 @pytest.mark.usefixtures("write")
 def test_a_student_learns_from_its_teacher(corpus: Corpus, tmp_path: Path) -> None:
     (tmp_path / "runs" / "teacher").mkdir(parents=True)
     teacher = train(SMALL_RUN, corpus)
     save_model(teacher.model, tmp_path / "runs" / "teacher")
-    assert train(find_run(f"{LITERATURE}:distilled", SMALL_RUN), corpus).losses[0] == teacher.losses[0]
+    assert train(find_run(f"{NAMES['distilled']}:distilled", SMALL_RUN), corpus).losses[0] == teacher.losses[0]
 
 
 @pytest.mark.parametrize(

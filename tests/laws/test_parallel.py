@@ -27,9 +27,17 @@ from hectogpt.training.session import Session
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
+LITERATURE = ROOT / "docs" / "literature"
+
+
+def idea(name: str) -> str:
+    """FILE.py:FUNCTION of an idea of the literature."""
+    return f"{next(LITERATURE.glob(f'*/{name}.py'))}:{name}"
+
+
 def small(name: str, steps: int) -> Run:
     """A recipe with all its parts, and tokens masked at random, at a small size: chance has to be the same as well."""
-    run = shrunk(find_run(f"{LITERATURE}:masked@{name}"), steps, rows=8)
+    run = shrunk(find_run(f"{idea('masked')}@{name}"), steps, rows=8)
     inputs = tuple(replace(p, rows=200) if isinstance(p, NgramHash) else p for p in run.model.inputs)
     return replace(run, model=replace(run.model, inputs=inputs), data=replace(run.data, leaves=4))
 
@@ -80,14 +88,13 @@ def test_one_two_and_four_processes_give_the_same_bits(name: str, steps: int, co
         assert answers == [alone] * len(answers), f"{how} processes"
 
 
-LITERATURE = ROOT / "docs" / "literature.py"
 DEFAULT = ("small_first", "sam")
-SEAMS = [*DEFAULT, *["averaged", "short_first", "ahead", "orthogonal", "parallel", "swiglu", "grouped"]]
+SEAMS = [*DEFAULT, *["averaged", "short_first", "multi_token", "orthogonal", "parallel", "swiglu", "multi_query"]]
 
 
 @pytest.mark.parametrize("name", [n if n in DEFAULT else pytest.param(n, marks=pytest.mark.thorough) for n in SEAMS])
 def test_a_users_own_seams_give_the_same_bits_in_two_processes(name: str, corpus: Corpus, tmp_path: Path) -> None:
-    run = small(f"{LITERATURE}:{name}", 4)
+    run = small(idea(name), 4)
     (alone,) = shared(0, run, corpus, tmp_path / "0")
     assert len({loss for loss, _ in alone["numbers"]}) == 4
     assert shared(2, run, corpus, tmp_path / "2") == [alone] * 2

@@ -5,7 +5,7 @@ another name. Each is judged as `hectogpt judge` would: seed by seed, until it i
 verdicts share a training.
 claims: every rung of the ladder against the one below, and the published stacks against AdamW, decided from the seeds
 in results/ladder.jsonl that both have, in the order of the seeds.
-honest: unusual ideas (honest.py here, docs/literature.py) on a tiny base, one seed each: none may be dishonest.
+honest: unusual ideas (honest.py here, docs/literature/) on a tiny base, one seed each: none may be dishonest.
 
 Writes results/judge_proof.json, and resumes from there. `--tiny` does a little of nulls and honest, and writes nothing.
 """
@@ -42,7 +42,7 @@ from tools.report.leaderboard import build_leaderboards
 
 OUT = ROOT / "results" / "judge_proof.json"
 HONEST = ROOT / "tools" / "research" / "honest.py"
-LITERATURE = ROOT / "docs" / "literature.py"
+LITERATURE = sorted((ROOT / "docs" / "literature").glob("*/*.py"))
 NULLS = 200
 KINDS = ("another seed", "first weights shuffled", "another name")
 TOKENS = 1025  # of the test text, for each tiny run
@@ -128,7 +128,7 @@ def claims() -> list[dict[str, Any]]:
 def honest(done: list[dict[str, Any]], most: int | None = None) -> None:
     """Judge what is left of the honest ideas; `done` grows by one at a time and is kept, if all are judged."""
     corpus, base = open_corpus("sotu"), f"{HONEST}:tiny"
-    names = [f"{path}:{name}" for path in (HONEST, LITERATURE) for name in functions_of(read_idea(path))]
+    names = [f"{path}:{name}" for path in (HONEST, *LITERATURE) for name in functions_of(read_idea(path))]
     chosen = [name for name in names if name != base and not name.endswith(":with_part")][:most]
     with tempfile.TemporaryDirectory() as folder:
         for name in chosen[len(done) :]:
