@@ -184,7 +184,7 @@ NAMES = {name: path for path in sorted(LITERATURE.glob("*/*.py")) for name in id
 ONE_OF_EACH_SEAM = {"label_smoothing", "swiglu", "u_net", "forgetting", "window", "masked", "averaged", "sam"}
 ONE_OF_EACH_SEAM |= {"by_kind", "orthogonal", "rare_twice", "small_first", "value_residual"}
 # Three steps are all warm-up, the rows are shorter than the window, an average changes the model at the end alone.
-AS_WITHOUT = {"linear", "short_decay", "to_a_tenth", "window", "averaged", "lookahead", "no_clipping"}
+AS_WITHOUT = {"linear", "cosine", "short_decay", "to_a_tenth", "window", "averaged", "lookahead", "no_clipping"}
 SMALL_RUN = shrunk(recipes.recipe("minute"), layers=3)
 
 

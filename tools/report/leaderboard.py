@@ -162,10 +162,14 @@ def count_pairs(n: int) -> str:
 def compare_entries(new: Entry, old: Entry) -> tuple[Paired | None, str]:
     """The gain of `new` over `old` on the seeds that both have (None if there are none), and its held-out text.
 
-    The text is test if both entries are ranked by it, else dev.
+    The text is test if both entries are ranked by it, else dev. A seed that the two ran with different numbers of threads
+    is no pair: that alone moves a loss by as much as some rungs gain.
     """
     split = "test" if new.split == old.split == "test" else "dev"
-    return compare_pairs(new.losses(split), old.losses(split)), split
+    threads = {record.seed: record.run["threads"] for record in old.records}
+    equal = [r.seed for r in new.records if threads.get(r.seed) == r.run["threads"]]
+    before, after = ({seed: loss for seed, loss in e.losses(split).items() if seed in equal} for e in (old, new))
+    return compare_pairs(after, before), split
 
 
 def compare_curves(new: Entry, old: Entry) -> np.ndarray:
