@@ -12,17 +12,19 @@ QUESTIONS = {
     "start": "seconds until a command answers and until its first training step",
     "roofline": "the peaks of this machine, and how near to them a training step comes",
     "step": "one training step: ours, the textbook, Hugging Face, x-transformers, PyTorch's layers",
+    "peers": "one training step: ours, PyTorch compiled, Hugging Face, litgpt, JAX, MLX, Keras, tinygrad, two dtypes",
     "head": "the vocabulary head: ours, F.cross_entropy, F.linear_cross_entropy",
     "decode": "tokens per second: ours, Hugging Face's generate, CTranslate2, llama.cpp, the textbook's way",
     "recipes": "seconds of a hundred steps of every recipe, for `python -m tools.report`, eight minutes; by name only",
 }
-BY_NAME_ONLY = ("recipes",)  # it trains, for minutes
+BY_NAME_ONLY = ("peers", "recipes")  # one has packages of its own, the other trains for minutes
 COMPUTES = ("hectogpt/model", "hectogpt/kernels", "hectogpt/training")
 # What the figures of a question depend on, beside its own file: figures from before the last change are marked.
 DEPENDS = {
     "start": ("hectogpt",),
     "roofline": COMPUTES,
     "step": COMPUTES,
+    "peers": COMPUTES,
     "head": ("hectogpt/model", "hectogpt/kernels"),
     "decode": ("hectogpt/model", "hectogpt/kernels", "hectogpt/generation"),
 }

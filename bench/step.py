@@ -31,6 +31,7 @@ from hectogpt.training.session import Session
 
 PACKAGES = ("transformers", "x-transformers")
 Loss = Callable[[Tensor], Tensor]
+Builder = Callable[[ModelConfig], tuple[nn.Module, Loss]]
 
 
 class Setting(NamedTuple):
@@ -169,7 +170,7 @@ def pytorch(config: ModelConfig) -> tuple[nn.Module, Loss]:
     return model, model
 
 
-CONTENDERS: dict[str, Callable[[ModelConfig], tuple[nn.Module, Loss]]] = {
+CONTENDERS: dict[str, Builder] = {
     "ours": ours,
     "ours bf16": ours_bf16,
     "ours fp32": lambda config: ours_in(config, torch.float32),
@@ -183,9 +184,9 @@ CONTENDERS: dict[str, Callable[[ModelConfig], tuple[nn.Module, Loss]]] = {
 class Trainer:
     """A contender with its optimizer: the textbook's AdamW for everyone but us, who use our own."""
 
-    def __init__(self, contender: str, config: ModelConfig) -> None:
+    def __init__(self, build: Builder, config: ModelConfig) -> None:
         torch.manual_seed(0)
-        self.model, self.loss = CONTENDERS[contender](config)
+        self.model, self.loss = build(config)
         if isinstance(self.model, Transformer):
             optimizer = AdamW(lr=1e-5).build(self.model)
             self.update: Work = lambda: optimizer.step(0, 1.0)
@@ -194,7 +195,11 @@ class Trainer:
 
     def step(self, ids: Tensor) -> None:
         """One step."""
-        self.loss(ids).backward()
+        self.step_from(self.loss(ids))
+
+    def step_from(self, loss: Tensor) -> None:
+        """The part of a step that follows its loss."""
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.update()
         for p in self.model.parameters():
@@ -208,12 +213,12 @@ def prepare(setting: str, contender: str, folder: str) -> dict[str, Lap]:
         return prepare_top(contender)
     chosen, tiny = SETTINGS[setting], SETTINGS["tiny"]
     ids = chosen.batch()
-    Trainer(contender, tiny.config).step(tiny.batch())
+    Trainer(CONTENDERS[contender], tiny.config).step(tiny.batch())
     trainer: list[Trainer] = []  # built in the first lap
 
     def steps(ids: Tensor, count: int) -> None:
         if not trainer:
-            trainer.append(Trainer(contender, chosen.config))
+            trainer.append(Trainer(CONTENDERS[contender], chosen.config))
         for _ in range(count):
             trainer[0].step(ids)
 
