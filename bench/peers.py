@@ -1,8 +1,7 @@
 """One training step against what people would pick on a CPU, each library in float32 and in bf16: best against best.
 
-Beside the group `bench` it wants jax, optax, keras, tinygrad (which needs clang), mlx[cpu] and litgpt, whose release of
-2026-11 does not go with that of transformers: for it, run the question again in another environment. A library that is
-missing loses its row.
+Beside the group `bench` it wants jax, optax, keras, tinygrad (which needs clang), mlx[cpu] and litgpt. (pip warns that
+litgpt and transformers want different releases of huggingface-hub; both work.) A library that is missing loses its row.
 
 "first" is the first step of a contender, in which it is built and compiled; "step" is one of the later ones.
 """
