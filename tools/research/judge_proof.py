@@ -129,9 +129,10 @@ def honest(done: list[dict[str, Any]], most: int | None = None) -> None:
     """Judge what is left of the honest ideas; `done` grows by one at a time and is kept, if all are judged."""
     corpus, base = open_corpus("sotu"), f"{HONEST}:tiny"
     names = [f"{path}:{name}" for path in (HONEST, *LITERATURE) for name in functions_of(read_idea(path))]
-    chosen = [name for name in names if name != base and not name.endswith(":with_part")][:most]
+    known = {"tiny", "with_part", *(one["idea"].rpartition(":")[2] for one in done)}
+    chosen = [name for name in names if name.rpartition(":")[2] not in known][:most]
     with tempfile.TemporaryDirectory() as folder:
-        for name in chosen[len(done) :]:
+        for name in chosen:
             found = judge(find_entrant(name, base), [corpus], Path(folder), most_seeds=1, threads=1)
             done.append({"idea": Path(name).name, "word": found.word, "reasons": list(found.reasons)})
             print(done[-1], flush=True)
