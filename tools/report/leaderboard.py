@@ -162,8 +162,8 @@ def count_pairs(n: int) -> str:
 def compare_entries(new: Entry, old: Entry) -> tuple[Paired | None, str]:
     """The gain of `new` over `old` on the seeds that both have (None if there are none), and its held-out text.
 
-    The text is test if both entries are ranked by it, else dev. A seed that the two ran with different numbers of threads
-    is no pair: that alone moves a loss by as much as some rungs gain.
+    The text is test if both entries are ranked by it, else dev. A seed that the two ran with different numbers of
+    threads is no pair: that alone moves a loss by as much as some rungs gain.
     """
     split = "test" if new.split == old.split == "test" else "dev"
     threads = {record.seed: record.run["threads"] for record in old.records}
