@@ -184,7 +184,10 @@ def mark(folder: Path, answers: Path) -> None:
     mean = sum(int(row["points"]) for row in marks) / len(marks)
     print(f"{len(marks)} sheets, {mean:.2f} points on average: {printable(str(folder))}/marks.csv")
     wrong = Counter(
-        one.partition(" ")[2] for row in marks for one in row["confused"].split("; ") if one
+        one.partition(" ")[2]
+        for row in marks
+        for one in row["confused"].split("; ")
+        if one and "no answer" not in one
     )
     for words, times in wrong.most_common(10):
         print(f"  {times:>4}  {printable(words)}")
