@@ -132,6 +132,28 @@ def test_a_trained_models_page(browser: Any, run: Path, tmp_path: Path) -> None:
     page.close()
 
 
+def test_the_code_of_an_exams_page_is_marked(browser: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    roster, exam, answers = (tmp_path / name for name in ("class.csv", "exam", "exam/answers.csv"))
+    roster.write_text("name\nAda\nBen\n", encoding="utf-8")
+    main(["assignment", "exam", str(roster), "--questions", "3", "--seed", "s", "--out", str(exam)])
+    sheet, key = (exam / "key.csv").read_text(encoding="utf-8").splitlines()[2].split(",")[1:]
+    page = opened(browser, (exam / "page.html").as_uri(), width=400)
+    page.fill("#sheet", "ABCD-999")
+    page.press("#sheet", "Enter")
+    assert "There is no sheet ABCD-999" in page.inner_text("#said")
+    page.fill("#sheet", sheet.lower())
+    page.press("#sheet", "Enter")
+    check_layout(page)
+    for number, letter in enumerate(key, start=1):
+        assert "without an answer" in page.inner_text("#said")
+        page.locator(f"section:nth-child({number}) label", has_text=letter).click()
+    assert "all questions have an answer" in page.inner_text("#said")
+    answers.write_text(f"name,answers\nBen,{page.inner_text('#code')}\n", encoding="utf-8")
+    page.close()
+    main(["assignment", "exam", "--mark", str(exam), str(answers)])
+    assert "1 sheets, 3.00 points" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("width", [400, 1366])
 def test_a_report_shows_every_block_and_text_as_text(width: int, browser: Any, tmp_path: Path) -> None:
     """The page of the grader and of the ladder."""
