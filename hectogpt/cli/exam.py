@@ -182,7 +182,9 @@ def mark(folder: Path, answers: Path) -> None:
         raise errors.unreadable(path, error, fix=SAY["folder"]) from None
     write_atomic(folder / "marks.csv", csv_of(marks))
     mean = sum(int(row["points"]) for row in marks) / len(marks)
-    print(f"{len(marks)} sheets, {mean:.2f} points on average: {printable(str(folder))}/marks.csv")
+    print(
+        f"sheets: {len(marks)}; {mean:.2f} points on average: {printable(str(folder))}/marks.csv"
+    )
     wrong = Counter(
         one.partition(" ")[2]
         for row in marks

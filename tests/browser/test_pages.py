@@ -151,7 +151,7 @@ def test_the_code_of_an_exams_page_is_marked(browser: Any, tmp_path: Path, capsy
     answers.write_text(f"name,answers\nBen,{page.inner_text('#code')}\n", encoding="utf-8")
     page.close()
     main(["assignment", "exam", "--mark", str(exam), str(answers)])
-    assert "1 sheets, 3.00 points" in capsys.readouterr().out
+    assert "sheets: 1; 3.00 points" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("width", [400, 1366])

@@ -44,7 +44,7 @@ def test_an_exam_is_made_to_the_byte_and_marked(here: Here, tmp_path: Path) -> N
     table = tmp_path / "one" / "answers.csv"
     answered(table, first.upper(), f"{code}-{checksum(code)}", f"{wrong}-{third[2]}")
     done = here.ok("assignment", "exam", "--mark", "one", "one/answers.csv")
-    assert "3 sheets, 2.33 points" in done.stdout
+    assert "sheets: 3; 2.33 points" in done.stdout
     with (tmp_path / "one" / "marks.csv").open(encoding="utf-8") as file:
         marks = list(csv.DictReader(file))
     assert [row["points"] for row in marks] == ["3", "3", "1"]
