@@ -80,7 +80,7 @@ PRINTED = {
     "docs/grading": ["my_folder: 0 of 30", "exit code 1"],
     "docs/grading-teacher": ["anna: 0/30", "ben: 30/30", "exit code 1"],
     "docs/drill": ["resume:  hectogpt assignment drill --seed 7", "one mistake", "where:", "exit code 1"],
-    "docs/exam": ["3 sheets of 5 questions; guessing gives 1.0", r"3 sheets, 0\.\d\d points"],
+    "docs/exam": ["3 sheets of 5 questions; guessing gives 1.0", r"sheets: 3; 0\.\d\d points"],
     "docs/assignment-student": ["0 of 14 tests passed", "submission.zip"],
 }
 # page -> what has happened before a reader types its first block
