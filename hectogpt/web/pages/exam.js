@@ -32,7 +32,10 @@ byId("choose").addEventListener("submit", (/** @type {Event} */ event) => {
   const answers = questions.map(() => ".");
   const panels = questions.map(({ lines, count }, n) => {
     const letters = [...LETTERS.slice(0, count)].map((letter) => {
-      const choose = () => show(sheet, answers.with(n, (answers[n] = letter)));
+      const choose = () => {
+        answers[n] = letter;
+        show(sheet, answers);
+      };
       return make("label", { class: "flat" }, make("input", { type: "radio", name: `q${n}`, onchange: choose }), letter.toLowerCase());
     });
     const row = make("fieldset", { class: "row" }, make("legend", {}, `Answer to question ${n + 1}`), ...letters);
