@@ -76,8 +76,9 @@ def test_one_choice_is_the_answer(lab: str) -> None:
         check(question, 0)
 
 
+# All variants take ten minutes: --thorough --slow.
 @pytest.mark.thorough
-@pytest.mark.parametrize("variant", range(VARIANTS))
+@pytest.mark.parametrize("variant", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, VARIANTS))])
 @pytest.mark.parametrize("lab", LABS)
 def test_one_choice_is_the_answer_of_every_question(lab: str, variant: int) -> None:
     for question in all_questions(lab, variant, list(mistakes_of(lab))):

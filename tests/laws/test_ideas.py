@@ -188,19 +188,20 @@ AS_WITHOUT = {"linear", "cosine", "short_decay", "to_a_tenth", "window", "averag
 SMALL_RUN = shrunk(recipes.recipe("minute"), layers=3)
 
 
+def marks_of(name: str) -> list[pytest.MarkDecorator]:
+    """One of each seam is quick; what docs/add-an-idea.md names is thorough; all others take three minutes more."""
+    if name in ONE_OF_EACH_SEAM:
+        return []
+    named = f"`{name}`" in (ROOT / "docs" / "add-an-idea.md").read_text(encoding="utf-8")
+    return [pytest.mark.thorough] if named else [pytest.mark.thorough, pytest.mark.slow]
+
+
 @pytest.fixture(scope="module")
 def losses_without(corpus: Corpus) -> list[float]:
     return [step.loss for step in Session.open(SMALL_RUN, corpus).steps()]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in ONE_OF_EACH_SEAM else pytest.param(name, marks=pytest.mark.thorough)
-        for name in NAMES
-        if name != "distilled"
-    ],
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in NAMES if name != "distilled"])
 def test_an_idea_of_the_literature_trains_resumes_is_saved_decodes_and_is_explored(
     corpus: Corpus, losses_without: list[float], tmp_path: Path, name: str
 ) -> None:
