@@ -20,14 +20,14 @@ def _instead_of_rotary(run: Run, *parts: AttentionPart, positions: Positions | N
 
 
 @dataclass(frozen=True)
-class ALiBi(ScoreBias):
+class Slopes(ScoreBias):
     """Scores fall in proportion to the distance, by a slope for each head."""
 
     def build(self, n_heads, d_head):
-        return ALiBiLayer(n_heads)
+        return SlopesLayer(n_heads)
 
 
-class ALiBiLayer(nn.Module):
+class SlopesLayer(nn.Module):
     def __init__(self, n_heads):
         super().__init__()
         slopes = 2.0 ** (-8.0 * torch.arange(1, n_heads + 1, device="cpu") / n_heads)
@@ -44,4 +44,4 @@ def alibi(run: Run) -> Run:
     Claim: tie with rotary positions on the trained length; better on longer texts (WikiText-103).
     Expected: worse, 0.01; with two heads there are two slopes.
     """
-    return _instead_of_rotary(run, ALiBi())
+    return _instead_of_rotary(run, Slopes())
