@@ -163,7 +163,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("page", PRINTED)
+# test_judge_command.py does what the page of the judge says, with less text.
+@pytest.mark.parametrize("page", [pytest.param(p, marks=pytest.mark.slow) if p == "docs/judge" else p for p in PRINTED])
 def test_a_page_does_what_it_says(page: str, tmp_path: Path, server: str) -> None:
     for name in NEEDED.get(page, ()):
         pytest.importorskip(name)
