@@ -72,17 +72,17 @@ def jax(config: ModelConfig, dtype: str) -> Step:
 
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(LR, weight_decay=0.01))
 
-    @jax.jit
     def update(w: Any, state: Any, ids: Any) -> Any:
         loss, gradients = jax.value_and_grad(loss_of)(w, ids)
         updates, state = optimizer.update(gradients, state, w)
         return optax.apply_updates(w, updates), state, loss
 
+    compiled = jax.jit(update)
     weights = jax.tree.map(jnp.asarray, drawn(config))
     kept = [weights, optimizer.init(weights)]
 
     def step(ids: np.ndarray) -> float:
-        *kept[:], loss = update(*kept, jnp.asarray(ids))
+        *kept[:], loss = compiled(*kept, jnp.asarray(ids))
         return float(loss)
 
     return step
@@ -166,7 +166,6 @@ def tinygrad(config: ModelConfig, dtype: str) -> Step:
         head = w["tokens"].transpose() if config.lm_head.tied else w["head"]
         return linear("head", norm(x, w["n_final"]), head).sparse_categorical_crossentropy(ids[:, 1:])
 
-    @TinyJit
     def update(ids: Tensor) -> Tensor:
         with Context(TRAINING=1):
             optimizer.zero_grad()
@@ -178,7 +177,8 @@ def tinygrad(config: ModelConfig, dtype: str) -> Step:
             Tensor.realize(loss, *optimizer.schedule_step())
             return loss
 
-    return lambda ids: float(update(Tensor(ids.astype(np.int32)).realize()).item())
+    compiled = TinyJit(update)
+    return lambda ids: float(compiled(Tensor(ids.astype(np.int32)).realize()).item())
 
 
 def keras(config: ModelConfig, dtype: str) -> Step:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,12 @@ def litgpt(config: ModelConfig) -> tuple[nn.Module, step.Loss]:
     from litgpt import GPT, Config
     from litgpt.utils import chunked_cross_entropy
 
-    sizes = {"n_embd": config.d_model, "n_head": config.n_heads, "n_layer": config.n_layers, "bias": True}
+    sizes: dict[str, Any] = {
+        "n_embd": config.d_model,
+        "n_head": config.n_heads,
+        "n_layer": config.n_layers,
+        "bias": True,
+    }
     sizes |= {"block_size": config.context_length, "vocab_size": config.vocab_size, "norm_class_name": "LayerNorm"}
     model = GPT(Config(name="gpt2", padded_vocab_size=config.vocab_size, mlp_class_name="GptNeoxMLP", **sizes))
     if config.lm_head.tied:

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hectogpt
 from hectogpt.lab.losses import LossVerdict
@@ -69,13 +70,15 @@ def ideas(names: Sequence[str] = ()) -> list[Idea]:
 
 def compare(arms: Sequence[str], corpus: str, first_seed: int, seeds: int, workers: int) -> ComparisonResult:
     """The comparison of the arms on the test text, with the missing trials run."""
-    how = {"threads": 1, "workers": workers, "test": True, "out": ROOT / RECORDS, "quiet": True}
+    how: dict[str, Any] = {"threads": 1, "workers": workers, "test": True, "out": ROOT / RECORDS, "quiet": True}
     return hectogpt.compare(arms, corpus=corpus, first_seed=first_seed, seeds=seeds, **how)
 
 
 def verdict_of(found: ComparisonResult) -> LossVerdict:
     """The verdict on the second arm, valid at every look."""
-    base, idea = ({r.seed: r.test_loss for r in result.records} for result in found.results)
+    base, idea = (
+        {str(r.seed): r.test_loss for r in result.records if r.test_loss is not None} for result in found.results
+    )
     return hectogpt.verdict(base, idea)
 
 
