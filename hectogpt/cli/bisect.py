@@ -24,7 +24,7 @@ from hectogpt.model.transformer import Transformer
 from hectogpt.run_records import RUN
 from hectogpt.training.checkpoint import Checkpoint
 from hectogpt.training.events import Stream, events
-from hectogpt.training.history import History
+from hectogpt.training.history import History, trunk_of
 
 TOKENS = (2, 64)  # the shape of the models' input; shorter if a context is
 
@@ -51,6 +51,8 @@ def compare_runs(options: BisectOptions) -> tuple[Parting, list[str]]:
     recorded = [[(s.loss, s.grad_norm) for s in history.steps] for history in histories]
     pairs = zip(*recorded, strict=False)
     parted = next((step for step, (one, two) in enumerate(pairs, 1) if one != two), None)
+    if parted is not None:
+        histories = [before(history, parted) for history in histories]
     first = shared_step(histories, parted or len(recorded[0]) + 1)
     a, b = (opener(history, first) for history in histories)
     found = bisect_runs(a, b)
@@ -65,6 +67,13 @@ def compare_runs(options: BisectOptions) -> tuple[Parting, list[str]]:
         )
         return Parting(False, parted), lines
     return found, lines
+
+
+def before(history: History, step: int) -> History:
+    """The run that took this step: the run itself or, of a branch, perhaps its trunk."""
+    while (branch := history.branch) and step <= branch.step:
+        history = trunk_of(branch, history.ideas, history.note)
+    return history
 
 
 def opener(history: History, first: int) -> Open:

@@ -6,6 +6,8 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 from hectogpt import errors
 from hectogpt.cli.console import remarks, show
 from hectogpt.cli.options import CheckOptions
@@ -232,6 +234,19 @@ def replay(options: CheckOptions, folder: Path) -> None:
     history = history_of(options, folder)
     step = step_before(options, history, len(history.steps))
     session = history.again(step + 1)
+    kept = step + 1 in history.checkpoints.steps()
+    if kept:
+        saved = history.checkpoints.load(step + 1).tensors
+        now = session.checkpoint().tensors
+        names = saved.keys() - {"history", "hashes"}  # seconds vary; only rows have hashes
+        if saved.keys() != now.keys() or not all(torch.equal(saved[n], now[n]) for n in names):
+            raise UserError(
+                f"step {step + 1} of {folder} is not the same again",
+                why="the optimizer's state differs from that of its checkpoint",
+                code=errors.EXACTNESS,
+            )
     answer = {"step": step + 1, "equal": True, HASH: hash_weights(session.model)}
-    lines = [f"equal    loss, gradient norm and weights of step {step + 1}"]
+    answer |= {"optimizer_compared": kept}
+    what = "loss, gradient norm, weights and optimizer" if kept else "loss, gradient norm, weights"
+    lines = [f"equal    {what} of step {step + 1}"]
     show(options.json, answer, lines, options.quiet)

@@ -245,6 +245,8 @@ def test_replay_compares_every_bit(run: Path, here: Here) -> None:
     assert (told["equal"], told["step"]) == (True, 3)
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     assert told["weights_hash"] == json.loads(lines[2])["weights_hash"]
+    assert not told["optimizer_compared"], "step 3 has no checkpoint"
+    assert json.loads(here.ok("check", "--replay", run, "--step", "3", "--json").stdout)["optimizer_compared"]
     row = json.loads(lines[4])
     row["train/loss"] = float(torch.nextafter(torch.tensor(row["train/loss"]), torch.tensor(99.0)))
     (run / "metrics.jsonl").write_text("".join([*lines[:4], json.dumps(row) + "\n", *lines[5:]]))

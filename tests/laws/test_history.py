@@ -210,6 +210,10 @@ def test_a_branch_keeps_the_state_and_takes_the_settings(whole: Path, bare: Path
     assert state.values != saved.values
     found = here("bisect", bare, "hot", "--json")
     assert (found.returncode, json.loads(found.stdout)["step"], json.loads(found.stdout)["stage"]) == (1, 5, "update")
+    here.ok("train", "muon", *STEPS, "--optim.lr", "0.02", "--corpus", run.corpus, "--out", "warm")
+    early, trunks = (json.loads(here("bisect", "warm", other, "--json").stdout) for other in ("hot", bare))
+    assert early == trunks, "the first steps of a branch are its trunk's"
+    assert early["step"] <= 4
     assert "branch" in here.ok("show", "hot").stdout
     bare.rename(bare.with_name("elsewhere"))
     assert_good_error(here("show", "hot", "--step", "2"), 4, "the trunk", "is not there")
