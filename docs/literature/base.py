@@ -6,8 +6,8 @@ from hectogpt import Run, replace
 def base(run: Run) -> Run:
     """`half_minute` with two attention heads of 32 dimensions instead of one of 64.
 
-    Some ideas change how several heads work together. A trial takes half a minute, so that all ideas can have at least
-    five seeds on two texts. The scale of the scores is doubled, because a normalised head of half the size has products
-    of half the size.
+    Some ideas change how several heads work together. It is small, so that all ideas can have at least five seeds on
+    two texts. The scale of the scores is doubled, because a normalised head of half the size has products of half the
+    size.
     """
     return replace(run, model=replace(run.model, n_heads=2, attention_scale=0.24))

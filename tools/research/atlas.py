@@ -5,8 +5,8 @@ twelve, as long as its verdict is open and its effect is above 0.02. The trials 
 scored once for each trial. An idea whose docstring has a line "Sweep:" gets its learning rate from one seed on dev
 first: `python -m tools.research.atlas sweep NAME ...` prints the losses, and the best value goes into the idea's file.
 
-Trials are those of `hectogpt compare`, so an interrupted run resumes. A trial takes half a minute; `--workers 2` runs
-two at a time, each with one thread. docs/atlas.md tells how to repeat one row.
+Trials are those of `hectogpt compare`, so an interrupted run resumes. `--workers 2` runs two at a time, each with one
+thread. One row by hand: `hectogpt compare docs/literature/base.py:base@half_minute docs/literature/KIND/NAME.py:NAME`.
 """
 
 from __future__ import annotations
