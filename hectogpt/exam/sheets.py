@@ -125,7 +125,7 @@ def letters_of(row: dict[str, str], sheet: dict[str, Any]) -> str:
     code that the page gives. Raises UserError (DATA)."""
     what = f"the answers of {row['name']}: {row['answers'][:60]!r}"
     text = re.sub(r"\s", "", row["answers"]).upper()
-    if found := re.fullmatch(r"([A-Z]{4}-\d{3})-([A-F.]+)-(\d{3})", text):
+    if found := re.fullmatch(r"([A-Z]{4}-\d{3,})-([A-F.]+)-(\d{3})", text):
         code, text, check = found.groups()
         if checksum(f"{code}-{text}") != check:
             raise refusal("torn", what)
