@@ -34,6 +34,7 @@ from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.scoring import run_and_score
 from hectogpt.model.inputs import NgramHash
+from hectogpt.model.weights import hash_weights
 from hectogpt.run_records import CHECKPOINTS, METRICS, RUN, SUMMARY, Habits, read_record
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.full_run import Plan, begin, train_in_folder
@@ -207,7 +208,10 @@ class Undisturbed:
         self.seconds, self.signature = time.monotonic() - begun, signature(folder)
         shutil.rmtree(folder.parent)
         session = Session.open(planned, small_corpus())
-        self.contents = {step.number: content_of(session.checkpoint()) for step in session.steps()}
+        self.contents = dict[int, str]()
+        for step in session.steps():
+            session.hashes[step.number] = hash_weights(session.model)
+            self.contents[step.number] = content_of(session.checkpoint())
 
     def new_folder(self) -> Path:
         """A place for another run: the folder `run` in an empty one."""
