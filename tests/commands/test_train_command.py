@@ -13,13 +13,11 @@ import pytest
 from command import TINY, Here, assert_good_error
 from safetensors.torch import load_file
 
-from hectogpt.cli.help import command_help, recipe_lines
-from hectogpt.cli.options import RUN_FIELDS, TrainOptions
+from hectogpt.cli.options import TrainHelp
 from hectogpt.data import open_corpus
 from hectogpt.lab import recipes
 from hectogpt.lab.scoring import default_prompt, find_baseline
 from hectogpt.serialization import dump
-from tools.recipes import LIST, list_recipes
 
 FILES = {"run.json", "metrics.jsonl", "losses_and_grad_norms.png", "model.safetensors", "config.json", "summary.json"}
 FILES |= {"manifest.json"}
@@ -149,17 +147,13 @@ def test_the_prompt_fits_the_corpus(tmp_path: Path) -> None:
 def test_help_names_every_option_and_recipe_and_fits_a_terminal(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     explained = here("train", "muon", "--help-all").stdout
     assert all(name in explained for name in ("--optim.rest.lr", "--model.n-layers", "--dry-run", "--data.seq-len"))
-    run = recipes.recipe("top")
-    assert all(hasattr(run, name) for name in RUN_FIELDS)
-    assert f"(default {run.steps})" in RUN_FIELDS["steps"][1]
-    assert f"{run.corpus} (default)" in RUN_FIELDS["corpus"][1]
-    assert LIST.read_text(encoding="utf-8") == list_recipes(), "run `python -m tools.recipes`"
-    assert [name for name, _ in recipe_lines()] == list(recipes.RECIPES)
+    run = recipes.recipe(recipes.DEFAULT)
+    for name in TrainHelp.__annotations__:
+        assert getattr(TrainHelp, name) == getattr(run, name)
     for columns in ("40", "80", "300"):
         monkeypatch.setenv("COLUMNS", columns)
-        text = command_help(TrainOptions, "train")
-        options, listed = text.split("\nRecipes")
-        assert all(f"--{field.name.replace('_', '-')}" in options for field in fields(TrainOptions))
-        assert max(map(len, text.splitlines())) <= max(80, min(int(columns), 120))
-        assert int(columns) < 80 or options.count("\n") <= 45
-        assert all(f"\n  {name} " in listed for name in recipes.RECIPES)
+        text = here("train", "--help").stdout
+        assert all(f"--{field.name.replace('_', '-')}" in text for field in fields(TrainHelp) if field.name != "recipe")
+        assert int(columns) < 80 or max(map(len, text.splitlines())) <= int(columns)
+        assert all(f" {name}," in f" {' '.join(text.split())}".replace(".", ",") for name in recipes.RECIPES)
+        assert "None" not in text

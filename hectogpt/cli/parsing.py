@@ -1,11 +1,7 @@
-"""Read a command's options, find the wrong one, and write the text of `hectogpt COMMAND --help`.
-
-Everything follows from the class of the options.
-"""
+"""Read a command's options with tyro, and find the wrong one, which tyro does not correct."""
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
 import difflib
@@ -18,19 +14,18 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING
 from itertools import takewhile
-from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
+from tyro.conf import DisallowNone, FlagCreatePairsOff, PositionalMetavarFromFieldName
 
-from hectogpt.cli.options import RUN_FIELDS
 from hectogpt.errors import UserError, set_to
 
 T = TypeVar("T")
 IS_OPTION = re.compile("--?[A-Za-z]")
-COLUMN = 26  # where the help of options begins
-NAMES = {int: "N", float: "X", Path: "FILE", str: "TEXT"}
+CONFIG = (FlagCreatePairsOff, PositionalMetavarFromFieldName, DisallowNone)
+NO_DEFAULT = re.compile(r"\s*\(default:(\s+(None|False|''))?\s*\)")
 
 
 class Option(NamedTuple):
@@ -43,8 +38,7 @@ class Option(NamedTuple):
 
 def read_options(kind: type[T], argv: list[str], command: str) -> T:
     """The options in a command's arguments. Raises UserError for a wrong one."""
-    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName)
-    return parse(kind, argv, argv, command, options_in(kind), config=config)
+    return parse(kind, argv, argv, command, options_in(kind), config=CONFIG)
 
 
 def parse(
@@ -55,7 +49,7 @@ def parse(
     known: Iterable[Option],
     **settings: Any,
 ) -> T:
-    """Read arguments with tyro.
+    """Read arguments with tyro; for --help, print its text and raise SystemExit.
 
     Args:
         kind: the class of the options.
@@ -67,13 +61,15 @@ def parse(
 
     Raises UserError for arguments that tyro refuses.
     """
+    text = io.StringIO()
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(text):
             return tyro.cli(kind, args=argv, prog=f"hectogpt {command}", **settings)
     except UserError as error:  # the class of the options refuses a value
         raise with_default(error, known) from None
     except SystemExit as stop:
-        if not stop.code:  # --help
+        if not stop.code:
+            print(readable(text.getvalue()))
             raise
     what, why, right = find_mistake(typed, f"hectogpt {command}", list(known))
     example = (inspect.getdoc(kind) or "").partition("\nExamples\n  ")[2]
@@ -83,6 +79,16 @@ def parse(
         else re.split("  |\n", example)[0]
     )
     raise UserError(what, why=why, fix=fix)
+
+
+def readable(text: str) -> str:
+    """tyro's help without defaults and values that mean "none", and with wrapped paragraphs."""
+    text = NO_DEFAULT.sub("", text).replace("{None}|", "")
+    columns = shutil.get_terminal_size().columns
+    lines = []
+    for line in map(str.rstrip, text.strip().splitlines()):
+        lines += [line] if line[:1] in ("", " ") else textwrap.wrap(line, columns)
+    return "\n".join(lines)
 
 
 def find_mistake(
@@ -213,125 +219,3 @@ def options_in(kind: type, value: Any = None, prefix: str = "--") -> Iterator[Op
         for number, part in enumerate(default if isinstance(default, tuple) else ()):
             if dataclasses.is_dataclass(part):
                 yield from options_in(type(part), part, f"{name}.{number}.")
-
-
-def command_help(kind: type, command: str) -> str:
-    """The help of a command: usage, description, arguments, options with defaults, examples."""
-    columns = max(60, min(shutil.get_terminal_size().columns, 100))
-    rows = rows_of(kind)
-    arguments = [(left, text) for left, text in rows if not left.startswith("--")]
-    required = [field.default is dataclasses.MISSING for field in dataclasses.fields(kind)]
-    usage = [
-        left if needed else f"[{left}]"
-        for (left, _), needed in zip(arguments, required, strict=False)
-    ]
-    options = rows[len(arguments) :]
-    listed = []
-    if command == "train":
-        usage = ["[RECIPE | FILE.py:FUNCTION[@BASE]]"]
-        options = [*RUN_FIELDS.values(), *options]
-        listed = [
-            "",
-            "Recipes: the ladder from the baseline up, each with what it adds; then others",
-        ]
-        for name, sentence in recipe_lines():
-            listed.append(
-                f"  {name:<22}{textwrap.shorten(sentence, columns - 24, placeholder=' ...')}"
-            )
-    about, title, examples = (inspect.getdoc(kind) or "").partition("\nExamples\n")
-    lines = [" ".join([f"usage: hectogpt {command}", *usage, "[options]"]), ""]
-    for paragraph in about.strip().split("\n\n"):
-        lines += [*textwrap.wrap(" ".join(paragraph.split()), columns), ""]
-    for left, text in [*arguments, *options]:
-        lines += lines_of(left, text, columns)
-    return "\n".join([*lines, title + examples.rstrip(), *listed])
-
-
-def rows_of(kind: type) -> list[tuple[str, str]]:
-    """Each field as it is written on the command line (arguments without dashes), and its help.
-
-    The help includes the default.
-    """
-    texts = read_texts(kind)
-    rows = []
-    for field, hint in zip(
-        dataclasses.fields(kind), get_type_hints(kind, include_extras=True).values(), strict=True
-    ):
-        notes = getattr(hint, "__metadata__", ())
-        inner = get_args(hint)[0] if notes else hint
-        text = next(
-            (note.help for note in notes if getattr(note, "help", None)), texts.get(field.name, "")
-        )
-        value = next(
-            (note.metavar for note in notes if getattr(note, "metavar", None)), value_of(inner)
-        )
-        if any("Positional" in repr(note) for note in notes):
-            rows.append((field.name.upper(), text or value))
-        else:
-            option = f"--{field.name.replace('_', '-')} {value}".rstrip()
-            rows.append((option, text + default_of(field.default, text)))
-    return rows
-
-
-def lines_of(left: str, text: str, columns: int) -> list[str]:
-    """An option and its text in two columns."""
-    indent = " " * COLUMN
-    begin = f"  {left:<{COLUMN - 2}}"
-    if begin.endswith("  "):
-        return textwrap.wrap(text, columns, initial_indent=begin, subsequent_indent=indent) or [
-            begin.rstrip()
-        ]
-    return [
-        begin.rstrip(),
-        *textwrap.wrap(text, columns, initial_indent=indent, subsequent_indent=indent),
-    ]
-
-
-def read_texts(kind: type) -> dict[str, str]:
-    """Field -> the string below it in the class or a base of it, on one line."""
-    texts = {}
-    for base in kind.__mro__[-2::-1]:  # except object, whose source is not Python
-        (tree,) = ast.parse(inspect.getsource(base)).body
-        assert isinstance(tree, ast.ClassDef)
-        for before, after in zip(tree.body, tree.body[1:], strict=False):
-            if (
-                isinstance(before, ast.AnnAssign)
-                and isinstance(after, ast.Expr)
-                and isinstance(after.value, ast.Constant)
-            ):
-                texts[ast.unparse(before.target)] = " ".join(str(after.value.value).split())
-    return texts
-
-
-def value_of(kind: Any) -> str:
-    """How the value of an option is written: "N", "FILE ...", "local|ray"; "" if it has none."""
-    if get_origin(kind) is Literal:
-        return "|".join(map(str, get_args(kind)))
-    if get_origin(kind) is tuple:
-        return f"{value_of(get_args(kind)[0])} ..."
-    inner = [one for one in get_args(kind) if one is not NoneType]
-    return value_of(inner[0]) if inner else NAMES.get(kind, "")
-
-
-def default_of(default: Any, text: str) -> str:
-    """The default in parentheses, such as " (default 0.8)", unless the text names it."""
-    if (
-        "default" in text
-        or isinstance(default, bool)
-        or default in (None, "", (), dataclasses.MISSING)
-    ):
-        return ""
-    return f" (default {' '.join(default) if isinstance(default, tuple) else default})"
-
-
-def recipe_lines() -> list[tuple[str, str]]:
-    """Every recipe's name and the first sentence about it.
-
-    They come from a file that tools/recipes.py writes, because importing the recipes would load
-    torch.
-    """
-    text = (Path(__file__).parent.parent / "lab" / "recipes.txt").read_text(encoding="utf-8")
-    return [
-        (name, sentence)
-        for name, _, sentence in (line.partition("\t") for line in text.splitlines())
-    ]
