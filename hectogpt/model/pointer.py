@@ -7,6 +7,7 @@ it can predict tokens whose weights have never been trained.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -115,12 +116,13 @@ class PointerHeadLayer(nn.Module):
         rows = logits.shape[1]
         weights, tokens = self.attention(hidden, ids, cache)
         places = tokens[:, None].expand(-1, rows, -1)
-        copied = torch.zeros_like(logits).scatter_add_(
-            2, places, weights[:, -rows:].to(logits.dtype)
-        )
+        weights = weights[:, -rows:].to(logits.dtype)
         w = self.weight(hidden[:, -rows:])[..., None]
-        softmax = logits.log_softmax(dim=-1)
-        # Without the clamp, tokens that cannot be copied would have the infinite gradient of
-        # log(0).
-        copied = (w * copied).clamp_min(torch.finfo(logits.dtype).tiny)
-        return torch.logaddexp(softmax + torch.log1p(-w), copied.log())
+        tiny = torch.finfo(logits.dtype).tiny  # keeps logarithms of zero, and gradients, finite
+        mixed = (logits.log_softmax(dim=-1) + torch.log1p(-w)).clamp_min(math.log(tiny))
+        # Only the tokens of the text can be copied: the rest of the vocabulary is left as it is.
+        copied = torch.zeros_like(logits).scatter_add_(2, places, weights).gather(2, places)
+        own = mixed.gather(2, places)
+        gain = torch.logaddexp(own, (w * copied).clamp_min(tiny).log()) - own
+        # A token that occurs several times has several places, which share its gain.
+        return mixed.scatter_add(2, places, gain * weights / copied.clamp_min(tiny))
