@@ -115,7 +115,9 @@ def replay_record(options: JudgeOptions, path: Path) -> Replay:
     with tempfile.TemporaryDirectory(prefix="replay-") as folder:
         found = replay(judgement, corpora, lambda line: note(line, options.quiet), Path(folder))
     equal = "the same processor: every loss is equal"
-    if found.largest:
+    if not judgement.trials:
+        equal = "no seed has losses"
+    elif found.largest:
         equal = f"another processor: every loss within {found.largest:.1e} nats"
     pair = found.again.pair()
     answer = {"record": str(path), "holds": not found.faults, "differences": found.faults}

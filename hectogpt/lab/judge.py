@@ -15,7 +15,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -196,7 +196,7 @@ class Judging:
         rows = self.draw_rows(corpus, number)
         scored = []
         for group in np.split(rows, range(ROWS, len(rows), ROWS)):
-            scored.append([self.score(arm, seed, trained[arm], group) for arm in ARMS])
+            scored.append(self.score(seed, trained, group))
             losses = np.concatenate(scored, axis=1)
             if are_enough((losses[0] - losses[1]).mean(axis=1)):
                 break
@@ -226,20 +226,29 @@ class Judging:
         request = {"task": task, "seed": seed, "links": entrant.links(arm)}
         request |= {"threads": self.record.begin["threads"]} | more
         talk = Talk(request, environment, self.policy, 8 * MOST_NUMBERS)
+        with closing(talk.messages), self.blame(arm, task, talk):
+            self.check_run(arm, talk.receive()[0])
+            yield talk
+            attempts = talk.finish()
+        if arm == "idea":
+            self.check("stays in its sandbox", attempts)
+
+    @contextmanager
+    def blame(self, arm: str, task: str, talk: Talk) -> Iterator[None]:
+        """Context manager: an error in the block is that of an invalid answer of the arm.
+
+        Raises EndedError for the idea and UserError for the base.
+        """
         try:
-            with closing(talk.messages):
-                self.check_run(arm, talk.receive()[0])
-                yield talk
-                attempts = talk.finish()
+            yield
         except (EndedError, UserError):
             raise
         except Exception as error:  # any error that its answers cause here
             why = talk.fault(error)
             if arm == "base":
-                raise UserError(f"{entrant.base} cannot be judged against", why=why) from error
+                base = self.record.entrant.base
+                raise UserError(f"{base} cannot be judged against", why=why) from error
             raise EndedError(f"it cannot {task}: {why}") from error
-        if arm == "idea":
-            self.check("stays in its sandbox", attempts)
 
     def train(self, arm: str, seed: int, text: Corpus) -> Trained:
         """Train an arm on text that is dealt to it, and return its weights.
@@ -295,35 +304,49 @@ class Judging:
         return sequences[numbers].reshape(run["steps"], run["batch_size"] * size)
 
     def score(
-        self, arm: str, seed: int, trained: Trained, rows: np.ndarray, width: int = ROWS
+        self, seed: int, trained: dict[str, Trained], rows: np.ndarray, width: int = ROWS
     ) -> np.ndarray:
-        """Deal rows of test tokens to a new process with the weights, and compute their losses.
+        """Deal rows of test tokens to new processes with the weights, and compute their losses.
+
+        All arms are dealt a token before any of them is dealt the next one.
 
         Args:
-            arm, seed, trained: whose weights they are.
+            seed: that of the trainings.
+            trained: arm -> its weights.
             rows: [rows, tokens + 1].
             width: how many rows are dealt at a time.
 
-        Returns float64 [rows, tokens], computed from the returned distributions. A training that
-        diverged gets the losses of a uniform guess.
+        Returns float64 [arms, rows, tokens], computed from the returned distributions. A training
+        that diverged gets the losses of a uniform guess.
         """
         vocab = self.runs["base"]["vocab_size"]
-        losses = np.full((len(rows), rows.shape[1] - 1), math.log(vocab))
-        if trained.weights is None:
-            return losses
+        shape = (len(rows), rows.shape[1] - 1)
+        losses = {arm: np.full(shape, math.log(vocab)) for arm in trained}
         groups = np.split(np.arange(len(rows)), range(width, len(rows), width))
-        more = {"tokens": losses.shape[1], "deals": len(groups)}
-        with self.process(arm, "score", seed, **more) as talk:
-            talk.deal(trained.weights)
+        threads = max(1, self.record.begin["threads"] // len(trained))
+        more = {"tokens": shape[1], "deals": len(groups), "threads": threads}
+        with ExitStack() as processes:
+            talks = {}
+            for arm, result in trained.items():
+                if result.weights is not None:
+                    talks[arm] = processes.enter_context(self.process(arm, "score", seed, **more))
+                    talks[arm].deal(result.weights)
             for group in groups:
                 dealt = rows[group].T.astype(np.int64)
-                talk.deal(dealt[0])
+                for talk in talks.values():
+                    talk.deal(dealt[0])
                 for place, targets in enumerate(dealt[1:]):
-                    distributions = talk.receive()[1]
-                    if place + 1 < losses.shape[1]:
-                        talk.deal(targets)  # the process computes while this one is summed
-                    losses[group, place] = nats(distributions, vocab, targets)
-        return losses
+                    answers = {}
+                    for arm, talk in talks.items():
+                        with self.blame(arm, "score", talk):
+                            answers[arm] = talk.receive()[1]
+                    if place + 1 < shape[1]:
+                        for talk in talks.values():
+                            talk.deal(targets)  # they compute while these answers are summed
+                    for arm, answer in answers.items():
+                        with self.blame(arm, "score", talks[arm]):
+                            losses[arm][group, place] = nats(answer, vocab, targets)
+        return np.stack(list(losses.values()))
 
     def draw_rows(self, corpus: str, number: int) -> np.ndarray:
         """Draw rows of the test text for a seed, [rows, tokens + 1].
@@ -393,7 +416,7 @@ class Judging:
         self, seed: int, trained: Trained, rows: np.ndarray, losses: np.ndarray
     ) -> None:
         """Check that rows that are dealt alone have the same losses as among other rows."""
-        again = self.score("idea", seed, trained, rows, width=1)
+        again = self.score(seed, {"idea": trained}, rows, width=1)[0]
         apart = float(np.abs(again - losses).mean(axis=1).max())
         seen = (
             f"{losses.mean():.4f} nats beside other rows, {again.mean():.4f} alone ({apart:.1e})"

@@ -96,7 +96,7 @@ def scored(judging: judge.Judging, corpus: Corpus, again: bool = False) -> float
     if again:
         judging.check_bits(1, corpus, trained)
     rows = judging.draw_rows("tokens", 0)
-    losses = judging.score("idea", 1, trained, rows)
+    (losses,) = judging.score(1, {"idea": trained}, rows)
     judging.check_alone(1, trained, rows[5:7], losses[5:7])
     return float(losses.mean())
 
