@@ -23,9 +23,9 @@ from hectogpt.interop import open_model
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.compare import Comparison
 from hectogpt.lab.engines import local_engine, perform
+from hectogpt.lab.full_run import Plan, check_same, describe, find_corpus, run_and_score
 from hectogpt.lab.plan import arms_of
 from hectogpt.lab.record import check_writable
-from hectogpt.lab.scoring import run_and_score
 from hectogpt.lab.tracks import find_track
 from hectogpt.lab.verdict import ComparisonResult
 from hectogpt.model.transformer import Transformer, evaluating
@@ -33,7 +33,6 @@ from hectogpt.run_records import KEEP, RUN, Habits
 from hectogpt.signals import Stopped
 from hectogpt.training.evaluate import RunResult
 from hectogpt.training.events import drive, events, session_of
-from hectogpt.training.full_run import Plan, check_same, describe, find_corpus
 from hectogpt.training.history import open_at
 from hectogpt.training.listeners import step_lines
 from hectogpt.training.run import Run, label_of

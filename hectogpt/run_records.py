@@ -19,11 +19,12 @@ from typing import Any, Literal
 
 from hectogpt import errors
 from hectogpt.errors import UserError, set_to
-from hectogpt.files import is_locked, open_regular
-from hectogpt.json_files import (
+from hectogpt.files import (
     MANIFEST,
     check_hashes,
     damage,
+    is_locked,
+    open_regular,
     parse_json_object,
     read_json_object,
     read_manifest,

@@ -38,7 +38,7 @@ LAYERS = {
 }
 # The ground: single files that every layer may import. Each imports only those before it.
 GROUND = (
-    *("display", "errors", "serialization", "files", "json_files", "run_records"),
+    *("display", "errors", "serialization", "files", "run_records"),
     *("hardware", "sandbox", "process", "idea_file", "signals", "torch_private"),
 )
 

@@ -14,9 +14,8 @@ from hectogpt.cli.options import CheckOptions
 from hectogpt.cli.train import result_lines
 from hectogpt.display import Progress, printable
 from hectogpt.errors import UserError
-from hectogpt.files import odd_entries, write_atomic
-from hectogpt.json_files import MANIFEST, damage, read_manifest
-from hectogpt.lab.scoring import run_and_score
+from hectogpt.files import MANIFEST, damage, odd_entries, read_manifest, write_atomic
+from hectogpt.lab.full_run import Plan, find_corpus, named_folder, run_and_score
 from hectogpt.model.weights import WEIGHTS, hash_weights
 from hectogpt.run_records import (
     CHECKPOINTS,
@@ -32,7 +31,6 @@ from hectogpt.run_records import (
 from hectogpt.serialization import dump
 from hectogpt.training.checkpoint import Checkpoints
 from hectogpt.training.diagnose import diagnose as find_fault
-from hectogpt.training.full_run import Plan, find_corpus, named_folder
 from hectogpt.training.history import History
 from hectogpt.training.run import files_of
 from hectogpt.training.run_folder import OURS, RunFolder, read_steps

@@ -24,10 +24,9 @@ from hectogpt.errors import UserError
 from hectogpt.exam import sheets
 from hectogpt.exam.labs import WORDS
 from hectogpt.exam.questions import KINDS, LETTERS, Question, draw, text_of
-from hectogpt.files import check_free, write_atomic
+from hectogpt.files import check_free, read_json_object, write_atomic
 from hectogpt.grade.result import csv_of
 from hectogpt.grade.submission import SOLUTION
-from hectogpt.json_files import read_json_object
 from hectogpt.web.page import fill
 
 SAY: dict[str, str] = WORDS["say"]

@@ -16,8 +16,7 @@ from hectogpt.data import Corpus, Tokenizer, open_corpus
 from hectogpt.display import NGRAMS, one_line
 from hectogpt.errors import UserError
 from hectogpt.interop.open import find_folder
-from hectogpt.lab.mixing import mix, score_both
-from hectogpt.lab.ngram import KneserNey, NgramModels
+from hectogpt.lab.ngram import KneserNey, NgramModels, mix, score_both
 from hectogpt.run_records import read_record
 from hectogpt.training import setup
 from hectogpt.training.evaluate import evaluate

@@ -128,7 +128,7 @@ def run_lines(
 
 def show_step(options: ShowOptions, step: int) -> None:
     """Print the row of a step, and continuations by the weights after it. Raises UserError."""
-    from hectogpt.lab.scoring import samples
+    from hectogpt.lab.full_run import samples
     from hectogpt.model.weights import hash_weights
     from hectogpt.training.history import History
     from hectogpt.web.model_page import own_prompt
@@ -156,7 +156,7 @@ def usual(record: RunRecord) -> str:
     """Compare a finished run's held-out loss with recorded ones, in words; "" if impossible."""
     if record.modified or record.state != "done" or record.dev_loss is None:
         return ""
-    from hectogpt.lab.scoring import is_it_usual
+    from hectogpt.lab.full_run import is_it_usual
 
     return is_it_usual(
         record.recipe, str(record.run.get("corpus", "")), record.planned_steps, record.dev_loss

@@ -25,31 +25,35 @@ from hectogpt.cli.options import TrainOptions
 from hectogpt.data import Corpus, find_tokenizer
 from hectogpt.display import NGRAMS, Progress, one_line
 from hectogpt.errors import UserError
-from hectogpt.json_files import check_hashes
+from hectogpt.files import check_hashes
 from hectogpt.lab import ideas, recipes
-from hectogpt.lab.recipes import DEFAULT
-from hectogpt.lab.scoring import FullRun, is_it_usual, run_and_score
-from hectogpt.run_records import PICTURE, RUN, RUNNING, locate_run, read_record
-from hectogpt.serialization import dump
-from hectogpt.training import setup
-from hectogpt.training.checkpoint import code_hash
-from hectogpt.training.full_run import (
+from hectogpt.lab.full_run import (
+    FullRun,
     Plan,
     check_same,
     find_corpus,
     follow,
+    is_it_usual,
     named_folder,
+    run_and_score,
     runs_of,
     size_notes,
 )
+from hectogpt.lab.recipes import DEFAULT
+from hectogpt.run_records import PICTURE, RUN, RUNNING, locate_run, read_record
+from hectogpt.serialization import dump
+from hectogpt.training import setup
+from hectogpt.training.checkpoint import code_hash
 from hectogpt.training.history import History
-from hectogpt.training.leaves import ALONE, World, choose_leaves
 from hectogpt.training.listeners import check_tensorboard
 from hectogpt.training.parallel import (
+    ALONE,
     DisagreementError,
     Launch,
     PeerError,
     SharedWorld,
+    World,
+    choose_leaves,
     find_launch,
     recorded,
 )

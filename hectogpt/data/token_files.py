@@ -28,7 +28,7 @@ from hectogpt.data.tokenizer import (
     read_merges,
 )
 from hectogpt.errors import UserError, set_to
-from hectogpt.json_files import parse_json_object, read_bytes
+from hectogpt.files import parse_json_object, read_bytes
 
 SPLITS = ("train", "dev", "test")
 TOKEN = np.dtype("<u2")

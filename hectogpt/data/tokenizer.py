@@ -20,7 +20,7 @@ import tiktoken
 
 from hectogpt import errors
 from hectogpt.errors import UserError, set_to
-from hectogpt.json_files import read_bytes
+from hectogpt.files import read_bytes
 
 VOCABULARY = Path(__file__).with_name("vocab.bpe.xz")
 # Of the uncompressed vocab.bpe.

@@ -23,7 +23,14 @@ from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.data.tokenizer import END_OF_TEXT
 from hectogpt.errors import UserError, set_to
-from hectogpt.files import check_free, lock, remove_leftovers, replacing_folder, write_atomic
+from hectogpt.files import (
+    check_free,
+    lock,
+    read_bytes,
+    remove_leftovers,
+    replacing_folder,
+    write_atomic,
+)
 from hectogpt.interop import gguf_file
 from hectogpt.interop.hf_model import PREFIX, gpt2_differences, to_huggingface, write_config
 from hectogpt.interop.model_card import read_facts, title_of, write_card
@@ -35,7 +42,6 @@ from hectogpt.interop.open import (
     open_model,
     read_fields,
 )
-from hectogpt.json_files import read_bytes
 from hectogpt.model.transformer import Transformer
 from hectogpt.model.weights import MODEL_TYPE, hash_weights, saved_tensors
 from hectogpt.run_records import HASH, RUN

@@ -22,7 +22,7 @@ from hectogpt import errors
 from hectogpt.data import Tokenizer, load_tokenizer
 from hectogpt.data.tokenizer import MERGES, read_merges, tokenizer_of
 from hectogpt.errors import UserError
-from hectogpt.json_files import read_json_object
+from hectogpt.files import read_json_object
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import LayerNorm

@@ -15,7 +15,7 @@ from typing import Any
 from hectogpt import __version__
 from hectogpt.display import NGRAMS, one_line, value_text
 from hectogpt.errors import UserError
-from hectogpt.json_files import read_json_object
+from hectogpt.files import read_json_object
 from hectogpt.run_records import text_of
 
 # Origin and licence of the texts that hectoGPT knows by name.

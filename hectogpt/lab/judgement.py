@@ -23,9 +23,8 @@ import numpy as np
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.files import append_line
+from hectogpt.files import append_line, parse_json_object, read_bytes
 from hectogpt.idea_file import read_idea
-from hectogpt.json_files import parse_json_object, read_bytes
 from hectogpt.lab.ideas import SPEC, functions_of, no_function
 from hectogpt.lab.recipes import recipe
 from hectogpt.lab.sequential import pair_of

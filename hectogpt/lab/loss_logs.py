@@ -11,7 +11,7 @@ from typing import Any
 from hectogpt import errors
 from hectogpt.display import one_line
 from hectogpt.errors import UserError
-from hectogpt.json_files import read_bytes
+from hectogpt.files import read_bytes
 from hectogpt.lab.losses import LARGEST, csv_rows, file_and_column, json_rows
 
 Curve = list[tuple[int, float]]  # (step, loss); infinity stands for a loss that is not finite

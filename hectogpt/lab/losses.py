@@ -19,7 +19,7 @@ import numpy as np
 from hectogpt import errors
 from hectogpt.display import one_line
 from hectogpt.errors import UserError, set_to
-from hectogpt.json_files import parse_json_object, read_bytes
+from hectogpt.files import parse_json_object, read_bytes
 from hectogpt.lab.sequential import half_width, look, p_value
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, p_text
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from hectogpt import errors
 from hectogpt.errors import UserError
-from hectogpt.training.evaluate import SEQ_LEN, cut
+from hectogpt.training.evaluate import SEQ_LEN, EvalResult, cut
 
 # A context: offsets of its tokens from the one before the target. (0,) is that token, (0, 1) that
 # and the one before, (1,) the one behind a gap. A pattern without its last offset is the next
@@ -30,6 +30,8 @@ LEAST = 0.01  # of a discount, so that every token keeps a probability
 BLOCK = 1 << 20  # targets whose contexts are looked up at a time
 HASH_BITS = 22
 MOST = np.array([1.0, 2.0, 3.0])  # a discount is not larger than the count it is taken from
+HALVINGS = 30  # bisections of the interval that contains a weight, 0 to 1 at first
+FIRST = 0.2  # every weight before fitting; one whose k never occurs keeps it
 
 
 def neighbours(order: int) -> tuple[Pattern, ...]:
@@ -437,3 +439,98 @@ class KneserNey:
             lengths = [len(pattern) * (levels[pattern].total > 0) for pattern in self.neighbours]
             known.append(np.max(lengths, axis=0).ravel())
         return np.concatenate(p), np.concatenate(known)
+
+
+# --- n-grams mixed in where a network is scored, as the track *closed+counting* allows it
+#
+#     p(y) = (1 - w_k) q(y) + w_k c(y)
+#
+# q is the network's distribution. c is modified Kneser-Ney of order 5 on the tokens that the run
+# read. k is the number of context tokens, 0 to 4, that have counts. q and c sum to 1 over the
+# vocabulary and w_k does not depend on y, so p sums to 1. This is the interpolation of Jelinek and
+# Mercer (1980). The weights are fitted on dev.
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Both probabilities of the targets of a held-out text, arrays [targets] in the text's order.
+
+    Attributes:
+        network: probability by the network.
+        other: probability by the other distribution.
+        weight: k, the index of the weight, 0 to 4.
+        sequence: the index of the sequence that the target belongs to.
+    """
+
+    network: np.ndarray
+    other: np.ndarray
+    weight: np.ndarray
+    sequence: np.ndarray
+
+    def part(self, chosen: np.ndarray) -> Scored:
+        """The chosen targets only. chosen: bool [targets]."""
+        return Scored(
+            self.network[chosen], self.other[chosen], self.weight[chosen], self.sequence[chosen]
+        )
+
+
+def fit_weights(scored: Scored) -> np.ndarray:
+    """The [ORDER] weights with the lowest loss on the scored text.
+
+    The loss is convex in each weight, so the sign of its slope in the middle of an interval tells
+    which half contains the best weight.
+    """
+    weights = np.full(ORDER, FIRST)
+    for number in np.unique(scored.weight):
+        part = scored.part(scored.weight == number)
+        more = part.other - part.network
+        low = 0.0
+        high = 1.0
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            gains = (more / (part.network + middle * more)).mean() > 0
+            low, high = (middle, high) if gains else (low, middle)
+        weights[number] = (low + high) / 2
+    return weights
+
+
+def mixed_losses(scored: Scored, weights: np.ndarray) -> np.ndarray:
+    """-log p of every target."""
+    w = weights[scored.weight]
+    return -np.log((1 - w) * scored.network + w * scored.other)
+
+
+def mix(scored: Scored, fit_on: Scored | None = None) -> tuple[float, tuple[float, ...]]:
+    """The loss of the mixture, in nats per token, and the weights w_0 to w_4.
+
+    Args:
+        scored: the text to score.
+        fit_on: the text on which the weights are fitted (dev, when test is scored). None scores
+            the odd sequences with weights fitted on the even ones and vice versa, so that no token
+            influences the weights it is scored with; the returned weights are fitted on the whole
+            text.
+    """
+    if fit_on is not None:
+        weights = fit_weights(fit_on)
+        return float(mixed_losses(scored, weights).mean()), tuple(weights.tolist())
+    even = scored.sequence % 2 == 0
+    total = 0.0
+    for fitted, judged in ((even, ~even), (~even, even)):
+        total += float(mixed_losses(scored.part(judged), fit_weights(scored.part(fitted))).sum())
+    return total / len(even), tuple(fit_weights(scored).tolist())
+
+
+def score_both(
+    model: KneserNey, held_out: np.ndarray, found: EvalResult, seq_len: int = SEQ_LEN
+) -> Scored:
+    """The probabilities of the tokens that `evaluate` scored, by the network and by n-grams.
+
+    Both use sequences of the same length.
+    """
+    counted, known = model.score(cut(held_out, seq_len))
+    return Scored(
+        np.exp(-found.losses),
+        counted,
+        known,
+        np.arange(len(counted)) // min(seq_len, len(counted)),
+    )

@@ -13,8 +13,7 @@ from typing import Any, Literal
 
 from hectogpt import errors
 from hectogpt.errors import UserError, set_to
-from hectogpt.files import append_line, is_whole_object
-from hectogpt.json_files import parse_json_object, read_bytes
+from hectogpt.files import append_line, is_whole_object, parse_json_object, read_bytes
 from hectogpt.serialization import diff, dump, load
 from hectogpt.training.run import Run, load_run
 

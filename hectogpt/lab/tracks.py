@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from hectogpt.data import Corpus
 from hectogpt.errors import unknown
-from hectogpt.lab.mixing import Scoring
 from hectogpt.training.run import Run
+
+Scoring = Literal["alone", "counting"]  # the ways in which a track scores
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Track:
         cores: the most threads.
         allows_gpu: True if a GPU may train.
         scoring: how a trained model is scored: by itself, or with n-grams of what it read
-            (lab/mixing.py).
+            (lab/ngram.py).
     """
 
     name: str

@@ -18,10 +18,13 @@ from hectogpt import __version__, errors, process
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.idea_file import IdeaFile, explain, load_idea
-from hectogpt.lab.mixing import Scoring, scores_of
+from hectogpt.lab.ngram import ORDER, KneserNey, mix, neighbours, score_both
+from hectogpt.lab.tracks import Scoring
 from hectogpt.serialization import dump
+from hectogpt.training import setup
 from hectogpt.training.events import Ended, Stepped, events, session_of
 from hectogpt.training.run import Run, files_of, load_run
+from hectogpt.training.session import Session
 
 PACKAGE = Path(__file__).resolve().parents[1]
 OnStep = Callable[[int, float], None]
@@ -131,6 +134,28 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield summary | {
         name: [float(f"{value:.5g}") for value in values] for name, values in curves.items()
     }
+
+
+def scores_of(scoring: Scoring, session: Session, splits: Sequence[str]) -> dict[str, float]:
+    """Loss and bits per byte of a trained run on these splits by the rules of a track.
+
+    The keys are those of a record; {} for "alone", which the record has already.
+    """
+    if scoring == "alone":
+        return {}
+    run = session.run
+    corpus = session.corpus
+    counts = KneserNey(setup.training_tokens(run, corpus), run.model.vocab_size, neighbours(ORDER))
+    alone = {
+        split: session.scores.get(split) or session.evaluate(split) for split in {"dev", *splits}
+    }
+    both = {split: score_both(counts, corpus.tokens[split], one) for split, one in alone.items()}
+    fields = dict[str, float]()
+    for split in splits:
+        loss = mix(both[split], None if split == "dev" else both["dev"])[0]
+        found = alone[split]
+        fields |= {f"{split}_loss": loss, f"{split}_bpb": loss * found.bits_per_byte / found.loss}
+    return fields
 
 
 def _uniform_guess(run: Run, corpus: Corpus, splits: Sequence[str]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hectogpt.display import columns, printable
 from hectogpt.lab.compare import Comparison, Result, result_table, short_name
+from hectogpt.lab.full_run import FEW_TOKENS
 from hectogpt.lab.record import Record, failures
 from hectogpt.lab.statistics import (
     LEAST_DIFFERENCE,
@@ -18,7 +19,6 @@ from hectogpt.lab.statistics import (
     p_text,
     seeds_needed,
 )
-from hectogpt.training.full_run import FEW_TOKENS
 
 FEWEST_SEEDS = 3  # recommended when there is only one
 # Costs of a trial: name in a verdict -> field of a record, number format, unit.

@@ -23,7 +23,7 @@ from hectogpt.data.sources import find_source
 from hectogpt.data.tokenizer import MERGES, read_merges
 from hectogpt.display import columns
 from hectogpt.errors import UserError, first_line, set_to
-from hectogpt.json_files import read_bytes
+from hectogpt.files import read_bytes
 from hectogpt.lab.best_counting import Mixture, cross_fitted
 from hectogpt.lab.loss_logs import Curve
 from hectogpt.lab.ngram import ADDED, DISCOUNT

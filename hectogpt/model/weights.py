@@ -21,8 +21,14 @@ from safetensors.torch import load_file, save_file
 
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError
-from hectogpt.files import open_regular, replacing, write_atomic
-from hectogpt.json_files import MANIFEST, check_hashes, read_json_object
+from hectogpt.files import (
+    MANIFEST,
+    check_hashes,
+    open_regular,
+    read_json_object,
+    replacing,
+    write_atomic,
+)
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.transformer import Transformer
 from hectogpt.serialization import IDEA_MODULE, dump, load

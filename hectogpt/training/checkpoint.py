@@ -32,7 +32,7 @@ from torch.optim import Optimizer
 
 from hectogpt import errors, files
 from hectogpt.errors import UserError
-from hectogpt.json_files import read_manifest, write_manifest
+from hectogpt.files import read_manifest, write_manifest
 from hectogpt.model import Transformer
 from hectogpt.model.weights import check_header, copied, load_tensors, saved_tensors
 from hectogpt.run_records import FORMAT, KEEP, MOST_STATE_TENSORS, STATE, SavedCheckpoints

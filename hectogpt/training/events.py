@@ -25,8 +25,8 @@ from hectogpt.errors import UserError
 from hectogpt.signals import CODES, ignore_more, stop_on_signal
 from hectogpt.training.checkpoint import Checkpoint
 from hectogpt.training.evaluate import EvalResult
-from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.loop import Step
+from hectogpt.training.parallel import ALONE, World
 from hectogpt.training.run import Run
 from hectogpt.training.session import Session
 

@@ -23,9 +23,9 @@ from hectogpt.data import Batches
 from hectogpt.errors import UserError, set_to
 from hectogpt.model import Transformer
 from hectogpt.model.fused_ce import convert
-from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.losses import Predictions, total_of
 from hectogpt.training.optim import OptimizerGroup
+from hectogpt.training.parallel import ALONE, World
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run
 

@@ -29,9 +29,8 @@ from hectogpt import errors, files
 from hectogpt.data import Tokenizer
 from hectogpt.data.tokenizer import MERGES
 from hectogpt.errors import UserError, set_to
-from hectogpt.files import write_atomic
+from hectogpt.files import MANIFEST, check_hashes, read_json_object, write_atomic, write_manifest
 from hectogpt.idea_file import IdeaFile
-from hectogpt.json_files import MANIFEST, check_hashes, read_json_object, write_manifest
 from hectogpt.model.weights import save_config
 from hectogpt.run_records import (
     CHECKPOINTS,

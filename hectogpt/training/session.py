@@ -30,9 +30,9 @@ from hectogpt.serialization import dump
 from hectogpt.training import loop, precision, setup
 from hectogpt.training.checkpoint import Checkpoint, code_hash, put_state, take_state, weights_in
 from hectogpt.training.evaluate import EvalResult, RunResult, evaluate, hash_trained
-from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.loop import Gradients, Step
 from hectogpt.training.optim import OptimizerGroup
+from hectogpt.training.parallel import ALONE, World
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, changes, load_run
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from hectogpt.cli.options import TrainHelp
 from hectogpt.data import open_corpus
 from hectogpt.lab import recipes
-from hectogpt.lab.scoring import default_prompt, find_baseline
+from hectogpt.lab.full_run import default_prompt, find_baseline
 from hectogpt.serialization import dump
 
 FILES = {"run.json", "metrics.jsonl", "losses_and_grad_norms.png", "model.safetensors", "config.json", "summary.json"}

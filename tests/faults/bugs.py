@@ -24,7 +24,7 @@ from runs import Undisturbed
 from torch import Tensor
 from two_at_once import Started
 
-from hectogpt import files, json_files, signals
+from hectogpt import files, signals
 from hectogpt.training import checkpoint, events, loop, run_folder
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
 from hectogpt.training.run import Run
@@ -116,7 +116,7 @@ def replaced(owner: Any, name: str, new: Any) -> Callable[[], object]:
 BUGS: dict[str, tuple[Callable[[], object], Callable[[Looks], int]]] = {
     "old checkpoints are removed before the new one": (replaced(Checkpoints, "save", save_after_removing), Looks.kills),
     "files are not synced": (lambda: [everywhere(f, nothing) for f in (files.sync_file, files.sync)], Looks.power_cut),
-    "hashes are not checked": (lambda: everywhere(json_files.damage, lambda *_, **__: {}), Looks.damage),
+    "hashes are not checked": (lambda: everywhere(files.damage, lambda *_, **__: {}), Looks.damage),
     "dropout is not seeded": (
         lambda: everywhere(loop.seeded, lambda *_: contextlib.nullcontext()),
         lambda looks: looks.kills("idea"),

@@ -39,9 +39,9 @@ from hectogpt.cli.check import verify_run
 from hectogpt.data import open_corpus, token_files
 from hectogpt.data.corpus import build_with_vocabulary
 from hectogpt.errors import UserError
+from hectogpt.files import MANIFEST
 from hectogpt.interop import open_model
 from hectogpt.interop.export import export
-from hectogpt.json_files import MANIFEST
 from hectogpt.lab.plan import plan
 from hectogpt.lab.record import read_records
 from hectogpt.model import ModelConfig, Transformer

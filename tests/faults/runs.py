@@ -32,12 +32,11 @@ from hectogpt.data import Corpus, Tokenizer
 from hectogpt.display import Progress
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
-from hectogpt.lab.scoring import run_and_score
+from hectogpt.lab.full_run import Plan, begin, run_and_score, train_in_folder
 from hectogpt.model.inputs import NgramHash
 from hectogpt.model.weights import hash_weights
 from hectogpt.run_records import CHECKPOINTS, METRICS, RUN, SUMMARY, Habits, read_record
 from hectogpt.training.checkpoint import Checkpoint, Checkpoints
-from hectogpt.training.full_run import Plan, begin, train_in_folder
 from hectogpt.training.run import Data, LinearDecay, Run
 from hectogpt.training.session import Session
 

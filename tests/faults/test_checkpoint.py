@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from hectogpt import hardware
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.json_files import write_manifest
+from hectogpt.files import write_manifest
 from hectogpt.training.checkpoint import STATE, Checkpoints, put_state
 from hectogpt.training.events import Stepped
 from hectogpt.training.listeners import Saver

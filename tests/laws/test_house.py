@@ -51,7 +51,7 @@ OWNERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
 CLOCKS = ("time", "datetime", "timeit", "torch.cuda.Event", "os.environ", "os.getenv", "os.putenv", "os.environb")
 # Literals below cli/ that hold a flag: of other programs, or of a command of ours that is named as a whole.
 FLAGS_OF_OTHERS = {
-    "training/full_run.py": " --",  # diagnose and repair, of check
+    "lab/full_run.py": " --",  # diagnose and repair, of check
     "data/tokenizer.py": "python -m pip install --force-reinstall --no-deps",  # how to mend a broken installation
     "process.py": "--porcelain",  # git's
     "training/listeners.py": "tensorboard --logdir",  # how to look at what was written

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_kinds import KINDS, build
 
+from hectogpt.lab import ngram
 from hectogpt.lab.best_counting import GAPS, NEIGHBOURS, Mixture
-from hectogpt.lab.mixing import FIRST, Scored, fit_weights, losses, mix, score_both
 from hectogpt.lab.ngram import ADDED, DISCOUNT, ORDER, KneserNey, NgramModels, Pattern, neighbours
 from hectogpt.training.evaluate import evaluate
 
@@ -128,12 +128,12 @@ def test_network_and_ngrams_sum_to_one() -> None:
     dev, test = stream[400:640], stream[640:]
     bytes_of = np.ones(7, dtype=np.int64)
     scored = {
-        text: score_both(model, tokens, evaluate(network, tokens, bytes_of, 8), 8)
+        text: ngram.score_both(model, tokens, evaluate(network, tokens, bytes_of, 8), 8)
         for text, tokens in (("dev", dev), ("test", test))
     }
-    fitted = fit_weights(scored["dev"])
-    assert mix(scored["test"], scored["dev"])[0] == losses(scored["test"], fitted).mean()
-    assert mix(scored["dev"])[1] == tuple(fitted)
+    fitted = ngram.fit_weights(scored["dev"])
+    assert ngram.mix(scored["test"], scored["dev"])[0] == ngram.mixed_losses(scored["test"], fitted).mean()
+    assert ngram.mix(scored["dev"])[1] == tuple(fitted)
     weights = np.linspace(0.1, 0.9, ORDER)
     for at in (1, 4, 8):  # targets of the first sequence
         with torch.no_grad():
@@ -145,7 +145,7 @@ def test_network_and_ngrams_sum_to_one() -> None:
         w = weights[known[0]]
         p = (1 - w) * q + w * counted
         assert p.sum() == pytest.approx(1, rel=1e-9)
-        assert losses(scored["dev"], weights)[at - 1] == pytest.approx(-np.log(p[dev[at]]), rel=1e-6)
+        assert ngram.mixed_losses(scored["dev"], weights)[at - 1] == pytest.approx(-np.log(p[dev[at]]), rel=1e-6)
 
 
 @given(st.integers(0, 99))
@@ -153,20 +153,20 @@ def test_network_and_ngrams_sum_to_one() -> None:
 def test_fitted_weights_are_the_best_and_halves_do_not_see_each_other(seed: int) -> None:
     draw = np.random.default_rng(seed)
     known = draw.integers(0, ORDER - 1, 400)  # the longest context never occurs
-    scored = Scored(draw.random(400), draw.random(400) ** (known + 1), known, np.arange(400) // 10)
-    weights = fit_weights(scored)
-    assert weights[ORDER - 1] == FIRST
+    scored = ngram.Scored(draw.random(400), draw.random(400) ** (known + 1), known, np.arange(400) // 10)
+    weights = ngram.fit_weights(scored)
+    assert weights[ORDER - 1] == ngram.FIRST
     for length in range(ORDER - 1):
         for step in (-0.02, 0.02):
             moved = weights.copy()
             moved[length] = min(max(moved[length] + step, 1e-9), 1 - 1e-9)
-            assert losses(scored, weights).mean() <= losses(scored, moved).mean() + 1e-9
-    before, changed = mix(scored)[0], scored.sequence % 2 == 0
+            assert ngram.mixed_losses(scored, weights).mean() <= ngram.mixed_losses(scored, moved).mean() + 1e-9
+    before, changed = ngram.mix(scored)[0], scored.sequence % 2 == 0
     other = replace(scored, network=np.where(changed, 0.5, scored.network))
-    even = losses(scored.part(changed), fit_weights(scored.part(~changed)))
-    odd = losses(scored.part(~changed), fit_weights(scored.part(changed)))
+    even = ngram.mixed_losses(scored.part(changed), ngram.fit_weights(scored.part(~changed)))
+    odd = ngram.mixed_losses(scored.part(~changed), ngram.fit_weights(scored.part(changed)))
     assert before == pytest.approx((even.sum() + odd.sum()) / 400)
-    assert mix(other)[0] != before
+    assert ngram.mix(other)[0] != before
 
 
 # --- the best counting (tools/) ---------------------------------------------------------------------------------------

@@ -18,8 +18,7 @@ from hectogpt.data import Corpus
 from hectogpt.lab.ideas import find_run
 from hectogpt.model.inputs import NgramHash
 from hectogpt.training.checkpoint import Checkpoints
-from hectogpt.training.leaves import ALONE, World, add_in_tree, choose_leaves, process_counts
-from hectogpt.training.parallel import Launch, SharedWorld
+from hectogpt.training.parallel import ALONE, Launch, SharedWorld, World, add_in_tree, choose_leaves, process_counts
 from hectogpt.training.run import Data, Run
 from hectogpt.training.session import Session
 

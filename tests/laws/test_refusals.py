@@ -28,7 +28,7 @@ from hectogpt.model import SIZES, Init, Transformer
 from hectogpt.model.inputs import InputPart, NgramHash
 from hectogpt.model.parts import Norm, Rotary, SinusoidalPositions
 from hectogpt.serialization import dump
-from hectogpt.training.leaves import choose_leaves
+from hectogpt.training.parallel import choose_leaves
 from hectogpt.training.run import Data, load_run
 
 

@@ -13,8 +13,8 @@ from helpers import train
 
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.lab.mixing import Scoring, mix, score_both
-from hectogpt.lab.ngram import NgramModels
+from hectogpt.lab.ngram import NgramModels, mix, score_both
+from hectogpt.lab.tracks import Scoring
 from hectogpt.lab.trial import request_of, train_and_score
 from hectogpt.training.evaluate import evaluate
 from hectogpt.training.run import Run

@@ -18,7 +18,7 @@ from typing import Any
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
-from hectogpt.lab import recipes, scoring
+from hectogpt.lab import full_run, recipes
 from hectogpt.lab.ladder import LADDER
 from hectogpt.lab.record import read_records
 from results import recipes as results_recipes
@@ -31,7 +31,7 @@ from tools.report.seconds import Seconds, read_seconds
 from tools.report.template import Filler, picture_name
 
 TEMPLATE = "learning.template.md"
-BANDS = Path(scoring.__file__).parent / "baselines" / "bands.json"  # what `hectogpt.lab.scoring` reads
+BANDS = Path(full_run.__file__).parent / "baselines" / "bands.json"  # what `hectogpt.lab.full_run` reads
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ import numpy as np
 from hectogpt.data import open_corpus
 from hectogpt.data.sources import find_source
 from hectogpt.files import append_line
-from hectogpt.lab import mixing, recipes
-from hectogpt.lab.ngram import NgramModels
+from hectogpt.lab import ngram, recipes
 from hectogpt.training.session import Session
 from hectogpt.training.setup import training_tokens
 from tools import ROOT
@@ -49,11 +48,11 @@ def measure(recipe: str, seed: int, steps: int = 100) -> dict[str, object]:
     session = Session.open(run, corpus)
     for _ in session.steps():
         pass
-    models = NgramModels(training_tokens(run, corpus), corpus.n_vocab)
-    found = {s: mixing.score_both(models.order_5, corpus.tokens[s], session.evaluate(s)) for s in ("dev", "test")}
+    models = ngram.NgramModels(training_tokens(run, corpus), corpus.n_vocab)
+    found = {s: ngram.score_both(models.order_5, corpus.tokens[s], session.evaluate(s)) for s in ("dev", "test")}
     losses = {
         "closed": -np.log(found["test"].network),
-        "closed+counting": mixing.losses(found["test"], mixing.fit_weights(found["dev"])),
+        "closed+counting": ngram.mixed_losses(found["test"], ngram.fit_weights(found["dev"])),
         "kn3": models.nats(corpus.test)["kn3"],
         "kn5": -np.log(found["test"].other),
     }

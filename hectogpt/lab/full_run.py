@@ -1,12 +1,12 @@
-"""A training run with a folder: its plan, a new or resumed start, and its end.
+"""A training run with a folder: its plan, a new or resumed start, its end, and its scores.
 
 Commands read a Plan from their options; Python builds one from keywords. Progress goes to stderr.
-A run that ends early saves what it can, then raises UserError. lab/scoring.py adds the listener
-that compares and summarises the trained model.
+A run that ends early saves what it can, then raises UserError.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,10 +17,15 @@ from typing import Any
 import torch
 
 from hectogpt import errors, hardware, torch_private
-from hectogpt.data import Corpus, open_corpus
+from hectogpt.data import Corpus, Tokenizer, open_corpus
+from hectogpt.data.corpus import beginning
 from hectogpt.display import Progress
 from hectogpt.errors import UserError, set_to
 from hectogpt.files import free_bytes
+from hectogpt.generation import Sampling, complete
+from hectogpt.lab.ngram import NgramModels, mix, score_both
+from hectogpt.lab.recipes import DEFAULT
+from hectogpt.model import Transformer
 from hectogpt.model.weights import hash_weights
 from hectogpt.run_records import (
     CHECKPOINTS,
@@ -28,20 +33,24 @@ from hectogpt.run_records import (
     HASH,
     KEEP,
     METRICS,
+    PICTURE,
     RUN,
     STEP_FOLDER,
     Habits,
     count_of,
     read_object,
+    read_record,
     read_rows,
+    read_scores,
 )
 from hectogpt.serialization import dump
 from hectogpt.signals import code_of, raise_on_signal, stop_behind
 from hectogpt.training import events, precision, setup
-from hectogpt.training.events import Ended, Listener, Stream, drive
+from hectogpt.training.evaluate import RunResult
+from hectogpt.training.events import Ended, Event, Listener, Stepped, Stream, Trained, drive
 from hectogpt.training.history import branch_state
-from hectogpt.training.leaves import ALONE, World
 from hectogpt.training.listeners import Saver, rows, step_lines, summary, tracker
+from hectogpt.training.parallel import ALONE, World
 from hectogpt.training.run import Run, changes, files_of, is_modified, label_of
 from hectogpt.training.run_folder import Branch, RunFolder, read_branch, read_steps
 from hectogpt.training.session import Session
@@ -49,6 +58,9 @@ from hectogpt.training.session import Session
 FEW_TOKENS = 2000  # held-out tokens below which a score is rough
 # nats, of the losses of single tokens: 2.6 to 3.2 for n-gram models and small networks
 TOKEN_SD = 3.0
+LONG = 90.0  # seconds of training from which a quicker recipe is suggested
+SOTU_PROMPT = "The state of our"
+PROMPT_TOKENS = 6  # of the held-out text, for other corpora
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,21 @@ class Plan:
         if keep == KEEP:
             keep = count_of(before.get("keep_checkpoints")) or KEEP
         return replace(self, habits=replace(self.habits, save_every=every, keep_checkpoints=keep))
+
+
+@dataclass(frozen=True)
+class FullRun:
+    """A finished run.
+
+    Attributes:
+        result: losses, gradient norms and model of the run.
+        summary: the contents of summary.json.
+        baseline: the assignment's baseline on the same text, from `find_baseline`.
+    """
+
+    result: RunResult
+    summary: dict[str, Any]
+    baseline: dict[str, Any] | None
 
 
 def find_corpus(run: Run, progress: Progress, check: bool = True) -> Corpus:
@@ -315,6 +342,36 @@ def rows_before(branch: Branch | None) -> list[dict[str, Any]]:
     return [row for row in rows if branch and row["step"] <= branch.step]
 
 
+def run_and_score(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) -> FullRun:
+    """Train a run in its folder, score it, draw its picture, write its summary.
+
+    world: the processes that share the run, of which this is rank 0.
+
+    Raises UserError as `train_in_folder` does.
+    """
+    prompt = plan.habits.prompt
+    corpus.tokenizer.encode(prompt or "")  # refuses what is no text before training
+    is_default = plan.run.recipe == DEFAULT and plan.resume is None and not plan.modified
+    found = []
+    with raise_on_signal(), begin(plan, corpus, progress, world) as begun:
+
+        def finish(event: Event) -> None:
+            if isinstance(event, Stepped) and event.step.number == 5 and is_default:
+                seconds = sum(step.seconds for step in begun.session.done) / 5 * plan.run.steps
+                if seconds > LONG:
+                    progress.line(
+                        f"note: this run takes about {seconds / 60:.1f} minutes here; the recipe "
+                        "half_minute takes six tenths of that"
+                    )
+            elif isinstance(event, Trained):
+                progress.line(f"scoring {len(corpus.dev):,} held-out tokens ...")
+            elif isinstance(event, Ended) and event.how == "done":
+                found.append(summarise(begun.session, begun.folder, progress, prompt))
+
+        train_in_folder(begun, progress, finish)
+    return found[0]
+
+
 def train_in_folder(begun: Begun, progress: Progress, *more: Listener) -> None:
     """Train to the end, and write everything that the run leaves.
 
@@ -415,3 +472,109 @@ def explain(ended: Ended, begun: Begun, trained: bool, progress: Progress) -> Ba
         return error.amended(fix=error.fix or fix, kept=error.kept or kept)
     progress.line(f"kept: {kept}" + (f"\nfix: {fix}" if fix else ""))
     return error
+
+
+# --- after the last step: n-gram baselines, picture, continuations and summary ---
+
+
+def summarise(
+    session: Session, folder: RunFolder, progress: Progress, prompt: str | None
+) -> FullRun:
+    """Compare a run that is scored with n-gram models, draw its picture, write its summary."""
+    # Imported late: loading matplotlib would delay the first step.
+    from hectogpt.training.plot import plot_run
+
+    run = session.run
+    corpus = session.corpus
+    modified = folder.modified
+    found = session.scores["dev"]
+    counted = setup.training_tokens(run, corpus)
+    progress.line(f"counting n-grams of the {counted.size:,} tokens that were read ...")
+    models = NgramModels(counted, run.model.vocab_size)
+    ngrams = models.losses(corpus.dev)
+    loss, weights = mix(score_both(models.order_5, corpus.dev, found))
+    baseline = (
+        None if run.recipe == "baseline" and not modified else find_baseline(corpus, run.steps)
+    )
+    behind = ("baseline", baseline["losses"], baseline["grad_norms"]) if baseline else None
+    if folder.branch is not None:
+        trunk = Path(folder.branch.run)
+        steps = read_steps(trunk)
+        behind = ("trunk", [step.loss for step in steps], [step.grad_norm for step in steps])
+        with suppress(UserError):  # its folder may be gone
+            about = {"trunk": str(trunk), "trunk_step": folder.branch.step}
+            folder.facts["branch"] = about | {"trunk_loss": read_record(trunk).dev_loss}
+    try:
+        plot_run(
+            folder.path / PICTURE,
+            [step.loss for step in session.done],
+            [step.grad_norm for step in session.done],
+            f"{run.recipe}{' (modified)' if modified else ''} on {corpus.name}, seed {run.seed}",
+            behind=behind,
+            held_out=read_scores(folder.path / METRICS),
+            levels={"unigram counts": ngrams["unigram"]},
+        )
+    except Exception as error:  # any error: a picture is not worth a run
+        progress.line(f"note: no picture: {type(error).__name__}: {error}")
+    prompt = default_prompt(corpus) if prompt is None else prompt
+    summary = session.result().summary() | folder.facts
+    summary |= {"dev_loss_with_ngrams": loss, "ngram_weights": list(weights)}
+    summary |= {
+        "ngrams": ngrams,
+        "prompt": prompt,
+        "samples": samples(session.model, corpus.tokenizer, prompt, run.seed),
+        "state": "done",
+    }
+    folder.finish(summary)
+    return FullRun(replace(session.result(), folder=folder.path), summary, baseline)
+
+
+def default_prompt(corpus: Corpus) -> str:
+    """A prompt that fits the corpus: except for sotu, the beginning of the held-out text."""
+    if corpus.name == "sotu":
+        return SOTU_PROMPT
+    return beginning(corpus.dev, corpus.tokenizer, PROMPT_TOKENS)
+
+
+def samples(model: Transformer, tokenizer: Tokenizer, prompt: str, seed: int) -> dict[str, str]:
+    """A greedy and a sampled continuation of the prompt, 40 tokens each."""
+    how = {
+        "greedy": Sampling(max_new_tokens=40),
+        "sampled": Sampling(max_new_tokens=40, do_sample=True),
+    }
+    return {
+        name: prompt + complete(model, tokenizer, prompt, sampling, seed=seed)
+        for name, sampling in how.items()
+    }
+
+
+# --- what a loss is compared with: recorded runs of the recipe, the baseline's curve on the text
+
+
+def is_it_usual(recipe: str, corpus: str, steps: int | None, loss: float) -> str:
+    """Compare a run's held-out loss with recorded ones, in words; "" if there are fewer than two.
+
+    A loss within four SD, or within 0.01, is usual. tools/report writes bands.json from
+    results/ladder.jsonl: mean and SD of n losses, in nats per token.
+    """
+    bands = json.loads(
+        (Path(__file__).parent / "baselines" / "bands.json").read_text(encoding="utf-8")
+    )
+    if (band := bands.get(f"{recipe} {corpus} {steps}")) is None:
+        return ""
+    mean, sd, n = band
+    others = f"{n} runs on record: {mean:.3f} ± {sd:.3f}"
+    apart = loss - mean
+    if abs(apart) <= max(4 * sd, 0.01):
+        return f"as usual ({others})"
+    return f"{abs(apart):.3f} {'above' if apart > 0 else 'below'} the usual ({others})"
+
+
+def find_baseline(corpus: Corpus, steps: int) -> dict[str, Any] | None:
+    """A finished baseline run on this training text with this number of steps, or None.
+
+    It has `losses` and `grad_norms` of every step, and `dev_loss`. The package contains one, of
+    100 steps on the embedded corpus.
+    """
+    path = Path(__file__).parent / "baselines" / f"{corpus.sha256['train'][:16]}-{steps}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
