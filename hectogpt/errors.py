@@ -79,9 +79,9 @@ class UserError(Exception):
         return printable("\n".join(line.replace("\n", "\n  ") for line in lines))
 
 
-def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A question with the known name that is most like `name`; "" if none is like it."""
-    near = difflib.get_close_matches(name[:200], known, 1, cutoff)
+    near = difflib.get_close_matches(name[:200], known, 1, 0.5)
     return f"did you mean {near[0]!r}?" if near else ""
 
 

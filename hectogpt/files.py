@@ -139,6 +139,12 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(data)
 
 
+def write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> None:
+    """Replace a file by a JSON object, as `write_atomic` does."""
+    text = json.dumps(content, indent=indent, allow_nan=False)
+    write_atomic(path, text + "\n")
+
+
 def append_line(path: Path, line: str) -> None:
     """Append a line to a file, to which several processes may append at the same time.
 
@@ -472,10 +478,7 @@ def write_manifest(folder: Path, names: Iterable[str], facts: dict[str, Any]) ->
     the manifest cannot be written.
     """
     content = facts | {"files": {name: _describe(folder / name) for name in names}}
-    write_atomic(
-        folder / MANIFEST,
-        json.dumps(content | {"sha256": _hash(content)}, indent=1, allow_nan=False) + "\n",
-    )
+    write_json(folder / MANIFEST, content | {"sha256": _hash(content)}, indent=1)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

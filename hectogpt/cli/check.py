@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from hectogpt.cli.options import CheckOptions
 from hectogpt.cli.train import result_lines
 from hectogpt.display import Progress, printable
 from hectogpt.errors import UserError
-from hectogpt.files import MANIFEST, damage, odd_entries, read_manifest, write_atomic
+from hectogpt.files import MANIFEST, damage, odd_entries, read_manifest, write_json
 from hectogpt.lab.full_run import Plan, find_corpus, named_folder, run_and_score
 from hectogpt.model.weights import WEIGHTS, hash_weights
 from hectogpt.run_records import (
@@ -159,7 +158,7 @@ def restore_record(folder: Path, checkpoints: list[Path]) -> None:
     record = {"run": facts["run"], "machine": facts["machine"], "modified": True}
     with suppress(UserError):  # the summary may be damaged too
         record |= {"modified": read_summary(folder)["modified"]}
-    write_atomic(folder / RUN, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    write_json(folder / RUN, record)
 
 
 def lost(path: Path, why: str, fix: str) -> UserError:

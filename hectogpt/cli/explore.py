@@ -16,7 +16,7 @@ from hectogpt.data.documents import read_text
 from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
-from hectogpt.run_records import read_record
+from hectogpt.run_records import find_runs, read_record
 from hectogpt.web.page import fill
 
 
@@ -69,11 +69,11 @@ def make(options: ExploreExportOptions) -> str:
         )
     if options.view != "model":
         return fill(options.view, None)
-    from hectogpt.generation.model_view import find_newest_run
     from hectogpt.training.history import open_at
     from hectogpt.web.model_page import model_page
 
-    folder = options.model or find_newest_run(Path("runs"))
+    done = [str(run.folder) for run in find_runs(Path("runs"))[0] if run.state == "done"]
+    folder = options.model or next(reversed(done), None)
     if folder is None:
         why = "no run below ./runs has finished"
         fix = "hectogpt train, or --model FOLDER"

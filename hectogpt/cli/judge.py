@@ -23,7 +23,8 @@ from hectogpt.errors import UserError, set_to
 from hectogpt.lab.compare import short_name
 from hectogpt.lab.judge import Replay, judge, replay
 from hectogpt.lab.judgement import Judgement, find_entrant, read_judgement
-from hectogpt.lab.verdict import COSTS, OPENINGS, Cost, costs_text
+from hectogpt.lab.statistics import OPENINGS
+from hectogpt.lab.verdict import COSTS, Cost, costs_text
 from hectogpt.signals import WORDS
 
 NOT_BETTER = 1

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import combinations
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,19 +39,6 @@ class Trace(NamedTuple):
     maps: Float[np.ndarray, "layers heads time time"]
     losses: Float[np.ndarray, " predicted"]
     next_probabilities: Float[np.ndarray, " vocab"]
-
-
-def find_newest_run(root: Path) -> Path | None:
-    """The run folder below `root` that finished last, or None.
-
-    A run finishes when it writes summary.json.
-    """
-    summaries = [
-        path
-        for path in root.glob("*/summary.json")
-        if (path.parent / "model.safetensors").is_file()
-    ]
-    return max(summaries, key=lambda path: path.stat().st_mtime).parent if summaries else None
 
 
 def read_prompt(

@@ -7,7 +7,6 @@ if its logits equal the model's.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from hectogpt.files import (
     remove_leftovers,
     replacing_folder,
     write_atomic,
+    write_json,
 )
 from hectogpt.interop import gguf_file
 from hectogpt.interop.hf_model import PREFIX, gpt2_differences, to_huggingface, write_config
@@ -202,10 +202,10 @@ def _write_folder(folder: Path, model: Transformer, tokenizer: Tokenizer, has_co
     else:
         settings = write_config(config) | settings
         state = to_huggingface(state, config.n_layers, tied=config.lm_head.tied)
-    _write_json(folder / "config.json", settings)
-    _write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
+    write_json(folder / "config.json", settings)
+    write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    _write_json(folder / "tokenizer.json", _tokenizer_json(tokenizer), indent=None)
+    write_json(folder / "tokenizer.json", _tokenizer_json(tokenizer), indent=None)
     flags = {"add_prefix_space": False, "clean_up_tokenization_spaces": False}
     names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
     about = {
@@ -214,7 +214,7 @@ def _write_folder(folder: Path, model: Transformer, tokenizer: Tokenizer, has_co
         **flags,
         **names,
     }
-    _write_json(folder / "tokenizer_config.json", about)
+    write_json(folder / "tokenizer_config.json", about)
 
 
 def _own_config(model: Transformer) -> dict[str, Any]:
@@ -236,12 +236,6 @@ def _own_config(model: Transformer) -> dict[str, Any]:
         "num_hidden_layers": config.n_layers,
         "num_attention_heads": config.n_heads,
     }
-
-
-def _write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> None:
-    write_atomic(
-        path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
-    )
 
 
 def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:

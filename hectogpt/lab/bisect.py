@@ -9,31 +9,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hectogpt import errors
 from hectogpt.errors import UserError
 from hectogpt.model.weights import saved_tensors
 from hectogpt.training import setup
 from hectogpt.training.checkpoint import Checkpoint
+from hectogpt.training.diagnose import Tensors, trace
 from hectogpt.training.events import Stepped, Stream, session_of
-from hectogpt.training.loop import Gradients
 from hectogpt.training.session import Session
 
 Open = Callable[[Checkpoint | None], Stream]
-Named = dict[str, Tensor]
-Outputs = Mapping[str, Named]
+Outputs = Mapping[str, Tensors]
 # Largest difference between correct programs, relative to a module's largest output. They may
 # round to float32 internally.
 ROUNDING = {"float32": 1e-4, "float64": 1e-6}
-HEAD = "lm_head"  # computes the loss without being called as a module
 
 
 @dataclass(frozen=True)
@@ -65,16 +60,15 @@ class Parting:
     largest: dict[str, float] = field(default_factory=dict)
 
 
-def bisect_runs(a: Open, b: Open, at: Checkpoint | None = None) -> Parting:
+def bisect_runs(a: Open, b: Open) -> Parting:
     """Train two runs side by side until their weights differ.
 
     Args:
-        a, b: open a stream of each run, at its first step or at a checkpoint.
-        at: a checkpoint that both share, to start from.
+        a, b: open a stream of each run, where the comparison begins or at a checkpoint.
 
     Raises UserError (DATA) if their weights have different names or shapes.
     """
-    streams = (a(deepcopy(at)), b(deepcopy(at)))  # optimizers modify the tensors they are given
+    streams = (a(None), b(None))
     sessions = [session_of(stream) for stream in streams]
     check_shapes(*(saved_tensors(session.model) for session in sessions))
     if found := first_difference(*(saved_tensors(session.model) for session in sessions)):
@@ -92,7 +86,7 @@ def bisect_runs(a: Open, b: Open, at: Checkpoint | None = None) -> Parting:
     return Parting(True, sessions[0].step)
 
 
-def check_shapes(a: Named, b: Named) -> None:
+def check_shapes(a: Tensors, b: Tensors) -> None:
     """Check that both have the same tensors. Raises UserError (DATA)."""
     shapes = [{name: list(tensor.shape) for name, tensor in one.items()} for one in (a, b)]
     names = dict.fromkeys([*a, *b])
@@ -106,7 +100,7 @@ def check_shapes(a: Named, b: Named) -> None:
         )
 
 
-def first_difference(a: Named, b: Named) -> tuple[str, int] | None:
+def first_difference(a: Tensors, b: Tensors) -> tuple[str, int] | None:
     """The first tensor whose bits differ, and its first row that differs; None if all are equal.
 
     Bits are compared: two nans are equal, 0 and -0 are not.
@@ -130,10 +124,9 @@ def _within_step(sessions: list[Session], tensor: str, row: int) -> Parting:
         batch_row = 0
     elif len(rows := np.flatnonzero((batches[0] != batches[1]).any(axis=1))):
         batch_row = int(rows[0])
-    traces = [_trace(session) for session in sessions]
+    _, *traces = zip(*map(trace, sessions), strict=True)
     first = {}
-    for stage in ("forward", "gradient"):
-        one, two = (trace[stage] for trace in traces)
+    for stage, (one, two) in zip(("forward", "gradient"), traces, strict=True):
         for name in one:
             if name in two and not _equal(one[name], two[name]):
                 first[stage] = name
@@ -145,41 +138,6 @@ def _within_step(sessions: list[Session], tensor: str, row: int) -> Parting:
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
-
-
-def _trace(session: Session) -> dict[str, Named]:
-    """The outputs of all modules in a session's next step, and all gradients.
-
-    The gradients are those of outputs and weights. Both are in the order of computation. With
-    several leaves there are several of each.
-    """
-    forward: Named = {}
-    gradient: Named = {}
-
-    def keep(into: Named, name: str, tensor: Tensor) -> None:
-        calls = sum(known.partition(" ")[0] == name for known in into)
-        into[f"{name} (call {calls + 1})" if calls else name] = tensor.detach().clone()
-
-    def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            keep(forward, name, output)
-            if output.requires_grad:
-                output.register_hook(partial(keep, gradient, name))
-
-    model = session.model
-    hooks = [m.register_forward_hook(partial(look, n)) for n, m in model.named_modules() if n]
-    batches = setup.make_batches(session.run, session.corpus)
-    model.train()
-    try:
-        loss = Gradients(session.run, model, batches, session.machine).compute(session.step)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    keep(forward, HEAD, loss)
-    for name, p in reversed(list(model.named_parameters())):
-        if p.grad is not None:
-            keep(gradient, name, p.grad)
-    return {"forward": forward, "gradient": gradient}
 
 
 def bisect_models(a: Outputs, b: Outputs, exact: bool) -> Parting:
@@ -209,7 +167,7 @@ def bisect_models(a: Outputs, b: Outputs, exact: bool) -> Parting:
     )
 
 
-def _apart(a: Named, b: Named, exact: bool) -> dict[str, tuple[float, float]]:
+def _apart(a: Tensors, b: Tensors, exact: bool) -> dict[str, tuple[float, float]]:
     """Module -> the largest difference of its outputs, and its ratio to the largest output."""
     shared = [name for name in a if name in b]
     if not shared:

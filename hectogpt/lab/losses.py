@@ -20,8 +20,8 @@ from hectogpt import errors
 from hectogpt.display import one_line
 from hectogpt.errors import UserError, set_to
 from hectogpt.files import parse_json_object, read_bytes
-from hectogpt.lab.sequential import half_width, look, p_value
-from hectogpt.lab.statistics import LEAST_DIFFERENCE, p_text
+from hectogpt.lab.sequential import half_width, look, p_value, pair_of
+from hectogpt.lab.statistics import LEAST_DIFFERENCE, OPENINGS, p_text
 
 LARGEST = 64 << 20  # bytes of a file of losses
 MOST_SEEDS = 10_000  # larger forecasts are not reported
@@ -61,12 +61,7 @@ class LossVerdict:
 
     def text(self, a: str, b: str) -> str:
         """The verdict as one paragraph. a, b: names for the two."""
-        opening = {
-            "better": f"{b} is better than {a}",
-            "worse": f"{b} is worse than {a}",
-            "tie": f"{b} ties with {a}",
-            "unproven": f"Whether {b} is better than {a} is unproven",
-        }[self.verdict]
+        opening = OPENINGS[self.verdict].format(arm=b, first=a)
         direction = "lower" if self.gain >= 0 else "higher"
         facts = [f"its mean loss is {abs(self.gain):.4g} {direction}"]
         if self.interval is not None:
@@ -146,18 +141,16 @@ def verdict(
             "of both",
             code=errors.DATA,
         )
-    looks = look(gains, margin)
-    gain = float(looks.gain[-1])
-    low = float(looks.low[-1])
-    high = float(looks.high[-1])
-    word = str(looks.word[-1])
+    pair = pair_of(gains.tolist(), margin)
+    low = pair.low
+    high = pair.high
     return LossVerdict(
-        verdict=word,
-        gain=gain,
-        interval=(low, high) if math.isfinite(high) else None,
+        verdict=pair.verdict,
+        gain=pair.gain,
+        interval=None if low is None or high is None else (low, high),
         p=p_value(gains),
         pairs=len(gains),
-        more_seeds=0 if word != "unproven" else seeds_to_decide(gains, margin),
+        more_seeds=0 if pair.verdict != "unproven" else seeds_to_decide(gains, margin),
         margin=margin,
         paired=paired,
         unused=unused,

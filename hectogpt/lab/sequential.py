@@ -120,13 +120,13 @@ def compare_sequentially(new: Mapping[int, float], old: Mapping[int, float]) -> 
     return pair_of(gains[: int(deciding[0]) + 1] if len(deciding) else gains)
 
 
-def pair_of(gains: Sequence[float]) -> Paired:
+def pair_of(gains: Sequence[float], margin: float = LEAST_DIFFERENCE) -> Paired:
     """The last look at these gains as a `Paired`.
 
     `low` and `high` are the interval that is valid at every look, None while it has no bounds. `p`
     is None.
     """
-    gain, low, high, word = (of_all[-1] for of_all in look(gains))
+    gain, low, high, word = (of_all[-1] for of_all in look(gains, margin))
     n = len(gains)
     bounded = bool(np.isfinite(high))
     sd = float(np.std(gains, ddof=1)) if n > 1 else None

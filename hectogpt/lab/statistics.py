@@ -19,6 +19,12 @@ SIGNIFICANCE = 0.01  # one-sided
 POWER = 0.8  # probability with which `seeds_needed` seeds show a gain
 
 VerdictWord = Literal["better", "unproven", "tie", "worse"]
+OPENINGS = {
+    "better": "{arm} is better than {first}",
+    "worse": "{arm} is worse than {first}",
+    "tie": "{arm} ties with {first}",
+    "unproven": "{arm} against {first} is unproven",
+}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from hectogpt.lab.full_run import FEW_TOKENS
 from hectogpt.lab.record import Record, failures
 from hectogpt.lab.statistics import (
     LEAST_DIFFERENCE,
+    OPENINGS,
     POWER,
     SIGNIFICANCE,
     Paired,
@@ -26,12 +27,6 @@ COSTS = {
     "seconds": ("seconds", "{:,.1f}", " s"),
     "memory": ("peak_mb", "{:,.0f}", " MiB of memory"),
     "parameters": ("params", "{:,.0f}", " parameters"),
-}
-OPENINGS = {
-    "better": "{arm} is better than {first}",
-    "worse": "{arm} is worse than {first}",
-    "tie": "{arm} ties with {first}",
-    "unproven": "{arm} against {first} is unproven",
 }
 Cost = Mapping[str, float | None]  # means over the trials: of the "first" arm and of the "arm"
 

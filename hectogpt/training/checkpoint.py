@@ -68,9 +68,7 @@ class Checkpoints(SavedCheckpoints):
         keep: keep only this many checkpoints, the newest.
     """
 
-    def __init__(self, folder: Path, keep: int = KEEP) -> None:
-        super().__init__(folder)
-        self.keep = keep
+    keep = KEEP
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint to disk, then remove the oldest ones if there are more than `keep`.

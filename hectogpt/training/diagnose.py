@@ -14,6 +14,9 @@ from hectogpt.training import setup
 from hectogpt.training.loop import Gradients
 from hectogpt.training.session import Session
 
+Tensors = dict[str, Tensor]
+HEAD = "lm_head"  # computes the loss without being called as a module
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -48,43 +51,21 @@ def diagnose(session: Session) -> Finding:
 
     Raises UserError if the run has no step left.
     """
-    run = session.run
     model = session.model
     machine = session.machine
-    batches = setup.make_batches(run, session.corpus)
-    # Stage -> its first module. Inner modules finish before outer ones, so it is an innermost one.
-    first: dict[str | None, str] = {}
-
-    def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.is_floating_point():
-            note("forward", name, output)
-            if output.requires_grad:
-                output.register_hook(partial(note, "backward", name))
-
-    def note(stage: str, name: str, numbers: Tensor) -> None:
-        if not numbers.isfinite().all():
-            first.setdefault(stage, name)
-
-    for name, p in model.named_parameters():
-        note("weights", name, p)
-    hooks = [
-        module.register_forward_hook(partial(look, name))
-        for name, module in model.named_modules()
-        if name
-    ]
-    model.train()
-    try:
-        loss = Gradients(run, model, batches, machine).compute(session.step)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    batches = setup.make_batches(session.run, session.corpus)
+    stages = {"weights": {name: p.data for name, p in model.named_parameters()}}
+    loss, stages["forward"], stages["backward"] = trace(session)
     norm = float(model.gradient_norm())
-    note("forward", "lm_head (the loss)", loss)
-    for name, p in reversed(list(model.named_parameters())):
-        if p.grad is not None:
-            note("backward", name, p.grad)
-    stage = next((stage for stage in ("weights", "forward", "backward") if stage in first), None)
     model.zero_grad(set_to_none=True)
+    # Inner modules finish before outer ones, so the first is an innermost one.
+    wrong = (
+        (stage, name.partition(" ")[0])
+        for stage, tensors in stages.items()
+        for name, tensor in tensors.items()
+        if not tensor.isfinite().all()
+    )
+    stage, module = next(wrong, (None, None))
     batch = torch.from_numpy(batches.at(session.step)).to(machine.device)
     with torch.no_grad(), machine.autocast():
         each = model.losses(batch[:, :-1], batch[:, 1:], precision=machine.head_dtype)[1]
@@ -93,13 +74,48 @@ def diagnose(session: Session) -> Finding:
     rows = bad or sorted(range(len(losses)), key=lambda row: -losses[row])[:3]
     return Finding(
         step=session.step + 1,
-        loss=float(loss),
+        loss=loss,
         grad_norm=norm,
         stage=stage,
-        module=first.get(stage),
+        module=module,
         rows=tuple(rows),
         sequences=()
         if batches.cuts
         else tuple(batches.numbers(session.step)[row] for row in rows),
         row_losses=tuple(losses[row] for row in rows),
     )
+
+
+def trace(session: Session) -> tuple[float, Tensors, Tensors]:
+    """Compute a session's next step without its update.
+
+    Returns its loss, the outputs of all modules, and the gradients of outputs and weights, both in
+    the order of computation. With several leaves there are several of each.
+    """
+    forward: Tensors = {}
+    gradient: Tensors = {}
+
+    def keep(into: Tensors, name: str, tensor: Tensor) -> None:
+        calls = sum(known.partition(" ")[0] == name for known in into)
+        into[f"{name} (call {calls + 1})" if calls else name] = tensor.detach().clone()
+
+    def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            keep(forward, name, output)
+            if output.requires_grad:
+                output.register_hook(partial(keep, gradient, name))
+
+    model = session.model
+    hooks = [m.register_forward_hook(partial(look, n)) for n, m in model.named_modules() if n]
+    batches = setup.make_batches(session.run, session.corpus)
+    model.train()
+    try:
+        loss = Gradients(session.run, model, batches, session.machine).compute(session.step)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    keep(forward, HEAD, loss)
+    for name, p in reversed(list(model.named_parameters())):
+        if p.grad is not None:
+            keep(gradient, name, p.grad)
+    return float(loss), forward, gradient

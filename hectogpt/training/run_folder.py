@@ -29,7 +29,14 @@ from hectogpt import errors, files
 from hectogpt.data import Tokenizer
 from hectogpt.data.tokenizer import MERGES
 from hectogpt.errors import UserError, set_to
-from hectogpt.files import MANIFEST, check_hashes, read_json_object, write_atomic, write_manifest
+from hectogpt.files import (
+    MANIFEST,
+    check_hashes,
+    read_json_object,
+    write_atomic,
+    write_json,
+    write_manifest,
+)
 from hectogpt.idea_file import IdeaFile
 from hectogpt.model.weights import save_config
 from hectogpt.run_records import (
@@ -136,8 +143,7 @@ class RunFolder:
                     if not (path / RUN).exists():
                         record = {"run": dump(run), "modified": modified}
                         record |= {"branch": dump(branch)}
-                        with files.replacing(path / RUN) as new:
-                            new.write_text(_render(record), encoding="utf-8")
+                        write_json(path / RUN, record)
                         files.sync_folder(path.parent)
                         return cls(path, run, modified, held.pop_all(), locked, branch=branch)
                 except OSError as error:
@@ -299,7 +305,7 @@ class RunFolder:
     def _write_record(self, record: dict[str, Any]) -> None:
         record |= {"run": dump(self.run), "sharing": {"processes": self.processes}}
         record |= {"branch": dump(self.branch)}
-        write_atomic(self.path / RUN, _render(record))
+        write_json(self.path / RUN, record)
 
     def _open_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         write_atomic(
@@ -330,7 +336,7 @@ class RunFolder:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write summary.json, with the collected facts, then the manifest of all files."""
-        write_atomic(self.path / SUMMARY, _render(summary | self.facts))
+        write_json(self.path / SUMMARY, summary | self.facts)
         self.seal(OURS)
 
     def seal(self, kinds: Sequence[str]) -> None:
@@ -450,7 +456,3 @@ def _remove_leftovers(path: Path) -> None:
     for leftover in path.glob(".*"):
         if re.fullmatch(f"{ours}|{of_safetensors}", leftover.name) and not leftover.is_dir():
             leftover.unlink(missing_ok=True)
-
-
-def _render(record: dict[str, Any]) -> str:
-    return json.dumps(record, indent=2, allow_nan=False) + "\n"

@@ -189,7 +189,8 @@ def test_a_run_is_equal_to_itself_also_from_a_checkpoint_on(corpus: Corpus) -> N
     session = Session.open(RUN, corpus)
     next(session.steps())
     other = RUNS["lm_head.weight after 1"][0]
-    assert bisect_runs(opener(RUN, corpus), opener(RUN, corpus), session.checkpoint()) == Parting(True, 4)
+    later: list[Open] = [lambda at: opener(RUN, corpus)(at or session.checkpoint())] * 2
+    assert bisect_runs(*later) == Parting(True, 4)
     assert bisect_runs(opener(RUN, corpus), opener(other, corpus)).step == 1
     lost = replace(RUN, loss=HalfLoss(float("nan")))  # it diverges; nothing is updated
     assert not bisect_runs(opener(lost, corpus), opener(RUN, corpus)).equal
