@@ -7,7 +7,6 @@ tensors, are diagnosed from their message."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from hectogpt.grade.computation import Computation
 from hectogpt.grade.mistakes import (
     GRADIENTS,
     MISTAKES,
+    ROOT,
     Change,
     Method,
     Mistake,
@@ -293,7 +293,6 @@ def gelu(v: list[float]) -> Change:
     return lambda self, x: half * x * (one + torch.tanh(factor * (x + cubic * x**3)))
 
 
-ROOT = math.sqrt(2 / math.pi)
 CURVE = (
     Number("factor", ROOT, (ROOT, 2.0, -ROOT)),
     Number("coefficient", 0.044715, (0.044715, 0.5)),
@@ -340,7 +339,7 @@ FAMILIES = (
     ),
     Family(
         "forward",
-        lambda v: {"final_norm": final("eps", lambda s: v[0])},
+        lambda v: {"final_norm": final(eps=lambda s: v[0])},
         (Number("final eps", 1e-5, (1e-6, 1e-4)),),
     ),
     Family(

@@ -40,6 +40,11 @@ class Mistake:
 Mistakes = tuple[Mistake, ...]
 
 
+def mistakes_in(method: str, table: dict[str, Method]) -> list[Mistake]:
+    """Return the mistakes of one method, from name -> what takes its place."""
+    return [Mistake(name, **{method: change}) for name, change in table.items()]
+
+
 def with_mistakes(mistakes: Mistakes) -> type[Computation]:
     """Return the computation with all these mistakes in it."""
     changes = {name: change for one in mistakes for name, change in one.changes.items()}
@@ -78,49 +83,53 @@ def symptoms() -> dict[str, dict[str, str]]:
 # --- GELU, MLP, block
 # ---
 
-CURVES: dict[str, Change] = {
-    "erf GELU": lambda s, x: F.gelu(x),
-    "ReLU for GELU": lambda s, x: x.relu(),
-    "SiLU for GELU": lambda s, x: F.silu(x),
-    "sigmoid GELU": lambda s, x: x * (1.702 * x).sigmoid(),
-    "bracket misplaced in GELU": lambda s, x: (
-        0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * x + 0.044715 * x**3))
-    ),
-    "1 + inside tanh": lambda s, x: (
-        0.5 * x * torch.tanh(1 + math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
-    ),
-    "no x before the bracket": lambda s, x: (
-        0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    ),
-    "x squared in GELU": lambda s, x: (
-        0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**2)))
-    ),
-}
-GELU = [Mistake(name, gelu=curve) for name, curve in CURVES.items()]
+ROOT = math.sqrt(2 / math.pi)
+GELU = mistakes_in(
+    "gelu",
+    {
+        "erf GELU": lambda s, x: F.gelu(x),
+        "ReLU for GELU": lambda s, x: x.relu(),
+        "SiLU for GELU": lambda s, x: F.silu(x),
+        "sigmoid GELU": lambda s, x: x * (1.702 * x).sigmoid(),
+        "bracket misplaced in GELU": lambda s, x: (
+            0.5 * x * (1 + torch.tanh(ROOT * x + 0.044715 * x**3))
+        ),
+        "1 + inside tanh": lambda s, x: 0.5 * x * torch.tanh(1 + ROOT * (x + 0.044715 * x**3)),
+        "no x before the bracket": lambda s, x: (
+            0.5 * (1 + torch.tanh(ROOT * (x + 0.044715 * x**3)))
+        ),
+        "x squared in GELU": lambda s, x: 0.5 * x * (1 + torch.tanh(ROOT * (x + 0.044715 * x**2))),
+    },
+)
 
 MLP = [
-    *(
-        Mistake(name, bend=CURVES[name])
-        for name in ("erf GELU", "ReLU for GELU", "SiLU for GELU", "sigmoid GELU")
-    ),
+    *mistakes_in("bend", {one.name: one.changes["gelu"] for one in GELU[:4]}),
     Mistake("no GELU", bend=lambda s, h: h),
     Mistake("GELU after fc2 too", narrow=lambda s, p, h: s.gelu(s.linear(p + "fc2", h))),
     Mistake("fc1 without bias", widen=lambda s, p, x: x @ s.w[p + "fc1.weight"].T),
-    Mistake("fc2 without bias", narrow=lambda s, p, x: x @ s.w[p + "fc2.weight"].T),
-    Mistake("no fc2", narrow=lambda s, p, h: h),
+    *mistakes_in(
+        "narrow",
+        {
+            "fc2 without bias": lambda s, p, x: x @ s.w[p + "fc2.weight"].T,
+            "no fc2": lambda s, p, h: h,
+        },
+    ),
     Mistake("residual inside the MLP", mlp=lambda s, p, x: x + Computation.mlp(s, p, x)),
 ]
 
 
 # What is done to a part's result at its end, in whatever part.
-ENDS = [
-    Mistake("ReLU at the end", after=lambda s, y: y.relu()),
-    Mistake("softmax at the end", after=lambda s, y: y.softmax(-1)),
-    Mistake("norm at the end", after=lambda s, y: F.layer_norm(y, y.shape[-1:], eps=1e-5)),
-    Mistake("last position only", after=lambda s, y: y[:, -1]),
-    Mistake("rows and positions swapped", after=lambda s, y: y.transpose(0, 1)),
-    Mistake("axes of length one squeezed away", after=lambda s, y: y.squeeze()),
-]
+ENDS = mistakes_in(
+    "after",
+    {
+        "ReLU at the end": lambda s, y: y.relu(),
+        "softmax at the end": lambda s, y: y.softmax(-1),
+        "norm at the end": lambda s, y: F.layer_norm(y, y.shape[-1:], eps=1e-5),
+        "last position only": lambda s, y: y[:, -1],
+        "rows and positions swapped": lambda s, y: y.transpose(0, 1),
+        "axes of length one squeezed away": lambda s, y: y.squeeze(),
+    },
+)
 
 
 def normalised(
@@ -141,56 +150,52 @@ def normalised(
     return norm
 
 
-# Mistakes in a norm that is written by hand, in any part: name, method, what takes its place.
-NORM_MISTAKES: list[tuple[str, str, Method]] = [
-    ("norm over positions", "norm", normalised(1)),
-    ("RMS norm", "norm", normalised(mean=False)),
-    ("norm by the sample variance", "norm", normalised(sample=1)),
-    ("norm by the sample deviation", "norm", normalised(sample=1, outside=True)),
-    ("eps outside the root", "norm", normalised(outside=True)),
-    (
-        "norm divided by the variance",
+# Mistakes in a norm that is written by hand, in any part.
+NORM_MISTAKES = [
+    *mistakes_in(
         "norm",
-        lambda s, name, x: s.affine(
-            name, (c := x - x.mean(-1, keepdim=True)) / ((c**2).mean(-1, keepdim=True) + s.eps())
-        ),
+        {
+            "norm over positions": normalised(1),
+            "RMS norm": normalised(mean=False),
+            "norm by the sample variance": normalised(sample=1),
+            "norm by the sample deviation": normalised(sample=1, outside=True),
+            "eps outside the root": normalised(outside=True),
+            "norm divided by the variance": lambda s, name, x: s.affine(
+                name,
+                (c := x - x.mean(-1, keepdim=True)) / ((c**2).mean(-1, keepdim=True) + s.eps()),
+            ),
+        },
     ),
-    ("norm without gain and bias", "affine", lambda s, n, x: x),
-    ("norm without bias", "affine", lambda s, n, x: x * s.w[n + ".weight"]),
+    *mistakes_in(
+        "affine",
+        {
+            "norm without gain and bias": lambda s, n, x: x,
+            "norm without bias": lambda s, n, x: x * s.w[n + ".weight"],
+        },
+    ),
 ]
-
 
 Half = Callable[
     [Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], Tensor
 ]  # of stream, norm and part
 
 
-PLACES = ("", " at attention", " at the MLP")  # in both halves of a block, or in one
+def halves(name: str, change: Half) -> list[Mistake]:
+    """Return a mistake in both halves of the block, and in either."""
+
+    def first(self: Computation, p: str, x: Tensor) -> Tensor:
+        return change(x, partial(self.first_norm, p), partial(self.attend, p))
+
+    def second(self: Computation, p: str, x: Tensor) -> Tensor:
+        return change(x, partial(self.second_norm, p), partial(self.think, p))
+
+    return [
+        Mistake(name, first_half=first, second_half=second),
+        Mistake(f"{name} at attention", first_half=first),
+        Mistake(f"{name} at the MLP", second_half=second),
+    ]
 
 
-def halves(change: Half, place: str = "") -> dict[str, Method]:
-    """A change in both halves of the block, or in one."""
-    methods: dict[str, tuple[str, Method]] = {
-        " at attention": (
-            "first_half",
-            lambda s, p, x: change(x, partial(s.first_norm, p), partial(s.attend, p)),
-        ),
-        " at the MLP": (
-            "second_half",
-            lambda s, p, x: change(x, partial(s.second_norm, p), partial(s.think, p)),
-        ),
-    }
-    return dict(changed for where, changed in methods.items() if place in ("", where))
-
-
-# Mistakes that either half of the block, or both, may have: what such a half computes.
-HALVES: dict[str, Half] = {
-    "post-norm": lambda x, norm, part: norm(x + part(x)),
-    "norm after the part": lambda x, norm, part: x + norm(part(x)),
-    "residual from the normalised stream": lambda x, norm, part: (y := norm(x)) + part(y),
-    "no residual": lambda x, norm, part: part(norm(x)),
-    "no norm": lambda x, norm, part: x + part(x),
-}
 BLOCK = [
     Mistake(
         "norms swapped",
@@ -203,21 +208,26 @@ BLOCK = [
     Mistake(
         "post_layer_norm used twice", first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x)
     ),
-    Mistake(
-        "parallel block",
-        block=lambda s, p, x: (
-            x + s.attend(p, s.first_norm(p, x)) + s.think(p, s.second_norm(p, x))
-        ),
+    *mistakes_in(
+        "block",
+        {
+            "parallel block": lambda s, p, x: (
+                x + s.attend(p, s.first_norm(p, x)) + s.think(p, s.second_norm(p, x))
+            ),
+            "second residual from the block's input": lambda s, p, x: (
+                x + s.think(p, s.second_norm(p, s.first_half(p, x)))
+            ),
+            "MLP before attention": lambda s, p, x: s.first_half(p, s.second_half(p, x)),
+        },
     ),
-    Mistake(
-        "second residual from the block's input",
-        block=lambda s, p, x: x + s.think(p, s.second_norm(p, s.first_half(p, x))),
-    ),
-    Mistake("MLP before attention", block=lambda s, p, x: s.first_half(p, s.second_half(p, x))),
     Mistake("no attention", first_half=lambda s, p, x: x),
     Mistake("no MLP", second_half=lambda s, p, x: x),
-    *(Mistake(name + at, **halves(half, at)) for name, half in HALVES.items() for at in PLACES),
-    *(Mistake(name, **{method: change}) for name, method, change in NORM_MISTAKES),
+    *halves("post-norm", lambda x, norm, part: norm(x + part(x))),
+    *halves("norm after the part", lambda x, norm, part: x + norm(part(x))),
+    *halves("residual from the normalised stream", lambda x, norm, part: (y := norm(x)) + part(y)),
+    *halves("no residual", lambda x, norm, part: part(norm(x))),
+    *halves("no norm", lambda x, norm, part: x + part(x)),
+    *NORM_MISTAKES,
 ]
 
 
@@ -287,14 +297,14 @@ def join_dealt(self: Computation, z: Tensor) -> Tensor:
 
 QKV = {"q": "queries", "k": "keys", "v": "values"}
 ATTENTION = [
-    Mistake("no scale", scale=lambda s, t: t),
-    Mistake("fourth root of the width", scale=lambda s, t: t * s.size.d_attention**-0.25),
-    Mistake(
-        "root of the width cut to an integer",
-        scale=lambda s, t: t / math.isqrt(s.size.d_attention),
-    ),
-    Mistake(
-        "scale by the logarithm of the width", scale=lambda s, t: t / math.log2(s.size.d_attention)
+    *mistakes_in(
+        "scale",
+        {
+            "no scale": lambda s, t: t,
+            "fourth root of the width": lambda s, t: t * s.size.d_attention**-0.25,
+            "root of the width cut to an integer": lambda s, t: t / math.isqrt(s.size.d_attention),
+            "scale by the logarithm of the width": lambda s, t: t / math.log2(s.size.d_attention),
+        },
     ),
     *(
         scaled(how, name)
@@ -302,36 +312,39 @@ ATTENTION = [
         for how in POWERS
         if (name, how) != ("the head's width", "divided by the root of")
     ),
-    Mistake("no causal mask", hide=lambda s, t: t),
-    Mistake("mask inverted", hide=lambda s, t: t.masked_fill(~s.future(t), -math.inf)),
+    *mistakes_in(
+        "hide",
+        {
+            "no causal mask": lambda s, t: t,
+            "mask inverted": lambda s, t: t.masked_fill(~s.future(t), -math.inf),
+        },
+    ),
     Mistake(
         "mask inverted in scaled_dot_product_attention",
         hide=lambda s, t: t.masked_fill(~s.future(t), -math.inf),
         normalise=lambda s, t: t.softmax(-1).nan_to_num(0.0),
     ),
-    Mistake("diagonal masked", hide=lambda s, t: t.masked_fill(beside(t, 0), -math.inf)),
-    Mistake("diagonal masked, finite", hide=lambda s, t: t.masked_fill(beside(t, 0), -1e9)),
-    Mistake("one future token seen", hide=lambda s, t: t.masked_fill(beside(t, 2), -math.inf)),
-    Mistake("mask added as ones", hide=lambda s, t: t + ~s.future(t)),
-    Mistake("mask multiplied", hide=lambda s, t: t * ~s.future(t)),
-    Mistake(
-        "mask filled with the smallest positive number",
-        hide=lambda s, t: t.masked_fill(s.future(t), torch.finfo(torch.float32).tiny),
-    ),
-    Mistake("mask of plus infinity", hide=lambda s, t: t.masked_fill(s.future(t), math.inf)),
-    Mistake("mask of 1e9", hide=lambda s, t: t.masked_fill(s.future(t), 1e9)),
-    Mistake(
-        "mask not sliced",
-        hide=lambda s, t: t.masked_fill(
-            torch.ones(s.size.context_length, s.size.context_length, dtype=torch.bool).triu(1),
-            -math.inf,
-        ),
-    ),
-    Mistake(
-        "additive mask multiplied",
-        hide=lambda s, t: (
-            t * torch.zeros(t.shape[-2:], dtype=t.dtype).masked_fill(s.future(t), -math.inf)
-        ),
+    *mistakes_in(
+        "hide",
+        {
+            "diagonal masked": lambda s, t: t.masked_fill(beside(t, 0), -math.inf),
+            "diagonal masked, finite": lambda s, t: t.masked_fill(beside(t, 0), -1e9),
+            "one future token seen": lambda s, t: t.masked_fill(beside(t, 2), -math.inf),
+            "mask added as ones": lambda s, t: t + ~s.future(t),
+            "mask multiplied": lambda s, t: t * ~s.future(t),
+            "mask filled with the smallest positive number": lambda s, t: t.masked_fill(
+                s.future(t), torch.finfo(torch.float32).tiny
+            ),
+            "mask of plus infinity": lambda s, t: t.masked_fill(s.future(t), math.inf),
+            "mask of 1e9": lambda s, t: t.masked_fill(s.future(t), 1e9),
+            "mask not sliced": lambda s, t: t.masked_fill(
+                torch.ones(s.size.context_length, s.size.context_length, dtype=torch.bool).triu(1),
+                -math.inf,
+            ),
+            "additive mask multiplied": lambda s, t: (
+                t * torch.zeros(t.shape[-2:], dtype=t.dtype).masked_fill(s.future(t), -math.inf)
+            ),
+        },
     ),
     Mistake(
         "mask after softmax",
@@ -348,10 +361,15 @@ ATTENTION = [
         scale=lambda s, t: t,
         normalise=lambda s, t: t.softmax(-1) / s.size.d_attention**0.5,
     ),
-    Mistake("softmax over queries", normalise=lambda s, t: t.softmax(-2)),
-    Mistake("softmax twice", normalise=lambda s, t: t.softmax(-1).softmax(-1)),
-    Mistake("no softmax", normalise=lambda s, t: t.nan_to_num(neginf=0.0)),
-    Mistake("log softmax", normalise=lambda s, t: t.log_softmax(-1)),
+    *mistakes_in(
+        "normalise",
+        {
+            "softmax over queries": lambda s, t: t.softmax(-2),
+            "softmax twice": lambda s, t: t.softmax(-1).softmax(-1),
+            "no softmax": lambda s, t: t.nan_to_num(neginf=0.0),
+            "log softmax": lambda s, t: t.log_softmax(-1),
+        },
+    ),
     Mistake(
         "NaN replaced by 0",
         hide=lambda s, t: t.masked_fill(beside(t, 0), -math.inf),
@@ -359,8 +377,13 @@ ATTENTION = [
     ),
     Mistake("q and k swapped", project=projecting("kqv")),
     Mistake("scores transposed", scores=lambda s, q, k: k @ q.transpose(-1, -2)),
-    Mistake("k and v swapped", project=projecting("qvk")),
-    Mistake("q and v swapped", project=projecting("vkq")),
+    *mistakes_in(
+        "project",
+        {
+            "k and v swapped": projecting("qvk"),
+            "q and v swapped": projecting("vkq"),
+        },
+    ),
     *(
         Mistake(f"W_{name} for {QKV[to]} too", project=projecting("qkv".replace(to, name)))
         for name, to in permutations(QKV, 2)
@@ -372,11 +395,15 @@ ATTENTION = [
         "values not projected",
         project=lambda s, p, x: (s.linear(p + "W_q", x), s.linear(p + "W_k", x), x),
     ),
-    Mistake(
-        "heads cut by view without transposing",
-        cut=lambda s, t: t.reshape(t.shape[0], s.size.n_heads, t.shape[1], -1),
+    *mistakes_in(
+        "cut",
+        {
+            "heads cut by view without transposing": lambda s, t: t.reshape(
+                t.shape[0], s.size.n_heads, t.shape[1], -1
+            ),
+            "heads dealt out column by column": deal_heads,
+        },
     ),
-    Mistake("heads dealt out column by column", cut=deal_heads),
     Mistake("columns dealt out and joined back", cut=deal_heads, join=join_dealt),
     Mistake("one head", cut=lambda s, t: t[:, None], join=lambda s, z: z[:, 0]),
     Mistake(
@@ -392,10 +419,13 @@ ATTENTION = [
             1, 2
         ),
     ),
-    Mistake(
-        "heads joined without transposing", join=lambda s, z: z.reshape(z.shape[0], z.shape[2], -1)
+    *mistakes_in(
+        "join",
+        {
+            "heads joined without transposing": lambda s, z: z.reshape(z.shape[0], z.shape[2], -1),
+            "heads joined column by column": join_dealt,
+        },
     ),
-    Mistake("heads joined column by column", join=join_dealt),
     Mistake("heads not joined", join=lambda s, z: z, output=lambda s, p, z: z),
     *(
         Mistake(
@@ -404,12 +434,14 @@ ATTENTION = [
         )
         for names in ("q", "k", "v", "qkv")
     ),
-    Mistake(
-        "W_o not transposed",
-        output=lambda s, p, z: z @ s.w[p + "W_o.weight"] + s.w[p + "W_o.bias"],
+    *mistakes_in(
+        "output",
+        {
+            "W_o not transposed": lambda s, p, z: z @ s.w[p + "W_o.weight"] + s.w[p + "W_o.bias"],
+            "no output projection": lambda s, p, z: z,
+            "W_o without bias": lambda s, p, z: z @ s.w[p + "W_o.weight"].T,
+        },
     ),
-    Mistake("no output projection", output=lambda s, p, z: z),
-    Mistake("W_o without bias", output=lambda s, p, z: z @ s.w[p + "W_o.weight"].T),
     Mistake(
         "residual inside attention", attention=lambda s, p, x: x + Computation.attention(s, p, x)
     ),
@@ -426,60 +458,74 @@ def positioned(index: Change) -> Change:
     )
 
 
-def final(method: str, change: Method) -> Change:
+def final(**changes: Method) -> Change:
     """The final norm alone with a mistake in a norm."""
 
     def norm(self: Computation, x: Tensor) -> Tensor:
-        return type("Final", (Computation,), {method: change})(self.w, self.size).norm(
-            "final_layer_norm", x
-        )
+        kind = type("Final", (Computation,), changes)
+        return kind(self.w, self.size).norm("final_layer_norm", x)
 
     return norm
 
 
+def in_final_norm(mistakes: list[Mistake]) -> list[Mistake]:
+    """Return mistakes in a norm as mistakes in the final norm alone."""
+    return [Mistake(f"final {one.name}", final_norm=final(**one.changes)) for one in mistakes]
+
+
 FORWARD = [
-    Mistake("no position embeddings", positions=lambda s, ids: torch.zeros(())),
-    Mistake(
-        "positions from 1", positions=positioned(lambda s, ids: torch.arange(1, ids.shape[1] + 1))
-    ),
-    Mistake(
-        "positions from 1, modulo the context",
-        positions=positioned(
-            lambda s, ids: torch.arange(1, ids.shape[1] + 1) % s.size.context_length
-        ),
-    ),
-    Mistake(
-        "positions from the batch axis",
-        positions=positioned(lambda s, ids: torch.arange(ids.shape[0])[:, None]),
-    ),
-    Mistake(
-        "whole position table",
-        positions=lambda s, ids: s.w["position_embeddings.weight"].expand(ids.shape[0], -1, -1),
+    *mistakes_in(
+        "positions",
+        {
+            "no position embeddings": lambda s, ids: torch.zeros(()),
+            "positions from 1": positioned(lambda s, ids: torch.arange(1, ids.shape[1] + 1)),
+            "positions from 1, modulo the context": positioned(
+                lambda s, ids: torch.arange(1, ids.shape[1] + 1) % s.size.context_length
+            ),
+            "positions from the batch axis": positioned(
+                lambda s, ids: torch.arange(ids.shape[0])[:, None]
+            ),
+            "whole position table": lambda s, ids: s.w["position_embeddings.weight"].expand(
+                ids.shape[0], -1, -1
+            ),
+        },
     ),
     Mistake(
         "token embeddings times the root of d_model",
         tokens=lambda s, ids: s.w["embeddings.weight"][ids] * s.size.d_model**0.5,
     ),
-    Mistake("no blocks", layers=lambda s, n: []),
-    Mistake("first block only", layers=lambda s, n: [0]),
-    Mistake("last block skipped", layers=lambda s, n: list(range(n - 1))),
-    Mistake("first block skipped", layers=lambda s, n: list(range(1, n))),
-    Mistake("first block each time", layers=lambda s, n: [0] * n),
-    Mistake("last block each time", layers=lambda s, n: [n - 1] * n),
+    *mistakes_in(
+        "layers",
+        {
+            "no blocks": lambda s, n: [],
+            "first block only": lambda s, n: [0],
+            "last block skipped": lambda s, n: list(range(n - 1)),
+            "first block skipped": lambda s, n: list(range(1, n)),
+            "first block each time": lambda s, n: [0] * n,
+            "last block each time": lambda s, n: [n - 1] * n,
+        },
+    ),
     Mistake(
         "each block reads the embeddings",
         backbone=lambda s, x: s.block(f"backbone.{s.size.n_layers - 1}.", x),
     ),
     Mistake("no final norm", final_norm=lambda s, x: x),
-    *(
-        Mistake(f"final {name}", final_norm=final(method, change))
-        for name, method, change in NORM_MISTAKES
+    *in_final_norm(NORM_MISTAKES),
+    *mistakes_in(
+        "head",
+        {
+            "head tied to the embeddings": lambda s, x: x @ s.w["embeddings.weight"].T,
+            "no head": lambda s, x: x,
+        },
     ),
-    Mistake("head tied to the embeddings", head=lambda s, x: x @ s.w["embeddings.weight"].T),
-    Mistake("no head", head=lambda s, x: x),
-    Mistake("log softmax returned", after=lambda s, y: y.log_softmax(-1)),
-    Mistake("argmax returned", after=lambda s, y: y.argmax(-1)),
-    Mistake("logits flattened", after=lambda s, y: y.flatten(0, 1)),
+    *mistakes_in(
+        "after",
+        {
+            "log softmax returned": lambda s, y: y.log_softmax(-1),
+            "argmax returned": lambda s, y: y.argmax(-1),
+            "logits flattened": lambda s, y: y.flatten(0, 1),
+        },
+    ),
 ]
 
 
@@ -488,8 +534,13 @@ GENERATE = [
         "row 0's token for every row",
         choose=lambda s, y: y[:1].argmax(-1, keepdim=True).expand(y.shape[0], 1),
     ),
-    Mistake("logits of the first position", last=lambda s, y: y[:, 0]),
-    Mistake("second-last position", last=lambda s, y: y[:, -2 if y.shape[1] > 1 else -1]),
+    *mistakes_in(
+        "last",
+        {
+            "logits of the first position": lambda s, y: y[:, 0],
+            "second-last position": lambda s, y: y[:, -2 if y.shape[1] > 1 else -1],
+        },
+    ),
     Mistake("argmax over the batch", choose=lambda s, y: y.argmax(0)[: y.shape[0], None]),
     Mistake("argmax over positions", last=lambda s, y: y, choose=lambda s, y: y.argmax(1)[:, -1:]),
     Mistake("logits for tokens", choose=lambda s, y: y.max(-1, keepdim=True).values.long()),
@@ -503,25 +554,29 @@ GENERATE = [
         "last token missing in the context",
         window=lambda s, ids: ids[:, :-1] if ids.shape[1] > 1 else ids,
     ),
-    Mistake(
-        "all tokens from one pass",
-        result=lambda s, t, p: torch.cat(
-            [p, s.forward(s.window(p)).argmax(-1)[:, p.shape[1] - t.shape[1] :]], 1
-        ),
+    *mistakes_in(
+        "result",
+        {
+            "all tokens from one pass": lambda s, t, p: torch.cat(
+                [p, s.forward(s.window(p)).argmax(-1)[:, p.shape[1] - t.shape[1] :]], 1
+            ),
+            "only new tokens returned": lambda s, t, p: t[:, p.shape[1] :],
+            "batch axis dropped": lambda s, t, p: t[0],
+            "floats returned": lambda s, t, p: t.double(),
+        },
     ),
-    Mistake("only new tokens returned", result=lambda s, t, p: t[:, p.shape[1] :]),
-    Mistake("batch axis dropped", result=lambda s, t, p: t[0]),
-    Mistake("floats returned", result=lambda s, t, p: t.double()),
     Mistake("returned text cropped", append=lambda s, ids, t: torch.cat([s.window(ids), t], 1)),
-    Mistake("num_new_tokens taken as the total length", count=lambda s, ids, n: n - ids.shape[1]),
-    Mistake("one token at least", count=lambda s, ids, n: max(1, n)),
-    Mistake(
-        "stops at the end of a text",
-        count=lambda s, ids, n: 1 if s.size.vocab_size > 50_256 else n,
+    *mistakes_in(
+        "count",
+        {
+            "num_new_tokens taken as the total length": lambda s, ids, n: n - ids.shape[1],
+            "one token at least": lambda s, ids, n: max(1, n),
+            "stops at the end of a text": lambda s, ids, n: 1 if s.size.vocab_size > 50_256 else n,
+            "one token too few": lambda s, ids, n: n - 1,
+            "one token too many": lambda s, ids, n: n + 1,
+            "one token only": lambda s, ids, n: 1,
+        },
     ),
-    Mistake("one token too few", count=lambda s, ids, n: n - 1),
-    Mistake("one token too many", count=lambda s, ids, n: n + 1),
-    Mistake("one token only", count=lambda s, ids, n: 1),
 ]
 
 
@@ -534,15 +589,20 @@ def scrambled(self: Computation, logits: Tensor, targets: Tensor) -> Tensor:
 
 
 LOSS = [
-    Mistake("no shift", align=lambda s, y, t: (y, t)),
-    Mistake("no shift, last position left out", align=lambda s, y, t: (y[:, :-1], t[:, :-1])),
-    Mistake("no shift, first position left out", align=lambda s, y, t: (y[:, 1:], t[:, 1:])),
-    Mistake("shift twice", align=lambda s, y, t: (y[:, :-2], t[:, 2:])),
-    Mistake("shift the wrong way", align=lambda s, y, t: (y[:, 1:], t[:, :-1])),
-    Mistake("targets rolled", align=lambda s, y, t: (y, t.roll(-1, 1))),
-    Mistake(
-        "shift after flattening",
-        align=lambda s, y, t: (y.flatten(0, 1)[None, :-1], t.flatten()[None, 1:]),
+    *mistakes_in(
+        "align",
+        {
+            "no shift": lambda s, y, t: (y, t),
+            "no shift, last position left out": lambda s, y, t: (y[:, :-1], t[:, :-1]),
+            "no shift, first position left out": lambda s, y, t: (y[:, 1:], t[:, 1:]),
+            "shift twice": lambda s, y, t: (y[:, :-2], t[:, 2:]),
+            "shift the wrong way": lambda s, y, t: (y[:, 1:], t[:, :-1]),
+            "targets rolled": lambda s, y, t: (y, t.roll(-1, 1)),
+            "shift after flattening": lambda s, y, t: (
+                y.flatten(0, 1)[None, :-1],
+                t.flatten()[None, 1:],
+            ),
+        },
     ),
     Mistake(
         "no shift, first token left out",
@@ -553,28 +613,47 @@ LOSS = [
         "softmax before cross entropy",
         surprise=lambda s, y, t: Computation.surprise(s, y.softmax(-1), t),
     ),
-    Mistake("sign", finish=lambda s, x, t: -x),
-    Mistake("bits for nats", finish=lambda s, x, t: x / math.log(2)),
-    Mistake(
-        "probability for its logarithm",
-        surprise=lambda s, y, t: -(-Computation.surprise(s, y, t)).exp(),
+    *mistakes_in(
+        "finish",
+        {
+            "sign": lambda s, x, t: -x,
+            "bits for nats": lambda s, x, t: x / math.log(2),
+        },
     ),
-    Mistake(
-        "raw logits of the targets", surprise=lambda s, y, t: -y.gather(-1, t[..., None])[..., 0]
+    *mistakes_in(
+        "surprise",
+        {
+            "probability for its logarithm": lambda s, y, t: (
+                -(-Computation.surprise(s, y, t)).exp()
+            ),
+            "raw logits of the targets": lambda s, y, t: -y.gather(-1, t[..., None])[..., 0],
+            "vocabulary and positions mixed up": scrambled,
+        },
     ),
-    Mistake("vocabulary and positions mixed up", surprise=scrambled),
-    Mistake("sum for mean", reduce=lambda s, x, t: x.sum()),
-    Mistake("sum over positions", reduce=lambda s, x, t: x.sum() / x.shape[0]),
-    Mistake(
-        "divided by all positions",
-        reduce=lambda s, x, t: x.sum() / (x.shape[0] * (x.shape[1] + 1)),
+    *mistakes_in(
+        "reduce",
+        {
+            "sum for mean": lambda s, x, t: x.sum(),
+            "sum over positions": lambda s, x, t: x.sum() / x.shape[0],
+            "divided by all positions": lambda s, x, t: x.sum() / (x.shape[0] * (x.shape[1] + 1)),
+        },
     ),
     Mistake("divided by the batch size once more", finish=lambda s, x, t: x / t.shape[0]),
-    Mistake("token 0 ignored", reduce=lambda s, x, t: x[t != 0].mean()),
-    Mistake("last token ignored", reduce=lambda s, x, t: x[t != s.size.vocab_size - 1].mean()),
-    Mistake("token 50256 ignored", reduce=lambda s, x, t: x[t != 50_256].mean()),
-    Mistake("last prediction left out", align=lambda s, y, t: (y[:, :-2], t[:, 1:-1])),
-    Mistake("first prediction left out", align=lambda s, y, t: (y[:, 1:-1], t[:, 2:])),
+    *mistakes_in(
+        "reduce",
+        {
+            "token 0 ignored": lambda s, x, t: x[t != 0].mean(),
+            "last token ignored": lambda s, x, t: x[t != s.size.vocab_size - 1].mean(),
+            "token 50256 ignored": lambda s, x, t: x[t != 50_256].mean(),
+        },
+    ),
+    *mistakes_in(
+        "align",
+        {
+            "last prediction left out": lambda s, y, t: (y[:, :-2], t[:, 1:-1]),
+            "first prediction left out": lambda s, y, t: (y[:, 1:-1], t[:, 2:]),
+        },
+    ),
     Mistake("a loss per position", reduce=lambda s, x, t: x),
     Mistake("perplexity", finish=lambda s, x, t: x.exp()),
 ]
@@ -636,11 +715,14 @@ def statistics(mean: bool, deviation: bool) -> Method:
     return norm
 
 
-STATISTICS = {
-    "norm statistics detached": statistics(True, True),
-    "norm deviation detached": statistics(False, True),
-    "norm mean detached": statistics(True, False),
-}
+STATISTICS = mistakes_in(
+    "norm",
+    {
+        "norm statistics detached": statistics(True, True),
+        "norm deviation detached": statistics(False, True),
+        "norm mean detached": statistics(True, False),
+    },
+)
 
 
 def unlearned(token: int) -> Method:
@@ -677,16 +759,10 @@ GRADIENTS: dict[str, list[Mistake]] = {
     ],
     "block": [
         cut("no gradient", "second_half"),
-        *(
-            Mistake(
-                "residual detached" + at,
-                **halves(lambda x, norm, part: x.detach() + part(norm(x)), at),
-            )
-            for at in PLACES
-        ),
+        *halves("residual detached", lambda x, norm, part: x.detach() + part(norm(x))),
         cut("input of attention detached", "attend", of_detached),
         cut("input of the MLP detached", "think", of_detached),
-        *(Mistake(name, norm=norm) for name, norm in STATISTICS.items()),
+        *STATISTICS,
         cut("attention under no_grad", "attend"),
         cut("MLP under no_grad", "think"),
         cut("input detached", "first_half", of_detached),
@@ -695,12 +771,14 @@ GRADIENTS: dict[str, list[Mistake]] = {
     "forward": [
         cut("no gradient", "head"),
         cut("embeddings detached", "embed"),
-        Mistake("embedding of token 0 not trained", tokens=unlearned(0)),
-        Mistake("embedding of the last token not trained", tokens=unlearned(-1)),
-        *(
-            Mistake(f"final {name}", final_norm=final("norm", norm))
-            for name, norm in STATISTICS.items()
+        *mistakes_in(
+            "tokens",
+            {
+                "embedding of token 0 not trained": unlearned(0),
+                "embedding of the last token not trained": unlearned(-1),
+            },
         ),
+        *in_final_norm(STATISTICS),
         cut("blocks under no_grad", "backbone"),
         cut("stream detached before each block", "block", of_detached),
     ],
