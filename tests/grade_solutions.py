@@ -15,9 +15,8 @@ from helpers import ROOT
 
 from hectogpt.grade import laws, outcomes
 from hectogpt.grade.answer import Raised, Transcript
-from hectogpt.grade.child import replies
+from hectogpt.grade.child import answer_of_error, replies
 from hectogpt.grade.result import PartResult
-from hectogpt.grade.run_part import answer_of_error
 
 
 def edited(source: str, *edits: tuple[str, str]) -> str:

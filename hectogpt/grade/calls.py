@@ -1,8 +1,10 @@
-"""Calls, compared with what they should have returned and what a known mistake would return."""
+"""Calls, compared with what they should have returned and what a known mistake would return; the
+laws that they break."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -11,10 +13,11 @@ from torch import Tensor
 
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
-from hectogpt.grade.answer import Answer, Raised, Values
+from hectogpt.grade.answer import Answer, Raised, Values, short
 from hectogpt.grade.computation import Computation
-from hectogpt.grade.laws import INPUT, Setting, cotangent, given, state_of, weights
-from hectogpt.grade.mistakes import Mistakes, with_mistakes
+from hectogpt.grade.laws import INPUT, SAYS, Setting, cotangent, given, state_of, weights
+from hectogpt.grade.mistakes import Mistakes, sentences, with_mistakes
+from hectogpt.grade.result import Diagnosis, Finding
 
 Computed = Tensor | str  # what a computation returns, or the name of the error that it raises
 
@@ -110,39 +113,6 @@ def listed(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + more
 
 
-def pattern(calls: list[Call]) -> str:
-    """Say where wrong answers of the right shape are wrong: from which position on, not in row 0,
-    or not at the last position; "" if everywhere. Positions of a generated text are counted after
-    the prompt."""
-    part = calls[0].setting.part
-    wrong = [call for call in calls if not call.is_right]
-    if "position" not in BY_NAME[part].axes or not wrong:
-        return ""
-    errors: list[Tensor] = []
-    for call in wrong:
-        yours = call.result
-        right = call.right
-        if yours is None or yours.shape != right.shape or yours.dim() < 2:
-            return ""
-        error = (yours.double() - right.double()).abs() > call.tolerance * scale_of(right.double())
-        error = error.flatten(2).any(-1) if error.dim() > 2 else error
-        errors.append(
-            error[:, given(call.setting, call.number).shape[1] :] if part == "generate" else error
-        )
-    word = "new token" if part == "generate" else "position"
-    places = [{int(place) for place in error.any(0).nonzero()} for error in errors]
-    first = min(map(min, filter(None, places)), default=0)
-    if all(place == {first} for place in places) and any(error.shape[1] > 1 for error in errors):
-        return f"only {word} {first} is wrong"
-    if all(not error[0].any() for error in errors):
-        return "row 0 is right, other rows are not"
-    if all(place and min(place) == first for place in places) and first:
-        return f"the first wrong {word} is {first}"
-    if all(not error[:, -1:].any() for error in errors):
-        return f"the last {word} is right, earlier ones are not"
-    return ""
-
-
 # --- calls
 
 
@@ -166,8 +136,11 @@ class Call:
 
     @property
     def result(self) -> Tensor | None:
-        """The tensor that came back, if one did."""
-        return self.answer.result if isinstance(self.answer, Values) else None
+        """The tensor that came back, if one did. A loss of shape (1,) is as good as a scalar."""
+        if not isinstance(self.answer, Values):
+            return None
+        made = self.answer.result
+        return made.reshape(()) if self.setting.part == "loss" and made.shape == (1,) else made
 
     @property
     def tolerance(self) -> float:
@@ -187,20 +160,14 @@ class Call:
         if isinstance(made, str) or yours is None:
             both = isinstance(made, str) and isinstance(self.answer, Raised)
             return 0.0 if both else math.inf
-        if yours.shape == (1,) and self.setting.part == "loss" and made.dim() == 0:
-            yours = yours.reshape(())
         return difference(yours, made)
 
     def agrees(self, made: Computed) -> bool:
         return self.error_against(made) <= self.tolerance
 
     @cached_property
-    def error(self) -> float:
-        return self.error_against(self.right)
-
-    @property
     def is_right(self) -> bool:
-        return self.error <= self.tolerance
+        return self.agrees(self.right)
 
     def first_difference(self) -> str:
         """Describe the input, and the first element that differs, with both values."""
@@ -215,8 +182,6 @@ class Call:
             f'input {self.number} of "{setting.name}", shape '
             f"{list(given(setting, self.number).shape)}{new_tokens}:"
         )
-        if yours.shape == (1,) and not expected.dim():  # a loss
-            yours = yours.reshape(())
         if yours.shape != expected.shape:
             shapes = f"shape {list(yours.shape)}, expected {list(expected.shape)}"
             return f"{where} the result has {shapes}"
@@ -274,3 +239,162 @@ class Call:
     def without(self, names: list[str]) -> list[str]:
         """Return those of the names that no gradient reaches."""
         return [name for name in names if name not in self.answer.tensors]
+
+
+# --- laws that are broken
+
+# What a call may leave changed, by the names that an answer has for it.
+SIDE_EFFECTS = {
+    name: Diagnosis((one["name"],), one["where"], one["what"])
+    for name, one in sentences()["left"].items()
+}
+NOTED = ("the mode", "the random state")  # of these, those that cost no points
+
+
+def side_effects(answers: Iterable[Answer]) -> dict[str, Diagnosis]:
+    """Return what these calls leave changed, by name."""
+    names = [n for one in answers if isinstance(one, Values) for n in one.changed]
+    return {name: SIDE_EFFECTS[name] for name in dict.fromkeys(names) if name in SIDE_EFFECTS}
+
+
+NO_GRADIENT = "the result carries no gradient: it does not depend on any weight for autograd"
+
+
+def broken_laws(made: list[list[Call]]) -> list[Finding]:
+    """Return the broken laws, by the calls of each setting. A gradient counts only where the
+    values are right: that of wrong values is wrong."""
+    found: list[Finding] = []
+    right: list[list[Call]] = []
+    for calls in made:
+        setting = calls[0].setting
+        if not (symptom := value_symptom(calls)):
+            right.append(calls)
+        elif is_random(calls):
+            found.append(Finding("no dropout", symptom, SAYS["dropout"]))
+        else:
+            brief = setting.law if setting.law != "values" else pattern(calls)
+            found.append(Finding(setting.law, symptom, setting.says, does_count(calls), brief))
+    if not any(finding.counts for finding in found):
+        found += broken_gradients(right)
+    values = [call.answer for calls in made for call in calls if isinstance(call.answer, Values)]
+    for name, effect in side_effects(values).items():
+        found.append(Finding(effect.id, effect.what, SAYS["caller"], name not in NOTED))
+    unnamed = (
+        call.answer.unnamed
+        for calls in made
+        for call in calls
+        if isinstance(call.answer, Values) and call.setting.counts
+    )
+    if names := next(filter(None, unnamed), ()):
+        named = short(" and ".join(names), 60)
+        words = f"it has no argument named {named}, which the course's own tests pass by name"
+        found.append(Finding("names of arguments", words, SAYS["names"]))
+    return found
+
+
+def broken_gradients(right: list[list[Call]]) -> list[Finding]:
+    """Return the settings with right values and wrong gradients. A model may switch gradients off
+    in eval mode."""
+    trains = any(calls[0].setting.train_mode and not gradient_symptom(calls) for calls in right)
+    found = []
+    for calls in right:
+        symptom = gradient_symptom(calls)
+        values = [call.answer for call in calls if isinstance(call.answer, Values)]
+        if symptom and not (trains and not any(one.has_gradient for one in values)):
+            law = calls[0].setting.law.replace("values", "gradient")
+            found.append(Finding(law, symptom, SAYS["gradient"], True))
+    return found
+
+
+def does_count(calls: list[Call]) -> bool:
+    """True if these calls of a setting decide about points. Dropout does not.
+
+    Past the context, and without a new token, an error is a note, and so is a different choice of
+    tokens; a text that lacks the prompt, or is too long, is wrong."""
+    setting = calls[0].setting
+    if setting.counts or setting.part != "generate":
+        return setting.counts and not is_random(calls)
+
+    def is_text(call: Call) -> bool:
+        yours = call.result
+        prompt = given(setting, call.number)
+        if yours is None:
+            return True
+        whole = yours.dim() == 2 and yours.shape[1] <= call.right.shape[1]
+        return whole and torch.equal(yours[:, : prompt.shape[1]], prompt)
+
+    return not all(map(is_text, calls))
+
+
+def is_random(calls: list[Call]) -> bool:
+    """True if, in train mode, the same input gives a different result the second time, as with
+    dropout.
+    """
+    setting = calls[0].setting
+    if not setting.train_mode or setting.part == "generate":  # ours below it has no dropout
+        return False
+    made = [call.result for call in calls]
+    pairs = zip(made, made[len(setting.inputs) :], strict=False)
+    return any(
+        one is not None and two is not None and difference(one, two) > 1e-4 for one, two in pairs
+    )
+
+
+def value_symptom(calls: list[Call]) -> str:
+    """Describe the first wrong result of a setting; "" if there is none."""
+    for call in calls:
+        if call.result is None:
+            return call.answer.words
+        if not call.is_right:
+            is_again = call.place >= len(call.setting.inputs)
+            again = "an input that was given before: " if is_again else ""
+            return again + "; ".join(filter(None, (call.first_difference(), pattern(calls))))
+    return ""
+
+
+def gradient_symptom(calls: list[Call]) -> str:
+    """Describe the first wrong gradients of a setting with right values; "" if there are none."""
+    for call in (call for call in calls if call.setting.gradient):
+        assert isinstance(call.answer, Values)
+        if not call.answer.has_gradient:
+            return f"backward: {NO_GRADIENT}"
+        if call.answer.backward:
+            return f"backward: {short(call.answer.backward.words)}"
+        if wrong := call.wrong_gradients():
+            if without := call.without(wrong):
+                return f"no gradient reaches {listed(without)}"
+            return f"the gradient is not the right one, by {listed(wrong)}"
+    return ""
+
+
+def pattern(calls: list[Call]) -> str:
+    """Say where wrong answers of the right shape are wrong: from which position on, not in row 0,
+    or not at the last position; "" if everywhere. Positions of a generated text are counted after
+    the prompt."""
+    part = calls[0].setting.part
+    wrong = [call for call in calls if not call.is_right]
+    if "position" not in BY_NAME[part].axes or not wrong:
+        return ""
+    errors: list[Tensor] = []
+    for call in wrong:
+        yours = call.result
+        right = call.right
+        if yours is None or yours.shape != right.shape or yours.dim() < 2:
+            return ""
+        error = (yours.double() - right.double()).abs() > call.tolerance * scale_of(right.double())
+        error = error.flatten(2).any(-1) if error.dim() > 2 else error
+        errors.append(
+            error[:, given(call.setting, call.number).shape[1] :] if part == "generate" else error
+        )
+    word = "new token" if part == "generate" else "position"
+    places = [{int(place) for place in error.any(0).nonzero()} for error in errors]
+    first = min(map(min, filter(None, places)), default=0)
+    if all(place == {first} for place in places) and any(error.shape[1] > 1 for error in errors):
+        return f"only {word} {first} is wrong"
+    if all(not error[0].any() for error in errors):
+        return "row 0 is right, other rows are not"
+    if all(place and min(place) == first for place in places) and first:
+        return f"the first wrong {word} is {first}"
+    if all(not error[:, -1:].any() for error in errors):
+        return f"the last {word} is right, earlier ones are not"
+    return ""

@@ -2,29 +2,65 @@
 code returns.
 
 `hectogpt.grade.runner` starts it in a temporary folder with a copy of the submission. The child
-gets the names of settings, makes weights and inputs itself, and knows no right value. This stops
+gets the names of settings, makes weights and inputs itself, and knows no right value. The parts
+below the judged one are replaced by the grader's own functions ("patched"), so that a mistake
+below does not spread; the same calls are made with the submission's own parts. This stops
 accidents, not attackers."""
 
 from __future__ import annotations
 import __future__
 
 import importlib
+import inspect
+import io
+import math
 import os
+import random
 import sys
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, redirect_stdout, suppress
+from dataclasses import replace
+from functools import partial
 from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, cast
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from hectogpt import hardware, process
-from hectogpt.assignment.parts import BY_NAME
-from hectogpt.grade import laws, train_case
-from hectogpt.grade.answer import Answer, Drawn, Raised, Values, frame_of
-from hectogpt.grade.laws import Setting
-from hectogpt.grade.run_part import answer_of_error, answers
-from hectogpt.grade.watch import draw
+from hectogpt.assignment.parts import BY_NAME, SOURCES
+from hectogpt.grade import laws
+from hectogpt.grade.answer import LONGEST, Answer, Curves, Drawn, Other, Raised, Values, frame_of
+from hectogpt.grade.computation import Computation
+from hectogpt.grade.laws import (
+    BATCH,
+    INPUT,
+    RATE,
+    STEPS,
+    TRAIN_MODEL,
+    TRAIN_SIZE,
+    Setting,
+    Size,
+    clip_of,
+    cotangent,
+    given,
+    state_of,
+    train_text,
+    weights,
+)
+from hectogpt.grade.watch import Watch, draw, rows_of
+from hectogpt.hardware import is_out_of_memory
 from hectogpt.sandbox import Policy
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+LARGEST = 2_000_000  # numbers in a result that is sent
+MANY = 40  # calls of a part, see call_often
 
 
 def prepare_everything() -> None:
@@ -34,7 +70,7 @@ def prepare_everything() -> None:
     import torch
 
     torch.set_num_threads(1)
-    for setting in (*laws.SETTINGS.values(), train_case.MODEL):
+    for setting in (*laws.SETTINGS.values(), laws.TRAIN_MODEL):
         laws.weights(setting)
         for call in range(len(setting.inputs)):
             laws.given(setting, call)
@@ -82,7 +118,7 @@ def every_answer(
     if setting.part in ("train", "plot"):
         try:
             if setting.part == "train":
-                return "float64", [train_case.training(setting, modules)]
+                return "float64", [training(setting, modules)]
             return "float64", [Drawn(picture=draw(modules["train"].plot_results))]
         except BaseException as error:
             return "float64", [answer_of_error(error)]
@@ -99,6 +135,460 @@ def has_failed(answer: Answer) -> bool:
     if isinstance(answer, Raised):
         return not answer.is_memory
     return isinstance(answer, Values) and not answer.trains
+
+
+# --- calling
+# ---
+
+# Arguments that the official tests pass by name.
+KEYWORDS = {"generate": ("x", "num_new_tokens"), "loss": ("input_ids",)}
+
+
+def answers(setting: Setting, solution: ModuleType, patched: bool, dtype: str) -> list[Answer]:
+    """Return the answers to all inputs of a setting; a single error if the part cannot be built.
+
+    In the first setting of a part there are many calls before the first input comes again, so that
+    a part that counts its calls is seen."""
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)  # the submission may draw from the global generator
+    made: list[Answer] = []
+    try:
+        built = build(setting, solution, patched, DTYPES[dtype])
+    except BaseException as error:
+        return [replace(answer_of_error(error), building=True)]
+    for place, number in enumerate(setting.order):
+        if setting.name == setting.part and place == len(setting.inputs):
+            call_often(setting, built[1], DTYPES[dtype])
+        answer = one_call(setting, *built, number, DTYPES[dtype])
+        made.append(answer)
+        if isinstance(answer, Raised) and answer.is_memory:
+            break  # filling memory takes seconds; once is enough
+    return made
+
+
+def call_often(setting: Setting, call: Callable[..., Any], dtype: torch.dtype) -> None:
+    """Call a part many times, with the smallest of its inputs."""
+    number = min(
+        range(len(setting.inputs)),
+        key=lambda n: (*setting.new_tokens[n : n + 1], math.prod(setting.inputs[n])),
+    )
+    x = given(setting, number)
+    x = x.to(dtype) if x.is_floating_point() else x
+    with suppress(BaseException), torch.no_grad(), redirect_stdout(io.StringIO()):
+        for _ in range(MANY):
+            call(x.clone(), *setting.new_tokens[number : number + 1])
+
+
+def one_call(
+    setting: Setting, module: nn.Module, call: Callable[..., Any], number: int, dtype: torch.dtype
+) -> Answer:
+    """Call a part with one input of the setting."""
+    leaf = given(setting, number).clone()
+    leaf = leaf.to(dtype).requires_grad_(setting.gradient) if leaf.is_floating_point() else leaf
+    module.zero_grad(set_to_none=True)
+    module.train(setting.train_mode)
+    arguments = {"num_new_tokens": setting.new_tokens[number]} if setting.new_tokens else {}
+    x = leaf.clone()  # autograd forbids changing a leaf in place
+    learns = [parameter.requires_grad for parameter in module.parameters()]
+    random_state = torch.get_rng_state()
+    try:
+        with torch.set_grad_enabled(setting.gradient or setting.train_mode):
+            before = torch.is_grad_enabled()
+            result = call(x, **arguments)
+            after = torch.is_grad_enabled()
+    except BaseException as error:
+        return answer_of_error(error)
+    answer = answer_of(result)
+    if not isinstance(answer, Values):
+        return answer
+    left = {
+        "the gradient mode": after != before and setting.part in ("generate", "loss"),
+        "the mode": setting.train_mode and not module.training,
+        "the input": not torch.equal(x.detach(), leaf.detach()),
+        "requires_grad": learns != [one.requires_grad for one in module.parameters()],
+        "the random state": not setting.train_mode
+        and not torch.equal(random_state, torch.get_rng_state()),
+    }
+    unnamed: tuple[str, ...] = ()
+    with suppress(TypeError, ValueError):  # a signature that cannot be inspected
+        names = KEYWORDS.get(setting.part, ())
+        unnamed = tuple(name for name in names if not accepted(call, {name: None}))
+    changed = tuple(name for name, is_so in left.items() if is_so)
+    answer = replace(answer, changed=changed, unnamed=unnamed)
+    return differentiated(answer, setting, module, leaf, result) if setting.gradient else answer
+
+
+def differentiated(
+    answer: Values, setting: Setting, module: nn.Module, leaf: Tensor, result: Any
+) -> Values:
+    """Return the answer with the gradients by the input, `leaf`, and by the parameters."""
+    if not isinstance(result, Tensor) or not result.requires_grad:
+        return replace(answer, has_gradient=False)
+    try:
+        result.backward(cotangent(setting, result.shape).to(result))
+    except BaseException as error:
+        return replace(answer, backward=replace(answer_of_error(error), line=""))
+    own = dict(module.named_parameters(remove_duplicate=False)) | {INPUT: leaf}
+    wanted = state_of(setting) | {INPUT: leaf}
+    found = {
+        name: own[name]
+        for name, value in wanted.items()
+        if name in own and own[name].shape == value.shape
+    }
+    gradients = {n: p.grad.double().cpu() for n, p in found.items() if p.grad is not None}
+    absent = tuple(name for name in wanted if name not in found)
+    return replace(answer, tensors=answer.tensors | gradients, absent=absent)
+
+
+def answer_of(result: Any) -> Answer:
+    """Return what a call returned as an answer."""
+    if isinstance(result, Tensor) and result.layout == torch.strided and not result.is_complex():
+        if result.numel() > LARGEST:
+            return Other(text=f"a tensor of shape {list(result.shape)}")
+        return Values(tensors={"": result.detach().cpu()})
+    if isinstance(result, bool | int | float):
+        return Values(tensors={"": torch.tensor(result, dtype=torch.float64)})
+    size = f" of {len(result)}" if isinstance(result, tuple | list) else ""
+    return Other(text="None" if result is None else f"a {type(result).__name__}{size}")
+
+
+def answer_of_error(error: BaseException) -> Raised:
+    """Return an exception as an answer. Its message may hold anything: the parent shortens and
+    escapes it.
+    """
+    try:
+        text = str(error)[:LONGEST]
+        is_memory = is_out_of_memory(error)
+    except BaseException:
+        text = "(its message cannot be made)"
+        is_memory = False
+    name = type(error).__name__
+    return Raised(error=name, text=text, line=line_of(error), is_memory=is_memory)
+
+
+def line_of(error: BaseException) -> str:
+    """Return the innermost line of the submission in the traceback, "" if there is none."""
+    try:
+        if isinstance(error, SyntaxError) and error.filename:
+            file = error.filename
+            number = error.lineno
+            code = error.text
+        else:
+            frames = traceback.extract_tb(error.__traceback__)[-200:]
+            own = [f for f in frames if os.path.split(f.filename)[0] in ("", os.getcwd())]
+            file, number, code, _ = next(f for f in reversed(own) if f.filename.endswith(SOURCES))
+        return f"{os.path.basename(file)}:{number}: {(code or '').strip()[:160]}"
+    except BaseException:
+        return ""
+
+
+# --- building
+
+
+class MissingClassError(AttributeError):
+    """The submission lacks a class."""
+
+
+class ParametersError(LookupError):
+    """A module's parameters are not the assignment's."""
+
+
+class ExtraParametersError(ParametersError):
+    """A module has all parameters of the assignment, and others."""
+
+
+class SharedParametersError(ParametersError):
+    """Two parameters of a module are one."""
+
+
+def build(
+    setting: Setting, solution: ModuleType, patched: bool, dtype: torch.dtype
+) -> tuple[nn.Module, Callable[..., Any]]:
+    """Return the module with the setting's weights, and the function to call.
+
+    patched: put our own parts below the judged one. Raises MissingClassError, ParametersError, and
+    whatever the submission raises.
+    """
+    name = BY_NAME[setting.part].owner
+    if not hasattr(solution, name):
+        raise MissingClassError(f"model_solution.py has no class {name}")
+    module = construct(solution, name, setting.size)
+    fill(module, setting, dtype, patched)
+    module.train(setting.train_mode)
+    method = BY_NAME[setting.part].functions[-1].rpartition(".")[2]
+    call = module if method == "forward" else getattr(module, method)
+    if patched:
+        replace_parts_below(module, setting)
+    return module, call
+
+
+def construct(solution: ModuleType, name: str, size: Size) -> Any:
+    """Make an object of a class of the submission. A transformer draws no initial weights: that is
+    a part of its own, and ours are loaded."""
+    kind = getattr(solution, "Transformer", None)
+    written = hasattr(kind, "_init_weights")
+    with mock.patch.object(kind, "_init_weights", return_value=None) if written else nullcontext():
+        return getattr(solution, name)(*([] if name == "GELU" else [config(solution, size)]))
+
+
+def config(solution: ModuleType, size: Size) -> Any:
+    """Return a config of the submission's class, or of ours if it has none."""
+    return getattr(solution, "ModelConfig", Size)(**vars(size))
+
+
+WHOLE = ("generate", "loss", "train")  # parts that use the whole forward pass
+# How the parameters of the parts below a part begin. A mistake there may have renamed them.
+BELOW = {"block": ("mlp.", "attention."), "forward": ("backbone.",)}
+
+
+def fill(module: nn.Module, setting: Setting, dtype: torch.dtype, patched: bool = False) -> None:
+    """Copy our weights into the module, in the dtype.
+
+    patched: the parts below are replaced, so their parameters are not checked; and none where the
+        whole forward pass is replaced, since the constructor's mistakes are those of `forward`.
+
+    Raises ParametersError for a parameter that is missing, unknown, shared, or of a different
+    shape."""
+    module.to(dtype)
+    own = dict(module.named_parameters(remove_duplicate=False))
+    if not (patched and setting.part in WHOLE):
+        check_parameters(own, state_of(setting), BELOW.get(setting.part, ()) if patched else ())
+    with torch.no_grad():
+        for name, value in state_of(setting).items():
+            if name in own and own[name].shape == value.shape:
+                owner, _, last = name.rpartition(".")
+                if sum(own[name] is one for one in own.values()) > 1:  # shared no longer
+                    own[name] = nn.Parameter(own[name].clone())
+                    setattr(module.get_submodule(owner), last, own[name])
+                own[name].copy_(value)
+
+
+def check_parameters(
+    own: dict[str, nn.Parameter], wanted: dict[str, Tensor], below: tuple[str, ...]
+) -> None:
+    """Raise ParametersError unless a module's own parameters are those that are wanted.
+
+    below: prefixes of those that are not checked, except that no block may lack all of its own.
+    """
+    names = {id(value): name for name, value in own.items()}
+    pairs = [f"{names[id(v)]} and {name}" for name, v in own.items() if names[id(v)] != name]
+    if pairs:
+        raise SharedParametersError(f"parameters are shared: {', '.join(pairs)}")
+    blocks = {name.split(".")[1] for name in own if name.startswith("backbone.")}
+    wrong = [
+        name
+        for name, value in wanted.items()
+        if not (name in own and own[name].shape == value.shape)
+        and not (
+            name.startswith(below) and (below != ("backbone.",) or name.split(".")[1] in blocks)
+        )
+    ]
+    faults = {
+        "missing": [n for n in wrong if n not in own],
+        "other shape": [
+            f"{n}: {list(own[n].shape)}, expected {list(wanted[n].shape)}"
+            for n in wrong
+            if n in own
+        ],
+        "not in the assignment": [
+            n
+            for n, value in own.items()
+            if n not in wanted and value.requires_grad and not n.startswith(below)
+        ],
+    }
+    told = [f"{word}: {', '.join(names)}" for word, names in faults.items() if names]
+    if told:
+        kind = ParametersError if wrong else ExtraParametersError
+        raise kind("parameters differ from the assignment's (" + "; ".join(told) + ")")
+
+
+def replace_parts_below(module: nn.Module, setting: Setting) -> None:
+    """Put our own functions, on the module's parameters, in the place of the parts right below the
+    judged one: so a mistake in one part leaves the others right.
+    """
+    part = setting.part
+    wanted = state_of(setting)
+
+    def ours(owner: nn.Module, prefix: str = "") -> Computation:
+        """Return our computation on the owner's parameters, and on our own where it lacks one or
+        has it in a different shape.
+        """
+        own = dict(owner.named_parameters(remove_duplicate=False))
+        like = next(iter(own.values()), torch.zeros((), dtype=torch.float64))
+        state = {n.removeprefix(prefix): v for n, v in wanted.items() if n.startswith(prefix)}
+        usable = {
+            n: own[n] if n in own and own[n].shape == v.shape else v.to(like)
+            for n, v in state.items()
+        }
+        return Computation(usable, setting.size)
+
+    def instead(owner: Any, function: Callable[[Tensor], Tensor]) -> None:
+        owner.forward = lambda x, *args, **kwargs: function(x)
+
+    if part == "mlp" and isinstance(getattr(module, "gelu", None), nn.Module):
+        instead(module.gelu, lambda x: ours(module).gelu(x))
+    if part == "block":
+        instead(module.attention, lambda x: ours(module).attention("attention.", x))
+        instead(module.mlp, lambda x: ours(module).mlp("mlp.", x))
+    if part == "forward":
+        for number, block in enumerate(cast(nn.ModuleList, module.backbone)):
+            instead(block, partial(ours(block, f"backbone.{number}.").block, ""))
+    if part in WHOLE:
+        instead(module, lambda ids: ours(module).forward(ids))
+
+
+# --- train()
+
+
+def training(setting: Setting, modules: dict[str, ModuleType]) -> Answer:
+    """Run train(). Return the losses and gradient norms that it returns or gives to plot_results,
+    with what was seen of it. Raises whatever it raises before it has recorded any."""
+    train = modules["train"]
+    solution = modules["model_solution"]
+    recorded: list[tuple[Any, Any]] = []
+    model = construct(solution, "Transformer", TRAIN_SIZE)
+    fill(model, TRAIN_MODEL, torch.float32, patched=True)
+    replace_parts_below(model, TRAIN_MODEL)
+    own = {
+        name: value
+        for name, value in model.named_parameters(remove_duplicate=False)
+        if name in weights(TRAIN_MODEL)
+    }
+    replaced = {
+        "plot_results": lambda losses=None, grad_norms=None, *_, **__: recorded.append(
+            (losses, grad_norms)
+        ),
+        "get_chunked_tinystories": lambda *_, **__: train_text().clone(),
+    }
+    arguments = {
+        "learning_rate": RATE,
+        "gradient_clipping": clip_of(setting),
+        "batch_size": BATCH,
+        "max_steps": STEPS,
+    }
+    asked = accepted(train.train, arguments | {"model_config": config(solution, TRAIN_SIZE)})
+    result = None
+    after: Raised | None = None
+    with Watch(own, lambda ids: loss_of(dict(own), ids)) as watch:
+        replaced["Transformer"] = lambda *_, **__: watched(model, watch)
+        try:
+            torch.manual_seed(0)
+            with (
+                mock.patch.dict(vars(train), replaced),
+                mock.patch.object(DataLoader, "__init__", in_this_process),
+            ):
+                result = train.train(**required(train.train, asked), **asked)
+        except BaseException as error:
+            if not recorded:
+                raise
+            after = answer_of_error(error)
+    if not recorded and isinstance(result, tuple | list) and len(result) >= 2:
+        recorded.append((result[0], result[1]))
+    if not recorded:
+        return Other(text="no losses, and gave none to plot_results")
+    losses, norms = recorded[-1]
+    seen = watch.seen()
+    tensors = {"losses": plain(losses), "norms": plain(norms), **seen.numbers}
+    return Curves(
+        tensors=tensors | {f"ids {n}": ids for n, ids in enumerate(seen.ids)},
+        optimizers=seen.optimizers,
+        plain=seen.plain,
+        kept=any(isinstance(one, Tensor) and one.requires_grad for one in (*losses, *norms)),
+        after=after,
+    )
+
+
+def watched(model: Any, watch: Watch) -> Any:
+    """Return the model with our weights, blocks and loss; it tells `watch` which rows it is
+    trained on.
+    """
+    forward = model.forward
+    first = {name: value.detach().clone() for name, value in watch.parameters.items()}
+
+    def noted(ids: Tensor, *_: Any, **__: Any) -> Tensor:
+        made: Tensor = forward(ids)
+        watch.backward_of(ids, made)
+        return made
+
+    def loss(input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
+        made = Computation(watch.parameters, TRAIN_SIZE).loss(input_ids.long())
+        watch.backward_of(input_ids, made)
+        return made
+
+    def drawn(*_: Any, **__: Any) -> None:
+        """Set our weights again: train() may draw initial weights after setting a seed."""
+        with torch.no_grad():
+            for name, value in first.items():
+                watch.parameters[name].copy_(value)
+
+    model.get_loss_on_batch = loss
+    model.forward = noted
+    model._init_weights = drawn
+    return model
+
+
+LOADER = DataLoader.__init__
+
+
+def in_this_process(self: Any, *arguments: Any, **options: Any) -> None:
+    """Construct a loader without worker processes, which could not reach this one."""
+    ours = (
+        "num_workers",
+        "prefetch_factor",
+        "persistent_workers",
+        "multiprocessing_context",
+        "timeout",
+    )
+    LOADER(
+        self,
+        *arguments[:5],
+        **{name: value for name, value in options.items() if name not in ours},
+    )
+
+
+GIVEN: dict[str, Any] = {"str": "run", "int": 1, "float": 0.0, "bool": False}  # by annotation
+
+
+def required(function: Callable[..., Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """Return values for the other required arguments of a function."""
+    known = inspect.signature(function).parameters.values()
+    lacking = [
+        one
+        for one in known
+        if one.default is one.empty and one.name not in asked and one.kind in NAMED
+    ]
+    return {
+        one.name: GIVEN.get(getattr(one.annotation, "__name__", str(one.annotation)))
+        for one in lacking
+    }
+
+
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def plain(values: Any) -> Tensor:
+    """Return recorded numbers, tensors among them, as float64."""
+    listed = [float(v.detach() if isinstance(v, Tensor) else v) for v in list(values)[:1000]]
+    return torch.tensor(listed, dtype=torch.float64)
+
+
+def loss_of(parameters: dict[str, Tensor], ids: Tensor) -> Tensor:
+    """Return the right loss of a batch; if the last token of its rows is cut off, that of the
+    whole rows.
+    """
+    rows = rows_of(ids, train_text())
+    return Computation(parameters, TRAIN_SIZE).loss(
+        ids.long() if -1 in rows else train_text()[rows]
+    )
+
+
+def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments that the function accepts by name. Raises TypeError or ValueError if
+    its signature cannot be inspected."""
+    known = inspect.signature(function).parameters
+    every = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
+    return {name: value for name, value in arguments.items() if every or name in known}
 
 
 # --- importing a submission

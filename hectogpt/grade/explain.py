@@ -18,7 +18,16 @@ import torch
 from scipy.optimize import least_squares
 
 from hectogpt.grade.answer import Answer, Other, Raised, Values
-from hectogpt.grade.calls import Call, Computed, compute, computed, difference, listed
+from hectogpt.grade.calls import (
+    NOTED,
+    Call,
+    Computed,
+    compute,
+    computed,
+    difference,
+    listed,
+    side_effects,
+)
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.mistakes import (
     GRADIENTS,
@@ -89,49 +98,40 @@ class Evidence:
         self.wrong = [call for call in self.built if not call.is_right]
         self.results = [call.result for call in self.built]
 
-    def changes_between_calls(self) -> bool:
-        firsts = {call.setting.name: call.result for call in self.calls if call.place == 0}
-        again = [call for call in self.calls if call.place == len(call.setting.inputs)]
-        pairs = [(call.result, firsts[call.setting.name]) for call in again]
-        return any(
-            now is not None and was is not None and difference(now, was) > 1e-4
-            for now, was in pairs
-        )
-
-    def is_nan(self) -> bool:
-        return bool(self.wrong) and all(
-            tensor is not None and tensor.isnan().all() for tensor in self.results
-        )
-
-    def has_wrong_values(self) -> bool:
-        return bool(self.wrong) and any(tensor is not None for tensor in self.results)
-
-    def has_right_values(self) -> bool:
-        return bool(self.built) and not self.wrong
-
-    def loses_the_beginning(self) -> bool:
-        """True if a text past the context is wrong: it lacks its beginning."""
-        return any(not call.setting.counts and any(call.setting.new_tokens) for call in self.wrong)
-
 
 def say(evidence: Evidence) -> Diagnosis | None:
-    """Return what the first rule that applies, and has something to say, says."""
-    found = (diagnosis(evidence) for applies, diagnosis in RULES if applies(evidence))
-    return next(filter(None, found), None)
+    """Return what the first rule says that has something to say."""
+    return next(filter(None, (rule(evidence) for rule in RULES)), None)
 
 
-def say_state(evidence: Evidence) -> Diagnosis:
+def say_state(evidence: Evidence) -> Diagnosis | None:
+    """Diagnose an input that gives another result the second time."""
+    firsts = {call.setting.name: call.result for call in evidence.calls if call.place == 0}
+    again = [call for call in evidence.calls if call.place == len(call.setting.inputs)]
+    pairs = [(call.result, firsts[call.setting.name]) for call in again]
+    if all(now is None or was is None or difference(now, was) <= 1e-4 for now, was in pairs):
+        return None
     drawn = evidence.part == "generate"
     name = "sampling for greedy" if drawn else "another answer the second time"
     return named(evidence.part, [(name,)])
 
 
-def say_nan(evidence: Evidence) -> Diagnosis:
-    return named(evidence.part, [("NaN everywhere",)])
+def say_nan(evidence: Evidence) -> Diagnosis | None:
+    if evidence.wrong and all(one is not None and one.isnan().all() for one in evidence.results):
+        return named(evidence.part, [("NaN everywhere",)])
+    return None
+
+
+def say_values(evidence: Evidence) -> Diagnosis | None:
+    if evidence.wrong and any(one is not None for one in evidence.results):
+        return diagnose_values(evidence.part, evidence.built)
+    return None
 
 
 def say_gradient(evidence: Evidence) -> Diagnosis | None:
     """Diagnose calls whose values are right and whose gradients are wrong."""
+    if evidence.wrong:
+        return None
     part = evidence.part
     calls = [call for call in evidence.built if call.setting.gradient]
     answers = [call.answer for call in calls if isinstance(call.answer, Values)]
@@ -141,7 +141,7 @@ def say_gradient(evidence: Evidence) -> Diagnosis | None:
     if fitting := [
         (one.name,)
         for one in GRADIENTS.get(part, ())
-        if all(call.has_gradients_of((one,)) for call in calls)
+        if calls and all(call.has_gradients_of((one,)) for call in calls)
     ]:
         return named(part, fitting)
     wrong = list(dict.fromkeys(name for call in calls for name in call.wrong_gradients()))
@@ -157,36 +157,27 @@ def say_gradient(evidence: Evidence) -> Diagnosis | None:
 
 
 def say_side_effect(evidence: Evidence) -> Diagnosis | None:
+    if evidence.wrong:
+        return None
     effects = side_effects([call.answer for call in evidence.built])
-    left = [effect for name, effect in effects.items() if name not in NOTED]
-    return Diagnosis((left[0].name,), left[0].where, left[0].what) if left else None
+    return next((effect for name, effect in effects.items() if name not in NOTED), None)
 
 
-def say_cropped(evidence: Evidence) -> Diagnosis:
-    return named("generate", [("returned text cropped",)])
+def say_cropped(evidence: Evidence) -> Diagnosis | None:
+    """Diagnose a wrong text past the context: it lacks its beginning."""
+    if any(not call.setting.counts and any(call.setting.new_tokens) for call in evidence.wrong):
+        return named("generate", [("returned text cropped",)])
+    return None
 
 
 def say_error(evidence: Evidence) -> Diagnosis | None:
     """Diagnose the first answer that is not a tensor."""
     answers = [call.answer for call in [*evidence.wrong, *evidence.calls]]
-    broken = next((answer for answer in answers if isinstance(answer, Raised | Other)), None)
-    return diagnose_error(evidence.part, broken) if broken else None
+    broken = (answer for answer in answers if isinstance(answer, Raised | Other))
+    return next((diagnose_error(evidence.part, answer) for answer in broken), None)
 
 
-def say_values(evidence: Evidence) -> Diagnosis | None:
-    return diagnose_values(evidence.part, evidence.built)
-
-
-# When a rule applies, and what it says then; the first that says something.
-RULES: tuple[tuple[Callable[[Evidence], bool], Callable[[Evidence], Diagnosis | None]], ...] = (
-    (Evidence.changes_between_calls, say_state),
-    (Evidence.is_nan, say_nan),
-    (Evidence.has_wrong_values, say_values),
-    (Evidence.has_right_values, say_gradient),
-    (Evidence.has_right_values, say_side_effect),
-    (Evidence.loses_the_beginning, say_cropped),
-    (lambda evidence: True, say_error),
-)
+RULES = (say_state, say_nan, say_values, say_gradient, say_side_effect, say_cropped, say_error)
 
 
 # --- values
@@ -426,40 +417,12 @@ def fitted(part: str, family: Family, calls: list[Call]) -> Diagnosis | None:
 # --- messages
 
 
-@dataclass(frozen=True)
-class Message:
-    """A rule for errors and for results that are not tensors, from mistakes.toml.
-
-    pattern: searched in "ErrorName: message | line of code", or "result: what came".
-    parts: where the rule holds; () for all.
-    """
-
-    name: str
-    where: str
-    what: str
-    pattern: str = ""
-    parts: tuple[str, ...] = ()
-
-
-MESSAGES = [
-    Message(**one | {"parts": tuple(one.get("parts", ()))}) for one in sentences()["fault"]
-]
-# What a call may leave changed, by the names that an answer has for it.
-SIDE_EFFECTS = {name: Message(**one) for name, one in sentences()["left"].items()}
-NOTED = ("the mode", "the random state")  # of these, those that cost no points
-
-
-def side_effects(answers: Iterable[Answer]) -> dict[str, Message]:
-    """Return what these calls leave changed, by name."""
-    names = [n for one in answers if isinstance(one, Values) for n in one.changed]
-    return {name: SIDE_EFFECTS[name] for name in dict.fromkeys(names) if name in SIDE_EFFECTS}
-
-
 def diagnose_words(part: str, words: str) -> Diagnosis | None:
-    """Return what the first rule says that matches these words."""
-    for rule in MESSAGES:
-        if (not rule.parts or part in rule.parts) and re.search(rule.pattern, words, re.DOTALL):
-            return Diagnosis((rule.name,), rule.where, rule.what)
+    """Return what the first rule in mistakes.toml says that matches these words."""
+    for rule in sentences()["fault"]:
+        is_for_part = part in rule.get("parts", (part,))
+        if is_for_part and re.search(rule["pattern"], words, re.DOTALL):
+            return Diagnosis((rule["name"],), rule["where"], rule["what"])
     return None
 
 

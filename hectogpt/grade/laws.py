@@ -230,3 +230,35 @@ def settings_of(part: str) -> list[Setting]:
     """Return the settings of a part, those that count first."""
     settings = (one for one in SETTINGS.values() if one.part == part)
     return sorted(settings, key=lambda one: not one.counts)
+
+
+# --- train.py: all rows of its text differ, so that rows that are used again are seen, and a
+# shuffle changes nothing
+
+TRAIN_SIZE = Size(d_model=24, n_heads=3, n_layers=1, context_length=12, vocab_size=31)
+STEPS = 6
+BATCH = 4
+RATE = 3e-3
+ROWS = 3 * STEPS * BATCH  # so that a part may be held out, and no row has to come twice
+TRAIN_MODEL = Setting(
+    "train model", "train", "", TRAIN_SIZE, ()
+)  # of the weights that training starts from
+
+
+def clip_of(setting: Setting) -> float | None:
+    """Return the norm to clip to, or None. It is so small that AdamW's eps matters: without that,
+    an update does not depend on the size of the gradient."""
+    return 1e-6 if setting.name.endswith("clipped") else None
+
+
+@lru_cache(maxsize=1)
+def train_text() -> Tensor:
+    """[ROWS, context_length] int64. The rows share a pattern, so that a loss falls, and no two are
+    equal.
+    """
+    generator = torch.Generator().manual_seed(7)
+    row = torch.randint(
+        1, TRAIN_SIZE.vocab_size, (1, TRAIN_SIZE.context_length), generator=generator
+    ).repeat(ROWS, 1)
+    other = torch.randint(1, TRAIN_SIZE.vocab_size, row.shape, generator=generator)
+    return torch.where(torch.rand(row.shape, generator=generator) < 0.3, other, row)

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from hectogpt import errors, process
 from hectogpt.errors import UserError
 from hectogpt.grade import laws
-from hectogpt.grade.child import import_submission, shut_in
+from hectogpt.grade.child import DTYPES, answer_of_error, construct, import_submission, shut_in
 from hectogpt.grade.laws import Size
-from hectogpt.grade.run_part import DTYPES, answer_of_error, construct
-from hectogpt.grade.runner import RUBBISH, environment, private_folder
-from hectogpt.grade.submission import SOLUTION, Limits, read_submission
+from hectogpt.grade.runner import RUBBISH, private_folder, start
+from hectogpt.grade.submission import Limits, read_submission
 
 Named = dict[str, Tensor]
 WEIGHTS = "weights.safetensors"
@@ -73,17 +72,13 @@ def outputs_of_file(path: Path, size: Size, state: Named, ids: Tensor) -> dict[s
     Raises UserError (DATA) if it cannot be read, built or run, with the message of its own error.
     """
     submission = read_submission(path, path.name)
-    if submission.fault or SOLUTION not in submission.files:
-        why = submission.fault or f"there is no {SOLUTION}"
-        raise UserError(f"cannot use {path}", why=why, code=errors.DATA)
+    if submission.fault:
+        raise UserError(f"cannot use {path}", why=submission.fault, code=errors.DATA)
     limits = Limits(seconds=60)
     received: list[tuple[dict[str, Any], bytes]] = []
-    with private_folder() as folder:
-        for name, content in submission.files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(content)
+    with private_folder(submission) as folder:
         save_file(state | {TOKENS: ids}, folder / WEIGHTS)
-        ending = process.Child(__name__, folder, environment(folder)).listen(
+        ending = start(__name__, folder).listen(
             {
                 "size": vars(size),
                 "memory": limits.memory + 8 * sum(t.nbytes for t in state.values()),

@@ -31,12 +31,11 @@ from hectogpt.assignment.parts import BY_NAME
 from hectogpt.errors import UserError
 from hectogpt.grade import laws
 from hectogpt.grade.answer import Transcript
-from hectogpt.grade.outcomes import judge
+from hectogpt.grade.outcomes import judge_part
 from hectogpt.grade.result import Outcome, PartResult, Result, result_of
-from hectogpt.grade.submission import SOLUTION, Limits, Submission, read_submission
+from hectogpt.grade.submission import Limits, Submission, read_submission
 from hectogpt.process import CancelledError
 
-CHILD = "hectogpt.grade.child"
 PREFIX = "hectogpt-grade-"  # of folders in the system's temporary folder
 OWNER = "owner"  # the file in each that its grader has locked
 ALL_FILES = 512 << 20  # bytes that a submission may write
@@ -58,14 +57,16 @@ RUBBISH = (
 
 
 @contextmanager
-def private_folder() -> Iterator[Path]:
-    """Yield a folder for a submission, which only this user may enter.
+def private_folder(submission: Submission) -> Iterator[Path]:
+    """Yield a folder with a submission's files, which only this user may enter.
 
     When the block ends, the folder is removed and the processes that know its name are killed. A
     grader that is killed cannot do that: see `sweep`."""
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as outer:
         folder = Path(outer, "submission")
-        folder.mkdir()
+        for name, content in submission.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
         with files.lock(Path(outer, OWNER), folder, "grading in it"):
             try:
                 yield folder
@@ -96,8 +97,9 @@ def end_daemons(folder: Path) -> None:
         time.sleep(0.02)
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """Return the child's variables: of the user's, only where programs and libraries are."""
+def start(module: str, folder: Path) -> process.Child:
+    """Start a module in a folder. Of the user's variables it gets only those that say where
+    programs and libraries are."""
     import matplotlib
 
     kept = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
@@ -117,7 +119,8 @@ def environment(folder: Path) -> dict[str, str]:
         # a file of the submission's never stands in for a library's that the grader imports
         "PYTHONSAFEPATH": "1",
     }
-    return {name: os.environ[name] for name in kept if name in os.environ} | folders | own
+    known = {name: os.environ[name] for name in kept if name in os.environ}
+    return process.Child(module, folder, known | folders | own)
 
 
 def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> Transcript:
@@ -140,13 +143,10 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> T
                 name: ("timed out", words) for name, variant in left if variant == "patched"
             }
             break
-        with private_folder() as folder:
-            for name, content in submission.files.items():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(content)
+        with private_folder(submission) as folder:
             transcript.begin(left)
             try:
-                ending = process.Child(CHILD, folder, environment(folder)).listen(
+                ending = start("hectogpt.grade.child", folder).listen(
                     {"asked": left, "modules": modules, "memory": limits.memory},
                     transcript.receive,
                     first_seconds=min(limits.start_seconds, rest),
@@ -220,14 +220,14 @@ def grade(
     """
     name = submission.name
     key = submission.key
-    if submission.fault or SOLUTION not in submission.files:
-        return Result(name, key, fault=submission.fault or f"there is no {SOLUTION}")
+    if submission.fault:
+        return Result(name, key, fault=submission.fault)
     try:
         found = run(submission, limits, cancelled or threading.Event())
         return Result(
             name,
             key,
-            judge(found),
+            tuple(judge_part(part, found) for part in laws.GRADED),
             found.seconds,
             tuple(sorted(found.missing)),
             looks=submission.looks(),
@@ -293,7 +293,7 @@ def recorded(path: Path) -> dict[str, Result]:
     found = {}
     here = version()
     for line in lines:
-        with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
+        with suppress(*RUBBISH):
             if (record := json.loads(line)).pop("grader") == here:
                 found[record["key"]] = result_of(record)
     return {key: one for key, one in found.items() if not one.grader_fault}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Seen:
         left: norm of the gradients that were there before each backward pass.
         start: a number for all weights, before each batch.
         raw: norms of the gradients after each backward pass.
-        batch, end: batches so far at each step; the number for the weights after it.
+        batch: batches so far at each step.
         kind: which optimizer made the step.
         at, most, rate: norms and largest numbers of the gradients at each step, and learning
             rates; NaN for a parameter that the optimizer does not have.
@@ -92,7 +92,6 @@ SHAPES = {
     "start": "n",
     "raw": "nP",
     "batch": "s",
-    "end": "s",
     "kind": "s",
     "at": "sP",
     "most": "sP",
@@ -159,16 +158,15 @@ class Watch:
             row = {"loss": loss, "after": loss, "norm": norm, "start": self.weights()}
             output.register_hook(lambda _: self.began(known, row))
 
+    def note(self, row: dict[str, Any]) -> None:
+        for name, value in row.items():
+            self.rows[name].append(value)
+
     def began(self, ids: Tensor, row: dict[str, float]) -> None:
         if len(self.ids) < MOST:
             self.ids.append(ids)
-            row = {
-                **row,
-                "left": sum(n**2 for n in self.norms()) ** 0.5,
-            }
-            for name, value in row.items():
-                self.rows[name].append(value)
-            self.rows["raw"].append([0.0] * len(self.parameters))
+            left = sum(n**2 for n in self.norms()) ** 0.5
+            self.note({**row, "left": left, "raw": [0.0] * len(self.parameters)})
 
     def reached(self, number: int, parameter: Tensor) -> None:
         if self.rows["raw"] and parameter.grad is not None:
@@ -176,40 +174,38 @@ class Watch:
 
     def before(self, optimizer: Optimizer, *_: Any) -> None:
         if len(self.rows["batch"]) < MOST:
-            if not any(optimizer is one for one in self.optimizers):
+            if optimizer not in self.optimizers:
                 self.optimizers.append(optimizer)
             rates = {
                 id(p): float(group["lr"])
                 for group in optimizer.param_groups
                 for p in group["params"]
             }
-            row = {
-                "batch": len(self.ids),
-                "at": self.norms(),
-                "most": self.norms(lambda g: g.abs().max()),
-            }
-            row["kind"] = next(n for n, one in enumerate(self.optimizers) if optimizer is one)
-            row["rate"] = [rates.get(id(p), torch.nan) for p in self.parameters.values()]
-            for name, value in row.items():
-                self.rows[name].append(value)
+            self.note(
+                {
+                    "batch": len(self.ids),
+                    "kind": self.optimizers.index(optimizer),
+                    "at": self.norms(),
+                    "most": self.norms(lambda g: g.abs().max()),
+                    "rate": [rates.get(id(p), torch.nan) for p in self.parameters.values()],
+                }
+            )
 
     def behind(self, *_: Any) -> None:
-        if len(self.rows["end"]) < len(self.rows["batch"]):
-            self.rows["end"].append(self.weights())
         if self.ids:
             self.rows["after"][-1] = self.loss_and_norm(self.ids[-1])[0]
 
     def seen(self) -> Seen:
         """Return everything that was seen."""
-        width = len(self.parameters)
-        shaped = {n: torch.tensor(rows, dtype=torch.float64) for n, rows in self.rows.items()}
-        shaped = {
-            n: t.reshape(-1, width) if SHAPES[n].endswith("P") else t for n, t in shaped.items()
+        numbers = {
+            name: torch.tensor(rows, dtype=torch.float64).reshape(
+                (-1, len(self.parameters))[: len(SHAPES[name])]
+            )
+            for name, rows in self.rows.items()
         }
         names = tuple(type(one).__name__ for one in self.optimizers)
-        return Seen(
-            tuple(self.parameters), names, all(map(is_plain, self.optimizers)), self.ids, shaped
-        )
+        plain = all(map(is_plain, self.optimizers))
+        return Seen(tuple(self.parameters), names, plain, self.ids, numbers)
 
 
 def is_plain(optimizer: Optimizer) -> bool:
@@ -277,19 +273,16 @@ class Loop:
     def rows(self) -> list[list[int]]:
         return [rows_of(ids, self.text) for ids in self.seen.ids]
 
-    def fault(self) -> Fault | None:
-        """Return the first mistake, or None."""
-        checks = (
-            self.check_batches,
-            self.check_counts,
-            self.check_steps,
-            self.check_clipping,
-            self.check_records,
-            self.check_rates,
-        )
-        return next(filter(None, (check() for check in checks)), None)
+    def faults(self) -> Iterator[Fault]:
+        """Yield what is wrong; what comes later may follow from the first."""
+        yield from self.faults_of_batches()
+        yield from self.faults_of_counts()
+        yield from self.faults_of_steps()
+        yield from self.faults_of_clipping()
+        yield from self.faults_of_records()
+        yield from self.faults_of_rates()
 
-    def check_batches(self) -> Fault | None:
+    def faults_of_batches(self) -> Iterator[Fault]:
         rows = self.rows()
         pairs = list(itertools.pairwise(rows))
         holds = {
@@ -305,78 +298,62 @@ class Loop:
             and all(sorted(one) == list(range(min(one), min(one) + len(one))) for one in rows),
         }
         shown = "; ".join(str(one[:6]) for one in rows[:3])
-        seen = f"rows of the text in the first steps: {shown}"
-        return next((Fault(name, seen) for name, is_so in holds.items() if is_so), None)
+        for name, is_so in holds.items():
+            if is_so:
+                yield Fault(name, f"rows of the text in the first steps: {shown}")
 
-    def check_counts(self) -> Fault | None:
+    def faults_of_counts(self) -> Iterator[Fault]:
+        ignored = len(self.seen.ids) > self.steps
         for name, made in (("loss", self.losses), ("gradient norm", self.norms)):
             if len(made) != self.steps:
-                ignored = len(self.seen.ids) > self.steps
                 seen = f"{len(made)} numbers for {name}, expected {self.steps} (one a step)"
-                return Fault("max_steps ignored" if ignored else "", seen)
-        return None
+                yield Fault("max_steps ignored" if ignored else "", seen)
 
-    def check_steps(self) -> Fault | None:
+    def faults_of_steps(self) -> Iterator[Fault]:
         seen = self.seen
         count = len(seen.ids)
         if not seen.optimizers:
-            still = count > 1 and self.limit is None and bool((seen.start == seen.start[0]).all())
-            words = "the weights are the same at every batch"
-            return Fault("no optimizer step", words) if still else None
-        used = [
-            [int(n) for n, kind in zip(seen.batch, seen.kind, strict=True) if kind == one]
-            for one in range(len(seen.optimizers))
-        ]
-        dirty = seen.left[1:] > TOLERANCE * seen.raw[1:].norm(dim=1)
+            if count > 1 and self.limit is None and (seen.start == seen.start[0]).all():
+                yield Fault("no optimizer step", "the weights are the same at every batch")
+            return
         idle = (seen.raw == 0).all(0) & bool(seen.raw.any()) | seen.rate.isnan().all(0)
         untrained = [
             n
             for n, still in zip(seen.names, idle, strict=True)
             if still and not n.endswith("W_k.bias")
         ]
-        more = f" and {len(untrained) - 4} more" if len(untrained) > 4 else ""
-        back = [
-            b
-            for b in range(1, count)
-            if self.limit is None and float(seen.start[b]) in seen.start[:b].tolist()
-        ]
-        first_dirty = int(dirty.int().argmax()) + 2 if count > 1 else 0
+        if untrained:
+            more = f" and {len(untrained) - 4} more" if len(untrained) > 4 else ""
+            words = f"the optimizer has no gradient of {', '.join(untrained[:4])}{more}"
+            yield Fault("parameters not trained", words)
+        dirty = seen.left[1:] > TOLERANCE * seen.raw[1:].norm(dim=1)
+        if count > 1 and dirty.all():
+            words = "at each backward pass the gradients of the steps before are still there"
+            yield Fault("no zero_grad", words)
+        if dirty.any():
+            step = int(dirty.int().argmax()) + 2
+            words = f"at the backward pass of step {step} an older gradient is still there"
+            yield Fault("zero_grad not at every step", words)
+        if not seen.batch.all():
+            words = "the optimizer steps before the first backward pass"
+            yield Fault("step before backward", words)
+        used = [seen.batch[seen.kind == one] for one in range(len(seen.optimizers))]
         steps = f"{len(seen.batch)} steps of the optimizer for {count} batches"
-        holds = {
-            "parameters not trained": (
-                bool(untrained),
-                f"the optimizer has no gradient of {', '.join(untrained[:4])}{more}",
-            ),
-            "no zero_grad": (
-                count > 1 and bool(dirty.all()),
-                "at each backward pass the gradients of the steps before are still there",
-            ),
-            "zero_grad not at every step": (
-                bool(dirty.any()),
-                f"at the backward pass of step {first_dirty} an older gradient is still there",
-            ),
-            "step before backward": (
-                not seen.batch.all(),
-                "the optimizer steps before the first backward pass",
-            ),
-            "two steps a batch": (any(len(set(one)) < len(one) for one in used), steps),
-            "no step for some batches": (any(len(one) < count for one in used), steps),
-            "no gradient at the step": (
-                not seen.at.any(),
-                "at every step of the optimizer all gradients are zero",
-            ),
-            "learning rate of zero": (
-                float((seen.rate.nan_to_num() == 0).double().mean()) > 0.5,
-                "the learning rate is 0 at most steps",
-            ),
-            "weights set back": (
-                bool(back),
-                f"the weights at batch {1 + min(back, default=0)} are those of an earlier one",
-            ),
-        }
-        return next((Fault(name, words) for name, (is_so, words) in holds.items() if is_so), None)
+        if any(len(one.unique()) < len(one) for one in used):
+            yield Fault("two steps a batch", steps)
+        if any(len(one) < count for one in used):
+            yield Fault("no step for some batches", steps)
+        if not seen.at.any():
+            words = "at every step of the optimizer all gradients are zero"
+            yield Fault("no gradient at the step", words)
+        if float((seen.rate.nan_to_num() == 0).double().mean()) > 0.5:
+            yield Fault("learning rate of zero", "the learning rate is 0 at most steps")
+        for batch, weights in enumerate(seen.start):
+            if self.limit is None and (seen.start[:batch] == weights).any():
+                words = f"the weights at batch {batch + 1} are those of an earlier one"
+                yield Fault("weights set back", words)
 
-    def check_clipping(self) -> Fault | None:
+    def faults_of_clipping(self) -> Iterator[Fault]:
         """Compare the gradients at each step with those that backward made."""
         for at, most, batch in zip(self.seen.at, self.seen.most, self.seen.batch, strict=True):
             step = int(batch)
@@ -389,31 +366,28 @@ class Loop:
                     f"{float(at.norm()):.4g}; backward made one of {total:.4g}, gradient_clipping "
                     f"is {self.limit}"
                 )
-                return Fault(name_of_clipping(at, most, raw, self.limit), words)
-        return None
+                yield Fault(name_of_clipping(at, most, raw, self.limit), words)
 
-    def check_records(self) -> Fault | None:
+    def faults_of_records(self) -> Iterator[Fault]:
         """Compare the numbers recorded with those that the model computed, in a loop with one
         batch a step.
         """
         seen = self.seen
         if len(seen.ids) != self.steps:
-            words = (
-                f"{len(seen.ids)} batches were seen in {self.steps} steps, and the loss does not "
-                "fall"
-            )
-            falls = float(self.losses[-1]) < float(self.losses[0])
-            return None if falls else Fault("", words)
+            if not self.losses[-1] < self.losses[0]:
+                words = f"{len(seen.ids)} batches were seen in {self.steps} steps"
+                yield Fault("", f"{words}, and the loss does not fall")
+            return
         true = seen.loss
         total = seen.raw.norm(dim=1)
         if close(self.losses, total) and close(self.norms, true):
             words = (
                 f"loss of step 1: yours {float(self.losses[0]):.6g}, expected {float(true[0]):.6g}"
             )
-            return Fault("losses and norms exchanged", words)
+            yield Fault("losses and norms exchanged", words)
         factor = total[0] / seen.norm[0]
         if close(total, seen.norm * factor) and not close(total, seen.norm):
-            return Fault("", f"the gradient is {float(factor):.4g} times that of the loss")
+            yield Fault("", f"the gradient is {float(factor):.4g} times that of the loss")
         clipped = seen.at.norm(dim=1)[: self.steps] if len(seen.at) >= self.steps else total
         of_losses = {
             "loss after the step": seen.after,
@@ -426,19 +400,18 @@ class Loop:
             "squared norm": total**2,
             **{"norm of one tensor" + " " * n: one for n, one in enumerate(seen.raw.T)},
         }
-        return self.check_numbers("loss", self.losses, true, of_losses) or self.check_numbers(
-            "gradient norm", self.norms, total, of_norms
-        )
+        yield from self.wrong_numbers("loss", self.losses, true, of_losses)
+        yield from self.wrong_numbers("gradient norm", self.norms, total, of_norms)
 
-    def check_numbers(
+    def wrong_numbers(
         self, what: str, yours: Tensor, right: Tensor, others: dict[str, Tensor]
-    ) -> Fault | None:
+    ) -> Iterator[Fault]:
         """Compare the numbers recorded for a loss or a norm with the right ones.
 
         others: mistake -> the numbers that it would record.
         """
         if close(yours, right):
-            return None
+            return
         mean = right.cumsum(0) / torch.arange(1, self.steps + 1)
         others = {**others, "running mean recorded": mean}
         name = next((name.strip() for name, made in others.items() if close(yours, made)), "")
@@ -450,9 +423,9 @@ class Loop:
             f"{what} of step {step + 1}{clipping}: yours {float(yours[step]):.6g}, expected "
             f"{float(right[step]):.6g}"
         )
-        return Fault(name, words)
+        yield Fault(name, words)
 
-    def check_rates(self) -> Fault | None:
+    def faults_of_rates(self) -> Iterator[Fault]:
         """Compare the learning rate of Adam and AdamW, where it is the same at all steps."""
         rates = sorted(set(self.seen.rate[~self.seen.rate.isnan()].tolist()))
         adam = self.seen.optimizers in (("AdamW",), ("Adam",))
@@ -460,8 +433,7 @@ class Loop:
             words = (
                 f"the optimizer's learning rate is {rates[0]:g}; learning_rate is {self.rate:g}"
             )
-            return Fault("another learning rate", words)
-        return None
+            yield Fault("another learning rate", words)
 
     def other_optimizer(self) -> str:
         """Describe another optimizer, other settings of AdamW, or a schedule, which the bonus
@@ -529,8 +501,8 @@ def close(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
 
 def first_fault(free: Loop, clipped: Loop) -> Fault | None:
     """Return the first mistake of a loop, by a run without clipping and one with it."""
-    fault = free.fault()
-    other = clipped.fault()
+    fault = next(free.faults(), None)
+    other = next(clipped.faults(), None)
     if fault is None or other is not None:
         return fault or other
     no_norms = not fault.name and len(free.losses) == free.steps != len(free.norms)

@@ -21,10 +21,10 @@ from torch import Tensor
 from hectogpt.grade import calls, laws
 from hectogpt.grade.answer import Answer, Raised, Values, short
 from hectogpt.grade.calls import Call, pattern
+from hectogpt.grade.child import answer_of_error
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.laws import Setting, Size, given, shapes, weights
 from hectogpt.grade.mistakes import GRADIENTS, MISTAKES, Mistake, with_mistakes
-from hectogpt.grade.run_part import answer_of_error
 from hectogpt.grade.watch import close
 from tools import ROOT
 
