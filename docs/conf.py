@@ -43,7 +43,7 @@ CONTENTS: dict[str, dict[str, list[str]]] = {
     },
     "Teach": {"docs/grading-teacher": ["docs/exam"]},
     "Research": {
-        "docs/add-an-idea": [],
+        "docs/add-an-idea": ["docs/atlas"],
         "docs/compare": ["docs/verdict", "docs/yardstick", "docs/bisect", "docs/judge", "docs/statistics"],
         "results/LADDER": ["answers/learning", "results/LOG"],
         "docs/performance": ["docs/parallel", "docs/scale"],
@@ -70,6 +70,7 @@ SHORT = {
     "docs/nnsight": "nnsight",
     "docs/yardstick": "Is my loss normal?",
     "docs/bisect": "Where runs part",
+    "docs/atlas": "The atlas of ideas",
     "docs/time-machine": "Any step of a run",
     "answers/attention": "Attention, derived",
     "answers/positions": "Positions, derived",
@@ -99,6 +100,7 @@ KEYWORDS = {
     "docs/drill": "drill, practice, questions",
     "docs/add-an-idea": "idea, own optimizer, own schedule, own loss",
     "docs/compare": "compare, seeds",
+    "docs/atlas": "atlas, papers, literature, SwiGLU",
     "docs/verdict": "verdict, own losses",
     "docs/bisect": "bisect, not reproducible, runs differ",
     "docs/yardstick": "yardstick, is my loss normal, normal loss, bits per byte, nanoGPT",
@@ -267,6 +269,7 @@ def finish(app: Sphinx, error: Exception | None) -> None:
     for name in EXPLORED:
         (site / "pages" / f"{name}.html").unlink(missing_ok=True)
         run_command("explore", "export", name, "--out", str(site / "pages" / f"{name}.html"))
+    shutil.copy(ROOT / "docs" / "atlas.html", site / "pages")
     if broken := broken_links(site):
         raise ExtensionError("links that lead nowhere:\n" + "\n".join(broken))
 

@@ -147,7 +147,7 @@ def tracks() -> str:
 
 
 def link_to_page(name: str) -> str:
-    """A link to a page of `hectogpt explore`, or to the ladder's, which the site has as files."""
+    """A link to a page of `hectogpt explore`, or to the atlas, which the site has as files."""
     return f'<p><a href="../pages/{name}.html">Open the full page</a>: one file, which works without a network.</p>'
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from atlas_records import arm, write
 from browsers import axe_faults
 from helpers import ROOT, shrunk, write_tokens
 
@@ -29,6 +30,7 @@ from hectogpt.interop import open_model
 from hectogpt.web import server
 from hectogpt.web.page import fill
 from hectogpt.web.server import PageServer
+from tools.report import atlas
 
 pytestmark = pytest.mark.browser
 
@@ -190,6 +192,39 @@ def test_a_page_that_is_not_whole_says_so(browser: Any, tmp_path: Path) -> None:
         page.wait_for_selector("#whole", state="visible")
         assert sentence in page.inner_text("#whole")
         page.close()
+
+
+@pytest.mark.parametrize("width", [400, 1366])
+def test_rows_of_the_atlas_are_filtered_and_open(width: int, browser: Any, tmp_path: Path) -> None:
+    swiglu, tied = atlas.ideas(["swiglu", "tied"])[::-1]
+    arms = [arm(None, 0.0, 12), arm(swiglu, 0.1), arm(tied, -3.0), arm(swiglu, 0.05, 3, "sotu")]
+    _, out = atlas.write_pages(write(tmp_path, arms), tmp_path)
+    page = opened(browser, out.as_uri(), width, dark=width == 400)
+    rows = page.locator("#rows > details")
+    assert rows.count() == len(atlas.ideas())
+    assert rows.first.get_attribute("data-name") == "swiglu"
+    assert "TinyStories: better +0.099" in rows.first.locator("svg").get_attribute("aria-label")
+    page.select_option("#scale", "0.2")
+    page.select_option("#word", "worse")
+    assert [row.get_attribute("data-name") for row in rows.all()] == ["tied"]
+    assert "◀" in rows.first.locator("svg").text_content(), "it leaves the scale"
+    page.select_option("#word", "")
+    page.select_option("#kind", "mlp")
+    assert rows.count() == len([idea for idea in atlas.ideas() if idea.kind == "mlp"])
+    rows.first.locator("summary").click()
+    inside = rows.first.locator(".inside").inner_text()
+    for told in (
+        swiglu.source,
+        swiglu.claim,
+        "def swiglu(run",
+        "401",
+        "+0.1000",
+        "--first-seed 401",
+        atlas.sha_of(swiglu.code)[:16],
+    ):
+        assert told in inside
+    check_layout(page)
+    page.close()
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from hectogpt.model.weights import load_model, save_model
 from hectogpt.serialization import dump, idea_module
 from hectogpt.training.run import Run, files_of, load_run
 from hectogpt.training.session import Session
-from tools.research import atlas
+from tools.report import atlas
 
 HEAD = """\
 from dataclasses import dataclass

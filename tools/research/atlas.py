@@ -1,4 +1,6 @@
-"""`python -m tools.research.atlas [NAME ...]`: the trials of docs/literature/ that results/atlas.jsonl lacks.
+"""`python -m tools.research.atlas [NAME ...]`: trials of docs/literature/, and the atlas's pages.
+
+Trials that results/atlas.jsonl has are not run again.
 
 One rule for all ideas: the base is docs/literature/base.py; on each text an idea has five paired seeds, and more, up to
 twelve, as long as its verdict is open and its effect is above 0.02. The trials of the base are shared. The test text is
@@ -6,18 +8,16 @@ scored once for each trial. An idea whose docstring has a line "Sweep:" gets its
 first: `python -m tools.research.atlas sweep NAME ...` prints the losses, and the best value goes into the idea's file.
 
 Trials are those of `hectogpt compare`, so an interrupted run resumes. `--workers 2` runs two at a time, each with one
-thread. One row by hand: `hectogpt compare docs/literature/base.py:base@half_minute docs/literature/KIND/NAME.py:NAME`.
+thread. At the end docs/atlas.md and docs/atlas.html are written; `page` alone writes them from the records as they are.
+docs/atlas.md has the rules, and the command for one row by hand.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,47 +25,19 @@ import hectogpt
 from hectogpt.lab.losses import LossVerdict
 from hectogpt.lab.verdict import ComparisonResult
 from tools import ROOT
-
-LITERATURE = ROOT / "docs" / "literature"
-BASE = "docs/literature/base.py:base@half_minute"
-RECORDS = "results/atlas.jsonl"
-SWEEPS = "results/atlas_sweeps.jsonl"
-FIRST_SEEDS = {"tinystories": 401, "sotu": 201}
-SWEEP_SEED = 400  # of both texts
-FEWEST, MOST = 5, 12  # seeds
-WORTH_MORE = 0.02  # nats per token: a smaller effect gets no further seeds
-
-
-@dataclass(frozen=True)
-class Idea:
-    """A file of docs/literature/, as its docstring tells it."""
-
-    kind: str
-    name: str
-    what: str
-    source: str
-    claim: str
-    expected: str
-    sweep: str
-
-    @property
-    def path(self) -> str:
-        """How `compare` calls it, from the root of the checkout."""
-        return f"docs/literature/{self.kind}/{self.name}.py:{self.name}"
-
-
-def ideas(names: Sequence[str] = ()) -> list[Idea]:
-    """Ideas by kind and name: those that are named, or all that state a claim."""
-    found = []
-    for path in sorted(LITERATURE.glob("*/*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        (function,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == path.stem)
-        what, *rest = (ast.get_docstring(function) or "").split("\n\n")
-        parts = dict(re.findall(r"^(Source|Claim|Expected|Sweep): (.*(?:\n(?!\w+: ).*)*)", "\n".join(rest), re.M))
-        if "Claim" in parts and (not names or path.stem in names):
-            lines = (" ".join(parts.get(name, "").split()) for name in ("Source", "Claim", "Expected", "Sweep"))
-            found.append(Idea(path.parent.name, path.stem, " ".join(what.split()), *lines))
-    return found
+from tools.report.atlas import (
+    BASE,
+    FEWEST,
+    FIRST_SEEDS,
+    MOST,
+    RECORDS,
+    SWEEP_SEED,
+    SWEEPS,
+    WORTH_MORE,
+    Idea,
+    ideas,
+    write_pages,
+)
 
 
 def compare(arms: Sequence[str], corpus: str, first_seed: int, seeds: int, workers: int) -> ComparisonResult:
@@ -98,35 +70,33 @@ def run(idea: Idea, corpus: str, workers: int) -> None:
 def sweep(idea: Idea, corpus: str, workers: int) -> None:
     """Print the dev losses of an idea's learning rates, one seed each."""
     field, values = idea.sweep.removesuffix(".").split(" of ")
-    command = [
-        sys.executable,
-        "-m",
-        "hectogpt",
-        "compare",
-        idea.path + "@docs/literature/base.py:base@half_minute",
-        "--corpus",
-        corpus,
-        "--threads",
-        "1",
-    ]
-    command += ["--sweep", f"{field}={values.replace(' ', '')}", "--seeds", "1", "--first-seed", str(SWEEP_SEED)]
-    subprocess.run([*command, "--workers", str(workers), "--out", SWEEPS], cwd=ROOT, check=True)
+    command = [sys.executable, "-m", "hectogpt", "compare", f"{idea.path}@{BASE}", "--corpus", corpus]
+    command += f"--seeds 1 --first-seed {SWEEP_SEED} --threads 1 --workers {workers} --out {SWEEPS}".split()
+    subprocess.run([*command, "--sweep", f"{field}={values.replace(' ', '')}"], cwd=ROOT, check=True)
 
 
 def main() -> None:
-    """Run the trials that are missing, or the sweeps."""
+    """Run the trials that are missing, or the sweeps, and write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="ideas; none: all. `sweep` first: only their learning rates")
-    parser.add_argument("--corpora", nargs="+", default=["tinystories", "sotu"], help="names or folders of both texts")
+    parser.add_argument(
+        "names", nargs="*", help="ideas; none: all. `sweep` first: only their learning rates; `page`: none"
+    )
+    parser.add_argument("--corpora", nargs="+", default=list(FIRST_SEEDS), help="names or folders of both texts")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
-    sweeping = given.names[:1] == ["sweep"]
-    for idea in ideas(given.names[sweeping:]):
+    action, names = (
+        (given.names[0], given.names[1:]) if given.names[:1] in (["sweep"], ["page"]) else ("run", given.names)
+    )
+    if unknown := set(names) - {idea.name for idea in ideas()}:
+        parser.error(f"no file of docs/literature/*/ with a claim has the name {', '.join(sorted(unknown))}")
+    for idea in ideas(names) if action != "page" else []:
         for corpus in given.corpora:
-            if not sweeping:
+            if action == "run":
                 run(idea, corpus, given.workers)
             elif idea.sweep:
                 sweep(idea, corpus, given.workers)
+    for path in write_pages():
+        print(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":

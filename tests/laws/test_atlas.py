@@ -1,0 +1,48 @@
+"""The atlas: every idea is a row, and a row says what its records say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from atlas_records import arm, write
+from helpers import ROOT
+
+from hectogpt.lab.record import read_records
+from tools.report import atlas
+
+SWIGLU, RELU2, TIED = (
+    next(idea for idea in atlas.ideas() if idea.name == name) for name in ("swiglu", "relu2", "tied")
+)
+
+
+def test_the_page_is_what_its_maker_makes_and_has_a_row_for_every_idea(tmp_path: Path) -> None:
+    made, page = (path.read_text(encoding="utf-8") for path in atlas.write_pages(out=tmp_path))
+    assert made == (ROOT / "docs" / "atlas.md").read_text(encoding="utf-8"), "python -m tools.report.atlas"
+    files = re.findall(r"^\| \[\w+\]\(literature/(\w+/\w+)\.py\) \|", made, re.MULTILINE)
+    every = {
+        f"{path.parent.name}/{path.stem}" for path in atlas.LITERATURE.glob("*/*.py") if "Claim:" in path.read_text()
+    }
+    assert len(files) == len(every)
+    assert set(files) == every
+    assert page.count('"sha256"') == len(every) + 1
+
+
+def test_a_row_says_what_the_records_say(tmp_path: Path) -> None:
+    """A positive gain is a lower loss. Few seeds are no verdict; other files, threads and fields are other trials."""
+    old = [trial | {"run": trial["run"] | {"ideas": ["an older file"]}} for trial in arm(RELU2, 0.5)]
+    others = [*arm(RELU2, 0.5, run={"threads": 2}), *arm(RELU2, 0.5, overrides={"optim.lr": 1}), *old]
+    arms = [arm(None, 0.0, 12), arm(SWIGLU, 0.1), arm(TIED, -0.1, 7), arm(RELU2, 0.1, 3), others]
+    trials = atlas.trials_of(read_records(write(tmp_path, arms) / "atlas.jsonl"))
+    rows = {row.idea.name: row.effects["tinystories"] for row in atlas.rows_of(trials)}
+    found = {name: effect.verdict for name, effect in rows.items() if effect.verdict}
+    assert {name: (one.verdict, one.pairs) for name, one in found.items()} == {
+        "swiglu": ("better", 5),
+        "tied": ("worse", 7),
+    }
+    assert found["swiglu"].gain == pytest.approx(0.0992)
+    assert (rows["relu2"].word, len(rows["relu2"].pairs)) == ("not measured", 3)
+    assert [row.idea.name for row in atlas.rows_of(trials)][:2] == ["swiglu", "tied"], (
+        "those without a verdict are last"
+    )
