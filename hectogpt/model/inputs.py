@@ -75,7 +75,7 @@ class Smear(InputPart):
 class SmearLayer(nn.Module):
     def __init__(self, d_model: int, shares: tuple[float, ...]) -> None:
         super().__init__()
-        self.shares = nn.Parameter(torch.tensor(shares)[:, None].repeat(1, d_model))
+        self.shares = nn.Parameter(torch.tensor([[share] * d_model for share in shares]))
 
     def forward(self, x: Vectors, ids: Ids, cache: Cache | None = None) -> Vectors:
         y = x

@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
 from hectogpt import errors, hardware
 from hectogpt.errors import UserError
@@ -173,7 +174,7 @@ def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) ->
     Raises UserError (CHECKPOINT).
     """
     state = _with_head(config, state)
-    with building(path), torch.device("meta"):
+    with building(path), torch.device("meta"), NoInit():
         model = Transformer(config)
         model.fit_to(state)
     floats = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
@@ -200,6 +201,19 @@ def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) ->
     if config.lm_head.tied:
         model.lm_head.weight = cast(torch.nn.Parameter, model.embeddings.weight)
     return model.eval()
+
+
+class NoInit(TorchFunctionMode):
+    """Context manager: weights get no random values. For models on the meta device.
+
+    There, drawing from a normal distribution would import torch's compiler first, which takes
+    longer than all else that loading a model does.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.normal_, torch.nn.init.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager

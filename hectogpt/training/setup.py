@@ -17,7 +17,7 @@ from hectogpt.errors import UserError, set_to
 from hectogpt.kernels import native
 from hectogpt.kernels.build import find
 from hectogpt.model import Transformer
-from hectogpt.model.weights import hash_state, load_tensors, model_of, saved_tensors
+from hectogpt.model.weights import NoInit, hash_state, load_tensors, model_of, saved_tensors
 from hectogpt.training.optim import OptimizerGroup, kinds
 from hectogpt.training.optim.groups import Kind
 from hectogpt.training.precision import Machine
@@ -210,7 +210,7 @@ def count_parameters(run: Run, corpus: Corpus, *only: Kind) -> int:
         corpus: its text.
         only: count only parameters of these kinds; without any, count all.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), NoInit():
         model = Transformer(run.model)
     if run.model.lm_head.compact_vocab:
         model.lm_head.compact(used_tokens(run, corpus))

@@ -118,6 +118,13 @@ def loaded(program: str, slow: set[str] = SLOW) -> list[str]:
     return done.stdout.splitlines()[-1].split()
 
 
+def test_a_model_is_loaded_without_torchs_compiler() -> None:
+    program = "import torch\nfrom hectogpt.lab.recipes import recipe\n"
+    program += "from hectogpt.model.weights import NoInit, Transformer\n"
+    program += "with torch.device('meta'), NoInit(): Transformer(recipe('top').model)"
+    assert loaded(program, {"torch._dynamo", "sympy"}) == []
+
+
 def test_help_and_the_package_need_neither_torch_nor_tyro() -> None:
     program = "import hectogpt\nhectogpt.UserError\ndir(hectogpt)\nhectogpt.__version__\nimport hectogpt.cli as c\n"
     assert loaded(program + "try: c.main(['--help'])\nexcept SystemExit as e: assert not e.code") == []
