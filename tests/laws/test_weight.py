@@ -26,12 +26,13 @@ from tools import layers
 # The atlas: 302 lines of tools, 150 of pages, 120 of tests.
 # A replay that compares the optimizer, and a bisection before a branch begins: 750.
 # Both arms of a judgement scored side by side: 720.
-CHARACTERS = 710_970
+# A model is loaded without torch's compiler: 300, and 6 lines of tests.
+CHARACTERS = 711_273
 LINES = {
     "C++": (2_060, ("hectogpt/**/*.cpp", "hectogpt/**/*.h")),
     "pages": (3_841, ("hectogpt/**/*.js", "hectogpt/**/*.html", "hectogpt/**/*.css")),
     "tools and bench": (7_350, ("tools/**/*.py", "bench/**/*.py")),
-    "tests": (16_487, ("tests/**/*.py",)),
+    "tests": (16_495, ("tests/**/*.py",)),
     "textbook and kit": (1_842, ("reference/**/*.py", "assignment/**/*.py")),
 }
 FILES = 141  # of the package
