@@ -19,20 +19,9 @@ from hectogpt.display import columns, printable
 from hectogpt.errors import UserError
 
 # Errors of the operating system caused by the user's disk, permissions and limits, not our code.
+# The last three: a file where a folder should be, or vice versa.
 STORAGE_ERRORS = (
-    *(
-        "ENOSPC",
-        "EDQUOT",
-        "EFBIG",
-        "EIO",
-        "EROFS",
-        "EACCES",
-        "EPERM",
-        "EMFILE",
-        "ENFILE",
-        "ENAMETOOLONG",
-    ),
-    *("EEXIST", "ENOTDIR", "EISDIR"),  # a file where a folder should be, or vice versa
+    "ENOSPC EDQUOT EFBIG EIO EROFS EACCES EPERM EMFILE ENFILE ENAMETOOLONG EEXIST ENOTDIR EISDIR"
 )
 
 
@@ -82,7 +71,7 @@ def explain(error: BaseException) -> UserError:
     from hectogpt.hardware import is_out_of_memory
 
     if isinstance(error, OSError) and error.errno in {
-        getattr(errno, name, None) for name in STORAGE_ERRORS
+        getattr(errno, name, None) for name in STORAGE_ERRORS.split()
     }:
         return UserError(
             "cannot use "

@@ -9,8 +9,8 @@ process failed.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from dataclasses import field, make_dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, make_dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,6 +64,21 @@ from hectogpt.training.run_folder import Branch, read_run
 COMMON = (errors.DIVERGED, errors.INTERRUPTED, errors.TERMINATED, errors.HANGUP)
 
 
+@dataclass(frozen=True)
+class Words(TrainOptions):
+    """The options of a command line, its text, and the words that override fields of the run.
+
+    Attributes:
+        corpus: the text; None takes the run's own.
+        fields: the other words.
+        typed: all words after `hectogpt train`.
+    """
+
+    corpus: str | None = None
+    fields: tyro.conf.Fixed[tuple[str, ...]] = ()
+    typed: tyro.conf.Fixed[tuple[str, ...]] = ()
+
+
 def main(argv: list[str]) -> None:
     """Train a new run, or resume one; score it and print the result. Raises UserError."""
     options, plan = parse(argv)
@@ -76,86 +91,84 @@ def main(argv: list[str]) -> None:
         why = "the recipe finetune starts from another model"
         raise UserError("nothing to fine-tune", why=why, fix=fix)
     if launch is not None and not options.dry_run:
-        train_shared(launch, options, plan, argv)
+        train_shared(launch, options, plan)
     elif launch is None or launch.rank == 0:
         progress = Progress(options.quiet)
-        if found := find_plan(options, plan, argv, progress):
+        if found := find_plan(options, plan, progress):
             finish(options, found, find_corpus(found.run, progress), progress)
 
 
-def parse(argv: list[str], base: Run | None = None) -> tuple[TrainOptions, Plan]:
-    """Read a command line: the options, and the recipe with the fields that it overrides.
-
-    Args:
-        argv: the words after `hectogpt train`.
-        base: the Run whose fields are overridden, instead of the recipe.
-    """
+def parse(argv: list[str]) -> tuple[Words, Plan]:
+    """Read a command line: the options, and the recipe with the fields that it overrides."""
     named = bool(argv) and not argv[0].startswith("-")
     given, words = (argv[0], argv[1:]) if named else (DEFAULT, argv)
-    remark = remarks("--quiet" in words)
     recipe = ideas.find_run(given)
-    corpus = value_of("--corpus", words) or recipe.corpus
-    recipe = setup.fit_vocabulary(replace(recipe, corpus=corpus), find_tokenizer(corpus))
-    if source := value_of("--init", words):
-        own = [idea] if (idea := value_of("--idea", words)) else []
-        recipe = ideas.start_from(recipe, source, own, remark)
-        base = None if base is None else ideas.start_from(base, source, own)
+    if "--help-all" in words:
+        about = recipes.describe(recipe.recipe) if recipe.recipe in recipes.RECIPES else ""
+        read(arguments_of(recipe), ["--help"], argv, recipe, description=about)
+    options, fields = read(Words, words, argv, recipe, return_unknown_args=True)
+    options = replace(options, fields=tuple(fields), typed=tuple(argv))
+    recipe = fitted(replace(recipe, corpus=options.corpus or recipe.corpus))
+    if options.init:
+        own = [options.idea] if options.idea else []
+        recipe = ideas.start_from(recipe, options.init, own, remarks(options.quiet))
+    run = recipe
     branch = None
     name = ideas.folder_name(given) if named else None
-    if (place := value_of("--branch", words)) and base is None:
-        branch = find_branch(place, words)
+    if options.branch:
+        branch = find_branch(options.branch, options)
         name = f"{Path(branch.run).name[:50]}-at-{branch.step}"
         trunk = Path(branch.run)
-        base = read_run(trunk)
-        check_recipe(base, recipe if named else None, trunk, f"--branch {place}")
-        recipe = recipes.recipe_of(base) or base
-        recipe = setup.fit_vocabulary(recipe, find_tokenizer(base.corpus))
-    base = recipe if base is None else base
-    parsed: Any = parsing.parse(
-        arguments_of(base),
-        ["--help" if word == "--help-all" else word for word in words],
-        argv,
-        "train",
-        chain(
-            [parsing.Option("RECIPE", str, DEFAULT)],
-            parsing.options_in(TrainOptions),
-            parsing.options_in(Run, base),
-        ),
-        description=recipes.describe(base.recipe) if base.recipe in recipes.RECIPES else "",
-        config=(tyro.conf.AvoidSubcommands,),
+        run = read_run(trunk)
+        check_recipe(run, recipe if named else None, trunk, f"--branch {options.branch}")
+        recipe = fitted(recipes.recipe_of(run) or run)
+    return options, Plan(override(run, options), options, name, recipe, branch=branch)
+
+
+def read(kind: Any, words: list[str], typed: Sequence[str], run: Run, **settings: Any) -> Any:
+    """Read words as `kind`, among the options of the command and the fields of a run."""
+    known = chain(
+        [parsing.Option("RECIPE", str, DEFAULT)],
+        parsing.options_in(TrainOptions),
+        parsing.options_in(Run, run),
     )
-    return parsed.options, Plan(parsed.run, parsed.options, name, recipe, branch=branch)
+    config = (tyro.conf.AvoidSubcommands,)
+    return parsing.parse(kind, words, list(typed), "train", known, config=config, **settings)
+
+
+def override(run: Run, options: Words) -> Run:
+    """The run with the fields that the command line overrides."""
+    run = run if options.corpus is None else replace(run, corpus=options.corpus)
+    found: Run = read(Run, list(options.fields), options.typed, run, default=run)
+    return found
+
+
+def fitted(run: Run) -> Run:
+    """The run with the vocabulary of its text."""
+    return setup.fit_vocabulary(run, find_tokenizer(run.corpus))
 
 
 def arguments_of(run: Run) -> type:
-    """The class that tyro reads: the options of the command, and every field of the run."""
+    """The class of all that tyro reads: the options of the command, and every field of the run."""
     unnamed = tyro.conf.arg(name="")
     arguments: list[Any] = [
-        ("options", Annotated[TrainOptions, unnamed], field(default=TrainOptions()))
+        ("options", Annotated[TrainOptions, unnamed], field(default=TrainOptions())),
+        ("run", Annotated[Run, unnamed], field(default=run)),
     ]
-    arguments += [("run", Annotated[Run, unnamed], field(default=run))]
     return make_dataclass("Train", arguments, frozen=True)
-
-
-def value_of(option: str, words: list[str]) -> str | None:
-    """The value of an option that must be known before the others are parsed."""
-    for word, following in zip(words, [*words[1:], None], strict=False):
-        if word == option or word.startswith(f"{option}="):
-            return word.partition("=")[2] if "=" in word else following
-    return None
 
 
 # --- the run to train ---
 
 
-def find_branch(place: str, words: list[str]) -> Branch:
+def find_branch(place: str, options: Words) -> Branch:
     """The beginning of a branch from its place, RUN@N. Raises UserError."""
     given = f"--branch {place}"
     name, _, step = place.rpartition("@")
     if not name or not step.isdecimal():
         fix = f"--branch {name or place}@50"
         raise UserError(given, why="it needs a run and one of its steps, as RUN@N", fix=fix)
-    if value_of("--resume", words) or value_of("--init", words):
+    if options.resume or options.init:
         why = "--resume and --init begin somewhere else"
         raise UserError(given, why=why)
     folder = locate_run(name)
@@ -167,9 +180,7 @@ def find_branch(place: str, words: list[str]) -> Branch:
     return Branch(str(folder.resolve()), int(step), history.hashes.get(int(step)) or "")
 
 
-def find_plan(
-    options: TrainOptions, plan: Plan, argv: list[str], progress: Progress
-) -> Plan | None:
+def find_plan(options: Words, plan: Plan, progress: Progress) -> Plan | None:
     """Return the plan, with the run to resume if there is one; None if that is already complete.
 
     Raises UserError.
@@ -181,7 +192,7 @@ def find_plan(
         where = f"in {options.out}" if options.out else "below runs"
         progress.line(f"nothing to resume {where}: a new run")
         return plan
-    run = continued(plan, argv, folder)
+    run = continued(plan, options, folder)
     record = read_record(folder)
     if record.hashes_lost:
         progress.line(f"note: {folder}: {record.hashes_lost}; the run is scored again")
@@ -225,7 +236,7 @@ def is_begun_by(folder: Path, run: Run) -> bool:
     return before.recipe == run.recipe and not changes(before, run)
 
 
-def continued(plan: Plan, argv: list[str], folder: Path) -> Run:
+def continued(plan: Plan, options: Words, folder: Path) -> Run:
     """Return the run in a folder with the fields that the command line overrides.
 
     Raises UserError if the folder holds a different run.
@@ -233,7 +244,8 @@ def continued(plan: Plan, argv: list[str], folder: Path) -> Run:
     before = read_run(folder)
     recipe = None if plan.name is None else plan.recipe
     check_recipe(before, recipe, folder, f"--resume {folder}")
-    after = parse(argv, before)[1].run
+    given = replace(before, first_weights=plan.run.first_weights) if options.init else before
+    after = override(given, options)
     check_same(folder, before, after)
     return after
 
@@ -346,13 +358,13 @@ def result_lines(done: FullRun) -> Iterator[str]:
 # --- under torchrun ---
 
 
-def train_shared(launch: Launch, options: TrainOptions, plan: Plan, argv: list[str]) -> None:
+def train_shared(launch: Launch, options: Words, plan: Plan) -> None:
     """Train as one of several processes.
 
     Raises UserError at rank 0, and SystemExit with the same code at the others.
     """
     try:
-        recorded(lambda: _train_as_one(launch, options, plan, argv))()
+        recorded(lambda: _train_as_one(launch, options, plan))()
     except Exception as error:
         if launch.rank == 0 or "--debug" in sys.argv:
             raise
@@ -363,7 +375,7 @@ def train_shared(launch: Launch, options: TrainOptions, plan: Plan, argv: list[s
         raise SystemExit(error.code if isinstance(error, UserError) else errors.BUG) from None
 
 
-def _train_as_one(launch: Launch, options: TrainOptions, plan: Plan, argv: list[str]) -> None:
+def _train_as_one(launch: Launch, options: Words, plan: Plan) -> None:
     if launch.attempt:  # torchrun has started all processes again: they resume the run
         options = replace(options, resume=options.resume or "auto")
     world = SharedWorld(launch, options.dist_timeout)
@@ -373,7 +385,7 @@ def _train_as_one(launch: Launch, options: TrainOptions, plan: Plan, argv: list[
         facts = {"code": code, "idea file": config.pop("ideas"), "configuration": config}
         world.agree(facts | {"options": [options.dist_timeout, options.eval_every]})
         progress = Progress(options.quiet or not world.is_first)
-        found = find_plan(options, plan, argv, progress) if world.is_first else None
+        found = find_plan(options, plan, progress) if world.is_first else None
 
         if found is not None:
             data = choose_leaves(found.run.data, world.size)

@@ -22,13 +22,6 @@ def main(options: VerdictOptions) -> None:
             code=errors.DATA,
         )
     paired = a_seeded and b_seeded and not options.unpaired
-    if paired and not a.keys() & b.keys():
-        raise UserError(
-            f"{options.a} and {options.b} have no seed in common",
-            why=f"seeds {', '.join(list(a)[:3])} ... against {', '.join(list(b)[:3])} ...",
-            fix="run both with the same seeds, or --unpaired if that is impossible",
-            code=errors.DATA,
-        )
     found = (
         verdict(a, b, options.margin)
         if paired

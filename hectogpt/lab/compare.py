@@ -99,7 +99,7 @@ class Comparison:
         all_seeds: the seeds that were asked for.
         seeds: the seeds in use: all of them or, if sequential, the first ones, to which `rounds`
             adds.
-        records: (arm label, seed) -> record, filled by `missing` and `add`.
+        records: (arm label, seed) -> record, filled by `read` and `add`.
         failed: records of crashed trials, filled by `add`.
         ended: why a sequential comparison stopped; "" before that.
     """
@@ -144,10 +144,10 @@ class Comparison:
         """All trials, seed by seed, so that the trials done before an interruption form pairs."""
         return [Trial(arm, seed) for seed in self.seeds for arm in self.arms]
 
-    def missing(self) -> list[Trial]:
-        """Read the records and return the trials that lack a valid one.
+    def read(self) -> None:
+        """Take the records from the file, to which other processes may have added some.
 
-        If `test` is set, a record without a test score is not enough.
+        If `test` is set, a record without a test score is left out.
         """
         known: dict[str, Record] = {}
         for record in read_records(self.out):
@@ -155,16 +155,17 @@ class Comparison:
             if record.counts and (key not in known or known[key].test_loss is None):
                 known[key] = record
         self.records = {}
-        missing = []
         for trial in self.trials():
             key = trial_key(
                 dump(self.run_of(trial)), self.corpus.sha256, self.track.name, trial.seed
             )
             if key in known and known[key].loss(self.split) is not None:
                 self.records[trial.name] = known[key]
-            else:
-                missing.append(trial)
-        return missing
+
+    def missing(self) -> list[Trial]:
+        """The trials that have no valid record in the file."""
+        self.read()
+        return [trial for trial in self.trials() if trial.name not in self.records]
 
     def request(self, trial: Trial) -> dict[str, Any]:
         """The request for the trial's process."""

@@ -125,11 +125,11 @@ def verdict(
         unused = (f"the last {extra} of the longer",) if extra else ()
         before, after = before[: len(after)], after[: len(before)]
     if not before:
-        why = "they have no seed in common" if paired else "one of them is empty"
+        why = f"no seed in common: {', '.join(unused[:6])}" if paired else "one is empty"
         raise UserError(
             "the two cannot be compared",
             why=why,
-            fix="run both with the same seeds",
+            fix="run both with the same seeds; without seeds, pairs are those of the same place",
             code=errors.DATA,
         )
     gains = np.subtract(before, after, dtype=np.float64)

@@ -1,7 +1,4 @@
-"""The arms of a comparison: recipes, recipes without a rung, grids of fields, runs from Python.
-
-Old names of recipes and fields are accepted; the arms have today's.
-"""
+"""The arms of a comparison: recipes, recipes without a rung, grids of fields, runs from Python."""
 
 from __future__ import annotations
 

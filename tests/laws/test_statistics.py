@@ -175,7 +175,7 @@ def comparison_of(corpus: Corpus, folder: Path, *losses: list[float], **more: An
         for seed, loss in enumerate(values):
             append_record(out, record_of(corpus, arm, seed, loss, **more))
     comparison = Comparison(arms, range(len(losses[0])), corpus, TRACKS["closed"], out)
-    comparison.missing()
+    comparison.read()
     return comparison
 
 
