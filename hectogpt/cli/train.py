@@ -19,7 +19,8 @@ import torch
 import tyro
 
 from hectogpt import errors
-from hectogpt.cli import parsing
+from hectogpt.cli import Option, options_in
+from hectogpt.cli import parse as read_words
 from hectogpt.cli.console import loss_table, remarks, show
 from hectogpt.cli.options import TrainOptions
 from hectogpt.data import Corpus, find_tokenizer
@@ -128,12 +129,12 @@ def parse(argv: list[str]) -> tuple[Words, Plan]:
 def read(kind: Any, words: list[str], typed: Sequence[str], run: Run, **settings: Any) -> Any:
     """Read words as `kind`, among the options of the command and the fields of a run."""
     known = chain(
-        [parsing.Option("RECIPE", str, DEFAULT)],
-        parsing.options_in(TrainOptions),
-        parsing.options_in(Run, run),
+        [Option("RECIPE", str, DEFAULT)],
+        options_in(TrainOptions),
+        options_in(Run, run),
     )
     config = (tyro.conf.AvoidSubcommands,)
-    return parsing.parse(kind, words, list(typed), "train", known, config=config, **settings)
+    return read_words(kind, words, list(typed), "train", known, config=config, **settings)
 
 
 def override(run: Run, options: Words) -> Run:
