@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from hectogpt import errors
 from hectogpt.errors import UserError
@@ -41,26 +40,22 @@ class Found:
     boards: list[Leaderboard]
     fronts: list[Front]
     seconds: Seconds
-    near_duplicate: list[dict[str, Any]]
 
 
 def read_all(records: Path) -> Found:
-    """Read the JSONL file of `hectogpt compare`, and two files next to it if they exist: seconds.jsonl of `python -m
-    bench recipes`, without which loss is not drawn against seconds, and near_duplicate.jsonl of `python -m
-    tools.research.near_duplicate`. Raises UserError (DATA) if there are no records or one is damaged."""
+    """Read the JSONL file of `hectogpt compare` and, if it is next to it, seconds.jsonl of `python -m bench recipes`,
+    without which loss is not drawn against seconds. Raises UserError (DATA) without records, and for a damaged one."""
     found = read_records(records)
     if not found:
         raise UserError(f"no records in {records}", fix="record trials with `hectogpt compare`", code=errors.DATA)
     boards = build_leaderboards(found, ladder_names())
     seconds = read_seconds(records.with_name("seconds.jsonl"))
-    near = records.with_name("near_duplicate.jsonl")
-    lines = near.read_text(encoding="utf-8").splitlines() if near.exists() else []
-    return Found(boards, build_fronts(boards, seconds, ladder_names()), seconds, [json.loads(line) for line in lines])
+    return Found(boards, build_fronts(boards, seconds, ladder_names()), seconds)
 
 
 def write_texts(found: Found, out: Path, answers: Path) -> list[Path]:
     """Write LADDER.md in `out`, and learning.md in `answers` if learning.template.md is there; returns the paths."""
-    page = ladder_page(found.boards, recipe_descriptions(), found.fronts, found.seconds, found.near_duplicate)
+    page = ladder_page(found.boards, recipe_descriptions(), found.fronts, found.seconds)
     texts = {out / "LADDER.md": page}
     template = answers / TEMPLATE
     if template.exists():
