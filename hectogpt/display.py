@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+Note = Callable[[str], None]  # shows a sentence to the user, or keeps it
 OTHER_TOKENS = (
     "Different vocabularies mean different tokens: only bits per byte (hectogpt "
     "score) compare them."

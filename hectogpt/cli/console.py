@@ -10,12 +10,12 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
 from hectogpt import errors
-from hectogpt.display import columns, printable
+from hectogpt.display import Note, columns, printable
 from hectogpt.errors import UserError
 
 # Errors of the operating system caused by the user's disk, permissions and limits, not our code.
@@ -31,7 +31,7 @@ def note(line: str, quiet: bool = False) -> None:
         print(printable(line), file=sys.stderr)
 
 
-def remarks(quiet: bool = False) -> Callable[[str], None]:
+def remarks(quiet: bool = False) -> Note:
     """A function that prints a remark, "note: ...", on stderr."""
     return lambda line: note(f"note: {line}", quiet)
 

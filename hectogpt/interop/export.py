@@ -8,7 +8,6 @@ if its logits equal the model's.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.data.tokenizer import END_OF_TEXT
+from hectogpt.display import Note
 from hectogpt.errors import UserError, set_to
 from hectogpt.files import (
     check_free,
@@ -90,7 +90,7 @@ def export(
     *,
     step: int | None = None,
     overwrite: bool = False,
-    note: Callable[[str], None] = warnings.warn,
+    note: Note = warnings.warn,
     opened: tuple[Transformer, Tokenizer] | None = None,
 ) -> Exported:
     """Write a model into `folder`, in a format that other programs read.
@@ -278,7 +278,7 @@ def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
 # --- checking
 
 
-def check_logits(folder: Path, kind: str, model: Transformer, note: Callable[[str], None]) -> None:
+def check_logits(folder: Path, kind: str, model: Transformer, note: Note) -> None:
     """Open the exported folder with transformers and compare its logits with the model's.
 
     Compares with and without a cache. Raises UserError (CHECKPOINT) if they differ.

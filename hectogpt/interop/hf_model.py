@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor
 from hectogpt import errors
 from hectogpt.data import Tokenizer, load_tokenizer
 from hectogpt.data.tokenizer import MERGES, read_merges, tokenizer_of
+from hectogpt.display import Note
 from hectogpt.errors import UserError
 from hectogpt.files import read_json_object
 from hectogpt.model.config import ModelConfig
@@ -202,7 +203,7 @@ SAVE += "max_shard_size='99GB')"
 PREFIX = "model."  # of tensor names in a model that was exported with its code
 
 
-def load_gpt2(folder: Path, note: Callable[[str], None] = warnings.warn) -> Transformer:
+def load_gpt2(folder: Path, note: Note = warnings.warn) -> Transformer:
     """Load the GPT-2 in a folder, on the CPU and in evaluation mode.
 
     Float64 weights keep their dtype, and all others become float32. `note` is called with a
@@ -213,9 +214,7 @@ def load_gpt2(folder: Path, note: Callable[[str], None] = warnings.warn) -> Tran
     return model_of(config, to_ours(read_weights(folder, note), config.n_layers), folder / WEIGHTS)
 
 
-def load_exported(
-    folder: Path, fields: dict[str, Any], note: Callable[[str], None]
-) -> Transformer:
+def load_exported(folder: Path, fields: dict[str, Any], note: Note) -> Transformer:
     """Load a model that `hectogpt export` wrote with its own code, as `load_gpt2` does.
 
     Args:
@@ -229,7 +228,7 @@ def load_exported(
     return model_of(parse_config(fields, folder), state, folder / WEIGHTS)
 
 
-def read_weights(folder: Path, note: Callable[[str], None]) -> dict[str, Tensor]:
+def read_weights(folder: Path, note: Note) -> dict[str, Tensor]:
     """The tensors of model.safetensors; all floats in float64 if one of them is, else in float32.
 
     Pickles are not read. Raises UserError (CHECKPOINT) if the file is missing, or if its dtypes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.data.sources import HUB_NAME, TIMEOUT, check_hub_answers
+from hectogpt.display import Note
 from hectogpt.errors import UserError, first_line, set_to
 from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remembered
 from hectogpt.interop.hf_model import load_exported, load_gpt2, read_tokenizer
@@ -77,7 +78,7 @@ def open_model(
     step: int | None = None,
     download: bool = False,
     idea: Path | str | Sequence[Path | str] = (),
-    note: Callable[[str], None] = warnings.warn,
+    note: Note = warnings.warn,
 ) -> tuple[Transformer, Tokenizer]:
     """Open a model, on the CPU and in evaluation mode, and its tokenizer.
 
@@ -138,7 +139,7 @@ def read_fields(folder: Path, at: int | None) -> dict[str, Any] | None:
 
 
 def find_checkpoint(
-    folder: Path, step: int | None = None, note: Callable[[str], None] = warnings.warn
+    folder: Path, step: int | None = None, note: Note = warnings.warn
 ) -> int | None:
     """The step of the checkpoint to load, chosen as `open_model` says.
 
@@ -186,7 +187,7 @@ def find_checkpoint(
     )
 
 
-def _is_under_way(folder: Path, note: Callable[[str], None]) -> bool:
+def _is_under_way(folder: Path, note: Note) -> bool:
     with contextlib.suppress(UserError):
         # If run.json is damaged, the weights may be intact: they have their own hashes.
         record = read_record(folder)

@@ -14,7 +14,7 @@ import dataclasses
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ import torch
 
 from hectogpt import errors
 from hectogpt.data import find_tokenizer
+from hectogpt.display import Note
 from hectogpt.errors import UserError, unknown
 from hectogpt.idea_file import IdeaFile, imported, load_idea, read_idea, remember, running
 from hectogpt.lab import recipes
@@ -275,7 +276,7 @@ def start_from(
     run: Run,
     source: str,
     idea: Sequence[Path | str] = (),
-    note: Callable[[str], None] = warnings.warn,
+    note: Note = warnings.warn,
 ) -> Run:
     """The run with the model of `source`, starting from its weights.
 

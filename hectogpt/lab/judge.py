@@ -14,7 +14,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ import numpy as np
 
 from hectogpt import __version__, files, hardware, sandbox
 from hectogpt.data import Corpus, Shuffled
+from hectogpt.display import Note
 from hectogpt.errors import UserError, set_to
 from hectogpt.kernels.build import find
 from hectogpt.lab.compare import short_name
@@ -54,7 +55,6 @@ SAME_BITS = "gives the same bits again"
 ACROSS_MACHINES = 0.02  # nats; a loss may differ by this, because SOAP amplifies rounding
 # Variables that its processes have.
 ENVIRONMENT = ("PATH", "LANG", "LD_LIBRARY_PATH", "CXX", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
-Tell = Callable[[str], None]
 
 
 class EndedError(Exception):
@@ -81,7 +81,7 @@ def judge(
     minutes: float = 30.0,
     most_seeds: int = MOST_SEEDS,
     threads: int = 0,
-    tell: Tell = lambda _: None,
+    tell: Note = lambda _: None,
 ) -> Judgement:
     """Judge an idea until its gains decide, or the minutes or seeds are used up.
 
@@ -137,7 +137,7 @@ class Judging:
     """
 
     def __init__(
-        self, corpora: dict[str, Corpus], record: Judgement, secret: str, tell: Tell
+        self, corpora: dict[str, Corpus], record: Judgement, secret: str, tell: Note
     ) -> None:
         self.corpora = corpora
         self.record = record
@@ -447,7 +447,7 @@ class Replay:
     again: Judgement
 
 
-def replay(judgement: Judgement, corpora: Sequence[Corpus], tell: Tell, folder: Path) -> Replay:
+def replay(judgement: Judgement, corpora: Sequence[Corpus], tell: Note, folder: Path) -> Replay:
     """Repeat a judgement in `folder`, with the source and the secret of its record.
 
     Raises UserError for a record without a verdict or of a different protocol, and if the texts

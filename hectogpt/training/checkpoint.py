@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +30,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from hectogpt import errors, files
+from hectogpt.display import Note
 from hectogpt.errors import UserError
 from hectogpt.files import read_manifest, write_manifest
 from hectogpt.model import Transformer
@@ -161,7 +161,7 @@ class Checkpoints(SavedCheckpoints):
             )
             raise UserError(what, why=str(error), code=errors.CHECKPOINT) from None
 
-    def newest(self, warn: Callable[[str], None], most: int | None = None) -> Checkpoint | None:
+    def newest(self, warn: Note, most: int | None = None) -> Checkpoint | None:
         """Return the newest valid checkpoint, or None if there are no checkpoints.
 
         Args:

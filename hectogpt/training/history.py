@@ -12,7 +12,7 @@ metrics.jsonl, and the last one the hash of its weights.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hectogpt import errors
 from hectogpt.data import Tokenizer, open_corpus
+from hectogpt.display import Note
 from hectogpt.errors import UserError
 from hectogpt.idea_file import read_idea
 from hectogpt.interop.open import find_folder, import_ideas, open_model
@@ -50,7 +51,7 @@ def open_at(
     source: str | Path,
     step: int | None,
     ideas: Sequence[Path | str] = (),
-    note: Callable[[str], None] = warnings.warn,
+    note: Note = warnings.warn,
 ) -> tuple[Transformer, Tokenizer]:
     """Open a model as `open_model` does and, of a run, that of any step.
 
@@ -80,7 +81,7 @@ class History:
 
     folder: Path
     ideas: Sequence[Path | str] = ()
-    note: Callable[[str], None] = warnings.warn
+    note: Note = warnings.warn
     _session: Session | None = field(default=None, init=False)  # of the last step that was asked
     _stream: Stream | None = field(default=None, init=False)
     _machine: Mapping[str, Any] = field(default_factory=dict, init=False)  # that trained the run
@@ -226,7 +227,7 @@ def _pinned(run: Run, machine: Mapping[str, Any]) -> Run:
 # --- branches
 
 
-def trunk_of(branch: Branch, ideas: Sequence[Path | str], note: Callable[[str], None]) -> History:
+def trunk_of(branch: Branch, ideas: Sequence[Path | str], note: Note) -> History:
     """The history of a branch's trunk.
 
     Raises UserError (CHECKPOINT) if its folder is missing or holds a different run.
@@ -244,7 +245,7 @@ def branch_state(
     branch: Branch,
     run: Run,
     ideas: Sequence[Path | str] = (),
-    note: Callable[[str], None] = warnings.warn,
+    note: Note = warnings.warn,
 ) -> Checkpoint:
     """The state of the trunk after the branch's step, with the settings of the branch.
 

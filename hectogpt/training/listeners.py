@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt import errors, hardware
-from hectogpt.display import Progress
+from hectogpt.display import Note, Progress
 from hectogpt.errors import UserError
 from hectogpt.model.weights import hash_weights, save_model
 from hectogpt.run_records import HASH, METRICS, read_scores
@@ -33,7 +33,6 @@ from hectogpt.training.run import Run
 from hectogpt.training.run_folder import TRAINED, RunFolder, step_row
 from hectogpt.training.session import Session
 
-Note = Callable[[str], None]
 AT_STAKE = 10.0  # seconds of work that being killed may lose, unless SHARE forces fewer saves
 SHARE = 0.02  # of the time, at most, that saving takes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 
 from hectogpt import errors
 from hectogpt.data import Batches, Corpus, Tokenizer
+from hectogpt.display import Note
 from hectogpt.errors import UserError, set_to
 from hectogpt.kernels import native
 from hectogpt.kernels.build import find
@@ -125,7 +126,7 @@ def load_first_weights(first: FirstWeights, model: Transformer) -> None:
 
 
 def open_source(
-    source: str, idea: Sequence[Path | str] = (), note: Callable[[str], None] = warnings.warn
+    source: str, idea: Sequence[Path | str] = (), note: Note = warnings.warn
 ) -> tuple[Transformer, Tokenizer]:
     """Open the model that a run is to start from, and its tokenizer.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from hectogpt.data import Tokenizer, open_corpus
 from hectogpt.data.corpus import beginning
+from hectogpt.display import Note
 from hectogpt.errors import UserError
 from hectogpt.generation import Sampling, complete, model_view
 from hectogpt.interop import open_model
@@ -41,7 +42,7 @@ def model_page(
     held_out: np.ndarray | str | None,
     ideas: Sequence[Path] = (),
     step: int | None = None,
-    note: Callable[[str], None] = warnings.warn,
+    note: Note = warnings.warn,
     opened: tuple[Transformer, Tokenizer] | None = None,
 ) -> str:
     """Return the page as HTML.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hectogpt import errors
+from hectogpt.display import Note
 from hectogpt.errors import UserError
 from hectogpt.web.page import engine_data, fill, zipped
 
@@ -28,7 +28,7 @@ TEXTS = {
 def train_page(
     text: tuple[str, str] | None = None,
     weights: Path | None = None,
-    note: Callable[[str], None] = warnings.warn,
+    note: Note = warnings.warn,
 ) -> str:
     """Return the page as HTML.
 
@@ -70,7 +70,7 @@ def own_texts() -> list[tuple[str, str]]:
     ]
 
 
-def first_weights(folder: Path, text: str, note: Callable[[str], None]) -> dict[str, Any]:
+def first_weights(folder: Path, text: str, note: Note) -> dict[str, Any]:
     """A run's weights for the tokens of a text: settings, token ids, tensors in base64."""
     from hectogpt.data.tokenizer import load_tokenizer
     from hectogpt.interop import open_model
