@@ -81,35 +81,38 @@ def softmax_(z: Any) -> Any:
     return z.copy_(torch.softmax(z, 1)) if softmax is None else softmax(z, 1, False, out=z)
 
 
-def adamw_(
-    parameters: list[Any],
-    gradients: list[Any],
-    averages: list[Any],
-    squares: list[Any],
-    steps: list[Any],
-    **s: float,
-) -> None:
+def sum_rows(gradient: Any) -> tuple[Any, Any]:
+    """Add up the rows with the same number in the gradient of a sparse nn.Embedding.
+
+    Returns the numbers, ascending, and the sums. A sum is over the row's tokens in their order, so
+    it has the bits of a dense gradient; the order in `coalesce` is a different one.
+    """
+    ids = find("Tensor._indices")
+    values = find("Tensor._values")
+    if not (ids and values):
+        added = gradient.coalesce()
+        return added.indices()[0], added.values()
+    rows, places = ids(gradient)[0].unique(return_inverse=True)
+    terms = values(gradient)
+    return rows, terms.new_zeros(len(rows), terms.shape[1]).index_add_(0, places, terms)
+
+
+def adamw_(p: Any, gradient: Any, average: Any, square: Any, count: Any, **s: float) -> None:
     """Take a step of AdamW in place.
 
     Args:
-        parameters, gradients, averages, squares: lists of equal length.
-        steps: the tensors that count the steps.
+        p, gradient, average, square: of the same shape.
+        count: the tensor that counts the steps.
         s: lr, beta1, beta2, weight_decay, eps.
     """
-    add = find("_foreach_add_")
+    count += 1
     step = find("_fused_adamw_")
-    if add is not None and step is not None:
-        add(steps, 1)
-        step(
-            parameters, gradients, averages, squares, [], steps, amsgrad=False, maximize=False, **s
-        )
+    if step is not None:
+        lists = ([t] for t in (p, gradient, average, square))
+        step(*lists, [], [count], amsgrad=False, maximize=False, **s)
         return
-    for p, g, average, square, count in zip(
-        parameters, gradients, averages, squares, steps, strict=True
-    ):
-        count += 1
-        p.mul_(1 - s["lr"] * s["weight_decay"])
-        average.lerp_(g, 1 - s["beta1"])
-        square.mul_(s["beta2"]).addcmul_(g, g, value=1 - s["beta2"])
-        size = (square.sqrt() / (1 - s["beta2"] ** count) ** 0.5).add_(s["eps"])
-        p.sub_(s["lr"] / (1 - s["beta1"] ** count) * average / size)
+    p.mul_(1 - s["lr"] * s["weight_decay"])
+    average.lerp_(gradient, 1 - s["beta1"])
+    square.mul_(s["beta2"]).addcmul_(gradient, gradient, value=1 - s["beta2"])
+    size = (square.sqrt() / (1 - s["beta2"] ** count) ** 0.5).add_(s["eps"])
+    p.sub_(s["lr"] / (1 - s["beta1"] ** count) * average / size)

@@ -60,7 +60,9 @@ def head_softmax(
     losses = torch.empty(rows)
     scale = torch.empty(rows)
     bias_top = 0.0 if bias is None else float(bias.amax())
-    numbers = (
+    call(
+        "head_softmax",
+        _is_bf16(z),
         z,
         dz_bias,
         rows,
@@ -70,8 +72,9 @@ def head_softmax(
         target,
         target_logit,
         float(soft_cap or 0.0),
+        losses,
+        scale,
     )
-    call("head_softmax", _is_bf16(z), *numbers, losses, scale)
     return losses, scale
 
 
@@ -123,10 +126,7 @@ class _CausalAttention(torch.autograd.Function):
             k,
             v,
             out,
-            None,
-            None,
-            None,
-            None,
+            *(None,) * 4,
             lse,
             first,
             *sizes,
@@ -226,65 +226,28 @@ class _GELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x)
-        out = torch.empty_like(x)
-        call("gelu", _is_bf16(x), x, None, out, x.numel())
-        return out
+        return _gelu(x, None)
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         _refuse_second_derivatives("this GELU")
         (x,) = ctx.saved_tensors
-        out = torch.empty_like(x)
-        grad = grad.contiguous()
-        call("gelu", _is_bf16(x), x, grad, out, x.numel())
-        return out
+        return _gelu(x, grad.contiguous())
+
+
+def _gelu(x: Tensor, grad: Tensor | None) -> Tensor:
+    out = torch.empty_like(x)
+    call("gelu", _is_bf16(x), x, grad, out, x.numel())
+    return out
 
 
 # --- the row-wise AdamW
 
 
-class RowAdamSettings(ctypes.Structure):
-    """The settings of a step of `row_adam`.
-
-    correction is 1 - beta^step; keep is 1 - lr times weight decay.
-    """
-
-    NAMES = (
-        "beta1",
-        "beta2",
-        "correction1",
-        "correction2",
-        "eps",
-        "keep",
-        "threshold",
-        "lr",
-        "highest_lr",
-        "power",
-    )
-    _fields_ = [(name, ctypes.c_float) for name in NAMES]
-
-
-def row_adam_fits(p: Tensor, grad: Tensor) -> bool:
+def row_adam_fits(p: Tensor) -> bool:
     """True if `row_adam` supports this table."""
-    plain = (
-        p.device.type == "cpu" and p.dtype == grad.dtype == torch.float32 and p.shape[-1] % 16 == 0
-    )
-    return plain and p.is_contiguous() and grad.is_contiguous()
-
-
-def row_adam(
-    p: Float[Tensor, "rows d"],
-    grad: Tensor,
-    averages: Tensor,
-    squares: Tensor,
-    updates: Tensor,
-    o: RowAdamSettings,
-) -> None:
-    """One step of RowAdamW over a table, in one pass over memory.
-
-    Changes everything but the gradient.
-    """
-    call("row_adam", p, grad, averages, squares, updates, *p.shape, ctypes.byref(o))
+    fits = p.device.type == "cpu" and p.dtype == torch.float32 and p.is_contiguous()
+    return fits and p.shape[-1] % 16 == 0
 
 
 # --- decoding: products with small weights, attention over a cache

@@ -4,6 +4,9 @@
 #pragma GCC optimize("O3")  // unrolls the loops over a head; attention is faster without it
 #endif
 
+#include <algorithm>
+#include <vector>
+
 #include "parallel.h"
 #include "vector.h"
 
@@ -118,19 +121,23 @@ extern "C" int gelu(int is_bf16, const void* x, const void* grad, void* out, i64
 
 // --- the row-wise AdamW of tables -------------------------------------------------------------------------------------
 
-struct RowAdam {
+struct RowAdam {  // optim/adamw.py passes the same order
     float beta1, beta2, correction1, correction2, eps, keep, threshold, lr, highest_lr, power;
 };
 
 // One step over the rows of a float32 table, in one pass; d is a multiple of 16. correction: 1 - beta^step; keep: 1 - lr
-// times weight decay. A row that has never had a gradient does not change, and is not read.
-extern "C" int row_adam(float* weights, const float* grads, float* averages, float* squares, float* updates, i64 rows,
-                        i64 d, const RowAdam* settings, int threads) {
+// times weight decay. A row that has never had a gradient does not change, and is not read. With ids, ascending, grads
+// has only the `count` rows of these numbers; all others are zero.
+extern "C" int row_adam(float* weights, const float* grads, const i64* ids, i64 count, float* averages, float* squares,
+                        float* updates, i64 rows, i64 d, const RowAdam* settings, int threads) {
     const RowAdam& o = *settings;
     const float root = 1 / std::sqrt(o.correction2), rest1 = 1 - o.beta1, rest2 = 1 - o.beta2;
+    const std::vector<float> none(d);
     in_ranges(rows, 64, threads, [&](i64 first, i64 last) {
+        i64 next = ids ? std::lower_bound(ids, ids + count, first) - ids : first;
         for (i64 row = first; row < last; row++) {
-            const float* g = grads + row * d;
+            const bool has = !ids || (next < count && ids[next] == row);
+            const float* g = has ? grads + next++ * d : none.data();
             vf most = vf{};
             for (i64 j = 0; j < d; j += W) most = larger(most, magnitude(load(g + j)));
             if (largest(most) > o.threshold) updates[row] += 1;

@@ -35,6 +35,7 @@ from hectogpt.model.weights import model_of, saved_tensors
 from hectogpt.sandbox import Policy
 from hectogpt.serialization import dump
 from hectogpt.training.events import Ended, events, session_of
+from hectogpt.training.optim.groups import needs_closure
 from hectogpt.training.precision import give_back_memory
 from hectogpt.training.run import Data, Run
 
@@ -217,7 +218,7 @@ def train(run: Run, request: dict[str, Any]) -> None:
     stream = events(replace(run, data=replace(data, order=Dealt(data.order))), corpus)
     session = session_of(stream)
     Dealt.begun = True
-    if any(session.optimizer.closures):
+    if any(map(needs_closure, session.optimizer.optimizers)):
         what = "its optimizer computes gradients more than once a step"
         raise UserError(what, why="a step has one gradient")
     for rows in text.reshape(run.steps, -1):

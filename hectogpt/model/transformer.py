@@ -319,8 +319,12 @@ class Transformer(nn.Module):
 
     def gradient_norm(self) -> Float[Tensor, ""]:
         """The norm of all gradients together, as if every token had its own row of the head."""
-        norm = get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
-        return self.lm_head.full_gradient_norm(norm)
+        return self.lm_head.full_gradient_norm(get_total_norm(self.gradients()))
+
+    def gradients(self) -> list[Tensor]:
+        """The numbers of all gradients. Of a sparse one, the rows that it has."""
+        found = (p.grad for p in self.parameters() if p.grad is not None)
+        return [g.values() if g.is_sparse else g for g in found]
 
     # --- generation without a cache ---
 

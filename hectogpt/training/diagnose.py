@@ -117,5 +117,5 @@ def trace(session: Session) -> tuple[float, Tensors, Tensors]:
     keep(forward, HEAD, loss)
     for name, p in reversed(list(model.named_parameters())):
         if p.grad is not None:
-            keep(gradient, name, p.grad)
+            keep(gradient, name, p.grad.to_dense())
     return float(loss), forward, gradient

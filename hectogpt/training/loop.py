@@ -16,16 +16,15 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_
 
-from hectogpt import errors
+from hectogpt import errors, torch_private
 from hectogpt.data import Batches
 from hectogpt.errors import UserError, set_to
 from hectogpt.model import Transformer
 from hectogpt.model.fused_ce import convert
 from hectogpt.training.losses import Predictions, total_of
 from hectogpt.training.optim import OptimizerGroup
-from hectogpt.training.parallel import ALONE, World
+from hectogpt.training.parallel import ALONE, World, in_rows
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run
 
@@ -94,7 +93,8 @@ class Gradients:
 
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self._tables = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Embedding)}
+        modules = self.model.modules()
+        self._tables = {id(m.weight): m.sparse for m in modules if isinstance(m, nn.Embedding)}
 
     def compute(self, step: int) -> Tensor:
         """Set every parameter's gradient for the batch of 0-based `step`.
@@ -121,9 +121,11 @@ class Gradients:
         parts = ids.split([end - begin for begin, end in pairwise(bounds)])
 
         model = self.model
-        with torch.no_grad(), self.machine.autocast():  # once for all leaves
-            matrix = model.lm_head.matrix(model.embeddings.weight)
-            converted = convert(matrix, self.machine.head_dtype)
+        converted: Tensor | None = None
+        if own > 1:  # once for all leaves
+            with torch.no_grad(), self.machine.autocast():
+                matrix = model.lm_head.matrix(model.embeddings.weight)
+                converted = convert(matrix, self.machine.head_dtype)
 
         def subtree(begin: int, end: int) -> list[Tensor | None]:
             """The sums of loss and gradients over parts[begin:end]."""
@@ -146,7 +148,7 @@ class Gradients:
         return loss
 
     def _leaf(
-        self, rows: Tensor, step: int, leaf: int, n_targets: int, converted: Tensor
+        self, rows: Tensor, step: int, leaf: int, n_targets: int, converted: Tensor | None
     ) -> list[Tensor | None]:
         """Compute a leaf's share of the batch's loss, and its gradients.
 
@@ -155,7 +157,7 @@ class Gradients:
             step: the 0-based step.
             leaf: the leaf's number.
             n_targets: the targets of the whole batch.
-            converted: the head's matrix, in the dtype of its products.
+            converted: the head's matrix, in the dtype of its products, if leaves share it.
 
         Returns the leaf's share of the mean cross entropy, then a gradient of the run's loss for
         each parameter; None for a parameter that gets none.
@@ -163,23 +165,24 @@ class Gradients:
         loss = torch.zeros((), dtype=torch.float64, device=rows.device)
         if len(rows):
             with seeded(self.run.seed, step, leaf, rows.device):
-                loss += self._differentiate(rows, step, n_targets, converted)
-        gradients = [p.grad for p in self.parameters]
-        for p in self.parameters:
-            p.grad = None
+                with self.machine.autocast():
+                    made = Predictions(
+                        self.model,
+                        rows[:, :-1],
+                        rows[:, 1:],
+                        self.machine.head_dtype,
+                        min(step / self.run.steps, 1.0),
+                        converted,
+                    )
+                    total = total_of(self.run.loss, made) / n_targets
+                    loss += made.plain / n_targets
+                total.backward()
+        gradients = [
+            g if g is None or not g.is_sparse else in_rows(g.shape, *torch_private.sum_rows(g))
+            for g in (p.grad for p in self.parameters)
+        ]
+        self.model.zero_grad()
         return [loss, *gradients]
-
-    def _differentiate(self, rows: Tensor, step: int, n_targets: int, converted: Tensor) -> Tensor:
-        with self.machine.autocast():
-            progress = min(step / self.run.steps, 1.0)
-            ids = rows[:, :-1]
-            targets = rows[:, 1:]
-            precision = self.machine.head_dtype
-            made = Predictions(self.model, ids, targets, precision, progress, converted)
-            loss = total_of(self.run.loss, made) / n_targets
-            plain = made.plain / n_targets
-        loss.backward()
-        return plain
 
     @torch.no_grad()
     def _share(self, loss: Tensor, gradients: list[Tensor | None]) -> Tensor:
@@ -196,7 +199,8 @@ class Gradients:
         tables: list[Tensor] = []
         for p, gradient, any_has in zip(self.parameters, gradients, counts, strict=True):
             if any_has:
-                p.grad = torch.zeros_like(p) if gradient is None else gradient
+                layout = torch.sparse_coo if self._tables.get(id(p)) else None
+                p.grad = torch.zeros_like(p, layout=layout) if gradient is None else gradient
                 (tables if id(p) in self._tables else sums).append(p.grad)
         self.world.sum(sums, tables)
         return total[0]
@@ -221,29 +225,28 @@ def update(gradients: Gradients, optimizer: OptimizerGroup, step: int) -> tuple[
     if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
         raise _diverged(step, model, loss_value, norm_value)
     if run.gradient_clipping is not None:
-        clip_grads_with_norm_(gradients.parameters, run.gradient_clipping, norm)
-    again = partial(_compute_again, gradients, optimizer, step)
+        factor = run.gradient_clipping / (norm + 1e-6)
+        if factor < 1:
+            for gradient in model.gradients():
+                gradient.mul_(factor)
+
+    @torch.enable_grad()
+    def again() -> Tensor:
+        """Compute the gradients of the same batch with the current weights, for a closure."""
+        optimizer.zero_grad()
+        return gradients.compute(step)
+
     of_kind = partial(run.schedule.of_kind, step=step, steps=run.steps)
     optimizer.step(step, run.schedule.factor(step, run.steps), again, of_kind)
     optimizer.zero_grad()
     return loss_value, norm_value
 
 
-@torch.enable_grad()
-def _compute_again(gradients: Gradients, optimizer: OptimizerGroup, step: int) -> Tensor:
-    """The closure of an optimizer: the gradients of a step's batch with the current weights.
-
-    Returns the loss.
-    """
-    optimizer.zero_grad()
-    return gradients.compute(step)
-
-
 def _diverged(step: int, model: Transformer, loss: float, norm: float) -> UserError:
     bad = [
         n
         for n, p in model.named_parameters()
-        if p.grad is not None and not p.grad.isfinite().all()
+        if p.grad is not None and not p.grad.to_dense().isfinite().all()
     ]
     where = (
         f"; first gradient that is not finite: {bad[0]} (and {len(bad) - 1} more)" if bad else ""

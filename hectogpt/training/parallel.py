@@ -89,6 +89,19 @@ def add_in_tree(parts: list[Tensor]) -> Tensor:
     return parts[0]
 
 
+def in_rows(shape: torch.Size, rows: Tensor, values: Tensor) -> Tensor:
+    """A table's gradient that has only some rows: a coalesced sparse tensor.
+
+    Args:
+        shape: of the table.
+        rows: the numbers of the rows, ascending.
+        values: the rows.
+    """
+    return torch.sparse_coo_tensor(
+        rows[None], values, shape, is_coalesced=True, check_invariants=False
+    )
+
+
 class World:
     """The processes that share a run, as one of them sees them; here, one process by itself.
 
@@ -146,7 +159,7 @@ class World:
 
         Args:
             gradients: gradients of dense parameters.
-            tables: gradients of lookup tables, in which most rows may be zero.
+            tables: gradients of lookup tables, sparse or with rows of zeros.
         """
 
     def total(self, numbers: Tensor) -> Tensor:
@@ -397,8 +410,11 @@ class SharedWorld(World):
         with self.guarded(SUM):
             for table in tables:  # only rows for which any process has a gradient are sent
                 rows = self._rows_in_use(table)
-                if len(rows):
-                    table[rows] = self._sum(table[rows])
+                values = self._sum(table.index_select(0, rows).to_dense())
+                if table.is_sparse:
+                    table.copy_(in_rows(table.shape, rows, values))
+                else:
+                    table[rows] = values
             if gradients:
                 summed = self._sum(torch.cat([gradient.flatten() for gradient in gradients]))
                 for gradient, part in zip(
@@ -407,9 +423,13 @@ class SharedWorld(World):
                     gradient.copy_(part.view_as(gradient))
 
     def _rows_in_use(self, table: Tensor) -> Tensor:
-        mine = (table.amax(1) != 0) | (table.amin(1) != 0)
-        every = [torch.empty_like(mine, dtype=torch.uint8) for _ in range(self.size)]
-        dist.all_gather(every, mine.to(torch.uint8))
+        if table.is_sparse:
+            mine = torch.zeros(len(table), dtype=torch.uint8)
+            mine[table.indices()] = 1
+        else:
+            mine = table.any(1).to(torch.uint8)
+        every = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(every, mine)
         return torch.stack(every).any(0).nonzero().squeeze(1)
 
     def _sum(self, numbers: Tensor) -> Tensor:

@@ -28,7 +28,6 @@ DEPARTED = replace(
     lm_head=LMHeadConfig(bias=True),
 )
 
-
 OPTIMS = {
     "AdamW": AdamW(decay_all=False, lrs=PerKind(head=1.0)),
     "RowAdamW": AdamW(row_lr_power=0.5, row_update_threshold=PerKind(head=1e-3)),

@@ -44,7 +44,11 @@ def test_products_are_those_of_plain_torch(private: bool) -> None:
     torch.testing.assert_close(torch_private.onednn_linear(x, blocks), x @ weight.T)
 
 
-def test_softmax_in_place(private: bool) -> None:
+def test_softmax_in_place_and_sums_of_rows(private: bool) -> None:
+    ids, terms, table = torch.randint(9, (40,)), torch.randn(40, 4), torch.nn.Embedding(9, 4, sparse=True)
+    table(ids).backward(terms)
+    rows, sums = torch_private.sum_rows(table.weight.grad)
+    torch.testing.assert_close(sums, torch.zeros(9, 4).index_add(0, ids, terms)[rows])
     z = torch.randn(4, 100)
     expected = torch.softmax(z, 1)
     assert torch_private.softmax_(z) is z
@@ -52,14 +56,13 @@ def test_softmax_in_place(private: bool) -> None:
 
 
 def test_adamw(private: bool) -> None:
-    start = torch.randn(6, 4)
-    theirs = torch.nn.Parameter(start.clone())
+    theirs = torch.nn.Parameter(torch.randn(6, 4))
     optimizer = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.95), weight_decay=0.1, eps=1e-8)
-    ours, state = start.clone(), [torch.zeros(6, 4), torch.zeros(6, 4), torch.zeros(())]
+    ours, state = theirs.detach().clone(), [torch.zeros(6, 4), torch.zeros(6, 4), torch.zeros(())]
     settings: dict[str, Any] = {"lr": 0.01, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1, "eps": 1e-8}
     for _ in range(5):
         theirs.grad = torch.randn(6, 4)
         optimizer.step()
-        torch_private.adamw_([ours], [theirs.grad], *([one] for one in state), **settings)
+        torch_private.adamw_(ours, theirs.grad, *state, **settings)
     torch.testing.assert_close(ours, theirs.detach())
     assert state[2] == 5

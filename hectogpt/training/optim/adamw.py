@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hectogpt import torch_private
 from hectogpt.errors import UserError
@@ -72,16 +72,18 @@ class AdamW(Optim):
         kind_of = kinds(model)
         for name, parameter in model.named_parameters():
             if name in names:
+                kind = kind_of[name]
                 groups = whole
-                settings = self._settings(kind_of[name])
-                if self.row_lr_power is not None and kind_of[name] in (
-                    "embedding",
-                    "table",
-                    "head",
-                ):
-                    threshold = self.row_update_threshold.of(kind_of[name], 0.0)
+                settings = self._settings(kind)
+                rows = self.row_lr_power is not None and kind in ("embedding", "table", "head")
+                if rows:
+                    threshold = self.row_update_threshold.of(kind, 0.0)
                     groups = by_row
                     settings = settings | {"update_threshold": threshold, "highest_lr": 0.0}
+                module = model.get_submodule(name.rpartition(".")[0])
+                if isinstance(module, nn.Embedding):  # of a tied one every row has a gradient
+                    quick = model.kernels and native.row_adam_fits(parameter)
+                    module.sparse = rows and quick and parameter is not model.lm_head.weight
                 groups.setdefault(tuple(settings.values()), settings | {"params": []})[
                     "params"
                 ].append(parameter)
@@ -89,9 +91,9 @@ class AdamW(Optim):
         if whole:
             found.append(FusedAdamW(list(whole.values()), betas=self.betas, fused=True))
         if by_row and self.row_lr_power is not None:
-            rows = RowAdamW(list(by_row.values()), self.betas, self.row_lr_power)
-            rows.kernels = model.kernels
-            found.append(rows)
+            found.append(
+                RowAdamW(list(by_row.values()), self.betas, self.row_lr_power, model.kernels)
+            )
         return found
 
     def _settings(self, kind: Kind) -> dict[str, Any]:
@@ -122,14 +124,16 @@ class RowAdamW(QuickOptimizer):
     in the row. With `kernels` the C++ kernel does it where it fits.
     """
 
-    kernels = False
-
     def __init__(
-        self, groups: list[dict[str, Any]], betas: tuple[float, float], power: float
+        self,
+        groups: list[dict[str, Any]],
+        betas: tuple[float, float],
+        power: float,
+        kernels: bool,
     ) -> None:
         super().__init__(groups, {"betas": betas, "fused": True})
         self.power = power
-        self.scratch: Tensor | None = None  # shared by all tables, one at a time
+        self.kernels = kernels
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -144,8 +148,8 @@ class RowAdamW(QuickOptimizer):
                     state["exp_avg"] = torch.zeros_like(p)
                     state["exp_avg_sq"] = torch.zeros_like(p)
                     state["row_updates"] = p.new_zeros(len(p), 1)
-                if self.kernels and native.row_adam_fits(p, p.grad):
-                    self._native_step(p, state, group)
+                if self.kernels and native.row_adam_fits(p):
+                    self._native_step(p, p.grad, state, group)
                     continue
                 largest = p.grad.amax(1, keepdim=True).maximum(-p.grad.amin(1, keepdim=True))
                 state["row_updates"] += largest > group["update_threshold"]
@@ -155,28 +159,41 @@ class RowAdamW(QuickOptimizer):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.addcmul_(self._adam_update(p.grad, state, group), lrs)
 
-    def _native_step(self, p: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-        """Do the same with our own kernel, in one pass over memory."""
+    def _native_step(
+        self, p: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
+    ) -> None:
+        """Do the same with our own kernel, in one pass over memory.
+
+        The gradient may be sparse.
+        """
+        ids, rows = (grad.indices(), grad.values()) if grad.is_sparse else (None, grad)
         state["step"] += 1
         done = state["step"].item()
         beta1, beta2 = group["betas"]
-        settings = native.RowAdamSettings(
-            beta1=beta1,
-            beta2=beta2,
-            correction1=1 - beta1**done,
-            correction2=1 - beta2**done,
-            eps=group["eps"],
-            keep=1 - group["lr"] * group["weight_decay"],
-            threshold=group["update_threshold"],
-            lr=group["lr"],
-            highest_lr=group["highest_lr"],
-            power=self.power,
+        settings = [
+            beta1,
+            beta2,
+            1 - beta1**done,
+            1 - beta2**done,
+            group["eps"],
+            1 - group["lr"] * group["weight_decay"],
+            group["update_threshold"],
+            group["lr"],
+            group["highest_lr"],
+            self.power,
+        ]
+        native.call(
+            "row_adam",
+            p,
+            rows.contiguous(),
+            ids,
+            len(rows),
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            state["row_updates"],
+            *p.shape,
+            torch.tensor(settings, dtype=torch.float32),
         )
-        assert p.grad is not None
-        averages, squares, updates = (
-            state[name] for name in ("exp_avg", "exp_avg_sq", "row_updates")
-        )
-        native.row_adam(p, p.grad, averages, squares, updates, settings)
 
     def _adam_update(
         self, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
@@ -185,19 +202,18 @@ class RowAdamW(QuickOptimizer):
 
         The optimizer is applied to a tensor of zeros.
         """
-        if self.scratch is None:
-            self.scratch = grad.new_empty(
-                max(p.numel() for group in self.param_groups for p in group["params"])
-            )
-        update = self.scratch[: grad.numel()].view_as(grad).zero_()
+        update = torch.zeros_like(grad)
         beta1, beta2 = group["betas"]
-        settings = {
-            "lr": 1.0,
-            "beta1": beta1,
-            "beta2": beta2,
-            "weight_decay": 0.0,
-            "eps": group["eps"],
-        }
-        averages, squares, steps = ([state[name]] for name in ("exp_avg", "exp_avg_sq", "step"))
-        torch_private.adamw_([update], [grad], averages, squares, steps, **settings)
+        torch_private.adamw_(
+            update,
+            grad,
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            state["step"],
+            lr=1.0,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=0.0,
+            eps=group["eps"],
+        )
         return update

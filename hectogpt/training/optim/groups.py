@@ -91,13 +91,11 @@ class OptimizerGroup:
 
     Attributes:
         optimizers: their parameter groups have `initial_lr`, the learning rate at a factor of 1.
-        closures: for each optimizer, True if its `step` needs a closure.
         by_kind: True once `split_kinds` has given each parameter group a `kind`.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self.optimizers = list(optimizers)
-        self.closures = list(map(needs_closure, self.optimizers))
         self.by_kind = False
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -128,13 +126,13 @@ class OptimizerGroup:
                 optimizer whose `step` needs a closure.
             of_kind: the factor for each kind, used instead of `factor` after `split_kinds`.
         """
-        for optimizer, closure in zip(self.optimizers, self.closures, strict=True):
+        for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 own = of_kind(group["kind"]) if of_kind and self.by_kind else factor
                 group["lr"] = group["initial_lr"] * own
             if hasattr(optimizer, "set_step"):
                 optimizer.set_step(step, factor)
-            if closure:
+            if needs_closure(optimizer):
                 assert again is not None
                 optimizer.step(cast(Any, again))
             else:
