@@ -15,8 +15,7 @@ from pathlib import Path
 
 from hectogpt import errors
 from hectogpt.assignment.parts import BY_NAME, PARTS, SOURCES, Part
-from hectogpt.data.documents import split_of
-from hectogpt.data.sources import find_source
+from hectogpt.data.sources import find_source, split_of
 from hectogpt.errors import UserError, set_to, unknown
 from hectogpt.files import check_free
 

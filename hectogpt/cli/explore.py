@@ -12,7 +12,7 @@ from typing import Any, get_args
 from hectogpt.cli.console import remarks
 from hectogpt.cli.options import ExploreExportOptions, ExploreOptions, View
 from hectogpt.data import open_corpus
-from hectogpt.data.documents import read_text
+from hectogpt.data.sources import read_text
 from hectogpt.display import printable
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic

@@ -17,16 +17,16 @@ import numpy as np
 
 from hectogpt import errors, files
 from hectogpt.data import token_files
-from hectogpt.data.documents import (
+from hectogpt.data.sources import (
     MANY_DOCUMENTS,
     SPLIT_RULE,
     Document,
     Source,
     assign_splits,
     cannot_use,
+    find_source,
     split_of,
 )
-from hectogpt.data.sources import find_source
 from hectogpt.data.token_files import INDEX, SPLITS, find_tokenizer
 from hectogpt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from hectogpt.display import Progress

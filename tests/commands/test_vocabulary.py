@@ -13,7 +13,7 @@ from helpers import WORDS, prose
 
 import hectogpt
 from hectogpt.data import Tokenizer, find_tokenizer, open_corpus
-from hectogpt.data.documents import split_of
+from hectogpt.data.sources import split_of
 from hectogpt.errors import UserError
 
 pytest.importorskip("tokenizers")

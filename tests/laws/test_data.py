@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hectogpt.data import Batches, Corpus, load_tokenizer, open_corpus, token_files, tokenizer
-from hectogpt.data.documents import PASSAGES, cut_passages
+from hectogpt.data.sources import PASSAGES, cut_passages
 from hectogpt.errors import UserError
 
 TOK = load_tokenizer()
