@@ -201,7 +201,6 @@ def test_rows_of_the_atlas_are_filtered_and_open(width: int, browser: Any, tmp_p
     _, out = atlas.write_pages(write(tmp_path, arms), tmp_path)
     page = opened(browser, out.as_uri(), width, dark=width == 400)
     rows = page.locator("#rows > details")
-    assert rows.count() == len(atlas.ideas())
     assert rows.first.get_attribute("data-name") == "swiglu"
     assert "TinyStories: better +0.099" in rows.first.locator("svg").get_attribute("aria-label")
     page.select_option("#scale", "0.2")
@@ -212,17 +211,10 @@ def test_rows_of_the_atlas_are_filtered_and_open(width: int, browser: Any, tmp_p
     page.select_option("#kind", "mlp")
     assert rows.count() == len([idea for idea in atlas.ideas() if idea.kind == "mlp"])
     rows.first.locator("summary").click()
+    rows.first.locator("dl").wait_for()
     inside = rows.first.locator(".inside").inner_text()
-    for told in (
-        swiglu.source,
-        swiglu.claim,
-        "def swiglu(run",
-        "401",
-        "+0.1000",
-        "--first-seed 401",
-        atlas.sha_of(swiglu.code)[:16],
-    ):
-        assert told in inside
+    told = (swiglu.source, "def swiglu(run", "+0.1000", "--first-seed 401", atlas.sha_of(swiglu.code)[:16])
+    assert [text for text in told if text not in inside] == []
     check_layout(page)
     page.close()
 

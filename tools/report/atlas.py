@@ -1,27 +1,33 @@
 """`python -m tools.report.atlas`: docs/atlas.md and docs/atlas.html, from results/atlas*.jsonl and docs/literature/.
 
-Ideas without enough trials are rows too. `python -m tools.research.atlas` runs the trials, and writes both at its end.
-"""
+Ideas without trials are rows too. `python -m tools.research.atlas` runs trials, and writes both pages at its end."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import json
+import math
 import re
 import statistics
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import hectogpt
+from scipy.stats import spearmanr
+
 from hectogpt.files import write_atomic
-from hectogpt.lab.losses import LossVerdict
 from hectogpt.lab.record import Record, read_records
+from hectogpt.lab.sequential import pair_of
+from hectogpt.lab.statistics import Paired
 from hectogpt.web.page import fill
 from tools import ROOT
+from tools.report import ladder_names
+from tools.report.tables import format_gain
 
 LITERATURE = ROOT / "docs" / "literature"
 TEMPLATE = LITERATURE / "atlas.template.md"  # of docs/atlas.md; the page shows its list of rules too
@@ -36,8 +42,12 @@ SWEEP_SEED = 400  # of both texts
 FEWEST, MOST = 5, 12  # seeds
 WORTH_MORE = 0.02  # nats per token: a smaller effect gets no further seeds
 STEPS = 100
+HORIZONS = (25, 50, STEPS, 200)
+FRESH = 50  # seeds of interactions begin that much later: the ideas were chosen by the others
 WORDS = ("better", "worse", "tie", "unproven", "not measured")
 Trials = Mapping[tuple[str, str, int, frozenset[str]], Mapping[int, Record]]  # see `trials_of`
+Figure = dict[str, Any]  # heading, text, table (its head first) and perhaps chart, as pages/atlas.js shows them
+Experiment = tuple[str, frozenset[str]]  # recipe, hashes of its files
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class Idea:
         """How records name it."""
         return f"{self.name}.py:{self.name}@{BASE_RECIPE}"
 
-    @cached_property
+    @property
     def code(self) -> str:
         """The file."""
         return (LITERATURE / self.kind / f"{self.name}.py").read_text(encoding="utf-8")
@@ -92,31 +102,44 @@ def base_code() -> str:
     return (LITERATURE / "base.py").read_text(encoding="utf-8")
 
 
+def files_of(*named: Idea) -> frozenset[str]:
+    """The hashes of the base's file and of these ideas'."""
+    return frozenset([sha_of(base_code()), *(sha_of(idea.code) for idea in named)])
+
+
 # --- from records to rows
 
 
 @dataclass(frozen=True)
 class Effect:
-    """An idea on one text. pairs: (seed, loss of the base, loss of the idea). The verdict is None with fewer seeds than
-    `FEWEST`."""
+    """What an idea changes on one text, over the seeds that it shares with the base. pairs: (seed, loss of the base, of
+    the idea). found: the gain as of the last seed; None with fewer than `FEWEST`."""
 
     pairs: list[tuple[int, float, float]]
-    verdict: LossVerdict | None
+    found: Paired | None
     seconds: float | None
     parameters: int | None
     commits: list[str]
-    diverged: list[int]
+    diverged: int
 
     @property
     def word(self) -> str:
         """One of WORDS."""
-        return self.verdict.verdict if self.verdict else "not measured"
+        return self.found.verdict if self.found else "not measured"
 
     @property
     def is_open(self) -> bool:
         """Whether the rule asks for more seeds."""
-        found = self.verdict
-        return not found or (found.verdict == "unproven" and abs(found.gain) > WORTH_MORE and found.pairs < MOST)
+        found = self.found
+        return found is None or (found.verdict == "unproven" and abs(found.gain) > WORTH_MORE and found.n < MOST)
+
+    def __str__(self) -> str:
+        if self.found is None:
+            return f"not measured: {len(self.pairs)} of {FEWEST} seeds" if self.pairs else "not measured"
+        text = f"{self.word} {format_gain(self.found)}, {self.found.n} seeds"
+        return (
+            text + (", more to come" if self.is_open else "") + (f", {self.diverged} diverged" if self.diverged else "")
+        )
 
 
 @dataclass(frozen=True)
@@ -129,8 +152,16 @@ class Row:
     @property
     def gain(self) -> float | None:
         """The mean gain over the texts that have a verdict."""
-        gains = [effect.verdict.gain for effect in self.effects.values() if effect.verdict]
+        gains = [effect.found.gain for effect in self.effects.values() if effect.found]
         return statistics.mean(gains) if gains else None
+
+    @property
+    def costs(self) -> list[str]:
+        """Time, as the mean of both texts, and parameters; "" without trials."""
+        seconds = [effect.seconds for effect in self.effects.values() if effect.seconds]
+        sizes = [effect.parameters for effect in self.effects.values() if effect.parameters is not None]
+        size = f"{sizes[0]:+,}" if sizes and sizes[0] else "same" if sizes else ""
+        return [f"× {statistics.mean(seconds):.2f}" if seconds else "", size]
 
 
 def trials_of(records: Sequence[Record]) -> Trials:
@@ -145,42 +176,32 @@ def trials_of(records: Sequence[Record]) -> Trials:
             files = frozenset(record.run.get("ideas", ()))
             groups[record.recipe, record.corpus, int(record.run["steps"]), files].append(record)
     newest = {key: group[-1].experiment() for key, group in groups.items()}
-    return {
-        key: {record.seed: record for record in group if record.experiment() == newest[key]}
-        for key, group in groups.items()
-    }
+    return {key: {r.seed: r for r in group if r.experiment() == newest[key]} for key, group in groups.items()}
 
 
-def effect_of(base: Mapping[int, Record], idea: Mapping[int, Record], seeds: Sequence[int]) -> Effect:
-    """The effect on one text, from the seeds that both have."""
-    both = [(base[seed], idea[seed]) for seed in seeds if seed in base and seed in idea]
-    both = [(a, b) for a, b in both if a.corpus_sha256 == b.corpus_sha256]
+def effect_of(base: Mapping[int, Record], idea: Mapping[int, Record], first: int) -> Effect:
+    """The effect on one text. first: the first of the seeds that count."""
+    seeds = [seed for seed in range(first, first + MOST) if seed in base and seed in idea]
+    both = [(base[n], idea[n]) for n in seeds if base[n].corpus_sha256 == idea[n].corpus_sha256]
     pairs = [(a.seed, round(a.test_loss or 0, 5), round(b.test_loss or 0, 5)) for a, b in both]
     ratios = [b.seconds / a.seconds for a, b in both if a.seconds and b.seconds]
-    sizes = [(b.params or 0) - (a.params or 0) for a, b in both]
-    before, after = ({str(pair[0]): pair[place] for pair in pairs} for place in (1, 2))
-    return Effect(
-        pairs=pairs,
-        verdict=hectogpt.verdict(before, after) if len(pairs) >= FEWEST else None,
-        seconds=round(statistics.median(ratios), 2) if ratios else None,
-        parameters=sizes[0] if sizes else None,
-        commits=sorted({(b.commit or "unknown")[:8] for _, b in both}),
-        diverged=[b.seed for _, b in both if b.status == "diverged"],
-    )
+    found = pair_of([before - after for _, before, after in pairs]) if len(pairs) >= FEWEST else None
+    seconds = round(statistics.median(ratios), 2) if ratios else None
+    parameters = (both[0][1].params or 0) - (both[0][0].params or 0) if both else None
+    commits = sorted({(b.commit or "unknown")[:8] for _, b in both})
+    return Effect(pairs, found, seconds, parameters, commits, sum(b.status == "diverged" for _, b in both))
 
 
 def rows_of(trials: Trials) -> list[Row]:
     """A row for each idea, the largest gain first, those without a verdict last."""
-    found = []
-    base = sha_of(base_code())
+    rows = []
     for idea in ideas():
         effects = {}
         for text, first in FIRST_SEEDS.items():
-            old = trials.get((BASE_RECIPE, text, STEPS, frozenset([base])), {})
-            new = trials.get((idea.recipe, text, STEPS, frozenset([base, sha_of(idea.code)])), {})
-            effects[text] = effect_of(old, new, range(first, first + MOST))
-        found.append(Row(idea, effects))
-    return sorted(found, key=lambda row: (-row.gain if row.gain is not None else 99.0, row.idea.kind, row.idea.name))
+            old = trials.get((BASE_RECIPE, text, STEPS, files_of()), {})
+            effects[text] = effect_of(old, trials.get((idea.recipe, text, STEPS, files_of(idea)), {}), first)
+        rows.append(Row(idea, effects))
+    return sorted(rows, key=lambda row: (-row.gain if row.gain is not None else 99.0, row.idea.kind, row.idea.name))
 
 
 def word_of(sentence: str) -> str:
@@ -190,18 +211,15 @@ def word_of(sentence: str) -> str:
 
 def summary_of(rows: Sequence[Row]) -> str:
     """How much is measured, and what came of it, in a few sentences."""
-    effects = [(row.idea, effect) for row in rows for effect in row.effects.values()]
+    effects = [(row.idea, effect) for row in rows for effect in row.effects.values() if effect.found]
     words = Counter(effect.word for _, effect in effects)
-    known = [(idea, effect) for idea, effect in effects if effect.word in ("better", "worse", "tie")]
-    right = sum(word_of(idea.expected) == effect.word for idea, effect in known)
-    whole = sum(not any(effect.word == "not measured" for effect in row.effects.values()) for row in rows)
+    right = sum(word_of(idea.expected) == effect.word for idea, effect in effects)
+    whole = sum(all(effect.found for effect in row.effects.values()) for row in rows)
     text = f"{len(rows)} ideas on two texts: {whole} measured on both, {len(rows) - whole} not yet."
-    if len(effects) > words["not measured"]:
-        counts = ", ".join(f"{words[word]} {word}" for word in WORDS[:4])
-        text += f" Of {len(effects) - words['not measured']} effects: {counts}."
-        waiting = sum(effect.is_open for _, effect in effects if effect.verdict)
-        text += f" {waiting} of them wait for more seeds." if waiting else ""
-        text += f" Our expectation was right for {right} of {len(known)} clear verdicts." if known else ""
+    if effects:
+        text += f" Of {len(effects)} effects: {', '.join(f'{words[word]} {word}' for word in WORDS[:4])}."
+        text += f" {sum(effect.is_open for _, effect in effects)} of them wait for more seeds."
+        text += f" Our expectation was right for {right} of {len(effects) - words['unproven']} clear verdicts."
     return text
 
 
@@ -213,52 +231,88 @@ def tally_of(rows: Sequence[Row]) -> list[list[str]]:
     return [["the source claims", *WORDS], *lines]
 
 
-# --- the Markdown page
+def figures_of(trials: Trials, rows: Sequence[Row]) -> list[Figure]:
+    """The figures that have trials."""
+    figures = [half_life(trials, rows), agreement(rows), interactions(trials)]
+    return [figure for figure in figures if len(figure["table"]) > 1]
 
 
-def markdown(lines: Sequence[Sequence[str]], numbers: bool = False) -> str:
-    """A table in Markdown."""
-    rule = ["---", *["--:" if numbers else "---"] * (len(lines[0]) - 1)]
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in (lines[0], rule, *lines[1:])]
+def half_life(trials: Trials, rows: Sequence[Row]) -> Figure:
+    """Gains of runs of different lengths: of ideas over the base, of rungs of the ladder over the rung below."""
+    table, curves = [["idea or rung", "text", *(f"{steps} steps" for steps in HORIZONS)]], []
+    base = (BASE_RECIPE, files_of())
+    pairs = {row.idea.name: (base, (row.idea.recipe, files_of(row.idea))) for row in rows}
+    pairs |= {new: ((old, frozenset()), (new, frozenset())) for old, new in pairwise(ladder_names())}
+    for name, two in pairs.items():
+        for text, first in FIRST_SEEDS.items():
+            effects = [between(trials, *two, text, first, steps) for steps in HORIZONS]
+            known = [(steps, pair) for steps, pair in zip(HORIZONS, effects, strict=True) if pair]
+            if len(known) > 1:
+                table.append([name, TEXTS[text], *map(format_gain, effects)])
+                errors = [pair.high - pair.gain if pair.high is not None else 0.0 for _, pair in known]
+                points = [[steps, pair.gain] for steps, pair in known]
+                curves.append({"name": f"{name}, {text}", "points": points, "errors": errors})
+    words = "The gain of whole runs of so many steps, with intervals. The chart has the first six lines of the table."
+    chart = {"label": words, "xLabel": "steps", "yLabel": "gain", "curves": curves[:6], "zero": True}
+    return {"heading": "Half-life", "text": words, "table": table, "chart": chart}
+
+
+def between(trials: Trials, old: Experiment, new: Experiment, text: str, first: int, steps: int = STEPS) -> Any:
+    """The gain of one experiment over another; None with too few seeds."""
+    before, after = (trials.get((recipe, text, steps, files), {}) for recipe, files in (old, new))
+    return effect_of(before, after, first).found
+
+
+def agreement(rows: Sequence[Row]) -> Figure:
+    """Our gains and those that were published for larger models, and their rank correlation."""
+    ours = {row.idea.name: row.gain for row in rows if row.gain is not None}
+    told = json.loads((RESULTS / "published.json").read_text(encoding="utf-8"))
+    known = [(ours[one["idea"]], one) for one in told["effects"] if one["idea"] in ours]
+    table = [["idea", "here", "published", "where"]]
+    table += [[one["idea"], f"{gain:+.3f}", f"{one['gain']:+.3f}", one["source"]] for gain, one in known]
+    words = f"Gains of {len(known)} ideas here, and in {told['about']}"
+    if len(known) > 4:
+        rank = float(spearmanr([gain for gain, _ in known], [one["gain"] for _, one in known]).statistic)
+        half = 1.96 * math.sqrt((1 + rank**2 / 2) / (len(known) - 3))  # Bonett and Wright 2000
+        low, high = (math.tanh(math.atanh(max(-0.999, min(0.999, rank))) + side * half) for side in (-1, 1))
+        words += f" Spearman's rank correlation is {rank:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}."
+    return {"heading": "Agreement with larger models", "text": words, "table": table}
+
+
+def interactions(trials: Trials) -> Figure:
+    """What the largest gains come to together, and what each of them adds to the others."""
+    end = f"@{BASE_RECIPE}"
+    chains = {tuple(key[0].removesuffix(end).split("@")): (key[0], key[3]) for key in trials if end in key[0]}
+    whole = max(chains, key=len, default=())
+    table = [["idea", *(f"adds on {text}" for text in TEXTS.values())]]
+    lines = {"all together": (BASE_RECIPE, files_of())}
+    lines |= {one.partition(":")[2]: chains.get(tuple(o for o in whole if o != one), ("", files_of())) for one in whole}
+    for name, rest in lines.items() if len(whole) > 2 else ():
+        gains = [between(trials, rest, chains[whole], text, first + FRESH) for text, first in FIRST_SEEDS.items()]
+        table.append([name, *map(format_gain, gains)])
+    words = "The best idea of each kind, all in one run, on fresh seeds; and what each adds to all the others."
+    return {"heading": "Interactions", "text": words, "table": table}
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, its head first."""
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in (lines[0], ["---"] * len(lines[0]), *lines[1:])]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
-def effect_text(effect: Effect) -> str:
-    """The effect in a cell: verdict, gain, interval, seeds."""
-    found = effect.verdict
-    if found is None or found.interval is None:
-        return f"not measured: {len(effect.pairs)} of {FEWEST} seeds" if effect.pairs else "not measured"
-    text = (
-        f"{found.verdict} {found.gain:+.3f} [{found.interval[0]:+.3f}, {found.interval[1]:+.3f}], {found.pairs} seeds"
-    )
-    text += ", more to come" if effect.is_open else ""
-    return text + (f", {len(effect.diverged)} diverged" if effect.diverged else "")
-
-
-def costs_of(row: Row) -> list[str]:
-    """Time, as the mean of both texts, and parameters, of which a text without trials has none."""
-    seconds = [effect.seconds for effect in row.effects.values() if effect.seconds]
-    sizes = [effect.parameters for effect in row.effects.values() if effect.parameters is not None]
-    return [
-        f"× {statistics.mean(seconds):.2f}" if seconds else "",
-        (f"{sizes[0]:+,}" if sizes[0] else "same") if sizes else "",
-    ]
-
-
-def atlas_markdown(rows: Sequence[Row]) -> str:
+def atlas_markdown(rows: Sequence[Row], figures: Sequence[Figure]) -> str:
     """docs/atlas.md."""
     lines = [["idea", "kind", *TEXTS.values(), "time", "parameters", "the source claims", "we expected"]]
     for row in rows:
         idea = row.idea
         name = f"[{idea.name}](literature/{idea.kind}/{idea.name}.py)"
-        effects = [effect_text(row.effects[text]) for text in TEXTS]
-        lines.append([name, idea.kind, *effects, *costs_of(row), idea.claim, idea.expected])
-    return TEMPLATE.read_text(encoding="utf-8").format(
-        summary=summary_of(rows), tally=markdown(tally_of(rows), numbers=True), rows=markdown(lines)
-    )
-
-
-# --- the page for a browser
+        effects = [str(row.effects[text]) for text in TEXTS]
+        lines.append([name, idea.kind, *effects, *row.costs, idea.claim, idea.expected])
+    shown = [
+        f"## {one['heading']}\n\n{textwrap.fill(one['text'], 120)}\n\n{markdown(one['table'])}\n" for one in figures
+    ]
+    parts = {"summary": summary_of(rows), "tally": markdown(tally_of(rows)), "rows": markdown(lines)}
+    return TEMPLATE.read_text(encoding="utf-8").format(**parts, figures="\n".join(shown)).rstrip() + "\n"
 
 
 def sweeps_of(records: Sequence[Record]) -> dict[str, list[list[Any]]]:
@@ -271,60 +325,39 @@ def sweeps_of(records: Sequence[Record]) -> dict[str, list[list[Any]]]:
     return found
 
 
-def page_row(row: Row, sweeps: Mapping[str, list[list[Any]]]) -> dict[str, Any]:
+def page_row(row: Row, sweep: Sequence[Any]) -> dict[str, Any]:
     """What the page shows of an idea."""
-    texts = {}
+    texts: dict[str, dict[str, Any]] = {}
     for text, effect in row.effects.items():
-        found = effect.verdict
-        interval = found.interval if found and found.interval else None
-        texts[text] = {
-            "word": effect.word,
-            "gain": round(found.gain, 5) if found else None,
-            "interval": [round(end, 5) for end in interval] if interval else None,
-            "said": effect_text(effect),
-            "pairs": effect.pairs,
-            "commits": effect.commits,
-        }
+        found = effect.found
+        interval = found and found.low is not None and [found.low, found.high]
+        texts[text] = {"word": effect.word, "said": str(effect), "pairs": effect.pairs, "commits": effect.commits}
+        texts[text] |= {"gain": found and found.gain, "interval": interval or None}
     idea = row.idea
-    about = {
-        name: getattr(idea, name) for name in ("kind", "name", "what", "source", "claim", "expected", "path", "code")
-    }
-    about |= {
-        "sha256": sha_of(idea.code),
-        "gain": row.gain and round(row.gain, 5),
-        "sweep": sweeps.get(idea.recipe, []),
-    }
-    return about | {"costs": costs_of(row), "texts": texts}
+    more = {"path": idea.path, "code": idea.code, "sha256": sha_of(idea.code), "gain": row.gain, "costs": row.costs}
+    return asdict(idea) | more | {"sweep": sweep, "texts": texts}
 
 
-def atlas_page(rows: Sequence[Row], sweeps: Mapping[str, list[list[Any]]], figures: Sequence[Any] = ()) -> str:
+def atlas_page(rows: Sequence[Row], figures: Sequence[Figure], sweeps: Mapping[str, list[list[Any]]]) -> str:
     """docs/atlas.html."""
     rules = re.findall(r"^\* (.*(?:\n  .*)*)", TEMPLATE.read_text(encoding="utf-8"), re.MULTILINE)
-    return fill(
-        "atlas",
-        {
-            "summary": summary_of(rows),
-            "tally": tally_of(rows),
-            "rules": [" ".join(rule.split()) for rule in rules],
-            "texts": TEXTS,
-            "firstSeeds": FIRST_SEEDS,
-            "margin": WORTH_MORE,
-            "words": WORDS,
-            "base": {"code": base_code(), "sha256": sha_of(base_code())},
-            "rows": [page_row(row, sweeps) for row in rows],
-            "figures": figures,
-        },
-    )
+    base = {"code": base_code(), "sha256": sha_of(base_code())}
+    data: dict[str, Any] = {"summary": summary_of(rows), "tally": tally_of(rows), "rules": rules}
+    data |= {"texts": TEXTS, "firstSeeds": FIRST_SEEDS, "margin": WORTH_MORE, "words": WORDS, "base": base}
+    data |= {"rows": [page_row(row, sweeps.get(row.idea.recipe, [])) for row in rows], "figures": figures}
+    return fill("atlas", json.loads(json.dumps(data), parse_float=lambda number: round(float(number), 5)))
 
 
 def write_pages(records: Path = RESULTS, out: Path = ROOT / "docs") -> list[Path]:
     """Write both pages, from the files of records in a folder. Returns their paths."""
     trials = trials_of(read_records(records / Path(RECORDS).name))
     rows = rows_of(trials)
+    figures = figures_of(trials, rows)
     sweeps = sweeps_of(read_records(records / Path(SWEEPS).name))
-    write_atomic(out / "atlas.md", atlas_markdown(rows))
-    write_atomic(out / "atlas.html", atlas_page(rows, sweeps))
-    return [out / "atlas.md", out / "atlas.html"]
+    pages = {"atlas.md": atlas_markdown(rows, figures), "atlas.html": atlas_page(rows, figures, sweeps)}
+    for name, text in pages.items():
+        write_atomic(out / name, text)
+    return [out / name for name in pages]
 
 
 if __name__ == "__main__":

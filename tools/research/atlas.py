@@ -1,15 +1,13 @@
 """`python -m tools.research.atlas [NAME ...]`: trials of docs/literature/, and the atlas's pages.
 
-Trials that results/atlas.jsonl has are not run again.
-
 One rule for all ideas: the base is docs/literature/base.py; on each text an idea has five paired seeds, and more, up to
 twelve, as long as its verdict is open and its effect is above 0.02. The trials of the base are shared. The test text is
 scored once for each trial. An idea whose docstring has a line "Sweep:" gets its learning rate from one seed on dev
 first: `python -m tools.research.atlas sweep NAME ...` prints the losses, and the best value goes into the idea's file.
+`half-life` runs the ten largest effects and the ladder for 25 to 200 steps, `interactions` the best of all in one.
 
 Trials are those of `hectogpt compare`, so an interrupted run resumes. `--workers 2` runs two at a time, each with one
-thread. At the end docs/atlas.md and docs/atlas.html are written; `page` alone writes them from the records as they are.
-docs/atlas.md has the rules, and the command for one row by hand.
+thread. At the end docs/atlas.md, which has the rules, and docs/atlas.html are written; `page` only writes these.
 """
 
 from __future__ import annotations
@@ -22,80 +20,101 @@ from pathlib import Path
 from typing import Any
 
 import hectogpt
-from hectogpt.lab.losses import LossVerdict
+from hectogpt.errors import UserError
+from hectogpt.lab.ideas import find_run
+from hectogpt.lab.record import changed, read_records
 from hectogpt.lab.verdict import ComparisonResult
 from tools import ROOT
-from tools.report.atlas import (
-    BASE,
-    FEWEST,
-    FIRST_SEEDS,
-    MOST,
-    RECORDS,
-    SWEEP_SEED,
-    SWEEPS,
-    WORTH_MORE,
-    Idea,
-    ideas,
-    write_pages,
-)
+from tools.report import atlas, ladder_names
+from tools.report.atlas import BASE, FEWEST, FIRST_SEEDS, FRESH, HORIZONS, STEPS, Idea, Row, ideas
+
+LARGEST = 10  # effects in the figures
+ACTIONS = ("page", "sweep", "half-life", "interactions")
 
 
-def compare(arms: Sequence[str], corpus: str, first_seed: int, seeds: int, workers: int) -> ComparisonResult:
+def compare(arms: Sequence[str], corpus: str, seeds: int, workers: int, fresh: int = 0, **how: Any) -> ComparisonResult:
     """The comparison of the arms on the test text, with the missing trials run."""
-    how: dict[str, Any] = {"threads": 1, "workers": workers, "test": True, "out": ROOT / RECORDS, "quiet": True}
-    return hectogpt.compare(arms, corpus=corpus, first_seed=first_seed, seeds=seeds, **how)
-
-
-def verdict_of(found: ComparisonResult) -> LossVerdict:
-    """The verdict on the second arm, valid at every look."""
-    base, idea = (
-        {str(r.seed): r.test_loss for r in result.records if r.test_loss is not None} for result in found.results
-    )
-    return hectogpt.verdict(base, idea)
+    how |= {"threads": 1, "workers": workers, "test": True, "out": ROOT / atlas.RECORDS, "quiet": True}
+    first = FIRST_SEEDS[Path(corpus).name] + fresh
+    return hectogpt.compare(arms, corpus=corpus, first_seed=first, seeds=seeds, **how)
 
 
 def run(idea: Idea, corpus: str, workers: int) -> None:
     """Run an idea's trials on one text, until its verdict is clear or its effect too small to follow."""
-    for seeds in range(FEWEST, MOST + 1):
-        found = compare([BASE, idea.path], corpus, FIRST_SEEDS[Path(corpus).name], seeds, workers)
+    for seeds in range(FEWEST, atlas.MOST + 1):
+        found = compare([BASE, idea.path], corpus, seeds, workers)
         if len(found.results) < 2:
             print(f"{idea.name}: {'; '.join(found.notes)}", flush=True)
             return
-        verdict = verdict_of(found)
-        if verdict.verdict != "unproven" or abs(verdict.gain) <= WORTH_MORE:
+        base, new = ({record.seed: record for record in result.records} for result in found.results)
+        effect = atlas.effect_of(base, new, FIRST_SEEDS[Path(corpus).name])
+        if not effect.is_open:
             break
-    print(f"{Path(corpus).name} {idea.name}: {verdict.verdict}, {verdict.gain:+.4f}, {verdict.pairs} pairs", flush=True)
+    print(f"{Path(corpus).name} {idea.name}: {effect}", flush=True)
 
 
 def sweep(idea: Idea, corpus: str, workers: int) -> None:
     """Print the dev losses of an idea's learning rates, one seed each."""
     field, values = idea.sweep.removesuffix(".").split(" of ")
     command = [sys.executable, "-m", "hectogpt", "compare", f"{idea.path}@{BASE}", "--corpus", corpus]
-    command += f"--seeds 1 --first-seed {SWEEP_SEED} --threads 1 --workers {workers} --out {SWEEPS}".split()
+    command += f"--seeds 1 --first-seed {atlas.SWEEP_SEED} --threads 1 --workers {workers} --out {atlas.SWEEPS}".split()
     subprocess.run([*command, "--sweep", f"{field}={values.replace(' ', '')}"], cwd=ROOT, check=True)
 
 
+def chain(paths: Sequence[str]) -> str:
+    """Ideas applied to the base, the last of them first."""
+    return "@".join([*paths, BASE])
+
+
+def fit(paths: Sequence[str]) -> bool:
+    """Whether a run can have all of these ideas, and would differ without any of them."""
+    try:
+        whole = find_run(chain(paths))
+        return all(changed(whole, find_run(chain([other for other in paths if other != one]))) for one in paths)
+    except UserError:
+        return False
+
+
+def figure_arms(action: str, rows: Sequence[Row]) -> list[list[str]]:
+    """The comparisons of a figure: ideas of the largest effects, and the ladder; or the best of each kind together."""
+    if action == "half-life":
+        largest = sorted((row for row in rows if row.gain is not None), key=lambda row: -abs(row.gain or 0))[:LARGEST]
+        return [[BASE, *(row.idea.path for row in largest)], ladder_names()]
+    chosen: list[str] = []
+    better = [row.idea for row in rows if any(effect.word == "better" for effect in row.effects.values())]
+    for idea in {idea.kind: next(one for one in better if one.kind == idea.kind) for idea in better}.values():
+        chosen += [idea.path] if len(chosen) < LARGEST and fit([*chosen, idea.path]) else []
+    if len(chosen) < 3:
+        raise UserError(
+            f"{len(chosen)} ideas are better and fit together", why="interactions need three", fix="more rows"
+        )
+    return [[BASE, chain(chosen), *(chain([other for other in chosen if other != one]) for one in chosen)]]
+
+
 def main() -> None:
-    """Run the trials that are missing, or the sweeps, and write the pages."""
+    """Run the trials that are missing, and write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "names", nargs="*", help="ideas; none: all. `sweep` first: only their learning rates; `page`: none"
-    )
+    parser.add_argument("names", nargs="*", help=f"ideas; none: all. First may stand one of {', '.join(ACTIONS)}")
     parser.add_argument("--corpora", nargs="+", default=list(FIRST_SEEDS), help="names or folders of both texts")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
-    action, names = (
-        (given.names[0], given.names[1:]) if given.names[:1] in (["sweep"], ["page"]) else ("run", given.names)
-    )
+    action = given.names[0] if given.names and given.names[0] in ACTIONS else ""
+    names = given.names[1:] if action else given.names
     if unknown := set(names) - {idea.name for idea in ideas()}:
         parser.error(f"no file of docs/literature/*/ with a claim has the name {', '.join(sorted(unknown))}")
-    for idea in ideas(names) if action != "page" else []:
+    if action in ("half-life", "interactions"):
+        rows = atlas.rows_of(atlas.trials_of(read_records(ROOT / atlas.RECORDS)))
+        for arms in figure_arms(action, rows):
+            for corpus in given.corpora:
+                for steps in HORIZONS if action == "half-life" else [STEPS]:
+                    print(compare(arms, corpus, FEWEST, given.workers, FRESH * (action == "interactions"), steps=steps))
+    for idea in ideas(names) if action in ("", "sweep") else []:
         for corpus in given.corpora:
-            if action == "run":
+            if not action:
                 run(idea, corpus, given.workers)
             elif idea.sweep:
                 sweep(idea, corpus, given.workers)
-    for path in write_pages():
+    for path in atlas.write_pages():
         print(path.relative_to(ROOT))
 
 
