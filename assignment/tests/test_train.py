@@ -1,15 +1,12 @@
 """train: the optimizer and the loop, watched while they train a stand-in that is quick to learn."""
 
-import inspect
 from functools import cache
-from unittest.mock import patch
 
 import torch
 import train as file
 from checking import beyond, check, config
 from torch import nn
-from torch.utils.data import DataLoader
-from watch import Loop, Watch, first_fault
+from watch import Loop, Watch, first_fault, plain, run_train
 
 STEPS, RATE, SIZE = 7, 0.05, 3
 # 63 rows of 6 tokens, no two of which are equal.
@@ -50,43 +47,15 @@ class StandInModel(nn.Module):
 @cache
 def train(gradient_clipping, max_steps=STEPS):
     """A run that was watched, with what it returned or gave to plot_results; types recorded; an error after that."""
-    model, recorded, torn = StandInModel(), [], None
-    arguments = {"learning_rate": RATE, "gradient_clipping": gradient_clipping, "model_config": config()}
-    arguments |= {"batch_size": SIZE, "max_steps": max_steps}
-    for one in inspect.signature(file.train).parameters.values():  # what is asked for beyond these
-        if one.default is one.empty and one.name not in arguments:
-            arguments[one.name] = {"str": "run", "int": 1, "float": 0.0}.get(str(one.annotation))
-    with (
-        model.watch,
-        patch.object(file, "Transformer", lambda *args, **kwargs: model),
-        patch.object(file, "get_chunked_tinystories", lambda *args, **kwargs: TEXT),
-        patch.object(file, "plot_results", lambda losses, norms, *args, **kwargs: recorded.append((losses, norms))),
-        patch.object(file, "pick_device", lambda: torch.device("cpu"), create=True),
-        patch.object(DataLoader, "__init__", in_this_process),
-    ):
-        try:
-            result = file.train(**arguments)
-        except Exception as error:
-            if not recorded:
-                raise
-            result, torn = None, error
-    if isinstance(result, tuple) and len(result) >= 2:
-        recorded.insert(0, result)
-    check(bool(recorded), f"two lists were expected, yours is {result!r:.60}")
-    losses, norms = (torch.tensor([plain(number) for number in numbers]) for numbers in recorded[-1][:2])
-    kinds = {type(number).__name__ for numbers in recorded[-1][:2] for number in numbers}
-    return Loop(model.watch.seen().joined(SIZE), losses, norms, gradient_clipping, RATE, STEPS, SIZE, TEXT), kinds, torn
-
-
-def plain(number):
-    return float(number.detach() if isinstance(number, torch.Tensor) else number)
-
-
-CONSTRUCTOR = DataLoader.__init__
-
-
-def in_this_process(loader, *args, num_workers=0, **kwargs):
-    CONSTRUCTOR(loader, *args, **kwargs)
+    model = StandInModel()
+    wanted = {"learning_rate": RATE, "gradient_clipping": gradient_clipping, "model_config": config()}
+    with model.watch:
+        made = run_train(file, model, TEXT, wanted | {"batch_size": SIZE, "max_steps": max_steps})
+    check(made.losses is not None, f"two lists were expected, yours is {made.result!r:.60}")
+    kinds = {type(number).__name__ for number in (*made.losses, *made.norms)}
+    losses, norms = plain(made.losses), plain(made.norms)
+    loop = Loop(model.watch.seen().joined(SIZE), losses, norms, gradient_clipping, RATE, STEPS, SIZE, TEXT)
+    return loop, kinds, made.after
 
 
 def test_the_loop():

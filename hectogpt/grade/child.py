@@ -11,7 +11,6 @@ from __future__ import annotations
 import __future__
 
 import importlib
-import inspect
 import io
 import math
 import os
@@ -31,7 +30,6 @@ from unittest import mock
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from hectogpt import hardware, process
 from hectogpt.assignment.parts import BY_NAME, SOURCES
@@ -54,7 +52,7 @@ from hectogpt.grade.laws import (
     train_text,
     weights,
 )
-from hectogpt.grade.watch import Watch, draw, rows_of
+from hectogpt.grade.watch import Watch, arguments_for, draw, plain, rows_of, run_train
 from hectogpt.hardware import is_out_of_memory
 from hectogpt.sandbox import Policy
 
@@ -213,7 +211,8 @@ def one_call(
     unnamed: tuple[str, ...] = ()
     with suppress(TypeError, ValueError):  # a signature that cannot be inspected
         names = KEYWORDS.get(setting.part, ())
-        unnamed = tuple(name for name in names if not accepted(call, {name: None}))
+        known = arguments_for(call, dict.fromkeys(names))
+        unnamed = tuple(name for name in names if name not in known)
     changed = tuple(name for name, is_so in left.items() if is_so)
     answer = replace(answer, changed=changed, unnamed=unnamed)
     return differentiated(answer, setting, module, leaf, result) if setting.gradient else answer
@@ -442,11 +441,9 @@ def replace_parts_below(module: nn.Module, setting: Setting) -> None:
 
 
 def training(setting: Setting, modules: dict[str, ModuleType]) -> Answer:
-    """Run train(). Return the losses and gradient norms that it returns or gives to plot_results,
-    with what was seen of it. Raises whatever it raises before it has recorded any."""
-    train = modules["train"]
+    """Run train(). Return the losses and gradient norms that it records, with what was seen of it.
+    Raises whatever it raises before it has recorded any."""
     solution = modules["model_solution"]
-    recorded: list[tuple[Any, Any]] = []
     model = construct(solution, "Transformer", TRAIN_SIZE)
     fill(model, TRAIN_MODEL, torch.float32, patched=True)
     replace_parts_below(model, TRAIN_MODEL)
@@ -455,47 +452,34 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> Answer:
         for name, value in model.named_parameters(remove_duplicate=False)
         if name in weights(TRAIN_MODEL)
     }
-    replaced = {
-        "plot_results": lambda losses=None, grad_norms=None, *_, **__: recorded.append(
-            (losses, grad_norms)
-        ),
-        "get_chunked_tinystories": lambda *_, **__: train_text().clone(),
-    }
-    arguments = {
+
+    def loss_of(ids: Tensor) -> Tensor:
+        """Return the right loss of a batch; if the last token of its rows is cut off, that of the
+        whole rows."""
+        rows = rows_of(ids, train_text())
+        whole = ids.long() if -1 in rows else train_text()[rows]
+        return Computation(own, TRAIN_SIZE).loss(whole)
+
+    wanted = {
         "learning_rate": RATE,
         "gradient_clipping": clip_of(setting),
+        "model_config": config(solution, TRAIN_SIZE),
         "batch_size": BATCH,
         "max_steps": STEPS,
     }
-    asked = accepted(train.train, arguments | {"model_config": config(solution, TRAIN_SIZE)})
-    result = None
-    after: Raised | None = None
-    with Watch(own, lambda ids: loss_of(dict(own), ids)) as watch:
-        replaced["Transformer"] = lambda *_, **__: watched(model, watch)
-        try:
-            torch.manual_seed(0)
-            with (
-                mock.patch.dict(vars(train), replaced),
-                mock.patch.object(DataLoader, "__init__", in_this_process),
-            ):
-                result = train.train(**required(train.train, asked), **asked)
-        except BaseException as error:
-            if not recorded:
-                raise
-            after = answer_of_error(error)
-    if not recorded and isinstance(result, tuple | list) and len(result) >= 2:
-        recorded.append((result[0], result[1]))
-    if not recorded:
+    with Watch(own, loss_of) as watch:
+        made = run_train(modules["train"], watched(model, watch), train_text(), wanted)
+    if made.losses is None:
         return Other(text="no losses, and gave none to plot_results")
-    losses, norms = recorded[-1]
     seen = watch.seen()
-    tensors = {"losses": plain(losses), "norms": plain(norms), **seen.numbers}
+    tensors = {"losses": plain(made.losses), "norms": plain(made.norms), **seen.numbers}
+    numbers = (*made.losses, *made.norms)
     return Curves(
         tensors=tensors | {f"ids {n}": ids for n, ids in enumerate(seen.ids)},
         optimizers=seen.optimizers,
         plain=seen.plain,
-        kept=any(isinstance(one, Tensor) and one.requires_grad for one in (*losses, *norms)),
-        after=after,
+        kept=any(isinstance(one, Tensor) and one.requires_grad for one in numbers),
+        after=answer_of_error(made.after) if made.after else None,
     )
 
 
@@ -526,69 +510,6 @@ def watched(model: Any, watch: Watch) -> Any:
     model.forward = noted
     model._init_weights = drawn
     return model
-
-
-LOADER = DataLoader.__init__
-
-
-def in_this_process(self: Any, *arguments: Any, **options: Any) -> None:
-    """Construct a loader without worker processes, which could not reach this one."""
-    ours = (
-        "num_workers",
-        "prefetch_factor",
-        "persistent_workers",
-        "multiprocessing_context",
-        "timeout",
-    )
-    LOADER(
-        self,
-        *arguments[:5],
-        **{name: value for name, value in options.items() if name not in ours},
-    )
-
-
-GIVEN: dict[str, Any] = {"str": "run", "int": 1, "float": 0.0, "bool": False}  # by annotation
-
-
-def required(function: Callable[..., Any], asked: dict[str, Any]) -> dict[str, Any]:
-    """Return values for the other required arguments of a function."""
-    known = inspect.signature(function).parameters.values()
-    lacking = [
-        one
-        for one in known
-        if one.default is one.empty and one.name not in asked and one.kind in NAMED
-    ]
-    return {
-        one.name: GIVEN.get(getattr(one.annotation, "__name__", str(one.annotation)))
-        for one in lacking
-    }
-
-
-NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-
-
-def plain(values: Any) -> Tensor:
-    """Return recorded numbers, tensors among them, as float64."""
-    listed = [float(v.detach() if isinstance(v, Tensor) else v) for v in list(values)[:1000]]
-    return torch.tensor(listed, dtype=torch.float64)
-
-
-def loss_of(parameters: dict[str, Tensor], ids: Tensor) -> Tensor:
-    """Return the right loss of a batch; if the last token of its rows is cut off, that of the
-    whole rows.
-    """
-    rows = rows_of(ids, train_text())
-    return Computation(parameters, TRAIN_SIZE).loss(
-        ids.long() if -1 in rows else train_text()[rows]
-    )
-
-
-def accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments that the function accepts by name. Raises TypeError or ValueError if
-    its signature cannot be inspected."""
-    known = inspect.signature(function).parameters
-    every = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
-    return {name: value for name, value in arguments.items() if every or name in known}
 
 
 # --- importing a submission

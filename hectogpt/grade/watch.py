@@ -1,18 +1,19 @@
 """A student's train.py, watched while it runs, and what is wrong with it.
 
 The grader and the tests of a kit share this file: a kit holds a copy of it, so it imports nothing
-of hectogpt. What a loop records is compared with what its model computed, and each step of its
-optimizer is looked at: no optimizer and no schedule has to be guessed. The picture of a run, too,
-is watched while it is saved."""
+of hectogpt. `run_train` runs the loop on a model and a text of ours. What it records is compared
+with what the model computed, and each step of its optimizer is looked at: no optimizer and no
+schedule has to be guessed. The picture of a run, too, is watched while it is saved."""
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -22,6 +23,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
+from torch.utils.data import DataLoader
 
 MOST = 200  # batches and steps that are looked at
 TOLERANCE = 1e-3  # of each number: float32 sums in another order, through some steps
@@ -222,6 +224,84 @@ def is_plain(optimizer: Optimizer) -> bool:
         for group in optimizer.param_groups
         for name, value in wanted.items()
     )
+
+
+# --- running train()
+
+LOADER = DataLoader.__init__
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+GIVEN: dict[str, Any] = {"str": "run", "int": 1, "float": 0.0, "bool": False}  # by annotation
+
+
+class Recorded(NamedTuple):
+    """What train() has recorded.
+
+    losses, norms: as given to plot_results or else returned; None if there are none.
+    after: an error that was raised after that.
+    result: what it returned.
+    """
+
+    losses: Any
+    norms: Any
+    after: BaseException | None
+    result: Any
+
+
+def run_train(file: Any, model: Any, text: Tensor, wanted: dict[str, Any]) -> Recorded:
+    """Run the train() of a file with a model and a text in the place of its own. Raises whatever
+    it raises before it has recorded anything.
+
+    wanted: the arguments to pass, of those that it accepts.
+    """
+    recorded: list[tuple[Any, Any]] = []
+    result = after = None
+    replaced: dict[str, Any] = {
+        "Transformer": lambda *_, **__: model,
+        "get_chunked_tinystories": lambda *_, **__: text.clone(),
+        "plot_results": lambda losses=None, grad_norms=None, *_, **__: recorded.append(
+            (losses, grad_norms)
+        ),
+        "pick_device": lambda: torch.device("cpu"),  # the textbook's
+    }
+    try:
+        torch.manual_seed(0)
+        with (
+            mock.patch.dict(vars(file), replaced),
+            mock.patch.object(DataLoader, "__init__", in_this_process),
+        ):
+            result = file.train(**arguments_for(file.train, wanted))
+    except BaseException as error:
+        if not recorded:
+            raise
+        after = error
+    if not recorded and isinstance(result, tuple | list) and len(result) >= 2:
+        recorded.append((result[0], result[1]))
+    return Recorded(*(recorded or [(None, None)])[-1], after, result)
+
+
+def in_this_process(loader: Any, *arguments: Any, **options: Any) -> None:
+    """Construct a loader without worker processes, which could not reach this one."""
+    LOADER(loader, *arguments, **options)
+    loader.num_workers = loader.timeout = 0
+
+
+def arguments_for(function: Callable[..., Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return the wanted arguments that a function accepts by name, and values for others that it
+    requires. Raises TypeError or ValueError if its signature cannot be inspected."""
+    known = inspect.signature(function).parameters
+    every = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
+    given = {name: value for name, value in wanted.items() if every or name in known}
+    for name, one in known.items():
+        if one.default is one.empty and name not in given and one.kind in NAMED:
+            kind = getattr(one.annotation, "__name__", str(one.annotation))
+            given[name] = GIVEN.get(kind)
+    return given
+
+
+def plain(values: Any) -> Tensor:
+    """Return recorded numbers, tensors among them, as float64."""
+    listed = [float(v.detach() if isinstance(v, Tensor) else v) for v in list(values)[:1000]]
+    return torch.tensor(listed, dtype=torch.float64)
 
 
 # --- judging
