@@ -103,7 +103,7 @@ def traps() -> str:
         ]
         for part, found in listed.items()
     }
-    tables["train"] = [(name, one.what, symptoms()["train"][name]) for name, one in words_of("loop").items()]
+    tables["train"] = [(name, one.what, symptoms()["loop"][name]) for name, one in words_of("loop").items()]
     sections = []
     for part, table in tables.items():
         rows = {what: f"| {cell(name)} | {cell(symptom)} | {cell(what)} |" for name, what, symptom in reversed(table)}

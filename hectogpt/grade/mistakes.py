@@ -1,5 +1,5 @@
 """The known mistakes of each part: MISTAKES, which show in what the part returns, and GRADIENTS,
-which leave every value right and break the gradient.
+which leave every value right and break the gradient; FAMILIES, the numbers that may be mistyped.
 
 A mistake is a name and what students write in the place of one or two methods of the computation.
 mistakes.toml says where each is and what it is; symptoms.json says what its author sees."""
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import permutations
 from pathlib import Path
@@ -784,3 +785,110 @@ GRADIENTS: dict[str, list[Mistake]] = {
     ],
     "loss": [cut("no gradient", "finish")],
 }
+
+
+# --- numbers that may be mistyped
+# ---
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number in a formula that may be mistyped.
+
+    name: as in mistakes.toml, for tables.
+    right: the right value, None if there is none.
+    starts: where the search begins.
+    """
+
+    name: str
+    right: float | None
+    starts: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """The computation with free numbers in one step.
+
+    part: where it is tried, "" for all.
+    changes: from the values of its numbers, method -> what takes its place.
+    """
+
+    part: str
+    changes: Callable[[list[float]], Mapping[str, Method]]
+    numbers: tuple[Number, ...]
+
+
+def gelu(v: list[float]) -> Change:
+    factor, cubic, half, one = v
+    return lambda self, x: half * x * (one + torch.tanh(factor * (x + cubic * x**3)))
+
+
+CURVE = (
+    Number("factor", ROOT, (ROOT, 2.0, -ROOT)),
+    Number("coefficient", 0.044715, (0.044715, 0.5)),
+    Number("half", 0.5, (0.5,)),
+    Number("1 +", 1.0, (1.0,)),
+)
+FAMILIES = (
+    Family("gelu", lambda v: {"gelu": gelu(v)}, CURVE),
+    Family("mlp", lambda v: {"bend": gelu(v)}, CURVE),
+    Family(
+        "attention",
+        lambda v: {"scale": lambda s, t: t * v[0]},
+        (Number("scores times", None, (0.1, 1.0)),),
+    ),
+    Family(
+        "attention",
+        lambda v: {"scale": lambda s, t: t * v[0] / s.size.d_attention**0.5},
+        (Number("scale times", 1.0, (0.5, 2.0, -1.0)),),
+    ),
+    Family(
+        "attention",
+        lambda v: {"hide": lambda s, t: t.masked_fill(s.future(t), v[0])},
+        (Number("mask of", None, (-1.0, -8.0, -15.0)),),
+    ),
+    Family(
+        "attention",
+        lambda v: {"hide": lambda s, t: t + v[0] * s.future(t)},
+        (Number("added to the future:", 0.0, (-1.0, -8.0, -15.0)),),
+    ),
+    Family(
+        "attention",
+        lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t.masked_fill(s.future(t), v[0])))},
+        (Number("before the scale, mask of", None, (-4.0, -20.0)),),
+    ),
+    Family(
+        "attention",
+        lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t + v[0] * s.future(t)))},
+        (Number("before the scale, added to the future:", 0.0, (-4.0, -20.0)),),
+    ),
+    Family(
+        "block",
+        lambda v: {"eps": lambda s: v[0]},
+        (Number("eps", 1e-5, (1e-6, 1e-4)),),
+    ),
+    Family(
+        "forward",
+        lambda v: {"final_norm": final(eps=lambda s: v[0])},
+        (Number("final eps", 1e-5, (1e-6, 1e-4)),),
+    ),
+    Family(
+        "mlp",
+        lambda v: {"bend": lambda s, h: s.gelu(h).clamp(max=v[0])},
+        (Number("activations cut off at", None, (6.0,)),),
+    ),
+    Family(
+        "loss",
+        lambda v: {
+            "surprise": lambda s, y, t: (
+                (1 - v[0]) * Computation.surprise(s, y, t) - v[0] * y.log_softmax(-1).mean(-1)
+            )
+        },
+        (Number("label smoothing", 0.0, (0.05,)),),
+    ),
+    Family(
+        "",
+        lambda v: {"after": lambda s, y: v[0] * y},
+        (Number("result times", 1.0, (1.0,)),),
+    ),
+)

@@ -172,13 +172,9 @@ class Result:
 
         strict: and there is no note.
         """
-        wrong = (
-            bool(self.fault)
-            or self.grader_fault
-            or any(part.outcome in WRONG for part in self.parts)
-        )
-        return not wrong and not (
-            strict and any(part.notes or part.outcome == "changed" for part in self.parts)
+        wrong = (*WRONG, "grader fault", *(["changed"] if strict else []))
+        return not self.fault and not any(
+            part.outcome in wrong or (strict and part.notes) for part in self.parts
         )
 
     def record(self) -> dict[str, Any]:
@@ -308,10 +304,8 @@ def line(result: Result) -> str:
 def counts(found: list[Result]) -> list[tuple[str, str, int]]:
     """Return (part, mistake or outcome, number of submissions), the most frequent first."""
     counted = Counter((title, what) for result in found for _, title, what in result.wrongs())
-    return sorted(
-        ((part, what, n) for (part, what), n in counted.items()),
-        key=lambda row: (-row[2], row[0], row[1]),
-    )
+    ordered = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+    return [(part, what, n) for (part, what), n in ordered]
 
 
 def average(found: list[Result]) -> str:
@@ -332,21 +326,18 @@ def as_csv(found: list[Result]) -> str:
     """Return a line for each submission: points and mistake of each part, or the reason why it was
     not graded. No cell starts a formula in a spreadsheet."""
     parts = laws.GRADED
-    columns = ["name", "points", "max_points", *parts, *(f"{part} mistake" for part in parts)]
+    mistakes = (f"{part} mistake" for part in parts)
+    columns = ["name", "points", "max_points", *parts, *mistakes, "notes", "not graded"]
     rows = []
     most = max((result.max_points for result in found), default=0)
     for result in sorted(found, key=lambda r: r.name):
-        row = {
-            "name": result.name,
-            "max_points": str(result.max_points or most),
-            "not graded": result.fault,
-        }
-        row |= (
-            {} if result.fault else {"points": str(result.points), "notes": str(result.note_count)}
-        )
+        row = dict.fromkeys(columns, "") | {"name": result.name, "not graded": result.fault}
+        row["max_points"] = str(result.max_points or most)
+        if not result.fault:
+            row |= {"points": str(result.points), "notes": str(result.note_count)}
         for part in result.parts:
             row |= {part.part: str(part.points), f"{part.part} mistake": part.mistake()}
-        rows.append(dict.fromkeys((*columns, "notes", "not graded"), "") | row)
+        rows.append(row)
     return csv_of(rows)
 
 

@@ -240,7 +240,7 @@ def test_every_mistake_says_what_its_author_sees() -> None:
         known = {mistake.name for mistake in (*listed, *GRADIENTS.get(part, ()))}
         assert set(symptoms()[part]) == known, "python -m tools.research.symptoms writes them"
         assert all(symptom.endswith(".") for symptom in symptoms()[part].values())
-    assert set(symptoms()["train"]) == LOOP
+    assert set(symptoms()["loop"]) == LOOP
 
 
 @pytest.mark.thorough

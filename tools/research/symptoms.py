@@ -348,7 +348,7 @@ def main() -> None:
     for part, listed in MISTAKES.items():
         found[part] = {one.name: measure(part, one) for one in listed}
         found[part] |= {one.name: measure(part, one, gradient=True) for one in GRADIENTS.get(part, ())}
-    found["train"] = of_loops()
+    found["loop"] = of_loops()
     FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(FILE.relative_to(ROOT))
 
