@@ -6,7 +6,8 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from hectogpt.serialization import load
 
 SOURCES = ("model_solution.py", "train.py", "utils.py")
 
@@ -47,11 +48,6 @@ class Part:
         return self.functions[-1].rpartition(".")[0]
 
 
-def _part(row: dict[str, Any]) -> Part:
-    fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in row.items()}
-    return Part(**fields)
-
-
 ROWS = tomllib.loads(Path(__file__).with_name("parts.toml").read_text(encoding="utf-8"))["part"]
-PARTS: tuple[Part, ...] = tuple(map(_part, ROWS))
+PARTS: tuple[Part, ...] = tuple(load(Part, row) for row in ROWS)
 BY_NAME: dict[str, Part] = {part.name: part for part in PARTS}

@@ -173,7 +173,8 @@ def describe(error: BaseException, folder: Path) -> str:
     if isinstance(error, AssertionError) and frames and frames[-1][0].parent == folder / "tests":
         return first
     own = [f" ({file.name}, line {line})" for file, line in frames if file.parent == folder]
-    return type(error).__name__ + f": {first}" * bool(first) + "".join(own[-1:])
+    words = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return words + "".join(own[-1:])
 
 
 if __name__ == "__main__":

@@ -91,11 +91,10 @@ def graded(options: GradeOptions, submissions: list[Submission]) -> list[Result]
     if several and not options.json:
         print(f"\n{forms.overview(found)}")
     if out is not None:
-        words = (
+        earlier = (
             f", {kept} of {len(found)} kept from an earlier grading: nothing in them has changed"
-            * bool(kept)
         )
-        note(f"records: {out}{words}", options.quiet)
+        note(f"records: {out}{earlier if kept else ''}", options.quiet)
     return found
 
 
@@ -130,13 +129,12 @@ def archive(hints: int) -> bytes:
 
     All dates are fixed, so the same arguments give the same bytes.
     """
-    words = {"PYTHON": ".".join(platform.python_version_tuple()[:2]), "HINTS": str(hints)}
-    word = re.compile(rf"\b({'|'.join(words)})\b")
-    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(SCRIPTS.iterdir())}
-    scripts = {
-        name: word.sub(lambda found: words[found[0]], text).encode()
-        for name, text in texts.items()
-    }
+    python = ".".join(platform.python_version_tuple()[:2])
+    scripts = {}
+    for path in sorted(SCRIPTS.iterdir()):
+        text = path.read_text(encoding="utf-8")
+        text = re.sub(r"\bPYTHON\b", python, text)
+        scripts[path.name] = re.sub(r"\bHINTS\b", str(hints), text).encode()
     content = scripts | {"requirements.txt": requirements().encode(), **package_files()}
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from hectogpt.assignment.parts import BY_NAME
+from hectogpt.serialization import load
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Setting:
     part: str
     says: str
     size: Size
-    inputs: tuple[tuple[int, int], ...]
+    inputs: tuple[tuple[int, int], ...] = ((4, 7), (1, 1), (2, 10), (5, 3), (1, 6))
     law: str = "values"
     kind: str = "trained"
     new_tokens: tuple[int, ...] = ()
@@ -208,14 +209,12 @@ def cotangent(setting: Setting, shape: torch.Size) -> Tensor:
 
 def read_setting(row: dict[str, Any]) -> Setting:
     """Build a setting from its row. Without `says`, its sentence is that of its part."""
-    size = Size(**TABLES["sizes"][row.get("size", "wide")])
+    size = TABLES["sizes"][row.get("size", "wide")]
     says = SAYS[row.get("says", row["part"])]
-    tuples = {"inputs": tuple(map(tuple, row.get("inputs", INPUTS)))}
-    tuples["new_tokens"] = tuple(row.get("new_tokens", ()))
-    return Setting(**row | tuples | {"size": size, "says": says})
+    setting: Setting = load(Setting, row | {"size": size, "says": says})
+    return setting
 
 
-INPUTS = ((4, 7), (1, 1), (2, 10), (5, 3), (1, 6))
 TABLES = tomllib.loads(Path(__file__).with_name("laws.toml").read_text(encoding="utf-8"))
 SAYS: dict[str, str] = TABLES["says"]
 SETTINGS: dict[str, Setting] = {row["name"]: read_setting(row) for row in TABLES["setting"]}

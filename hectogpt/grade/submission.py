@@ -219,7 +219,8 @@ def read_submission(path: Path, name: str) -> Submission:
         Exception
     ) as error:  # zlib.error, LZMAError, EOFError and others: one archive must not stop a class
         damaged = path.suffix == ".zip" and not isinstance(error, ValueError)
-        return Submission(name, path, {}, "the archive cannot be read: " * damaged + str(error))
+        fault = f"the archive cannot be read: {error}" if damaged else str(error)
+        return Submission(name, path, {}, fault)
 
 
 def _contents(inside: Mapping[str, Path | zipfile.Path]) -> dict[str, bytes]:

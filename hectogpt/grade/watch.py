@@ -1,9 +1,9 @@
 """A student's train.py, watched while it runs, and what is wrong with it.
 
 The grader and the tests of a kit share this file: a kit holds a copy of it, so it imports nothing
-of hectogpt. `run_train` runs the loop on a model and a text of ours. What it records is compared
-with what the model computed, and each step of its optimizer is looked at: no optimizer and no
-schedule has to be guessed. The picture of a run, too, is watched while it is saved."""
+of hectogpt. `run_train` runs the loop on a given model and text. Its records are compared with
+the numbers that the model computed, and each step of its optimizer is looked at: no optimizer
+and no schedule has to be guessed. The picture of a run, too, is watched while it is saved."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ GIVEN: dict[str, Any] = {"str": "run", "int": 1, "float": 0.0, "bool": False}  #
 
 
 class Recorded(NamedTuple):
-    """What train() has recorded.
+    """The numbers that train() has recorded.
 
     losses, norms: as given to plot_results or else returned; None if there are none.
     after: an error that was raised after that.
