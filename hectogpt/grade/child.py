@@ -228,15 +228,10 @@ def differentiated(
         result.backward(cotangent(setting, result.shape).to(result))
     except BaseException as error:
         return replace(answer, backward=replace(answer_of_error(error), line=""))
-    own = dict(module.named_parameters(remove_duplicate=False)) | {INPUT: leaf}
-    wanted = state_of(setting) | {INPUT: leaf}
-    found = {
-        name: own[name]
-        for name, value in wanted.items()
-        if name in own and own[name].shape == value.shape
-    }
-    gradients = {n: p.grad.double().cpu() for n, p in found.items() if p.grad is not None}
-    absent = tuple(name for name in wanted if name not in found)
+    found = fitting(module, state_of(setting))
+    leaves = {**found, INPUT: leaf}
+    gradients = {n: p.grad.double().cpu() for n, p in leaves.items() if p.grad is not None}
+    absent = tuple(name for name in state_of(setting) if name not in found)
     return replace(answer, tensors=answer.tensors | gradients, absent=absent)
 
 
@@ -350,35 +345,41 @@ def fill(module: nn.Module, setting: Setting, dtype: torch.dtype, patched: bool 
     Raises ParametersError for a parameter that is missing, unknown, shared, or of a different
     shape."""
     module.to(dtype)
-    own = dict(module.named_parameters(remove_duplicate=False))
+    state = state_of(setting)
     if not (patched and setting.part in WHOLE):
-        check_parameters(own, state_of(setting), BELOW.get(setting.part, ()) if patched else ())
+        check_parameters(module, state, BELOW.get(setting.part, ()) if patched else ())
+    found = fitting(module, state)
     with torch.no_grad():
-        for name, value in state_of(setting).items():
-            if name in own and own[name].shape == value.shape:
-                owner, _, last = name.rpartition(".")
-                if sum(own[name] is one for one in own.values()) > 1:  # shared no longer
-                    own[name] = nn.Parameter(own[name].clone())
-                    setattr(module.get_submodule(owner), last, own[name])
-                own[name].copy_(value)
+        for name in found:
+            owner, _, last = name.rpartition(".")
+            if sum(found[name] is one for one in found.values()) > 1:  # shared no longer
+                found[name] = nn.Parameter(found[name].clone())
+                setattr(module.get_submodule(owner), last, found[name])
+            found[name].copy_(state[name])
 
 
-def check_parameters(
-    own: dict[str, nn.Parameter], wanted: dict[str, Tensor], below: tuple[str, ...]
-) -> None:
+def fitting(module: nn.Module, wanted: dict[str, Tensor]) -> dict[str, nn.Parameter]:
+    """Return those of a module's parameters that have the name and the shape of a wanted one."""
+    own = dict(module.named_parameters(remove_duplicate=False))
+    return {n: own[n] for n, v in wanted.items() if n in own and own[n].shape == v.shape}
+
+
+def check_parameters(module: nn.Module, wanted: dict[str, Tensor], below: tuple[str, ...]) -> None:
     """Raise ParametersError unless a module's own parameters are those that are wanted.
 
     below: prefixes of those that are not checked, except that no block may lack all of its own.
     """
+    own = dict(module.named_parameters(remove_duplicate=False))
     names = {id(value): name for name, value in own.items()}
     pairs = [f"{names[id(v)]} and {name}" for name, v in own.items() if names[id(v)] != name]
     if pairs:
         raise SharedParametersError(f"parameters are shared: {', '.join(pairs)}")
     blocks = {name.split(".")[1] for name in own if name.startswith("backbone.")}
+    found = fitting(module, wanted)
     wrong = [
         name
-        for name, value in wanted.items()
-        if not (name in own and own[name].shape == value.shape)
+        for name in wanted
+        if name not in found
         and not (
             name.startswith(below) and (below != ("backbone.",) or name.split(".")[1] in blocks)
         )
@@ -413,14 +414,10 @@ def replace_parts_below(module: nn.Module, setting: Setting) -> None:
         """Return our computation on the owner's parameters, and on our own where it lacks one or
         has it in a different shape.
         """
-        own = dict(owner.named_parameters(remove_duplicate=False))
-        like = next(iter(own.values()), torch.zeros((), dtype=torch.float64))
+        like = next(owner.parameters(), torch.zeros((), dtype=torch.float64))
         state = {n.removeprefix(prefix): v for n, v in wanted.items() if n.startswith(prefix)}
-        usable = {
-            n: own[n] if n in own and own[n].shape == v.shape else v.to(like)
-            for n, v in state.items()
-        }
-        return Computation(usable, setting.size)
+        usable = {name: value.to(like) for name, value in state.items()}
+        return Computation({**usable, **fitting(owner, state)}, setting.size)
 
     def instead(owner: Any, function: Callable[[Tensor], Tensor]) -> None:
         owner.forward = lambda x, *args, **kwargs: function(x)
