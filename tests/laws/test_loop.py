@@ -256,7 +256,7 @@ def only_backward(session: Session) -> None:
     [
         (fill("backbone.0.mlp.fc1.weight"), "forward", "backbone.0.mlp.fc1"),
         (fill("backbone.1.attention.W_qkv.weight"), "forward", "backbone.1.attention.W_qkv"),
-        (fill("lm_head.weight"), "forward", "lm_head (the loss)"),
+        (fill("lm_head.weight"), "forward", "lm_head"),
         (fill("position_embeddings.weight"), "forward", "backbone.0.pre_layer_norm"),
         (only_backward, "backward", "backbone.1.mlp.activation"),
     ],
