@@ -320,7 +320,7 @@ def sweeps_of(records: Sequence[Record]) -> dict[str, list[list[Any]]]:
     found = defaultdict(list)
     for record in records:
         if record.counts and record.dev_loss is not None:
-            setting = ", ".join(f"{name} {value}" for name, value in record.overrides.items()) or "as in the file"
+            setting = ", ".join(f"{name} {value}" for name, value in record.overrides.items()) or "as the file was"
             found[record.recipe].append([TEXTS.get(record.corpus, record.corpus), setting, round(record.dev_loss, 4)])
     return found
 
