@@ -1,4 +1,5 @@
-"""Runs commands of `hectogpt` in forked processes, so that torch is loaded once for all: python fork_server.py SOCKET.
+"""Runs commands of `hectogpt` and programs of Python in forked processes, so that torch is loaded once for all:
+python fork_server.py SOCKET.
 
 `ask` is for page_command.py: a command runs with the files, folder and environment of the process that asks.
 """
@@ -13,10 +14,11 @@ import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Client, Connection, Listener
 from multiprocessing.reduction import recv_handle, send_handle
+from types import ModuleType
 
 
 def ask(path: str, arguments: Sequence[str]) -> int:
-    """The exit code of `hectogpt ARGUMENTS`."""
+    """The exit code of `hectogpt ARGUMENTS`, or of `python -c PROGRAM` if these are the arguments."""
     with Client(path) as server:
         server.send((list(arguments), os.getcwd(), dict(os.environ)))
         for number in range(3):
@@ -49,7 +51,12 @@ def answer(asker: Connection) -> None:
     sys.path[:0] = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     code: object = 1
     try:
-        importlib.import_module("hectogpt.cli").main(arguments)
+        if arguments[:1] == ["-c"]:
+            sys.path.insert(0, "")
+            sys.modules["__main__"] = ModuleType("__main__")
+            exec(arguments[1], vars(sys.modules["__main__"]))
+        else:
+            importlib.import_module("hectogpt.cli").main(arguments)
         code = 0
     except SystemExit as leaving:
         code = leaving.code or 0
@@ -64,6 +71,6 @@ if __name__ == "__main__":
     import torch
 
     torch.set_num_threads(1)
-    for name in ("hectogpt.python", "hectogpt.cli.train", "hectogpt.cli.generate", "hectogpt.cli.options"):
+    for name in ("hectogpt.python", "hectogpt.cli.train", "hectogpt.cli.generate", "matplotlib.pyplot", "scipy.stats"):
         importlib.import_module(name)
     serve(sys.argv[1])

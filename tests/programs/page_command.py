@@ -1,4 +1,4 @@
-"""`hectogpt` and `torchrun` for the blocks of documentation: what a reader types, in small.
+"""`hectogpt`, `torchrun` and `python` for the blocks of documentation: what a reader types, in small.
 
 Arguments: the text to train on, the program's name, its arguments. Training gets the options of a small run. What stays
 until Ctrl-C gets a Ctrl-C once it is ready. Exit code 1 of a grading, which a page's unfinished work has, and of a
@@ -36,9 +36,9 @@ if (trains or command == "score") and "--corpus" not in given and "--resume" not
     arguments += ["--corpus", corpus]
 if command == "compare" and "--seeds" in arguments:
     arguments[arguments.index("--seeds") + 1] = "1"
-whole = [sys.executable, "-m", module, *arguments]
+whole = [sys.executable, *(["-m", module] if program != "python" else []), *arguments]
 if command != "watch":
-    server = os.environ.get("FORK_SERVER", "") if program == "hectogpt" else ""
+    server = os.environ.get("FORK_SERVER", "") if program == "hectogpt" or command == "-c" else ""
     code = ask(server, arguments) if server else subprocess.run(whole).returncode
     if command in ("grade", "assignment", "judge") and code == 1:
         print("exit code 1")
