@@ -6,11 +6,13 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -43,6 +45,12 @@ def peaked(model: AnyModule, seed: int = 0, scale: float = 0.5) -> AnyModule:
             is_gain = re.search(r"(norm|ln_.)\.weight", name) is not None
             p.copy_(draw * (scale if p.ndim == 2 else 0.3) + is_gain)
     return model
+
+
+def one_in(count: int, values: Iterable[Any], name: Callable[[Any], str] | None = None) -> list[Any]:
+    """A test's parameters: the first of every `count` values, and with --thorough the others."""
+    marks: list[Any] = [(), *[pytest.mark.thorough] * (count - 1)]
+    return [pytest.param(v, id=name and name(v), marks=marks[n % count]) for n, v in enumerate(values)]
 
 
 def sections_changed(before: Run, after: Run) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 from browsers import axe_faults
+from filelock import FileLock
 from helpers import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.thorough]
@@ -21,12 +23,15 @@ FOUND = "own text: own-text, resume: resume, Ctrl-C: resume, gguf: interop, fine
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Warnings and links that lead nowhere end the build."""
-    out = tmp_path_factory.mktemp("site")
+def site() -> Path:
+    """Warnings and links that lead nowhere end the build. The session's processes share it, in the session's home."""
+    out = Path(os.environ["HOME"], "site")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", "-d", f"{out}/cache"]
-    done = subprocess.run([*command, ".", f"{out}/site"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    with FileLock(f"{out}.lock"):
+        if not (out / "built").exists():
+            done = subprocess.run([*command, ".", f"{out}/site"], cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            (out / "built").touch()
     return out / "site"
 
 

@@ -241,13 +241,13 @@ Judge = Callable[[str, str], tuple[str, str]]
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
     """(part, source of its file) -> state and reason, in a kit whose other files are the textbook's."""
-    folder = tmp_path_factory.mktemp("kit") / "kit"
+    folder, own = tmp_path_factory.mktemp("kit") / "kit", ("model_solution", "train", "utils", "checking", "watch")
     write_kit(folder, choose("all"))
     solve(folder)
 
     def of(part: str, source: str) -> tuple[str, str]:
         file = FILES.get(part, "model_solution.py")
-        for name in ("model_solution", "train", "utils", "checking", "watch", f"test_{part}"):
+        for name in (*own, f"test_{part}"):
             sys.modules.pop(name, None)
         (folder / file).write_text(source, encoding="utf-8")
         found = run_part(folder, part)
@@ -260,14 +260,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
         patch.setattr(sys, "dont_write_bytecode", True)
         patch.chdir(folder)  # a solution may write to the folder that it runs in
         yield of
-    for name in (
-        "model_solution",
-        "train",
-        "utils",
-        "checking",
-        "watch",
-        *(f"test_{name}" for name in [*NAMES, TOGETHER]),
-    ):
+    for name in (*own, *(f"test_{name}" for name in [*NAMES, TOGETHER])):
         sys.modules.pop(name, None)
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 from command import Here, assert_good_error
+from grade_solutions import TEXTBOOK, judged
 
 from hectogpt.exam.labs import WORDS
 from hectogpt.exam.sheets import checksum
-from hectogpt.grade.runner import grade
-from hectogpt.grade.submission import Limits, find_one
 
 ROSTER = "name,group\nAnna,1\nBen Łukasz,2\n=Carl,1\n"
 
@@ -95,22 +93,10 @@ def test_a_drill_asks_explains_and_is_resumed(
     assert done.stdout.partition("--- question 3")[2].partition("\n> ")[0] == third
 
 
-def test_a_wrong_program_is_written_and_checked(here: Here, tmp_path: Path) -> None:
-    here.ok("assignment", "drill", "--code", "wrong", "--seed", "2")
-    done = here("assignment", "drill", "--check", "wrong", "--hints", "2")
-    assert done.returncode == 1
-    assert "where:" in done.stdout
-    shutil.rmtree(tmp_path / "wrong")
-
-
 @pytest.mark.thorough
 @pytest.mark.parametrize("program", WORDS["program"], ids=lambda one: f"{one['part']}: {one['name']}")
-def test_the_grader_names_the_mistake_of_a_wrong_program(program: dict[str, str], tmp_path: Path) -> None:
-    from hectogpt.assignment.kit import folder_of
-
-    source = (folder_of("reference") / "model_solution.py").read_text(encoding="utf-8")
-    (tmp_path / "model_solution.py").write_text(source.replace(program["old"], program["new"]))
-    found = grade(find_one((tmp_path,)), Limits())
-    wrong = {one.part: one.mistake() for one in found.parts if one.outcome == "failed"}
+def test_the_grader_names_the_mistake_of_a_wrong_program(program: dict[str, str]) -> None:
+    found = judged(TEXTBOOK.replace(program["old"], program["new"]))
+    wrong = {part: one.mistake() for part, one in found.items() if one.outcome == "failed"}
     assert list(wrong) == [program["part"]]
     assert program["name"] in wrong[program["part"]]

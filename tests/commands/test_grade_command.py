@@ -190,12 +190,11 @@ def test_a_teacher_grades_a_class_that_is_killed_and_goes_on(tmp_path: Path) -> 
     """docs/grading-teacher.md: a class with all that may come. Nothing stops it, and none is graded twice."""
     class_ = tmp_path / "class"
     for name, source in (
-        ("anna", BASE), ("ben", SOURCES["mask after softmax"]), ("carl", SOURCES["no scale"]),
-        ("dora", SOURCES["no scale"]), ("finn", SOURCES["no shift"]), ("jan", "def x(:\n" + BASE),
+        ("carl", SOURCES["no scale"]), ("dora", SOURCES["no scale"]), ("jan", "def x(:\n" + BASE),
         ("gina", HOSTILE["a loop without end"].source), ("hugo", HOSTILE["a flood"].source),
     ):  # fmt: skip
-        submit(class_ / name, source, TRAIN)
-    submit(class_ / "emil", SOURCES["softmax over queries"])
+        submit(class_ / name, source)
+    submit(class_ / "anna", BASE, TRAIN)
     (class_ / "ida").mkdir()
     (class_ / "ida" / "notes.txt").write_text("the dog ate it")
     (class_ / "broken.zip").write_bytes(b"no archive")
@@ -215,13 +214,12 @@ def test_a_teacher_grades_a_class_that_is_killed_and_goes_on(tmp_path: Path) -> 
     assert second.returncode == 1
     after = records.read_bytes().splitlines()
     assert after[: len(before)] == before
-    assert len({json.loads(line)["key"] for line in after}) == len(after) == 10  # carl's and dora's are equal
-    assert "13 submissions, 11 graded, 1 with full points" in told
+    assert len({json.loads(line)["key"] for line in after}) == len(after) == 7  # carl's and dora's are equal
+    assert "10 submissions, 8 graded, 1 with full points" in told
     rows = {row["name"]: row for row in csv.DictReader((tmp_path / "grades.csv").read_text().splitlines())}
     assert {name: f"{row['points']}/{row['max_points']}" for name, row in rows.items()} == {
-        "anna": "30/30", "ben": "24/30", "broken": "/30", "carl": "24/30", "dora": "24/30", "emil": "21/27",
-        "finn": "23/30", "gina": "25/30", "hugo": "29/30", "ida": "/30", "jan": "0/30", "kim": "28/30",
-        "lea_model_solution.py": "22/27",
+        "anna": "30/30", "broken": "/30", "carl": "21/27", "dora": "21/27", "gina": "22/27", "hugo": "26/27",
+        "ida": "/30", "jan": "0/27", "kim": "28/30", "lea_model_solution.py": "22/27",
     }  # fmt: skip
     assert "no model_solution.py" in rows["ida"]["not graded"]
     assert "cannot be read" in rows["broken"]["not graded"]
