@@ -16,7 +16,6 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from scipy.optimize import least_squares
 from torch import Tensor
 
 from hectogpt.assignment.parts import BY_NAME
@@ -470,6 +469,8 @@ def fitted(part: str, family: Family, calls: list[Call]) -> Diagnosis | None:
                 raise ArithmeticError
             parts.append((mine.double() - yours.double()).flatten())
         return torch.cat(parts).numpy()
+
+    from scipy.optimize import least_squares  # takes half a second to load
 
     first = [number.starts[0] for number in family.numbers]
     more = [(n, start) for n, number in enumerate(family.numbers) for start in number.starts[1:]]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
 LEAST_DIFFERENCE = 0.02  # nats per token; less is a tie whatever the test says
 SIGNIFICANCE = 0.01  # one-sided
@@ -107,10 +106,10 @@ def compare_pairs(new: Mapping[int, float], old: Mapping[int, float]) -> Paired 
         p = 0.5 if gain == 0 else float(gain < 0)
         low = high = gain
     else:
+        from scipy import stats  # takes a second to load
+
         p = float(stats.ttest_rel(b, a, alternative="greater").pvalue)
-        interval = stats.ttest_rel(b, a).confidence_interval(0.95)
-        low = float(interval.low)
-        high = float(interval.high)
+        low, high = map(float, stats.ttest_rel(b, a).confidence_interval(0.95))
     if abs(gain) < max(LEAST_DIFFERENCE, floor):
         verdict: VerdictWord = "tie"
     elif gain < 0:
@@ -131,6 +130,8 @@ def seeds_needed(sd: float) -> int:
     Student's t (Guenther 1981, "Sample size formulas for normal theory t tests", The American
     Statistician 35 (4)).
     """
+    from scipy import stats
+
     alpha = stats.norm.ppf(1 - SIGNIFICANCE)
     beta = stats.norm.ppf(POWER)
     return max(2, math.ceil(((alpha + beta) * sd / LEAST_DIFFERENCE) ** 2 + alpha**2 / 2))

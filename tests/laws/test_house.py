@@ -131,9 +131,9 @@ def test_help_and_the_package_need_neither_torch_nor_tyro() -> None:
 
 
 def test_what_is_slow_to_load_waits_until_it_is_used() -> None:
-    """Training and generating are imported without what draws, tests or compiles."""
+    """Training, generating and grading are imported without what draws, tests or compiles."""
     slow = {"matplotlib", "pandas", "plotly", "scipy", "transformers", "datasets", "sympy", "torch._dynamo"}
-    assert loaded("import hectogpt.cli.train, hectogpt.cli.generate", slow) == []
+    assert loaded("import hectogpt.cli.train, hectogpt.cli.generate, hectogpt.python, hectogpt.cli.grade", slow) == []
 
 
 # --- owners -----------------------------------------------------------------------------------------------------------

@@ -157,8 +157,7 @@ def save(name: str, rows: list[dict[str, Any]]) -> None:
 def main(parts: list[str]) -> None:
     """Do the parts named, or all."""
     if parts == ["--tiny"]:
-        corpus = open_corpus("sotu")
-        print([judged(itertools.islice(null_gains(corpus, kind, 0), 2)) for kind in KINDS])
+        print([judged(itertools.islice(null_gains(open_corpus("sotu"), kind, 0), 2)) for kind in KINDS])
         honest([], most=1)
         return
     if "honest" in parts or not parts:
