@@ -227,8 +227,7 @@ def plan_lines(comparison: Comparison) -> list[str]:
             + " a seed" * comparison.sequential
         )
         sizes = [f"{count:,}", str(arm.run.steps), f"{data.batch_size * data.seq_len:,}"]
-        known = f"{seconds[arm.label] / 60:.1f}" if arm.label in seconds else ""
-        rows.append([arm.label, *sizes, todo, known])
+        rows.append([arm.label, *sizes, todo, f"{seconds[arm.label] / 60:.1f}"])
         if rules := broken_rules(comparison.track, arm.run, comparison.corpus, count):
             broken.append(
                 f"{arm.label} breaks the rules of {comparison.track.name}: {'; '.join(rules)}"
@@ -236,10 +235,9 @@ def plan_lines(comparison: Comparison) -> list[str]:
     if len(rows) == 1:
         broken.append("No second arm: its losses, their mean and SD, and no test.")
     header = ["arm", "parameters", "steps", "tokens per step", "trials to run", "minutes each"]
-    line = state_line(comparison)
-    if seconds.keys() >= {trial.arm.label for trial in missing}:
-        total = sum(seconds[trial.arm.label] for trial in missing)
-        line += f"; {minutes(total)}{' per seed' if comparison.sequential else ''}"
+    total = sum(seconds[trial.arm.label] for trial in missing)
+    per_seed = " per seed" if comparison.sequential else ""
+    line = f"{state_line(comparison)}; {minutes(total)}{per_seed}"
     return [*columns(header, rows, width=width()), *broken, line]
 
 

@@ -17,11 +17,15 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
+import torch
+
 from hectogpt import __version__, files, hardware, process
 from hectogpt.display import Progress, in_notebook
 from hectogpt.errors import UserError, set_to
 from hectogpt.lab.compare import Comparison, Trial
 from hectogpt.lab.trial import PACKAGE, OnStep, ask
+from hectogpt.training.precision import fast_matmul_dtype
+from hectogpt.training.setup import count_parameters
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,32 @@ class Engine:
 
 
 def expected_seconds(comparison: Comparison) -> dict[str, float]:
-    """Arm label -> mean seconds of the arm's recorded trials, for the arms that have some."""
-    known: dict[str, list[float]] = {}
-    for (label, _), record in comparison.records.items():
-        if record.wall_seconds:
-            known.setdefault(label, []).append(record.wall_seconds)
-    return {label: sum(seconds) / len(seconds) for label, seconds in known.items()}
+    """Arm label -> estimated seconds of one of its trials.
+
+    The mean of the arm's recorded trials. Without any: 10 s plus twice the time that its large
+    matrix products would take, judging by one product that is measured here.
+    """
+    matrix = torch.ones(1024, 1024, dtype=fast_matmul_dtype())
+    found = dict[str, float]()
+    for _ in range(2):  # the first product includes torch's warm-up
+        begun = time.perf_counter()
+        matrix @ matrix
+        one_product = time.perf_counter() - begun
+    for arm in comparison.arms:
+        records = [
+            record.wall_seconds
+            for (label, _), record in comparison.records.items()
+            if label == arm.label
+        ]
+        known = [seconds for seconds in records if seconds]
+        products = (
+            3
+            * arm.run.tokens
+            * count_parameters(arm.run, comparison.corpus, "matrix", "head")
+            / 1024**3
+        )
+        found[arm.label] = sum(known) / len(known) if known else 10 + 2 * products * one_product
+    return found
 
 
 def minutes(seconds: float) -> str:
@@ -71,7 +95,7 @@ def perform(
     said = time.monotonic()
     bar = progress.bar(sum(trial.arm.run.steps for trial in trials), "")
     live = progress.console.is_terminal or in_notebook()
-    expected = expected_seconds(comparison)
+    expected = expected_seconds(comparison) if trials else {}
 
     def do(trial: Trial) -> dict[str, Any]:
         begun = time.perf_counter()
@@ -95,9 +119,10 @@ def perform(
             of = f"{trial.arm.run.steps} steps"
             if isinstance(post, float):
                 began[trial.name] = post
-                if trial.arm.label in expected:
-                    of += f", {minutes(expected[trial.arm.label])}"
-                progress.line(f"trial {len(began)} of {len(trials)} begins: {name}, {of}")
+                time_text = minutes(expected[trial.arm.label])
+                progress.line(
+                    f"trial {len(began)} of {len(trials)} begins: {name}, {of}, {time_text}"
+                )
                 continue
             if isinstance(post, tuple):
                 steps[trial.name] = post[0]

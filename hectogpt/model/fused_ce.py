@@ -235,8 +235,9 @@ def _loss_and_gradients(
     back = partial(torch.mm, mat2=weight)
     if blocks:
         upright = torch_private.onednn_blocks(weight, chunk)
-        flat = torch_private.onednn_blocks(weight.t().contiguous(), chunk)
-        back = partial(torch_private.onednn_linear, weight=flat)
+        if grads.x is not None:
+            flat = torch_private.onednn_blocks(weight.t().contiguous(), chunk)
+            back = partial(torch_private.onednn_linear, weight=flat)
     with float32_by_onednn(dtype):
         for start in range(0, len(target), chunk):
             rows = slice(start, min(start + chunk, len(target)))
