@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from hectogpt import __version__, errors, hardware
 from hectogpt.data import Corpus, open_corpus
@@ -147,18 +148,24 @@ class Session:
         if self.machine.device.type == "cpu":
             precision.keep_freed_memory()
         self.model.train()
-        for number in range(self.step, self.run.steps):
-            begun = time.perf_counter()
-            loss, norm = loop.update(gradients, self.optimizer, number)
-            seconds = time.perf_counter() - begun
-            own = batches.tokens(number)
-            tokens = own + (self.done[-1].tokens if self.done else 0)
-            step = Step(number + 1, tokens, loss, norm, self.optimizer.lr, seconds, own)
-            self.done.append(step)
-            self._after_step()
-            self.stopping = gradients.stopping
-            self.peak_mb = hardware.peak_memory_mb(str(self.machine.device))
-            yield step
+        try:
+            for number in range(self.step, self.run.steps):
+                begun = time.perf_counter()
+                loss, norm = loop.update(gradients, self.optimizer, number)
+                seconds = time.perf_counter() - begun
+                own = batches.tokens(number)
+                tokens = own + (self.done[-1].tokens if self.done else 0)
+                step = Step(number + 1, tokens, loss, norm, self.optimizer.lr, seconds, own)
+                self.done.append(step)
+                self._after_step()
+                self.stopping = gradients.stopping
+                self.peak_mb = hardware.peak_memory_mb(str(self.machine.device))
+                yield step
+        finally:
+            # Other optimizers, and clipping, refuse the sparse gradients that AdamW asks for.
+            for module in self.model.modules():
+                if isinstance(module, nn.Embedding):
+                    module.sparse = False
         precision.give_back_memory()
 
     @torch.no_grad()

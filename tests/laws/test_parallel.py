@@ -45,6 +45,7 @@ def take_steps(run: Run, corpus: Corpus, world: World, folder: Path, stop: int, 
     checkpoints = Checkpoints(folder)
     session = Session.open(run, corpus, checkpoints.load(saved) if saved and world.is_first else None, world)
     next(step for step in session.steps() if step.number == stop)
+    assert not any(getattr(module, "sparse", False) for module in session.model.modules())  # others may train it
     if world.is_first and stop < run.steps:
         checkpoints.save(session.checkpoint())
     numbers = [[step.loss.hex(), step.grad_norm.hex()] for step in session.done]
