@@ -111,7 +111,6 @@ def check_kit(
 
 
 # --- in the child
-# ---
 
 
 def reply(request: dict[str, Any]) -> Iterator[dict[str, str]]:

@@ -77,7 +77,6 @@ def computed_gradients(
 
 
 # --- comparing
-# ---
 
 
 def scale_of(expected: Tensor) -> float:

@@ -65,7 +65,6 @@ def prepare_everything() -> None:
     """Load libraries and make weights and inputs: before the limits, which count from then on, and
     before foreign code can change what torch does."""
     import matplotlib.pyplot  # noqa: F401
-    import torch
 
     torch.set_num_threads(1)
     for setting in (*laws.SETTINGS.values(), laws.TRAIN_MODEL):
@@ -136,7 +135,6 @@ def has_failed(answer: Answer) -> bool:
 
 
 # --- calling
-# ---
 
 # Arguments that the official tests pass by name.
 KEYWORDS = {"generate": ("x", "num_new_tokens"), "loss": ("input_ids",)}
@@ -510,7 +508,6 @@ def watched(model: Any, watch: Watch) -> Any:
 
 
 # --- importing a submission
-# ---
 
 # Never imported for real: importing them takes seconds, and what they fetch is not there.
 HEAVY = {
@@ -607,7 +604,6 @@ def import_with_stand_ins(name: str, finder: Finder) -> ModuleType:
 
 
 # --- what keeps its code in
-# ---
 
 
 def shut_in(memory: int) -> Finder:

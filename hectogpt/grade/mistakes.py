@@ -82,7 +82,6 @@ def symptoms() -> dict[str, dict[str, str]]:
 
 
 # --- GELU, MLP, block
-# ---
 
 ROOT = math.sqrt(2 / math.pi)
 GELU = mistakes_in(
@@ -233,7 +232,6 @@ BLOCK = [
 
 
 # --- attention
-# ---
 
 Factor = Callable[[Computation, Tensor], float]
 
@@ -450,7 +448,6 @@ ATTENTION = [
 
 
 # --- forward, generate, loss
-# ---
 
 
 def positioned(index: Change) -> Change:
@@ -788,7 +785,6 @@ GRADIENTS: dict[str, list[Mistake]] = {
 
 
 # --- numbers that may be mistyped
-# ---
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,6 @@ RUBBISH = (
 
 
 # --- one submission in child processes
-# ---
 
 
 @contextmanager
@@ -209,7 +208,6 @@ def describe_ending(
 
 
 # --- results
-# ---
 
 
 def grade(

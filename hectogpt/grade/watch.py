@@ -305,7 +305,6 @@ def plain(values: Any) -> Tensor:
 
 
 # --- judging
-# ---
 
 
 def rows_of(ids: Tensor, text: Tensor) -> list[int]:
