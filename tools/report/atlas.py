@@ -36,6 +36,7 @@ BASE = "docs/literature/base.py:base@half_minute"
 BASE_RECIPE = BASE.rpartition("/")[2]  # as records name it
 RECORDS = "results/atlas.jsonl"
 SWEEPS = "results/atlas_sweeps.jsonl"
+SECONDS = "results/atlas_seconds.jsonl"
 TEXTS = {"tinystories": "TinyStories", "sotu": "State of the Union"}
 FIRST_SEEDS = {"tinystories": 401, "sotu": 201}
 SWEEP_SEED = 400  # of both texts
@@ -148,6 +149,7 @@ class Row:
 
     idea: Idea
     effects: dict[str, Effect]
+    quiet: float | None = None  # time of a step divided by the base's, on a quiet machine
 
     @property
     def gain(self) -> float | None:
@@ -157,11 +159,12 @@ class Row:
 
     @property
     def costs(self) -> list[str]:
-        """Time, as the mean of both texts, and parameters; "" without trials."""
+        """Time, if only of the trials as "about" their mean, and parameters; "" without trials."""
         seconds = [effect.seconds for effect in self.effects.values() if effect.seconds]
+        rough = f"about × {statistics.mean(seconds):.1f}" if seconds else ""
         sizes = [effect.parameters for effect in self.effects.values() if effect.parameters is not None]
         size = f"{sizes[0]:+,}" if sizes and sizes[0] else "same" if sizes else ""
-        return [f"× {statistics.mean(seconds):.2f}" if seconds else "", size]
+        return [f"× {self.quiet:.2f}" if self.quiet else rough, size]
 
 
 def trials_of(records: Sequence[Record]) -> Trials:
@@ -192,15 +195,17 @@ def effect_of(base: Mapping[int, Record], idea: Mapping[int, Record], first: int
     return Effect(pairs, found, seconds, parameters, commits, sum(b.status == "diverged" for _, b in both))
 
 
-def rows_of(trials: Trials) -> list[Row]:
-    """A row for each idea, the largest gain first, those without a verdict last."""
+def rows_of(trials: Trials, timings: Sequence[Mapping[str, Any]] = ()) -> list[Row]:
+    """A row for each idea, the largest gain first, those without a verdict last. timings: lines of SECONDS."""
     rows = []
+    newest = {(frozenset(line["files"]), line["corpus"]): float(line["ratio"]) for line in timings}
     for idea in ideas():
         effects = {}
         for text, first in FIRST_SEEDS.items():
             old = trials.get((BASE_RECIPE, text, STEPS, files_of()), {})
             effects[text] = effect_of(old, trials.get((idea.recipe, text, STEPS, files_of(idea)), {}), first)
-        rows.append(Row(idea, effects))
+        ratios = [newest[files_of(idea), text] for text in TEXTS if (files_of(idea), text) in newest]
+        rows.append(Row(idea, effects, statistics.mean(ratios) if ratios else None))
     return sorted(rows, key=lambda row: (-row.gain if row.gain is not None else 99.0, row.idea.kind, row.idea.name))
 
 
@@ -318,9 +323,14 @@ def atlas_markdown(rows: Sequence[Row], figures: Sequence[Figure]) -> str:
 def sweeps_of(records: Sequence[Record]) -> dict[str, list[list[Any]]]:
     """Recipe -> [text, setting, dev loss] of the search for a learning rate."""
     found = defaultdict(list)
+    fields = {idea.recipe: idea.sweep.partition(" of ")[0] for idea in ideas()}
     for record in records:
         if record.counts and record.dev_loss is not None:
-            setting = ", ".join(f"{name} {value}" for name, value in record.overrides.items()) or "as the file was"
+            field = fields.get(record.recipe, "")
+            value: Any = record.run
+            for part in field.split("."):
+                value = value.get(part) if isinstance(value, dict) else None
+            setting = f"{field} {value}"
             found[record.recipe].append([TEXTS.get(record.corpus, record.corpus), setting, round(record.dev_loss, 4)])
     return found
 
@@ -351,7 +361,9 @@ def atlas_page(rows: Sequence[Row], figures: Sequence[Figure], sweeps: Mapping[s
 def write_pages(records: Path = RESULTS, out: Path = ROOT / "docs") -> list[Path]:
     """Write both pages, from the files of records in a folder. Returns their paths."""
     trials = trials_of(read_records(records / Path(RECORDS).name))
-    rows = rows_of(trials)
+    seconds = records / Path(SECONDS).name
+    lines = seconds.read_text(encoding="utf-8").splitlines() if seconds.exists() else []
+    rows = rows_of(trials, [json.loads(line) for line in lines])
     figures = figures_of(trials, rows)
     sweeps = sweeps_of(read_records(records / Path(SWEEPS).name))
     pages = {"atlas.md": atlas_markdown(rows, figures), "atlas.html": atlas_page(rows, figures, sweeps)}

@@ -5,6 +5,7 @@ twelve, as long as its verdict is open and its effect is above 0.02. The trials 
 scored once for each trial. An idea whose docstring has a line "Sweep:" gets its learning rate from one seed on dev
 first: `python -m tools.research.atlas sweep NAME ...` prints the losses, and the best value goes into the idea's file.
 `half-life` runs the ten largest effects and the ladder for 25 to 200 steps, `interactions` the best of all in one.
+`seconds NAME ...` times steps of ideas in turns with steps of the base; the machine must be quiet.
 
 Trials are those of `hectogpt compare`, so an interrupted run resumes. `--workers 2` runs two at a time, each with one
 thread. At the end docs/atlas.md, which has the rules, and docs/atlas.html are written; `page` only writes these.
@@ -13,23 +14,34 @@ thread. At the end docs/atlas.md, which has the rules, and docs/atlas.html are w
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import hectogpt
+from bench.recipes import take_step
+from bench.record import machine
+from hectogpt import process
+from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
+from hectogpt.files import append_line
 from hectogpt.lab.ideas import find_run
 from hectogpt.lab.record import changed, read_records
 from hectogpt.lab.verdict import ComparisonResult
+from hectogpt.training.session import Session
 from tools import ROOT
 from tools.report import atlas, ladder_names
 from tools.report.atlas import BASE, FEWEST, FIRST_SEEDS, FRESH, HORIZONS, STEPS, Idea, Row, ideas
 
 LARGEST = 10  # effects in the figures
-ACTIONS = ("page", "sweep", "half-life", "interactions")
+TIMED = range(4, 100, 8)  # steps; as many of them as of all follow the eigenbases of SOAP
+ACTIONS = ("page", "sweep", "seconds", "half-life", "interactions")
 
 
 def compare(arms: Sequence[str], corpus: str, seeds: int, workers: int, fresh: int = 0, **how: Any) -> ComparisonResult:
@@ -59,6 +71,20 @@ def sweep(idea: Idea, corpus: str, workers: int) -> None:
     command = [sys.executable, "-m", "hectogpt", "compare", f"{idea.path}@{BASE}", "--corpus", corpus]
     command += f"--seeds 1 --first-seed {atlas.SWEEP_SEED} --threads 1 --workers {workers} --out {atlas.SWEEPS}".split()
     subprocess.run([*command, "--sweep", f"{field}={values.replace(' ', '')}"], cwd=ROOT, check=True)
+
+
+def time_steps(idea: Idea, corpus: str) -> None:
+    """Append the time of an idea's steps, divided by the time of the base's, to atlas.SECONDS."""
+    text, threads = open_corpus(corpus), torch.get_num_threads()
+    old, new = (Session.open(replace(find_run(path), threads=threads), text) for path in (BASE, chain([idea.path])))
+    for session in (old, new):
+        take_step(session, 0)
+    laps = [[take_step(session, number) for session in (old, new)] for number in TIMED]
+    ratio = sum(lap[1] for lap in laps) / sum(lap[0] for lap in laps)
+    found = {"idea": idea.name, "files": sorted(atlas.files_of(idea)), "corpus": text.name, "ratio": round(ratio, 3)}
+    found |= {"machine": machine(), "threads": threads, "commit": process.revision(ROOT / "hectogpt").commit}
+    append_line(ROOT / atlas.SECONDS, json.dumps(found))
+    print(f"{idea.name}: {ratio:.3f}", flush=True)
 
 
 def chain(paths: Sequence[str]) -> str:
@@ -108,10 +134,12 @@ def main() -> None:
             for corpus in given.corpora:
                 for steps in HORIZONS if action == "half-life" else [STEPS]:
                     print(compare(arms, corpus, FEWEST, given.workers, FRESH * (action == "interactions"), steps=steps))
-    for idea in ideas(names) if action in ("", "sweep") else []:
+    for idea in ideas(names) if action in ("", "sweep", "seconds") else []:
         for corpus in given.corpora:
             if not action:
                 run(idea, corpus, given.workers)
+            elif action == "seconds":
+                time_steps(idea, corpus)
             elif idea.sweep:
                 sweep(idea, corpus, given.workers)
     for path in atlas.write_pages():
