@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from hectogpt.display import printable
 
@@ -30,14 +32,35 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 
-def set_to(field: str, value: object) -> str:
-    """The fix "set FIELD to VALUE", which the command line spells as an option.
+@dataclass(frozen=True)
+class Setting:
+    """A field and its value in an error: "seeds = 0". The command line spells it as an option.
 
-    Args:
+    Attributes:
         field: a field of a run, or a parameter of a function.
         value: the value, or a description of it.
     """
-    return f"set {field} to {value}"
+
+    field: str
+    value: object
+
+    def __str__(self) -> str:
+        return f"{self.field} = {self.value}"
+
+
+class SetTo(Setting):
+    """A setting that fixes an error: "set seeds to 5"."""
+
+    def __str__(self) -> str:
+        return f"set {self.field} to {self.value}"
+
+
+Text: TypeAlias = str | Setting | tuple[str | Setting, ...]
+
+
+def parts_of(text: Text) -> tuple[str | Setting, ...]:
+    """The parts of a text."""
+    return text if isinstance(text, tuple) else (text,)
 
 
 class UserError(Exception):
@@ -47,25 +70,41 @@ class UserError(Exception):
         what: the thing that failed, with its path, step or value.
         why: what was expected and what was found.
         fix: a command or value that solves the problem.
+        what_parts, fix_parts: `what` and `fix`, with their settings as values.
         kept: what is not lost (the last state on disk, the old file), if anything is at stake.
         code: the exit code of the process, one of the constants above.
     """
 
     def __init__(
-        self, what: str, *, why: str = "", fix: str = "", kept: str = "", code: int = USAGE
+        self, what: Text, *, why: str = "", fix: Text = "", kept: str = "", code: int = USAGE
     ) -> None:
-        super().__init__(what)
-        self.what = what
+        self.what_parts = parts_of(what)
         self.why = why
-        self.fix = fix
+        self.fix_parts = parts_of(fix)
         self.kept = kept
         self.code = code
+        super().__init__(self.what)
 
-    def amended(self, *, fix: str = "", kept: str = "") -> UserError:
+    @property
+    def what(self) -> str:
+        return "".join(map(str, self.what_parts))
+
+    @property
+    def fix(self) -> str:
+        return "".join(map(str, self.fix_parts))
+
+    def amended(self, *, fix: Text = "", kept: str = "") -> UserError:
         """Replace `fix` and `kept`, each if it is given, and return this error."""
-        self.fix = fix or self.fix
+        self.fix_parts = parts_of(fix or self.fix_parts)
         self.kept = kept or self.kept
         return self
+
+    def spell(self, option: Callable[[Setting], str]) -> None:
+        """Replace the settings in `what` and `fix` by the strings that `option` makes of them."""
+        self.what_parts, self.fix_parts = (
+            tuple(option(part) if isinstance(part, Setting) else part for part in parts)
+            for parts in (self.what_parts, self.fix_parts)
+        )
 
     def __str__(self) -> str:
         """The error as it is shown.
@@ -106,13 +145,13 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:300]
 
 
-def unreadable(path: object, error: Exception, *, fix: str = "", code: int = DATA) -> UserError:
+def unreadable(path: object, error: Exception, *, fix: Text = "", code: int = DATA) -> UserError:
     """The error for a file that cannot be read."""
     why = "there is no such file" if isinstance(error, FileNotFoundError) else reason_of(error)
     return UserError(f"cannot read {path}", why=why, fix=fix, code=code)
 
 
-def unwritable(path: object, error: Exception, *, fix: str = "", kept: str = "") -> UserError:
+def unwritable(path: object, error: Exception, *, fix: Text = "", kept: str = "") -> UserError:
     """The error for a file or folder that cannot be written, or that is one open file too many."""
     what = f"cannot write {path}"
     if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
@@ -122,7 +161,7 @@ def unwritable(path: object, error: Exception, *, fix: str = "", kept: str = "")
 
 
 @contextmanager
-def writing(path: object, *, fix: str = "", kept: str = "") -> Iterator[None]:
+def writing(path: object, *, fix: Text = "", kept: str = "") -> Iterator[None]:
     """Context manager: turn an OSError into the error for a path that cannot be written."""
     try:
         yield

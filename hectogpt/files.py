@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt import errors
-from hectogpt.errors import UserError
+from hectogpt.errors import Text, UserError
 
 try:
     import fcntl
@@ -224,7 +224,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_free(
-    folder: Path, may_go: Callable[[list[str]], bool] = lambda names: False, fix: str = ""
+    folder: Path, may_go: Callable[[list[str]], bool] = lambda names: False, fix: Text = ""
 ) -> None:
     """Refuse to write to an existing folder that is not empty. Raises UserError.
 

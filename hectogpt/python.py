@@ -16,7 +16,7 @@ from jaxtyping import Float
 from hectogpt import errors
 from hectogpt.data import Corpus, Tokenizer, find_tokenizer, open_corpus
 from hectogpt.display import Progress
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import SetTo, UserError
 from hectogpt.generation import Sampling, complete
 from hectogpt.generation.model_view import read_prompt, trace
 from hectogpt.interop import open_model
@@ -112,8 +112,9 @@ def train(
         UserError,
         Stopped,
     ) as error:  # Stopped comes before the first step, when there is nothing to save
-        if isinstance(error, UserError) and error.fix.startswith(set_to("resume", folder)):
-            error.fix = f"hectogpt.train(run, out={str(folder)!r}, resume=True), or another out"
+        if isinstance(error, UserError) and SetTo("resume", folder) in error.fix_parts:
+            fix = f"hectogpt.train(run, out={str(folder)!r}, resume=True), or another out"
+            error.amended(fix=fix)
         if error.code == errors.INTERRUPTED:
             raise KeyboardInterrupt(str(error)) from None
         if error.code in (errors.TERMINATED, errors.HANGUP):
@@ -261,7 +262,7 @@ def compare(
     if corpus is None and len(names) > 1:
         why = "losses on different texts cannot be compared"
         raise UserError(
-            f"the runs read {', '.join(names)}", why=why, fix=set_to("corpus", names[0])
+            f"the runs read {', '.join(names)}", why=why, fix=SetTo("corpus", names[0])
         )
     text = corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus or names[0]))
     with tempfile.TemporaryDirectory(prefix="hectogpt-") as folder:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hectogpt import errors
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import Setting, SetTo, UserError
 from hectogpt.files import (
     MANIFEST,
     check_hashes,
@@ -76,7 +76,7 @@ class Habits:
             value = getattr(self, name)
             if value is not None and value < least:
                 why = f"it must be at least {least}"
-                raise UserError(f"{name} = {value}", why=why, fix=set_to(name, least))
+                raise UserError(Setting(name, value), why=why, fix=SetTo(name, least))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from hectogpt import errors
 from hectogpt.assignment.parts import BY_NAME, PARTS, SOURCES, Part
 from hectogpt.data.sources import find_source, split_of
-from hectogpt.errors import UserError, set_to, unknown
+from hectogpt.errors import SetTo, UserError, unknown
 from hectogpt.files import check_free
 
 PACKAGED = Path(__file__).parent / "files"
@@ -54,7 +54,7 @@ def choose(names: str) -> list[Part]:
         raise UserError(
             "no part is chosen",
             why="a kit without exercises is the solution",
-            fix=set_to("parts", "all"),
+            fix=SetTo("parts", "all"),
         )
     return [
         part for part in PARTS if asked & {part.name, "all", "scored" if part.points else "all"}

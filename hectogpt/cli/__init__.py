@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hint
 
 from hectogpt import __version__, errors
 from hectogpt.cli.console import explain, steady_streams
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import Setting, SetTo, UserError
 from hectogpt.signals import WORDS, code_of, ignore_more, raise_on_signal, stop_behind
 
 # Command: what it does. `main` in cli/COMMAND.py gets the options, an instance of the class of
@@ -55,10 +55,6 @@ COMMANDS = {
     "doctor": "say what this installation can do here, and what is missing",
     "completion": "print a completion script for bash or zsh",
 }
-
-# "set FIELD to " from errors.set_to, or "FIELD = ", and True or False if that is the value.
-SETTING = re.compile(r"\bset (?P<field>[a-z][\w.]*) to (?P<switch>(?:True|False)\b)?")
-VALUE = re.compile(r"\b(?P<field>[a-z][\w.]*) = (?P<switch>(?:True|False)\b)?")
 
 T = TypeVar("T")
 IS_OPTION = re.compile("--?[A-Za-z]")
@@ -132,7 +128,7 @@ def _print_errors(work: Callable[[], None], debug: bool) -> None:
         if debug or (own is None and isinstance(error, SystemExit)):
             raise
         if own is not None:
-            own.fix += ("; " if own.fix else "") + "--debug shows the traceback"
+            own.amended(fix=(own.fix, "; " if own.fix else "", "--debug shows the traceback"))
         shown = error if isinstance(error, UserError) else own or explain(error)
         print(shown, file=sys.stderr)
         raise SystemExit(shown.code) from None
@@ -163,8 +159,7 @@ def _run(arguments: list[str]) -> None:
     except UserError as error:
         if kind is not None:
             with_default(error, options_in(kind))
-        error.what = name_options(error.what, kind, VALUE)
-        error.fix = re.sub("^--resume ", "hectogpt train --resume ", name_options(error.fix, kind))
+        error.spell(lambda setting: as_option(setting, kind))
         raise
 
 
@@ -175,25 +170,20 @@ def options_of(command: str) -> type | None:
     return getattr(options, command.title().replace(" ", "") + "Options", None)
 
 
-def name_options(text: str, kind: type | None = None, pattern: re.Pattern[str] = SETTING) -> str:
-    """Write the settings in a part of an error as options.
-
-    For example, "set data.seq_len to 64" becomes "--data.seq-len 64".
+def as_option(setting: Setting, kind: type | None = None) -> str:
+    """A setting in an error as an option: "--data.seq-len 64" for "set data.seq_len to 64".
 
     Args:
-        text: the part of the error.
-        kind: the class of the command's options; a setting that it lacks stays unchanged.
-        pattern: finds the settings.
+        setting: the setting.
+        kind: the class of the command's options; a setting that it lacks stays a field.
     """
-
-    def option(setting: re.Match[str]) -> str:
-        if kind is not None and not hasattr(kind, setting["field"]):
-            return setting[0]
-        section, dot, name = setting["field"].replace("_", "-").rpartition(".")
-        no = "no-" if setting["switch"] == "False" else ""
-        return f"--{section}{dot}{no}{name}" + ("" if setting["switch"] else " ")
-
-    return pattern.sub(option, text)
+    if kind is not None and not hasattr(kind, setting.field):
+        return str(setting)
+    section, dot, name = setting.field.replace("_", "-").rpartition(".")
+    if isinstance(setting.value, bool):
+        return f"--{section}{dot}{'' if setting.value else 'no-'}{name}"
+    command = "hectogpt train " if setting.field == "resume" else ""
+    return f"{command}--{section}{dot}{name} {setting.value}"
 
 
 # --- reading options with tyro, and finding the wrong one, which tyro does not correct ---
@@ -350,12 +340,12 @@ def misfit(option: Option, values: list[str]) -> tuple[str, str]:
 
 def with_default(error: UserError, known: Iterable[Option]) -> UserError:
     """The error, with the option's default as its fix if it is about one option and has no fix."""
-    field = error.what.partition(" = ")[0]
-    for option in known:
-        if option.name == f"--{field.replace('_', '-')}" and isinstance(
-            option.default, (int, float, str)
-        ):
-            error.fix = error.fix or set_to(field, option.default)
+    refused = error.what_parts[0]
+    if isinstance(refused, Setting) and not error.fix:
+        name = f"--{refused.field.replace('_', '-')}"
+        for option in known:
+            if option.name == name and isinstance(option.default, (int, float, str)):
+                error.amended(fix=SetTo(refused.field, option.default))
     return error
 
 

@@ -21,7 +21,7 @@ from hectogpt.cli.console import note, show
 from hectogpt.cli.options import CompareOptions
 from hectogpt.data import open_corpus
 from hectogpt.display import NGRAMS, Progress, columns, printable
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import SetTo, UserError
 from hectogpt.files import write_atomic
 from hectogpt.lab.compare import Comparison, Trial, ngram_means, result_table
 from hectogpt.lab.engines import (
@@ -84,7 +84,7 @@ def read(options: CompareOptions) -> Comparison:
         raise UserError(
             "until with slurm",
             why=why,
-            fix=set_to("seeds", 10) + ", or " + set_to("engine", "ray"),
+            fix=(SetTo("seeds", 10), ", or ", SetTo("engine", "ray")),
         )
     number = (MOST_SEEDS if sequential else SEEDS) if options.seeds is None else options.seeds
     seeds = range(options.first_seed, options.first_seed + number)
@@ -270,7 +270,7 @@ def write_array(options: CompareOptions, comparison: Comparison) -> None:
     if options.dry_run:
         print(script, end="")
         return
-    with errors.writing(path, fix=set_to("out", "a file you may write to")):
+    with errors.writing(path, fix=SetTo("out", "a file you may write to")):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, script)
     said = f"{state_line(comparison)}\nwritten: {path}\nsubmit it with  sbatch {path}"

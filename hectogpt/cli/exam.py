@@ -20,7 +20,7 @@ from hectogpt.assignment.kit import folder_of, with_stubs
 from hectogpt.cli import grade
 from hectogpt.cli.options import AssignmentDrillOptions, AssignmentExamOptions, GradeOptions
 from hectogpt.display import printable
-from hectogpt.errors import UserError
+from hectogpt.errors import Setting, UserError
 from hectogpt.exam import sheets
 from hectogpt.exam.labs import WORDS
 from hectogpt.exam.questions import KINDS, LETTERS, Question, draw, text_of
@@ -142,7 +142,7 @@ def write(options: AssignmentExamOptions) -> None:
     """Write the files of an exam into a new or empty folder."""
     plan = WORDS["exam"][: options.questions]
     if len(plan) != options.questions:
-        raise UserError(f"questions = {options.questions}", why=SAY["count"])
+        raise UserError(Setting("questions", options.questions), why=SAY["count"])
     secret = options.seed or secrets.token_hex(8)
     names = [row["name"] for row in sheets.read_table(options.file, "name")]
     check_free(options.out)

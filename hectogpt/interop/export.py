@@ -21,7 +21,7 @@ from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.data.tokenizer import END_OF_TEXT
 from hectogpt.display import Note
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import SetTo, UserError
 from hectogpt.files import (
     check_free,
     lock,
@@ -133,7 +133,7 @@ def export(
             f"{source} cannot be written as GGUF",
             why="llama.cpp supports GPT-2, and this model differs from it in "
             f"{', '.join(differences)}",
-            fix=set_to("to", "hf") + ": a folder with its own code, for transformers",
+            fix=(SetTo("to", "hf"), ": a folder with its own code, for transformers"),
         )
     facts = read_facts(place, at)
     try:
@@ -168,7 +168,7 @@ def check_target(folder: Path, overwrite: bool) -> None:
     check_free(
         folder,
         lambda names: overwrite and OURS.issuperset(names),
-        "name another folder, or, for an earlier export, " + set_to("overwrite", True),
+        ("name another folder, or, for an earlier export, ", SetTo("overwrite", True)),
     )
     if folder.is_dir() and folder.samefile("."):
         raise UserError(

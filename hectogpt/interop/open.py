@@ -18,7 +18,7 @@ from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.data.sources import HUB_NAME, TIMEOUT, check_hub_answers
 from hectogpt.display import Note
-from hectogpt.errors import UserError, first_line, set_to
+from hectogpt.errors import SetTo, Text, UserError, first_line
 from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remembered
 from hectogpt.interop.hf_model import load_exported, load_gpt2, read_tokenizer
 from hectogpt.model.config import ModelConfig
@@ -315,12 +315,13 @@ def import_ideas(
     return [*own, *here]
 
 
-def _advice(folder: Path, sources: Sequence[Source]) -> str:
+def _advice(folder: Path, sources: Sequence[Source]) -> Text:
     """How to get or name the missing idea files."""
     copies = [str(folder / source.file) for source in sources]
     if not all(map(os.path.isfile, copies)):
         return f"ask the author of the folder for {', '.join(source.file for source in sources)}"
-    return f"read {' and '.join(copies)}, and if you trust it, " + set_to("idea", " ".join(copies))
+    text = f"read {' and '.join(copies)}, and if you trust it, "
+    return text, SetTo("idea", " ".join(copies))
 
 
 def is_readable(fields: dict[str, Any], ideas: Sequence[str] = ()) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from hectogpt import hardware
 from hectogpt.data import Corpus
 from hectogpt.display import NGRAMS
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import Setting, SetTo, UserError
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record, append_record, read_records, trial_key
@@ -116,7 +116,9 @@ class Comparison:
     ) -> None:
         if not seeds:
             raise UserError(
-                "seeds = 0", why="a comparison needs at least one seed", fix=set_to("seeds", 5)
+                Setting("seeds", 0),
+                why="a comparison needs at least one seed",
+                fix=SetTo("seeds", 5),
             )
         if sequential and len(arms) < 2:
             raise UserError("one arm: there is nothing to decide", fix="name two recipes")

@@ -21,7 +21,7 @@ import torch
 
 from hectogpt import __version__, files, hardware, process
 from hectogpt.display import Progress, in_notebook
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import Setting, SetTo, UserError
 from hectogpt.lab.compare import Comparison, Trial
 from hectogpt.lab.trial import PACKAGE, OnStep, ask
 from hectogpt.training.precision import fast_matmul_dtype
@@ -155,7 +155,9 @@ def local_engine(comparison: Comparison, workers: int = 1) -> Engine:
     """
     if workers < 1:
         raise UserError(
-            f"workers = {workers}", why="at least one worker is needed", fix=set_to("workers", 1)
+            Setting("workers", workers),
+            why="at least one worker is needed",
+            fix=SetTo("workers", 1),
         )
     threads = threads_of(comparison)
     cores = hardware.usable_cores()
@@ -164,8 +166,10 @@ def local_engine(comparison: Comparison, workers: int = 1) -> Engine:
             f"{workers} trials at a time of {threads} thread{'' if threads == 1 else 's'} each do "
             f"not fit {cores} cores",
             why="trials that share cores take longer, and their seconds count",
-            fix=set_to("workers", max(cores // threads, 1))
-            + ", or fewer threads for all that are to be compared",
+            fix=(
+                SetTo("workers", max(cores // threads, 1)),
+                ", or fewer threads for all that are to be compared",
+            ),
         )
     return Engine(workers, ask)
 
@@ -247,7 +251,7 @@ def open_ray(comparison: Comparison, workers: int | None = None) -> Iterator[Eng
             raise UserError(
                 f"Ray has no room for a trial of {threads} threads",
                 why=f"its machines have {have.get('CPU', 0):g} cores in all",
-                fix=set_to("threads", max(int(have.get("CPU", 1)), 1)),
+                fix=SetTo("threads", max(int(have.get("CPU", 1)), 1)),
             )
         task = ray.remote(max_retries=1, num_cpus=threads, num_gpus=gpus)(do_trial)
 

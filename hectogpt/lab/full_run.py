@@ -20,7 +20,7 @@ from hectogpt import errors, hardware, torch_private
 from hectogpt.data import Corpus, Tokenizer, open_corpus
 from hectogpt.data.corpus import beginning
 from hectogpt.display import Progress
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import SetTo, Text, UserError
 from hectogpt.files import free_bytes
 from hectogpt.generation import Sampling, complete
 from hectogpt.lab.ngram import NgramModels, mix, score_both
@@ -151,7 +151,7 @@ def check_space(session: Session, where: Path) -> None:
             raise UserError(
                 f"the disk of {where} is full",
                 why=f"the weights take {weights:,} bytes, {free:,} are free",
-                fix="free some space on it, or " + set_to("out", "a folder on another disk"),
+                fix=("free some space on it, or ", SetTo("out", "a folder on another disk")),
                 code=errors.STORAGE,
             )
 
@@ -195,7 +195,7 @@ def check_same(folder: Path, before: Run, after: Run) -> None:
         raise UserError(
             f"{folder} holds a different run",
             why="; ".join(found[:3]) + more,
-            fix="leave these options out, or " + set_to("out", f"{folder}-2") + " for a new run",
+            fix=("leave these options out, or ", SetTo("out", f"{folder}-2"), " for a new run"),
             kept="the old run, untouched",
         )
 
@@ -439,18 +439,18 @@ def explain(ended: Ended, begun: Begun, trained: bool, progress: Progress) -> Ba
     step = f"step {min(begun.session.step + 1, run.steps)} of {run.steps}"
     saved = begun.folder.checkpoints.steps()
     kept = f"metrics and run.json in {where}"
-    fix = ""
+    fix: Text = ""
     if trained:
         kept = f"the trained weights, {kept}"
         fix = f"hectogpt check {where} --repair"
     elif ended.how == "stopped":
         kept = f"weights, {kept}"
-        fix = set_to("resume", where) if saved else ""
+        fix = SetTo("resume", where) if saved else ""
     elif ended.how == "diverged":
         assert isinstance(error, UserError)
         kept = f"{error.kept}, in {where}" if error.kept else str(where)
-        fix = f"{error.fix}; `hectogpt check {where} --diagnose` finds where"
-        return error.amended(fix=fix, kept=kept)
+        diagnose = f"; `hectogpt check {where} --diagnose` finds where"
+        return error.amended(fix=(*error.fix_parts, diagnose), kept=kept)
     elif saved:
         kept = f"the checkpoint of step {saved[-1]}, {kept}"
     if stop := stop_behind(error):
@@ -459,17 +459,17 @@ def explain(ended: Ended, begun: Begun, trained: bool, progress: Progress) -> Ba
         if trained:
             what = "stopped while the trained model was being scored"
             why = ""
-        fix = fix or set_to("resume", where)
+        fix = fix or SetTo("resume", where)
         return UserError(what, why=why, fix=fix, kept=kept, code=code_of(stop))
     if trained and isinstance(error, OSError):
         return errors.unwritable(error.filename or where, error, fix=fix, kept=kept)
     if hardware.is_out_of_memory(error) and not trained:
-        parts = set_to("data.leaves", 2 * (run.data.leaves or 1))
-        fix = f"{parts} for a new run; the batch stays the same"
+        parts = SetTo("data.leaves", 2 * (run.data.leaves or 1))
+        fix = parts, " for a new run; the batch stays the same"
         why = errors.first_line(error)
         error = UserError(f"out of memory in {step}", why=why, code=errors.MEMORY)
     if isinstance(error, UserError):
-        return error.amended(fix=error.fix or fix, kept=error.kept or kept)
+        return error.amended(fix="" if error.fix else fix, kept=error.kept or kept)
     progress.line(f"kept: {kept}" + (f"\nfix: {fix}" if fix else ""))
     return error
 

@@ -26,7 +26,7 @@ import numpy as np
 from hectogpt import __version__, files, hardware, sandbox
 from hectogpt.data import Corpus, Shuffled
 from hectogpt.display import Note
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import SetTo, UserError
 from hectogpt.kernels.build import find
 from hectogpt.lab.compare import short_name
 from hectogpt.lab.contestant import Talk, clean_weights, nats, planned
@@ -103,7 +103,7 @@ def judge(
     if out.suffix != ".jsonl":
         out /= f"{entrant.idea.replace('.py:', '-')}-{at:%Y%m%d-%H%M%S}-{os.getpid()}.jsonl"
     if out.exists():
-        raise UserError(f"{out} exists", fix=set_to("out", "another name"))
+        raise UserError(f"{out} exists", fix=SetTo("out", "another name"))
     texts = {short_name(corpus.name): corpus for corpus in corpora}
     about = {
         "protocol": 2,

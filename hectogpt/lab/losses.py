@@ -18,7 +18,7 @@ import numpy as np
 
 from hectogpt import errors
 from hectogpt.display import one_line
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import Setting, SetTo, UserError
 from hectogpt.files import parse_json_object, read_bytes
 from hectogpt.lab.sequential import half_width, look, p_value, pair_of
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, OPENINGS, p_text
@@ -108,9 +108,9 @@ def verdict(
     """
     if not (math.isfinite(margin) and margin >= 0):
         raise UserError(
-            f"margin = {margin:g}",
+            Setting("margin", f"{margin:g}"),
             why="it must be 0 or more",
-            fix=set_to("margin", LEAST_DIFFERENCE),
+            fix=SetTo("margin", LEAST_DIFFERENCE),
         )
     paired = isinstance(a, Mapping) and isinstance(b, Mapping)
     if isinstance(a, Mapping) and isinstance(b, Mapping):

@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any
 
 from hectogpt.display import value_text
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import SetTo, UserError
 from hectogpt.lab import ideas, ladder, recipes
 from hectogpt.lab.record import arm_label, changed
 from hectogpt.serialization import IDEA_MODULE, dump
@@ -113,7 +113,7 @@ def parse_sweep(text: str) -> list[tuple[str, Any]]:
         raise UserError(
             f"sweep {text}",
             why="it has the form FIELD=VALUE,VALUE",
-            fix=set_to("sweep", "optim.lr=0.001,0.003"),
+            fix=SetTo("sweep", "optim.lr=0.001,0.003"),
         )
     return [(field.replace("-", "_"), _parse(value)) for value in COMMA.split(values)]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hectogpt import errors
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import SetTo, UserError
 from hectogpt.files import append_line, is_whole_object, parse_json_object, read_bytes
 from hectogpt.serialization import diff, dump, load
 from hectogpt.training.run import Run, load_run
@@ -236,7 +236,7 @@ def check_writable(path: Path) -> None:
 
     Raises UserError (STORAGE) now, rather than after hours of trials.
     """
-    with errors.writing(path, fix=set_to("out", "a file you may write to")):
+    with errors.writing(path, fix=SetTo("out", "a file you may write to")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("ab").close()
 
@@ -248,5 +248,5 @@ def append_record(path: Path, record: Record) -> None:
     """
     line = json.dumps(vars(record), allow_nan=False)
     kept = f"the records written before, and this line, to be added by hand: {line}"
-    with errors.writing(path, fix=set_to("out", "a file you may write to"), kept=kept):
+    with errors.writing(path, fix=SetTo("out", "a file you may write to"), kept=kept):
         append_line(path, line)

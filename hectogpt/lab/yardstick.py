@@ -22,7 +22,7 @@ from hectogpt.data import load_tokenizer
 from hectogpt.data.sources import find_source
 from hectogpt.data.tokenizer import MERGES, read_merges
 from hectogpt.display import columns
-from hectogpt.errors import UserError, first_line, set_to
+from hectogpt.errors import SetTo, Text, UserError, first_line
 from hectogpt.files import read_bytes
 from hectogpt.lab.best_counting import Mixture, cross_fitted
 from hectogpt.lab.loss_logs import Curve
@@ -284,7 +284,7 @@ def open_encoder(name: str) -> Encoder:
         own = read_merges(path, name)
     if own is not None:
         return Encoder(name, own.n_vocab, own.encode)
-    fix = set_to("tokenizer", "gpt2")
+    fix: Text = SetTo("tokenizer", "gpt2")
     try:
         from tokenizers import Tokenizer
     except ImportError:

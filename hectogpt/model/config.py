@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from hectogpt.errors import UserError
+from hectogpt.errors import Setting, UserError
 from hectogpt.model.inputs import InputPart
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import (
@@ -111,20 +111,24 @@ class ModelConfig:
             least = 0 if name == "n_layers" else 1
             if not least <= value <= most:
                 raise UserError(
-                    f"model.{name} = {_shown(value)}",
+                    Setting(f"model.{name}", _shown(value)),
                     why=f"it must lie between {least} and {most:,}",
                 )
         if self.document_start is not None and not 0 <= self.document_start < self.vocab_size:
             why = f"token ids run from 0 to {self.vocab_size - 1:,}"
             raise UserError(
-                f"model.document_start = {_shown(self.document_start)}",
+                Setting("model.document_start", _shown(self.document_start)),
                 why=why,
                 fix="an id, or None",
             )
         if self.d_model % self.n_heads:
             divisors = [n for n in range(1, min(self.d_model, 1024) + 1) if self.d_model % n == 0]
             raise UserError(
-                f"model.d_model = {self.d_model} with model.n_heads = {self.n_heads}",
+                (
+                    Setting("model.d_model", self.d_model),
+                    " with ",
+                    Setting("model.n_heads", self.n_heads),
+                ),
                 why="every head gets d_model / n_heads dimensions, which must be a whole number",
                 fix=f"n_heads among {', '.join(map(str, divisors[:12]))}, or another d_model",
             )
@@ -173,7 +177,8 @@ class Init(Value):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:  # NaN compares as false
                 raise UserError(
-                    f"init.{name} = {value}", why="a standard deviation is finite and not negative"
+                    Setting(f"init.{name}", value),
+                    why="a standard deviation is finite and not negative",
                 )
 
     def draw(

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hectogpt.errors import UserError
+from hectogpt.errors import Setting, UserError
 from hectogpt.model.parts import Heads, Ids, Norm, Places, Vectors
 from hectogpt.serialization import Value
 
@@ -126,7 +126,7 @@ class NgramHash(InputPart):
         for name, value, most in (("order", self.order, 64), ("rows", self.rows, 2**31)):
             if not 1 <= value <= most:
                 raise UserError(
-                    f"NgramHash.{name} = {value}", why=f"it must lie between 1 and {most:,}"
+                    Setting(f"NgramHash.{name}", value), why=f"it must lie between 1 and {most:,}"
                 )
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from hectogpt import errors
-from hectogpt.errors import UserError
+from hectogpt.errors import Setting, UserError
 from hectogpt.kernels import native
 from hectogpt.model.fused_ce import How, Mixture, check_targets, fused_losses
 
@@ -50,10 +50,11 @@ class LMHeadConfig:
     def __post_init__(self) -> None:
         if self.soft_cap is not None and not (self.soft_cap > 0 and math.isfinite(self.soft_cap)):
             raise UserError(
-                f"model.lm_head.soft_cap = {self.soft_cap}", why="it must be positive and finite"
+                Setting("model.lm_head.soft_cap", self.soft_cap),
+                why="it must be positive and finite",
             )
         if not math.isfinite(self.embedding_map):
-            what = f"model.lm_head.embedding_map = {self.embedding_map}"
+            what = Setting("model.lm_head.embedding_map", self.embedding_map)
             raise UserError(what, why="it multiplies weights, so it must be finite")
         for name in ("embedding_map", "compact_vocab"):
             if self.tied and getattr(self, name):

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import Setting, SetTo, UserError
 from hectogpt.kernels import native
 from hectogpt.serialization import Value
 
@@ -44,7 +44,7 @@ class Norm(Value):
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf:
             raise UserError(
-                f"model.norm.eps = {self.eps}", why="it must be finite and not negative"
+                Setting("model.norm.eps", self.eps), why="it must be finite and not negative"
             )
 
     @abstractmethod
@@ -161,9 +161,9 @@ class SinusoidalPositions(Positions):
     def build(self, context_length: int, d_model: int) -> nn.Module:
         if d_model % 2:
             raise UserError(
-                f"sinusoidal positions with model.d_model = {d_model}",
+                ("sinusoidal positions with ", Setting("model.d_model", d_model)),
                 why="sines and cosines come in pairs, so d_model must be even",
-                fix=set_to("model.d_model", d_model + 1),
+                fix=SetTo("model.d_model", d_model + 1),
             )
         return SinusoidalPositionsLayer(d_model, self.base)
 
@@ -231,7 +231,7 @@ class Rotary(QKPart):
     def __post_init__(self) -> None:
         if not 0 <= self.fraction <= 1:
             raise UserError(
-                f"Rotary.fraction = {self.fraction}",
+                Setting("Rotary.fraction", self.fraction),
                 why="it must lie between 0 and 1",
             )
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hectogpt import errors, torch_private
 from hectogpt.data import Batches
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import SetTo, UserError
 from hectogpt.model import Transformer
 from hectogpt.model.fused_ce import convert
 from hectogpt.training.losses import Predictions, total_of
@@ -254,7 +254,7 @@ def _diverged(step: int, model: Transformer, loss: float, norm: float) -> UserEr
     return UserError(
         f"step {step + 1}: loss {loss}, gradient norm {norm}",
         why=f"a number stopped being finite{where}",
-        fix="a lower learning rate, a longer warm-up, or " + set_to("gradient_clipping", 1),
+        fix=("a lower learning rate, a longer warm-up, or ", SetTo("gradient_clipping", 1)),
         kept=f"the weights after step {step}: this step's update was not applied",
         code=errors.DIVERGED,
     )

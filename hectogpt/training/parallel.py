@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hectogpt import errors
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import Setting, SetTo, UserError
 from hectogpt.serialization import diff
 from hectogpt.training.run import Data
 
@@ -63,11 +63,13 @@ def choose_leaves(data: Data, processes: int) -> Data:
         *counts, most = map(str, sorted({count for n in possible for count in process_counts(n)}))
         field = "data.batch_size" if named is None else "data.leaves"
         raise UserError(
-            f"{processes} processes cannot share {field} = {named or rows}",
+            (f"{processes} processes cannot share ", Setting(field, named or rows)),
             why="all take equal parts, so there may be "
             f"{', '.join(counts)}{' or ' * bool(counts)}{most}",
-            fix="another number of processes, or "
-            + set_to(field, f"a power of two times {processes}"),
+            fix=(
+                "another number of processes, or ",
+                SetTo(field, f"a power of two times {processes}"),
+            ),
         )
     if named is not None:
         return data

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from hectogpt import errors, hardware
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import SetTo, UserError
 from hectogpt.kernels.dtypes import prefers_bf16
 from hectogpt.model import ModelConfig
 from hectogpt.training.run import Data, Dtype, Run
@@ -85,7 +85,7 @@ def choose(run: Run, chosen: Mapping[str, Any] = MappingProxyType({})) -> Machin
     name = wanted("device", chosen.get("kind"), have)
     if name != "auto" and name.partition(":")[0] not in have:
         why = f"this machine has {', '.join(have)}"
-        raise UserError(f"device {name!r} is not available", why=why, fix=set_to("device", "auto"))
+        raise UserError(f"device {name!r} is not available", why=why, fix=SetTo("device", "auto"))
     device = torch.device(have[-1] if name == "auto" else name)
     named = {
         field: wanted(field, chosen.get(field), list(_DTYPES)) for field in ("dtype", "head_dtype")
@@ -141,9 +141,12 @@ def check_memory(
             f"a model of {parameters:,} parameters and {rows} do not fit",
             why=f"training takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are "
             "free",
-            fix="a smaller model.d_model, model.n_layers or model.vocab_size, "
-            + f"{set_to('data.leaves', 'more parts of the batch')}, or "
-            f"{set_to('data.batch_size', 'fewer rows')}",
+            fix=(
+                "a smaller model.d_model, model.n_layers or model.vocab_size, ",
+                SetTo("data.leaves", "more parts of the batch"),
+                ", or ",
+                SetTo("data.batch_size", "fewer rows"),
+            ),
             code=errors.MEMORY,
         )
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hectogpt.data import Corpus, DataOrder, Shuffled
 from hectogpt.display import facts_text, value_text
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import Setting, SetTo, UserError
 from hectogpt.idea_file import IdeaFile, imported
 from hectogpt.model import Init, ModelConfig, Transformer
 from hectogpt.serialization import Value, classes_of, diff, idea_module, load
@@ -160,10 +160,12 @@ class Data:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise UserError(f"data.batch_size = {self.batch_size}", why="it must be at least 1")
+            raise UserError(
+                Setting("data.batch_size", self.batch_size), why="it must be at least 1"
+            )
         if self.seq_len < 2:
             raise UserError(
-                f"data.seq_len = {self.seq_len}", why="predicting needs at least 2 tokens"
+                Setting("data.seq_len", self.seq_len), why="predicting needs at least 2 tokens"
             )
         if self.leaves is not None and (
             self.leaves not in range(1, MOST_LEAVES + 1) or self.batch_size % self.leaves
@@ -171,10 +173,10 @@ class Data:
             most = min(self.batch_size, MOST_LEAVES)
             divisors = [n for n in range(1, most + 1) if self.batch_size % n == 0]
             raise UserError(
-                f"data.leaves = {self.leaves}",
+                Setting("data.leaves", self.leaves),
                 why=f"it must divide data.batch_size = {self.batch_size}, and be at most "
                 f"{MOST_LEAVES:,}",
-                fix=set_to("data.leaves", max(n for n in divisors if n <= max(self.leaves, 1))),
+                fix=SetTo("data.leaves", max(n for n in divisors if n <= max(self.leaves, 1))),
             )
 
     @property
@@ -219,22 +221,26 @@ class Run:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise UserError(f"steps = {self.steps}", why="a run needs at least one step")
+            raise UserError(Setting("steps", self.steps), why="a run needs at least one step")
         if not 0 <= self.seed < 2**63:
-            raise UserError(f"seed = {self.seed}", why="it must lie between 0 and 2^63 - 1")
+            raise UserError(Setting("seed", self.seed), why="it must lie between 0 and 2^63 - 1")
         if not 0 <= self.threads <= MOST_THREADS:
             why = f"it must be positive, or 0 for all physical cores, and at most {MOST_THREADS:,}"
-            raise UserError(f"threads = {self.threads}", why=why)
+            raise UserError(Setting("threads", self.threads), why=why)
         if self.gradient_clipping is not None and not self.gradient_clipping > 0:
             raise UserError(
-                f"gradient_clipping = {self.gradient_clipping}", why="it must be positive, or none"
+                Setting("gradient_clipping", self.gradient_clipping),
+                why="it must be positive, or none",
             )
         if self.data.seq_len > self.model.context_length:
             raise UserError(
-                f"data.seq_len = {self.data.seq_len} with model.context_length = "
-                f"{self.model.context_length}",
+                (
+                    Setting("data.seq_len", self.data.seq_len),
+                    " with ",
+                    Setting("model.context_length", self.model.context_length),
+                ),
                 why="a row must fit in the context",
-                fix=set_to("data.seq_len", self.model.context_length),
+                fix=SetTo("data.seq_len", self.model.context_length),
             )
 
     @property

@@ -28,7 +28,7 @@ from typing import Any, TextIO
 from hectogpt import errors, files
 from hectogpt.data import Tokenizer
 from hectogpt.data.tokenizer import MERGES
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import SetTo, UserError
 from hectogpt.files import (
     MANIFEST,
     check_hashes,
@@ -133,7 +133,7 @@ class RunFolder:
         (STORAGE).
         """
         if out is None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-            raise UserError(f"{name!r} cannot be a folder's name", fix=set_to("out", "a folder"))
+            raise UserError(f"{name!r} cannot be a folder's name", fix=SetTo("out", "a folder"))
         names = [name, *(f"{name}-{n}" for n in range(2, 10000))]
         for path in [out] if out is not None else [Path("runs", name) for name in names]:
             with ExitStack() as held:
@@ -157,7 +157,7 @@ class RunFolder:
         raise UserError(
             f"{path} already holds a run",
             why=f"it has a {RUN}",
-            fix=f"{set_to('resume', path)}, or {set_to('out', f'{path}-2')}",
+            fix=(SetTo("resume", path), ", or ", SetTo("out", f"{path}-2")),
             kept="the old run, untouched",
         )
 

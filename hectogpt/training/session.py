@@ -23,7 +23,7 @@ from torch import nn
 
 from hectogpt import __version__, errors, hardware
 from hectogpt.data import Corpus, open_corpus
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import SetTo, UserError
 from hectogpt.model import Transformer
 from hectogpt.model.weights import copied, hash_state, load_model, load_tensors, saved_tensors
 from hectogpt.run_records import OWN
@@ -353,7 +353,7 @@ def _choose_machine(world: World, run: Run, chosen: Mapping[str, Any]) -> Machin
         if size > torch.cuda.device_count():
             raise UserError(
                 f"{size} processes on a machine with {torch.cuda.device_count()} GPUs",
-                fix="a process for each GPU, or " + set_to("device", "cpu"),
+                fix=("a process for each GPU, or ", SetTo("device", "cpu")),
             )
         torch.cuda.set_device(rank)
         run = replace(run, device=f"cuda:{rank}")

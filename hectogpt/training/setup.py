@@ -14,7 +14,7 @@ import torch
 from hectogpt import errors
 from hectogpt.data import Batches, Corpus, Tokenizer
 from hectogpt.display import Note
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import Setting, SetTo, UserError
 from hectogpt.kernels import native
 from hectogpt.kernels.build import find
 from hectogpt.model import Transformer
@@ -38,9 +38,11 @@ def check_corpus(run: Run, corpus: Corpus) -> None:
     """
     if corpus.n_vocab > run.model.vocab_size:
         raise UserError(
-            f"corpus {corpus.name}: ids up to {corpus.n_vocab - 1}, model.vocab_size = "
-            f"{run.model.vocab_size}",
-            fix=set_to("model.vocab_size", corpus.n_vocab),
+            (
+                f"corpus {corpus.name}: ids up to {corpus.n_vocab - 1}, ",
+                Setting("model.vocab_size", run.model.vocab_size),
+            ),
+            fix=SetTo("model.vocab_size", corpus.n_vocab),
             code=errors.DATA,
         )
     if len(corpus.tokens["train"]) < run.data.seq_len:
@@ -185,7 +187,9 @@ def build_optimizer(run: Run, model: Transformer) -> OptimizerGroup:
         float(group["initial_lr"]) for one in optimizer.optimizers for group in one.param_groups
     ]
     if wrong := [rate for rate in rates if not 0 <= rate < math.inf]:
-        raise UserError(f"optim.lr = {wrong[0]}", why="a learning rate is finite and not negative")
+        raise UserError(
+            Setting("optim.lr", wrong[0]), why="a learning rate is finite and not negative"
+        )
     if type(run.schedule).of_kind is not Schedule.of_kind:
         optimizer.split_kinds(model)
     return optimizer

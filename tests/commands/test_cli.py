@@ -15,9 +15,9 @@ import pytest
 from command import Here, assert_good_error, environment
 
 from hectogpt import cli, errors, idea_file
-from hectogpt.cli import COMMANDS, main, name_options
+from hectogpt.cli import COMMANDS, as_option, main
 from hectogpt.cli.options import DataOptions
-from hectogpt.errors import UserError, set_to
+from hectogpt.errors import Setting, SetTo, Text, UserError
 
 
 @pytest.mark.parametrize(
@@ -87,19 +87,24 @@ def test_an_error_shows_no_control_characters_and_no_forged_lines() -> None:
 @pytest.mark.parametrize(
     ("fix", "said", "named"),
     [
-        (set_to("data.seq_len", 64), "set data.seq_len to 64", "--data.seq-len 64"),
-        (set_to("resume", False), "set resume to False", "--no-resume"),
-        (set_to("model.lm_head.bias", False), "set model.lm_head.bias to False", "--model.lm-head.no-bias"),
-        (set_to("out", "another") + ", or no", "set out to another, or no", "--out another, or no"),
-        ("a text (" + set_to("json", True) + ")", "a text (set json to True)", "a text (--json)"),
-        ("set steps in run.json to 3", "set steps in run.json to 3", "set steps in run.json to 3"),
+        (SetTo("data.seq_len", 64), "set data.seq_len to 64", "--data.seq-len 64"),
+        (SetTo("resume", False), "set resume to False", "--no-resume"),
+        (SetTo("resume", "a"), "set resume to a", "hectogpt train --resume a"),
+        (SetTo("model.lm_head.bias", False), "set model.lm_head.bias to False", "--model.lm-head.no-bias"),
+        ((SetTo("out", "another"), ", or no"), "set out to another, or no", "--out another, or no"),
+        (("a text (", SetTo("json", True), ")"), "a text (set json to True)", "a text (--json)"),
+        ("set steps to 3, or steps = 4", "set steps to 3, or steps = 4", "set steps to 3, or steps = 4"),
     ],
 )
-def test_settings_in_a_fix_are_named_as_options(fix: str, said: str, named: str) -> None:
+def test_settings_in_a_fix_are_named_as_options(fix: Text, said: str, named: str) -> None:
     """What is no option of the command stays a field."""
-    assert (fix, name_options(fix)) == (said, named)
-    fix = set_to("vocab", 300) + ", or " + set_to("corpus", "x")
-    assert name_options(fix, DataOptions) == "--vocab 300, or set corpus to x"
+    error = UserError(Setting("seeds", 0), fix=fix)
+    assert (error.what, error.fix) == ("seeds = 0", said)
+    error.spell(as_option)
+    assert (error.what, error.fix) == ("--seeds 0", named)
+    error = UserError("x", fix=(SetTo("vocab", 300), ", or ", SetTo("corpus", "x")))
+    error.spell(lambda setting: as_option(setting, DataOptions))
+    assert error.fix == "--vocab 300, or set corpus to x"
 
 
 # --- help -------------------------------------------------------------------------------------------------------------

@@ -226,7 +226,7 @@ def test_a_model_knows_no_clock_and_no_environment() -> None:
 
 
 def test_only_the_command_line_spells_flags() -> None:
-    """Errors name fields as data (errors.set_to); hectogpt/cli spells them as options."""
+    """Errors name fields as data (errors.SetTo); hectogpt/cli spells them as options."""
     below = [file for file in FILES if not file.startswith("cli/")]
     found = {f: flags(tree(f), FLAGS_OF_OTHERS.get(f, "")) for f in below}
     assert {file: texts for file, texts in found.items() if texts} == {}

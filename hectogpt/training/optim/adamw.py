@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hectogpt import torch_private
-from hectogpt.errors import UserError
+from hectogpt.errors import Setting, UserError
 from hectogpt.kernels import native
 from hectogpt.model import Transformer
 from hectogpt.training.optim.groups import (
@@ -54,11 +54,11 @@ class AdamW(Optim):
     def __post_init__(self) -> None:
         if not (self.lr >= 0 and math.isfinite(self.lr)):
             raise UserError(
-                f"optim.lr = {self.lr}", why="a learning rate must be finite and not negative"
+                Setting("optim.lr", self.lr), why="a learning rate must be finite and not negative"
             )
         if self.row_lr_power is not None and not self.row_lr_power >= 0:
             raise UserError(
-                f"optim.row_lr_power = {self.row_lr_power}",
+                Setting("optim.row_lr_power", self.row_lr_power),
                 why="learning rates fall with the number of updates, so it cannot be negative",
             )
 
