@@ -113,8 +113,8 @@ def export(
     check_target(folder, overwrite)
     target = folder.resolve()
     place = find_folder(source, download=True)
-    at = step if opened else find_checkpoint(place, step, note)
-    fields = read_fields(place, at)
+    checkpoint = step if opened else find_checkpoint(place, step, note)
+    fields = read_fields(place, checkpoint)
     sources = ideas_of(place)
     if fields and sources and not is_readable(fields):
         raise UserError(
@@ -123,7 +123,9 @@ def export(
             "other programs do not have",
             fix="share its folder, which hectogpt opens",
         )
-    model, tokenizer = opened or open_model(place, step=step if at is None else at, note=note)
+    model, tokenizer = opened or open_model(
+        place, step=step if checkpoint is None else checkpoint, note=note
+    )
     differences = gpt2_differences(model.config)
     # Not a path, which would reveal the home folder.
     name = place.name if place.resolve() == Path(source).resolve() else str(source)
@@ -135,7 +137,7 @@ def export(
             f"{', '.join(differences)}",
             fix=(SetTo("to", "hf"), ": a folder with its own code, for transformers"),
         )
-    facts = read_facts(place, at)
+    facts = read_facts(place, checkpoint)
     try:
         with lock(target.with_name(f".{target.name}.lock"), folder, "exporting to it"):
             remove_leftovers(target)

@@ -99,17 +99,16 @@ def open_model(
     missing checkpoint; DATA for its tokenizer; USAGE for an invalid name on the hub.
     """
     folder = find_folder(name_or_folder, download)
-    at = find_checkpoint(folder, step, note)
+    checkpoint = find_checkpoint(folder, step, note)
     named = [read_idea(path) for path in ([idea] if isinstance(idea, (Path, str)) else idea)]
-    fields = read_fields(folder, at)
+    fields = read_fields(folder, checkpoint)
     ideas = [] if fields is None else import_ideas(folder, named, fields)
     with classes_of(ideas), WithoutInit():
         if fields is None:
             model = load_gpt2(folder, note)
-        elif at is not None:
-            model = model_of(
-                load(ModelConfig, fields), _checkpoint_weights(folder, at), folder / RUN
-            )
+        elif checkpoint is not None:
+            weights = _checkpoint_weights(folder, checkpoint)
+            model = model_of(load(ModelConfig, fields), weights, folder / RUN)
         elif "model_type" in fields:
             model = load_model(folder)
         else:
@@ -117,12 +116,14 @@ def open_model(
     return model, read_tokenizer(folder, model.config.vocab_size)
 
 
-def read_fields(folder: Path, at: int | None) -> dict[str, Any] | None:
-    """The fields of a folder's model or, if `at` is a step, of the model in that checkpoint.
+def read_fields(folder: Path, checkpoint: int | None) -> dict[str, Any] | None:
+    """The fields of a folder's model; None for a folder written by another program.
 
-    None for a folder written by another program. Raises UserError (CHECKPOINT).
+    checkpoint: from `find_checkpoint`.
+
+    Raises UserError (CHECKPOINT).
     """
-    if at is None:
+    if checkpoint is None:
         config = read_config(folder)
         if config.get("model_type") != MODEL_TYPE:
             return None
@@ -141,10 +142,9 @@ def read_fields(folder: Path, at: int | None) -> dict[str, Any] | None:
 def find_checkpoint(
     folder: Path, step: int | None = None, note: Note = warnings.warn
 ) -> int | None:
-    """The step of the checkpoint to load, chosen as `open_model` says.
+    """The step of the checkpoint that holds the weights to load, as `open_model` chooses them.
 
-    None stands for the weights at a run's end, and for a folder that is not a run. Raises
-    UserError (CHECKPOINT).
+    None: the weights are in the folder itself. Raises UserError (CHECKPOINT).
     """
     if not (folder / RUN).is_file():
         if step is not None:
@@ -169,15 +169,15 @@ def find_checkpoint(
     ended = has_weights and not _is_under_way(folder, note)
     if ended or step is not None:
         return None
-    for at in reversed(steps):
-        if problem := saved.problem(at):
+    for newest in reversed(steps):
+        if problem := saved.problem(newest):
             note(f"a checkpoint is damaged: {problem}")
             continue
         note(
             f"the run in {folder} is not finished: these are the weights of its checkpoint of "
-            f"step {at}"
+            f"step {newest}"
         )
-        return at
+        return newest
     if has_weights:
         return None
     why = "it is not finished and has no checkpoint"

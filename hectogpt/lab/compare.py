@@ -136,6 +136,7 @@ class Comparison:
         self.records: dict[tuple[str, int], Record] = {}
         self.failed: list[Record] = []
         self._ngrams: dict[tuple[Data, int, int], dict[str, float]] = {}
+        self.read()
 
     @property
     def split(self) -> str:
@@ -165,8 +166,7 @@ class Comparison:
                 self.records[trial.name] = known[key]
 
     def missing(self) -> list[Trial]:
-        """The trials that have no valid record in the file."""
-        self.read()
+        """The trials without a valid record, as far as `read` and `add` know."""
         return [trial for trial in self.trials() if trial.name not in self.records]
 
     def request(self, trial: Trial) -> dict[str, Any]:
@@ -277,6 +277,7 @@ class Comparison:
             new = self.all_seeds[done : done + max(1, workers // len(arms))]
             done += len(new)
             self.seeds = self.all_seeds[:done]
+            self.read()
             trials = [trial for trial in self.missing() if trial.seed in new and trial.arm in arms]
             yield trials
             lost = {trial.arm.label for trial in trials if trial.name not in self.records}

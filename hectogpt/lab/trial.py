@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,7 @@ def ask(
     outcome = process.Child("hectogpt.lab.trial").listen(request, receive, cancelled=stop)
     if outcome.how == "cancelled":
         raise process.CancelledError
-    revision = process.revision(PACKAGE)
-    origin = {"version": __version__, "commit": revision.commit, "dirty": revision.dirty}
+    origin = {"version": __version__, **asdict(process.revision(PACKAGE))}
     if outcome.error is None and result:
         return origin | result
     ended = f"the trial's process ended with {outcome.error or 'no result'}"

@@ -174,9 +174,7 @@ def comparison_of(corpus: Corpus, folder: Path, *losses: list[float], **more: An
     for arm, values in zip(arms, losses, strict=True):
         for seed, loss in enumerate(values):
             append_record(out, record_of(corpus, arm, seed, loss, **more))
-    comparison = Comparison(arms, range(len(losses[0])), corpus, TRACKS["closed"], out)
-    comparison.read()
-    return comparison
+    return Comparison(arms, range(len(losses[0])), corpus, TRACKS["closed"], out)
 
 
 def verdict_of(comparison: Comparison, place: int = 0) -> Verdict:
