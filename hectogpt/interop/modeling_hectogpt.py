@@ -517,7 +517,6 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        past_key_values: TextCache | None = None,
         cache: TextCache | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
@@ -527,7 +526,8 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
         """Logits of the next token at the last `logits_to_keep` positions (0: at all).
 
         With `labels`, which are shifted here, also their mean cross entropy. `attention_mask` is 0
-        for padding and includes the columns of earlier calls.
+        for padding and includes the columns of earlier calls. Older versions of transformers pass
+        the cache as `past_key_values`.
         """
         unknown = ("position_ids", "inputs_embeds", "output_attentions", "output_hidden_states")
         if named := [
@@ -535,7 +535,7 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
         ]:
             raise ValueError(f"this model does not accept {' or '.join(named)}")
         text = None if attention_mask is None else attention_mask.bool()
-        memory = cache or past_key_values or TextCache()
+        memory = cache or others.get("past_key_values") or TextCache()
         logits = self.model(input_ids, text, memory, logits_to_keep)
         loss = None
         if labels is not None:
