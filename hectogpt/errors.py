@@ -90,6 +90,11 @@ class UserError(Exception):
         return "".join(map(str, self.what_parts))
 
     @property
+    def line(self) -> str:
+        """What failed and why, as one sentence."""
+        return f"{self.what}: {self.why}"
+
+    @property
     def fix(self) -> str:
         return "".join(map(str, self.fix_parts))
 

@@ -256,7 +256,7 @@ def find_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
         try:
             runs.append(read_record(path.parent))
         except UserError as error:
-            notes.append(f"{path.parent} is left out: {error.what}: {error.why}")
+            notes.append(f"{path.parent} is left out: {error.line}")
     return sorted(runs, key=lambda record: (record.written, str(record.folder))), sorted(notes)
 
 
@@ -325,7 +325,7 @@ class SavedCheckpoints:
         try:
             manifest = read_manifest(path)
         except UserError as error:
-            return f"{error.what}: {error.why}"
+            return error.line
         if (manifest.get("format"), manifest.get("step")) != (FORMAT, step):
             return f"{path}: its manifest is of another format or step"
         if STATE not in manifest["files"]:

@@ -95,7 +95,7 @@ def verify_run(folder: Path) -> dict[Path, str]:
         elif problem := read_record(folder).hashes_lost:
             found[folder / MANIFEST] = problem
     except UserError as error:
-        found[folder / MANIFEST] = f"{error.what}: {error.why}"
+        found[folder / MANIFEST] = error.line
     found |= odd_entries(folder)
     checkpoints = Checkpoints(folder / CHECKPOINTS)
     return found | {

@@ -75,7 +75,7 @@ def open_corpora(names: Sequence[str], quiet: bool) -> list[Corpus]:
         except UserError as error:
             if name != "tinystories" or len(names) == 1:
                 raise
-            remarks(quiet)(f"judged without tinystories: {error.what}: {error.why}")
+            remarks(quiet)(f"judged without tinystories: {error.line}")
     return corpora
 
 
@@ -176,7 +176,7 @@ def records_in(folder: Path) -> list[Judgement]:
         try:
             found.append(read_judgement(path))
         except UserError as error:
-            remarks()(f"{error.what}: {error.why}")
+            remarks()(error.line)
     return sorted(found, key=lambda judgement: str(judgement.begin["at"]))
 
 

@@ -89,9 +89,7 @@ class Board:
             try:
                 self.looks[folder] = take_look(folder, step, self.prompt, self.ideas)
             except (UserError, OSError) as error:  # it may have been deleted: try the next one
-                problem = (
-                    f"{error.what}: {error.why}" if isinstance(error, UserError) else str(error)
-                )
+                problem = error.line if isinstance(error, UserError) else str(error)
                 self.notes = [*self.notes, printable(problem)][-3:]
         return self.looks.get(folder)
 
@@ -126,7 +124,7 @@ def run_data(folder: Path) -> dict[str, Any]:
     try:
         record = read_record(folder)
     except UserError as error:  # it may be in the middle of being copied
-        return found | {"problem": printable(f"{error.what}: {error.why}")}
+        return found | {"problem": printable(error.line)}
     seconds = sorted(
         dt for row in steps[-10:] if (dt := number_of(row.get("train/dt"))) is not None
     )

@@ -12,7 +12,6 @@ from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from hectogpt import errors
 from hectogpt.data import Tokenizer
@@ -53,25 +52,6 @@ from hectogpt.serialization import classes_of, load
 FILES = ["config.json", WEIGHTS, "vocab.json", "merges.txt", "tokenizer.json", "README.md"]
 
 
-class WithoutInit(TorchFunctionMode):
-    """Context manager: torch.nn.init skips tensors on the meta device.
-
-    They have no values to initialise. But torch would load its compiler to find that out, which
-    takes as long as loading torch.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call the function, or return the tensor that it would have filled."""
-        tensor = next(iter((*args, *(kwargs or {}).values())), None)
-        if (
-            getattr(func, "__module__", None) == "torch.nn.init"
-            and isinstance(tensor, Tensor)
-            and tensor.is_meta
-        ):
-            return tensor
-        return func(*args, **(kwargs or {}))
-
-
 def open_model(
     name_or_folder: str | Path,
     *,
@@ -103,7 +83,7 @@ def open_model(
     named = [read_idea(path) for path in ([idea] if isinstance(idea, (Path, str)) else idea)]
     fields = read_fields(folder, checkpoint)
     ideas = [] if fields is None else import_ideas(folder, named, fields)
-    with classes_of(ideas), WithoutInit():
+    with classes_of(ideas):
         if fields is None:
             model = load_gpt2(folder, note)
         elif checkpoint is not None:

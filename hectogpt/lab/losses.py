@@ -142,12 +142,10 @@ def verdict(
             code=errors.DATA,
         )
     pair = pair_of(gains.tolist(), margin)
-    low = pair.low
-    high = pair.high
     return LossVerdict(
         verdict=pair.verdict,
         gain=pair.gain,
-        interval=None if low is None or high is None else (low, high),
+        interval=pair.interval,
         p=p_value(gains),
         pairs=len(gains),
         more_seeds=0 if pair.verdict != "unproven" else seeds_to_decide(gains, margin),

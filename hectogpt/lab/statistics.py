@@ -70,6 +70,11 @@ class Paired:
     noise_floor: float | None
     verdict: VerdictWord
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """`low` and `high`; None for one pair."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
     def __str__(self) -> str:
         """Gain and interval, such as "+0.0055 [-0.0906, +0.1017]"."""
         return f"{self.gain:+.4f}" + (

@@ -109,9 +109,7 @@ class Verdict:
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval of the gain; None for one seed."""
-        low = self.pair.low
-        high = self.pair.high
-        return None if low is None or high is None else (low, high)
+        return self.pair.interval
 
     @property
     def text(self) -> str:

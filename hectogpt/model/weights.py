@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -82,8 +82,13 @@ def hash_weights(model: Transformer) -> str:
     of 64 bits. Sums of integers are exact and fast: this takes 7 ms for 90 MB, and SHA-256 of all
     bytes takes 55. Any flipped bit changes the hash.
     """
+    return hash_named(model.named_parameters())
+
+
+def hash_named(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """The hash of some parameters by name, as of `hash_weights`."""
     found = hashlib.sha256()
-    for name, parameter in model.named_parameters():
+    for name, parameter in tensors:
         found.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
         content = parameter.detach().contiguous().reshape(-1).view(torch.uint8)
         if content.storage_offset() % 8:  # it cannot be read as integers of 64 bits

@@ -177,7 +177,7 @@ class Checkpoints(SavedCheckpoints):
             try:
                 found = self.load(step)
             except UserError as error:
-                problems.append(f"{error.what}: {error.why}")
+                problems.append(error.line)
                 continue
             if problems:
                 warn(

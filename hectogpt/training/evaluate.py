@@ -19,7 +19,7 @@ from hectogpt.display import facts_text
 from hectogpt.errors import UserError
 from hectogpt.model import Transformer
 from hectogpt.model.transformer import evaluating
-from hectogpt.model.weights import hash_state
+from hectogpt.model.weights import hash_named
 from hectogpt.training.run import Run
 
 SEQ_LEN = 512  # tokens in a row, for every score that is compared with others
@@ -106,9 +106,9 @@ def evaluate(
 
 
 def hash_trained(model: Transformer) -> dict[str, str]:
-    """The hash of each trained tensor of a model, by name. Takes about 0.5 s per GB."""
+    """The hash of each trained tensor of a model, by name."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.numel()]
-    return {name: hash_state({name: p.detach().cpu()}) for name, p in trained}
+    return {name: hash_named([(name, p)]) for name, p in trained}
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class Ended:
     def why(self) -> str:
         """The reason in one sentence."""
         error = self.error
-        return f"{error.what}: {error.why}" if isinstance(error, UserError) else str(error)
+        return error.line if isinstance(error, UserError) else str(error)
 
 
 Event: TypeAlias = Began | Stepped | Scored | Trained | Ended

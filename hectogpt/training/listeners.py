@@ -157,7 +157,7 @@ class Saver:
         except OSError as error:
             problem = str(error)
         except UserError as error:
-            problem = f"{error.what}: {error.why}"
+            problem = error.line
             if error.code == errors.CHECKPOINT:  # later ones cannot be saved either
                 self.every = 0
         if problem and not self._noted:
@@ -188,7 +188,7 @@ class Saver:
         except UserError as error:
             if needed and error.code in (errors.STORAGE, errors.MEMORY):
                 raise
-            self.note(f"note: {error.what}: {error.why}")
+            self.note(f"note: {error.line}")
         self.folder.unseal()
         save_model(self.session.model, self.folder.path)
         self.folder.seal(TRAINED)  # scoring changes the other files, and may be killed
