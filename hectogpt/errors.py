@@ -1,7 +1,7 @@
 """Errors that are not bugs, each one message: what failed, why, how to fix it, what is kept.
 
-Every layer raises `UserError`; only the command line turns it into lines on stderr and an exit
-code.
+Every layer raises `UserError`, or its class for bad data or a bad checkpoint; only the command
+line turns it into lines on stderr and an exit code.
 """
 
 from __future__ import annotations
@@ -72,17 +72,19 @@ class UserError(Exception):
         fix: a command or value that solves the problem.
         what_parts, fix_parts: `what` and `fix`, with their settings as values.
         kept: what is not lost (the last state on disk, the old file), if anything is at stake.
-        code: the exit code of the process, one of the constants above.
+        code: the exit code of the process, one of the constants above; by default `usual`.
     """
 
+    usual = USAGE
+
     def __init__(
-        self, what: Text, *, why: str = "", fix: Text = "", kept: str = "", code: int = USAGE
+        self, what: Text, *, why: str = "", fix: Text = "", kept: str = "", code: int | None = None
     ) -> None:
         self.what_parts = parts_of(what)
         self.why = why
         self.fix_parts = parts_of(fix)
         self.kept = kept
-        self.code = code
+        self.code = self.usual if code is None else code
         super().__init__(self.what)
 
     @property
@@ -91,7 +93,7 @@ class UserError(Exception):
 
     @property
     def line(self) -> str:
-        """What failed and why, as one sentence."""
+        """The first two parts on one line."""
         return f"{self.what}: {self.why}"
 
     @property
@@ -123,6 +125,18 @@ class UserError(Exception):
         return printable("\n".join(line.replace("\n", "\n  ") for line in lines))
 
 
+class DataError(UserError):
+    """A text, or a file of data, cannot be used."""
+
+    usual = DATA
+
+
+class CheckpointError(UserError):
+    """A checkpoint, a model or a run's folder cannot be used."""
+
+    usual = CHECKPOINT
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A question with the known name that is most like `name`; "" if none is like it."""
     near = difflib.get_close_matches(name[:200], known, 1, 0.5)
@@ -136,6 +150,12 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
     if question := did_you_mean(name, known):
         return UserError(what, fix=question)
     return UserError(what, why=f"there are {', '.join(known)}", fix="name one of these")
+
+
+def not_installed(what: str, package: str, extra: str) -> UserError:
+    """The error for something that needs a package which an extra of ours installs."""
+    fix = f"python -m pip install 'hectogpt[{extra}]'"
+    return UserError(f"{what} needs the package {package}", why="it is not installed", fix=fix)
 
 
 def reason_of(error: Exception) -> str:

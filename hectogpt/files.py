@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from hectogpt import errors
-from hectogpt.errors import Text, UserError
+from hectogpt.errors import CheckpointError, Text, UserError
 
 try:
     import fcntl
@@ -488,9 +488,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     found = content.pop("sha256", None)
     files = content.get("files")
     if found != _hash(content) or not isinstance(files, dict):
-        raise UserError(
-            f"{path} is damaged", why="its SHA-256 does not match", code=errors.CHECKPOINT
-        )
+        raise CheckpointError(f"{path} is damaged", why="its SHA-256 does not match")
     return content
 
 
@@ -506,9 +504,7 @@ def check_hashes(folder: Path, *names: str) -> set[str]:
                 f"a copy of the file as it was; `hectogpt check {folder}` says what can be made "
                 "again"
             )
-            raise UserError(
-                f"{folder / name} is damaged", why=fault, fix=fix, code=errors.CHECKPOINT
-            )
+            raise CheckpointError(f"{folder / name} is damaged", why=fault, fix=fix)
     return set(faults)
 
 

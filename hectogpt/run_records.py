@@ -17,8 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from hectogpt import errors
-from hectogpt.errors import Setting, SetTo, UserError
+from hectogpt.errors import CheckpointError, Setting, SetTo, UserError
 from hectogpt.files import (
     MANIFEST,
     check_hashes,
@@ -227,7 +226,7 @@ def locate_run(name: str) -> Path:
     if folder is None:
         why = "there is no such folder"
         fix = nearest_run(name)
-        raise UserError(f"no run in {name}", why=why, fix=fix, code=errors.CHECKPOINT)
+        raise CheckpointError(f"no run in {name}", why=why, fix=fix)
     return folder
 
 
@@ -239,7 +238,7 @@ def run_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     run = record.get("run")
     if not isinstance(run, dict):
         why = 'it is not a run\'s record: it has no object "run"'
-        raise UserError(f"cannot read {folder / RUN}", why=why, fix=FIX, code=errors.CHECKPOINT)
+        raise CheckpointError(f"cannot read {folder / RUN}", why=why, fix=FIX)
     return run
 
 

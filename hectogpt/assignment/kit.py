@@ -16,7 +16,7 @@ from pathlib import Path
 from hectogpt import errors
 from hectogpt.assignment.parts import BY_NAME, PARTS, SOURCES, Part
 from hectogpt.data.sources import find_source, split_of
-from hectogpt.errors import SetTo, UserError, unknown
+from hectogpt.errors import DataError, SetTo, UserError, unknown
 from hectogpt.files import check_free
 
 PACKAGED = Path(__file__).parent / "files"
@@ -191,11 +191,10 @@ def folder_of(name: str) -> Path:
     for place in (PACKAGED / name, CHECKOUT / name):
         if place.is_dir():
             return place
-    raise UserError(
+    raise DataError(
         f"this installation lacks the assignment's folder {name}",
         why=f"it is neither in {PACKAGED} nor in {CHECKOUT}",
         fix="install hectogpt again, from a wheel or a whole checkout",
-        code=errors.DATA,
     )
 
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hectogpt import errors
 from hectogpt.assignment.parts import BY_NAME, SOURCES
-from hectogpt.errors import UserError
+from hectogpt.errors import DataError, UserError
 from hectogpt.process import Child, answer
 
 TOGETHER = "together"  # the tests of all parts at once
@@ -51,11 +50,10 @@ def tested_parts(folder: Path) -> list[str]:
         name for name in (*BY_NAME, TOGETHER) if (folder / "tests" / f"test_{name}.py").is_file()
     ]
     if missing or not names:
-        raise UserError(
+        raise DataError(
             f"{folder} is no kit of the assignment",
             why=f"it lacks {', '.join(missing or ['tests/test_*.py'])}",
             fix="`hectogpt assignment DIR` writes one to a new folder",
-            code=errors.DATA,
         )
     return names
 

@@ -12,7 +12,7 @@ from hectogpt.cli.console import remarks, show
 from hectogpt.cli.options import CheckOptions
 from hectogpt.cli.train import result_lines
 from hectogpt.display import Progress, printable
-from hectogpt.errors import UserError
+from hectogpt.errors import CheckpointError, UserError
 from hectogpt.files import MANIFEST, damage, odd_entries, read_manifest, write_json
 from hectogpt.lab.full_run import Plan, find_corpus, named_folder, run_and_score
 from hectogpt.model.weights import WEIGHTS, hash_weights
@@ -75,9 +75,7 @@ def check_files(options: CheckOptions, folder: Path) -> None:
     if bad:
         fix = f"`hectogpt check {folder} --repair` makes again what can be made again"
         more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise UserError(
-            f"{bad[0]} is damaged{more}", why=checks[bad[0]], fix=fix, code=errors.CHECKPOINT
-        )
+        raise CheckpointError(f"{bad[0]} is damaged{more}", why=checks[bad[0]], fix=fix)
 
 
 def verify_run(folder: Path) -> dict[Path, str]:
@@ -165,7 +163,7 @@ def lost(path: Path, why: str, fix: str) -> UserError:
     """The error for a damaged file that cannot be restored."""
     kept = "all files, untouched"
     what = f"{path} is damaged, and cannot be made again"
-    return UserError(what, why=why, fix=fix, kept=kept, code=errors.CHECKPOINT)
+    return CheckpointError(what, why=why, fix=fix, kept=kept)
 
 
 def lost_steps(folder: Path) -> str:
@@ -194,7 +192,7 @@ def step_before(options: CheckOptions, history: History, most: int) -> int:
     if not 0 <= step < most:
         what = f"step {step} of {history.folder} has no next step"
         fix = f"--step {most - 1}"
-        raise UserError(what, fix=fix, code=errors.CHECKPOINT)
+        raise CheckpointError(what, fix=fix)
     return step
 
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from hectogpt import errors
 from hectogpt.cli.console import loss_table, remarks, show
 from hectogpt.cli.options import ScoreOptions
 from hectogpt.data import Corpus, Tokenizer, open_corpus
 from hectogpt.display import NGRAMS, one_line
-from hectogpt.errors import Setting, UserError
+from hectogpt.errors import DataError, Setting, UserError
 from hectogpt.interop.open import find_folder
 from hectogpt.lab.ngram import KneserNey, NgramModels, mix, score_both
 from hectogpt.run_records import read_record
@@ -138,11 +137,10 @@ def score_model(
     ).items():
         note(f"{name}: scoring {len(tokens):,} tokens of {which} with {parameters:,} parameters")
         if len(tokens) and int(tokens.max()) >= model.config.vocab_size:
-            raise UserError(
+            raise DataError(
                 f"{name}: the text has the id {int(tokens.max())}, the model "
                 f"{model.config.vocab_size:,} ids",
                 why="the text's token ids come from a different tokenizer",
-                code=errors.DATA,
             )
         found[which] = evaluate(model, tokens, own.token_bytes)
     its = found[split]
@@ -185,10 +183,9 @@ def encoded_anew(tokens: np.ndarray, old: Tokenizer, new: Tokenizer) -> np.ndarr
         try:
             ids = new.encode(old.decode_bytes(text).decode("utf-8"))
         except UnicodeDecodeError:
-            raise UserError(
+            raise DataError(
                 "the held-out tokens are not text",
                 why="so another tokenizer cannot encode them",
-                code=errors.DATA,
             ) from None
         pieces += [
             ids,

@@ -25,7 +25,7 @@ from hectogpt.cli.console import loss_table, remarks, show
 from hectogpt.cli.options import TrainOptions
 from hectogpt.data import Corpus, find_tokenizer
 from hectogpt.display import NGRAMS, Progress, one_line
-from hectogpt.errors import UserError
+from hectogpt.errors import CheckpointError, UserError
 from hectogpt.files import check_hashes
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.full_run import (
@@ -274,12 +274,11 @@ def check_recipe(before: Run, recipe: Run | None, folder: Path, option: str) -> 
             kept="the old run, untouched",
         )
     if recipe is not None and before.ideas != recipe.ideas:
-        raise UserError(
+        raise CheckpointError(
             f"the file of {before.recipe} has changed since the run in {folder} began",
             why="with another idea it would be another run",
             fix=f"the file as it was: {folder / 'idea.py'}",
             kept="the old run, untouched",
-            code=errors.CHECKPOINT,
         )
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from hectogpt import errors
 from hectogpt.cli.console import note, show
 from hectogpt.cli.options import VerdictOptions
-from hectogpt.errors import UserError
+from hectogpt.errors import DataError
 from hectogpt.lab.losses import plot_verdict, read_losses, verdict
 
 
@@ -15,11 +14,10 @@ def main(options: VerdictOptions) -> None:
     b, b_seeded = read_losses(options.b)
     if a_seeded != b_seeded and not options.unpaired:
         without = options.b if a_seeded else options.a
-        raise UserError(
+        raise DataError(
             f"{without} has no column 'seed', the other file has one",
             why="runs are paired by seed",
             fix="add the seeds, or --unpaired if the runs share none",
-            code=errors.DATA,
         )
     paired = a_seeded and b_seeded and not options.unpaired
     found = (

@@ -12,8 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from hectogpt import errors
-from hectogpt.errors import SetTo, UserError
+from hectogpt.errors import DataError, SetTo
 from hectogpt.serialization import Value
 
 
@@ -100,12 +99,11 @@ class Batches:
         """Raises UserError (DATA) if `tokens` do not fill one sequence."""
         self.n_sequences = len(tokens) // seq_len
         if self.n_sequences == 0:
-            raise UserError(
+            raise DataError(
                 f"the corpus is too short: {len(tokens):,} tokens in this split, one sequence "
                 f"needs {seq_len:,}",
                 why="sequences do not overlap and are never padded",
                 fix=("use more text, or ", SetTo("data.seq_len", max(len(tokens), 2))),
-                code=errors.DATA,
             )
         self.seq_len = seq_len
         self.batch_size = batch_size
@@ -131,7 +129,7 @@ class Batches:
             repeats = self.data_order.repeats
             inside = order.shape == numbers.shape and bool(np.isin(order, numbers).all())
             if not (inside if repeats else np.array_equal(np.sort(order, axis=None), numbers)):
-                raise UserError(
+                raise DataError(
                     f"the order of {type(self.data_order).__name__} is not one of these "
                     f"{self.n_sequences} sequences",
                     why=f"it must hold {self.n_sequences} numbers from 0 on"
@@ -139,7 +137,6 @@ class Batches:
                     fix=""
                     if repeats
                     else "repeats: ClassVar[bool] = True in the class allows any of them, as many",
-                    code=errors.DATA,
                 )
             self._orders[epoch] = order
         return self._orders[epoch]
@@ -174,11 +171,10 @@ class Batches:
                 "" if np.isin(batch, rows).all() else "it has tokens that the batch has not"
             )
         if fault:
-            raise UserError(
+            raise DataError(
                 f"step {step + 1}: {type(self.data_order).__name__}.cut makes no batch",
                 why=fault,
                 fix=f"return rows of 2 to {self.seq_len} tokens, at most {rows.size:,} in total",
-                code=errors.DATA,
             )
         return np.ascontiguousarray(batch, dtype=np.int64)
 

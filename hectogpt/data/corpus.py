@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hectogpt import errors, files
+from hectogpt import files
 from hectogpt.data import token_files
 from hectogpt.data.sources import (
     MANY_DOCUMENTS,
@@ -30,7 +30,7 @@ from hectogpt.data.sources import (
 from hectogpt.data.token_files import INDEX, SPLITS, find_tokenizer
 from hectogpt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from hectogpt.display import Progress
-from hectogpt.errors import UserError
+from hectogpt.errors import DataError, UserError
 
 NOTED = 20  # items left out that are listed one by one; the others are only counted
 
@@ -203,11 +203,10 @@ def split_texts(source: Source, noted: list[str]) -> Iterator[tuple[str, str]]:
     documents = _documents(source, noted)
     first = list(islice(documents, MANY_DOCUMENTS))
     if not first:
-        raise UserError(
+        raise DataError(
             f"{source.name} holds no text",
             why="; ".join(noted[:3]) or "it has no documents",
             fix="name a text file, or a folder with some",
-            code=errors.DATA,
         )
     if len(first) < MANY_DOCUMENTS:
         return (

@@ -29,7 +29,7 @@ import numpy as np
 from hectogpt import errors
 from hectogpt.data.token_files import SPLITS, read_unchecked
 from hectogpt.data.tokenizer import load_tokenizer
-from hectogpt.errors import SetTo, Text, UserError, did_you_mean, first_line
+from hectogpt.errors import DataError, SetTo, Text, UserError, did_you_mean, first_line
 from hectogpt.files import open_regular
 
 # The assignment trains on the first 1 % of TinyStories (21,197 stories); hf:roneneldan/TinyStories
@@ -45,7 +45,7 @@ Files = Sequence[tuple[str, Path]]  # pairs of a label and a path
 # --- documents ---
 
 
-class NoTextError(UserError):
+class NoTextError(DataError):
     """The error for a file that is not text in any encoding."""
 
 
@@ -95,7 +95,7 @@ class Source:
 def cannot_use(name: str, why: str, fix: Text) -> UserError:
     """The error for a corpus, a file or a line that cannot be used."""
     shown = name if len(name) <= 200 else f"{name[:200]}..."
-    return UserError(f"cannot use {shown} as a corpus", why=why, fix=fix, code=errors.DATA)
+    return DataError(f"cannot use {shown} as a corpus", why=why, fix=fix)
 
 
 def read_documents(path: Path, column: str = "text") -> Iterator[Document | str]:
@@ -203,19 +203,16 @@ def read_text(path: Path) -> str:
         raise errors.unreadable(path, error) from None
     if b"\0" in raw and not raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         why = f"it is binary: NUL byte at offset {raw.index(0):,}"
-        raise NoTextError(
-            f"{path} holds no text", why=why, fix="name a text file", code=errors.DATA
-        )
+        raise NoTextError(f"{path} holds no text", why=why, fix="name a text file")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise UserError(
+        raise DataError(
             f"{path} is not UTF-8 text",
             why=f"byte 0x{raw[error.start]:02x} at offset {error.start:,} (line {line:,}): "
             f"{error.reason}",
             fix="save it as UTF-8, with an editor or with iconv",
-            code=errors.DATA,
         ) from None
 
 
@@ -270,11 +267,7 @@ def read_hub(name: str, dataset: str, column: str, split: str) -> Iterator[Docum
             label = f"{name} row {number}"
             yield Document(label, text) if text and text.strip() else left_out(label, "empty")
     except ImportError:
-        raise UserError(
-            f"corpus {name} needs the package datasets",
-            why="it is an optional dependency",
-            fix='pip install "hectogpt[hf]"',
-        ) from None
+        raise errors.not_installed(f"corpus {name}", "datasets", "hf") from None
     except (
         OSError,
         ValueError,
@@ -515,11 +508,10 @@ def assign_splits(documents: list[Document], name: str, noted: list[str]) -> lis
                     )
                 return parts
             length //= 2
-    raise UserError(
+    raise DataError(
         f"{name} is too short to be split: {total:,} characters in {len(documents)} documents",
         why=f"train, dev and test need text each, in passages of at least {SHORTEST} characters",
         fix=f"at least {PASSAGES * SHORTEST:,} characters",
-        code=errors.DATA,
     )
 
 

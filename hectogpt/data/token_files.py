@@ -27,7 +27,7 @@ from hectogpt.data.tokenizer import (
     load_tokenizer,
     read_merges,
 )
-from hectogpt.errors import SetTo, UserError
+from hectogpt.errors import DataError, SetTo, UserError
 from hectogpt.files import parse_json_object, read_bytes
 
 SPLITS = ("train", "dev", "test")
@@ -72,11 +72,10 @@ def find_tokenizer(name: str) -> Tokenizer:
     tokenizer = read_merges(folder / MERGES, folder.name)
     if tokenizer.n_vocab > MOST_IDS:
         why = f"it has {tokenizer.n_vocab:,} ids, and token files hold 16-bit numbers"
-        raise UserError(
+        raise DataError(
             f"the vocabulary in {folder} is too large",
             why=why,
             fix="use a smaller one",
-            code=errors.DATA,
         )
     return tokenizer
 
@@ -117,11 +116,10 @@ def write_folder(
                 entry["tokens"] += len(ids)
                 entry["documents"] += 1
         if empty := [split for split in SPLITS if not entries[split]["tokens"]]:
-            raise UserError(
+            raise DataError(
                 f"{about['source']}: no document falls into {' and '.join(empty)}",
                 why="documents are assigned to train, dev and test by their hash, 85 : 7.5 : 7.5",
                 fix="name a source with more documents (about 100 are safe)",
-                code=errors.DATA,
             )
         index = {
             "format": FORMAT,
@@ -203,7 +201,7 @@ def damage_error(path: Path, why: str, what: str = "token files are damaged") ->
         f"remove {path.parent}: the next use makes a folder of the cache again, `hectogpt data "
         "build` one of your own"
     )
-    return UserError(f"{what}: {path}", why=why, fix=fix, code=errors.DATA)
+    return DataError(f"{what}: {path}", why=why, fix=fix)
 
 
 def read_splits(

@@ -19,7 +19,7 @@ import numpy as np
 import tiktoken
 
 from hectogpt import errors
-from hectogpt.errors import Setting, SetTo, UserError
+from hectogpt.errors import DataError, Setting, SetTo, UserError
 from hectogpt.files import read_bytes
 
 VOCABULARY = Path(__file__).with_name("vocab.bpe.xz")
@@ -80,13 +80,12 @@ class Tokenizer:
                 # Also UnicodeEncodeError, for a character outside GPT-2's byte alphabet.
                 merged = b""
             if not merged or merged in ranks or len(merged) > LONGEST_TOKEN:
-                raise UserError(
+                raise DataError(
                     f"vocabulary {name}: merge {number} is malformed: {line[:40]!r}",
                     why="expected two byte strings in GPT-2's spelling, one space between, not "
                     "merged before, together "
                     f"at most {LONGEST_TOKEN:,} bytes",
                     fix="use an unmodified vocab.bpe",
-                    code=errors.DATA,
                 )
             ranks[merged] = 255 + number
         self.token_bytes: np.ndarray = np.array(
@@ -117,19 +116,17 @@ class Tokenizer:
         try:
             return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int64)
         except UnicodeEncodeError as error:
-            raise UserError(
+            raise DataError(
                 f"text is not Unicode: lone surrogate U+{ord(text[error.start]):04X} at "
                 f"character {error.start:,}",
                 why="half of a surrogate pair has no UTF-8 form",
                 fix="remove it, or decode the text again from its original bytes",
-                code=errors.DATA,
             ) from None
         except ValueError as error:  # the stack of its regular expressions is full
-            raise UserError(
+            raise DataError(
                 "the text cannot be cut into words",
                 why=f"it has a run of about a million spaces or line ends: {error}",
                 fix="shorten it",
-                code=errors.DATA,
             ) from None
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
@@ -170,11 +167,10 @@ def check_ids(ids: np.ndarray, n_vocab: int, what: str) -> None:
     """
     if ids.size and (int(ids.max()) >= n_vocab or int(ids.min()) < 0):
         position = int(np.flatnonzero((ids < 0) | (ids >= n_vocab))[0])
-        raise UserError(
+        raise DataError(
             f"{what}: id {int(ids[position])} at position {position} is out of range",
             why=f"the vocabulary has {n_vocab:,} ids, 0 to {n_vocab - 1:,}",
             fix="use tokens made with this vocabulary",
-            code=errors.DATA,
         )
 
 
@@ -186,12 +182,11 @@ def _read_vocabulary(path: Path) -> bytes:
         content = b""
     if hashlib.sha256(content).hexdigest() == VOCABULARY_SHA256:
         return content
-    raise UserError(
+    raise DataError(
         f"GPT-2 vocabulary {path} is damaged",
         why="the SHA-256 of its content is wrong",
         fix="python -m pip install --force-reinstall --no-deps hectogpt   (in a git clone: "
         f"git checkout -- {path.parent.parent.name}/{path.parent.name}/{path.name})",
-        code=errors.DATA,
     )
 
 
@@ -247,10 +242,7 @@ def train_tokenizer(texts: Iterable[str], n_vocab: int, name: str) -> Tokenizer:
         from tokenizers import Tokenizer as Trained
         from tokenizers import models, pre_tokenizers, trainers
     except ImportError:
-        raise UserError(
-            "a vocabulary is trained by the package tokenizers, which is not installed",
-            fix="python -m pip install 'hectogpt[vocab]'",
-        ) from None
+        raise errors.not_installed("training a vocabulary", "tokenizers", "vocab") from None
     found = Trained(models.BPE())
     found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -264,10 +256,9 @@ def train_tokenizer(texts: Iterable[str], n_vocab: int, name: str) -> Tokenizer:
     merges = [" ".join(pair) for pair in json.loads(found.to_str())["model"]["merges"]]
     tokenizer = Tokenizer("\n".join(merges).encode(), name)
     if tokenizer.n_vocab != n_vocab:
-        raise UserError(
+        raise DataError(
             f"the text has too few repeated pairs for a vocabulary of {n_vocab:,}",
             why=f"its training part gives {tokenizer.n_vocab:,}",
             fix=(SetTo("vocab", tokenizer.n_vocab), ", or take more text"),
-            code=errors.DATA,
         )
     return tokenizer

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hectogpt.errors import DATA, UserError, unreadable
+from hectogpt.errors import DataError, UserError, unreadable
 from hectogpt.exam.labs import WORDS
 from hectogpt.exam.questions import LETTERS, Question, draw, text_of
 
@@ -47,7 +47,7 @@ def read_table(path: Path, *columns: str) -> list[dict[str, str]]:
 def refusal(name: str, what: str, **facts: str) -> UserError:
     """Return an error of the table `refusal` in questions.toml."""
     why, fix = (words.format(**facts) for words in WORDS["refusal"][name])
-    return UserError(what, why=why, fix=fix, kept="nothing was written", code=DATA)
+    return DataError(what, why=why, fix=fix, kept="nothing was written")
 
 
 def make_sheets(names: list[str], secret: str, plan: list[tuple[str, int]]) -> list[Sheet]:

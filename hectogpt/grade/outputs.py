@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
 
-from hectogpt import errors, process
-from hectogpt.errors import UserError
+from hectogpt import process
+from hectogpt.errors import DataError
 from hectogpt.grade import laws
 from hectogpt.grade.child import DTYPES, answer_of_error, construct, import_submission, shut_in
 from hectogpt.grade.laws import Size
@@ -73,7 +73,7 @@ def outputs_of_file(path: Path, size: Size, state: Named, ids: Tensor) -> dict[s
     """
     submission = read_submission(path, path.name)
     if submission.fault:
-        raise UserError(f"cannot use {path}", why=submission.fault, code=errors.DATA)
+        raise DataError(f"cannot use {path}", why=submission.fault)
     limits = Limits(seconds=60)
     received: list[tuple[dict[str, Any], bytes]] = []
     with private_folder(submission) as folder:
@@ -99,7 +99,7 @@ def outputs_of_file(path: Path, size: Size, state: Named, ids: Tensor) -> dict[s
         fault = str(error)
     why = fault or f"its process ended ({ending.how}, exit code {ending.code})"
     fix = f"hectogpt grade {path}"
-    raise UserError(f"{path} does not run", why=why[:500], fix=fix, code=errors.DATA)
+    raise DataError(f"{path} does not run", why=why[:500], fix=fix)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.data.tokenizer import END_OF_TEXT
 from hectogpt.display import Note
-from hectogpt.errors import SetTo, UserError
+from hectogpt.errors import CheckpointError, SetTo, UserError
 from hectogpt.files import (
     check_free,
     lock,
@@ -314,10 +314,9 @@ def check_logits(folder: Path, kind: str, model: Transformer, note: Note) -> Non
         same = False
         why = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
     if not same:
-        raise UserError(
+        raise CheckpointError(
             "the model cannot be exported: transformers does not compute the same logits",
             why=why,
             fix="generate with hectogpt, which opens the model as it is",
             kept="nothing was written",
-            code=errors.CHECKPOINT,
         )

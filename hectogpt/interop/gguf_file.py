@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hectogpt.data import Tokenizer
-from hectogpt.errors import UserError
+from hectogpt.errors import not_installed
 from hectogpt.files import replacing
 from hectogpt.interop.hf_model import names
 from hectogpt.model.parts import LayerNorm
@@ -45,10 +45,7 @@ def write(
     try:
         import gguf
     except ImportError:
-        raise UserError(
-            "writing GGUF files needs the package gguf, which is not installed",
-            fix="python -m pip install 'hectogpt[gguf]'",
-        ) from None
+        raise not_installed("writing GGUF files", "gguf", "gguf") from None
     config = model.config
     assert isinstance(config.norm, LayerNorm)
     with replacing(path) as temporary:

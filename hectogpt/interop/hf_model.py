@@ -22,7 +22,7 @@ from hectogpt import errors
 from hectogpt.data import Tokenizer, load_tokenizer
 from hectogpt.data.tokenizer import MERGES, read_merges, tokenizer_of
 from hectogpt.display import Note
-from hectogpt.errors import UserError
+from hectogpt.errors import CheckpointError, DataError, UserError
 from hectogpt.files import read_json_object
 from hectogpt.model.config import ModelConfig
 from hectogpt.model.lm_head import LMHeadConfig
@@ -68,10 +68,9 @@ def parse_gpt2_config(config: dict[str, Any], folder: Path) -> ModelConfig:
         if config.get(n, values[0]) not in values
     ]
     if odd:
-        raise UserError(
+        raise CheckpointError(
             f"{folder / 'config.json'} does not describe a GPT-2",
             why="; ".join(odd),
-            code=errors.CHECKPOINT,
         )
     fields = {ours: config[name] for name, ours in SIZES.items()}
     fields["norm"] = {"type": "LayerNorm", "eps": config.get("layer_norm_epsilon", 1e-5)}
@@ -237,13 +236,13 @@ def read_weights(folder: Path, note: Note) -> dict[str, Tensor]:
     path = folder / WEIGHTS
     if not os.path.lexists(path):
         why = "weights in several files and pickles (.bin, .pt), which can run code, are not read"
-        raise UserError(f"no {WEIGHTS} in {folder}", why=why, fix=SAVE, code=errors.CHECKPOINT)
+        raise CheckpointError(f"no {WEIGHTS} in {folder}", why=why, fix=SAVE)
     state = read_tensors(path)
     dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
     if other := dtypes - FLOATS:
         what = f"the weights in {path} cannot be used"
         why = f"some have the dtype {other.pop()}"
-        raise UserError(what, why=why, fix=SAVE, code=errors.CHECKPOINT)
+        raise CheckpointError(what, why=why, fix=SAVE)
     dtype = torch.float64 if torch.float64 in dtypes else torch.float32
     if half := dtypes & {torch.float16, torch.bfloat16}:
         was, now = (
@@ -327,6 +326,4 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _no_tokenizer(folder: Path, why: str) -> UserError:
-    return UserError(
-        f"no usable tokenizer in {folder}", why=why, fix=TOKENIZER_FIX, code=errors.DATA
-    )
+    return DataError(f"no usable tokenizer in {folder}", why=why, fix=TOKENIZER_FIX)

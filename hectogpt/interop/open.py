@@ -13,11 +13,10 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.data.sources import HUB_NAME, TIMEOUT, check_hub_answers
 from hectogpt.display import Note
-from hectogpt.errors import SetTo, Text, UserError, first_line
+from hectogpt.errors import CheckpointError, SetTo, Text, UserError, first_line
 from hectogpt.idea_file import IdeaFile, load_idea, read_idea, remembered
 from hectogpt.interop.hf_model import load_exported, load_gpt2, read_tokenizer
 from hectogpt.model.config import ModelConfig
@@ -111,10 +110,9 @@ def read_fields(folder: Path, checkpoint: int | None) -> dict[str, Any] | None:
         return config["model"] if isinstance(config.get("model"), dict) else config
     fields = run_of(folder, read_object(folder / RUN)).get("model")
     if not isinstance(fields, dict):
-        raise UserError(
+        raise CheckpointError(
             f"no model in {folder / RUN}",
             why="it is not the record of a run",
-            code=errors.CHECKPOINT,
         )
     return fields
 
@@ -143,9 +141,7 @@ def find_checkpoint(
             if steps
             else "it has none (see save_every)"
         )
-        raise UserError(
-            f"{folder} has no checkpoint of step {step}", why=why, code=errors.CHECKPOINT
-        )
+        raise CheckpointError(f"{folder} has no checkpoint of step {step}", why=why)
     ended = has_weights and not _is_under_way(folder, note)
     if ended or step is not None:
         return None
@@ -162,9 +158,7 @@ def find_checkpoint(
         return None
     why = "it is not finished and has no checkpoint"
     fix = "train the run to its end"
-    raise UserError(
-        f"the run in {folder} has no model yet", why=why, fix=fix, code=errors.CHECKPOINT
-    )
+    raise CheckpointError(f"the run in {folder} has no model yet", why=why, fix=fix)
 
 
 def _is_under_way(folder: Path, note: Note) -> bool:
@@ -184,9 +178,7 @@ def _checkpoint_weights(folder: Path, step: int) -> dict[str, Tensor]:
     """
     saved = SavedCheckpoints(folder / CHECKPOINTS)
     if problem := saved.problem(step):
-        raise UserError(
-            f"the checkpoint of step {step} is damaged", why=problem, code=errors.CHECKPOINT
-        )
+        raise CheckpointError(f"the checkpoint of step {step} is damaged", why=problem)
     path = saved.path(step) / STATE
     names = [
         name for name in check_header(path, MOST_STATE_TENSORS) if name.startswith(STATE_MODEL)
@@ -228,11 +220,10 @@ def find_folder(name_or_folder: str | Path, download: bool) -> Path:
         fix = near if near.startswith("did") else fix
         if isinstance(error, ImportError):
             fix = f"python -m pip install 'hectogpt[hf]', or {fix}"
-        raise UserError(
+        raise CheckpointError(
             f"{name[:200]!r} is neither a folder here nor a model found on the hub",
             why=first_line(error)[:200] or type(error).__name__,
             fix=fix,
-            code=errors.CHECKPOINT,
         ) from None
 
 
@@ -283,12 +274,11 @@ def import_ideas(
     missing = [source for source in sources if source.sha256 not in (*own, *here)]
     if foreign or missing:
         why = "importing a file runs it, so a new or changed one is only imported if you name it"
-        raise UserError(
+        raise CheckpointError(
             f"the {'model' if model else 'run'} in {folder} uses classes from "
             f"{', '.join(Path(source.path).name for source in sources)}",
             why=f"{foreign[0]} is not the file that made it" if foreign else why,
             fix=_advice(folder, sources if foreign else missing),
-            code=errors.CHECKPOINT,
         )
     for file in here.values():
         load_idea(file)

@@ -115,7 +115,7 @@ class _CausalAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, scale, first):  # type: ignore[no-untyped-def]
         first = None if first is None else first.contiguous()
-        q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
+        q, k, v = map(_in_rows, (q, k, v))
         out = _like(q)
         lse = q.new_empty(q.shape[:-1], dtype=torch.float32)
         sizes = _sizes(q, (q, k, v, out))
@@ -141,7 +141,7 @@ class _CausalAttention(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         _refuse_second_derivatives("this attention")
         q, k, v, out, lse = ctx.saved_tensors
-        grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+        grad = _in_rows(grad)
         grads = [_like(t) for t in (q, k, v)]
         tensors = (q, k, v, out, grad, *grads)
         call(
@@ -178,7 +178,7 @@ def norm_rotate(
 class _NormRotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, cosines, sines, eps):  # type: ignore[no-untyped-def]
-        x = x if x.stride(-1) == 1 else x.contiguous()
+        x = _in_rows(x)
         ctx.save_for_backward(x, cosines, sines)
         ctx.eps = eps
         return _norm_rotate(x, None, cosines, sines, eps)
@@ -187,7 +187,7 @@ class _NormRotate(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         _refuse_second_derivatives("this norm")
         x, cosines, sines = ctx.saved_tensors
-        grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+        grad = _in_rows(grad)
         return _norm_rotate(x, grad, cosines, sines, ctx.eps), None, None, None
 
 
@@ -344,6 +344,11 @@ def attend(
 def _refuse_second_derivatives(what: str) -> None:
     if torch.is_grad_enabled():
         raise RuntimeError(f"{what} has no second derivatives: leave out create_graph=True")
+
+
+def _in_rows(t: Tensor) -> Tensor:
+    """The tensor, or a copy, whose rows are contiguous."""
+    return t if t.stride(-1) == 1 else t.contiguous()
 
 
 def _like(x: Tensor) -> Tensor:

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hectogpt import errors
-from hectogpt.errors import UserError
+from hectogpt.errors import DataError
 from hectogpt.model.weights import saved_tensors
 from hectogpt.training import setup
 from hectogpt.training.checkpoint import Checkpoint
@@ -92,11 +91,10 @@ def check_shapes(a: Tensors, b: Tensors) -> None:
     names = dict.fromkeys([*a, *b])
     if odd := next((n for n in names if shapes[0].get(n) != shapes[1].get(n)), None):
         left, right = (one.get(odd, "none") for one in shapes)
-        raise UserError(
+        raise DataError(
             "the two have different shapes",
             why=f"{odd}: {left} against {right}",
             fix="compare models of the same sizes and parts",
-            code=errors.DATA,
         )
 
 
@@ -172,7 +170,7 @@ def _apart(a: Tensors, b: Tensors, exact: bool) -> dict[str, tuple[float, float]
     shared = [name for name in a if name in b]
     if not shared:
         why = f"modules: {', '.join(list(a)[:3])} against {', '.join(list(b)[:3])}"
-        raise UserError("the two have no module in common", why=why, code=errors.DATA)
+        raise DataError("the two have no module in common", why=why)
     found = {}
     for name in shared:
         if exact:

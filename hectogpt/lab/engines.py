@@ -21,7 +21,7 @@ import torch
 
 from hectogpt import __version__, files, hardware, process
 from hectogpt.display import Progress, in_notebook
-from hectogpt.errors import Setting, SetTo, UserError
+from hectogpt.errors import Setting, SetTo, UserError, not_installed
 from hectogpt.lab.compare import Comparison, Trial
 from hectogpt.lab.trial import PACKAGE, OnStep, ask
 from hectogpt.training.precision import fast_matmul_dtype
@@ -232,9 +232,7 @@ def open_ray(comparison: Comparison, workers: int | None = None) -> Iterator[Eng
     try:
         import ray
     except ImportError:
-        what = "the engine ray needs the package ray"
-        why = "it is an optional dependency"
-        raise UserError(what, why=why, fix='pip install "hectogpt[ray]"') from None
+        raise not_installed("the engine ray", "ray", "ray") from None
     try:
         ray.init(include_dashboard=False, logging_level="error", log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -20,7 +20,7 @@ from hectogpt import errors, hardware, torch_private
 from hectogpt.data import Corpus, Tokenizer, open_corpus
 from hectogpt.data.corpus import beginning
 from hectogpt.display import Progress
-from hectogpt.errors import SetTo, Text, UserError
+from hectogpt.errors import CheckpointError, SetTo, Text, UserError
 from hectogpt.files import free_bytes
 from hectogpt.generation import Sampling, complete
 from hectogpt.lab.ngram import NgramModels, mix, score_both
@@ -170,9 +170,7 @@ def named_folder(where: str) -> tuple[Path, int | None]:
     if match and path.parent.name == CHECKPOINTS:
         return path.parent.parent, int(match[1])
     if not (path / RUN).is_file():
-        raise UserError(
-            f"no run in {path}", why=f"it has no {RUN}", fix=FIX, code=errors.CHECKPOINT
-        )
+        raise CheckpointError(f"no run in {path}", why=f"it has no {RUN}", fix=FIX)
     return path, None
 
 

@@ -22,10 +22,9 @@ from typing import Any
 
 import torch
 
-from hectogpt import errors
 from hectogpt.data import find_tokenizer
 from hectogpt.display import Note
-from hectogpt.errors import UserError, unknown
+from hectogpt.errors import DataError, UserError, unknown
 from hectogpt.idea_file import IdeaFile, imported, load_idea, read_idea, remember, running
 from hectogpt.lab import recipes
 from hectogpt.lab.ladder import TOP
@@ -296,11 +295,10 @@ def start_from(
     source = str(folder.resolve()) if folder.is_dir() else source
     model, tokenizer = open_source(source, idea, note)
     if tokenizer.sha256 != find_tokenizer(run.corpus).sha256:
-        raise UserError(
+        raise DataError(
             f"the tokenizer of {source} is not the text's",
             why=f"the token ids of {run.corpus} stand for different words there",
             fix="choose a text and a model with the same tokenizer",
-            code=errors.DATA,
         )
     modules = sorted({type(part).__module__ for part in parts_of(model.config)})
     files = [file for name in modules if (file := imported(name))]

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from hectogpt import errors
-from hectogpt.errors import UserError
+from hectogpt.errors import DataError, UserError
 from hectogpt.files import append_line, parse_json_object, read_bytes
 from hectogpt.idea_file import read_idea
 from hectogpt.lab.ideas import SPEC, functions_of, no_function
@@ -277,7 +277,5 @@ def read_judgement(path: Path) -> Judgement:
             found.take(parse_json_object(line.encode()), line)
         except (ValueError, KeyError, TypeError) as error:
             fix = "a record as it was written"
-            raise UserError(
-                f"{path}, line {number}", why=str(error), fix=fix, code=errors.DATA
-            ) from None
+            raise DataError(f"{path}, line {number}", why=str(error), fix=fix) from None
     return found

@@ -10,7 +10,7 @@ from typing import Any
 
 from hectogpt import errors
 from hectogpt.display import one_line
-from hectogpt.errors import UserError
+from hectogpt.errors import DataError
 from hectogpt.files import read_bytes
 from hectogpt.lab.losses import LARGEST, csv_rows, file_and_column, json_rows
 
@@ -53,17 +53,14 @@ def read_curves(name: str) -> dict[str, Curve]:
             else:
                 found = _printed(text)
     except (OSError, ValueError, OverflowError) as error:
-        raise errors.unreadable(
-            path, error, fix="a log of a training run", code=errors.DATA
-        ) from None
+        raise errors.unreadable(path, error, fix="a log of a training run") from None
     curves = {key: points for key, points in found.items() if points and column in ("", key)}
     if not curves:
         has = one_line(", ".join(list(found)[:20])) or "no losses by step"
-        raise UserError(
+        raise DataError(
             f"{path} has no loss curve" + (f" {column!r}" if column else ""),
             why=f"it has {has}",
             fix="lines such as `step 100: val loss 3.21`, or a CSV whose first line is step,loss",
-            code=errors.DATA,
         )
     return curves
 
@@ -94,10 +91,7 @@ def _tensorboard(path: Path) -> dict[str, Curve]:
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError:
-        raise UserError(
-            f"{path} needs the package tensorboard, which is not installed",
-            fix="python -m pip install 'hectogpt[tensorboard]'",
-        ) from None
+        raise errors.not_installed(str(path), "tensorboard", "tensorboard") from None
     events = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
     curves: dict[str, Curve] = {tag: [] for tag in events.Tags()["scalars"]}
     for tag in filter(LOSS.search, curves):

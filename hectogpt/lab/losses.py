@@ -18,7 +18,7 @@ import numpy as np
 
 from hectogpt import errors
 from hectogpt.display import one_line
-from hectogpt.errors import Setting, SetTo, UserError
+from hectogpt.errors import DataError, Setting, SetTo, UserError
 from hectogpt.files import parse_json_object, read_bytes
 from hectogpt.lab.sequential import half_width, look, p_value, pair_of
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, OPENINGS, p_text
@@ -126,20 +126,18 @@ def verdict(
         before, after = before[: len(after)], after[: len(before)]
     if not before:
         why = f"no seed in common: {', '.join(unused[:6])}" if paired else "one is empty"
-        raise UserError(
+        raise DataError(
             "the two cannot be compared",
             why=why,
             fix="run both with the same seeds; without seeds, pairs are those of the same place",
-            code=errors.DATA,
         )
     gains = np.subtract(before, after, dtype=np.float64)
     if not np.isfinite(gains).all():
-        raise UserError(
+        raise DataError(
             "a loss is not finite",
             why="a test cannot count a run that diverged",
             fix="give it the loss of a uniform guess, ln(vocabulary size), or leave its seed out "
             "of both",
-            code=errors.DATA,
         )
     pair = pair_of(gains.tolist(), margin)
     return LossVerdict(
@@ -194,7 +192,7 @@ def read_losses(name: str) -> tuple[Losses, bool]:
         rows = json_rows(text) if path.suffix in (".jsonl", ".json") else csv_rows(text)
     except (OSError, ValueError) as error:
         raise errors.unreadable(
-            path, error, fix="a CSV or .jsonl file with seed and loss", code=errors.DATA
+            path, error, fix="a CSV or .jsonl file with seed and loss"
         ) from None
     columns = list(rows[0]) if rows else []
     shown = one_line(", ".join(columns)) or "none"
@@ -204,11 +202,10 @@ def read_losses(name: str) -> tuple[Losses, bool]:
             if columns
             else f"a first line such as seed,{column}"
         )
-        raise UserError(
+        raise DataError(
             f"{path} has no column {column!r}",
             why=f"its columns: {shown}",
             fix=fix,
-            code=errors.DATA,
         )
     seeded = "seed" in columns
     losses: dict[str, float] = {}
@@ -219,19 +216,17 @@ def read_losses(name: str) -> tuple[Losses, bool]:
         except (KeyError, TypeError, ValueError, OverflowError):
             loss = math.nan
         if not seed or not math.isfinite(loss):
-            raise UserError(
+            raise DataError(
                 f"{path}, row {number}: seed {seed or '(none)'}, {column} {row.get(column)!r}",
                 why="every row needs a seed and a finite number",
                 fix="for a run that diverged, write the loss of a uniform guess or remove its "
                 "seed from both files",
-                code=errors.DATA,
             )
         if seed in losses:
-            raise UserError(
+            raise DataError(
                 f"{path}, row {number}: seed {seed} appears twice",
                 why="each seed may occur once",
                 fix="keep one row for each seed, in a file for each arm",
-                code=errors.DATA,
             )
         losses[seed] = loss
     return losses, seeded

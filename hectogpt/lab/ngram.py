@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hectogpt import errors
-from hectogpt.errors import UserError
+from hectogpt.errors import DataError
 from hectogpt.training.evaluate import SEQ_LEN, EvalResult, cut
 
 # A context: offsets of its tokens from the one before the target. (0,) is that token, (0, 1) that
@@ -95,13 +94,11 @@ def check_ids(ids: np.ndarray, vocab: int, least: int = 2) -> np.ndarray:
     """
     ids = np.asarray(ids).astype(np.int64)
     if ids.size < least:
-        raise UserError(f"{ids.size} tokens", why=f"this takes at least {least}", code=errors.DATA)
+        raise DataError(f"{ids.size} tokens", why=f"this takes at least {least}")
     outside = ids[(ids < 0) | (ids >= vocab)]
     if outside.size:
         why = "the tokens come from a different tokenizer"
-        raise UserError(
-            f"token id {outside.max()} with a vocabulary of {vocab}", why=why, code=errors.DATA
-        )
+        raise DataError(f"token id {outside.max()} with a vocabulary of {vocab}", why=why)
     return ids
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hectogpt import errors
-from hectogpt.errors import SetTo, UserError
+from hectogpt.errors import DataError, SetTo, UserError
 from hectogpt.files import append_line, is_whole_object, parse_json_object, read_bytes
 from hectogpt.serialization import diff, dump, load
 from hectogpt.training.run import Run, load_run
@@ -213,7 +213,7 @@ def _read(path: Path, number: int, line: bytes) -> Record:
     except (UserError, ValueError) as error:
         why = f"{error.what}; {error.why}" if isinstance(error, UserError) else str(error)
         what = f"{path}, line {number} is not a record"
-        raise UserError(what, why=why, fix="remove that line", code=errors.DATA) from None
+        raise DataError(what, why=why, fix="remove that line") from None
     run = parse_run(record.run)
     return record if run is None else dataclasses.replace(record, run=dump(run))
 

@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hectogpt import __version__, errors, process
+from hectogpt import __version__, process
 from hectogpt.data import Corpus, open_corpus
-from hectogpt.errors import UserError
+from hectogpt.errors import DataError, UserError
 from hectogpt.idea_file import IdeaFile, explain, load_idea
 from hectogpt.lab.ngram import ORDER, KneserNey, mix, neighbours, score_both
 from hectogpt.lab.tracks import Scoring
@@ -106,11 +106,10 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     splits = request["splits"]
     if corpus.sha256 != request["corpus_sha256"]:
         what = f"corpus {corpus.name} has changed since the comparison began"
-        raise UserError(
+        raise DataError(
             what,
             why="trials on different texts cannot be compared",
             fix="start it anew",
-            code=errors.DATA,
         )
     stream = events(run, corpus, splits=splits)
     session = session_of(stream)

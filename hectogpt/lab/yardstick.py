@@ -22,7 +22,7 @@ from hectogpt.data import load_tokenizer
 from hectogpt.data.sources import find_source
 from hectogpt.data.tokenizer import MERGES, read_merges
 from hectogpt.display import columns
-from hectogpt.errors import SetTo, Text, UserError, first_line
+from hectogpt.errors import DataError, SetTo, first_line
 from hectogpt.files import read_bytes
 from hectogpt.lab.best_counting import Mixture, cross_fitted
 from hectogpt.lab.loss_logs import Curve
@@ -168,11 +168,10 @@ def yardstick(text: str, encoder: Encoder, train_tokens: int | None = None) -> Y
     Raises UserError (DATA) for a text that cannot be read or is too short.
     """
     raw = "\n\n".join(document.text for document in find_source(text).documents()).encode()
-    too_short = UserError(
+    too_short = DataError(
         f"{text} is too short: {len(raw):,} bytes",
         why=f"two sequences of at least {SHORTEST} tokens of its last tenth are scored",
         fix="name a longer text",
-        code=errors.DATA,
     )
     if len(raw) < 20 * SHORTEST:
         raise too_short
@@ -284,22 +283,17 @@ def open_encoder(name: str) -> Encoder:
         own = read_merges(path, name)
     if own is not None:
         return Encoder(name, own.n_vocab, own.encode)
-    fix: Text = SetTo("tokenizer", "gpt2")
+    fix = SetTo("tokenizer", "gpt2")
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        fix = "python -m pip install 'hectogpt[vocab]'"
-        raise UserError(
-            f"{path} is read by the package tokenizers, which is not installed", fix=fix
-        ) from None
+        raise errors.not_installed(str(path), "tokenizers", "vocab") from None
     try:
         found = Tokenizer.from_buffer(read_bytes(path, LARGEST_TOKENIZER))
     except OSError as error:
         raise errors.unreadable(path, error, fix=fix) from None
     except Exception as error:  # the library's own class
-        raise UserError(
-            f"{path} is not a tokenizer", why=first_line(error), fix=fix, code=errors.DATA
-        ) from None
+        raise DataError(f"{path} is not a tokenizer", why=first_line(error), fix=fix) from None
     found.no_truncation()
     found.no_padding()
 

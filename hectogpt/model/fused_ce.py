@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hectogpt import torch_private
-from hectogpt.errors import DATA, UserError
+from hectogpt.errors import DataError
 from hectogpt.kernels import native
 from hectogpt.kernels.dtypes import float32_by_onednn
 
@@ -126,10 +126,9 @@ def fused_losses(
         row_weight *= weights.detach().reshape(-1)
     if how.reduction == "mean":
         if x.device.type == "cpu" and not len(target):
-            raise UserError(
+            raise DataError(
                 "the mean loss over no targets does not exist",
                 why="it divides by their number",
-                code=DATA,
             )
         row_weight /= len(target)
     matmul_dtype = how.precision or torch.promote_types(x.dtype, weight.dtype)
@@ -177,11 +176,10 @@ def check_targets(target: Int[Tensor, " rows"], vocab: int) -> None:
     wrong = (target < 0) | (target >= vocab)
     if bool(wrong.any()):
         where = int(wrong.nonzero()[0])
-        raise UserError(
+        raise DataError(
             f"target id {int(target[where])} at flat position {where} is outside the vocabulary",
             why=f"ids run from 0 to {vocab - 1}",
             fix="tokenise the text with the tokenizer of this model, or enlarge model.vocab_size",
-            code=DATA,
         )
 
 

@@ -17,8 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from hectogpt import errors
-from hectogpt.errors import Setting, UserError
+from hectogpt.errors import CheckpointError, Setting, UserError
 from hectogpt.kernels import native
 from hectogpt.model.fused_ce import How, Mixture, check_targets, fused_losses
 
@@ -111,11 +110,10 @@ class LMHead(nn.Module):
         )
         sound = sound and 0 <= int(row_of_token.min()) <= int(row_of_token.max()) < rows
         if not sound or not bool((row_of_token.bincount(minlength=rows)[:-1] == 1).all()):
-            raise UserError(
+            raise CheckpointError(
                 "the saved map from tokens to rows of the head is damaged",
                 why=f"it should hold {self.vocab_size} whole numbers from 0 to {rows - 1}, each "
                 "but the last once",
-                code=errors.CHECKPOINT,
             )
         self._set_rows(row_of_token, rows, int((row_of_token == rows - 1).sum()))
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
 from hectogpt import errors, hardware
-from hectogpt.errors import UserError
+from hectogpt.errors import CheckpointError, UserError
 from hectogpt.files import (
     MANIFEST,
     check_hashes,
@@ -135,7 +135,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def no_model(where: str, why: str) -> UserError:
     """The error for a folder without a model."""
-    return UserError(f"no model in {where}", why=why, fix=FIX, code=errors.CHECKPOINT)
+    return CheckpointError(f"no model in {where}", why=why, fix=FIX)
 
 
 def load_model(folder: Path) -> Transformer:
@@ -155,9 +155,7 @@ def parse_config(fields: dict[str, Any], folder: Path) -> ModelConfig:
     try:
         return load(ModelConfig, fields)
     except UserError as error:
-        raise UserError(
-            f"{folder / 'config.json'}: {error.what}", why=error.why, code=errors.CHECKPOINT
-        ) from None
+        raise CheckpointError(f"{folder / 'config.json'}: {error.what}", why=error.why) from None
 
 
 def check_manifest(folder: Path) -> None:
@@ -237,10 +235,9 @@ def building(path: Path) -> Iterator[None]:
         if any(module.startswith(IDEA_MODULE) for module in modules):
             raise
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise UserError(
+        raise CheckpointError(
             f"cannot build the model of {path.parent / 'config.json'}",
             why=why[:200],
-            code=errors.CHECKPOINT,
         ) from None
 
 
@@ -323,7 +320,7 @@ def check_tensors(
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         why = "; ".join(problems[:5]) + more
-        raise UserError(f"{path} does not fit its config.json", why=why, code=errors.CHECKPOINT)
+        raise CheckpointError(f"{path} does not fit its config.json", why=why)
 
 
 def hash_state(state: Mapping[str, torch.Tensor]) -> str:

@@ -31,7 +31,7 @@ from torch.optim import Optimizer
 
 from hectogpt import errors, files
 from hectogpt.display import Note
-from hectogpt.errors import UserError
+from hectogpt.errors import CheckpointError, UserError
 from hectogpt.files import read_manifest, write_manifest
 from hectogpt.model import Transformer
 from hectogpt.model.weights import check_header, copied, load_tensors, saved_tensors
@@ -159,7 +159,7 @@ class Checkpoints(SavedCheckpoints):
                 f"the checkpoint of step {step} "
                 f"{'is damaged' if step in self.steps() else 'is not there'}"
             )
-            raise UserError(what, why=str(error), code=errors.CHECKPOINT) from None
+            raise CheckpointError(what, why=str(error)) from None
 
     def newest(self, warn: Note, most: int | None = None) -> Checkpoint | None:
         """Return the newest valid checkpoint, or None if there are no checkpoints.
@@ -187,13 +187,12 @@ class Checkpoints(SavedCheckpoints):
             return found
         if not steps:
             return None
-        raise UserError(
+        raise CheckpointError(
             f"every checkpoint in {self.folder} is damaged",
             why="; ".join(problems),
             fix="a copy of one of them; to start the run from its first step, remove "
             f"{self.folder}",
             kept="all files, untouched",
-            code=errors.CHECKPOINT,
         )
 
 
@@ -303,7 +302,7 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 def _misfit(why: str) -> UserError:
-    return UserError("the checkpoint does not fit", why=why, code=errors.CHECKPOINT)
+    return CheckpointError("the checkpoint does not fit", why=why)
 
 
 # --- nested values as JSON, with their tensors by name ---
@@ -325,12 +324,11 @@ def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
         return {"float": str(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise UserError(
+    raise CheckpointError(
         "the optimizer's state cannot be saved",
         why=f"{where} is of type {type(value).__name__}",
         fix="keep it in self.state[parameter] or in the groups, as tensors, numbers, texts, "
         "lists or dicts of these with texts as keys",
-        code=errors.CHECKPOINT,
     )
 
 

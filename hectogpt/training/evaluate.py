@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from hectogpt import errors
 from hectogpt.data import Tokenizer
 from hectogpt.display import facts_text
-from hectogpt.errors import UserError
+from hectogpt.errors import DataError
 from hectogpt.model import Transformer
 from hectogpt.model.transformer import evaluating
 from hectogpt.model.weights import hash_named
@@ -85,9 +84,7 @@ def evaluate(
     """
     seq_len = min(seq_len, model.config.context_length, len(tokens) - 1)
     if seq_len < 1:
-        raise UserError(
-            f"{len(tokens)} held-out tokens", why="scoring takes at least 2", code=errors.DATA
-        )
+        raise DataError(f"{len(tokens)} held-out tokens", why="scoring takes at least 2")
     device = model.embeddings.weight.device
     total = 0.0
     losses = []

@@ -23,7 +23,7 @@ from torch import Tensor
 from hectogpt import errors
 from hectogpt.data import Tokenizer, open_corpus
 from hectogpt.display import Note
-from hectogpt.errors import UserError
+from hectogpt.errors import CheckpointError, UserError
 from hectogpt.idea_file import read_idea
 from hectogpt.interop.open import find_folder, import_ideas, open_model
 from hectogpt.model import Transformer
@@ -237,7 +237,7 @@ def trunk_of(branch: Branch, ideas: Sequence[Path | str], note: Note) -> History
     if trunk is None or branch.weights_hash not in ("", trunk.hashes.get(branch.step)):
         why = "the branch begins with its state, and "
         why += "it is not there" if trunk is None else "now the folder holds a different run"
-        raise UserError(f"the trunk {folder}", why=why, fix="put it back", code=errors.CHECKPOINT)
+        raise CheckpointError(f"the trunk {folder}", why=why, fix="put it back")
     return trunk
 
 

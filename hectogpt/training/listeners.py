@@ -303,6 +303,4 @@ def tracker(folder: Path, fields: dict[str, Any], step: int, note: Note) -> List
 def check_tensorboard() -> None:
     """Raise UserError if TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
-        fix = "python -m pip install 'hectogpt[tensorboard]'"
-        what = "the tracker tensorboard is not installed"
-        raise UserError(what, fix=fix)
+        raise errors.not_installed("the tracker", "tensorboard", "tensorboard")

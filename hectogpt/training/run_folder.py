@@ -28,7 +28,7 @@ from typing import Any, TextIO
 from hectogpt import errors, files
 from hectogpt.data import Tokenizer
 from hectogpt.data.tokenizer import MERGES
-from hectogpt.errors import SetTo, UserError
+from hectogpt.errors import CheckpointError, SetTo, UserError
 from hectogpt.files import (
     MANIFEST,
     check_hashes,
@@ -387,7 +387,7 @@ def read_run(folder: Path) -> Run:
         return load_run(fields)
     except UserError as error:
         what = f"{folder / RUN}: {error.what}"
-        raise UserError(what, why=error.why, fix=error.fix, code=errors.CHECKPOINT) from None
+        raise CheckpointError(what, why=error.why, fix=error.fix) from None
 
 
 def read_branch(folder: Path) -> Branch | None:
@@ -439,7 +439,7 @@ def _take(path: Path, held: ExitStack) -> bool:
         locked = held.enter_context(files.lock(path / LOCK, path, "training in it"))
     for odd, why in files.odd_entries(path).items():
         fix = f"remove {odd}, or put the file or folder itself in its place"
-        raise UserError(f"cannot use {odd}", why=why, fix=fix, code=errors.CHECKPOINT)
+        raise CheckpointError(f"cannot use {odd}", why=why, fix=fix)
     _remove_leftovers(path)
     return locked
 

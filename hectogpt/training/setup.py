@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hectogpt import errors
 from hectogpt.data import Batches, Corpus, Tokenizer
 from hectogpt.display import Note
-from hectogpt.errors import Setting, SetTo, UserError
+from hectogpt.errors import CheckpointError, DataError, Setting, SetTo, UserError
 from hectogpt.kernels import native
 from hectogpt.kernels.build import find
 from hectogpt.model import Transformer
@@ -37,20 +36,18 @@ def check_corpus(run: Run, corpus: Corpus) -> None:
     Raises UserError (DATA).
     """
     if corpus.n_vocab > run.model.vocab_size:
-        raise UserError(
+        raise DataError(
             (
                 f"corpus {corpus.name}: ids up to {corpus.n_vocab - 1}, ",
                 Setting("model.vocab_size", run.model.vocab_size),
             ),
             fix=SetTo("model.vocab_size", corpus.n_vocab),
-            code=errors.DATA,
         )
     if len(corpus.tokens["train"]) < run.data.seq_len:
-        raise UserError(
+        raise DataError(
             f"corpus {corpus.name}: {len(corpus.tokens['train'])} training tokens",
             why=f"one row of a batch takes data.seq_len = {run.data.seq_len}",
             fix="more text, or a smaller data.seq_len",
-            code=errors.DATA,
         )
 
 
@@ -108,11 +105,10 @@ def load_first_weights(first: FirstWeights, model: Transformer) -> None:
     """
     state = saved_tensors(open_source(first.source, note=lambda text: None)[0])
     if hash_state(state) != first.sha256:
-        raise UserError(
+        raise CheckpointError(
             f"the weights in {first.source} have changed",
             why=f"their SHA-256 was {first.sha256[:12]}..., now it is {hash_state(state)[:12]}...",
             fix="the weights as they were, or a new run",
-            code=errors.CHECKPOINT,
         )
     dtype = model.embeddings.weight.dtype
     cast = {
@@ -124,7 +120,7 @@ def load_first_weights(first: FirstWeights, model: Transformer) -> None:
     except UserError as error:
         fix = "leave the fields of model as they are: they come from the source"
         what = f"the weights in {first.source} do not fit the run's model"
-        raise UserError(what, why=error.why, fix=fix, code=errors.CHECKPOINT) from None
+        raise CheckpointError(what, why=error.why, fix=fix) from None
 
 
 def open_source(

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from hectogpt import errors
 from hectogpt.display import Note
-from hectogpt.errors import UserError
+from hectogpt.errors import CheckpointError, DataError
 from hectogpt.web.page import engine_data, fill, zipped
 
 LONGEST_TEXT = 1_000_000  # characters of a text; the whole page stays below 3 MB
@@ -45,11 +44,10 @@ def train_page(
             if not text[1]
             else f"it has {len(text[1]):,} characters; a page holds {LONGEST_TEXT:,}"
         )
-        raise UserError(
+        raise DataError(
             f"{text[0]} does not fit into a page",
             why=why,
             fix="use a part of it",
-            code=errors.DATA,
         )
     named = ([text] if text else []) + own_texts()
     texts = [{"name": name, "zip": zipped(content.encode("utf-8"))} for name, content in named]
@@ -91,13 +89,12 @@ def first_weights(folder: Path, text: str, note: Note) -> dict[str, Any]:
         config.lm_head.embedding_map,
     )
     if any(others) or not tokenizer.is_gpt2:
-        raise UserError(
+        raise CheckpointError(
             f"the model in {folder} has parts that the page cannot train",
             why="it knows GPT-2's vocabulary, embeddings, positions, rotary positions, attention "
             "and MLPs",
             fix="a run of baseline, learning_rate, embedding_lr, muon, rotary, head_lr, smear or "
             "browser",
-            code=errors.CHECKPOINT,
         )
     ids = np.unique(load_tokenizer().encode(text)).astype(np.int64)
     head = state.pop("lm_head.weight")
