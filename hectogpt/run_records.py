@@ -137,8 +137,7 @@ class RunRecord:
         Runs that differ in it split the text into different tokens, so their losses per token
         cannot be compared.
         """
-        model = self.run.get("model")
-        return count_of(model.get("vocab_size")) if isinstance(model, dict) else None
+        return count_of(object_of(self.run.get("model")).get("vocab_size"))
 
     def as_json(self) -> dict[str, Any]:
         """The JSON of the run that `hectogpt show --json` prints."""
@@ -149,21 +148,13 @@ class RunRecord:
 
     def samples(self) -> dict[str, str]:
         """The continuations in the summary, by how they were drawn."""
-        samples = self.summary.get("samples")
-        return (
-            {how: s for how, s in samples.items() if isinstance(s, str)}
-            if isinstance(samples, dict)
-            else {}
-        )
+        samples = object_of(self.summary.get("samples"))
+        return {how: text for how, text in samples.items() if isinstance(text, str)}
 
     def ngrams(self) -> dict[str, float]:
         """Held-out losses of the n-gram models."""
-        losses = self.summary.get("ngrams")
-        values = (
-            {key: number_of(value) for key, value in losses.items()}
-            if isinstance(losses, dict)
-            else {}
-        )
+        losses = object_of(self.summary.get("ngrams"))
+        values = {key: number_of(value) for key, value in losses.items()}
         return {key: value for key, value in values.items() if value is not None}
 
 
@@ -342,6 +333,11 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises UserError (CHECKPOINT).
     """
     return read_json_object(path, nan_as_none=True, fix=FIX)
+
+
+def object_of(value: Any) -> dict[str, Any]:
+    """The value if it is a JSON object, else {}."""
+    return value if isinstance(value, dict) else {}
 
 
 def text_of(value: Any) -> str | None:

@@ -12,6 +12,7 @@ import numpy as np
 from hectogpt.cli.console import loss_table, remarks, show
 from hectogpt.cli.options import ScoreOptions
 from hectogpt.data import Corpus, Tokenizer, open_corpus
+from hectogpt.data.tokenizer import check_ids
 from hectogpt.display import NGRAMS, one_line
 from hectogpt.errors import DataError, Setting, UserError
 from hectogpt.interop.open import find_folder
@@ -136,12 +137,7 @@ def score_model(
         texts if same else {split: encoded_anew(texts[split], tokenizer, own)}
     ).items():
         note(f"{name}: scoring {len(tokens):,} tokens of {which} with {parameters:,} parameters")
-        if len(tokens) and int(tokens.max()) >= model.config.vocab_size:
-            raise DataError(
-                f"{name}: the text has the id {int(tokens.max())}, the model "
-                f"{model.config.vocab_size:,} ids",
-                why="the text's token ids come from a different tokenizer",
-            )
+        check_ids(tokens, model.config.vocab_size, f"{which} for {name}")
         found[which] = evaluate(model, tokens, own.token_bytes)
     its = found[split]
     score = Score(name, its.loss, its.bits_per_byte, its.tokens, parameters)

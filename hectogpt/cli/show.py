@@ -34,6 +34,7 @@ from hectogpt.run_records import (
     find_runs,
     locate_run,
     number_of,
+    object_of,
     read_record,
     read_rows,
     text_of,
@@ -211,7 +212,7 @@ def read_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
         )
     values = {"corpus": record.run.get("corpus"), "seed": record.run.get("seed")} | record.summary
     for part in ("machine", "first_weights", "branch"):
-        values |= inner if isinstance(inner := record.summary.get(part), dict) else {}
+        values |= object_of(record.summary.get(part))
     if record.state in (UNFINISHED, RUNNING):
         values |= {"batch_loss": record.last_row.get("train/loss"), "batch_step": record.steps}
     values = {

@@ -16,7 +16,7 @@ from hectogpt import __version__
 from hectogpt.display import NGRAMS, one_line, value_text
 from hectogpt.errors import UserError
 from hectogpt.files import read_json_object
-from hectogpt.run_records import text_of
+from hectogpt.run_records import object_of, text_of
 
 # Origin and licence of the texts that hectoGPT knows by name.
 TEXTS = {
@@ -56,7 +56,7 @@ def read_facts(folder: Path, step: int | None = None) -> dict[str, dict[str, Any
         with contextlib.suppress(UserError):
             facts[name] = read_json_object(folder / f"{name}.json", nan_as_none=True)
     if step is not None:
-        run = _object(facts["run"].get("run"))
+        run = object_of(facts["run"].get("run"))
         kept = {"prompt": facts["summary"].get("prompt")}
         facts = {
             "run": facts["run"] | {"run": run | {"steps": f"{step} of {run.get('steps')}"}},
@@ -67,7 +67,7 @@ def read_facts(folder: Path, step: int | None = None) -> dict[str, dict[str, Any
 
 def title_of(facts: Mapping[str, dict[str, Any]], name: str) -> str:
     """A title on one line: recipe and text of a run, otherwise the name of the folder or model."""
-    run = _object(facts["run"].get("run"))
+    run = object_of(facts["run"].get("run"))
     if "recipe" not in run:
         return one_line(name)
     changed = " (modified)" if facts["run"].get("modified") is True else ""
@@ -92,7 +92,7 @@ def write_card(
         differences: field -> (GPT-2's value, the model's); empty for a GPT-2.
         own_vocabulary: True if the tokenizer is not GPT-2's.
     """
-    run = _object(facts["run"].get("run"))
+    run = object_of(facts["run"].get("run"))
     summary = facts["summary"]
     place = repr("FOLDER" if "`" in folder else folder) + (
         ", trust_remote_code=True" if differences else ""
@@ -118,7 +118,7 @@ def write_card(
     }
     losses = [(name, summary.get(key)) for key, name in LOSSES.items()]
     losses += [
-        (f"{name}, same text", _object(summary.get("ngrams")).get(key))
+        (f"{name}, same text", object_of(summary.get("ngrams")).get(key))
         for key, name in NGRAMS.items()
     ]
     numbers = (
@@ -153,10 +153,6 @@ def write_card(
     return "\n".join(
         [*lines, "* Weights: whoever trained them says; no licence is given here.", ""]
     )
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _line(value: Any) -> str:

@@ -38,6 +38,7 @@ from hectogpt.run_records import (
     STEP_FOLDER,
     Habits,
     count_of,
+    object_of,
     read_object,
     read_record,
     read_rows,
@@ -99,8 +100,7 @@ class Plan:
         """
         if self.resume is None:
             return self
-        saving = read_object(self.resume / RUN).get("saving")
-        before = saving if isinstance(saving, dict) else {}
+        before = object_of(read_object(self.resume / RUN).get("saving"))
         every = self.habits.save_every
         keep = self.habits.keep_checkpoints
         if every is None:

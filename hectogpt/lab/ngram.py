@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hectogpt.data.tokenizer import check_ids
 from hectogpt.errors import DataError
 from hectogpt.training.evaluate import SEQ_LEN, EvalResult, cut
 
@@ -50,11 +51,9 @@ class NgramModels:
     """
 
     def __init__(self, tokens: np.ndarray, vocab: int) -> None:
-        rows = np.atleast_2d(check_ids(tokens, vocab, least=1))
+        rows = np.atleast_2d(checked(tokens, vocab, least=1))
         self.vocab = vocab
-        self.unigram = (np.bincount(rows.ravel(), minlength=vocab) + ADDED) / (
-            rows.size + ADDED * vocab
-        )
+        self.unigram = unigram_of(rows, vocab)
         self.order_5 = KneserNey(rows, vocab, neighbours(ORDER))
         self.bigram = self.order_5.shorter(2, DISCOUNT)
         self.trigram = self.order_5.shorter(3, DISCOUNT)
@@ -71,7 +70,7 @@ class NgramModels:
         order 5, with discounts by formula. Raises UserError (DATA) for tokens that cannot be
         scored.
         """
-        stream = check_ids(held_out, self.vocab)
+        stream = checked(held_out, self.vocab)
         probabilities = {
             "unigram": self.unigram[stream[1:]],
             "kn2": self.bigram.score([stream[None]])[0],
@@ -87,7 +86,12 @@ class NgramModels:
         return {"uniform": math.log(self.vocab)} | means
 
 
-def check_ids(ids: np.ndarray, vocab: int, least: int = 2) -> np.ndarray:
+def unigram_of(rows: np.ndarray, vocab: int) -> np.ndarray:
+    """The probability of each id by its frequency in the rows, float64 [vocab]."""
+    return (np.bincount(rows.ravel(), minlength=vocab) + ADDED) / (rows.size + ADDED * vocab)
+
+
+def checked(ids: np.ndarray, vocab: int, least: int = 2) -> np.ndarray:
     """The ids as int64.
 
     Raises UserError (DATA) for fewer than `least` ids and for ids outside the vocabulary.
@@ -95,10 +99,7 @@ def check_ids(ids: np.ndarray, vocab: int, least: int = 2) -> np.ndarray:
     ids = np.asarray(ids).astype(np.int64)
     if ids.size < least:
         raise DataError(f"{ids.size} tokens", why=f"this takes at least {least}")
-    outside = ids[(ids < 0) | (ids >= vocab)]
-    if outside.size:
-        why = "the tokens come from a different tokenizer"
-        raise DataError(f"token id {outside.max()} with a vocabulary of {vocab}", why=why)
+    check_ids(ids.ravel(), vocab, "the tokens")
     return ids
 
 

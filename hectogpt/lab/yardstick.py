@@ -26,7 +26,7 @@ from hectogpt.errors import DataError, SetTo, first_line
 from hectogpt.files import read_bytes
 from hectogpt.lab.best_counting import Mixture, cross_fitted
 from hectogpt.lab.loss_logs import Curve
-from hectogpt.lab.ngram import ADDED, DISCOUNT
+from hectogpt.lab.ngram import DISCOUNT, unigram_of
 from hectogpt.training.evaluate import SEQ_LEN, cut
 
 Per = Literal["token", "byte", "character"]
@@ -208,10 +208,9 @@ def yardstick(text: str, encoder: Encoder, train_tokens: int | None = None) -> Y
 
 def count_lines(rows: np.ndarray, held_out: np.ndarray, vocab: int) -> dict[str, float]:
     """Line -> nats per token of held-out sequences [rows, n], by n-grams of the ids in `rows`."""
-    unigram = (np.bincount(rows.ravel(), minlength=vocab) + ADDED) / (rows.size + ADDED * vocab)
     lines = {
         "uniform": math.log(vocab),
-        "unigram": float(-np.log(unigram[held_out[:, 1:]]).mean()),
+        "unigram": float(-np.log(unigram_of(rows, vocab)[held_out[:, 1:]]).mean()),
     }
     mixture = Mixture(rows, vocab, asked=held_out)
     for order in (2, 3):

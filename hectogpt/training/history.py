@@ -33,6 +33,7 @@ from hectogpt.run_records import (
     HASH,
     METRICS,
     RUN,
+    object_of,
     read_object,
     read_rows,
     read_summary,
@@ -195,8 +196,7 @@ class History:
         if at is None and self.branch is not None:
             at = self.state_after(self.branch.step)
         then = self.record if at is None else at.facts
-        machine = then.get("machine")
-        self._machine = machine if isinstance(machine, dict) else {}
+        self._machine = object_of(then.get("machine"))
         if at is None:
             run = _pinned(run, self._machine)
         self._stream = events(run, open_corpus(run.corpus), at)

@@ -233,12 +233,12 @@ def update(gradients: Gradients, optimizer: OptimizerGroup, step: int) -> tuple[
     @torch.enable_grad()
     def again() -> Tensor:
         """Compute the gradients of the same batch with the current weights, for a closure."""
-        optimizer.zero_grad()
+        model.zero_grad()
         return gradients.compute(step)
 
     of_kind = partial(run.schedule.of_kind, step=step, steps=run.steps)
     optimizer.step(step, run.schedule.factor(step, run.steps), again, of_kind)
-    optimizer.zero_grad()
+    model.zero_grad()
     return loss_value, norm_value
 
 

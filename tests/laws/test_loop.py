@@ -128,7 +128,8 @@ def test_clipping_bounds_the_gradient_and_none_leaves_it(corpus: Corpus, monkeyp
     applied: list[float] = []
 
     def step(group: OptimizerGroup, *_: object) -> None:
-        applied.append(torch.nn.utils.get_total_norm([p.grad for p in group.parameters() if p.grad is not None]).item())
+        found = (p.grad for each in group.optimizers for one in each.param_groups for p in one["params"])
+        applied.append(torch.nn.utils.get_total_norm([grad for grad in found if grad is not None]).item())
 
     monkeypatch.setattr(OptimizerGroup, "step", step)
     for bound in (0.01, None):

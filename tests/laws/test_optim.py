@@ -41,7 +41,8 @@ every = pytest.mark.parametrize("optim", OPTIMS.values(), ids=OPTIMS)
 @pytest.mark.parametrize("config", [TINY, DEPARTED], ids=["gpt2", "departed"])
 def test_every_parameter_is_in_one_group(optim: Optim, config: Any) -> None:
     model = Transformer(config)
-    stepped = [id(p) for p in optim.build(model).parameters()]
+    groups = [group for each in optim.build(model).optimizers for group in each.param_groups]
+    stepped = [id(p) for group in groups for p in group["params"]]
     assert len(stepped) == len(set(stepped))
     assert set(stepped) == {id(p) for p in model.parameters()}
 

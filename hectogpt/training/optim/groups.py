@@ -101,15 +101,6 @@ class OptimizerGroup:
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
 
-    def parameters(self) -> list[Tensor]:
-        """All parameters."""
-        return [
-            p
-            for optimizer in self.optimizers
-            for group in optimizer.param_groups
-            for p in group["params"]
-        ]
-
     def step(
         self,
         step: int,
@@ -153,11 +144,6 @@ class OptimizerGroup:
                 for kind in dict.fromkeys(found[id(p)] for p in group["params"])
                 if (those := [p for p in group["params"] if found[id(p)] == kind])
             ]
-
-    def zero_grad(self) -> None:
-        """Delete the gradients."""
-        for p in self.parameters():
-            p.grad = None
 
     @property
     def lr(self) -> float:
