@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from tools import ROOT
 
 TESTS = ROOT / "assignment" / "tests"
 EXPECTED = TESTS / "expected.json"
 CONFIG = {"d_model": 15, "n_heads": 3, "n_layers": 2, "context_length": 10, "vocab_size": 13}
-CONVERTED = {"d_model": 4, "n_heads": 2, "n_layers": 12, "context_length": 3, "vocab_size": 5}
+NO_TOKENS: Any = {"bos_token_id": None, "eos_token_id": None}
+CONVERTED = GPT2Config(n_embd=4, n_head=2, n_layer=12, n_positions=3, vocab_size=5, **NO_TOKENS)
 MARGIN = 0.01  # between the best and the second best token, at every token that is generated
 
 
@@ -83,22 +85,11 @@ def draw_inputs(random: np.random.RandomState) -> dict[str, dict[str, Any]]:
 
 def number_theirs() -> dict[str, Any]:
     """A small GPT-2 under Hugging Face's names, two of its layers, in which all numbers differ."""
-    d, vocab, context = CONVERTED["d_model"], CONVERTED["vocab_size"], CONVERTED["context_length"]
-    shapes: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (vocab, d), "transformer.wpe.weight": (context, d)}
-    for layer in (0, 11):
-        h = f"transformer.h.{layer}"
-        shapes |= {f"{h}.ln_1.weight": (d,), f"{h}.ln_1.bias": (d,)}
-        shapes |= {f"{h}.attn.c_attn.weight": (d, 3 * d), f"{h}.attn.c_attn.bias": (3 * d,)}
-        shapes |= {f"{h}.attn.c_proj.weight": (d, d), f"{h}.attn.c_proj.bias": (d,)}
-        shapes |= {f"{h}.ln_2.weight": (d,), f"{h}.ln_2.bias": (d,)}
-        shapes |= {f"{h}.mlp.c_fc.weight": (d, 4 * d), f"{h}.mlp.c_fc.bias": (4 * d,)}
-        shapes |= {f"{h}.mlp.c_proj.weight": (4 * d, d), f"{h}.mlp.c_proj.bias": (d,)}
-    shapes |= {"transformer.ln_f.weight": (d,), "transformer.ln_f.bias": (d,), "lm_head.weight": (vocab, d)}
     start, numbered = 0, {}
-    for name, shape in shapes.items():
-        size = int(np.prod(shape))
-        numbered[name] = np.arange(start, start + size).reshape(shape).tolist()
-        start += size
+    for name, tensor in GPT2LMHeadModel(CONVERTED).state_dict().items():
+        if ".h." not in name or name.split(".")[2] in ("0", "11"):
+            numbered[name] = torch.arange(start, start + tensor.numel()).view(tensor.shape).tolist()
+            start += tensor.numel()
     return numbered
 
 

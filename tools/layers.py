@@ -10,6 +10,7 @@ import ast
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 from tools import ROOT
@@ -59,7 +60,7 @@ def read_imports(package: Path = PACKAGE, in_functions: bool = True) -> Imports:
     found: Imports = {}
     for name, path in modules.items():
         wanted = set()
-        for node in walk(ast.parse(path.read_text(encoding="utf-8")), in_functions):
+        for node in walk(tree_of(path), in_functions):
             if isinstance(node, ast.Import):
                 wanted |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -67,6 +68,12 @@ def read_imports(package: Path = PACKAGE, in_functions: bool = True) -> Imports:
                 wanted |= {part if part in modules else node.module for part in parts}
         found[name] = {other for other in wanted if other in modules} - {name}
     return found
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """The source of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def walk(node: ast.AST, in_functions: bool) -> Iterator[ast.AST]:

@@ -101,10 +101,10 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     [
         ("SYSTEM=Linux NVIDIA=", "+cpu"),
         ("SYSTEM=Linux NVIDIA= CPU_INDEX=http://127.0.0.1:9", ""),  # nobody answers there
-        ("SYSTEM=Linux NVIDIA= TORCH=cuda", ""),
         ("SYSTEM=Linux NVIDIA=/dev/nvidia0", ""),
-        ("SYSTEM=Linux NVIDIA=/dev/nvidia0 TORCH=cpu", "+cpu"),
-        ("SYSTEM=Darwin NVIDIA=", ""),
+        pytest.param("SYSTEM=Linux NVIDIA= TORCH=cuda", "", marks=pytest.mark.thorough),
+        pytest.param("SYSTEM=Linux NVIDIA=/dev/nvidia0 TORCH=cpu", "+cpu", marks=pytest.mark.thorough),
+        pytest.param("SYSTEM=Darwin NVIDIA=", "", marks=pytest.mark.thorough),
     ],
 )
 def test_make_chooses_the_build_of_torch(machine: str, build: str, index: str, tmp_path: Path) -> None:

@@ -27,8 +27,10 @@ def text(here: Here) -> str:
     return "text.txt"
 
 
-def test_lines_in_every_unit_and_a_loss_among_them(here: Here, text: str) -> None:
-    more = ("--loss", "5.5", "99", "--picture", "p.png", "--json")
+def test_lines_in_every_unit_with_losses_and_a_curve_among_them(here: Here, text: str) -> None:
+    """A curve is below a line from the step after the last one that is not."""
+    Path("log.csv").write_text("step,loss,bpb\n0,11,9\n10,7,9\n20,9,9\n30,7,9\n40,3,0.1\n", encoding="utf-8")
+    more = ("--loss", "5.5", "99", "--log", "log.csv", "--picture", "p.png", "--json")
     found = json.loads(here.ok("yardstick", text, *more).stdout)
     nats = found["nats_per_token"]
     assert list(nats) == LINES
@@ -41,9 +43,15 @@ def test_lines_in_every_unit_and_a_loss_among_them(here: Here, text: str) -> Non
     assert place["below"] == [line for line in reversed(LINES) if nats[line] > 5.5]
     assert high["below"] == []
     assert Path("p.png").read_bytes().startswith(b"\x89PNG")
-    fewer = json.loads(here.ok("yardstick", text, "--train-tokens", "2000", "--json").stdout)
+    since = found["log"]["loss"]["below_since"]
+    assert (since["uniform"], since["best"]) == (10, 40)
+    assert since["unigram"] == (30 if nats["unigram"] > 7 else 40)
+    assert found["log"]["bpb"]["below_since"]["uniform"] == 40
+    few = ("--train-tokens", "2000", "--log", "log.csv:bpb", "--json")
+    fewer = json.loads(here.ok("yardstick", text, *few).stdout)
     assert fewer["tokens_counted"] <= 2000
     assert fewer["nats_per_token"]["kn3"] > nats["kn3"]
+    assert list(fewer["log"]) == ["bpb"]
 
 
 def test_bytes_and_tokenizers_of_hugging_face(here: Here, text: str) -> None:
@@ -112,18 +120,6 @@ def test_curves_of_tensorboard(tmp_path: Path) -> None:
             writer.add_scalar("val/loss", 3.0 / step, step)
             writer.add_scalar("lr", 0.1, step)
     assert read_curves(str(tmp_path)) == {"val/loss": [(1, 3.0), (2, 1.5)]}
-
-
-def test_a_curve_is_below_a_line_from_a_step_on(here: Here, text: str) -> None:
-    Path("log.csv").write_text("step,loss,bpb\n0,11,9\n10,7,9\n20,9,9\n30,7,9\n40,3,0.1\n", encoding="utf-8")
-    found = json.loads(here.ok("yardstick", text, "--log", "log.csv", "--picture", "p.png", "--json").stdout)
-    since = found["log"]["loss"]["below_since"]
-    assert (since["uniform"], since["best"]) == (10, 40)
-    assert since["unigram"] == (30 if found["nats_per_token"]["unigram"] > 7 else 40)
-    assert found["log"]["bpb"]["below_since"]["uniform"] == 40
-    few = ("--train-tokens", "2000", "--json")
-    one = json.loads(here.ok("yardstick", text, "--log", "log.csv:bpb", *few).stdout)
-    assert list(one["log"]) == ["bpb"]
 
 
 WRONG = {

@@ -150,8 +150,8 @@ def test_each_command_takes_any_step(whole: Path, bare: Path, here: Here) -> Non
     here.ok("explore", "export", bare, "page.html", *at)
     assert "step 3" in Path("page.html").read_text()
     assert same(tensors_of(hectogpt.load(bare, step=9)[0]), tensors_of(open_model(bare)[0]))
-    for command in (["show"], ["score"], ["generate"], ["explore", "export"]):
-        more = ["page.html"] if len(command) > 1 else []
+    on = ["--corpus", whole / "tokens"]
+    for command, more in ((["show"], []), (["score"], on), (["generate"], []), (["explore", "export"], ["page.html"])):
         assert_good_error(here(*command, bare, *more, "--step", "10"), 2, "no step 10")
 
 
@@ -176,7 +176,7 @@ def test_a_series_is_a_folder_for_each_step(whole: Path, bare: Path, here: Here)
 
 
 def test_a_branch_of_nothing_is_the_trunk(bare: Path, here: Here) -> None:
-    """Rows, weights, and any step of it, before it begins too; and of a branch of a branch, resumed."""
+    """Rows, weights, and any step of it, before it begins too; and of a branch of a branch, which is resumed."""
     here.ok("train", "--branch", f"{bare}@4", "--out", "one", "--quiet")
     here.ok("train", "--branch", "one@6", "--out", "two", "--quiet", "--save-every", "2")
     trunk = [row | {"run": ""} for row in rows_of(bare)]
@@ -187,11 +187,11 @@ def test_a_branch_of_nothing_is_the_trunk(bare: Path, here: Here) -> None:
         assert [hash_weights(history.model_after(step)[0]) for step in (2, 5, 7)] == [
             steps_of(bare)[step]["weights_hash"] for step in (2, 5, 7)
         ]
-        shutil.rmtree(Path(name, "checkpoints"), ignore_errors=True)
-        for file in ("model.safetensors", "config.json", "summary.json", "manifest.json"):
-            Path(name, file).unlink()
-        here.ok("train", "--resume", name, "--quiet")
-        assert same(tensors_of(open_model(name)[0]), tensors_of(open_model(bare)[0]))
+    shutil.rmtree(Path("two", "checkpoints"))
+    for file in ("model.safetensors", "config.json", "summary.json", "manifest.json"):
+        Path("two", file).unlink()
+    here.ok("train", "--resume", "two", "--quiet")
+    assert same(tensors_of(open_model("two")[0]), tensors_of(open_model(bare)[0]))
     assert "equal to the last bit" in here.ok("bisect", bare, "two").stdout
 
 

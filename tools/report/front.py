@@ -193,13 +193,6 @@ def front_table(front: Front) -> Table:
 
 def introduction(seconds: Seconds) -> str:
     """What the seconds, the front and the two measures are, as Markdown."""
-    return f"{where_measured(seconds)}\n{LEGEND}"
-
-
-def where_measured(seconds: Seconds) -> str:
-    """The sentences that say what the seconds are."""
-    if not seconds.where:
-        return "No seconds have been measured yet: `python -m bench recipes` measures them.\n"
     text = (
         f"**Seconds** of 100 steps, from the median of {seconds.rounds} steps, measured on one machine in one pass "
         f"({seconds.where}): building, the first step, and 99 times the median of {seconds.rounds} further steps. SOAP "
@@ -213,4 +206,4 @@ def where_measured(seconds: Seconds) -> str:
     if seconds.stand_in:
         names = " and ".join(seconds.stand_in)
         text += f"\nFor the seconds of {names}, a text with the same number of token ids was read in its place.\n"
-    return text
+    return f"{text}\n{LEGEND}"

@@ -140,11 +140,6 @@ class Leaderboard:
         """The highest rung that has records."""
         return self.rungs[-1] if self.rungs else None
 
-    @property
-    def ngram_split(self) -> str:
-        """The held-out text whose n-gram baselines are shown: test if there are any, else dev."""
-        return "test" if "test" in self.ngrams else "dev"
-
     def entries(self) -> list[Entry]:
         """Every entry."""
         return [*self.rungs, *self.others, *self.ablations, *self.longer_runs, *self.sweeps]

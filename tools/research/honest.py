@@ -22,16 +22,7 @@ class Part(InputPart):
     kind: str
 
     def build(self, d_model, vocab_size, norm):
-        return {"dropout": Dropout, "running": RunningMean, "lazy": LazyTable}[self.kind](d_model)
-
-
-class Dropout(nn.Module):
-    def __init__(self, d_model: int) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(0.1)
-
-    def forward(self, x, ids, cache=None):
-        return self.dropout(x)
+        return {"running": RunningMean, "lazy": LazyTable}[self.kind](d_model)
 
 
 class RunningMean(nn.Module):
@@ -125,10 +116,6 @@ def with_part(run: Run, kind: str) -> Run:
     return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Part(kind))))
 
 
-def dropout(run: Run) -> Run:
-    return with_part(run, "dropout")
-
-
 def running_mean(run: Run) -> Run:
     return with_part(run, "running")
 
@@ -151,11 +138,6 @@ def signs(run: Run) -> Run:
 
 def deeper(run: Run) -> Run:
     return replace(run, model=replace(run.model, d_model=32, n_layers=3))
-
-
-def tied(run: Run) -> Run:
-    head = replace(run.model.lm_head, tied=True, compact_vocab=False, embedding_map=0.0)
-    return replace(run, model=replace(run.model, lm_head=head))
 
 
 def hardest_first(run: Run) -> Run:
