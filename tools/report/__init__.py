@@ -27,7 +27,7 @@ from tools.report.ladder_page import ladder_page
 from tools.report.leaderboard import Leaderboard, build_leaderboards
 from tools.report.plots import plot_first_page, plot_front, plot_ladder, plot_learning_curves, plot_rung
 from tools.report.seconds import Seconds, read_seconds
-from tools.report.template import Filler, picture_name
+from tools.report.template import THREE, Filler, picture_name
 
 TEMPLATE = "learning.template.md"
 BANDS = Path(full_run.__file__).parent / "baselines" / "bands.json"  # what `hectogpt.lab.full_run` reads
@@ -118,6 +118,7 @@ def draw(found: Found, folder: Path, shown: set[str]) -> list[Path]:
             plots[picture_name(board, place)] = partial(plot_rung, board=board, place=place)
         plots[f"{board.slug}-ladder.png"] = partial(plot_ladder, board=board)
         plots[f"{board.slug}-curves.png"] = partial(plot_learning_curves, board=board)
+        plots[f"{board.slug}-three.png"] = partial(plot_learning_curves, board=board.part(THREE))
     for name, dark in (("hundred-steps.png", False), ("hundred-steps-dark.png", True)):
         plots[name] = partial(plot_first_page, board=found.boards[0], dark=dark)
     for front in (front for front in found.fronts if front.drawn):

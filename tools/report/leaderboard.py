@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -139,6 +139,10 @@ class Leaderboard:
     def top(self) -> Entry | None:
         """The highest rung that has records."""
         return self.rungs[-1] if self.rungs else None
+
+    def part(self, names: Sequence[str]) -> Leaderboard:
+        """The leaderboard with these rungs alone, without n-grams."""
+        return replace(self, rungs=[rung for rung in self.rungs if rung.name in names], ngrams={})
 
     def entries(self) -> list[Entry]:
         """Every entry."""
