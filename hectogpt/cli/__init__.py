@@ -202,10 +202,10 @@ def read_options(kind: type[T], argv: list[str], command: str) -> T:
     from tyro.conf import DisallowNone, FlagCreatePairsOff, PositionalMetavarFromFieldName
 
     config = (FlagCreatePairsOff, PositionalMetavarFromFieldName, DisallowNone)
-    return parse(kind, argv, argv, command, options_in(kind), config=config)
+    return read_words(kind, argv, argv, command, options_in(kind), config=config)
 
 
-def parse(
+def read_words(
     kind: type[T],
     argv: list[str],
     typed: list[str],

@@ -19,8 +19,7 @@ import torch
 import tyro
 
 from hectogpt import errors
-from hectogpt.cli import Option, options_in
-from hectogpt.cli import parse as read_words
+from hectogpt.cli import Option, options_in, read_words
 from hectogpt.cli.console import loss_table, remarks, show
 from hectogpt.cli.options import TrainOptions
 from hectogpt.data import Corpus, find_tokenizer
