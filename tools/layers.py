@@ -49,6 +49,7 @@ Imports = dict[str, set[str]]
 # --- the code ---------------------------------------------------------------------------------------------------------
 
 
+@cache
 def read_imports(package: Path = PACKAGE, in_functions: bool = True) -> Imports:
     """Module -> the modules of the same package that it imports, by dotted name.
 

@@ -101,7 +101,7 @@ def test_a_mistake_in_the_constructor_costs_once_and_an_error_at_import_is_no_he
         (TWO + "\n        self.embeddings.weight = self.lm_head.weight", "failed"),
         (TWO[:-13] + ")", "changed"),
     ):
-        results = judged(edited(BASE, (TWO, new)), *MODEL, "train", train=TRAIN)
+        results = judged(edited(BASE, (TWO, new)), *MODEL[3:], "train", train=TRAIN)  # what a whole model is part of
         wrong = {part: result for part, result in results.items() if result.outcome != "passed"}
         assert {part: result.outcome for part, result in wrong.items()} == {"forward": outcome}
         assert wrong["forward"].diagnosis

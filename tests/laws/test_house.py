@@ -69,13 +69,8 @@ DOCUMENTS = [ROOT / "llms.txt", *sorted(ROOT.glob("*.md")), *sorted((ROOT / "doc
 # --- imports ----------------------------------------------------------------------------------------------------------
 
 
-@cache
-def imports() -> layers.Imports:
-    return layers.read_imports()
-
-
 def test_every_arrow_is_in_the_table_and_points_down() -> None:
-    assert layers.find_faults(imports()) == []
+    assert layers.find_faults(layers.read_imports()) == []
 
 
 def test_nothing_is_imported_in_a_circle() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from helpers import ROOT
 
+from tools import layers
+
 MOST_PARAMETERS = 7
 
 
@@ -51,7 +53,7 @@ def name_of(call: ast.Call) -> str:
 
 def test_no_shape_that_is_read_twice() -> None:
     paths = sorted((ROOT / "hectogpt").rglob("*.py"))
-    found = {str(path): list(shapes(ast.parse(path.read_text(encoding="utf-8")))) for path in paths}
+    found = {str(path): list(shapes(layers.tree_of(path))) for path in paths}
     assert {path: names for path, names in found.items() if names} == {}
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from helpers import ROOT
 
+from tools import layers
+
 PHRASES = {  # what the field does not say -> what it says
     r"(?:go|goes|going|went|gone) on": "resume; continue",
     r"what is none|(?:that|which) (?:is|are) none": "invalid; not a ...",
@@ -37,7 +39,7 @@ def offences(text: str, first: int, *patterns: re.Pattern[str]) -> list[str]:
 def found_in(path: Path) -> list[str]:
     """The offences of a module, in docstrings (also of fields) and comments."""
     source, found = path.read_text(encoding="utf-8"), []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(layers.tree_of(path)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             found += offences(node.value.value, node.lineno, CLAUSE, PLAIN, THREE_NAMED)
     for number, line in enumerate(source.splitlines(), 1):
