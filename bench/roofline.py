@@ -43,7 +43,7 @@ def step_parts(setting: Setting, precision: torch.dtype, blocks: torch.dtype) ->
         backward = time.perf_counter()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step(0, 1.0)
-        optimizer.zero_grad()
+        model.zero_grad()
         end = time.perf_counter()
         parts = {"blocks": forward - start + backward - head, "head": head - forward, "update": end - backward}
         return {**parts, "step": end - start}
