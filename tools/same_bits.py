@@ -67,9 +67,8 @@ def first_difference(theirs: Result, ours: Result) -> str:
         kinds = [f"{one.dtype} {list(one.shape)}".removeprefix("torch.") for one in (there, here)]
         if kinds[0] != kinds[1]:
             return f"tensor {name}: {kinds[0]} there, {kinds[1]} here"
-        bits = [
-            one.flatten().view(torch.uint8).view(-1, one.itemsize) for one in (there, here)
-        ]  # NaN is NaN, -0 is not 0
+        # NaN is NaN, -0 is not 0.
+        bits = [one.flatten().view(torch.uint8).view(-1, one.itemsize) for one in (there, here)]
         if count := int((bits[0] != bits[1]).any(-1).sum()):
             largest = (there.double() - here.double()).abs().nan_to_num().max().item()
             return f"tensor {name}: {count:,} entries of {kinds[0]} differ, by {largest!r} at most"

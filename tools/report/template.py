@@ -22,7 +22,7 @@ from tools.report.tables import (
 
 THREE = ("baseline", "embedding_lr", "muon", "rotary")  # the first five rungs told as three changes
 FIELDS: tuple[str, ...] = (
-    *("loss", "test", "bpb", "n", "train", "train10", "below_kn3", "below_best"),
+    *("loss", "dev", "test", "bpb", "n", "seconds", "train", "train10", "below_kn3", "below_best"),
     *NGRAMS,
 )
 
@@ -40,8 +40,8 @@ def format_field(board: Leaderboard, entry: Entry, field: str) -> str:
     the last batch, train10: the mean of the last ten.
     """
     levels, summary = board.ngrams.get(entry.split, {}), entry.summary(entry.split)
-    if field == "test":
-        return format_loss(entry.summary("test"))
+    if field in ("dev", "test"):
+        return format_loss(entry.summary(field))
     if field in ("below_kn3", "below_best"):
         level = mean_ngrams(entry, entry.split).get(name := field.removeprefix("below_"), levels.get(name))
         return format_number(level - summary.mean, 3) if summary and level is not None else ""
@@ -51,6 +51,7 @@ def format_field(board: Leaderboard, entry: Entry, field: str) -> str:
         "loss": f"{summary.mean:.3f}" if summary else "",
         "bpb": format_number(entry.mean(f"{entry.split}_bpb"), 3),
         "n": str(len(entry.records)),
+        "seconds": format_number(entry.mean("seconds")),
         "train": format_number(entry.mean("train_loss_last"), 3),
         "train10": format_number(entry.mean("train_loss_last10"), 3),
     }[field]
