@@ -44,7 +44,7 @@ class OwnOptimizer(torch.optim.Optimizer):
 class Adan(ForMatrices):
     """Adam with Nesterov's momentum, which is estimated from differences of gradients."""
 
-    lr: float = 0.005
+    lr: float = 0.01
     betas: tuple[float, float, float] = (0.02, 0.08, 0.05)
 
     def optimizer(self, matrices):
@@ -70,6 +70,6 @@ def adan(run: Run) -> Run:
     Source: Xie et al. 2022, 2208.06677.
     Claim: better than AdamW; half of the steps for several models, GPT-2 among them.
     Expected: worse than SOAP and Muon, 0.03.
-    Sweep: optim.lr of 0.002, 0.005, 0.01.
+    Sweep: optim.lr of 0.005, 0.01, 0.02.
     """
     return replace(run, optim=Adan(_rest_of(run)))
