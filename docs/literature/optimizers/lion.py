@@ -44,7 +44,7 @@ class OwnOptimizer(torch.optim.Optimizer):
 class Lion(ForMatrices):
     """The sign of a mean of momentum and gradient."""
 
-    lr: float = 0.002
+    lr: float = 0.004
     betas: tuple[float, float] = (0.9, 0.99)
 
     def optimizer(self, matrices):
@@ -65,6 +65,6 @@ def lion(run: Run) -> Run:
     Source: Chen et al. 2023, 2302.06675.
     Claim: better than AdamW; a tie for small language models. Nothing against Muon.
     Expected: worse, 0.03.
-    Sweep: optim.lr of 0.001, 0.002, 0.004.
+    Sweep: optim.lr of 0.001, 0.002, 0.004, 0.008.
     """
     return replace(run, optim=Lion(_rest_of(run)))

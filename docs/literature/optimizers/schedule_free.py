@@ -44,7 +44,7 @@ class OwnOptimizer(torch.optim.Optimizer):
 class ScheduleFree(ForMatrices):
     """AdamW whose gradients are taken between its iterate z and the mean x of all z. At the end the weights are x."""
 
-    lr: float = 0.005
+    lr: float = 0.02
     beta: float = 0.9
     steps: int = 100
 
@@ -74,6 +74,6 @@ def schedule_free(run: Run) -> Run:
     Source: Defazio et al. 2024, 2405.15682.
     Claim: better than AdamW with a cosine; the winner of AlgoPerf's self-tuning track.
     Expected: worse than SOAP and Muon, 0.03.
-    Sweep: optim.lr of 0.002, 0.005, 0.01.
+    Sweep: optim.lr of 0.002, 0.005, 0.01, 0.02.
     """
     return replace(run, optim=ScheduleFree(_rest_of(run), steps=run.steps))
