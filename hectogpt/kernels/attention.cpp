@@ -2,73 +2,18 @@
 // order, so results do not depend on the number of threads. The matrix of scores is never stored (2205.14135).
 
 #include "parallel.h"
-#include "vector.h"
+#include "tiles.h"
 
 namespace {
 
-// Tiles of 64 queries by 64 keys. Operands are 32-bit units of one float32 or two bf16 numbers; vdpbf16ps multiplies
-// and adds up the latter. There are two layouts:
+// Tiles of 64 queries by 64 keys. Operands are units (tiles.h) in two layouts:
 //   lanes:  [n / W][d / PER][W], W rows side by side, units along d   (for products that sum over d)
 //   units:  [n / PER][d], PER rows interleaved                        (for products that sum over rows)
 // n is the number of tokens rounded up to a multiple of 64, with zeros in the additional rows; d is that of the
 // kernel, D, with zeros beyond the head's own size.
 
 constexpr i64 B = 64;
-constexpr int ROWS = 4;                 // of a register tile
-constexpr int VECTORS = W == 8 ? 2 : 4;  // of a register tile: 4 x 4 of 32 registers, 4 x 2 of 16
-template <class T>
-constexpr int PER = 4 / sizeof(T);
-
-// acc + a b, or the sum of two such products of bf16 pairs.
-template <class T>
-inline vf multiply_add(vf acc, int32_t a, vi b) {
-    if (PER<T> == 1) {
-        float x;
-        memcpy(&x, &a, 4);
-        return all(x) * (vf)b + acc;
-    }
-#if IN_512_BF16
-    const __m512i both = _mm512_set1_epi32(a);
-    return (vf)_mm512_dpbf16_ps((__m512)acc, load_as<__m512bh>(&both), load_as<__m512bh>(&b));
-#else
-    const vf low = widen(load_as<bf16>(&a)) * (vf)(b << 16) + acc;
-    return widen((bf16)((uint32_t)a >> 16)) * (vf)(b & (int32_t)0xffff0000) + low;
-#endif
-}
-
-template <int V>
-struct Tile {
-    vf sum[ROWS][V];
-};
-
-// Sums of a (4 rows, unit k of row r at a[r * row + k * step]) times b [k][V vectors], which are `panel` units apart.
-template <class T, int V>
-inline Tile<V> product(const int32_t* a, i64 row, i64 step, const int32_t* b, i64 panel, i64 stride, i64 depth) {
-    Tile<V> t;
-#pragma GCC unroll 4
-    for (int r = 0; r < ROWS; r++)
-#pragma GCC unroll 4
-        for (int c = 0; c < V; c++) t.sum[r][c] = vf{};
-    for (i64 k = 0; k < depth; k++) {
-        vi w[V];
-#pragma GCC unroll 4
-        for (int c = 0; c < V; c++) w[c] = load_as<vi>(b + k * stride + c * panel);
-#pragma GCC unroll 4
-        for (int r = 0; r < ROWS; r++) {
-            const int32_t x = a[r * row + k * step];
-#pragma GCC unroll 4
-            for (int c = 0; c < V; c++) t.sum[r][c] = multiply_add<T>(t.sum[r][c], x, w[c]);
-        }
-    }
-    return t;
-}
-
-// c [4][V vectors], rows at distance `row`, += the tile.
-template <int V>
-inline void add_to(float* c, i64 row, const Tile<V>& t) {
-    for (int r = 0; r < ROWS; r++)
-        for (int v = 0; v < V; v++) store(c + r * row + v * W, load(c + r * row + v * W) + t.sum[r][v]);
-}
+constexpr int ROWS = 4;  // of a register tile
 
 // d numbers of each row, then zeros.
 template <class T, int D>
@@ -85,28 +30,6 @@ void to_lanes(const T* rows, i64 padded, int32_t* out) {
     for (i64 t = 0; t < padded; t += W)
         for (i64 p = 0; p < units; p++)
             for (i64 l = 0; l < W; l++) out[t * units + p * W + l] = x[(t + l) * units + p];
-}
-
-// Rows [n][columns] of numbers as units of PER rows.
-template <class T>
-void to_units(const T* rows, i64 n, i64 columns, int32_t* out) {
-    if (PER<T> == 1) {
-        memcpy(out, rows, n * columns * 4);
-        return;
-    }
-    for (i64 t = 0; t < n; t += 2)
-        for (i64 d = 0; d < columns; d += W) {
-            const vu a = widen_bits(load_as<vh>(rows + t * columns + d));
-            const vu b = widen_bits(load_as<vh>(rows + (t + 1) * columns + d));
-            store_as(out + t / 2 * columns + d, a | (b << 16));
-        }
-}
-
-template <class X>
-X* take(char*& memory, i64 count) {
-    char* start = memory;
-    memory += (count * (i64)sizeof(X) + 63) / 64 * 64;
-    return (X*)start;
 }
 
 // The first d numbers of D float32 ones.
@@ -141,7 +64,7 @@ void forward_head(const T* q, const T* k, const T* v, T* out, float* lse, const 
         const i64 keys = (q0 + 16 + B - 1) / B * B, low = first ? first[q0] / B * B : 0;
         for (i64 k0 = low; k0 < keys; k0 += VECTORS * W)
             for (i64 r0 = 0; r0 < 16; r0 += ROWS) {
-                const auto t = product<T, VECTORS>((const int32_t*)(rows + (q0 + r0) * D), D / P, 1,
+                const auto t = product<T, ROWS, VECTORS>((const int32_t*)(rows + (q0 + r0) * D), D / P, 1,
                                                    k_lanes + k0 * (D / P), W * (D / P), W, D / P);
                 for (int r = 0; r < ROWS; r++)
                     for (int c = 0; c < VECTORS; c++)
@@ -171,7 +94,7 @@ void forward_head(const T* q, const T* k, const T* v, T* out, float* lse, const 
         }
         for (i64 r0 = 0; r0 < 16; r0 += ROWS) {
             for (int d = 0; d < D; d += V * W) {
-                const auto t = product<T, V>((const int32_t*)(p + r0 * padded + low), padded / P, 1,
+                const auto t = product<T, ROWS, V>((const int32_t*)(p + r0 * padded + low), padded / P, 1,
                                              v_units + low / P * D + d, W, D, (keys - low) / P);
                 for (int r = 0; r < ROWS; r++)
                     for (int c = 0; c < V; c++) store(sums + r * D + d + c * W, t.sum[r][c] * inverse[r0 + r]);
@@ -236,7 +159,7 @@ void backward_head(const T* q, const T* k, const T* v, const T* out, const T* gr
             for (i64 r0 = 0; r0 < B; r0 += ROWS)
                 for (i64 c0 = 0; c0 < B; c0 += VECTORS * W) {
                     const i64 at = (k0 + c0) * (D / P);
-                    auto t = product<T, VECTORS>((const int32_t*)(q_rows + (q0 + r0) * D), D / P, 1, k_lanes + at,
+                    auto t = product<T, ROWS, VECTORS>((const int32_t*)(q_rows + (q0 + r0) * D), D / P, 1, k_lanes + at,
                                                  W * (D / P), W, D / P);
                     for (int r = 0; r < ROWS; r++)
                         for (int c = 0; c < VECTORS; c++) {
@@ -250,7 +173,7 @@ void backward_head(const T* q, const T* k, const T* v, const T* out, const T* gr
                             t.sum[r][c] = e;
                             store(p + (r0 + r) * B + c0 + c * W, e);
                         }
-                    const auto g = product<T, VECTORS>((const int32_t*)(g_rows + (q0 + r0) * D), D / P, 1, v_lanes + at,
+                    const auto g = product<T, ROWS, VECTORS>((const int32_t*)(g_rows + (q0 + r0) * D), D / P, 1, v_lanes + at,
                                                        W * (D / P), W, D / P);
                     for (int r = 0; r < ROWS; r++)
                         for (int c = 0; c < VECTORS; c++) {
@@ -264,10 +187,10 @@ void backward_head(const T* q, const T* k, const T* v, const T* out, const T* gr
                 for (int d = 0; d < D; d += V * W) {
                     const i64 keys = k0 / P * D + d;
                     add_to(dq_sums + r0 * D + d, D,
-                           product<T, V>((const int32_t*)(ds + r0 * B), B / P, 1, k_units + keys, W, D, B / P));
+                           product<T, ROWS, V>((const int32_t*)(ds + r0 * B), B / P, 1, k_units + keys, W, D, B / P));
                     const i64 queries = q0 / P * D + d, to = (k0 + r0) * D + d;
-                    add_to(dv_sums + to, D, product<T, V>(p_units + r0, 1, B, g_units + queries, W, D, B / P));
-                    add_to(dk_sums + to, D, product<T, V>(ds_units + r0, 1, B, q_units + queries, W, D, B / P));
+                    add_to(dv_sums + to, D, product<T, ROWS, V>(p_units + r0, 1, B, g_units + queries, W, D, B / P));
+                    add_to(dk_sums + to, D, product<T, ROWS, V>(ds_units + r0, 1, B, q_units + queries, W, D, B / P));
                 }
         }
         for (i64 r = 0; r < B && q0 + r < n; r++) write_row<T, D>(dq_sums + r * D, size.d, dq + (q0 + r) * s[5]);

@@ -8,6 +8,10 @@
 
 extern "C" {
 int head_softmax(int, void*, void*, i64, i64, const float*, float, const i64*, const float*, float, float*, float*, int);
+int head_pack(int, const float*, i64, i64, void*, int);
+int head_rows(int, const float*, const float*, void*, const float*, const i64*, i64, i64, i64, void*, float*, float*,
+              float*, int);
+int head_columns(int, const float*, const float*, void*, i64, i64, i64, float*, int);
 int causal_attention(int, const void*, const void*, const void*, void*, const void*, void*, void*, void*, float*,
                      const i64*, const i64*, i64, i64, i64, i64, float, int);
 int norm_rotate(int, const void*, const void*, void*, const float*, const float*, const i64*, i64, i64, i64, i64, i64,
@@ -95,6 +99,39 @@ double check_softmax(float cap) {
         }
     }
     return apart(found, exact);
+}
+
+// last: the bias of many targets; a very negative one makes the first sums of exponentials overflow.
+template <class T>
+double check_cross_entropy(i64 d, float last) {
+    const i64 rows = 35, vocab = 300, columns = 512;
+    const auto x = wide(drawn<T>(rows * d)), w = wide(drawn<T>(vocab * d, 0.3));
+    const std::vector<float> xs(x.begin(), x.end()), ws(w.begin(), w.end());
+    std::vector<float> bias(columns, -INFINITY), losses(rows), scale(rows), dx(rows * d), dw(d * columns);
+    std::vector<T> packed(columns * (2 * d + 16)), e(columns * (rows + 32));
+    std::vector<i64> targets(rows);
+    for (i64 v = 0; v < vocab; v++) bias[v] = v == 299 ? last : (float)draw();
+    for (i64 r = 0; r < rows; r++) targets[r] = r % 3 ? r * 7 : 299;
+    head_pack(sizeof(T) == 2, ws.data(), vocab, d, packed.data(), 1);
+    head_rows(sizeof(T) == 2, xs.data(), ws.data(), packed.data(), bias.data(), targets.data(), rows, vocab, d, e.data(),
+              losses.data(), scale.data(), dx.data(), 1);
+    head_columns(sizeof(T) == 2, xs.data(), scale.data(), e.data(), rows, vocab, d, dw.data(), 1);
+    Numbers exact, z(vocab), dw_exact(d * columns), dx_exact(rows * d);
+    for (i64 r = 0; r < rows; r++) {
+        double total = 0;
+        for (i64 v = 0; v < vocab; v++) {
+            z[v] = bias[v];
+            for (i64 i = 0; i < d; i++) z[v] += x[r * d + i] * w[v * d + i];
+            total += std::exp(z[v]);
+        }
+        exact.push_back(std::log(total) - z[targets[r]]);
+        for (i64 v = 0; v < vocab; v++) {
+            const double slope = std::exp(z[v]) / total - (v == targets[r]);
+            for (i64 i = 0; i < d; i++) dx_exact[r * d + i] += slope * w[v * d + i] / scale[r];
+            for (i64 i = 0; i < d; i++) dw_exact[i * columns + v] += slope * x[r * d + i];
+        }
+    }
+    return std::max({apart(wide(losses), exact), apart(wide(dx), dx_exact), apart(wide(dw), dw_exact)});
 }
 
 template <class T>
@@ -289,6 +326,8 @@ std::vector<Check> run() {
         {"softmax float32, cap", check_softmax<float>(15), 1e-6},
         {"softmax bf16", check_softmax<bf16>(0), narrow},
         {"softmax bf16, cap", check_softmax<bf16>(15), narrow},
+        {"cross entropy float32, 72", check_cross_entropy<float>(72, 0), 1e-6},
+        {"cross entropy bf16, 33, overflow", check_cross_entropy<bf16>(33, -150), narrow},
         {"attention float32, 64", check_attention<float>(64), 1e-6},
         {"attention float32, 11", check_attention<float>(11), 1e-6},
         {"attention float32, 128", check_attention<float>(128), 1e-6},

@@ -97,9 +97,7 @@ void softmax_rows(T* z, T* side, i64 rows, i64 vocab, const float* bias, float b
 extern "C" int head_softmax(int is_bf16, void* z, void* side, i64 rows, i64 vocab, const float* bias, float bias_top,
                             const i64* targets, const float* exact, float cap, float* losses, float* scale,
                             int threads) {
-    if (is_bf16)
-        softmax_rows((bf16*)z, (bf16*)side, rows, vocab, bias, bias_top, targets, exact, cap, losses, scale, threads);
-    else
-        softmax_rows((float*)z, (float*)side, rows, vocab, bias, bias_top, targets, exact, cap, losses, scale, threads);
+    is_bf16 ? softmax_rows((bf16*)z, (bf16*)side, rows, vocab, bias, bias_top, targets, exact, cap, losses, scale, threads)
+            : softmax_rows((float*)z, (float*)side, rows, vocab, bias, bias_top, targets, exact, cap, losses, scale, threads);
     return 0;
 }

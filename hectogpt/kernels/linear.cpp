@@ -95,17 +95,6 @@ static inline vq dot4(vq sum, int32_t x, vq w) {
     return sum + (vq)vpaddq_s32(low, high);
 #endif
 }
-#else
-constexpr int BYTES = 16, ADD = 0, SUMS = 4;
-typedef int32_t vq __attribute__((vector_size(16)));
-static inline vq dot4(vq sum, int32_t x, vq w) {
-    int8_t a[4], b[16];
-    memcpy(a, &x, 4);
-    memcpy(b, &w, 16);
-    for (int c = 0; c < 4; c++)
-        for (int i = 0; i < 4; i++) sum[c] += a[i] * b[4 * c + i];
-    return sum;
-}
 #endif
 constexpr int VECTORS = COLUMNS * 4 / BYTES, LANES = BYTES / 4;  // of a panel's four columns of W; columns of a vector
 
@@ -185,10 +174,8 @@ void panel(const Linear& t, i64 number, i64 row) {
 // weight [n, k], bf16 or float32; x [rows, k], bias [n] or null.
 extern "C" int linear(int is_bf16, const float* x, i64 rows, i64 k, i64 n, const void* weight, const float* bias,
                       float* y, int threads) {
-    if (is_bf16)
-        linear_all(x, rows, k, n, (const bf16*)weight, bias, y, threads);
-    else
-        linear_all(x, rows, k, n, (const float*)weight, bias, y, threads);
+    is_bf16 ? linear_all(x, rows, k, n, (const bf16*)weight, bias, y, threads)
+            : linear_all(x, rows, k, n, (const float*)weight, bias, y, threads);
     return 0;
 }
 

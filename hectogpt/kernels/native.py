@@ -9,6 +9,7 @@ torch's own operations do the same work; results differ in the last place.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,8 @@ from hectogpt.kernels.build import find
 DTYPES = (torch.float32, torch.bfloat16)
 Heads = Float[Tensor, "batch head time d"]
 Slots = Float[Tensor, "batch head slot d"]
-LARGEST_HEAD = 128  # dimensions of an attention head that the kernels support
+PANEL = 256  # as in cross_entropy.cpp
+BLOCK = 32
 
 # On the CPU a training step uses the kernels for the head's softmax (model/fused_ce.py), causal
 # attention and norm with rotation (model/attention.py), GELU (model/parts.py) and rows of AdamW
@@ -59,7 +61,7 @@ def head_softmax(
     rows, vocab = z.shape
     losses = torch.empty(rows)
     scale = torch.empty(rows)
-    bias_top = 0.0 if bias is None else float(bias.amax())
+    top = 0.0 if bias is None else float(bias.amax())
     call(
         "head_softmax",
         _is_bf16(z),
@@ -68,7 +70,7 @@ def head_softmax(
         rows,
         vocab,
         bias,
-        bias_top,
+        top,
         target,
         target_logit,
         float(soft_cap or 0.0),
@@ -78,21 +80,57 @@ def head_softmax(
     return losses, scale
 
 
+def cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    dtype: torch.dtype,
+    chunk: int,
+    mix: Callable[[slice, Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The losses of rows, and the gradients of x and weight; the kernels multiply, too.
+
+    Args:
+        x: the hidden states, [rows, d].
+        weight: the matrix of the head, [vocab, d].
+        bias: [vocab], added to the logits, without a gradient.
+        target: the targets, [rows].
+        dtype: of the products.
+        chunk: the number of rows whose exponentials of logits exist at the same time.
+        mix: called with some rows and their losses, which it may change; the factors of
+            these rows' gradients.
+    """
+    x, weight, target = (t.contiguous() for t in (x.float(), weight.float(), target))
+    vocab, d = sizes = weight.shape
+    columns = vocab + -vocab % PANEL
+    bias = torch.zeros(vocab) if bias is None else bias
+    bias = F.pad(bias, (0, columns - vocab), value=-torch.inf)
+    chunk += -chunk % BLOCK
+    packed, e = (torch.empty(columns * n, dtype=dtype) for n in (2 * d + 16, chunk))
+    losses, scale = torch.empty(2, len(x))
+    grad_x, grad = torch.empty_like(x), torch.zeros(d, columns)
+    is_bf16 = _is_bf16(packed)
+    call("head_pack", is_bf16, weight, *sizes, packed)
+    for start in range(0, len(x), chunk):
+        rows = slice(start, start + chunk)
+        part, dx = x[rows], grad_x[rows]
+        where = (len(part), *sizes)
+        out = (e, losses[rows], scale[rows], dx)
+        call("head_rows", is_bf16, part, weight, packed, bias, target[rows], *where, *out)
+        factor = mix(rows, losses[rows]) * scale[rows]
+        dx *= factor[:, None]
+        call("head_columns", is_bf16, part, factor, e, *where, grad)
+    del packed, e
+    return losses, grad_x, grad[:, :vocab].t().contiguous()
+
+
 # --- attention
 
 
 def attention_fits(dtype: torch.dtype, d_head: int) -> bool:
-    """True if `causal_attention` supports heads of this dtype and size.
-
-    Without AVX-512, torch's attention in float32 is as fast for large heads (measured).
-    """
-    library = find().library
-    if library is None:
-        return False
-    large = (
-        LARGEST_HEAD if library.form.name.startswith("x86-64-v4") or dtype != torch.float32 else 64
-    )
-    return dtype in DTYPES and d_head <= large
+    """True if `causal_attention` supports heads of this dtype and size."""
+    return find().library is not None and dtype in DTYPES and d_head <= 128
 
 
 def causal_attention(
@@ -139,7 +177,7 @@ class _CausalAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        _refuse_second_derivatives("this attention")
+        refuse_second_derivatives("this attention")
         q, k, v, out, lse = ctx.saved_tensors
         grad = _in_rows(grad)
         grads = [_like(t) for t in (q, k, v)]
@@ -185,7 +223,7 @@ class _NormRotate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        _refuse_second_derivatives("this norm")
+        refuse_second_derivatives("this norm")
         x, cosines, sines = ctx.saved_tensors
         grad = _in_rows(grad)
         return _norm_rotate(x, grad, cosines, sines, ctx.eps), None, None, None
@@ -230,7 +268,7 @@ class _GELU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        _refuse_second_derivatives("this GELU")
+        refuse_second_derivatives("this GELU")
         (x,) = ctx.saved_tensors
         return _gelu(x, grad.contiguous())
 
@@ -341,7 +379,7 @@ def attend(
 # --- calls
 
 
-def _refuse_second_derivatives(what: str) -> None:
+def refuse_second_derivatives(what: str) -> None:
     if torch.is_grad_enabled():
         raise RuntimeError(f"{what} has no second derivatives: leave out create_graph=True")
 

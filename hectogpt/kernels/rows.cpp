@@ -102,20 +102,17 @@ extern "C" int norm_rotate(int is_bf16, const void* x, const void* grad, void* o
                            const float* sines, const i64* strides, i64 batch, i64 heads, i64 n, i64 d, i64 pairs,
                            float eps, int threads) {
     const Strides* s = (const Strides*)strides;
-    if (is_bf16)
-        norm_rotate_all((const bf16*)x, (const bf16*)grad, (bf16*)out, cosines, sines, s, batch, heads, n, d, pairs, eps,
-                        threads);
-    else
-        norm_rotate_all((const float*)x, (const float*)grad, (float*)out, cosines, sines, s, batch, heads, n, d, pairs,
-                        eps, threads);
+    const auto call = [&](auto zero) {
+        typedef decltype(zero) T;
+        norm_rotate_all((const T*)x, (const T*)grad, (T*)out, cosines, sines, s, batch, heads, n, d, pairs, eps, threads);
+    };
+    is_bf16 ? call(bf16()) : call(0.0f);
     return 0;
 }
 
 extern "C" int gelu(int is_bf16, const void* x, const void* grad, void* out, i64 n, int threads) {
-    if (is_bf16)
-        gelu_all((const bf16*)x, (const bf16*)grad, (bf16*)out, n, threads);
-    else
-        gelu_all((const float*)x, (const float*)grad, (float*)out, n, threads);
+    is_bf16 ? gelu_all((const bf16*)x, (const bf16*)grad, (bf16*)out, n, threads)
+            : gelu_all((const float*)x, (const float*)grad, (float*)out, n, threads);
     return 0;
 }
 

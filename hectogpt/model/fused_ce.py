@@ -7,7 +7,7 @@ derivatives and targets out of range are refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -20,7 +20,7 @@ from torch import Tensor
 from hectogpt import torch_private
 from hectogpt.errors import DataError
 from hectogpt.kernels import native
-from hectogpt.kernels.dtypes import float32_by_onednn
+from hectogpt.kernels.dtypes import float32_by_onednn, prefers_onednn
 
 # Bytes of one chunk of logits. Larger chunks do not fit the last-level cache; smaller ones repack
 # the weight more often, at a cost proportional to d, so chunks grow up to four times from d = 512
@@ -29,7 +29,8 @@ CHUNK_BYTES = {torch.bfloat16: 52 << 20, torch.float32: 11 << 20}
 CHUNK_BYTES_ON_GPU = 512 << 20
 # From this d on, products with a gradient [vocab, d] are faster than those with [d, vocab].
 WIDE = 64
-# From this d on, bf16 products are a tenth faster with the matrix in oneDNN's blocks.
+# Below this d, C++ also multiplies, on CPUs where that is faster. From it on, bf16 products are a
+# tenth faster with the matrix in oneDNN's blocks.
 IN_BLOCKS = 128
 # The eager form works on this much at a time. On a CPU whose last-level cache is slow (Intel, 2 MB
 # of second-level cache per core), 16 MB cost a fifth more CPU time. Below 2 MB the thread barriers
@@ -144,6 +145,14 @@ def fused_losses(
     needs_grad = tuple(
         torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs
     )
+    direct = by_kernel and d < IN_BLOCKS and how.soft_cap is None and prefers_onednn()
+    if direct and needs_grad[:3] == (True, True, False):
+        other = [torch.empty_like(row_weight) if need else None for need in needs_grad[3:]]
+        mix = partial(_mixed, inputs, other, row_weight)
+        with torch.no_grad():
+            rows, *found = native.cross_entropy(*inputs[:3], target, matmul_dtype, chunk, mix)
+        loss = _WithGradients.apply(_mean(rows, row_weight), [*found, None, *other], *inputs)
+        return loss, rows.view(targets.shape)
     # Of a matrix that several calls share, each call would have to store its own blocks.
     blocks = how.converted is None and d >= IN_BLOCKS and matmul_dtype == torch.bfloat16
     blocks = blocks and x.device.type == "cpu" and torch_private.onednn_has_bf16()
@@ -195,10 +204,7 @@ class _WithGradients(torch.autograd.Function):
     def backward(ctx, grad_output):  # type: ignore[no-untyped-def]
         # torch's once_differentiable would let loss.backward(create_graph=True) pass, and second
         # derivatives would then silently lack this loss's part.
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "the fused cross entropy has no second derivatives: leave out create_graph=True"
-            )
+        native.refuse_second_derivatives("the fused cross entropy")
         # On the CPU a factor of 1 is skipped; on CUDA reading it would synchronise.
         unit = grad_output.device.type == "cpu" and grad_output.item() == 1.0
         scaled = (
@@ -229,7 +235,7 @@ def _loss_and_gradients(
     chunk = len(logits)
     x = convert(inputs.x, dtype)
     grads = _Gradients(inputs, acc_dtype, dtype, needs_grad)
-    losses = torch.empty(len(target), dtype=acc_dtype, device=target.device)
+    losses = torch.empty_like(row_weight)
     back = partial(torch.mm, mat2=weight)
     if blocks:
         upright = torch_private.onednn_blocks(weight, chunk)
@@ -251,19 +257,15 @@ def _loss_and_gradients(
                     inputs.x[rows].to(acc_dtype) * inputs.weight[target[rows]].to(acc_dtype)
                 ).sum(1)
             losses[rows], scale, dz, dz_bias = softmax(z, target[rows], target_logit)
-            factor = row_weight[rows]
-            if inputs.p_other is not None and inputs.w_other is not None:
-                losses[rows], softmax_slope, *slopes = _mix(
-                    losses[rows], inputs.p_other[rows], inputs.w_other[rows]
-                )
-                grads.add_mixture(rows, factor, slopes)
-                factor = factor * softmax_slope
+            factor = _mixed(inputs, grads.other, row_weight, rows, losses[rows])
             factor = factor if scale is None else factor * scale
             grads.add(rows, inputs.x[rows], factor, dz, dz_bias, back)
             del z, dz, dz_bias
-    wide = torch.float64
-    loss = torch.dot(losses.to(wide), row_weight.to(wide)).to(row_weight.dtype)
-    return loss, losses, grads.result(inputs)
+    return _mean(losses, row_weight), losses, grads.result()
+
+
+def _mean(losses: Tensor, row_weight: Tensor) -> Tensor:
+    return torch.dot(losses.double(), row_weight.double()).to(row_weight.dtype)
 
 
 def _rows_at_a_time(device: torch.device, vocab: int, d: int, dtype: torch.dtype) -> int:
@@ -272,19 +274,14 @@ def _rows_at_a_time(device: torch.device, vocab: int, d: int, dtype: torch.dtype
     return max(16, chunk_bytes * min(max(d, 128), 512) // 128 // (vocab * dtype.itemsize))
 
 
-def _padding(d: int, dtype: torch.dtype) -> int:
-    """Columns of zeros to add.
+def convert(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in the dtype and width of the products.
 
     bf16 is multiplied in pairs: at d = 33 the three products take 0.48 s a step, and 0.34 s if
     padded to 34.
     """
-    return d % 2 if dtype == torch.bfloat16 else 0
-
-
-def convert(t: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in the dtype and width of the products."""
-    t, pad = t.to(dtype), _padding(t.shape[1], dtype)
-    return F.pad(t, (0, pad)) if pad else t
+    t = t.to(dtype)
+    return F.pad(t, (0, 1)) if dtype == torch.bfloat16 and t.shape[1] % 2 else t
 
 
 def _mix(loss: Tensor, p_other: Tensor, w_other: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -299,6 +296,25 @@ def _mix(loss: Tensor, p_other: Tensor, w_other: Tensor) -> tuple[Tensor, Tensor
         max=80.0
     ).exp()  # 1 / probability; beyond e^80 it is only multiplied by a probability of 0
     return mixed, (own + mixed).exp(), -w_other * inverse, (mixed - loss).exp() - p_other * inverse
+
+
+def _mixed(
+    inputs: Inputs, grads: Sequence[Tensor | None], factor: Tensor, rows: slice, losses: Tensor
+) -> Tensor:
+    """Mix some rows' losses, in place, with the other distribution if there is one.
+
+    Sets the gradients of the mixture's two tensors for these rows. Returns the factors of the
+    rows' gradients.
+    """
+    factor = factor[rows]
+    if inputs.p_other is None or inputs.w_other is None:
+        return factor
+    mixed, slope, *slopes = _mix(losses, inputs.p_other[rows], inputs.w_other[rows])
+    losses.copy_(mixed)
+    for grad, other in zip(grads, slopes, strict=True):
+        if grad is not None:
+            grad[rows] = factor * other
+    return factor * slope
 
 
 class _Gradients:
@@ -316,7 +332,7 @@ class _Gradients:
         device = inputs.x.device
         self.acc_dtype = acc_dtype
         self.matmul_dtype = matmul_dtype
-        self.pad = _padding(d, matmul_dtype)
+        self.pad = d % 2  # columns of zeros, see `convert`
         need_x, need_weight, need_bias, *need_other = needs_grad
         self.x = torch.empty_like(inputs.x) if need_x else None
         mixed = matmul_dtype != acc_dtype
@@ -334,12 +350,6 @@ class _Gradients:
             if need_weight and mixed
             else None
         )
-
-    def add_mixture(self, rows: slice, factor: Tensor, slopes: list[Tensor]) -> None:
-        """Set the gradients of the mixture's two tensors for some rows."""
-        for grad, slope in zip(self.other, slopes, strict=True):
-            if grad is not None:
-                grad[rows] = factor * slope
 
     def add(
         self,
@@ -365,18 +375,12 @@ class _Gradients:
                 torch.mm(F.pad(scaled, (0, self.pad)).t(), dz, out=self.partial)
                 self.weight.add_(self.partial[: x.shape[1]])
 
-    def result(self, inputs: Inputs) -> list[Tensor | None]:
-        """The gradients in the order and the dtypes of the inputs."""
-        weight = (
-            self.weight if self.weight is None or self.upright else self.weight.t().contiguous()
-        )
-        weight = None if weight is None else weight.to(inputs.weight.dtype)
-        bias = (
-            None
-            if self.bias is None or inputs.bias is None
-            else self.bias[0].to(inputs.bias.dtype)
-        )
-        return [self.x, weight, bias, *self.other]
+    def result(self) -> list[Tensor | None]:
+        """The gradients in the order of the inputs."""
+        weight = self.weight
+        if weight is not None and not self.upright:
+            weight = weight.t().contiguous()
+        return [self.x, weight, None if self.bias is None else self.bias[0], *self.other]
 
 
 # --- the softmax of a chunk of logits
@@ -451,9 +455,7 @@ class ChunkSoftmax:
         self, z: Tensor, dz_bias: Tensor | None, target: Tensor, target_logit: Tensor | None
     ) -> Tensor:
         """Losses of the rows; z becomes dz, and dz_bias the gradient with respect to the bias."""
-        losses = torch.empty(
-            len(z), dtype=z.dtype if self.work is None else torch.float32, device=z.device
-        )
+        losses = torch.empty(len(z), dtype=self.acc_dtype, device=z.device)
         for start in range(0, len(z), self.block):
             rows = slice(start, min(start + self.block, len(z)))
             f = z[rows] if self.work is None else self.work[: rows.stop - start].copy_(z[rows])
@@ -498,10 +500,6 @@ def softmax_fits(soft_cap: float | None, dtype: torch.dtype, bias: Tensor | None
 
     With a soft cap, the spread of the bias must be small enough.
     """
-    if dtype not in native.DTYPES:
-        return False
-    return (
-        soft_cap is None
-        or bias is None
-        or bool(bias.detach().amax() - bias.detach().amin() <= BIAS_SPREAD)
+    return dtype in native.DTYPES and (
+        soft_cap is None or bias is None or bool(bias.amax() - bias.amin() <= BIAS_SPREAD)
     )
