@@ -69,7 +69,10 @@ def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
     if isinstance(stop := unraisable.exc_value, Stopped):
         # To the main thread, so that its wait ends at once; Windows has no pthread_kill.
         send = getattr(signal, "pthread_kill", lambda _, number: signal.raise_signal(number))
-        threading.Timer(0.01, send, (threading.main_thread().ident, *stop.args)).start()
+        try:
+            threading.Timer(0.05, send, (threading.main_thread().ident, *stop.args)).start()
+        except Stopped:  # sent before start() returned: it would be lost in this hook
+            _send_again(unraisable)
     else:
         sys.__unraisablehook__(unraisable)
 

@@ -316,7 +316,11 @@ def atlas_markdown(rows: Sequence[Row], figures: Sequence[Figure]) -> str:
     shown = [
         f"## {one['heading']}\n\n{textwrap.fill(one['text'], 120)}\n\n{markdown(one['table'])}\n" for one in figures
     ]
-    parts = {"summary": summary_of(rows), "tally": markdown(tally_of(rows)), "rows": markdown(lines)}
+    parts = {
+        "summary": textwrap.fill(summary_of(rows), 120),
+        "tally": markdown(tally_of(rows)),
+        "rows": markdown(lines),
+    }
     return TEMPLATE.read_text(encoding="utf-8").format(**parts, figures="\n".join(shown)).rstrip() + "\n"
 
 
