@@ -1,8 +1,6 @@
 // Norm with rotation of queries and keys, GELU, and the row-wise AdamW of tables.
 
-#ifndef __clang__
-#pragma GCC optimize("O3")  // unrolls the loops over a head; attention is faster without it
-#endif
+#pragma GCC optimize("O3")  // unrolls the loops over a head; attention is faster without it; clang ignores it
 
 #include <algorithm>
 #include <vector>
