@@ -118,7 +118,6 @@ class Effect:
 
     pairs: list[tuple[int, float, float]]
     found: Paired | None
-    seconds: float | None
     parameters: int | None
     commits: list[str]
     diverged: int
@@ -159,12 +158,10 @@ class Row:
 
     @property
     def costs(self) -> list[str]:
-        """Time, if only of the trials as "about" their mean, and parameters; "" without trials."""
-        seconds = [effect.seconds for effect in self.effects.values() if effect.seconds]
-        rough = f"about × {statistics.mean(seconds):.1f}" if seconds else ""
+        """Time and parameters; "" for what is not measured."""
         sizes = [effect.parameters for effect in self.effects.values() if effect.parameters is not None]
         size = f"{sizes[0]:+,}" if sizes and sizes[0] else "same" if sizes else ""
-        return [f"× {self.quiet:.2f}" if self.quiet else rough, size]
+        return [f"× {self.quiet:.2f}" if self.quiet else "", size]
 
 
 def trials_of(records: Sequence[Record]) -> Trials:
@@ -187,12 +184,10 @@ def effect_of(base: Mapping[int, Record], idea: Mapping[int, Record], first: int
     seeds = [seed for seed in range(first, first + MOST) if seed in base and seed in idea]
     both = [(base[n], idea[n]) for n in seeds if base[n].corpus_sha256 == idea[n].corpus_sha256]
     pairs = [(a.seed, round(a.test_loss or 0, 5), round(b.test_loss or 0, 5)) for a, b in both]
-    ratios = [b.seconds / a.seconds for a, b in both if a.seconds and b.seconds]
     found = pair_of([before - after for _, before, after in pairs]) if len(pairs) >= FEWEST else None
-    seconds = round(statistics.median(ratios), 2) if ratios else None
     parameters = (both[0][1].params or 0) - (both[0][0].params or 0) if both else None
     commits = sorted({(b.commit or "unknown")[:8] for _, b in both})
-    return Effect(pairs, found, seconds, parameters, commits, sum(b.status == "diverged" for _, b in both))
+    return Effect(pairs, found, parameters, commits, sum(b.status == "diverged" for _, b in both))
 
 
 def rows_of(trials: Trials, timings: Sequence[Mapping[str, Any]] = ()) -> list[Row]:
