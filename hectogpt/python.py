@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeAlias, TypedDict, Unpack
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from hectogpt.lab.record import check_writable
 from hectogpt.lab.tracks import find_track
 from hectogpt.lab.verdict import ComparisonResult
 from hectogpt.model.transformer import Transformer, evaluating
-from hectogpt.run_records import RUN, Habits
+from hectogpt.run_records import KEEP, RUN, Habits
 from hectogpt.signals import Stopped
 from hectogpt.training.evaluate import RunResult
 from hectogpt.training.events import drive, events, session_of
@@ -54,23 +54,17 @@ def recipe(name: str = recipes.DEFAULT) -> Run:
     return ideas.find_run(name)
 
 
-class HowToTrain(TypedDict, total=False):
-    """Further keywords of `train`: how to save and score the run."""
-
-    save_every: int | None
-    keep_checkpoints: int
-    eval_every: int
-    prompt: str | None
-
-
 def train(
     run: Run | str = recipes.DEFAULT,
     *,
     out: Path | str | None = None,
     corpus: Corpus | Path | str | None = None,
+    prompt: str | None = None,
     quiet: bool = False,
+    save_every: int | None = None,
+    keep_checkpoints: int = KEEP,
+    eval_every: int = 0,
     resume: bool = False,
-    **how: Unpack[HowToTrain],
 ) -> RunResult:
     """Train a run to its end and score it on held-out text, bit for bit as `hectogpt train` does.
 
@@ -78,22 +72,20 @@ def train(
         run: a Run, or the name of a recipe.
         out: the run folder. None writes nothing.
         corpus: the text to train on, if not the run's own.
-        quiet: show no progress on stderr.
-        resume: if `out` already holds this run, resume it from its newest checkpoint.
-        save_every: steps between checkpoints; 0 saves none. None, the default, saves by time and
-            deletes them when the run is done.
-        keep_checkpoints: keep only this many checkpoints, the newest; 3 by default.
-        eval_every: steps between held-out scores during training; 0, the default, scores only at
-            the end.
         prompt: a text for the trained model to continue; the result goes to summary.json.
+        quiet: show no progress on stderr.
+        save_every: steps between checkpoints; 0 saves none. None saves by time and deletes them
+            when the run is done.
+        keep_checkpoints: keep only this many checkpoints, the newest.
+        eval_every: steps between held-out scores during training; 0 scores only at the end.
+        resume: if `out` already holds this run, resume it from its newest checkpoint.
 
     Raises UserError as the command does. On Ctrl-C the current step finishes; with `out`, a
     checkpoint, weights, metrics and a summary with state "interrupted" are saved before
     KeyboardInterrupt is raised.
     """
-    check_known("train", how, HowToTrain.__annotations__)
     folder = None if out is None else Path(out).expanduser()
-    habits = Habits(folder, **how)
+    habits = Habits(folder, save_every, keep_checkpoints, eval_every, prompt)
     run = recipe(run) if isinstance(run, str) else run
     ideas.check_causal(run)
     if corpus is not None:
@@ -166,12 +158,6 @@ def load(
     return open_model(source, download=isinstance(source, str), idea=ideas)
 
 
-def check_known(function: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Check that a function has these keywords. Raises UserError."""
-    for name in set(given).difference(known):
-        raise errors.unknown(f"{function} has no option {name!r}", name, known)
-
-
 def generate(
     source: Source,
     prompt: str = "",
@@ -196,7 +182,9 @@ def generate(
     UserError for an option that does not exist or has a wrong value.
     """
     own = ("max_new_tokens", "num_return_sequences")
-    check_known("generate", options, [f.name for f in fields(Sampling) if f.name not in own])
+    known = [f.name for f in fields(Sampling) if f.name not in own]
+    for name in set(options).difference(known):
+        raise errors.unknown(f"generate has no option {name!r}", name, known)
     model, tokenizer = load(source)
     options = {
         "max_new_tokens": max_new_tokens,
@@ -231,25 +219,19 @@ def attention_maps(source: Source, text: str) -> Float[np.ndarray, "layers heads
 # --- comparisons
 
 
-class HowToCompare(TypedDict, total=False):
-    """Further keywords of `compare`."""
-
-    first_seed: int
-    track: str
-    workers: int
-    test: bool
-    quiet: bool
-
-
 def compare(
     runs: Sequence[Run | str],
     *,
     seeds: int = 5,
+    first_seed: int = 0,
     steps: int | None = None,
     corpus: Corpus | Path | str | None = None,
+    track: str = "closed",
     threads: int = 0,
+    workers: int = 1,
+    test: bool = False,
     out: Path | str | None = None,
-    **how: Unpack[HowToCompare],
+    quiet: bool = False,
 ) -> ComparisonResult:
     """Train every run with every seed and test the differences, as `hectogpt compare` does.
 
@@ -258,21 +240,20 @@ def compare(
             and a function of a file is applied to it. Trials run in separate processes, so your
             own classes must be in a file.
         seeds: the number of seeds.
+        first_seed: the seeds are first_seed, first_seed + 1, ...
         steps: the number of steps for all runs; None keeps each run's own.
         corpus: the text; None takes the runs' own.
+        track: the track whose rules are checked.
         threads: threads of a trial; 0 takes as many as the track allows.
-        out: the file of records; trials that it holds are not run again. None keeps no records.
-        first_seed: the seeds are first_seed, first_seed + 1, ...; 0 by default.
-        track: the track whose rules are checked; "closed" by default.
-        workers: trials that run at a time, on separate cores; 1 by default. Their number does not
-            change the results.
+        workers: trials that run at a time, on separate cores. Their number does not change the
+            results.
         test: also score the test split, and compare by it.
+        out: the file of records; trials that it holds are not run again. None keeps no records.
         quiet: show no progress on stderr.
 
     Raises UserError, also if no trial gives a result. After KeyboardInterrupt, finished trials are
     in `out`.
     """
-    check_known("compare", how, HowToCompare.__annotations__)
     arms = arms_of(runs, steps, threads)
     names = list(dict.fromkeys(arm.run.corpus for arm in arms))
     if corpus is None and len(names) > 1:
@@ -283,13 +264,11 @@ def compare(
     text = corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus or names[0]))
     with tempfile.TemporaryDirectory(prefix="hectogpt-") as folder:
         path = Path(folder, "compare.jsonl") if out is None else Path(out).expanduser()
-        first = how.get("first_seed", 0)
-        track = find_track(how.get("track", "closed"))
-        wanted = range(first, first + seeds)
-        comparison = Comparison(arms, wanted, text, track, path, how.get("test", False))
+        wanted = range(first_seed, first_seed + seeds)
+        comparison = Comparison(arms, wanted, text, find_track(track), path, test)
         check_writable(path)
-        engine = local_engine(comparison, how.get("workers", 1))
-        perform(comparison, comparison.missing(), engine, Progress(how.get("quiet", False)))
+        engine = local_engine(comparison, workers)
+        perform(comparison, comparison.missing(), engine, Progress(quiet))
         found = ComparisonResult.of(comparison)
     if not found.results:
         why = str(comparison.failed[0].error) if comparison.failed else ""

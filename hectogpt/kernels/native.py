@@ -109,12 +109,14 @@ def cross_entropy(
     chunk += -chunk % BLOCK
     packed, e = (torch.empty(columns * n, dtype=dtype) for n in (2 * d + 16, chunk))
     losses, scale = torch.empty(2, len(x))
-    grad_x, grad = torch.empty_like(x), torch.zeros(d, columns)
+    grad_x = torch.empty_like(x)
+    grad = torch.zeros(d, columns)
     is_bf16 = _is_bf16(packed)
     call("head_pack", is_bf16, weight, *sizes, packed)
     for start in range(0, len(x), chunk):
         rows = slice(start, start + chunk)
-        part, dx = x[rows], grad_x[rows]
+        part = x[rows]
+        dx = grad_x[rows]
         where = (len(part), *sizes)
         out = (e, losses[rows], scale[rows], dx)
         call("head_rows", is_bf16, part, weight, packed, bias, target[rows], *where, *out)
