@@ -7,7 +7,6 @@ tests where there is a Chromium. Skipped otherwise. Caches and settings go to a 
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import sys
@@ -88,11 +87,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if left and not hasattr(session.config, "workerinput"):
         print(f"\nnew in the checkout, though tests write below tmp_path only: {', '.join(left)}", file=sys.stderr)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def pytest_collection_finish() -> None:
-    """Keep the garbage collector from going through all that was imported, again and again."""
-    gc.freeze()
 
 
 def list_files() -> set[str]:
