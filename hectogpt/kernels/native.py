@@ -22,7 +22,8 @@ from hectogpt.kernels.build import find
 DTYPES = (torch.float32, torch.bfloat16)
 Heads = Float[Tensor, "batch head time d"]
 Slots = Float[Tensor, "batch head slot d"]
-PANEL = 256  # as in cross_entropy.cpp
+# Columns and rows at a time, as in cross_entropy.cpp.
+PANEL = 256
 BLOCK = 32
 
 # On the CPU a training step uses the kernels for the head's softmax (model/fused_ce.py), causal
@@ -89,7 +90,7 @@ def cross_entropy(
     chunk: int,
     mix: Callable[[slice, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The losses of rows, and the gradients of x and weight; the kernels multiply, too.
+    """Losses [rows] and the gradients of x and weight. The kernels also compute the products.
 
     Args:
         x: the hidden states, [rows, d].
@@ -98,8 +99,8 @@ def cross_entropy(
         target: the targets, [rows].
         dtype: of the products.
         chunk: the number of rows whose exponentials of logits exist at the same time.
-        mix: called with some rows and their losses, which it may change; the factors of
-            these rows' gradients.
+        mix: called with a slice of the rows and their losses, which it may change in place.
+            Returns the factors of these rows' gradients.
     """
     x, weight, target = (t.contiguous() for t in (x.float(), weight.float(), target))
     vocab, d = sizes = weight.shape
@@ -107,6 +108,7 @@ def cross_entropy(
     bias = torch.zeros(vocab) if bias is None else bias
     bias = F.pad(bias, (0, columns - vocab), value=-torch.inf)
     chunk += -chunk % BLOCK
+    # The weight twice: d, up to even, and d, up to 16 (see Head in cross_entropy.cpp).
     packed, e = (torch.empty(columns * n, dtype=dtype) for n in (2 * d + 16, chunk))
     losses, scale = torch.empty(2, len(x))
     grad_x = torch.empty_like(x)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from command import Here, assert_good_error
 from grade_solutions import edited
-from grade_tables import FILES, NOTED_CHANGES, NOTES, RIGHT, RIGHT_CHANGES, WRONG, WRONG_CHANGES, Change
+from grade_tables import FILES, NO_CROP, NOTED_CHANGES, NOTES, RIGHT, RIGHT_CHANGES, WRONG, WRONG_CHANGES, Change
 from helpers import ROOT
 
 from hectogpt import errors
@@ -279,7 +279,7 @@ def test_the_textbook_and_right_solutions_pass(judge: Judge, request: pytest.Fix
     assert {name: why for name, (state, why) in found.items() if state != "passed"} == {}
     assert [name for name, (_, note) in found.items() if note] == [f"forward: {noted_style}"]
     changes = [one for one in NOTED_CHANGES if one.name != "plain numbers kept"]  # types are checked here
-    noted = [*NOTES, *((change.part, changed(change)) for change in changes)]  # the grader makes notes of these
+    noted = [("generate", NO_CROP), *NOTES, *((c.part, changed(c)) for c in changes)]  # the grader makes notes of these
     told = [judge(part, source) for part, source in noted[:: 1 if is_thorough else 3]]
     assert [why for state, why in told if state != "passed"] == []
 

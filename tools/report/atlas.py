@@ -14,7 +14,9 @@ import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 from itertools import pairwise
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -322,13 +324,11 @@ def atlas_markdown(rows: Sequence[Row], figures: Sequence[Figure]) -> str:
 def sweeps_of(records: Sequence[Record]) -> dict[str, list[list[Any]]]:
     """Recipe -> [text, setting, dev loss] of the search for a learning rate."""
     found = defaultdict(list)
-    fields = {idea.recipe: idea.sweep.partition(" of ")[0] for idea in ideas()}
+    fields = {idea.recipe: idea.sweep.partition(" of ")[0] for idea in ideas() if idea.sweep}
     for record in records:
-        if record.counts and record.dev_loss is not None:
-            field = fields.get(record.recipe, "")
-            value: Any = record.run
-            for part in field.split("."):
-                value = value.get(part) if isinstance(value, dict) else None
+        if record.counts and record.dev_loss is not None and record.recipe in fields:
+            field = fields[record.recipe]
+            value = reduce(getitem, field.split("."), record.run)
             setting = f"{field} {value}"
             found[record.recipe].append([TEXTS.get(record.corpus, record.corpus), setting, round(record.dev_loss, 4)])
     return found

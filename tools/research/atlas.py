@@ -40,7 +40,7 @@ from tools.report import atlas, ladder_names
 from tools.report.atlas import BASE, FEWEST, FIRST_SEEDS, FRESH, HORIZONS, STEPS, Idea, Row, ideas
 
 LARGEST = 10  # effects in the figures
-TIMED = range(4, 100, 8)  # steps; as many of them as of all follow the eigenbases of SOAP
+TIMED = range(4, 100, 8)  # a third of these steps update the eigenbases of SOAP, as a third of all 100 do
 ACTIONS = ("page", "sweep", "seconds", "half-life", "interactions")
 
 
