@@ -82,8 +82,6 @@ def test_figures_are_stable_bytes(tmp_path: Path) -> None:
 
 
 def test_page_has_formulas_and_figures_and_fetches_nothing(tmp_path: Path) -> None:
-    pytest.importorskip("latex2mathml")
-    pytest.importorskip("mdit_py_plugins")
     (tmp_path / "f.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>", encoding="utf-8")
     text = "# A\n\n$x_i \\lt \\ln n$\n\n$$y = 1$$\n\n![described](f.svg)\n"
     (tmp_path / "a.md").write_text(text, encoding="utf-8")

@@ -31,7 +31,7 @@ CHARACTERS = 710_462
 LINES = {
     "C++": (2_359, ("hectogpt/**/*.cpp", "hectogpt/**/*.h")),
     "pages": (3_841, ("hectogpt/**/*.js", "hectogpt/**/*.html", "hectogpt/**/*.css")),
-    "tools and bench": (7_323, ("tools/**/*.py", "bench/**/*.py")),
+    "tools and bench": (7_322, ("tools/**/*.py", "bench/**/*.py")),
     "tests": (16_479, ("tests/**/*.py",)),
     "textbook and kit": (1_811, ("reference/**/*.py", "assignment/**/*.py")),
 }

@@ -50,13 +50,11 @@ def format_loss(summary: Summary | None) -> str:
     return f"{summary.mean:.3f}" + (f" ± {summary.sd:.3f}" if summary.sd is not None else EMPTY)
 
 
-def format_gain(pair: Paired | None, plain: bool = False) -> str:
-    """A gain with its 95 % interval, "+0.306 [+0.291, +0.320]". plain: without signs where all are +, for a sentence
-    that says how much lower a loss is."""
+def format_gain(pair: Paired | None) -> str:
+    """A gain with its 95 % interval, "+0.306 [+0.291, +0.320]"."""
     if pair is None:
         return EMPTY
-    text = f"{pair.gain:+.3f}" + ("" if pair.low is None else f" [{pair.low:+.3f}, {pair.high:+.3f}]")
-    return text.replace("+", "") if plain and "-" not in text else text
+    return f"{pair.gain:+.3f}" + ("" if pair.low is None else f" [{pair.low:+.3f}, {pair.high:+.3f}]")
 
 
 def format_p(pair: Paired | None) -> str:

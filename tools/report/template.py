@@ -22,7 +22,7 @@ from tools.report.tables import (
 
 THREE = ("baseline", "embedding_lr", "muon", "rotary")  # the first five rungs told as three changes
 FIELDS: tuple[str, ...] = (
-    *("loss", "dev", "test", "bpb", "n", "seconds", "train", "train10", "below_kn3", "below_best"),
+    *("loss", "dev", "test", "bpb", "n", "train", "train10", "below_kn3", "below_best"),
     *NGRAMS,
 )
 
@@ -51,7 +51,6 @@ def format_field(board: Leaderboard, entry: Entry, field: str) -> str:
         "loss": f"{summary.mean:.3f}" if summary else "",
         "bpb": format_number(entry.mean(f"{entry.split}_bpb"), 3),
         "n": str(len(entry.records)),
-        "seconds": format_number(entry.mean("seconds")),
         "train": format_number(entry.mean("train_loss_last"), 3),
         "train10": format_number(entry.mean("train_loss_last10"), 3),
     }[field]

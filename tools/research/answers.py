@@ -17,7 +17,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hectogpt.errors import STORAGE, USAGE, UserError
+from latex2mathml.converter import convert
+from markdown_it import MarkdownIt
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+
+from hectogpt.errors import STORAGE, UserError
 from tools import ROOT
 from tools.research.quotes import check_quotes, read_reference_run, read_trained
 
@@ -57,17 +61,6 @@ div.math { margin: 7pt 0; text-align: center; break-inside: avoid; }
 
 def make_page(paths: list[Path]) -> str:
     """One HTML document of the texts: formulas as MathML, figures as data, nothing left to fetch."""
-    try:
-        from markdown_it import MarkdownIt
-        from mdit_py_plugins.dollarmath import dollarmath_plugin
-    except ImportError as error:
-        raise UserError(
-            f"the PDF needs {error.name}",
-            why="it belongs to the group `dev`",
-            fix="pip install --group dev   (in a git clone)",
-            code=USAGE,
-        ) from None
-
     parser = MarkdownIt("commonmark", {"html": True}).enable("table")
     dollarmath_plugin(parser, renderer=lambda latex, options: formula(latex, options["display_mode"]))
     articles = []
@@ -111,8 +104,6 @@ def _keep_sections(html: str) -> str:
 def formula(latex: str, display: bool) -> str:
     """A formula as MathML. Chromium must be told three things: bars do not stretch, names of functions have space, a
     bold 1 is a letter."""
-    from latex2mathml.converter import convert
-
     mathml: str = convert(latex.strip(), display="block" if display else "inline")
     mathml = re.sub(r"<mo>(&#x02016;|&#x0007C;)</mo>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', mathml)
     mathml = re.sub(
