@@ -78,10 +78,12 @@ def read_idea(path: Path | str) -> IdeaFile:
 
 
 def load_idea(idea: IdeaFile) -> ModuleType:
-    """Import an idea's source as it was read, even if the file has changed; each source once.
+    """Import an idea's source as it was read, even if the file has changed.
 
-    Its `print` always writes to standard error, because standard output is for results. Raises
-    UserError with the cause and the line if the import fails.
+    Each source is imported only once. Its `print` always writes to standard error, because
+    standard output is for results.
+
+    Raises UserError with the cause and the line if the import fails.
     """
     name = idea_module(idea.sha256)
     if name in sys.modules:
@@ -117,10 +119,10 @@ def _print(*values: Any, file: Any = None, **options: Any) -> None:
 
 @contextlib.contextmanager
 def running(what: str) -> Iterator[None]:
-    """Context manager: run code of an idea that defines a run, before any training.
+    """Context manager: run an idea's code that defines a run, before any training.
 
     What it prints goes to standard error. What it raises becomes a UserError with the cause and
-    the line in the file; Ctrl-C passes through. Afterwards environment, working folder, random
+    the line in the file; Ctrl-C passes through. On exit, the environment, working folder, random
     states and torch's settings are restored, so that a run computes the same here as in a process
     of its own.
     """
@@ -158,7 +160,7 @@ def explain(error: BaseException) -> UserError | None:
         )
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, (SystemExit, OSError)) or is_out_of_memory(error) or not frames:
-        return None  # the last two are problems of the machine
+        return None  # exit(), or a problem of the machine
     names = ", ".join(dict.fromkeys(idea.path.name for idea in _files.values()))
     at = "/".join(Path(frames[-1].filename).parts[-3:])
     return UserError(
@@ -201,7 +203,7 @@ def _cause(error: BaseException) -> str:
 
 def _cure(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return f"install what has the module {error.name}, with python -m pip install"
+        return f"install the package that has {error.name}, with python -m pip install"
     place = _place(error)
     if place is None:
         return ""
@@ -251,10 +253,10 @@ def _restored() -> Iterator[None]:
 
 
 def remember(idea: IdeaFile) -> None:
-    """Note that the user has run this source from this place.
+    """Record that the user has run this source from this place.
 
-    Runs made from it can then be opened without naming the file. A failure to write the note is
-    ignored.
+    Runs made from it can then be opened without naming the file. A failure to write the record
+    is ignored.
     """
     path = cache_dir() / "ideas" / f"{idea.sha256}.json"
     with contextlib.suppress(OSError, UserError):

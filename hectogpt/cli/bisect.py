@@ -26,7 +26,7 @@ from hectogpt.training.checkpoint import Checkpoint
 from hectogpt.training.events import Stream, events
 from hectogpt.training.history import History, trunk_of
 
-TOKENS = (2, 64)  # the shape of the models' input; shorter if a context is
+TOKENS = (2, 64)  # the shape of the models' input; cut to the shorter context
 
 
 def main(options: BisectOptions) -> None:
@@ -62,15 +62,15 @@ def compare_runs(options: BisectOptions) -> tuple[Parting, list[str]]:
     lines = [f"{done} for {found.step} steps"]
     if parted is not None:
         lines.append(
-            f"but their records part at step {parted}: `hectogpt check RUN --replay` says whether "
-            "this machine gives a run's own bits"
+            f"but their records differ from step {parted}: `hectogpt check RUN --replay` says "
+            "whether this machine repeats a run's bits"
         )
         return Parting(False, parted), lines
     return found, lines
 
 
 def before(history: History, step: int) -> History:
-    """The run that took this step: the run itself or, of a branch, perhaps its trunk."""
+    """Return the run that took this step: this run, or a trunk that it branched off later."""
     while (branch := history.branch) and step <= branch.step:
         history = trunk_of(branch, history.ideas, history.note)
     return history
@@ -89,11 +89,12 @@ def opener(history: History, first: int) -> Open:
 
 
 def shared_step(histories: list[History], parted: int) -> int:
-    """The latest step at which to start: a checkpoint that both have, or a branch's first step.
+    """The latest step at which to start: a checkpoint of both, or the start of a branch.
 
     Args:
         histories: the two runs.
-        parted: the first step whose records differ. Before it, hashes of the weights are compared.
+        parted: the first step whose records differ. A checkpoint counts if it is earlier, and
+            both runs recorded the same hash of its weights.
     """
     a, b = histories
     kept = set(a.checkpoints.steps()) & set(b.checkpoints.steps())
@@ -104,13 +105,13 @@ def shared_step(histories: list[History], parted: int) -> int:
 def runs_text(found: Parting, parted: int | None) -> list[str]:
     """A description of where two runs begin to differ, as lines."""
     if found.step == 0 or found.stage is None:
-        return [f"they begin with other weights: {found.tensor}, row {found.row}"]
+        return [f"their initial weights differ: {found.tensor}, row {found.row}"]
     lines = [f"first difference after step {found.step}: {found.tensor}, row {found.row}"]
     if found.batch_row is not None:
-        lines.append(f"  row {found.batch_row} of the step's batch holds other tokens")
+        lines.append(f"  row {found.batch_row} of the step's batch has different tokens")
     lines += [f"  first {stage} that differs: {module}" for stage, module in found.first.items()]
     if parted is not None and parted != found.step:
-        lines.append(f"  the recorded losses part at step {parted}")
+        lines.append(f"  the recorded losses differ from step {parted}")
     return lines
 
 
@@ -165,7 +166,7 @@ def weights_for(models: list[Transformer | None], names: tuple[str, str]) -> tup
     if odd := gpt2_differences(config):
         raise UserError(
             f"{names[models.index(model)]} is not a GPT-2, and the assignment's model is",
-            why=f"it has another {', '.join(odd)}",
+            why=f"it differs in {', '.join(odd)}",
             fix="a run of the recipe baseline",
         )
     size = Size(

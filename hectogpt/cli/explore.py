@@ -51,7 +51,7 @@ def main(options: ExploreOptions | ExploreExportOptions) -> None:
         )
         out.write_text(make(page), encoding="utf-8")
         print(printable(str(out)))
-    print("Each is one file that needs no server: keep it, or mail it.")
+    print("Each page is one file that needs no server: keep it, or mail it.")
     if not options.no_browser:
         webbrowser.open((folder / f"{views[0]}.html").as_uri())
 
@@ -95,6 +95,6 @@ def held_out_of(folder: Path, text: str | None) -> Any:
         return text
     try:
         return open_corpus(str(read_record(folder).run.get("corpus"))).tokens["dev"]
-    # no run, or its text is elsewhere: effects are then those on the prompt, which the page says
+    # No run, or its text is not here: the page then measures effects on the prompt, and says so.
     except UserError:
         return None

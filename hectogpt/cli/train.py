@@ -66,11 +66,11 @@ COMMON = (errors.DIVERGED, errors.INTERRUPTED, errors.TERMINATED, errors.HANGUP)
 
 @dataclass(frozen=True)
 class Words(TrainOptions):
-    """The options of a command line, its text, and the words that override fields of the run.
+    """The options of a command line, and the words that override fields of the run.
 
     Attributes:
-        corpus: the text; None takes the run's own.
-        fields: the other words.
+        corpus: the text to train on; None takes the run's own.
+        fields: the words that override fields.
         typed: all words after `hectogpt train`.
     """
 
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
     if options.track == "tensorboard":
         check_tensorboard()
     if options.resume is None and plan.run.recipe == "finetune" and plan.run.first_weights is None:
-        fix = "hectogpt train finetune --init gpt2, or a folder in its place"
+        fix = "hectogpt train finetune --init gpt2, or a folder"
         why = "the recipe finetune starts from another model"
         raise UserError("nothing to fine-tune", why=why, fix=fix)
     if launch is not None and not options.dry_run:
@@ -126,7 +126,7 @@ def parse(argv: list[str]) -> tuple[Words, Plan]:
 
 
 def read(kind: Any, words: list[str], typed: Sequence[str], run: Run, **settings: Any) -> Any:
-    """Read words as `kind`, among the options of the command and the fields of a run."""
+    """Parse words as `kind`. An error suggests options of the command and fields of the run."""
     known = chain(
         [Option("RECIPE", str, DEFAULT)],
         options_in(TrainOptions),
@@ -149,7 +149,7 @@ def fitted(run: Run) -> Run:
 
 
 def arguments_of(run: Run) -> type:
-    """The class of all that tyro reads: the options of the command, and every field of the run."""
+    """The class that tyro reads for --help-all: the command's options and the run's fields."""
     unnamed = tyro.conf.arg(name="")
     arguments: list[Any] = [
         ("options", Annotated[TrainOptions, unnamed], field(default=TrainOptions())),
@@ -162,7 +162,7 @@ def arguments_of(run: Run) -> type:
 
 
 def find_branch(place: str, options: Words) -> Branch:
-    """The beginning of a branch from its place, RUN@N. Raises UserError."""
+    """Find the run and step that a branch starts from, given as RUN@N. Raises UserError."""
     given = f"--branch {place}"
     name, _, step = place.rpartition("@")
     if not name or not step.isdecimal():
@@ -251,7 +251,7 @@ def continued(plan: Plan, options: Words, folder: Path) -> Run:
 
 
 def check_recipe(before: Run, recipe: Run | None, folder: Path, option: str) -> None:
-    """Check that a run is of the recipe that the command names, and that its files are imported.
+    """Check that a run has the recipe that the command names, and that its files are imported.
 
     Args:
         before: the run.
@@ -269,13 +269,13 @@ def check_recipe(before: Run, recipe: Run | None, folder: Path, option: str) -> 
     if recipe is not None and before.recipe != recipe.recipe:
         raise UserError(
             f"{folder} holds a run of {before.recipe}, not of {recipe.recipe}",
-            fix=f"hectogpt train {option}, or --out with another folder",
+            fix=f"hectogpt train {option}, or --out with a different folder",
             kept="the old run, untouched",
         )
     if recipe is not None and before.ideas != recipe.ideas:
         raise CheckpointError(
             f"the file of {before.recipe} has changed since the run in {folder} began",
-            why="with another idea it would be another run",
+            why="a different idea makes it a different run",
             fix=f"the file as it was: {folder / 'idea.py'}",
             kept="the old run, untouched",
         )

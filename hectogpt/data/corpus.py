@@ -197,8 +197,8 @@ def build_with_vocabulary(name: str, n_vocab: int, folder: Path) -> Corpus:
 def split_texts(source: Source, noted: list[str]) -> Iterator[tuple[str, str]]:
     """Yield split and text of each document, or of each passage if there are few documents.
 
-    What the source leaves out is added to `noted`, one message each, and at the end how many there
-    are beyond NOTED.
+    Adds a message to `noted` for each item that the source leaves out. Beyond NOTED of them, the
+    last message only counts the rest.
     """
     documents = _documents(source, noted)
     first = list(islice(documents, MANY_DOCUMENTS))

@@ -186,20 +186,20 @@ class SinusoidalPositionsLayer(nn.Module):
 
 @dataclass(frozen=True)
 class AttentionPart(Value):
-    """A change of attention: a QKPart or a ScoreBias. Parts apply in the order of the config."""
+    """A change to attention: a QKPart or a ScoreBias. Parts apply in the order of the config."""
 
     @abstractmethod
     def build(self, n_heads: int, d_head: int) -> nn.Module:
         """Build the module for one layer.
 
-        If `build` of a class has a third parameter, `layer: int = 0`, it gets the 0-based number
+        If a class's `build` has a third parameter, `layer: int = 0`, it gets the 0-based number
         of the layer and may build different modules for different layers.
         """
 
 
 @dataclass(frozen=True)
 class QKPart(AttentionPart):
-    """A change of queries and keys before their dot product.
+    """A change to queries and keys before their dot product.
 
     The module is called with (q, k, positions) and returns the new q and k. q and k have the shape
     [batch, head, time, d_head], positions have the shape [rows, time], where rows is 1 or the

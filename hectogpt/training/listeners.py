@@ -1,6 +1,6 @@
 """Everything that a run does besides training, as listeners to its events.
 
-Each function or class here makes one listener:
+The listeners, by the function or class that makes them:
 
 step_lines  progress on stderr
 rows        a line of metrics.jsonl for each step and score
@@ -34,7 +34,7 @@ from hectogpt.training.run_folder import TRAINED, RunFolder, step_row
 from hectogpt.training.session import Session
 
 AT_STAKE = 10.0  # seconds of work that being killed may lose, unless SHARE forces fewer saves
-SHARE = 0.02  # of the time, at most, that saving takes
+SHARE = 0.02  # the largest share of the time that saving may take
 
 
 def step_lines(session: Session, progress: Progress) -> Listener:
@@ -250,7 +250,7 @@ def summary(session: Session, folder: RunFolder, note: Note) -> Listener:
 def tracker(folder: Path, fields: dict[str, Any], step: int, note: Note) -> Listener:
     """Write the rows of metrics.jsonl to event files in RUN/tensorboard.
 
-    If TensorBoard raises, that is noted once, and the run continues without it.
+    If TensorBoard raises, the run prints one note and continues without it.
 
     Args:
         folder: the run's folder.
@@ -285,11 +285,11 @@ def tracker(folder: Path, fields: dict[str, Any], step: int, note: Note) -> List
         try:
             with redirect_stdout(sys.stderr):
                 do(*arguments)
-        except (Exception, SystemExit) as error:  # of any kind: a tracker must not end a run
+        except (Exception, SystemExit) as error:  # any error: a tracker must not end a run
             writer = False
             why = str(error).strip().rpartition("\n")[2][:300]
             name = type(error).__name__
-            note(f"note: the tracker is left out: {name}: {why}; the run continues")
+            note(f"note: TensorBoard failed: {name}: {why}; training continues")
 
     attempt(open_writer)
 

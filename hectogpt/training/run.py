@@ -25,10 +25,10 @@ from hectogpt.training.optim import AdamW, Kind, Optim
 
 MOST_THREADS = 1024
 MOST_LEAVES = 10_000
-# A run may be resumed with these changed. All except the last two can change bits; the run then
-# says so.
+# Fields that may change when a run is resumed. All except the last two can change bits; the run
+# then says so.
 CHANGEABLE = {"device", "dtype", "head_dtype", "threads", "data.leaves", "corpus", "recipe"}
-# A run that differs only in these is still the same recipe: they choose text, luck and machine.
+# A run that differs only in these is still the same recipe.
 UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads"}
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
@@ -58,7 +58,7 @@ class Schedule(Value):
         """The factor at 0-based `step` of `steps`."""
 
     def of_kind(self, kind: Kind, step: int, steps: int) -> float:
-        """The factor for one kind of parameters. Define it to have a schedule for each kind."""
+        """The factor for one kind of parameters. Override it to have a schedule for each kind."""
         return self.factor(step, steps)
 
 
@@ -74,8 +74,8 @@ class Constant(Schedule):
 class LinearDecay(Schedule):
     """Warm up, stay constant, then decay linearly.
 
-    The rise over `warmup` steps starts at 1/warmup, never at 0. The rate then stays until the
-    share `hold` of the run is over. The last step's factor is one decrement above `final`
+    The rise over `warmup` steps starts at 1/warmup, never at 0. The decay starts after the
+    fraction `hold` of the run. The last step's factor is one decrement above `final`
     (2502.15938: decay to zero).
     """
 
@@ -133,7 +133,7 @@ class AfterStep(Value):
         Args:
             session: the Session. Store state that must survive a resume in `session.kept`.
 
-        Returns numbers for metrics.jsonl, where they appear as `own/NAME`; None for none.
+        Returns numbers for metrics.jsonl, where they appear as `own/NAME`, or None.
         """
 
 
