@@ -47,7 +47,7 @@ def raise_on_signal(last: bool = False) -> Iterator[None]:
 
     Args:
         last: the process ends afterwards, so ignore further signals instead of restoring the
-            previous handlers; the exit code then stays its own.
+            previous handlers. Otherwise a late signal could change the exit code.
     """
     if signal.getsignal(signal.SIGINT) is _stop:
         yield
@@ -87,7 +87,7 @@ def ignore_more() -> None:
 
 
 def stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
-    """The signal during whose handling this error was raised; None if there was none.
+    """Return the signal that was being handled when this error was raised, or None.
 
     It is also None for a UserError, which names its signal itself.
     """

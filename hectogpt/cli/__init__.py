@@ -339,7 +339,7 @@ def misfit(option: Option, values: list[str]) -> tuple[str, str]:
 
 
 def with_default(error: UserError, known: Iterable[Option]) -> UserError:
-    """The error, with the option's default as its fix if it is about one option and has no fix."""
+    """Return the error. If it is about one option and has no fix, suggest the option's default."""
     refused = error.what_parts[0]
     if isinstance(refused, Setting) and not error.fix:
         name = f"--{refused.field.replace('_', '-')}"

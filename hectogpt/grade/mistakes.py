@@ -1,7 +1,9 @@
-"""The known mistakes of each part: MISTAKES, which show in what the part returns, and GRADIENTS,
-which leave every value right and break the gradient; FAMILIES, the numbers that may be mistyped.
+"""The known mistakes of each part.
 
-A mistake is a name and what students write in the place of one or two methods of the computation.
+MISTAKES change the part's result. GRADIENTS leave every value right and break the gradient.
+FAMILIES are numbers that may be mistyped.
+
+A mistake has a name, and functions that replace one or two methods of the computation.
 mistakes.toml says where each is and what it is; symptoms.json says what its author sees."""
 
 from __future__ import annotations
@@ -118,7 +120,7 @@ MLP = [
 ]
 
 
-# What is done to a part's result at its end, in whatever part.
+# Changes to the final result, possible in every part.
 ENDS = mistakes_in(
     "after",
     {
@@ -135,8 +137,8 @@ ENDS = mistakes_in(
 def normalised(
     axis: int = -1, mean: bool = True, sample: int = 0, outside: bool = False
 ) -> Method:
-    """A norm over another axis, without the mean, by the sample variance (sample=1), with eps
-    outside the root.
+    """A norm with mistakes: over a different axis, without the mean, by the sample variance
+    (sample=1), or with eps outside the root.
     """
 
     def norm(self: Computation, name: str, x: Tensor) -> Tensor:
@@ -241,7 +243,7 @@ def beside(scores: Tensor, diagonal: int) -> Tensor:
     return torch.ones(scores.shape[-2:], dtype=torch.bool).triu(diagonal)
 
 
-# What the scores may be multiplied with or divided by.
+# Sizes by which the scores may be multiplied or divided.
 SIZES: dict[str, Factor] = {
     "the head's width": lambda s, t: s.size.d_attention,
     "d_model": lambda s, t: s.size.d_model,
@@ -264,8 +266,8 @@ def scaled(how: str, name: str) -> Mistake:
 
 
 def projecting(matrices: str = "qkv", biasless: str = "", untransposed: str = "") -> Method:
-    """Queries, keys and values from these matrices: some without their bias, or by the stored
-    matrix itself.
+    """Queries, keys and values from these matrices, some without their bias, or with the stored
+    matrix not transposed.
     """
 
     def project(self: Computation, p: str, x: Tensor) -> tuple[Tensor, ...]:
@@ -457,7 +459,7 @@ def positioned(index: Change) -> Change:
 
 
 def final(**changes: Method) -> Change:
-    """The final norm alone with a mistake in a norm."""
+    """The final norm with these changes; the other norms stay right."""
 
     def norm(self: Computation, x: Tensor) -> Tensor:
         kind = type("Final", (Computation,), changes)
@@ -467,7 +469,7 @@ def final(**changes: Method) -> Change:
 
 
 def in_final_norm(mistakes: list[Mistake]) -> list[Mistake]:
-    """Return mistakes in a norm as mistakes in the final norm alone."""
+    """Return mistakes in a norm as mistakes in the final norm only."""
     return [Mistake(f"final {one.name}", final_norm=final(**one.changes)) for one in mistakes]
 
 
@@ -579,8 +581,8 @@ GENERATE = [
 
 
 def scrambled(self: Computation, logits: Tensor, targets: Tensor) -> Tensor:
-    """(batch, n, vocab) viewed as (batch, vocab, n), and that as rows: classes and positions are
-    mixed up.
+    """Cross entropy of logits reshaped, instead of transposed, to [batch, vocab, n]: classes and
+    positions are mixed up.
     """
     batch, n, vocab = logits.shape
     return F.cross_entropy(logits.reshape(batch, vocab, n), targets, reduction="none")
@@ -681,7 +683,7 @@ def detached(method: str) -> Method:
 
 
 def of_detached(method: str) -> Method:
-    """The right method of an input that carries no gradient."""
+    """The right method, called with a detached input."""
     return lambda self, *a: getattr(Computation, method)(self, *a[:-1], a[-1].detach())
 
 
@@ -691,7 +693,7 @@ def cut(name: str, method: str, by: Callable[[str], Method] = detached) -> Mista
 
 
 def projecting_detached(inputs: str = "", results: str = "") -> Method:
-    """The right queries, keys and values; some are made of a detached input, or detached."""
+    """The right queries, keys and values; some are made from a detached input, or detached."""
 
     def project(self: Computation, p: str, x: Tensor) -> tuple[Tensor, ...]:
         made = ((n, self.linear(f"{p}W_{n}", x.detach() if n in inputs else x)) for n in "qkv")
@@ -806,7 +808,7 @@ class Family:
     """The computation with free numbers in one step.
 
     part: where it is tried, "" for all.
-    changes: from the values of its numbers, method -> what takes its place.
+    changes: returns, for values of the numbers, method name -> the function that replaces it.
     """
 
     part: str

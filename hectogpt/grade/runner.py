@@ -1,5 +1,5 @@
-"""From submissions to results: one in child processes, or many on all cores. The grader's own
-solution is graded first, to see whether the grader works here.
+"""Grade submissions: each in child processes, several at a time. The grader's own solution is
+graded first, to check that the grader works here.
 
 If a child dies, the next one continues with the settings after the one in which it died. Each
 record is written at once, and a submission that has not changed is not graded twice."""
@@ -39,7 +39,7 @@ from hectogpt.process import CancelledError
 PREFIX = "hectogpt-grade-"  # of folders in the system's temporary folder
 OWNER = "owner"  # the file in each that its grader has locked
 ALL_FILES = 512 << 20  # bytes that a submission may write
-# What a frame raises that cannot be understood: the submission has written to the private channel.
+# Raised for a frame that cannot be parsed: the submission has written to the private channel.
 RUBBISH = (
     ValueError,
     KeyError,
@@ -84,9 +84,9 @@ def sweep() -> None:
 
 
 def end_daemons(folder: Path) -> None:
-    """Kill the processes that a submission has started in other sessions: all that have the
-    folder's name in their variables."""
-    for _ in range(20):  # one that starts others while this looks
+    """Kill the processes that a submission has started in other sessions: all whose environment
+    has the folder's name."""
+    for _ in range(20):  # a process may start others during the search
         found = hardware.processes_with("HOME", str(folder))
         for number in found:
             with suppress(OSError):
@@ -97,14 +97,14 @@ def end_daemons(folder: Path) -> None:
 
 
 def start(module: str, folder: Path) -> process.Child:
-    """Start a module in a folder. Of the user's variables it gets only those that say where
-    programs and libraries are."""
+    """Start a module in a folder. It gets only those of the user's environment variables that say
+    where programs and libraries are."""
     import matplotlib
 
     kept = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
     folders = dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP"), str(folder))
     own = {
-        # a list of fonts takes a second to make; it is read there only
+        # The list of fonts is read from here, because making one takes a second.
         "MPLCONFIGDIR": matplotlib.get_cachedir(),
         "MPLBACKEND": "Agg",
         "CUDA_VISIBLE_DEVICES": "",
@@ -115,7 +115,7 @@ def start(module: str, folder: Path) -> process.Child:
         "PYTHONUNBUFFERED": "1",
         "PYTHONIOENCODING": "utf-8:replace",
         "PYTHONHASHSEED": "0",
-        # a file of the submission's never stands in for a library's that the grader imports
+        # A file of the submission never shadows a library that the grader imports.
         "PYTHONSAFEPATH": "1",
     }
     known = {name: os.environ[name] for name in kept if name in os.environ}
@@ -130,7 +130,8 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> T
     transcript = Transcript(set(modules))
     begun = time.monotonic()
     asked = [one for one in laws.SETTINGS.values() if BY_NAME[one.part].module in modules]
-    # What dies with our lower parts is the part's own fault, and what dies later costs nothing.
+    # First every part runs on our own lower parts, so a crash is that part's fault. A crash in the
+    # later pass, on the submission's own lower parts, costs no points.
     left = [(one.name, "patched") for one in asked] + [
         (one.name, "own") for one in asked if one.part != "train"
     ]
@@ -164,7 +165,7 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> T
         transcript.ends[now] = describe_ending(ending, transcript, limits)
         if not now:
             break  # it cannot even be imported
-        # What ended in one setting would end in the others of that part too.
+        # A part that ended the process in one setting would do so in its other settings too.
         left = [one for one in left if laws.SETTINGS[one[0]].part != laws.SETTINGS[now].part]
     transcript.seconds = time.monotonic() - begun
     return transcript

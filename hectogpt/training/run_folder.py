@@ -65,7 +65,7 @@ WRITABLE = "free some space there, or choose a folder that you may write to"
 
 @dataclass(frozen=True)
 class Branch:
-    """Where a run begins that continues a different one, its trunk.
+    """The start of a run that branches off a different one, its trunk.
 
     Attributes:
         run: the trunk's folder.
@@ -190,11 +190,11 @@ class RunFolder:
         tokenizer: Tokenizer,
         rows: Sequence[dict[str, Any]] = (),
     ) -> None:
-        """Write what the run is made of, and open metrics.jsonl.
+        """Write the files that a run starts with, and open metrics.jsonl.
 
-        That is the machine's choices, copies of the user's own files, and the vocabulary of the
-        text if it is not GPT-2's, so that the folder's model can be used without it. A summary of
-        an earlier end is removed.
+        They are run.json with the machine's choices, copies of the user's own files, and the
+        text's vocabulary if it is not GPT-2's, so that the folder's model can be used without the
+        text. A summary of an earlier end is removed.
 
         Args:
             facts: entries of run.json about the machine and the initial weights.
