@@ -50,7 +50,7 @@ def test_an_exam_is_made_to_the_byte_and_marked(here: Here, tmp_path: Path) -> N
     torn, other = f"{code[:-1]}-{checksum(code)}", f"ABCD-002-{second.upper()}"
     for answers, why in (
         (("", torn + "0", ""), "a whole code"),
-        (("", f"{code}-000", ""), "torn"),
+        (("", f"{code}-000", ""), "last three digits"),
         (("", f"{other}-{checksum(other)}", ""), "belongs to sheet ABCD-002"),
         (("ab", "", ""), "3 letters"),
     ):
