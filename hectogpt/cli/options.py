@@ -229,7 +229,7 @@ class YardstickOptions:
     Examples
       hectogpt yardstick input.txt --loss 3.1
       hectogpt yardstick input.txt --tokenizer bytes --loss 1.6 --per byte
-      hectogpt yardstick input.txt --tokenizer my_model --log train.log --picture yardstick.png
+      hectogpt yardstick input.txt --tokenizer my_model --log train.log
     """
 
     text: Positional[str]
@@ -244,8 +244,6 @@ class YardstickOptions:
     """Unit of the losses: nats per token, bits per byte or bits per character."""
     log: Annotated[str | None, arg(metavar="FILE[:COLUMN]")] = None
     """Place a run's curve, from printed lines, .csv, .jsonl, or TensorBoard's events."""
-    picture: Annotated[Path | None, arg(metavar="FILE.png")] = None
-    """Draw the scale with everything placed on it."""
     json: Json = False
 
 

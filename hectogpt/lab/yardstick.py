@@ -9,7 +9,7 @@ from __future__ import annotations
 import lzma
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,17 +252,8 @@ def _boundary(raw: bytes, at: int) -> int:
 
 def _pack(before: bytes, text: bytes) -> dict[str, float]:
     """Compressor -> bits per byte of a text that is compressed after another."""
-    packers: dict[str, Callable[[bytes], bytes]] = {"xz": lzma.compress}
-    try:
-        from compression import zstd  # Python 3.14
-
-        packers["zstd"] = lambda data: zstd.compress(data, level=19)
-    except ImportError:
-        pass
-    return {
-        name: 8 * (len(pack(before + text)) - len(pack(before))) / len(text)
-        for name, pack in packers.items()
-    }
+    size = len(lzma.compress(before + text)) - len(lzma.compress(before))
+    return {"xz": 8 * size / len(text)}
 
 
 def open_encoder(name: str) -> Encoder:
@@ -302,55 +293,3 @@ def open_encoder(name: str) -> Encoder:
 
     vocab = max(found.get_vocab().values(), default=-1) + 1
     return Encoder(name, vocab, encode)
-
-
-# --- the picture ---------------------------------------------------------------------------------
-
-
-def plot_yardstick(
-    path: Path, found: Yardstick, curves: Mapping[str, Curve], losses: Sequence[float]
-) -> None:
-    """Write a PNG of the lines, with loss curves and single losses, all in nats per token."""
-    from matplotlib.figure import Figure
-
-    from hectogpt.training.plot import (
-        BLUE,
-        GREY,
-        LABEL_SIZE,
-        place_legend,
-        plain_text,
-        save_figure,
-        style_axes,
-    )
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name, curve in curves.items():
-        axes.plot(
-            *zip(*curve, strict=True),
-            marker="." if len(curve) < 50 else "",
-            label=plain_text(name),
-        )
-    marks = [(level, name, GREY) for name, level in found.nats_per_token.items()]
-    marks = sorted([*marks, *((loss, "this loss", BLUE) for loss in losses)])
-    gap = 0.04 * (marks[-1][0] - marks[0][0])
-    place = -math.inf
-    for level, name, color in marks:
-        axes.axhline(level, color=color, linewidth=0.9, linestyle=":" if color == GREY else "-")
-        place = max(level, place + gap)  # of its label, above the one below
-        axes.annotate(
-            f"{name} {level:.2f}",
-            (1.01, place),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize=LABEL_SIZE,
-            color=color,
-        )
-    axes.set_xlabel("step" if curves else "")
-    axes.set_ylabel("nats per token")
-    if not curves:
-        axes.set_xticks([])
-    axes.set_title(plain_text(f"{found.text} in tokens of {found.tokenizer}"), fontsize=10)
-    place_legend(figure, axes)
-    style_axes(axes)
-    save_figure(figure, path)
