@@ -1,4 +1,4 @@
-"""`hectogpt` and `python -m hectogpt`."""
+"""`python -m hectogpt`; the command `hectogpt` calls `hectogpt.cli.main` directly."""
 
 import sys
 

@@ -135,6 +135,7 @@ def _print_errors(work: Callable[[], None], debug: bool) -> None:
 
 
 def _run(arguments: list[str]) -> None:
+    """Find the command, read its options, and call `main` in cli/COMMAND.py."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         raise SystemExit(0 if arguments else errors.USAGE)

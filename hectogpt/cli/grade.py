@@ -1,4 +1,11 @@
-"""`hectogpt grade`: report what is right and wrong in a submission, and name its mistakes."""
+"""`hectogpt grade`: report what is right and wrong in a submission, and name its mistakes.
+
+From a file to its grade: grade/submission.py reads the files. `grade` in grade/runner.py has them
+run in a child process (grade/child.py), whose answers come back as a Transcript
+(grade/answer.py). `judge_part` in grade/outcomes.py compares these with what is right
+(grade/calls.py) and with what each known mistake gives (grade/mistakes.py). grade/result.py has
+the grade, and its forms for a terminal and for files.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +26,10 @@ from hectogpt.assignment.parts import SOURCES
 from hectogpt.cli.console import note
 from hectogpt.cli.options import GradeOptions
 from hectogpt.errors import UserError
-from hectogpt.grade import result as forms
 from hectogpt.grade import submission
-from hectogpt.grade.result import Result
-from hectogpt.grade.runner import check_reference, grade_all, sweep
-from hectogpt.grade.submission import Limits, Submission
+from hectogpt.grade.result import Result, as_csv, gradescope, line, overview, pages, text
+from hectogpt.grade.runner import Limits, check_reference, grade_all, sweep
+from hectogpt.grade.submission import Submission
 from hectogpt.web.page import fill
 
 
@@ -87,9 +93,9 @@ def graded(options: GradeOptions, submissions: list[Submission]) -> list[Result]
         found.append(result)
         kept += recorded
         if not options.json:
-            print(forms.line(result) if several else forms.text(result, options.hints), flush=True)
+            print(line(result) if several else text(result, options.hints), flush=True)
     if several and not options.json:
-        print(f"\n{forms.overview(found)}")
+        print(f"\n{overview(found)}")
     if out is not None:
         earlier = (
             f", {kept} of {len(found)} kept from an earlier grading: nothing in them has changed"
@@ -102,13 +108,13 @@ def write_files(options: GradeOptions, found: list[Result]) -> None:
     """Write the files that the options ask for."""
     if options.html is not None:
         options.html.mkdir(parents=True, exist_ok=True)
-        for name, content in forms.pages(found, options.hints).items():
+        for name, content in pages(found, options.hints).items():
             files.write_atomic(options.html / name, fill("report", content))
         note(f"pages: {options.html / 'index.html'}", options.quiet)
     if options.csv is not None:
-        files.write_atomic(options.csv, forms.as_csv(found))
+        files.write_atomic(options.csv, as_csv(found))
     if options.gradescope is not None:
-        results = json.dumps(forms.gradescope(found[0], options.hints), indent=1, allow_nan=False)
+        results = json.dumps(gradescope(found[0], options.hints), indent=1, allow_nan=False)
         files.write_atomic(options.gradescope, results + "\n")
 
 
@@ -132,9 +138,8 @@ def archive(hints: int) -> bytes:
     python = ".".join(platform.python_version_tuple()[:2])
     scripts = {}
     for path in sorted(SCRIPTS.iterdir()):
-        text = path.read_text(encoding="utf-8")
-        text = re.sub(r"\bPYTHON\b", python, text)
-        scripts[path.name] = re.sub(r"\bHINTS\b", str(hints), text).encode()
+        script = re.sub(r"\bPYTHON\b", python, path.read_text(encoding="utf-8"))
+        scripts[path.name] = re.sub(r"\bHINTS\b", str(hints), script).encode()
     content = scripts | {"requirements.txt": requirements().encode(), **package_files()}
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:

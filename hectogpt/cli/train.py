@@ -4,10 +4,17 @@ It runs by itself or as one of torchrun's processes. Progress goes to stderr, th
 --json) to stdout. Under torchrun, rank 0 behaves like a single process and does the printing; the
 other ranks follow. A failing process reports its own error; ranks 0 and 1 also report that another
 process failed.
+
+From here to the weights on disk: `parse` makes a Plan, with a recipe from lab/ideas.py. `finish`
+hands it to `run_and_score` in lab/full_run.py, which trains it in a locked folder
+(training/run_folder.py). The steps are a stream of events: training/events.py, from the Session in
+training/session.py. The Saver in training/listeners.py hears them, and writes the weights after
+the last step.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
@@ -36,7 +43,6 @@ from hectogpt.lab.full_run import (
     is_it_usual,
     named_folder,
     run_and_score,
-    runs_of,
     size_notes,
 )
 from hectogpt.lab.recipes import DEFAULT
@@ -68,6 +74,8 @@ COMMON = (errors.DIVERGED, errors.INTERRUPTED, errors.TERMINATED, errors.HANGUP)
 class Words(TrainOptions):
     """The options of a command line, and the words that override fields of the run.
 
+    As TrainOptions, they are also the Habits of the run.
+
     Attributes:
         corpus: the text to train on; None takes the run's own.
         fields: the words that override fields.
@@ -82,7 +90,7 @@ class Words(TrainOptions):
 def main(argv: list[str]) -> None:
     """Train a new run, or resume one; score it and print the result. Raises UserError."""
     options, plan = parse(argv)
-    launch = find_launch()
+    launch = find_launch()  # None unless torchrun has started this process
     ideas.check_causal(plan.run)
     if options.track == "tensorboard":
         check_tensorboard()
@@ -122,7 +130,8 @@ def parse(argv: list[str]) -> tuple[Words, Plan]:
         run = read_run(trunk)
         check_recipe(run, recipe if named else None, trunk, f"--branch {options.branch}")
         recipe = fitted(recipes.recipe_of(run) or run)
-    return options, Plan(override(run, options), options, name, recipe, branch=branch)
+    run = override(run, options)
+    return options, Plan(run, habits=options, name=name, recipe=recipe, branch=branch)
 
 
 def read(kind: Any, words: list[str], typed: Sequence[str], run: Run, **settings: Any) -> Any:
@@ -225,6 +234,18 @@ def find_resumed(options: TrainOptions, plan: Plan) -> tuple[Path | None, int | 
     folders = runs_of(plan.name)
     fitting = (f for f in folders if plan.name is None or is_begun_by(f, plan.run))
     return next(fitting, None), None
+
+
+def runs_of(name: str | None) -> list[Path]:
+    """The folders below runs/ that `hectogpt train` gave this name, the newest first.
+
+    None returns the folders of all names.
+    """
+    pattern = re.compile(".*" if name is None else re.escape(name) + r"(-\d+)?")
+    found = [path for path in Path("runs").glob(f"*/{RUN}") if pattern.fullmatch(path.parent.name)]
+    return [
+        path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    ]
 
 
 def is_begun_by(folder: Path, run: Run) -> bool:

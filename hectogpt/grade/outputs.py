@@ -18,8 +18,8 @@ from hectogpt.errors import DataError
 from hectogpt.grade import laws
 from hectogpt.grade.child import DTYPES, answer_of_error, construct, import_submission, shut_in
 from hectogpt.grade.laws import Size
-from hectogpt.grade.runner import RUBBISH, private_folder, start
-from hectogpt.grade.submission import Limits, read_submission
+from hectogpt.grade.runner import RUBBISH, Limits, private_folder, start
+from hectogpt.grade.submission import read_submission
 
 Named = dict[str, Tensor]
 WEIGHTS = "weights.safetensors"

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,7 +33,7 @@ from hectogpt.grade import laws
 from hectogpt.grade.answer import Transcript
 from hectogpt.grade.outcomes import judge_part
 from hectogpt.grade.result import Outcome, PartResult, Result, result_of
-from hectogpt.grade.submission import Limits, Submission, read_submission
+from hectogpt.grade.submission import Submission, read_submission
 from hectogpt.process import CancelledError
 
 PREFIX = "hectogpt-grade-"  # of folders in the system's temporary folder
@@ -53,6 +53,23 @@ RUBBISH = (
 
 
 # --- one submission in child processes
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of a submission.
+
+    seconds: the longest silence, which is the time for one setting.
+    start_seconds: the time until the child is ready, which includes loading torch.
+    total_seconds: the time for all children of a submission.
+    memory, output: bytes.
+    """
+
+    seconds: float = 10.0
+    start_seconds: float = 60.0
+    total_seconds: float = 90.0
+    memory: int = 2 << 30
+    output: int = 1 << 20
 
 
 @contextmanager
@@ -123,9 +140,10 @@ def start(module: str, folder: Path) -> process.Child:
 
 
 def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> Transcript:
-    """Run a submission's code in every setting and return its answers. Raises CancelledError once
-    `cancelled` is set.
-    """
+    """Run a submission's code in every setting and return its answers: `main` in grade/child.py
+    runs it, and sends a frame for each setting.
+
+    Raises CancelledError once `cancelled` is set."""
     modules = [name for name in ("model_solution", "train") if f"{name}.py" in submission.files]
     transcript = Transcript(set(modules))
     begun = time.monotonic()

@@ -1,4 +1,4 @@
-"""Submissions: how they are collected from files, folders and archives, and their limits."""
+"""Submissions: how they are collected from files, folders and archives."""
 
 from __future__ import annotations
 
@@ -31,23 +31,6 @@ NAME = re.compile(r"([A-Za-z_]\w{0,60}/){0,4}\w[\w.-]{0,100}\.py")
 NOTHING = f"there is no {SOLUTION} in it"
 LINK = "it is a link; links are not followed"
 SKIPPED = {"__pycache__", ".git", ".venv", "node_modules", "__MACOSX", "tests", "solution"}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits of a submission.
-
-    seconds: the longest silence, which is the time for one setting.
-    start_seconds: the time until the child is ready, which includes loading torch.
-    total_seconds: the time for all children of a submission.
-    memory, output: bytes.
-    """
-
-    seconds: float = 10.0
-    start_seconds: float = 60.0
-    total_seconds: float = 90.0
-    memory: int = 2 << 30
-    output: int = 1 << 20
 
 
 @dataclass(frozen=True)

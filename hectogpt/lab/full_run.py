@@ -1,13 +1,14 @@
 """A training run with a folder: its plan, a new or resumed start, its end, and its scores.
 
-Commands read a Plan from their options; Python builds one from keywords. Progress goes to stderr.
-A run that ends early saves what it can, then raises UserError.
+Commands read a Plan from their options; Python builds one from keywords. `run_and_score` then does
+all the rest: `begin` opens the folder and the session, `train_in_folder` trains, and `summarise`
+compares the result with others. Progress goes to stderr. A run that ends early saves what it can,
+then raises UserError.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -172,18 +173,6 @@ def named_folder(where: str) -> tuple[Path, int | None]:
     if not (path / RUN).is_file():
         raise CheckpointError(f"no run in {path}", why=f"it has no {RUN}", fix=FIX)
     return path, None
-
-
-def runs_of(name: str | None) -> list[Path]:
-    """The folders below runs/ that `hectogpt train` gave this name, the newest first.
-
-    None returns the folders of all names.
-    """
-    pattern = re.compile(".*" if name is None else re.escape(name) + r"(-\d+)?")
-    found = [path for path in Path("runs").glob(f"*/{RUN}") if pattern.fullmatch(path.parent.name)]
-    return [
-        path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
-    ]
 
 
 def check_same(folder: Path, before: Run, after: Run) -> None:
@@ -353,7 +342,7 @@ def run_and_score(plan: Plan, corpus: Corpus, progress: Progress, world: World =
     found = []
     with raise_on_signal(), begin(plan, corpus, progress, world) as begun:
 
-        def finish(event: Event) -> None:
+        def listen(event: Event) -> None:
             if isinstance(event, Stepped) and event.step.number == 5 and is_default:
                 seconds = sum(step.seconds for step in begun.session.done) / 5 * plan.run.steps
                 if seconds > LONG:
@@ -366,12 +355,15 @@ def run_and_score(plan: Plan, corpus: Corpus, progress: Progress, world: World =
             elif isinstance(event, Ended) and event.how == "done":
                 found.append(summarise(begun.session, begun.folder, progress, prompt))
 
-        train_in_folder(begun, progress, finish)
+        train_in_folder(begun, progress, listen)
     return found[0]
 
 
 def train_in_folder(begun: Begun, progress: Progress, *more: Listener) -> None:
     """Train to the end, and write everything that the run leaves.
+
+    The listeners write it: `rows` each line of metrics.jsonl, the Saver checkpoints and, after the
+    last step, the weights.
 
     Args:
         begun: the run, from `begin`.

@@ -1,4 +1,4 @@
-"""The results of a run: held-out loss, unchanged tensors, and all reported numbers.
+"""The results of a run: held-out loss, and all reported numbers.
 
 Every held-out token is scored once, in float32.
 """
@@ -18,7 +18,6 @@ from hectogpt.display import facts_text
 from hectogpt.errors import DataError
 from hectogpt.model import Transformer
 from hectogpt.model.transformer import evaluating
-from hectogpt.model.weights import hash_named
 from hectogpt.training.run import Run
 
 SEQ_LEN = 512  # tokens in a row, for every score that is compared with others
@@ -100,12 +99,6 @@ def evaluate(
     return EvalResult(
         total / n, total / (math.log(2) * max(n_bytes, 1)), n, np.concatenate(losses)
     )
-
-
-def hash_trained(model: Transformer) -> dict[str, str]:
-    """The hash of each trained tensor of a model, by name."""
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.numel()]
-    return {name: hash_named([(name, p)]) for name, p in trained}
 
 
 @dataclass(frozen=True)

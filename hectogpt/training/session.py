@@ -25,12 +25,19 @@ from hectogpt import __version__, errors, hardware
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import SetTo, UserError
 from hectogpt.model import Transformer
-from hectogpt.model.weights import copied, hash_state, load_model, load_tensors, saved_tensors
+from hectogpt.model.weights import (
+    copied,
+    hash_named,
+    hash_state,
+    load_model,
+    load_tensors,
+    saved_tensors,
+)
 from hectogpt.run_records import OWN
 from hectogpt.serialization import dump
 from hectogpt.training import loop, precision, setup
 from hectogpt.training.checkpoint import Checkpoint, code_hash, put_state, take_state, weights_in
-from hectogpt.training.evaluate import EvalResult, RunResult, evaluate, hash_trained
+from hectogpt.training.evaluate import EvalResult, RunResult, evaluate
 from hectogpt.training.loop import Gradients, Step
 from hectogpt.training.optim import OptimizerGroup
 from hectogpt.training.parallel import ALONE, World
@@ -304,6 +311,12 @@ class Session:
             model=self.model,
             tokenizer=self.corpus.tokenizer,
         )
+
+
+def hash_trained(model: Transformer) -> dict[str, str]:
+    """The hash of each trained tensor of a model, by name."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.numel()]
+    return {name: hash_named([(name, p)]) for name, p in trained}
 
 
 def check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

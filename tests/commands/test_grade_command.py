@@ -26,8 +26,8 @@ from hectogpt.cli.grade import archive
 from hectogpt.errors import UserError
 from hectogpt.grade import result as report
 from hectogpt.grade.result import OUTCOMES, Result
-from hectogpt.grade.runner import check_reference, grade
-from hectogpt.grade.submission import Limits, Submission
+from hectogpt.grade.runner import Limits, check_reference, grade
+from hectogpt.grade.submission import Submission
 
 SOURCES = {case.names[0]: case.source for case in WRONG}
 AT_THE_TOP = """
