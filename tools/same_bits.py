@@ -17,7 +17,6 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,8 +29,7 @@ from tools import ROOT
 EPILOG = """example, a quick one:
   python -m tools.same_bits baseline new_name=old_name --against HEAD~3 --steps 3 -- --data.batch-size 2
 
-OPTIONS of `hectogpt train` go to both sides, or THEIR OPTIONS to the other commit where it has other names for them.
-Exit codes: 0 equal, 1 different, 2 something could not run."""
+OPTIONS of `hectogpt train` go to both sides. Exit codes: 0 equal, 1 different, 2 something could not run."""
 
 
 class Result(NamedTuple):
@@ -94,13 +92,13 @@ def train(folder: Path, tree: str, recipe: str, dtypes: Sequence[str], options: 
     return read_result(out)
 
 
-def compare(folder: Path, recipe: str, precision: str, options: dict[str, list[str]]) -> bool:
+def compare(folder: Path, recipe: str, precision: str, options: Sequence[str]) -> bool:
     """Train a recipe, NAME or NEW=OLD, on both sides and print what differs; whether nothing does.
 
     "auto" is chosen by timing, so our side gets what theirs chose."""
     new, _, old = recipe.partition("=")
-    theirs = train(folder, "other", old or new, [precision] * 2, options["other"])
-    ours = train(folder, "here", new, theirs.dtypes, options["here"])
+    theirs = train(folder, "other", old or new, [precision] * 2, options)
+    ours = train(folder, "here", new, theirs.dtypes, options)
     found = first_difference(theirs, ours)
     what = found or f"{len(ours.steps)} steps, {len(ours.tensors)} tensors"
     print(f"{'DIFFERS' if found else 'equal':<8}{recipe}, {precision}: {what} ({' and '.join(theirs.dtypes)} head)")
@@ -108,12 +106,11 @@ def compare(folder: Path, recipe: str, precision: str, options: dict[str, list[s
 
 
 def arguments(argv: list[str]) -> Any:
-    """The command line; `extra` is what each side's runs get besides."""
-    bars = [-1, *(n for n, argument in enumerate(argv) if argument == "--"), len(argv)]
-    own, *extra = (argv[a + 1 : b] for a, b in pairwise(bars))
+    """The command line; `extra` is what the runs get besides."""
+    bar = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(
         prog="python -m tools.same_bits",
-        usage="%(prog)s RECIPE... --against COMMIT [options] [-- OPTIONS [-- THEIR OPTIONS]]",
+        usage="%(prog)s RECIPE... --against COMMIT [options] [-- OPTIONS]",
         description="Train recipes in the working tree and at another commit; compare every loss, norm and weight.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -123,15 +120,13 @@ def arguments(argv: list[str]) -> Any:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--precision", nargs="+", default=["float32", "auto"], help="of blocks and head")
     parser.add_argument("--threads", type=int, default=1, help="of each run")
-    extras = {"here": extra[0], "other": extra[-1]} if extra else {"here": [], "other": []}
-    return parser.parse_args(own, argparse.Namespace(extra=extras))
+    return parser.parse_args(argv[:bar], argparse.Namespace(extra=argv[bar + 1 :]))
 
 
 def main(argv: list[str]) -> int:
     """Run the command line; returns the exit code."""
     asked = arguments(argv)
-    common = ["--steps", str(asked.steps), "--threads", str(asked.threads)]
-    options = {tree: common + extra for tree, extra in asked.extra.items()}
+    options = ["--steps", str(asked.steps), "--threads", str(asked.threads), *asked.extra]
     with tempfile.TemporaryDirectory(prefix="same-bits-") as name:
         try:
             copy_packages(Path(name), asked.against)

@@ -13,7 +13,6 @@ import numpy as np
 from scipy.optimize import minimize
 
 from hectogpt.lab.ngram import LEAST, MOST, ORDER, KneserNey, Level, Pattern, neighbours
-from hectogpt.training.evaluate import cut
 
 NEIGHBOURS = neighbours(ORDER)
 GAPS: tuple[Pattern, ...] = ((1,), (2,), (3,), (0, 2), (1, 2), (0, 3), (0, 1, 3), (1, 2, 3))
@@ -111,8 +110,10 @@ class Mixture:
     def fit(self, held_out: Sequence[np.ndarray]) -> None:
         """Fit discounts, then weights, to the lowest loss on held-out sequences from `cut`.
 
-        The weights have a normal prior of variance 1, so a short text moves them little.
+        Of a long text, FITTED tokens are used. The weights have a normal prior of variance 1, so a
+        short text moves them little.
         """
+        held_out = _spread(held_out)
         fit_discounts(self.counts, held_out)
         found = [self.parts(rows) for rows in held_out]
         p = np.concatenate([part for part, _ in found], axis=1)
@@ -218,34 +219,6 @@ def _matches(context: np.ndarray, before: np.ndarray) -> Iterator[np.ndarray]:
         yield matched
 
 
-def mixture_losses(
-    train_tokens: np.ndarray,
-    held_out: np.ndarray,
-    vocab: int,
-    seq_len: int,
-    fit_on: np.ndarray | None,
-) -> tuple[float, float]:
-    """Held-out cross entropy in nats per token, of order 5 and of the mixture.
-
-    Args:
-        train_tokens: ids [rows, seq_len].
-        held_out: ids [n], n at least 2, scored in sequences of `seq_len`.
-        vocab: the size of the vocabulary.
-        seq_len: the length of the sequences.
-        fit_on: the held-out text on which discounts and weights are fitted. None fits on
-            `held_out` itself: odd sequences are scored with the fit on even ones and vice versa,
-            so that no token influences the weights it is scored with.
-    """
-    mixture = Mixture(train_tokens, vocab)
-    parts = cut(held_out, min(seq_len, len(held_out) - 1))
-    if fit_on is not None and len(fit_on) > 1:
-        mixture.fit(_spread(cut(fit_on, min(seq_len, len(fit_on) - 1))))
-        return _cross_entropies(mixture, parts)
-    if len(parts[0]) < 2:
-        return _cross_entropies(mixture, parts)
-    return cross_fitted(mixture, [parts[0][::2]], [parts[0][1::2], *parts[1:]])
-
-
 def cross_fitted(
     mixture: Mixture, one: list[np.ndarray], other: list[np.ndarray]
 ) -> tuple[float, float]:
@@ -256,15 +229,15 @@ def cross_fitted(
     losses = np.zeros(2)
     n = 0
     for fitted, scored in ((one, other), (other, one)):
-        mixture.fit(_spread(fitted))
+        mixture.fit(fitted)
         tokens = sum(rows[:, 1:].size for rows in scored)
-        losses += tokens * np.array(_cross_entropies(mixture, scored))
+        losses += tokens * np.array(cross_entropies(mixture, scored))
         n += tokens
     order_5, best = losses / n
     return float(order_5), float(best)
 
 
-def _spread(parts: list[np.ndarray]) -> list[np.ndarray]:
+def _spread(parts: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
     """Sequences of at most FITTED tokens, spread evenly over those of `parts`."""
     most = max(FITTED // parts[0].shape[1], 1)
     if len(parts[0]) <= most:
@@ -272,7 +245,8 @@ def _spread(parts: list[np.ndarray]) -> list[np.ndarray]:
     return [parts[0][np.arange(most) * len(parts[0]) // most]]
 
 
-def _cross_entropies(mixture: Mixture, parts: Sequence[np.ndarray]) -> tuple[float, float]:
+def cross_entropies(mixture: Mixture, parts: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Cross entropy of order 5 and of the mixture over all sequences of `parts`."""
     found = [
         mixture.probabilities(block)
         for rows in parts

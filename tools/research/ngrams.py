@@ -17,10 +17,10 @@ import numpy as np
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
-from hectogpt.lab.best_counting import mixture_losses
+from hectogpt.lab.best_counting import Mixture, cross_entropies, cross_fitted
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.record import Record, parse_run, read_records
-from hectogpt.training.evaluate import SEQ_LEN
+from hectogpt.training.evaluate import SEQ_LEN, cut
 from hectogpt.training.setup import training_tokens
 from tools import ROOT
 from tools.report import ladder_names
@@ -43,9 +43,13 @@ def count(record: Record, corpus: Corpus) -> tuple[float, float, float]:
         raise UserError(f"{record.corpus}: not the text that seed {record.seed} read")
     tokens, split = training_tokens(replace(run, seed=record.seed), corpus), record.ngram_split or "dev"
     held_out = corpus.tokens[split].astype(np.int64)
-    fit_on = None if split == "dev" else corpus.dev
     kn3 = NgramModels(tokens, corpus.n_vocab).losses(held_out)["kn3"]
-    mkn5, best = mixture_losses(tokens, held_out, corpus.n_vocab, SEQ_LEN, fit_on)
+    mixture, parts = Mixture(tokens, corpus.n_vocab), cut(held_out, SEQ_LEN)
+    if split == "dev":  # no token has a part in the weights that it is scored with
+        mkn5, best = cross_fitted(mixture, [parts[0][::2]], [parts[0][1::2], *parts[1:]])
+    else:
+        mixture.fit(cut(corpus.dev, SEQ_LEN))
+        mkn5, best = cross_entropies(mixture, parts)
     return round(kn3, DIGITS), round(mkn5, DIGITS), round(best, DIGITS)
 
 
