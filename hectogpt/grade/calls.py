@@ -147,6 +147,7 @@ class Call:
 
     @property
     def right(self) -> Tensor:
+        """The right result: that of the Computation without mistakes."""
         made = computed((), self.setting, self.number)
         assert isinstance(made, Tensor)
         return made

@@ -100,7 +100,7 @@ def events(
     splits: Sequence[str] = (),
     stoppable: bool = False,
 ) -> Stream:
-    """Train a run and yield what happens.
+    """Train a run and yield what happens. `Session.open` builds it, `Session.steps` trains it.
 
     Args:
         run: the run to train.
