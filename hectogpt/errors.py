@@ -145,7 +145,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that does not exist: asks for the nearest one, or lists all if none is
-    like it."""
+    like it.
+    """
     known = list(known)
     if question := did_you_mean(name, known):
         return UserError(what, fix=question)

@@ -114,7 +114,8 @@ def peak_memory_mb(device: str = "cpu") -> float:
 
 def taken_by(pid: int) -> tuple[float, float]:
     """MiB of main memory that a process and its children hold now, and the CPU seconds that they
-    have used, including children that have ended. Zeros once the process has ended."""
+    have used, including children that have ended. Zeros once the process has ended.
+    """
     megabytes = 0.0
     seconds = 0.0
     with suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""The best counting we have: n-grams of the training text and of the tokens just read, mixed.
+"""The best predictor from counts: a mixture of n-grams of the training text and recent tokens.
 
 The mixture reads what a network reads: the training text and, of a held-out text, the tokens
 before the target in the same sequence. About 350 weights are fitted on held-out text; everything
@@ -28,7 +28,7 @@ CACHES: tuple[tuple[int, float], ...] = (
     (4, 1.0),
 )
 LONGEST = max(n for n, _ in CACHES)
-# held-out tokens to fit on; of a longer text, sequences spread evenly over it
+# held-out tokens to fit on; a longer text is sampled in evenly spread sequences
 FITTED = 1 << 17
 STEPS = 80  # iterations of L-BFGS
 
@@ -36,7 +36,7 @@ STEPS = 80  # iterations of L-BFGS
 def fit_discounts(model: KneserNey, rows: Sequence[np.ndarray]) -> None:
     """Fit the discounts of neighbouring tokens to the lowest loss of order 5 on held-out rows.
 
-    The discounts start from the formula's.
+    The fit starts from the formula's discounts.
     """
     continuation = np.concatenate([model.continuation[part[:, 1:]].ravel() for part in rows])
     parts = [model.levels(part) for part in rows]
@@ -84,11 +84,11 @@ def _slopes(level: Level, shorter: np.ndarray) -> np.ndarray:
 class Mixture:
     """A mixture of distributions over token ids, weighted by a softmax of features.
 
-    The distributions are modified Kneser-Ney of orders 2 to 5, the same with gaps, and caches. A
-    cache holds the tokens that followed the last n tokens at earlier places of the sequence (n =
-    0: the tokens of the sequence themselves), weighted by distance. If those n tokens have not
-    occurred before, the next shorter cache is used. Every distribution sums to 1, and so do the
-    weights and the mixture.
+    The distributions are modified Kneser-Ney, of orders 2 to 5 and after contexts with gaps, and
+    caches. A cache holds the tokens that followed the last n tokens at earlier places of the
+    sequence (n = 0: all earlier tokens of the sequence), weighted by distance. If those n tokens
+    have not occurred before, the next shorter cache is used. Every distribution sums to 1, and so
+    do the weights and the mixture.
 
     The features are known before the target: how often the contexts occurred in training and in
     the sequence, how many tokens followed them, and the place in the sequence.
@@ -100,7 +100,7 @@ class Mixture:
         Args:
             rows: training ids [rows, seq_len].
             vocab: the size of the vocabulary.
-            asked: the only rows that will be scored, which saves memory and time.
+            asked: the only rows that will be scored. Giving them saves memory and time.
         """
         self.counts = KneserNey(rows, vocab, (*NEIGHBOURS, *GAPS), asked=asked)
         n_parts = len(self.counts.tables) + len(CACHES)
@@ -125,7 +125,7 @@ class Mixture:
             weights = flat.reshape(shape).astype(np.float32)
             shares = _softmax(weights @ features)
             joint = shares * p
-            mixed = np.maximum(joint.sum(axis=0), 1e-300)  # too long a step can make it 0
+            mixed = np.maximum(joint.sum(axis=0), 1e-300)  # a step that is too long can make it 0
             gradient = (shares - joint / mixed) @ features.T / n
             value = -np.log(mixed.astype(np.float64)).mean() + (flat**2).sum() / (2 * n)
             return float(value), (gradient + weights / n).ravel().astype(np.float64)
@@ -135,20 +135,20 @@ class Mixture:
         self.weights = best.reshape(shape).astype(np.float32)
 
     def probabilities(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """p of every token of `rows` [rows, n] after the first, given those before it in its row.
+        """The probability of every token of `rows` [rows, n] except the first, given those before.
 
-        Returns p by modified Kneser-Ney of order 5 and by the mixture, both [rows, n - 1].
+        Returns it by modified Kneser-Ney of order 5 and by the mixture, both [rows, n - 1].
         """
         p, features = self.parts(rows)
-        # float64, because float32 products round columns differently, and targets of the same
-        # context would differ.
+        # In float64: float32 products round columns differently, so that equal contexts would get
+        # different weights.
         mixed = (_softmax(self.weights.astype(np.float64) @ features) * p).sum(axis=0)
         return p[len(NEIGHBOURS) - 1].reshape(len(rows), -1), mixed.reshape(len(rows), -1)
 
     def parts(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """p of every token after the first by each distribution, and the features.
+        """The probability of every token after the first by each distribution, and the features.
 
-        float64 [distributions, tokens] and float32 [features, tokens].
+        Returns float64 [distributions, tokens] and float32 [features, tokens].
         """
         levels = self.counts.levels(rows)
         by_pattern = self.counts.probabilities(rows, levels)
@@ -170,10 +170,10 @@ class Mixture:
 
 
 def caches(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The caches' p of every token of `rows` [rows, n] after the first, and numbers of matches.
+    """The caches' probability of every token of `rows` [rows, n] after the first, and the matches.
 
-    [caches, rows, n - 1], and at how many earlier places the last 1, 2, ..., LONGEST tokens
-    occurred: [LONGEST, rows, n - 1].
+    Returns the probabilities [caches, rows, n - 1], and the number of earlier places at which the
+    last 1, 2, ..., LONGEST tokens occurred, [LONGEST, rows, n - 1].
     """
     length = rows.shape[1] - 1
     distance = np.arange(length)[:, None] - np.arange(length)
@@ -185,10 +185,10 @@ def caches(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     p = np.zeros((len(CACHES), *rows[:, 1:].shape))
     matches = np.zeros((LONGEST, *rows[:, 1:].shape))
     for number, row in enumerate(rows):
-        # [target, earlier place]: the token there is the target.
+        # [target, earlier place]: True if the token there is the target.
         same_place = row[None, :-1] == row[1:, None]
         followed = np.zeros_like(same_place)
-        followed[:, :-1] = same_place[:, 1:]  # the token after it is the target
+        followed[:, :-1] = same_place[:, 1:]  # True if the token after it is the target
         matched = list(_matches(row[:-1], before))
         for i, found in enumerate(matched):
             matches[i, number] = found.sum(axis=1)
@@ -205,9 +205,9 @@ def caches(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _matches(context: np.ndarray, before: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield, for n = 1, ..., LONGEST, where the last n tokens at two places are equal.
+    """Yield, for n = 1, ..., LONGEST, the pairs of places whose last n tokens are equal.
 
-    bool [place, earlier place].
+    Each is bool [place, earlier place].
     """
     same = (context[:, None] == context) & before
     matched = same

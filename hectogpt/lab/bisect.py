@@ -25,8 +25,8 @@ from hectogpt.training.session import Session
 
 Open = Callable[[Checkpoint | None], Stream]
 Outputs = Mapping[str, Tensors]
-# Largest difference between correct programs, relative to a module's largest output. They may
-# round to float32 internally.
+# Largest difference between the outputs of two correct programs, relative to a module's largest
+# output. They may round to float32 internally.
 ROUNDING = {"float32": 1e-4, "float64": 1e-6}
 
 
@@ -36,7 +36,8 @@ class Parting:
 
     Attributes:
         equal: True if they do not differ.
-        step: for runs, the first step after which a weight differs; 0 for the initial weights.
+        step: for runs, the first step after which a weight differs; 0 for the initial weights. If
+            `equal`, the last step that was compared.
         tensor: the first weight that differs after this step.
         row: the first row of this weight that differs.
         module: the first module whose output, gradient or update differs.
@@ -44,8 +45,8 @@ class Parting:
             weights.
         first: stage -> its first module that differs.
         batch_row: the first row of the step's batch that has different tokens.
-        largest: for models, dtype -> largest difference of the module's outputs; infinity if
-            their shapes differ or a number is not finite.
+        largest: for models, dtype -> largest difference of the module's outputs, or of all
+            outputs if `equal`; infinity if shapes differ or a difference is not finite.
     """
 
     equal: bool
@@ -63,7 +64,8 @@ def bisect_runs(a: Open, b: Open) -> Parting:
     """Train two runs side by side until their weights differ.
 
     Args:
-        a, b: open a stream of each run, where the comparison begins or at a checkpoint.
+        a, b: functions that open the events of each run, at a checkpoint or (None) where the
+            comparison begins.
 
     Raises UserError (DATA) if their weights have different names or shapes.
     """
@@ -86,7 +88,7 @@ def bisect_runs(a: Open, b: Open) -> Parting:
 
 
 def check_shapes(a: Tensors, b: Tensors) -> None:
-    """Check that both have the same tensors. Raises UserError (DATA)."""
+    """Check that both have tensors of the same names and shapes. Raises UserError (DATA)."""
     shapes = [{name: list(tensor.shape) for name, tensor in one.items()} for one in (a, b)]
     names = dict.fromkeys([*a, *b])
     if odd := next((n for n in names if shapes[0].get(n) != shapes[1].get(n)), None):
@@ -114,7 +116,7 @@ def first_difference(a: Tensors, b: Tensors) -> tuple[str, int] | None:
 
 
 def _within_step(sessions: list[Session], tensor: str, row: int) -> Parting:
-    """Repeat the sessions' next step, and compare what happens inside."""
+    """Repeat the sessions' next step, and compare outputs, gradients and updates within it."""
     step = sessions[0].step
     batches = [setup.make_batches(s.run, s.corpus).at(step) for s in sessions]
     batch_row = None

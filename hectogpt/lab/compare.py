@@ -57,7 +57,7 @@ class Result:
 
     @property
     def compared(self) -> Summary:
-        """The losses that the comparison is about: test if it was asked for, otherwise dev."""
+        """The losses that are compared: those on test if it was scored, otherwise those on dev."""
         return self.test or self.dev
 
     def mean(self, name: str) -> float | None:
@@ -90,6 +90,8 @@ class Comparison:
     Args:
         arms: the runs to compare; the others are compared with the first.
         seeds: the seeds that every arm is trained with.
+        corpus: the text to train on and to score.
+        track: the rules that trials are checked against.
         out: the JSONL file of records.
         test: also score the test split, and compare by it.
         sequential: add seeds until every arm is decided, with a test that stays valid at every
@@ -97,8 +99,8 @@ class Comparison:
 
     Attributes:
         all_seeds: the seeds that were asked for.
-        seeds: the seeds in use: all of them or, if sequential, the first ones, to which `rounds`
-            adds.
+        seeds: the seeds in use: all of them, or in a sequential comparison the first ones, to
+            which `rounds` adds more.
         records: (arm label, seed) -> record, filled by `read` and `add`.
         failed: records of crashed trials, filled by `add`.
         ended: why a sequential comparison stopped; "" before that.
@@ -148,9 +150,9 @@ class Comparison:
         return [Trial(arm, seed) for seed in self.seeds for arm in self.arms]
 
     def read(self) -> None:
-        """Take the records from the file, to which other processes may have added some.
+        """Read the records from the file again, because other processes may have added some.
 
-        If `test` is set, a record without a test score is left out.
+        If `test` is set, records without a test score are ignored.
         """
         known: dict[str, Record] = {}
         for record in read_records(self.out):
@@ -166,7 +168,7 @@ class Comparison:
                 self.records[trial.name] = known[key]
 
     def missing(self) -> list[Trial]:
-        """The trials without a valid record, as far as `read` and `add` know."""
+        """The trials without a valid record, according to the last `read` and `add`."""
         return [trial for trial in self.trials() if trial.name not in self.records]
 
     def request(self, trial: Trial) -> dict[str, Any]:
@@ -217,8 +219,8 @@ class Comparison:
     def run_of(self, trial: Trial) -> Run:
         """The run of a trial.
 
-        It has the trial's seed, as many threads as the track allows unless the run sets their
-        number, and the corpus by a name that means the same on every machine.
+        It has the trial's seed and the corpus's name without its path. Unless the run sets the
+        number of threads, it has as many as the track allows and the machine has cores.
         """
         run = trial.arm.run
         cores = self.track.cores
@@ -226,7 +228,9 @@ class Comparison:
         return replace(run, seed=trial.seed, threads=threads, corpus=short_name(self.corpus.name))
 
     def _ngram_fields(self, run: Run) -> dict[str, Any]:
-        """N-gram baselines on the tokens that the run reads, computed once for equal reads."""
+        """N-gram baselines on the tokens that the run reads, computed once for runs that read the
+        same tokens.
+        """
         reads = (run.data, run.seed, run.steps)
         if reads not in self._ngrams:
             tokens = training_tokens(run, self.corpus)
@@ -265,7 +269,7 @@ class Comparison:
         and yields the missing trials of the arms that are still undecided. The verdict does not
         depend on `workers`: seeds are tested in order, and those after the deciding one are
         ignored. The rounds end once every arm is decided against the first one, after all seeds,
-        or after two rounds in a row in which the same arm crashes.
+        or once the same arm has crashed in two rounds in a row.
         """
         if not self.sequential:
             yield self.missing()
@@ -287,7 +291,7 @@ class Comparison:
             crashed = lost
             arms = self.undecided()
         count = f"{done} seed{'' if done == 1 else 's'}"
-        self.ended = f"all of {count} are run, not decided" if arms else f"decided after {count}"
+        self.ended = f"not decided after all of {count}" if arms else f"decided after {count}"
 
     def undecided(self) -> list[Arm]:
         """The first arm and those that are not decided against it; [] if all are decided."""

@@ -1,9 +1,9 @@
 """The process in which a judged idea runs, and the judge's side of it, which trusts no answer.
 
-The process either trains on text that is dealt to it batch by batch, or has weights and predicts,
-token by token, the rows that are dealt to it. Each task has a separate process, sealed where the
-machine allows it (hectogpt/sandbox.py), without a folder: sources, text and weights arrive through
-its pipe, and weights and distributions leave through it.
+The process either trains on text that is dealt to it batch by batch, or receives weights and
+predicts rows that are dealt to it token by token. Each task runs in a separate process, sealed
+where the machine allows it (hectogpt/sandbox.py). It has no folder of its own: sources, text and
+weights arrive through a pipe, and weights and distributions leave through it.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class Talk(process.Child):
 
     Attributes:
         messages: its messages; closing them ends the process.
-        peak_mb: the largest memory that was measured from outside.
+        peak_mb: its peak memory in MiB, measured from outside.
     """
 
     def __init__(
         self, request: dict[str, Any], environment: Mapping[str, str], policy: Policy, most: int
     ) -> None:
-        """Start the process. most: bytes of a message."""
+        """Start the process. most: the most bytes of a message."""
         super().__init__("hectogpt.lab.contestant", Path("/"), environment, policy)
         request |= {"policy": asdict(policy)}
         self.messages = self.frames(request, first_seconds=HANGS, seconds=HANGS, body_bytes=most)
@@ -69,7 +69,7 @@ class Talk(process.Child):
         self.send({}, bytes(numbers))
 
     def receive(self) -> tuple[dict[str, Any], bytes]:
-        """The next message and its body. Raises EOFError if the process ends instead."""
+        """Receive the next message and its body. Raises EOFError if the process ends instead."""
         for message in self.messages:
             return message
         raise EOFError
@@ -88,7 +88,7 @@ class Talk(process.Child):
         """Describe the fault of a process whose answers caused an error."""
         ending = self.ending
         if ending is None or not isinstance(error, EOFError):
-            return f"it sends what is no answer: {error!r:.300}"
+            return f"it sends an invalid answer: {error!r:.300}"
         how = f"its process ended ({ending.how}, exit code {ending.code})"
         return ending.last_words[-2000:] or how
 
@@ -100,9 +100,9 @@ class Talk(process.Child):
 
 
 def clean_weights(data: bytes) -> tuple[int, bytes]:
-    """The number of values in a safetensors file, and the same tensors written again.
+    """Return the number of values in a safetensors file, and the file with only its tensors.
 
-    Nothing else in the file survives. Raises the library's error for an invalid file.
+    Raises the library's error for an invalid file.
     """
     tensors = safetensors.numpy.load(data)
     return sum(tensor.size for tensor in tensors.values()), safetensors.numpy.save(tensors)
@@ -134,7 +134,7 @@ def nats(body: bytes, vocab: int, targets: np.ndarray) -> np.ndarray:
 def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Do a task for the judge, yielding messages.
 
-    The first message is the run; the last one names the `attempts` to leave the sandbox.
+    The first message is the run; the last one lists the `attempts` to leave the sandbox.
 
     Args:
         request: task ("plan", "train" or "score"), links (from `Entrant.links`), seed, threads,
@@ -148,7 +148,7 @@ def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     find()  # the C++ kernels
-    give_back_memory()  # finds the C library, for later
+    give_back_memory()  # finds the C library before the policy is in force
     load_tokenizer()
     attempts: dict[str, None] = {}
 
@@ -171,7 +171,7 @@ def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def plan(run: Run, request: dict[str, Any]) -> None:
-    """Receive the whole training text, and send the rows that the run will read.
+    """Receive the whole training text, and send the indices of the rows that the run will read.
 
     Nothing else leaves this process.
     """
@@ -188,7 +188,9 @@ def planned(tokens: np.ndarray, data: Data, seed: int, steps: int) -> np.ndarray
 
 @dataclass(frozen=True)
 class Dealt(DataOrder):
-    """The dealt rows: complete until training starts, then cut as the idea's order says."""
+    """A data order for dealt rows, which come in order. The idea's own order cuts them, but only
+    once training has started.
+    """
 
     inner: DataOrder
     begun: ClassVar[bool] = False
@@ -208,8 +210,8 @@ def train(run: Run, request: dict[str, Any]) -> None:
     frames = process.frames()
     data = run.data
     if run.first_weights is not None:
-        raise UserError("its weights start from another model", why="it has this text alone")
-    # Holds all ids of the run until rows replace them.
+        raise UserError("its weights start from another model", why="it gets only this text")
+    # At first this holds every id that the run reads; the dealt rows replace them below.
     used = np.frombuffer(frames.receive_frame()[1], np.uint16)
     text = np.resize(used, run.steps * data.batch_size * data.seq_len)
     tokens = dict.fromkeys(("train", "dev", "test"), text)
@@ -236,15 +238,16 @@ def train(run: Run, request: dict[str, Any]) -> None:
 def score(run: Run, request: dict[str, Any]) -> None:
     """Receive the weights and predict the rows that are dealt.
 
-    For each number of rows in `deals`, receives a token of each row, `tokens` times. Answers each
-    with the distribution of the next token, float32 [rows, vocab], as logits or log-probabilities.
+    The rows come in `deals` groups. For each group, receives one token of every row, `tokens`
+    times, and answers each time with the distributions of the next tokens, float32 [rows, vocab],
+    as logits or log-probabilities.
     """
     frames = process.frames()
     state = safetensors.torch.load(frames.receive_frame()[1])
     model = model_of(run.model, state, Path("weights"))
     head = model.lm_head
     if type(head) is LMHead and head.embedding_map is not None:
-        # One product for each token instead of two, which took three times as long.
+        # One product for each token: two took three times as long.
         head.weight = nn.Parameter(head.matrix(model.embeddings.weight))
         head.embedding_map = None
     has_cache = is_same_with_cache(model)

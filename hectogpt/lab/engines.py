@@ -45,13 +45,13 @@ class Engine:
 def expected_seconds(comparison: Comparison) -> dict[str, float]:
     """Arm label -> estimated seconds of one of its trials.
 
-    The mean of the arm's recorded trials. Without any: 10 s plus twice the time that its large
-    matrix products would take, judging by one product that is measured here.
+    That is the mean of the arm's recorded trials. Without any, it is 10 s plus twice the time that
+    its large matrix products would take, estimated from one product that is timed here.
     """
     matrix = torch.ones(1024, 1024, dtype=fast_matmul_dtype())
     found = dict[str, float]()
     products_took = list[float]()
-    for _ in range(5):  # the quickest counts: the first includes torch's warm-up, any may wait
+    for _ in range(5):  # the quickest counts: the first one includes torch's warm-up
         begun = time.perf_counter()
         matrix @ matrix
         products_took.append(time.perf_counter() - begun)
@@ -75,7 +75,7 @@ def expected_seconds(comparison: Comparison) -> dict[str, float]:
 
 
 def minutes(seconds: float) -> str:
-    """A time in words, such as "about 4.5 minutes"."""
+    """A time as text, such as "about 4.5 minutes"."""
     return f"about {seconds / 60:.1f} minutes"
 
 
@@ -84,9 +84,9 @@ def perform(
 ) -> None:
     """Run the trials, `engine.workers` at a time, and add their records to the comparison.
 
-    Prints a line when a trial begins and one with its result, and shows a progress bar on a
-    terminal (elsewhere, a line a minute). An exception kills the trials that are running. Raises
-    UserError (STORAGE).
+    Prints a line when a trial begins and one with its result, and shows progress: a bar on
+    a terminal, a percentage in a notebook, elsewhere a line a minute. An exception kills the
+    trials that are running. Raises UserError (STORAGE).
     """
     # (step, loss), the time at which the trial began, or its result.
     Post = tuple[int, float] | float | Future[dict[str, Any]]
@@ -167,11 +167,11 @@ def local_engine(comparison: Comparison, workers: int = 1) -> Engine:
     if workers > 1 and workers * threads > cores:
         raise UserError(
             f"{workers} trials at a time of {threads} thread{'' if threads == 1 else 's'} each do "
-            f"not fit {cores} cores",
+            f"not fit on {cores} cores",
             why="trials that share cores take longer, and their seconds count",
             fix=(
                 SetTo("workers", max(cores // threads, 1)),
-                ", or fewer threads for all that are to be compared",
+                ", or fewer threads for every run",
             ),
         )
     return Engine(workers, ask)
@@ -208,7 +208,7 @@ def do_trial(request: dict[str, Any], code: str) -> dict[str, Any]:
     """Run a trial in a Ray task. Returns the fields of its record, as `trial.ask` does."""
     if (here := code_here()) == code:
         return ask(request, lambda step, loss: None)
-    what = "another hectogpt is installed where Ray runs trials"
+    what = "a different hectogpt runs Ray's trials"
     why = f"there {here}; here {code}"
     return {
         "status": "failed",
@@ -225,10 +225,10 @@ def open_ray(comparison: Comparison, workers: int | None = None) -> Iterator[Eng
 
     Args:
         comparison: the comparison whose trials will run.
-        workers: trials at a time; None uses all the room that the cluster has.
+        workers: trials at a time; None runs as many as the cluster has room for.
 
-    Raises UserError if the package ray is missing, if no cluster can be reached, or if no machine
-    is large enough for a trial.
+    Raises UserError if the package ray is missing, if no cluster can be reached, or if the
+    cluster is too small for one trial.
     """
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""A training run with a folder: its plan, a new or resumed start, its end, and its scores.
+"""A training run with a folder: its plan, its start or resumption, its end and its scores.
 
 Commands read a Plan from their options; Python builds one from keywords. `run_and_score` then does
 all the rest: `begin` opens the folder and the session, `train_in_folder` trains, and `summarise`
@@ -58,11 +58,12 @@ from hectogpt.training.run_folder import Branch, RunFolder, read_branch, read_st
 from hectogpt.training.session import Session
 
 FEW_TOKENS = 2000  # held-out tokens below which a score is rough
-# nats, of the losses of single tokens: 2.6 to 3.2 for n-gram models and small networks
+# nats; standard deviation of the losses of single tokens, which is 2.6 to 3.2 for n-gram models
+# and small networks
 TOKEN_SD = 3.0
 LONG = 90.0  # seconds of training from which a quicker recipe is suggested
 SOTU_PROMPT = "The state of our"
-PROMPT_TOKENS = 6  # of the held-out text, for other corpora
+PROMPT_TOKENS = 6  # of the held-out text, which are the prompt for other corpora
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ class Plan:
         return is_modified(self.recipe, self.run)
 
     def as_begun(self) -> Plan:
-        """Return the plan with the checkpoint settings of the run's first command filled in.
+        """Return the plan with the checkpoint settings that a resumed run had before.
 
-        Settings that this command names itself stay.
+        Settings that this command gives take precedence.
         """
         if self.resume is None:
             return self
@@ -145,9 +146,9 @@ def find_corpus(run: Run, progress: Progress, check: bool = True) -> Corpus:
 
 
 def check_space(session: Session, where: Path) -> None:
-    """Refuse a disk without room for the weights. Raises UserError (STORAGE)."""
+    """Check that the disk has room for the weights. Raises UserError (STORAGE)."""
     weights = sum(p.nbytes for p in session.model.parameters())
-    with suppress(OSError):  # if it cannot be found out, writing will fail instead
+    with suppress(OSError):  # if the free space is unknown, writing will fail instead
         if (free := free_bytes(where)) < 1.1 * weights:
             raise UserError(
                 f"the disk of {where} is full",
@@ -195,7 +196,7 @@ def say_what_is_done(session: Session, folder: RunFolder, progress: Progress) ->
     progress.line(f"{label_of(session.run, folder.modified)}: {describe(session)}")
     notes = [torch_private.untested()]
     if not folder.locked:
-        notes.append(f"the file system of {folder.path} has no locks: start no second run there")
+        notes.append(f"the file system of {folder.path} has no locks: run nothing else there")
     for line in filter(None, [*notes, *size_notes(session.run, session.corpus)]):
         progress.line(f"note: {line}")
 
@@ -256,7 +257,7 @@ class Begun:
 
 @contextmanager
 def begin(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) -> Iterator[Begun]:
-    """Yield the locked folder and the session of a run: at step 0, or where it is resumed.
+    """Context manager: lock a run's folder, and open its session at its first or next step.
 
     Args:
         plan: the run to train.
@@ -282,7 +283,7 @@ def begin(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) 
         stream = events.events(
             run, corpus, at or first, world, habits.eval_every, ("dev",), stoppable=True
         )
-        session = events.session_of(stream)  # before the folder: a refused run leaves none
+        session = events.session_of(stream)  # before the folder, so that a refused run leaves none
         if plan.resume is None:
             check_space(session, habits.out or Path("runs"))
             name = plan.name or run.recipe
@@ -308,7 +309,7 @@ def begin(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) 
             folder.begin_again(session.done, [])
         else:
             if plan.resume:
-                progress.line(f"{folder.path} has no checkpoint yet: the first step is next")
+                progress.line(f"{folder.path} has no checkpoint yet: starting at step 1")
             folder.begin(
                 first_facts(session), files_of(run), corpus.tokenizer, rows_before(branch)
             )
@@ -324,20 +325,20 @@ def first_facts(session: Session) -> dict[str, Any]:
 
 
 def rows_before(branch: Branch | None) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl that a branch has from its trunk."""
+    """The rows of metrics.jsonl that a branch takes over from its trunk."""
     rows = [] if branch is None else read_rows(Path(branch.run) / METRICS)
     return [row for row in rows if branch and row["step"] <= branch.step]
 
 
 def run_and_score(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) -> FullRun:
-    """Train a run in its folder, score it, draw its picture, write its summary.
+    """Train a run in its folder, score it, draw its picture and write its summary.
 
     world: the processes that share the run, of which this is rank 0.
 
     Raises UserError as `train_in_folder` does.
     """
     prompt = plan.habits.prompt
-    corpus.tokenizer.encode(prompt or "")  # refuses what is no text before training
+    corpus.tokenizer.encode(prompt or "")  # refuses an invalid prompt before training
     is_default = plan.run.recipe == DEFAULT and plan.resume is None and not plan.modified
     found = []
     with raise_on_signal(), begin(plan, corpus, progress, world) as begun:
@@ -348,7 +349,7 @@ def run_and_score(plan: Plan, corpus: Corpus, progress: Progress, world: World =
                 if seconds > LONG:
                     progress.line(
                         f"note: this run takes about {seconds / 60:.1f} minutes here; the recipe "
-                        "half_minute takes six tenths of that"
+                        "half_minute takes 60 % of that"
                     )
             elif isinstance(event, Trained):
                 progress.line(f"scoring {len(corpus.dev):,} held-out tokens ...")
@@ -360,7 +361,7 @@ def run_and_score(plan: Plan, corpus: Corpus, progress: Progress, world: World =
 
 
 def train_in_folder(begun: Begun, progress: Progress, *more: Listener) -> None:
-    """Train to the end, and write everything that the run leaves.
+    """Train to the end, and write the files of the run.
 
     The listeners write it: `rows` each line of metrics.jsonl, the Saver checkpoints and, after the
     last step, the weights.
@@ -470,7 +471,7 @@ def explain(ended: Ended, begun: Begun, trained: bool, progress: Progress) -> Ba
 def summarise(
     session: Session, folder: RunFolder, progress: Progress, prompt: str | None
 ) -> FullRun:
-    """Compare a run that is scored with n-gram models, draw its picture, write its summary."""
+    """Compare a scored run with n-gram models, draw its picture and write its summary."""
     # Imported late: loading matplotlib would delay the first step.
     from hectogpt.training.plot import plot_run
 
@@ -491,7 +492,7 @@ def summarise(
         trunk = Path(folder.branch.run)
         steps = read_steps(trunk)
         behind = ("trunk", [step.loss for step in steps], [step.grad_norm for step in steps])
-        with suppress(UserError):  # its folder may be gone
+        with suppress(UserError):  # its folder may have been deleted
             about = {"trunk": str(trunk), "trunk_step": folder.branch.step}
             folder.facts["branch"] = about | {"trunk_loss": read_record(trunk).dev_loss}
     try:
@@ -504,7 +505,7 @@ def summarise(
             held_out=read_scores(folder.path / METRICS),
             levels={"unigram counts": ngrams["unigram"]},
         )
-    except Exception as error:  # any error: a picture is not worth a run
+    except Exception as error:  # any error: a run must not fail for lack of a picture
         progress.line(f"note: no picture: {type(error).__name__}: {error}")
     prompt = default_prompt(corpus) if prompt is None else prompt
     summary = session.result().summary() | folder.facts
@@ -520,7 +521,7 @@ def summarise(
 
 
 def default_prompt(corpus: Corpus) -> str:
-    """A prompt that fits the corpus: except for sotu, the beginning of the held-out text."""
+    """A prompt that fits the corpus: SOTU_PROMPT for sotu, else the start of the held-out text."""
     if corpus.name == "sotu":
         return SOTU_PROMPT
     return beginning(corpus.dev, corpus.tokenizer, PROMPT_TOKENS)
@@ -542,10 +543,10 @@ def samples(model: Transformer, tokenizer: Tokenizer, prompt: str, seed: int) ->
 
 
 def is_it_usual(recipe: str, corpus: str, steps: int | None, loss: float) -> str:
-    """Compare a run's held-out loss with recorded ones, in words; "" if there are fewer than two.
+    """Say how a run's held-out loss compares with recorded ones; "" if there are fewer than two.
 
-    A loss within four SD, or within 0.01, is usual. tools/report writes bands.json from
-    results/ladder.jsonl: mean and SD of n losses, in nats per token.
+    A loss within four SD, or within 0.01, of their mean is usual. tools/report writes bands.json
+    from results/ladder.jsonl: mean and SD of n losses, in nats per token.
     """
     bands = json.loads(
         (Path(__file__).parent / "baselines" / "bands.json").read_text(encoding="utf-8")

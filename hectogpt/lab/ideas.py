@@ -3,7 +3,7 @@
     FILE.py:FUNCTION            applied to the top of the ladder; in a comparison, to its first arm
     FILE.py:FUNCTION@BASE       applied to BASE, a recipe or another FILE.py:FUNCTION
 
-Schedules, optimizers, model parts and data orders defined in the file are used just like ours. A
+Schedules, optimizers, model parts and data orders defined in the file work like built-in ones. A
 run carries the hash of the source, so an edited file counts as a different idea.
 """
 
@@ -42,7 +42,7 @@ LENGTH_CHECKED = 16  # tokens of the test row in `check_causal`
 
 
 def is_idea(name: str) -> bool:
-    """True if the name is that of an idea in a file, or was meant to be."""
+    """True if the name is that of an idea in a file, or looks like one."""
     return ":" in name or name.endswith(".py")
 
 
@@ -120,11 +120,11 @@ def no_function(file: IdeaFile, name: str) -> UserError:
     what = f"{file.path.name} has no function {name!r}"
     if known:
         return unknown(what, name, known)
-    fix = f"def {name}(run: Run) -> Run, as `hectogpt idea` writes one"
+    fix = f"def {name}(run: Run) -> Run, as in `hectogpt idea`"
     return UserError(what, why="it defines no function", fix=fix)
 
 
-# --- what an idea returned
+# --- checks of the run that an idea returned
 
 
 def _check(title: str, run: Run) -> None:
@@ -208,7 +208,7 @@ def check_causal(run: Run) -> None:
             before = earlier(ids)
             after = earlier(other)
             if (before - after).abs().max() > 1e-4 * before.abs().max():
-                # Otherwise the outputs vary for another reason.
+                # Otherwise the outputs vary for a different reason.
                 sees |= torch.equal(earlier(ids), before)
     if sees:
         names = ", ".join(dict.fromkeys(type(part).__name__ for part in own))
@@ -247,7 +247,7 @@ def parts_of(value: Any) -> Iterator[Value]:
 
 
 def folder_name(name: str) -> str:
-    """A name for the run's folder: that of the recipe, or FILE-FUNCTION for an idea."""
+    """The name of the run's folder: the recipe's name, or FILE-FUNCTION for an idea."""
     match = SPEC.match(name)
     if match is None:
         return name

@@ -39,34 +39,34 @@ from hectogpt.signals import WORDS, code_of
 from hectogpt.training.evaluate import SEQ_LEN
 from hectogpt.training.run import Data
 
-RULES = TRACKS["closed"]  # with the steps and tokens of the base
-MOST_NUMBERS = RULES.parameters or 0  # of all weights and buffers
-ROWS = 32  # of the test text, dealt at the same time
+RULES = TRACKS["closed"]  # except steps and tokens, which are the base's
+MOST_NUMBERS = RULES.parameters or 0  # values in all weights and buffers
+ROWS = 32  # rows of the test text that are dealt at the same time
 MOST_ROWS = 64  # per seed
-NOISE = LEAST_DIFFERENCE / 4  # nats: the standard error of a seed's gain over the rows
+NOISE = LEAST_DIFFERENCE / 4  # nats; the standard error of a seed's gain must be smaller
 AGAIN = 2  # rows that are dealt again, one at a time
 ALONE = 5e-3  # nats, mean difference; batches of a different size round differently
 MOST_SEEDS = 12
-# A limit on CPU time: this many times that of the base's training, plus seconds. Text that is
-# read once could otherwise be trained on many times.
+# A training may use this many times the CPU time of the base's training, plus SLACK seconds. Text
+# that is read once could otherwise be trained on many times.
 MOST_TIMES = 3
 SLACK = 10
 SAME_BITS = "gives the same bits again"
 ACROSS_MACHINES = 0.02  # nats; a loss may differ by this, because SOAP amplifies rounding
-# Variables that its processes have.
+# Environment variables that the processes get.
 ENVIRONMENT = ("PATH", "LANG", "LD_LIBRARY_PATH", "CXX", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
 
 
 class EndedError(Exception):
-    """The idea breaks a rule or cannot be run, or a check failed; the text says which."""
+    """The idea breaks a rule or cannot be run, or a check failed; the message says which."""
 
 
 @dataclass(frozen=True)
 class Trained:
     """The results of a training.
 
-    `facts` belong to its trial and are measured from outside. `weights` are in safetensors'
-    format; None if the training diverged.
+    `facts` are fields of the trial, measured from outside. `weights` are in safetensors' format;
+    None if the training diverged.
     """
 
     facts: dict[str, Any]
@@ -95,8 +95,8 @@ def judge(
         tell: called with one line per event; the first contains the hash that the record commits
             to.
 
-    Raises UserError for a base that cannot be trained, and STORAGE if the record cannot be
-    written. Ctrl-C stops it, with the verdict of the seeds so far.
+    Raises UserError for a base that cannot be trained or if the record exists already, and STORAGE
+    if the record cannot be written. Ctrl-C stops it and writes the verdict of the seeds so far.
     """
     at = datetime.now(UTC)
     secret = secrets.token_hex(32)
@@ -128,7 +128,7 @@ def judge(
 
 
 class Judging:
-    """A running judgement, whose record has its first line.
+    """A running judgement. Its record already has the first line.
 
     Attributes:
         runs: "base" and "idea" -> the fields of its run and of the run's model and data, as its
@@ -159,7 +159,7 @@ class Judging:
         """Write the verdict.
 
         Args:
-            ended: why there are no more seeds.
+            ended: why no more seeds follow.
             reasons: why the idea is refused or dishonest.
         """
         verdict = {"word": self.record.decided(reasons), "reasons": reasons, "ended": ended}
@@ -173,8 +173,8 @@ class Judging:
         for number in range(most_seeds):
             at = time.monotonic()
             if number and at - begun + slowest > seconds:
-                return f"the {seconds / 60:g} minutes have no room for another seed"
-            # Written together, so that a verdict has complete seeds.
+                return f"one more seed exceeds the {seconds / 60:g} minutes"
+            # Written together, so that a verdict covers only complete seeds.
             for trial in [one for name in self.corpora for one in self.trials(name, number)]:
                 self.record.write("trial", trial)
             slowest = max(slowest, time.monotonic() - at)
@@ -235,7 +235,7 @@ class Judging:
 
     @contextmanager
     def blame(self, arm: str, task: str, talk: Talk) -> Iterator[None]:
-        """Context manager: an error in the block is that of an invalid answer of the arm.
+        """Context manager: blame an error in the block on the arm's answers.
 
         Raises EndedError for the idea and UserError for the base.
         """
@@ -253,7 +253,7 @@ class Judging:
     def train(self, arm: str, seed: int, text: Corpus) -> Trained:
         """Train an arm on text that is dealt to it, and return its weights.
 
-        The weights are values in memory: never opened or copied as a file.
+        The weights stay in memory: they are never written to a file.
         """
         with self.process(arm, "train", seed) as talk:
             batches = self.plan(arm, seed, text.tokens["train"].astype(np.uint16))
@@ -299,7 +299,7 @@ class Judging:
         often = int(np.bincount(numbers).max())
         most = -(-len(numbers) // len(sequences))
         if arm == "idea" and often > most:
-            twice = f"a row of the training text is read {often} times, at most {most}"
+            twice = f"a row of training text is read {often} times; limit: {most}"
             raise EndedError(twice)
         return sequences[numbers].reshape(run["steps"], run["batch_size"] * size)
 
@@ -311,7 +311,7 @@ class Judging:
         All arms are dealt a token before any of them is dealt the next one.
 
         Args:
-            seed: that of the trainings.
+            seed: the seed of the trainings.
             trained: arm -> its weights.
             rows: [rows, tokens + 1].
             width: how many rows are dealt at a time.
@@ -342,7 +342,7 @@ class Judging:
                             answers[arm] = talk.receive()[1]
                     if place + 1 < shape[1]:
                         for talk in talks.values():
-                            talk.deal(targets)  # they compute while these answers are summed
+                            talk.deal(targets)  # they compute while the judge reads these answers
                     for arm, answer in answers.items():
                         with self.blame(arm, "score", talks[arm]):
                             losses[arm][group, place] = nats(answer, vocab, targets)
@@ -351,8 +351,8 @@ class Judging:
     def draw_rows(self, corpus: str, number: int) -> np.ndarray:
         """Draw rows of the test text for a seed, [rows, tokens + 1].
 
-        Each starts with the last token of the row before it. No row is drawn for a second seed
-        before all have been drawn.
+        Neighbouring rows share one token. No row is drawn again for a later seed before all have
+        been drawn.
         """
         tokens = self.corpora[corpus].tokens["test"]
         context = max(run["context_length"] for run in self.runs.values())
@@ -367,7 +367,7 @@ class Judging:
     # --- the checks
 
     def check(self, name: str, fault: str, seen: str = "") -> None:
-        """Write a check to the record: each check once if it passes.
+        """Record a check. One that passes is recorded only once.
 
         Args:
             name: the check.
@@ -390,16 +390,16 @@ class Judging:
         run = {**run["model"], **run["data"], **run}
         numbers = ("steps", "batch_size", "seq_len", "context_length", "vocab_size")
         if not all(type(run[name]) is int and run[name] > 0 for name in numbers):
-            raise ValueError(f"no run: {run!r:.200}")
+            raise ValueError(f"not a run: {run!r:.200}")
         run["tokens"] = run["steps"] * run["batch_size"] * run["seq_len"]
         same = self.runs.setdefault(arm, run) == run
         if arm == "idea":
-            fault = "" if same else "another process got another run"
+            fault = "" if same else "another process got a different run"
             self.check("is the same run each time", fault)
         self.check_rules(arm)
 
     def check_rules(self, arm: str, **costs: Any) -> None:
-        """Refuse an idea that breaks a rule: the base's steps and tokens, and those in RULES."""
+        """Check that an idea keeps the base's steps and tokens, and RULES. Raises EndedError."""
         if arm == "idea":
             base = self.runs["base"]
             run = self.runs["idea"]
@@ -410,7 +410,7 @@ class Judging:
     def check_bits(self, seed: int, text: Corpus, trained: Trained) -> None:
         """Check that a second training with the same seed gives the same weights."""
         same = self.train("idea", seed, text).weights == trained.weights
-        self.check(SAME_BITS, "" if same else "another process ends with other weights")
+        self.check(SAME_BITS, "" if same else "a second process has different weights")
 
     def check_alone(
         self, seed: int, trained: Trained, rows: np.ndarray, losses: np.ndarray
@@ -418,9 +418,7 @@ class Judging:
         """Check that rows that are dealt alone have the same losses as among other rows."""
         again = self.score(seed, {"idea": trained}, rows, width=1)[0]
         apart = float(np.abs(again - losses).mean(axis=1).max())
-        seen = (
-            f"{losses.mean():.4f} nats beside other rows, {again.mean():.4f} alone ({apart:.1e})"
-        )
+        seen = f"{losses.mean():.4f} nats with other rows, {again.mean():.4f} alone ({apart:.1e})"
         self.check("scores each row by itself", seen if apart > ALONE else "", seen)
 
 
@@ -437,7 +435,7 @@ class Replay:
     """The results of repeating a judgement.
 
     Attributes:
-        faults: what does not hold, as sentences.
+        faults: the differences that are too large, as sentences.
         largest: the largest difference of a loss, in nats.
         again: the record of the second judgement.
     """
@@ -465,7 +463,7 @@ def replay(judgement: Judgement, corpora: Sequence[Corpus], tell: Note, folder: 
         raise UserError(f"{judgement.path} cannot be replayed", why=why)
     again = Judgement(folder / "record.jsonl")
     again.write("begin", begin | {"sealed": sandbox.bubblewrap() is not None})
-    # What a verdict has reasons for came in a seed that has no trials.
+    # A verdict with reasons came during one more seed, whose trials were not recorded.
     seeds = len(judgement.gains()) + bool(judgement.reasons)
     Judging(texts, again, secret, tell).finish(math.inf, max(seeds, 1))
     return differences(judgement, again)

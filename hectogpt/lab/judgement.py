@@ -31,14 +31,14 @@ from hectogpt.lab.sequential import pair_of
 from hectogpt.lab.statistics import Paired
 
 ARMS = ("base", "idea")
-# Of an idea's source, comments and names too, as it is and compressed: a table of weights, or a
-# text, is no idea.
+# The most bytes of an idea's source, with its comments: as it is, and compressed. This leaves no
+# room for a table of weights or a text.
 MOST_BYTES = (100_000, 12_000)
-# Of a record: FILE.py:FUNCTION without a folder, on a recipe or on such a function, which may have
-# a recipe as its own base.
+# The names in a record: FILE.py:FUNCTION without a folder, on a recipe or another such function,
+# which may have a recipe as its own base.
 FUNCTION = r"\w[\w .-]*\.py:\w+"
 NAMES = re.compile(rf"{FUNCTION} on (\w+|{FUNCTION}(@\w+)?)")
-LARGEST = 1 << 26  # bytes of a record; ours have about 50,000
+LARGEST = 1 << 26  # bytes of a record; most have about 50,000
 FIRST = "0" * 64  # the hash before the first line
 
 
@@ -63,10 +63,13 @@ class Entrant:
     base_source: str | None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for names with a folder, and if sha256 is not that of the source."""
+        """Check the names and the hash.
+
+        Raises ValueError for names with a folder, and if sha256 is not that of the source.
+        """
         names = f"{self.idea} on {self.base}"
         expect(NAMES.fullmatch(names), f"{names!r:.200} is not FILE.py:FUNCTION on a base")
-        expect(hash_of(self.source) == self.sha256, "its source has another hash")
+        expect(hash_of(self.source) == self.sha256, "its source has a different hash")
 
     def links(self, arm: str) -> list[Any]:
         """A recipe's name, then file, function and source of each function to apply, in order."""
@@ -117,7 +120,7 @@ def weights_in(source: str) -> tuple[str, str]:
 
 
 def expect(holds: Any, why: str) -> None:
-    """Raise ValueError with `why` unless it holds."""
+    """Raise ValueError with `why` unless `holds` is true."""
     if not holds:
         raise ValueError(why)
 
@@ -143,10 +146,10 @@ class Judgement:
 
     Attributes:
         begin: the first line.
-        entrant: what is judged, from this line.
+        entrant: the idea and its base, from this line.
         trials: (corpus, seed, arm) -> the trial, in order: loss (nats per token of the rows),
-            rows (of the test text), seconds, peak_mb, params (number of all weights). The arm is
-            "base" or "idea".
+            rows (how many were scored), seconds, peak_mb, params (number of all weights). The arm
+            is "base" or "idea".
         checks: name -> the check, with `passed` and `seen`.
         word: "better", "worse", "tie", "unproven", "refused" (it breaks a rule), "dishonest" (a
             check failed), or "unfinished" (it is running, or was killed).
@@ -187,7 +190,7 @@ class Judgement:
                 known = key[0] in self.begin["corpora"] and key[2] in ARMS
                 expect(
                     known and key not in self.trials and math.isfinite(row["loss"]),
-                    "no trial of this judgement",
+                    "not one of its trials",
                 )
                 self.trials[key] = row
             case "check":
@@ -195,7 +198,7 @@ class Judgement:
             case "verdict":
                 secret = str(row["secret"])
                 holds = hash_of(secret) == self.begin["commitment"]
-                expect(holds, "line 1 commits to another secret")
+                expect(holds, "line 1 commits to a different secret")
                 drawn = [draw_seed(secret, number) for number in range(len(self.seeds()))]
                 expect(drawn == self.seeds(), "its seeds do not follow from its secret")
                 self.word = self.decided(row["reasons"])
@@ -236,7 +239,7 @@ class Judgement:
         return np.array(gains)
 
     def pair(self, corpus: str | None = None) -> Paired | None:
-        """The sequential test of these gains (lab/sequential.py); None before the first."""
+        """The sequential test of these gains (lab/sequential.py); None before the first gain."""
         gains = self.gains(corpus).tolist()
         return pair_of(gains) if gains else None
 
@@ -265,7 +268,7 @@ class Judgement:
 def read_judgement(path: Path) -> Judgement:
     """Read a record, and check its chain and its secret.
 
-    Raises UserError (DATA) that names the line which is not as it was.
+    Raises UserError (DATA) that names the first line that is invalid or was changed.
     """
     try:
         lines = read_bytes(path, LARGEST).decode().splitlines()

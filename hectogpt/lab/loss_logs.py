@@ -1,4 +1,4 @@
-"""Loss curves of anybody's runs, from printed lines, CSV, JSON lines or TensorBoard's files."""
+"""Loss curves from any program's logs: printed lines, CSV, JSON lines or TensorBoard's files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hectogpt.lab.losses import LARGEST, csv_rows, file_and_column, json_rows
 Curve = list[tuple[int, float]]  # (step, loss); infinity stands for a loss that is not finite
 # Names of the step's column, in order of preference.
 STEPS = ("step", "iter", "iteration", "global_step", "_step")
-LOSS = re.compile("loss|bpb", re.IGNORECASE)  # parts of the name of a loss's column
+LOSS = re.compile("loss|bpb", re.IGNORECASE)  # in the names of columns that hold losses
 # Lines of nanoGPT, nanochat, llm.c, modded-nanogpt, and litgpt, which prints two losses after one
 # word.
 STEP_SHOWN = re.compile(r"\b(?:step|iter(?:ation)?)[ :=]*(\d+)", re.IGNORECASE)
@@ -83,7 +83,7 @@ def _from_rows(rows: Iterable[Mapping[str, Any]], column: str) -> dict[str, Curv
             if step is not None and (key == column or LOSS.search(key)):
                 _add(curves, key, int(float(step)), value)
             elif key not in STEPS:
-                curves.setdefault(key, [])  # named if there is no curve
+                curves.setdefault(key, [])  # listed in the error if there is no curve
     return curves
 
 
@@ -101,7 +101,7 @@ def _tensorboard(path: Path) -> dict[str, Curve]:
 
 
 def _add(curves: dict[str, Curve], name: str, step: int, value: object) -> None:
-    """Add a point. A field without a number is skipped; programs score only now and then."""
+    """Add a point. A field without a number is skipped: programs do not score at every step."""
     points = curves.setdefault(name, [])
     try:
         loss = float(value)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A verdict on losses from anybody's runs: read them from files, pair them by seed, test the gain.
+"""A verdict on losses from any program: read them from files, pair them by seed, test the gain.
 
 The test is that of `hectogpt compare --until decided` (sequential.py): the result stays valid when
 it is recomputed after every new seed.
@@ -45,7 +45,7 @@ class LossVerdict:
         more_seeds: about how many more pairs would decide it if gain and spread stayed as they
             are. 0 if it is decided, None if one pair gives no spread or the number exceeds 10,000.
         margin: smaller differences count as a tie.
-        paired: True if the pairs share a seed, False if they share only their place in the files.
+        paired: True if the pairs share a seed, False if they are paired by place in the files.
         unused: seeds (or, unpaired, a number of rows) without a partner.
     """
 
@@ -60,7 +60,7 @@ class LossVerdict:
     unused: tuple[str, ...]
 
     def text(self, a: str, b: str) -> str:
-        """The verdict as one paragraph. a, b: names for the two."""
+        """The verdict as one paragraph. a, b: names of the two sets of losses."""
         opening = OPENINGS[self.verdict].format(arm=b, first=a)
         direction = "lower" if self.gain >= 0 else "higher"
         facts = [f"its mean loss is {abs(self.gain):.4g} {direction}"]
@@ -129,7 +129,7 @@ def verdict(
         raise DataError(
             "the two cannot be compared",
             why=why,
-            fix="run both with the same seeds; without seeds, pairs are those of the same place",
+            fix="run both with the same seeds; without seeds, losses are paired by place",
         )
     gains = np.subtract(before, after, dtype=np.float64)
     if not np.isfinite(gains).all():
@@ -198,7 +198,7 @@ def read_losses(name: str) -> tuple[Losses, bool]:
     shown = one_line(", ".join(columns)) or "none"
     if column not in columns:
         fix = (
-            f"{path}:COLUMN names another column"
+            f"{path}:COLUMN with one of these"
             if columns
             else f"a first line such as seed,{column}"
         )
@@ -233,7 +233,7 @@ def read_losses(name: str) -> tuple[Losses, bool]:
 
 
 def file_and_column(name: str, default: str) -> tuple[Path, str]:
-    """The two parts of FILE:COLUMN; the default column for a FILE alone."""
+    """Split FILE:COLUMN into its parts; a FILE alone gets the default column."""
     if not Path(name).exists() and ":" in name:
         file, _, column = name.rpartition(":")
         return Path(file), column

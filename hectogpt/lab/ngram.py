@@ -17,16 +17,16 @@ from hectogpt.data.tokenizer import check_ids
 from hectogpt.errors import DataError
 from hectogpt.training.evaluate import SEQ_LEN, EvalResult, cut
 
-# A context: offsets of its tokens from the one before the target. (0,) is that token, (0, 1) that
-# and the one before, (1,) the one behind a gap. A pattern without its last offset is the next
+# A context: offsets of its tokens from the one before the target. (0,) is that token, (0, 1) the
+# last two tokens, (1,) only the second to last. A pattern without its last offset is the next
 # shorter context.
 Pattern = tuple[int, ...]
 
-# added to counts of single tokens and of what they follow, so that no id has probability 0
+# added to the counts of single tokens, and of the tokens before them: no id has probability 0
 ADDED = 0.1
 DISCOUNT = 0.75  # of the bigram and the trigram, subtracted from every count
 ORDER = 5  # tokens of the longest n-gram
-LEAST = 0.01  # of a discount, so that every token keeps a probability
+LEAST = 0.01  # smallest discount; with 0, some tokens would have no probability
 BLOCK = 1 << 20  # targets whose contexts are looked up at a time
 HASH_BITS = 22
 MOST = np.array([1.0, 2.0, 3.0])  # a discount is not larger than the count it is taken from
@@ -77,7 +77,7 @@ class NgramModels:
             "kn3": self.trigram.score([stream[None]])[0],
             "kn5": self.order_5.score(cut(stream, seq_len))[0],
         }
-        probabilities["kn3"][0] = probabilities["kn2"][0]  # before the second token there is one
+        probabilities["kn3"][0] = probabilities["kn2"][0]  # the second token has one before it
         return {name: -np.log(p) for name, p in probabilities.items()}
 
     def losses(self, held_out: np.ndarray, seq_len: int = SEQ_LEN) -> dict[str, float]:
@@ -142,12 +142,12 @@ def _hash(keys: np.ndarray) -> np.ndarray:
 
 
 def _starts(ordered: np.ndarray) -> np.ndarray:
-    """Where a new value begins in a sorted array."""
+    """The indices at which a new value begins in a sorted array."""
     return np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])
 
 
 def _targets(rows: np.ndarray) -> np.ndarray:
-    """The places, in the rows one after the other, of every token after the first of its row."""
+    """Indices into the flattened rows of every token except the first of each row."""
     return np.arange(rows.size, dtype=np.int32).reshape(rows.shape)[:, 1:].ravel()
 
 
@@ -223,7 +223,7 @@ class NgramTable:
         if not len(self.totals):
             zeros = np.zeros(contexts.shape, np.int64)
             return Level(zeros, zeros, np.zeros((3, *contexts.shape)))
-        # The last contexts may have nothing after them.
+        # The last contexts may have no token after them, and then are not in `totals`.
         known = (contexts >= 0) & (contexts < len(self.totals))
         at, found = find(self.keys, np.where(known, contexts * self.vocab + targets, -1))
         context = np.where(known, contexts, 0)
@@ -254,11 +254,10 @@ class KneserNey:
         vocab: the size of the vocabulary.
         patterns: the contexts; each comes after the next shorter one.
         discount: one discount for all counts. None is modified Kneser-Ney: three for each pattern,
-            by its formula.
-        asked: the rows [rows, n] that will be scored; no others can be then. Only what they need
-            is kept, so that tens of millions of tokens can be counted in 2 GB. Discounts by
-            formula would be those of their contexts alone: give one, or fit them
-            (best_counting.py).
+            by formula.
+        asked: the only rows [rows, n] that can be scored. Only counts that they need are kept, so
+            that tens of millions of tokens fit in 2 GB. Discounts by formula would then be based
+            on their contexts only, so give one discount, or fit them (best_counting.py).
 
     Without context, p_y = (m_y + a) / sum(m + a), where m_y is the number of different ids before
     y and a = ADDED. Each pattern interpolates with the next shorter one (`Level.interpolate`).
@@ -319,8 +318,8 @@ class KneserNey:
     def _learn(self, rows: np.ndarray) -> Iterator[tuple[Pattern, np.ndarray, np.ndarray]]:
         """Yield each pattern with its targets and their contexts, and remember the contexts.
 
-        Targets are the places whose row begins early enough for the pattern, contexts their
-        indices.
+        The targets are places in the rows that have enough tokens before them; the contexts are
+        given by index.
         """
         at = _targets(rows)
         none = np.zeros(len(at), np.int32)
@@ -344,7 +343,7 @@ class KneserNey:
     def _extended(
         self, pattern: Pattern, rows: np.ndarray, at: np.ndarray, nearer: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The places in `at` whose row begins early enough, and the keys of their contexts.
+        """The places in `at` with enough tokens before them, and the keys of their contexts.
 
         A key is the index of the next shorter context times `vocab` plus the token before it.
         """
@@ -382,7 +381,7 @@ class KneserNey:
         self.tables[pattern] = NgramTable(keys, counts, self.vocab, asked)
 
     def _contexts(self, rows: np.ndarray) -> dict[Pattern, np.ndarray]:
-        """The index of each target's context by each pattern, [rows, n - 1].
+        """The index of each target's context for each pattern, [rows, n - 1].
 
         The index is -1 for an unknown context and where the row is too short.
         """
@@ -439,7 +438,7 @@ class KneserNey:
         return np.concatenate(p), np.concatenate(known)
 
 
-# --- n-grams mixed in where a network is scored, as the track *closed+counting* allows it
+# --- n-grams mixed in where a network is scored, as the track *closed+counting* allows
 #
 #     p(y) = (1 - w_k) q(y) + w_k c(y)
 #

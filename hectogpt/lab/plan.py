@@ -18,7 +18,7 @@ from hectogpt.lab.record import arm_label, changed
 from hectogpt.serialization import IDEA_MODULE, dump
 from hectogpt.training.run import Run, load_run
 
-COMMA = re.compile(r",(?![^\[]*\])")  # not inside [0.9,0.95]
+COMMA = re.compile(r",(?![^\[]*\])")  # except inside brackets: [0.9,0.95] is one value
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def add_arm(arms: dict[str, Arm], run: Run, recipe: Run, label: str) -> None:
         recipe: the run that it was made from.
         label: the label; a number is appended if a different run has it already.
 
-    Raises UserError for a run that is already there, and for one that sees the future.
+    Raises UserError if `arms` already has this run, or if its model sees later tokens.
     """
     ideas.check_causal(run)
     if label in arms:
@@ -56,7 +56,7 @@ def add_arm(arms: dict[str, Arm], run: Run, recipe: Run, label: str) -> None:
                 "these are equal",
                 fix="leave one out, or change a field",
             )
-        label += f" ({len(arms) + 1})"  # files of one name in two folders
+        label += f" ({len(arms) + 1})"  # idea files of the same name in two folders
     arms[label] = Arm(label, run, changed(recipe, run))
 
 
@@ -128,7 +128,7 @@ def _parse(text: str) -> Any:
 def override(run: Run, changes: dict[str, Any]) -> Run:
     """The run with some dotted fields replaced.
 
-    Raises UserError that names a field which does not exist or whose value does not fit.
+    Raises UserError that names the field if it does not exist or its value does not fit.
     """
     data = dump(run)
     for field, value in changes.items():

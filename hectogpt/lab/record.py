@@ -17,10 +17,10 @@ from hectogpt.files import append_line, is_whole_object, parse_json_object, read
 from hectogpt.serialization import diff, dump, load
 from hectogpt.training.run import Run, load_run
 
-# Left out of an experiment's identity: the seed, and the text's name, as its hash is there.
-# Threads change the order in which sums are rounded, which SOAP enlarges: a seed's loss moved by
-# 0.004 (dev) and 0.006 (test, both sotu), about the SD over seeds. The experiment stays the same,
-# but a trial with other threads is another trial and is not paired.
+# Fields that are not part of an experiment's identity. The text is identified by its hash, not by
+# its name. The number of threads changes the order of sums and so their rounding, which SOAP
+# amplifies: a seed's loss moved by 0.004 (dev) and 0.006 (test, both sotu), about the SD over
+# seeds. The experiment stays the same, but it is a different trial, which is not paired.
 NOT_IDENTITY = ("seed", "threads", "corpus")
 
 Status = Literal["ok", "diverged", "failed"]
@@ -103,8 +103,8 @@ class Record:
 
 
 def parse_run(run: Mapping[str, Any]) -> Run | None:
-    """The Run that `dump` wrote; None for one that this version cannot express."""
-    # What was never a run may fail in each of these ways.
+    """Load a Run that `dump` wrote; return None if this version cannot express it."""
+    # Data that was never a run may raise any of these.
     with suppress(
         UserError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError
     ):
@@ -113,7 +113,7 @@ def parse_run(run: Mapping[str, Any]) -> Run | None:
 
 
 def experiment_key(run: Mapping[str, Any], corpus_sha256: Mapping[str, str]) -> str:
-    """Identity of an experiment: the run (recipe and every field but NOT_IDENTITY) and the texts.
+    """Identity of an experiment: the run (every field except NOT_IDENTITY) and the texts.
 
     Args:
         run: the run as `dump` writes it today. A record's run is converted to that form when it is

@@ -33,7 +33,7 @@ from hectogpt.lab.statistics import LEAST_DIFFERENCE, Paired
 ALPHA = 0.05  # probability that any of the intervals, at any look, misses the true gain
 # g: the expected variance of the gain, in units of the variance of the differences. With 9 (gains
 # of about 3 SD, as rungs of the ladder have), three seeds are enough for a clear gain. A different
-# g would be just as valid, and slower here.
+# g would be just as valid, but would need more seeds here.
 EFFECT_VARIANCE = 9.0
 
 

@@ -58,7 +58,8 @@ class Paired:
             "unproven": a gain beyond both with p >= SIGNIFICANCE, or any difference of a single
             pair.
 
-    For n = 1, sd, low, high, p and noise_floor are None.
+    For n = 1, sd, low, high, p and noise_floor are None. A sequential test has an interval and a
+    verdict of its own (sequential.py).
     """
 
     n: int

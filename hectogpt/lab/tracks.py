@@ -1,7 +1,4 @@
-"""Tracks, which are sets of rules for a comparison, and a check of which rules a trial breaks.
-
-No other module names a track.
-"""
+"""Tracks, which are sets of rules for a comparison, and a check of which rules a trial breaks."""
 
 from __future__ import annotations
 
@@ -62,7 +59,7 @@ def find_track(name: str) -> Track:
 
 @dataclass(frozen=True)
 class Taken:
-    """The costs of a trial, as far as they are known. `again`: it reads text twice."""
+    """The costs of a trial, as far as known. `again`: it reads some text more than once."""
 
     steps: int
     tokens: int

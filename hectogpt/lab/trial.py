@@ -109,7 +109,7 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         raise DataError(
             what,
             why="trials on different texts cannot be compared",
-            fix="start it anew",
+            fix="start again",
         )
     stream = events(run, corpus, splits=splits)
     session = session_of(stream)
@@ -138,7 +138,7 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def scores_of(scoring: Scoring, session: Session, splits: Sequence[str]) -> dict[str, float]:
     """Loss and bits per byte of a trained run on these splits by the rules of a track.
 
-    The keys are those of a record; {} for "alone", which the record has already.
+    The keys are those of a record. {} for "alone": the record already has those scores.
     """
     if scoring == "alone":
         return {}

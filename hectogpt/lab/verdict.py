@@ -39,8 +39,8 @@ class Verdict:
         arm, first: labels of the two arms.
         pair: their paired difference, from `Comparison.pair`.
         seeds: the paired seeds, up to the decision.
-        costs: what a trial takes in "seconds", "memory" (MiB) and "parameters"; None if the
-            records do not say.
+        costs: the mean "seconds", "memory" (MiB) and "parameters" of a trial of each arm; None
+            if the records do not say.
         diverged: (label, seed) of trials of both arms that count as a uniform guess.
         failed: (label, seed) of trials of both arms that crashed and do not count.
     """
@@ -165,7 +165,7 @@ class ComparisonResult:
 
     Attributes:
         results: for each run that has a trial, in order: losses over the seeds, and the paired
-            difference to the first run (`to_first`).
+            difference from the first run (`to_first`).
         records: those of all trials, including crashed ones.
         verdicts: one for each run that shares a seed with the first; `text` is a paragraph to
             quote.
@@ -219,7 +219,7 @@ class ComparisonResult:
         return printable("\n".join(lines))
 
 
-# --- in words
+# --- text
 
 
 def _outcome(verdict: Verdict) -> str:
@@ -288,8 +288,8 @@ def _what_it_takes(verdict: Verdict) -> str:
             f"{goal}, {basis}."
         )
     more = (
-        "what is missing is p, so run it on fresh seeds"
+        "p is still too high, so run it on fresh seeds"
         if verdict.word == "unproven"
         else "more are not needed"
     )
-    return f"{needed} paired seeds tell {goal}, {basis}; {more}."
+    return f"{needed} paired seeds can tell {goal}, {basis}; {more}."

@@ -1,7 +1,7 @@
-"""The losses that counting reaches on any text and tokenizer, to compare a network's loss with.
+"""Losses of n-gram counts on any text and tokenizer, to compare a network's loss with.
 
-The last tenth of the text is held out, as in nanoGPT. N-grams of the rest, with the same tokens of
-context that a network would have, predict sequences spread over it.
+The last tenth of the text is held out, as in nanoGPT. Sequences spread over it are predicted by
+n-grams of the rest, with the same tokens of context that a network would have.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ MEANINGS = {
     "kn5": "modified Kneser-Ney after 4 tokens",
     "best": "these, with gaps and repetitions, mixed",
 }
-HELD_OUT = 0.1  # share of the text, its end
-SCORED = 256  # sequences at most
-MOST_COUNTED = 1 << 25  # tokens, which take 2 GB; of a longer text, evenly spread sequences
+HELD_OUT = 0.1  # share of the text, at its end
+SCORED = 256  # at most this many sequences
+MOST_COUNTED = 1 << 25  # tokens, which take 2 GB; a longer text is sampled evenly
 SHORTEST = 16  # tokens of a sequence
 CHUNK = 1 << 18  # bytes that are tokenised at a time
 BETWEEN_WORDS = re.compile(rb"(?<=\S)(?= \S)")  # no common tokenizer has a token that spans this
 LARGEST_TOKENIZER = 256 << 20  # bytes
-PACKED = 1 << 20  # bytes of text that are compressed
-PACKED_AFTER = 4 << 20  # bytes before them
+PACKED = 1 << 20  # bytes of held-out text that are compressed
+PACKED_AFTER = 4 << 20  # bytes before them that the compressor sees first
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Yardstick:
 
     Attributes:
         nats_per_token: line -> held-out cross entropy, from a uniform guess to the best counting.
-        packed: compressor -> bits per byte of the held-out text, compressed after the text before
-            it.
+        packed: compressor -> bits per byte of the first PACKED bytes of the held-out text,
+            compressed after the text before it.
         tokens_counted, tokens_scored: their numbers.
         bytes_per_token, characters_per_token: of the held-out text.
     """
@@ -147,9 +147,7 @@ class Yardstick:
             return f"{line} ({self.nats_per_token[line]:.2f}: {MEANINGS[line]})"
 
         if not above:
-            hint = (
-                "is it a sum, in other units, of other tokens, or of labels that are not shifted?"
-            )
+            hint = "is it a sum, in other units, over other tokens, or with unshifted labels?"
             return f"{what} is not below {named(below[0])}: {hint}"
         if not below:
             return f"{what} is below every line, {named(above[0])} included."
@@ -170,7 +168,7 @@ def yardstick(text: str, encoder: Encoder, train_tokens: int | None = None) -> Y
     raw = "\n\n".join(document.text for document in find_source(text).documents()).encode()
     too_short = DataError(
         f"{text} is too short: {len(raw):,} bytes",
-        why=f"two sequences of at least {SHORTEST} tokens of its last tenth are scored",
+        why=f"its last tenth needs two sequences of at least {SHORTEST} tokens",
         fix="name a longer text",
     )
     if len(raw) < 20 * SHORTEST:
@@ -282,7 +280,7 @@ def open_encoder(name: str) -> Encoder:
         found = Tokenizer.from_buffer(read_bytes(path, LARGEST_TOKENIZER))
     except OSError as error:
         raise errors.unreadable(path, error, fix=fix) from None
-    except Exception as error:  # the library's own class
+    except Exception as error:  # the library has its own exceptions
         raise DataError(f"{path} is not a tokenizer", why=first_line(error), fix=fix) from None
     found.no_truncation()
     found.no_padding()

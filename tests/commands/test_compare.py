@@ -137,4 +137,4 @@ def test_until_decided_looks_seed_by_seed(corpus: Corpus, tmp_path: Path, here: 
     assert (verdict["word"], verdict["sequential"], verdict["seeds"]) == ("better", True, [0, 1, 2])
     undecided = json.loads(here(*given, "--until", "decided", "--seeds", "2", "--json").stdout)
     assert undecided["verdicts"][0]["word"] == "unproven"
-    assert undecided["ended"] == "all of 2 seeds are run, not decided"
+    assert "not decided" in undecided["ended"]

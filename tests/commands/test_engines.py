@@ -108,7 +108,7 @@ def test_decisions_do_not_depend_on_workers(corpus: Corpus, tmp_path: Path) -> N
 
 def test_what_ends_rounds(corpus: Corpus, tmp_path: Path) -> None:
     undecided = run_rounds(corpus, tmp_path / "r.jsonl", Threads(1, losses), seeds=(5, 6))
-    assert (undecided.seeds, undecided.ended) == ([5, 6], "all of 2 seeds are run, not decided")
+    assert (undecided.seeds, "not decided" in undecided.ended) == ([5, 6], True)
     crashing = Threads(1, lambda lr, seed: None if lr == 2.0 else 5.0)
     ended = run_rounds(corpus, tmp_path / "c.jsonl", crashing, arms=2).ended
     assert ended == "lr 2 crashed twice in a row"

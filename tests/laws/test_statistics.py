@@ -223,7 +223,7 @@ def test_what_it_takes_to_decide(corpus: Corpus, tmp_path: Path) -> None:
     assert f"About {needed} paired seeds" in noisy.text
     enough = replace(noisy, pair=replace(noisy.pair, sd=0.001))
     assert "more are not needed" in enough.text
-    assert "what is missing is p" in replace(enough, pair=replace(enough.pair, verdict="unproven")).text
+    assert "fresh seeds" in replace(enough, pair=replace(enough.pair, verdict="unproven")).text
     assert "more seeds are not needed" in replace(noisy, sequential=True).text
 
 
