@@ -5,7 +5,8 @@ on. A wheel holds copies of reference/, assignment/ and answers/, made when it i
 in a checkout the folders themselves are read, so that no copy can differ.
 
 An exercise is the code after a comment line `# exercise: PART` in a function of the textbook, to
-the end of the function. assignment/stubs.md has the text that a student reads in its place."""
+the end of the function. assignment/stubs.md has the text that a student reads in its place.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """The parts of the assignment: names, order, points, functions, and the parts that each needs. For
-the kit and the grader."""
+the kit and the grader.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """A student's progress: the tests of a kit, run part by part in a child process.
 
 A test is a function whose name begins with `test_`, in tests/test_PART.py; no pytest is needed. An
-exercise that is still a stub raises NotImplementedError with its name."""
+exercise that is still a stub raises NotImplementedError with its name.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +132,8 @@ def reply(request: dict[str, Any]) -> Iterator[dict[str, str]]:
 
 def run_part(folder: Path, part: str) -> tuple[str, str]:
     """Run the tests of a part. Return its state, and the first reason why it has not passed. A
-    failure beyond the course's tests is a note on a part that has passed."""
+    failure beyond the course's tests is a note on a part that has passed.
+    """
     import torch
 
     beyond = False

@@ -1,7 +1,8 @@
 """Labs: models and inputs so simple that a reader can follow them by hand. A mistake of the
 catalogue is run in a lab, and shows an outcome.
 
-questions.toml has each lab: its words, weights and inputs. A variant has different numbers."""
+questions.toml has each lab: its words, weights and inputs. A variant has different numbers.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class Outcome(NamedTuple):
 @cache
 def mistakes_of(lab: str) -> dict[str, Any]:
     """Return name -> mistake of a lab: a Mistake, the letters of a training loop, or for the right
-    program None. Of gradients, the name begins with the part."""
+    program None. Of gradients, the name begins with the part.
+    """
     part = LABS[lab]["part"]
     if part == "loop":
         return WORDS["loop"]

@@ -3,7 +3,8 @@ input tells two programs apart (experiment).
 
 The answer to each is found by running all that is offered. A question of level n leaves n choices
 to a reader who sees only which rows of numbers are wrong, and not what they are: this reader
-guesses right once in n times, whatever the kind. Everything follows from the seed."""
+guesses right once in n times, whatever the kind. Everything follows from the seed.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +103,8 @@ def draw(seed: str, kind: str, level: int, without: Collection[str] = ()) -> Que
 @cache
 def wrong_rows(lab: str, variant: int, name: str) -> frozenset[int] | None:
     """Return the rows in which a mistake's outcome is wrong: all that a hasty reader sees; None if
-    there are no numbers."""
+    there are no numbers.
+    """
     made, right = (outcome(lab, n, shown_inputs(lab), variant) for n in (name, RIGHT))
     return None if made.fault else frozenset(row for row, _ in unlike_cells(lab, made, right))
 
@@ -110,7 +112,8 @@ def wrong_rows(lab: str, variant: int, name: str) -> frozenset[int] | None:
 def companions(now: Draw, name: str) -> list[str] | None:
     """Return the names to offer with a mistake: level - 1 of them are wrong in the same rows. No
     two outcomes are alike, no two sentences equal, and the numbers of at most one cannot be found
-    by hand. None if these dice find none."""
+    by hand. None if these dice find none.
+    """
     opaque = LABS[now.lab]["opaque"]
     wanted = wrong_rows(now.lab, now.variant, name)
     left = {True: now.level - 1, False: KINDS[now.kind] - now.level}
@@ -132,7 +135,8 @@ def companions(now: Draw, name: str) -> list[str] | None:
 
 def of_outcomes(now: Draw, name: str) -> Question | None:
     """Return a question of the kind `symptom` or `predict`; None if the mistake cannot be asked
-    about."""
+    about.
+    """
     lab = now.lab
     predicts = now.kind == "predict"
     if not differ(lab, name, RIGHT, shown_inputs(lab), now.variant):
@@ -175,7 +179,8 @@ def contrast(lab: str, one: Outcome, two: Outcome, first: str, second: str) -> s
 
 def sorted_inputs(lab: str, one: str, two: str, variant: int) -> tuple[list[str], ...]:
     """Return the inputs that tell two programs apart, those on which both are wrong alike, and
-    those on which both are right, where nobody expects to tell them apart."""
+    those on which both are right, where nobody expects to tell them apart.
+    """
     found: tuple[list[str], ...] = [], [], []
     for given in LABS[lab]["inputs"]:
         apart, *wrong = (
@@ -189,7 +194,8 @@ def sorted_inputs(lab: str, one: str, two: str, variant: int) -> tuple[list[str]
 @cache
 def experiments(lab: str, level: int, variant: int) -> list[tuple[str, str]]:
     """Return the pairs of programs that a question can be about: each shows a mistake on some
-    input, or the second is right."""
+    input, or the second is right.
+    """
     inputs = LABS[lab]["inputs"]
     count = KINDS["experiment"]
     if len(inputs) < count:

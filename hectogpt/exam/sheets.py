@@ -53,7 +53,8 @@ def refusal(name: str, what: str, **facts: str) -> UserError:
 def make_sheets(names: list[str], secret: str, plan: list[tuple[str, int]]) -> list[Sheet]:
     """Return a sheet for each name, with questions of the kinds and levels of the plan, on labs
     that differ as far as there are enough. The questions of a sheet depend on its name and the
-    secret alone. Raises UserError for a name that comes twice, or is empty."""
+    secret alone. Raises UserError for a name that comes twice, or is empty.
+    """
     for name, times in Counter(names).items():
         if times > 1 or not name:
             raise refusal("name", f"the name {name!r}")
@@ -71,7 +72,8 @@ def make_sheets(names: list[str], secret: str, plan: list[tuple[str, int]]) -> l
 
 def checksum(text: str) -> str:
     """Return three digits that change if a character changes, or two change places; exam.js has
-    the same."""
+    the same.
+    """
     return f"{sum((n + 1) * ord(c) for n, c in enumerate(text)) % 997:03}"
 
 
@@ -122,7 +124,8 @@ def pages_of(sheet: Sheet) -> list[list[str]]:
 
 def letters_of(row: dict[str, str], sheet: dict[str, Any]) -> str:
     """Return the letters that a student has answered, "-" for none: typed as "b-cad", or in the
-    code that the page gives. Raises UserError (DATA)."""
+    code that the page gives. Raises UserError (DATA).
+    """
     what = f"the answers of {row['name']}: {row['answers'][:60]!r}"
     text = re.sub(r"\s", "", row["answers"]).upper()
     if found := re.fullmatch(r"([A-Z]{4}-\d{3,})-([A-F.]+)-(\d{3})", text):
@@ -138,7 +141,8 @@ def letters_of(row: dict[str, str], sheet: dict[str, Any]) -> str:
 
 def mark(rows: list[dict[str, str]], sheets: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Return a row of marks for each row of answers: points, and what was confused. Raises
-    UserError (DATA) for an unknown name, or answers that do not fit."""
+    UserError (DATA) for an unknown name, or answers that do not fit.
+    """
     known = {sheet["name"]: sheet for sheet in sheets}
     marks = []
     for row in rows:

@@ -1,8 +1,8 @@
-"""Answers: the results of calls to a submission's code, and how they travel from the child to its
-parent.
+"""Answers: the results of calls to a submission's code, and how the child sends them.
 
-A frame holds the answers of one setting: facts as JSON, numbers as a safetensors file. Nothing
-here knows a right value."""
+A frame holds the answers of one setting: facts as JSON, numbers as a safetensors file. This module
+contains no right values.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from hectogpt.grade.result import Outcome
 from hectogpt.grade.watch import Picture
 from hectogpt.serialization import dump, load
 
-ALL_BYTES = 48 << 20  # of one child's frames
-LONGEST = 2000  # characters of a text
+ALL_BYTES = 48 << 20  # the most bytes that one child may send
+LONGEST = 2000  # characters; a longer text in an answer is cut
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """The result of one call: values, an error, something else, curves, or a picture.
 
-    tensors: its numbers by name.
+    tensors: the numbers of the result, by name.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def words(self) -> str:
-        """The answer as a part of a sentence."""
+        """The answer in a few words, to use inside a sentence."""
         return "returned something else"
 
     def facts(self) -> dict[str, Any]:
@@ -47,13 +47,13 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Raised(Answer):
-    """An error was raised.
+    """The call raised an error.
 
-    error: its class.
+    error: the name of its class.
     text: its message.
-    line: where in the submission it arose, as "model_solution.py:88: code".
-    building: the part could not even be built.
-    is_memory: it ran out of memory.
+    line: the line of the submission that raised it, as "model_solution.py:88: code".
+    building: True if the part could not even be built.
+    is_memory: True if memory ran out.
     """
 
     error: str
@@ -70,9 +70,9 @@ class Raised(Answer):
 
 @dataclass(frozen=True, kw_only=True)
 class Other(Answer):
-    """Something else than a tensor came back, or nothing.
+    """The call returned something other than a tensor.
 
-    text: "None", or "a tuple of 2".
+    text: what it returned, such as "None" or "a tuple of 2".
     """
 
     text: str
@@ -84,14 +84,14 @@ class Other(Answer):
 
 @dataclass(frozen=True, kw_only=True)
 class Values(Answer):
-    """A tensor or a number came back.
+    """The call returned a tensor or a number.
 
     tensors: the result under "", and the gradients by name, for the tensors that receive one.
-    has_gradient: False if a gradient was asked for and the result is not connected to any weight.
+    has_gradient: False if a gradient was requested but autograd does not track the result.
     backward: the error that backward raised.
     absent: weights that the module lacks, or has in a different shape.
-    unnamed: arguments that it has under other names.
-    changed: what the call leaves changed, by the names of [left] in mistakes.toml.
+    unnamed: expected argument names that the function does not accept.
+    changed: side effects of the call, by their names under [left] in mistakes.toml.
     """
 
     has_gradient: bool = True
@@ -106,7 +106,7 @@ class Values(Answer):
 
     @property
     def trains(self) -> bool:
-        """True if backward got through."""
+        """True if backward succeeded."""
         return self.has_gradient and self.backward is None
 
 
@@ -114,10 +114,10 @@ class Values(Answer):
 class Curves(Answer):
     """train() recorded losses and gradient norms.
 
-    tensors: "losses", "norms", "ids N" of each batch, and what watch.Seen has.
+    tensors: "losses", "norms", "ids N" for each batch, and the numbers of watch.Seen.
     optimizers, plain: see watch.Seen.
-    kept: the losses hold their autograd graph.
-    after: an error that was raised after they were recorded.
+    kept: True if recorded numbers are tensors that keep their autograd graph.
+    after: an error raised after the losses were recorded.
     """
 
     optimizers: tuple[str, ...] = ()
@@ -134,7 +134,7 @@ class Drawn(Answer):
 
 
 def short(text: str, width: int = 300) -> str:
-    """Return a foreign text on one line, cut to `width` characters."""
+    """Return a submission's text on one line, cut to `width` characters."""
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 3] + "..."
 
@@ -156,8 +156,9 @@ def frame_of(answers: list[Answer]) -> tuple[dict[str, Any], bytes]:
 
 
 def of_frame(header: dict[str, Any], body: bytes) -> list[Answer]:
-    """Parse a frame. If it is malformed, raises UserError, ValueError, KeyError, TypeError or a
-    safetensors error.
+    """Parse a frame into answers.
+
+    Raises UserError, ValueError, KeyError, TypeError or a safetensors error for a malformed frame.
     """
     tensors: dict[str, dict[str, Tensor]] = {}
     for name, value in load_tensors(body).items():
@@ -176,19 +177,19 @@ def of_frame(header: dict[str, Any], body: bytes) -> list[Answer]:
 
 @dataclass
 class Transcript:
-    """All that came back from the children of a submission.
+    """Everything received from the children of a submission.
 
     Attributes:
         files: the modules that were handed in.
         answers: (setting, variant) -> the dtype that the submission ran in, and its answers in
             order.
-        imports: module -> why it cannot be imported.
-        missing: packages that stand-ins took the place of.
-        ends: setting -> how a child died in it; under "" during the import.
-        seconds: of all children.
-        left: what the child has still to answer; first the import, as ("", "").
-        ready: the child has started with the submission.
-        size: bytes of all its frames.
+        imports: module -> the error that its import raised.
+        missing: packages that are not installed here; stand-ins replaced them.
+        ends: setting -> how a child died in it; "" stands for the import.
+        seconds: the time that all children took together.
+        left: the (setting, variant) that the child must still answer; ("", "") is the import.
+        ready: True once the child has received its restrictions and can run the submission.
+        size: bytes received from the present child.
     """
 
     files: set[str] = field(default_factory=set)
@@ -202,14 +203,17 @@ class Transcript:
     size: int = 0
 
     def begin(self, asked: list[tuple[str, str]]) -> None:
-        """Note that a new child is asked for these (setting, variant)."""
+        """Prepare for the answers of a new child to these (setting, variant)."""
         self.left = [("", ""), *asked]
         self.ready = False
         self.size = 0
 
     def receive(self, header: dict[str, Any], body: bytes) -> None:
-        """Take in one frame. Raises what `of_frame` does for one that is malformed, and ValueError
-        for more than the answers to the settings can be."""
+        """Store one frame.
+
+        Raises the errors of `of_frame` if it is malformed, and ValueError if the child sends more
+        frames or bytes than its answers can have.
+        """
         self.size += len(str(header)) + len(body)
         if self.size > ALL_BYTES or not self.left:
             raise ValueError("more answers than there are questions")

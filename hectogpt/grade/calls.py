@@ -1,5 +1,4 @@
-"""Calls, compared with what they should have returned and what a known mistake would return; the
-laws that they break."""
+"""Compare calls with the right results and with those of known mistakes, and find broken laws."""
 
 from __future__ import annotations
 
@@ -33,8 +32,9 @@ def logits(setting: Setting, ids: tuple[tuple[int, ...], ...]) -> Tensor:
 def compute(kind: type[Computation], setting: Setting, number: int) -> Computed:
     """Run the setting's part of a computation on one input.
 
-    Mistakes in generation and loss change nothing in the forward pass: the right one's logits are
-    computed once for each input."""
+    Mistakes in generation and loss do not change the forward pass, so the right logits are
+    computed once for each input and used again.
+    """
     if setting.part in ("generate", "loss"):
         forward = {"forward": lambda self, ids: logits(setting, tuple(map(tuple, ids.tolist())))}
         kind = type("Remembering", (kind,), forward)
@@ -49,7 +49,7 @@ def compute(kind: type[Computation], setting: Setting, number: int) -> Computed:
 
 @lru_cache(maxsize=200_000)
 def computed(mistakes: Mistakes, setting: Setting, number: int) -> Computed:
-    """Return what a part with these mistakes gives for one input; without any, what is right."""
+    """Return the result of a part with these mistakes for one input; () gives the right result."""
     return compute(with_mistakes(mistakes), setting, number)
 
 
@@ -57,8 +57,11 @@ def computed(mistakes: Mistakes, setting: Setting, number: int) -> Computed:
 def computed_gradients(
     mistakes: Mistakes, setting: Setting, number: int
 ) -> dict[str, Tensor] | None:
-    """Return the gradients of a part with these mistakes by its weights and, unless that is token
-    ids, its input; None if its result has none."""
+    """Return the gradients of a part with these mistakes, by name.
+
+    They are taken with respect to its weights and, unless it is token ids, its input. Returns None
+    if the result does not require a gradient.
+    """
     state = {name: value.clone().requires_grad_() for name, value in weights(setting).items()}
     x = given(setting, number).clone()
     x.requires_grad_(x.is_floating_point())
@@ -80,8 +83,9 @@ def computed_gradients(
 
 
 def scale_of(expected: Tensor) -> float:
-    """Return the spread of the expected numbers, or the size of a single one. Differences are
-    relative to it.
+    """Return the number that differences are relative to.
+
+    It is the standard deviation of the expected numbers; if that is 0, their largest magnitude.
     """
     spread = float(expected.std()) if expected.numel() > 1 else 0.0
     return max(spread if spread > 1e-12 else float(expected.abs().max()), 1e-12)
@@ -90,8 +94,9 @@ def scale_of(expected: Tensor) -> float:
 def difference(yours: Tensor, expected: Tensor) -> float:
     """Return the largest difference, relative to the scale of the expected numbers.
 
-    It is infinite for a different shape or kind of number, and where a number should be finite and
-    is not. NaN and infinity equal themselves."""
+    It is infinite if the shape or the kind of number differs, or if only one side is finite
+    somewhere. NaN and infinity equal themselves.
+    """
     if yours.shape != expected.shape or yours.is_floating_point() != expected.is_floating_point():
         return math.inf
     a = yours.double()
@@ -107,7 +112,7 @@ def difference(yours: Tensor, expected: Tensor) -> float:
 
 
 def listed(names: list[str], most: int = 3) -> str:
-    """Return the first few names, and how many more there are."""
+    """Return the first few names as text, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -119,8 +124,10 @@ def listed(names: list[str], most: int = 3) -> str:
 class Call:
     """One call in a setting.
 
-    place: in the order of the calls.
-    dtype: the one that the submission ran in.
+    setting: the setting.
+    place: the 0-based number of the call.
+    answer: the submission's answer.
+    dtype: the dtype that the submission ran in.
     """
 
     setting: Setting
@@ -130,12 +137,12 @@ class Call:
 
     @property
     def number(self) -> int:
-        """The number of its input: each comes once, then the first again."""
+        """The number of its input: every input comes once before the first is repeated."""
         return self.place % len(self.setting.inputs)
 
     @property
     def result(self) -> Tensor | None:
-        """The tensor that came back, if one did. A loss of shape (1,) is as good as a scalar."""
+        """The tensor that the call returned, or None. A loss of shape (1,) becomes a scalar."""
         if not isinstance(self.answer, Values):
             return None
         made = self.answer.result
@@ -153,8 +160,9 @@ class Call:
         return made
 
     def error_against(self, made: Computed) -> float:
-        """Return how far the answer is from what a computation returns, see `difference`; an error
-        agrees with an error.
+        """Return the `difference` between the answer and a computation's result.
+
+        It is 0 if both are errors, and infinite if only one is.
         """
         yours = self.result
         if isinstance(made, str) or yours is None:
@@ -170,7 +178,7 @@ class Call:
         return self.agrees(self.right)
 
     def first_difference(self) -> str:
-        """Describe the input, and the first element that differs, with both values."""
+        """Describe the input and the first element that differs, with both values."""
         setting = self.setting
         yours = self.result
         expected = self.right
@@ -203,7 +211,7 @@ class Call:
         return f"{where}{at} yours {x:.6g}, expected {y:.6g}{size}{part}"
 
     def has_gradients_of(self, mistakes: Mistakes = ()) -> bool:
-        """True if the gradients are those of the part with these mistakes, or of the right one."""
+        """True if the gradients are those of the part with these mistakes; (): the right part."""
         made = computed_gradients(mistakes, self.setting, self.number)
         trains = isinstance(self.answer, Values) and self.answer.trains
         if made is None or not trains:
@@ -211,15 +219,16 @@ class Call:
         return not self.gradients_unlike(made)
 
     def wrong_gradients(self) -> list[str]:
-        """Return the names of the gradients that are not those of the right part."""
+        """Return the names of the wrong gradients."""
         made = computed_gradients((), self.setting, self.number)
         return self.gradients_unlike(made) if made else []
 
     def gradients_unlike(self, made: dict[str, Tensor]) -> list[str]:
         """Return the names of the gradients that differ from these.
 
-        A difference is relative to the gradient's size, or to a tenth of the largest one's: the
-        gradient of W_k's bias is zero except for rounding."""
+        A difference is relative to the size of the gradient, but at least to a tenth of the
+        largest one's: the gradient of W_k's bias is zero except for rounding.
+        """
         answer = self.answer
         assert isinstance(answer, Values)
         sizes = {name: float(right.square().mean().sqrt()) for name, right in made.items()}
@@ -237,32 +246,34 @@ class Call:
         ]
 
     def without(self, names: list[str]) -> list[str]:
-        """Return those of the names that no gradient reaches."""
+        """Return the names, among these, that no gradient reaches."""
         return [name for name in names if name not in self.answer.tensors]
 
 
 # --- laws that are broken
 
-# What a call may leave changed, by the names that an answer has for it.
+# Name of a side effect in an answer -> its diagnosis.
 SIDE_EFFECTS = {
     name: Diagnosis((one["name"],), one["where"], one["what"])
     for name, one in sentences()["left"].items()
 }
-NOTED = ("the mode", "the random state")  # of these, those that cost no points
+NOTED = ("the mode", "the random state")  # side effects that cost no points
 
 
 def side_effects(answers: Iterable[Answer]) -> dict[str, Diagnosis]:
-    """Return what these calls leave changed, by name."""
+    """Return the side effects of these calls, by name."""
     names = [n for one in answers if isinstance(one, Values) for n in one.changed]
     return {name: SIDE_EFFECTS[name] for name in dict.fromkeys(names) if name in SIDE_EFFECTS}
 
 
-NO_GRADIENT = "the result carries no gradient: it does not depend on any weight for autograd"
+NO_GRADIENT = "the result carries no gradient: autograd sees no weight that it depends on"
 
 
 def broken_laws(made: list[list[Call]]) -> list[Finding]:
-    """Return the broken laws, by the calls of each setting. A gradient counts only where the
-    values are right: that of wrong values is wrong."""
+    """Return the broken laws, given the calls of each setting.
+
+    Gradients are checked only if the values are right, since wrong values have wrong gradients.
+    """
     found: list[Finding] = []
     right: list[list[Call]] = []
     for calls in made:
@@ -293,8 +304,10 @@ def broken_laws(made: list[list[Call]]) -> list[Finding]:
 
 
 def broken_gradients(right: list[list[Call]]) -> list[Finding]:
-    """Return the settings with right values and wrong gradients. A model may switch gradients off
-    in eval mode."""
+    """Return the broken laws of settings with right values and wrong gradients.
+
+    A model may switch gradients off in eval mode if it has the right ones in train mode.
+    """
     trains = any(calls[0].setting.train_mode and not gradient_symptom(calls) for calls in right)
     found = []
     for calls in right:
@@ -307,10 +320,12 @@ def broken_gradients(right: list[list[Call]]) -> list[Finding]:
 
 
 def does_count(calls: list[Call]) -> bool:
-    """True if these calls of a setting decide about points. Dropout does not.
+    """True if wrong calls of a setting cost points. Dropout costs none.
 
-    Past the context, and without a new token, an error is a note, and so is a different choice of
-    tokens; a text that lacks the prompt, or is too long, is wrong."""
+    In settings of `generate` that do not count (a text longer than the context, or no new token),
+    an error or a different choice of tokens is a note. But a text that lacks the prompt, or is too
+    long, costs points.
+    """
     setting = calls[0].setting
     if setting.counts or setting.part != "generate":
         return setting.counts and not is_random(calls)
@@ -327,11 +342,9 @@ def does_count(calls: list[Call]) -> bool:
 
 
 def is_random(calls: list[Call]) -> bool:
-    """True if, in train mode, the same input gives a different result the second time, as with
-    dropout.
-    """
+    """True if an input gives a different result the second time in train mode, as with dropout."""
     setting = calls[0].setting
-    if not setting.train_mode or setting.part == "generate":  # ours below it has no dropout
+    if not setting.train_mode or setting.part == "generate":  # our parts below have no dropout
         return False
     made = [call.result for call in calls]
     pairs = zip(made, made[len(setting.inputs) :], strict=False)
@@ -347,7 +360,7 @@ def value_symptom(calls: list[Call]) -> str:
             return call.answer.words
         if not call.is_right:
             is_again = call.place >= len(call.setting.inputs)
-            again = "an input that was given before: " if is_again else ""
+            again = "the same input a second time: " if is_again else ""
             return again + "; ".join(filter(None, (call.first_difference(), pattern(calls))))
     return ""
 
@@ -363,14 +376,16 @@ def gradient_symptom(calls: list[Call]) -> str:
         if wrong := call.wrong_gradients():
             if without := call.without(wrong):
                 return f"no gradient reaches {listed(without)}"
-            return f"the gradient is not the right one, by {listed(wrong)}"
+            return f"the gradient is wrong for {listed(wrong)}"
     return ""
 
 
 def pattern(calls: list[Call]) -> str:
-    """Say where wrong answers of the right shape are wrong: from which position on, not in row 0,
-    or not at the last position; "" if everywhere. Positions of a generated text are counted after
-    the prompt."""
+    """Describe which rows or positions are wrong in answers of the right shape.
+
+    Returns "" if there is no simple pattern. Positions of a generated text are counted from the
+    end of the prompt.
+    """
     part = calls[0].setting.part
     wrong = [call for call in calls if not call.is_right]
     if "position" not in BY_NAME[part].axes or not wrong:

@@ -1,11 +1,11 @@
-"""The child process of a grading: it restricts itself, imports the submission, and sends what its
-code returns.
+"""The grader's child process: restrict itself, import a submission, and send its results.
 
 `hectogpt.grade.runner` starts it in a temporary folder with a copy of the submission. The child
-gets the names of settings, makes weights and inputs itself, and knows no right value. The parts
-below the judged one are replaced by the grader's own functions ("patched"), so that a mistake
-below does not spread; the same calls are made with the submission's own parts. This stops
-accidents, not attackers."""
+gets the names of settings, makes weights and inputs itself, and knows no right values. It makes
+each call twice: with the grader's own functions in place of the parts below the judged one
+("patched"), so that a mistake there does not spread, and with the submission's own parts. The
+restrictions stop accidents, not attackers.
+"""
 
 from __future__ import annotations
 import __future__
@@ -57,13 +57,16 @@ from hectogpt.hardware import is_out_of_memory
 from hectogpt.sandbox import Policy
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
-LARGEST = 2_000_000  # numbers in a result that is sent
-MANY = 40  # calls of a part, see call_often
+LARGEST = 2_000_000  # elements; a larger result is not sent
+MANY = 40  # calls made by `call_often`
 
 
 def prepare_everything() -> None:
-    """Load libraries and make weights and inputs: before the limits, which count from then on, and
-    before foreign code can change what torch does."""
+    """Load libraries and make weights and inputs.
+
+    This comes before the limits, which then count only the submission's own use, and before the
+    submission can change torch.
+    """
     import matplotlib.pyplot  # noqa: F401
 
     torch.set_num_threads(1)
@@ -71,12 +74,14 @@ def prepare_everything() -> None:
         laws.weights(setting)
         for call in range(len(setting.inputs)):
             laws.given(setting, call)
-    torch.ones(1, requires_grad=True).sum().backward()  # starts the threads of autograd
+    torch.ones(1, requires_grad=True).sum().backward()  # starts autograd's threads
 
 
 def main() -> None:
-    """Prepare; read the request {"asked": [[setting, variant], ...], "modules": [names], "memory":
-    bytes}; send frames; end."""
+    """Answer one request.
+
+    The request is {"asked": [[setting, variant], ...], "modules": [names], "memory": bytes}.
+    """
     frames = process.frames()
     prepare_everything()
     request = frames.receive()
@@ -94,8 +99,10 @@ def replies(
     errors: dict[str, Raised],
     missing: set[str],
 ) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Yield the frames of a submission: first what was imported, then the answers to each
-    (setting, variant) that is asked for.
+    """Yield the frames of a submission.
+
+    The first has the errors of imports and the missing packages. The others have the answers to
+    each (setting, variant) in `asked`.
     """
     imports = {name: error.facts() for name, error in errors.items()}
     yield {"imports": imports, "missing": sorted(missing)}, b""
@@ -108,8 +115,11 @@ def replies(
 def every_answer(
     setting: Setting, modules: dict[str, ModuleType], patched: bool
 ) -> tuple[str, list[Answer]]:
-    """Return the dtype and the answers of a setting: in float64, or in float32 where that raises
-    fewer errors. There are no answers without the setting's module."""
+    """Return the dtype and the answers of a setting.
+
+    The dtype is float64, or float32 if fewer calls fail in it. There are no answers if the
+    setting's module could not be imported.
+    """
     if BY_NAME[setting.part].module not in modules:
         return "float64", []
     if setting.part in ("train", "plot"):
@@ -128,7 +138,7 @@ def every_answer(
 
 
 def has_failed(answer: Answer) -> bool:
-    """True for an error, except of memory, and for a missing gradient."""
+    """True for an error other than a lack of memory, and for a missing gradient."""
     if isinstance(answer, Raised):
         return not answer.is_memory
     return isinstance(answer, Values) and not answer.trains
@@ -143,8 +153,9 @@ KEYWORDS = {"generate": ("x", "num_new_tokens"), "loss": ("input_ids",)}
 def answers(setting: Setting, solution: ModuleType, patched: bool, dtype: str) -> list[Answer]:
     """Return the answers to all inputs of a setting; a single error if the part cannot be built.
 
-    In the first setting of a part there are many calls before the first input comes again, so that
-    a part that counts its calls is seen."""
+    In the first setting of a part, many more calls are made before the first input is repeated,
+    so that a part that counts its calls is caught.
+    """
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)  # the submission may draw from the global generator
@@ -159,12 +170,12 @@ def answers(setting: Setting, solution: ModuleType, patched: bool, dtype: str) -
         answer = one_call(setting, *built, number, DTYPES[dtype])
         made.append(answer)
         if isinstance(answer, Raised) and answer.is_memory:
-            break  # filling memory takes seconds; once is enough
+            break  # running out of memory takes seconds, so once is enough
     return made
 
 
 def call_often(setting: Setting, call: Callable[..., Any], dtype: torch.dtype) -> None:
-    """Call a part many times, with the smallest of its inputs."""
+    """Call a part MANY times with the smallest of its inputs."""
     number = min(
         range(len(setting.inputs)),
         key=lambda n: (*setting.new_tokens[n : n + 1], math.prod(setting.inputs[n])),
@@ -219,7 +230,7 @@ def one_call(
 def differentiated(
     answer: Values, setting: Setting, module: nn.Module, leaf: Tensor, result: Any
 ) -> Values:
-    """Return the answer with the gradients by the input, `leaf`, and by the parameters."""
+    """Add the gradients with respect to the input, `leaf`, and the parameters to an answer."""
     if not isinstance(result, Tensor) or not result.requires_grad:
         return replace(answer, has_gradient=False)
     try:
@@ -234,7 +245,7 @@ def differentiated(
 
 
 def answer_of(result: Any) -> Answer:
-    """Return what a call returned as an answer."""
+    """Return the result of a call as an answer."""
     if isinstance(result, Tensor) and result.layout == torch.strided and not result.is_complex():
         if result.numel() > LARGEST:
             return Other(text=f"a tensor of shape {list(result.shape)}")
@@ -246,21 +257,22 @@ def answer_of(result: Any) -> Answer:
 
 
 def answer_of_error(error: BaseException) -> Raised:
-    """Return an exception as an answer. Its message may hold anything: the parent shortens and
-    escapes it.
+    """Return an exception as an answer.
+
+    Its message may contain anything: the parent shortens and escapes it.
     """
     try:
         text = str(error)[:LONGEST]
         is_memory = is_out_of_memory(error)
     except BaseException:
-        text = "(its message cannot be made)"
+        text = "(its message cannot be read)"
         is_memory = False
     name = type(error).__name__
     return Raised(error=name, text=text, line=line_of(error), is_memory=is_memory)
 
 
 def line_of(error: BaseException) -> str:
-    """Return the innermost line of the submission in the traceback, "" if there is none."""
+    """Return the innermost line of the submission in the traceback; "" if there is none."""
     try:
         if isinstance(error, SyntaxError) and error.filename:
             file = error.filename
@@ -283,15 +295,15 @@ class MissingClassError(AttributeError):
 
 
 class ParametersError(LookupError):
-    """A module's parameters are not the assignment's."""
+    """The parameters of a module are not those of the assignment."""
 
 
 class ExtraParametersError(ParametersError):
-    """A module has all parameters of the assignment, and others."""
+    """A module has all parameters of the assignment, and additional ones."""
 
 
 class SharedParametersError(ParametersError):
-    """Two parameters of a module are one."""
+    """Two names of parameters in a module stand for the same tensor."""
 
 
 def build(
@@ -299,8 +311,9 @@ def build(
 ) -> tuple[nn.Module, Callable[..., Any]]:
     """Return the module with the setting's weights, and the function to call.
 
-    patched: put our own parts below the judged one. Raises MissingClassError, ParametersError, and
-    whatever the submission raises.
+    patched: replace the parts below the judged one with our own.
+
+    Raises MissingClassError, ParametersError, and the errors of the submission.
     """
     name = BY_NAME[setting.part].owner
     if not hasattr(solution, name):
@@ -316,8 +329,10 @@ def build(
 
 
 def construct(solution: ModuleType, name: str, size: Size) -> Any:
-    """Make an object of a class of the submission. A transformer draws no initial weights: that is
-    a part of its own, and ours are loaded."""
+    """Create an object of a class of the submission.
+
+    A transformer does not initialise its weights: that is a separate part, and ours are loaded.
+    """
     kind = getattr(solution, "Transformer", None)
     written = hasattr(kind, "_init_weights")
     with mock.patch.object(kind, "_init_weights", return_value=None) if written else nullcontext():
@@ -325,23 +340,25 @@ def construct(solution: ModuleType, name: str, size: Size) -> Any:
 
 
 def config(solution: ModuleType, size: Size) -> Any:
-    """Return a config of the submission's class, or of ours if it has none."""
+    """Return a config: an object of the submission's class, or of ours if it has none."""
     return getattr(solution, "ModelConfig", Size)(**vars(size))
 
 
 WHOLE = ("generate", "loss", "train")  # parts that use the whole forward pass
-# How the parameters of the parts below a part begin. A mistake there may have renamed them.
+# Part -> prefixes of the parameters of the parts below it. A mistake there may have renamed them.
 BELOW = {"block": ("mlp.", "attention."), "forward": ("backbone.",)}
 
 
 def fill(module: nn.Module, setting: Setting, dtype: torch.dtype, patched: bool = False) -> None:
-    """Copy our weights into the module, in the dtype.
+    """Copy our weights into the module, which is converted to `dtype`.
 
-    patched: the parts below are replaced, so their parameters are not checked; and none where the
-        whole forward pass is replaced, since the constructor's mistakes are those of `forward`.
+    patched: the parts below are replaced, so their parameters are not checked. If the whole
+        forward pass is replaced, no parameters are checked: `forward` reports mistakes in the
+        constructor.
 
     Raises ParametersError for a parameter that is missing, unknown, shared, or of a different
-    shape."""
+    shape.
+    """
     module.to(dtype)
     state = state_of(setting)
     if not (patched and setting.part in WHOLE):
@@ -350,22 +367,23 @@ def fill(module: nn.Module, setting: Setting, dtype: torch.dtype, patched: bool 
     with torch.no_grad():
         for name in found:
             owner, _, last = name.rpartition(".")
-            if sum(found[name] is one for one in found.values()) > 1:  # shared no longer
+            if sum(found[name] is one for one in found.values()) > 1:  # stop sharing it
                 found[name] = nn.Parameter(found[name].clone())
                 setattr(module.get_submodule(owner), last, found[name])
             found[name].copy_(state[name])
 
 
 def fitting(module: nn.Module, wanted: dict[str, Tensor]) -> dict[str, nn.Parameter]:
-    """Return those of a module's parameters that have the name and the shape of a wanted one."""
+    """Return the parameters of a module that have the name and the shape of a wanted one."""
     own = dict(module.named_parameters(remove_duplicate=False))
     return {n: own[n] for n, v in wanted.items() if n in own and own[n].shape == v.shape}
 
 
 def check_parameters(module: nn.Module, wanted: dict[str, Tensor], below: tuple[str, ...]) -> None:
-    """Raise ParametersError unless a module's own parameters are those that are wanted.
+    """Raise ParametersError unless the parameters of a module are the wanted ones.
 
-    below: prefixes of those that are not checked, except that no block may lack all of its own.
+    below: prefixes of parameters that are not checked, except that no block may lack all of its
+        parameters.
     """
     own = dict(module.named_parameters(remove_duplicate=False))
     names = {id(value): name for name, value in own.items()}
@@ -402,15 +420,17 @@ def check_parameters(module: nn.Module, wanted: dict[str, Tensor], below: tuple[
 
 
 def replace_parts_below(module: nn.Module, setting: Setting) -> None:
-    """Put our own functions, on the module's parameters, in the place of the parts right below the
-    judged one: so a mistake in one part leaves the others right.
+    """Replace the parts directly below the judged one with our own functions.
+
+    They use the module's parameters. So a mistake in one part leaves the others right.
     """
     part = setting.part
     wanted = state_of(setting)
 
     def ours(owner: nn.Module, prefix: str = "") -> Computation:
-        """Return our computation on the owner's parameters, and on our own where it lacks one or
-        has it in a different shape.
+        """Return our computation on the owner's parameters.
+
+        Our own replace those that the owner lacks or has in a different shape.
         """
         like = next(owner.parameters(), torch.zeros((), dtype=torch.float64))
         state = {n.removeprefix(prefix): v for n, v in wanted.items() if n.startswith(prefix)}
@@ -436,8 +456,10 @@ def replace_parts_below(module: nn.Module, setting: Setting) -> None:
 
 
 def training(setting: Setting, modules: dict[str, ModuleType]) -> Answer:
-    """Run train(). Return the losses and gradient norms that it records, with what was seen of it.
-    Raises whatever it raises before it has recorded any."""
+    """Run train(). Return the numbers that it records, and the record of its batches and steps.
+
+    Raises the error of train(), unless it has called plot_results before.
+    """
     solution = modules["model_solution"]
     model = construct(solution, "Transformer", TRAIN_SIZE)
     fill(model, TRAIN_MODEL, torch.float32, patched=True)
@@ -449,8 +471,10 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> Answer:
     }
 
     def loss_of(ids: Tensor) -> Tensor:
-        """Return the right loss of a batch; if the last token of its rows is cut off, that of the
-        whole rows."""
+        """Return the right loss of a batch: of the whole rows, if they are known.
+
+        The loop may have cut off their last tokens.
+        """
         rows = rows_of(ids, train_text())
         whole = ids.long() if -1 in rows else train_text()[rows]
         return Computation(own, TRAIN_SIZE).loss(whole)
@@ -479,8 +503,9 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> Answer:
 
 
 def watched(model: Any, watch: Watch) -> Any:
-    """Return the model with our weights, blocks and loss; it tells `watch` which rows it is
-    trained on.
+    """Replace the loss of a model with ours, and report its batches to `watch`.
+
+    Initialising its weights sets them to ours again. Returns the model.
     """
     forward = model.forward
     first = {name: value.detach().clone() for name, value in watch.parameters.items()}
@@ -496,7 +521,7 @@ def watched(model: Any, watch: Watch) -> Any:
         return made
 
     def drawn(*_: Any, **__: Any) -> None:
-        """Set our weights again: train() may draw initial weights after setting a seed."""
+        """Set our weights again: train() may initialise them after setting a seed."""
         with torch.no_grad():
             for name, value in first.items():
                 watch.parameters[name].copy_(value)
@@ -509,7 +534,7 @@ def watched(model: Any, watch: Watch) -> Any:
 
 # --- importing a submission
 
-# Never imported for real: importing them takes seconds, and what they fetch is not there.
+# Always replaced by stand-ins: importing them takes seconds, and their downloads would fail.
 HEAVY = {
     "transformers",
     "huggingface_hub",
@@ -525,8 +550,9 @@ HEAVY = {
 class Absent(type):
     """A stand-in for a package that is not installed, or for anything in it.
 
-    It can be named, derived from and passed around. A call while files are imported, such as a
-    tokenizer made at the top of a file, returns a new stand-in; a later call fails."""
+    It can be named, derived from and passed around. A call during the import of files, such as
+    one that creates a tokenizer at the top of a file, returns a new stand-in. A later call fails.
+    """
 
     importing = True
 
@@ -542,8 +568,10 @@ class Absent(type):
 
 
 class LazyAnnotations(SourceFileLoader):
-    """Loads a file without evaluating its annotations, as Python 3.14 does: `Float[Tensor, ...]`,
-    with an ellipsis for its axes, raises in earlier versions."""
+    """Load a file without evaluating its annotations, as Python 3.14 does.
+
+    `Float[Tensor, ...]`, with an ellipsis for its axes, raises an error in earlier versions.
+    """
 
     def source_to_code(self, data: Any, path: Any, *_: Any, **__: Any) -> CodeType:  # type: ignore[override]
         code: CodeType = compile(
@@ -553,7 +581,7 @@ class LazyAnnotations(SourceFileLoader):
 
 
 class Finder:
-    """Finds the submission's files, and stand-ins for HEAVY modules and for missing ones."""
+    """Find the submission's files, and stand-ins for HEAVY modules and for missing ones."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -578,8 +606,10 @@ class Finder:
 def import_submission(
     names: Sequence[str], finder: Finder
 ) -> tuple[dict[str, ModuleType], dict[str, Raised]]:
-    """Import these modules. Return those that can be imported, and the errors of the others. From
-    now on a stand-in that is called fails."""
+    """Import these modules. Return those that can be imported, and the errors of the others.
+
+    After this, calling a stand-in fails.
+    """
     modules: dict[str, ModuleType] = {}
     errors: dict[str, Raised] = {}
     for name in names:
@@ -592,7 +622,7 @@ def import_submission(
 
 
 def import_with_stand_ins(name: str, finder: Finder) -> ModuleType:
-    """Import a module, with stand-ins for everything that it imports and that is not installed."""
+    """Import a module, with stand-ins for up to 20 imported packages that are not installed."""
     while True:
         try:
             return importlib.import_module(name)
@@ -603,15 +633,16 @@ def import_with_stand_ins(name: str, finder: Finder) -> ModuleType:
             finder.missing.add(top)
 
 
-# --- what keeps its code in
+# --- restrictions
 
 
 def shut_in(memory: int) -> Finder:
-    """Restrict this process: no more memory than this beyond what it has, no network, no other
-    programs, no changes of files outside its folder. Return the finder of the folder's modules.
+    """Restrict this process, and return the finder of the folder's modules.
 
-    Neither Landlock nor the audit hook can be undone. Only Landlock stops code that works around
-    Python."""
+    It may use `memory` more bytes than now. It may not use the network, start other programs, or
+    change files outside its folder. Neither Landlock nor the audit hook can be undone. Only
+    Landlock stops code that bypasses Python.
+    """
 
     def refuse(what: str) -> None:
         raise PermissionError(f"no {what} while grading")

@@ -1,9 +1,10 @@
-"""The transformer of the assignment as plain functions of named tensors, in steps so small that a
-mistake is in one method.
+"""The transformer of the assignment as plain functions of named tensors.
 
-It shares nothing with the textbook or with the fast model. The parent computes with it what a part
-should have returned, and what a known mistake would have returned (a subclass with one or two
-methods replaced, see mistakes.py). The child replaces the parts below the judged one by it."""
+Its steps are so small that each known mistake changes only one or two methods. It shares no code
+with the textbook or with the fast model. The parent uses it to compute the right result of a part,
+and the results of known mistakes (subclasses that replace methods, see mistakes.py). The child
+uses it in place of the parts below the one that is judged.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +19,10 @@ from hectogpt.grade.laws import Size
 
 
 class Computation:
-    """The model's parts. A prefix p names the block that a part belongs to.
+    """The parts of the model. The argument p is the prefix of the names of a part's weights.
 
-    w: the tensors of a state dict, in any floating dtype.
+    w: the tensors of a state dict, in any floating-point dtype.
+    size: the sizes of the model.
     """
 
     def __init__(self, w: Mapping[str, Tensor], size: Size) -> None:
@@ -63,7 +65,7 @@ class Computation:
         return scores / math.sqrt(self.size.d_attention)
 
     def future(self, scores: Tensor) -> Tensor:
-        """[query, key]: True where the key is later than the query."""
+        """The mask [query, key], True where the key is later than the query."""
         return torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
 
     def hide(self, scores: Tensor) -> Tensor:
@@ -158,15 +160,15 @@ class Computation:
         return ids[:, -self.size.context_length :]
 
     def context(self, text: Tensor, prompt: Tensor, n: int) -> Tensor:
-        """Return the text that the model is given at each step."""
+        """Return the tokens that the model reads at each step."""
         return self.window(text)
 
     def last(self, logits: Tensor) -> Tensor:
-        """[batch, seq, vocab] -> [batch, vocab]."""
+        """Select the last position: [batch, seq, vocab] -> [batch, vocab]."""
         return logits[:, -1]
 
     def choose(self, logits: Tensor) -> Tensor:
-        """[batch, vocab] -> [batch, 1]."""
+        """Choose the next tokens: [batch, vocab] -> [batch, 1]."""
         return logits.argmax(-1, keepdim=True)
 
     def count(self, ids: Tensor, n: int) -> int:
@@ -190,7 +192,7 @@ class Computation:
     # ---
 
     def seen(self, ids: Tensor) -> Tensor:
-        """Return the part of the batch that the model is given."""
+        """Return the part of the batch that the model reads."""
         return ids
 
     def align(self, logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,7 +200,7 @@ class Computation:
         return logits[:, :-1], ids[:, 1:]
 
     def surprise(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """[batch, n], minus the log of the probability of each target."""
+        """Return minus the log of the probability of each target, [batch, n]."""
         return -logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
 
     def reduce(self, surprise: Tensor, targets: Tensor) -> Tensor:
@@ -217,13 +219,13 @@ class Computation:
         return x @ self.w[name + ".weight"].T + self.w[name + ".bias"]
 
     def after(self, y: Tensor) -> Tensor:
-        """Return the judged part's result: a mistake may change it at its end."""
+        """Return the result of the judged part. A mistake may change it here."""
         return y
 
     def run(self, part: str, x: Tensor, n: int = 0) -> Tensor:
-        """Return the result of a part, of the first block, for an input.
+        """Return the result of a part for an input. Parts of a block are those of the first block.
 
-        n: the number of new tokens.
+        n: the number of new tokens, for "generate".
         """
         return self.after(self.compute(part, x, n))
 

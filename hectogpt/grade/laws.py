@@ -1,16 +1,18 @@
 """Settings: models and inputs that a submission is run on, each with the law that it checks.
 
-A setting is a model of a part on weights on which mistakes show, with inputs; the grader and its
-child both make them. The weights are drawn so that nothing is trivial: attention is peaked, gains
-and biases of norms differ, rows and prompts differ, no two axes have the same length, and some
-widths of heads are neither squares nor powers of two. All are float64, from a generator of their
-own, so two processes that ask for the same setting get the same numbers.
+A setting has the sizes of a model, weights on which mistakes show, and inputs for one part. The
+grader and its child each make the same numbers from it. Nothing is trivial: attention is peaked,
+gains and biases of norms differ, rows and prompts differ, most axes differ in length, and some
+heads have a width that is neither a square nor a power of two. Weights and inputs other than
+token ids are float64, from a generator seeded by the setting's name.
 
-A law that does not count is a note: the assignment never asks for it. Tolerances are relative to
-the spread of the right result. In float64 the allowed difference is a hundred times the error of
-right solutions that round to float32 inside (3e-7; without such rounding 1e-14), and the nearest
-mistake is four hundred times above it. A submission that cannot run in float64 is judged in
-float32, with fifty times on both sides. Tests measure these numbers."""
+Breaking a law that does not count is a note: the assignment never asks for it. Tolerances are
+relative to the spread of the right result. In float64 the allowed difference is more than a
+hundred times the error of right solutions that round to float32 inside (3e-7; without such
+rounding 1e-14), and the nearest mistake differs four hundred times as much as is allowed. A
+submission that cannot run in float64 is judged in float32, with a factor of fifty on both sides.
+Tests measure these numbers.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,7 @@ from hectogpt.serialization import load
 
 @dataclass(frozen=True)
 class Size:
-    """The five numbers of a model; the fields are those of the assignment's ModelConfig, in its
-    order.
-    """
+    """The sizes of a model: the fields of the assignment's ModelConfig, in the same order."""
 
     d_model: int
     n_heads: int
@@ -49,21 +49,23 @@ class Size:
 
 @dataclass(frozen=True)
 class Setting:
-    """One model of a part, and the inputs it is called with.
+    """A model for one part, and the inputs that the part is called with.
 
-    name: also the seed of its numbers.
-    law: the name of what is checked in it.
+    name: the name, which also seeds weights and inputs.
+    part: the part of the assignment.
     says: the sentence of the assignment that the law is based on, in our words.
-    inputs: (batch, seq) of each call.
-    kind: of its weights and inputs. "trained"; "bend": the MLP works where the two forms of GELU
-        differ most; "loud": scores of some 10^5; "quiet": a stream so small that a norm's eps
-        matters; "end": the last token always has the largest logit.
-    new_tokens: for generate, one number a call.
-    train_mode: the module is in train mode.
-    gradient: also ask for the gradient of a weighted sum of the result, by every weight of the
-        part and, unless that is token ids, by the input.
-    counts: breaking the law fails the part; otherwise it is a note.
-    slack: how many times the usual tolerance is allowed.
+    size: the sizes of the model.
+    inputs: (batch, seq) of each input.
+    law: the name of the law that the setting checks.
+    kind: the kind of weights and inputs. "trained"; "bend": the MLP works where the two forms of
+        GELU differ most; "loud": scores of about 10^5; "quiet": a stream so small that a norm's
+        eps matters; "end": the last token always has the largest logit.
+    new_tokens: for generate: the number of new tokens for each input.
+    train_mode: run the module in train mode.
+    gradient: also compute the gradient of a weighted sum of the result with respect to every
+        weight of the part and, unless it is token ids, to the input.
+    counts: True if breaking the law fails the part; otherwise that is a note.
+    slack: factor on the usual tolerance.
     """
 
     name: str
@@ -81,14 +83,16 @@ class Setting:
 
     @property
     def order(self) -> tuple[int, ...]:
-        """The number of the input of each call: each once, then the first again. In train mode
-        each comes twice, so that dropout shows."""
+        """The number of the input for each call: every input once, then the first again.
+
+        In train mode every input is repeated, so that dropout shows.
+        """
         numbers = range(len(self.inputs))
         return (*numbers, *(numbers if self.train_mode else (0,)))
 
     @property
     def seed(self) -> int:
-        """Depends only on the name, so that adding a setting changes no other."""
+        """The seed. It depends only on the name, so adding a setting changes no other."""
         return zlib.crc32(self.name.encode())
 
 
@@ -120,10 +124,10 @@ def shapes(size: Size) -> dict[str, tuple[int, ...]]:
 
 @lru_cache(maxsize=64)
 def weights(setting: Setting) -> dict[str, Tensor]:
-    """Return the state dict of a whole model, float64. Made once; do not change it."""
+    """Return the state dict of a whole model, in float64. It is cached: do not change it."""
     generator = torch.Generator().manual_seed(setting.seed)
     root = setting.size.d_model**0.5
-    # How a name ends, the standard deviation, and what divides it; the first that holds.
+    # (end of a name, standard deviation, divisor); the first that matches is used.
     scales = (
         ("norm.weight", 0.4, 1.0),
         ("norm.bias", 0.5, 1.0),
@@ -158,11 +162,12 @@ def weights(setting: Setting) -> dict[str, Tensor]:
 
 @lru_cache(maxsize=256)
 def given(setting: Setting, call: int) -> Tensor:
-    """Return the input of a call. Made once; do not change it.
+    """Return the input with this number. It is cached: do not change it.
 
-    It is [batch, seq, d_model] float64 for GELU, MLP, attention and block; [batch, seq] int64 for
-    the transformer, with the first and the last token of the vocabulary in every row longer than
-    two."""
+    It is [batch, seq, d_model] in float64 for GELU, MLP, attention and block. For the transformer
+    it is [batch, seq] in int64; every row of more than two tokens contains the first and the last
+    token of the vocabulary.
+    """
     batch, seq = setting.inputs[call]
     generator = torch.Generator().manual_seed(setting.seed + 1 + call)
     if setting.part in ("forward", "generate", "loss"):
@@ -178,12 +183,12 @@ def given(setting: Setting, call: int) -> Tensor:
     if setting.part == "gelu" and setting.kind == "bend":
         return 0.3 * x - 2.3
     if setting.part in ("gelu", "mlp", "block") and setting.kind == "trained":
-        return 8 * x if call % 2 else 2 * x  # activations of some 20, too
+        return 8 * x if call % 2 else 2 * x  # includes activations of about 20
     return x
 
 
 def state_of(setting: Setting) -> dict[str, Tensor]:
-    """Return our weights of the setting's part, by the names that they have in it."""
+    """Return our weights for the setting's part, by their names in that part."""
     prefix = BY_NAME[setting.part].prefix
     if setting.part == "gelu":
         return {}
@@ -194,9 +199,7 @@ INPUT = "the input"
 
 
 def cotangent(setting: Setting, shape: torch.Size) -> Tensor:
-    """Return what the result is multiplied with before its sum is differentiated: random numbers,
-    or 1 for a loss.
-    """
+    """Return the weights of the sum that is differentiated: random numbers, or 1 for a loss."""
     if setting.part == "loss":
         return torch.ones(shape, dtype=torch.float64)
     return torch.randn(
@@ -208,7 +211,7 @@ def cotangent(setting: Setting, shape: torch.Size) -> Tensor:
 
 
 def read_setting(row: dict[str, Any]) -> Setting:
-    """Build a setting from its row. Without `says`, its sentence is that of its part."""
+    """Build a setting from its row. Without `says`, the sentence of its part is used."""
     size = TABLES["sizes"][row.get("size", "wide")]
     says = SAYS[row.get("says", row["part"])]
     setting: Setting = load(Setting, row | {"size": size, "says": says})
@@ -219,41 +222,44 @@ TABLES = tomllib.loads(Path(__file__).with_name("laws.toml").read_text(encoding=
 SAYS: dict[str, str] = TABLES["says"]
 SETTINGS: dict[str, Setting] = {row["name"]: read_setting(row) for row in TABLES["setting"]}
 GRADED = tuple(part for part in BY_NAME if any(one.part == part for one in SETTINGS.values()))
-# The error that is allowed, by the dtype of the weights that the submission ran with.
+# dtype that the submission ran in -> the largest relative error allowed.
 TOLERANCE = {"float64": 5e-5, "float32": 5e-4}
-GRADIENT = 10  # a gradient may be off by this many times as much
+GRADIENT = 10  # factor on the tolerance, for gradients
 
 
 @lru_cache
 def settings_of(part: str) -> list[Setting]:
-    """Return the settings of a part, those that count first."""
+    """Return the settings of a part, starting with those that count."""
     settings = (one for one in SETTINGS.values() if one.part == part)
     return sorted(settings, key=lambda one: not one.counts)
 
 
-# --- train.py: all rows of its text differ, so that rows that are used again are seen, and a
-# shuffle changes nothing
+# --- train.py: all rows of its text differ, so that reused rows are noticed and shuffling is fine
 
 TRAIN_SIZE = Size(d_model=24, n_heads=3, n_layers=1, context_length=12, vocab_size=31)
 STEPS = 6
 BATCH = 4
 RATE = 3e-3
-ROWS = 3 * STEPS * BATCH  # so that a part may be held out, and no row has to come twice
+ROWS = 3 * STEPS * BATCH  # enough to hold out a part without using a row twice
 TRAIN_MODEL = Setting(
     "train model", "train", "", TRAIN_SIZE, ()
-)  # of the weights that training starts from
+)  # its weights are the ones that training starts from
 
 
 def clip_of(setting: Setting) -> float | None:
-    """Return the norm to clip to, or None. It is so small that AdamW's eps matters: without that,
-    an update does not depend on the size of the gradient."""
+    """Return the norm to clip to, or None.
+
+    It is so small that AdamW's eps matters. Otherwise an update would not depend on the size of
+    the gradient.
+    """
     return 1e-6 if setting.name.endswith("clipped") else None
 
 
 @lru_cache(maxsize=1)
 def train_text() -> Tensor:
-    """[ROWS, context_length] int64. The rows share a pattern, so that a loss falls, and no two are
-    equal.
+    """Return the text, [ROWS, context_length] in int64.
+
+    The rows share a pattern, so that the loss can fall, but no two are equal.
     """
     generator = torch.Generator().manual_seed(7)
     row = torch.randint(

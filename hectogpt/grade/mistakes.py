@@ -4,7 +4,8 @@ MISTAKES change the part's result. GRADIENTS leave every value right and break t
 FAMILIES are numbers that may be mistyped.
 
 A mistake has a name, and functions that replace one or two methods of the computation.
-mistakes.toml says where each is and what it is; symptoms.json says what its author sees."""
+mistakes.toml says where each is and what it is; symptoms.json says what its author sees.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +71,8 @@ def sentences() -> dict[str, Any]:
 @lru_cache
 def words_of(part: str) -> dict[str, Words]:
     """Return the words about each mistake of a part; "end" stands for the mistakes that every part
-    may have, "loop" for those of train()."""
+    may have, "loop" for those of train().
+    """
     groups = sentences()[part].items()
     return {name: Words(where, what) for where, group in groups for name, what in group.items()}
 

@@ -1,10 +1,11 @@
-"""From the answers of a submission to the result of each part: its outcome, the laws that are
-broken, and the mistake that explains them. It runs in the parent, where right values are.
+"""Judge each part of a submission from its answers.
 
-mistakes.py has the known mistakes. Numbers of the formulas that may be mistyped are fitted: a
-family is the computation with free numbers in one step. Least squares finds them from a few
-answers; they are named only if they then reproduce all answers. Errors, and results that are not
-tensors, are diagnosed from their message."""
+The result of a part has its outcome, the broken laws, and the mistake that explains them. This
+runs in the parent, which knows the right values. mistakes.py has the known mistakes. Numbers of
+the formulas that may be mistyped are fitted: a family is the computation with free numbers in one
+step. Least squares finds them from a few answers, and they are reported only if they reproduce all
+answers. Errors, and results that are not tensors, are diagnosed from their message.
+"""
 
 from __future__ import annotations
 
@@ -49,12 +50,12 @@ from hectogpt.grade.mistakes import (
 from hectogpt.grade.result import Diagnosis, Finding, Outcome, PartResult
 from hectogpt.grade.watch import MOST, Loop, Seen, first_fault
 
-EXACT = dict.fromkeys(("xtol", "ftol", "gtol"), 1e-14)  # where least squares end
-PAIRS = 3000  # that are tried at most: a second or two
+EXACT = dict.fromkeys(("xtol", "ftol", "gtol"), 1e-14)  # tolerances at which least squares stop
+PAIRS = 3000  # the most pairs of mistakes to try, which takes a second or two
 
 
 def judge_part(part: str, transcript: Transcript) -> PartResult:
-    """Return the result of a part: what kept it from being run, or what its answers are worth."""
+    """Judge a part: from its answers or, if it could not be run, from the reason."""
     module = BY_NAME[part].module
     if module not in transcript.files:
         return PartResult(part, "not handed in", f"there is no {module}.py")
@@ -76,8 +77,10 @@ def judge_part(part: str, transcript: Transcript) -> PartResult:
 
 
 def judge_model(part: str, transcript: Transcript) -> PartResult:
-    """Return the result of a part of the model. It has passed if no law that counts is broken,
-    with our parts below it or with its own."""
+    """Judge a part of the model.
+
+    It passes if it breaks no law that counts, either with our parts below it or with its own.
+    """
     patched, own = (calls_of(transcript, part, variant) for variant in ("patched", "own"))
     if not patched:
         return PartResult(part, "grader fault", "nothing came back")
@@ -89,7 +92,7 @@ def judge_model(part: str, transcript: Transcript) -> PartResult:
     outcome, reason = classify(part, [call.answer for call in counted], transcript)
     if outcome in ("not started", "blocked"):
         return PartResult(part, outcome, reason)
-    # the notes say the same of other inputs
+    # The notes repeat this for other inputs.
     broken = tuple(finding for finding in found if finding.counts)
     first = counted[0].answer
     diagnosis = diagnose(part, counted) if outcome == "failed" else diagnose_error(part, first)
@@ -99,7 +102,7 @@ def judge_model(part: str, transcript: Transcript) -> PartResult:
 
 
 def calls_of(transcript: Transcript, part: str, variant: str) -> list[list[Call]]:
-    """Return the calls of each setting of a part; nothing if a setting that counts has none."""
+    """Return the calls of each setting of a part; [] if a setting that counts has none."""
     found = []
     for setting in laws.settings_of(part):
         dtype, answers = transcript.answers.get((setting.name, variant), ("", []))
@@ -111,8 +114,11 @@ def calls_of(transcript: Transcript, part: str, variant: str) -> list[list[Call]
 
 
 def classify(part: str, answers: list[Answer], transcript: Transcript) -> tuple[Outcome, str]:
-    """Return the outcome of a part that is not right, and its reason: a stub, no memory, another
-    architecture, or a part below that cannot be built for the same reason; otherwise failed."""
+    """Return the outcome of a part that is not right, and the reason.
+
+    The reasons are a stub, lack of memory, a different architecture, or a lower part that cannot
+    be built for the same reason. In all other cases the outcome is "failed", without a reason.
+    """
     first = answers[0]
     if all(map(is_stub, answers)):
         values = isinstance(first, Values)
@@ -139,7 +145,7 @@ def classify(part: str, answers: list[Answer], transcript: Transcript) -> tuple[
 
 
 def is_stub(answer: Answer) -> bool:
-    """True for what the starter's stubs give: torch.empty(1), or NotImplementedError."""
+    """True for the answer of a stub in the starter: torch.empty(1) or NotImplementedError."""
     if isinstance(answer, Values):
         return tuple(answer.result.shape) == (1,) and answer.result.is_floating_point()
     return isinstance(answer, Raised) and answer.error == "NotImplementedError"
@@ -149,8 +155,10 @@ def is_stub(answer: Answer) -> bool:
 
 
 def judge_watched(part: str, transcript: Transcript) -> PartResult:
-    """Return the result of train(), run without clipping and with it, or of plot_results, which
-    carries no points. Notes say what is not asked for."""
+    """Judge train(), run without clipping and with it, or plot_results, which earns no points.
+
+    Remarks on things that the assignment does not ask for become notes.
+    """
     settings = laws.settings_of(part)
     made = [transcript.answers.get((one.name, "patched"), ("", []))[1] for one in settings]
     if not all(made):
@@ -176,7 +184,7 @@ def judge_watched(part: str, transcript: Transcript) -> PartResult:
 
 
 def judge_curves(curves: list[Curves], notes: list[Finding]) -> tuple[str, Diagnosis | None]:
-    """Return what is wrong with a loop, or "", and the mistake; add to the notes."""
+    """Return the symptom of a wrong loop, or "", and the diagnosis. Add to the notes."""
     if any(answer.kept for answer in curves):
         words = "losses are kept as tensors with their graph: memory grows with every step"
         notes.append(Finding("plain numbers kept", words, SAYS["numbers"]))
@@ -195,13 +203,14 @@ def judge_curves(curves: list[Curves], notes: list[Finding]) -> tuple[str, Diagn
             return differs, None
         notes.append(Finding("another optimizer or schedule", short(other), SAYS["optimizer"]))
     except (KeyError, ValueError, IndexError, RuntimeError) as error:
-        return f"what it did cannot be followed: {short(str(error))}", None
+        return f"its steps cannot be followed: {short(str(error))}", None
     return "", None
 
 
 def loops_of(answers: list[Curves]) -> list[Loop]:
-    """Return what was seen and recorded in each setting. Raises ValueError or KeyError if the
-    tensors do not fit together.
+    """Return the watched loop of each setting.
+
+    Raises ValueError or KeyError if the tensors do not fit together.
     """
     loops = []
     for setting, answer in zip(laws.settings_of("train"), answers, strict=True):
@@ -218,7 +227,7 @@ def loops_of(answers: list[Curves]) -> list[Loop]:
 
 
 def curve(loop: Loop) -> str:
-    """Say where the losses of a loop differ from those of AdamW, see `Loop.curve`."""
+    """Describe the first loss that differs from AdamW's, see `Loop.curve`."""
     state = laws.weights(laws.TRAIN_MODEL)
 
     def loss(own: list[Tensor], ids: Tensor) -> Tensor:
@@ -227,12 +236,15 @@ def curve(loop: Loop) -> str:
     return loop.curve(loss, [value.float() for value in state.values()])
 
 
-# --- why: the mistake it may be. Only what reproduces the results is named
+# --- the mistake: it is named only if it reproduces the results
 
 
 def diagnose(part: str, calls: list[Call]) -> Diagnosis | None:
-    """Name the mistake in a part that has failed, by those calls that count: by all of them, or by
-    those in one mode."""
+    """Find the mistake in a part that has failed, from the calls that count.
+
+    If only train mode is wrong, or if no mistake explains all calls, only the calls in one mode
+    are used.
+    """
     train = [call for call in calls if call.setting.train_mode]
     others = [call for call in calls if not call.setting.train_mode]
     if train and others and is_wrong(train) and not is_wrong(others):
@@ -243,7 +255,7 @@ def diagnose(part: str, calls: list[Call]) -> Diagnosis | None:
 
 
 def is_wrong(calls: list[Call]) -> bool:
-    """True if a value is wrong, or a gradient."""
+    """True if a value or a gradient is wrong."""
     return any(
         not call.is_right or (call.setting.gradient and not call.has_gradients_of())
         for call in calls
@@ -265,8 +277,8 @@ class Evidence:
 
     Attributes:
         built: the calls in which the part could be built.
-        wrong: those of them with a wrong value.
-        results: the tensors of `built`; None where none came back.
+        wrong: the calls in `built` with a wrong value.
+        results: the tensors that the calls in `built` returned; None for a call without one.
     """
 
     def __init__(self, part: str, calls: list[Call]) -> None:
@@ -282,12 +294,12 @@ class Evidence:
 
 
 def say(evidence: Evidence) -> Diagnosis | None:
-    """Return what the first rule says that has something to say."""
+    """Return the diagnosis of the first rule that has one."""
     return next(filter(None, (rule(evidence) for rule in RULES)), None)
 
 
 def say_state(evidence: Evidence) -> Diagnosis | None:
-    """Diagnose an input that gives another result the second time."""
+    """Diagnose an input that gives a different result the second time."""
     firsts = {call.setting.name: call.result for call in evidence.calls if call.place == 0}
     again = [call for call in evidence.calls if call.place == len(call.setting.inputs)]
     pairs = [(call.result, firsts[call.setting.name]) for call in again]
@@ -334,7 +346,7 @@ def say_gradient(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis(
         tuple(f"{n} by .data" for n in wrong) if few else ("no gradient of some weights",),
         listed(without),
-        "On the way to it something is detached, taken by .data, or computed under no_grad.",
+        "Something before it is detached, taken by .data, or computed under no_grad.",
     )
 
 
@@ -346,7 +358,7 @@ def say_side_effect(evidence: Evidence) -> Diagnosis | None:
 
 
 def say_cropped(evidence: Evidence) -> Diagnosis | None:
-    """Diagnose a wrong text past the context: it lacks its beginning."""
+    """Diagnose a generated text that is wrong only past the context: it lacks its beginning."""
     if any(not call.setting.counts and any(call.setting.new_tokens) for call in evidence.wrong):
         return named("generate", [("returned text cropped",)])
     return None
@@ -366,9 +378,11 @@ RULES = (say_state, say_nan, say_values, say_gradient, say_side_effect, say_crop
 
 
 def diagnose_values(part: str, calls: list[Call]) -> Diagnosis | None:
-    """Return the mistake, the mistyped number, or else the pair of mistakes that reproduces all
-    answers; None if there is none."""
-    # Small inputs that tell much first: a wrong hypothesis is given up after one.
+    """Return the mistake, mistyped number or pair of mistakes that reproduces all answers.
+
+    Returns None if there is none.
+    """
+    # Start with small, informative inputs: one is enough to reject most hypotheses.
     calls = sorted(
         calls,
         key=lambda c: (c.setting.size.vocab_size, c.setting.inputs[c.number][1] < 2, c.place),
@@ -381,7 +395,7 @@ def diagnose_values(part: str, calls: list[Call]) -> Diagnosis | None:
     pairs = (pair for pair in pairs_of(part, tensors) if reproduces(pair, calls))
     if both := [(one.name, two.name) for one, two in pairs]:
         return named(part, both)
-    if 2 <= len(tensors) < len(calls):  # some calls raised for another reason: the others tell
+    if 2 <= len(tensors) < len(calls):  # some calls raised for a different reason: use the others
         return diagnose_values(part, tensors)
     return None
 
@@ -392,10 +406,11 @@ def reproduces(mistakes: Mistakes, calls: list[Call]) -> bool:
 
 
 def pairs_of(part: str, calls: list[Call]) -> list[tuple[Mistake, Mistake]]:
-    """Return pairs of mistakes that may fit.
+    """Return the pairs of mistakes that may fit, up to PAIRS.
 
     They change different steps, and neither alone raises, gives a shape that is neither right nor
-    the submission's, or contradicts an answer that is right."""
+    the submission's, or contradicts an answer that is right.
+    """
 
     def may_be(mistake: Mistake) -> bool:
         for call in calls:
@@ -416,8 +431,10 @@ def pairs_of(part: str, calls: list[Call]) -> list[tuple[Mistake, Mistake]]:
 
 
 def named(part: str, found: Sequence[tuple[str, ...]]) -> Diagnosis:
-    """Return the diagnosis of the first of these explanations, with the names of the others. Each
-    is the name of a mistake in mistakes.toml, or the two of a pair."""
+    """Return the diagnosis of the first of these explanations, with the names of the others.
+
+    Each explanation is the name of a mistake in mistakes.toml, or the two names of a pair.
+    """
     words = words_of("end") | words_of(part)
     first, *others = found
     wheres = ["; ".join(dict.fromkeys(words[name].where for name in names)) for names in found[:3]]
@@ -434,7 +451,7 @@ def named(part: str, found: Sequence[tuple[str, ...]]) -> Diagnosis:
 
 
 def fit(part: str, calls: list[Call]) -> Diagnosis | None:
-    """Return the numbers of the first family that reproduces all answers."""
+    """Diagnose mistyped numbers with the first family that reproduces all answers."""
     results = [call.result for call in calls]
     if not all(one is not None and one.numel() and one.isfinite().all() for one in results):
         return None
@@ -443,7 +460,7 @@ def fit(part: str, calls: list[Call]) -> Diagnosis | None:
 
 
 def fitted(part: str, family: Family, calls: list[Call]) -> Diagnosis | None:
-    """Return the numbers with which a family reproduces all calls, or None."""
+    """Diagnose mistyped numbers with which a family reproduces all calls; None if it cannot."""
 
     def made(values: Iterable[float], call: Call) -> Computed:
         kind = type(
@@ -451,11 +468,11 @@ def fitted(part: str, family: Family, calls: list[Call]) -> Diagnosis | None:
         )
         return compute(kind, call.setting, call.number)
 
-    # Of each model the shortest call: what depends on its sizes must fit both.
+    # The shortest call of each model: numbers that depend on a model's sizes must fit all models.
     few = {c.setting.name: c for c in sorted(calls, key=lambda c: c.setting.inputs[c.number][1])}
 
     def misses(values: Iterable[float]) -> np.ndarray:
-        """Return the errors of all numbers. Raises ArithmeticError if they cannot be compared."""
+        """Return the errors of all elements. Raises ArithmeticError if they cannot be compared."""
         parts = []
         for call in few.values():
             mine = made(values, call)
@@ -498,7 +515,7 @@ def fitted(part: str, family: Family, calls: list[Call]) -> Diagnosis | None:
 
 
 def diagnose_words(part: str, words: str) -> Diagnosis | None:
-    """Return what the first rule in mistakes.toml says that matches these words."""
+    """Return the diagnosis of the first rule in mistakes.toml that matches these words."""
     for rule in sentences()["fault"]:
         is_for_part = part in rule.get("parts", (part,))
         if is_for_part and re.search(rule["pattern"], words, re.DOTALL):
@@ -507,9 +524,9 @@ def diagnose_words(part: str, words: str) -> Diagnosis | None:
 
 
 def diagnose_error(part: str, answer: Answer, importing: bool = False) -> Diagnosis | None:
-    """Return what the first rule says that matches what came instead of a tensor.
+    """Return the diagnosis of the first rule that matches an answer without a tensor.
 
-    importing: it arose while the files were imported, so no helper has been called yet.
+    importing: True if the error arose during the import, before any helper was called.
     """
     if isinstance(answer, Other):
         return diagnose_words(part, f"result: {answer.text}")

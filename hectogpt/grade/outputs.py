@@ -1,6 +1,7 @@
 """The outputs of every module of a model on given tokens.
 
-Run as a program, it computes those of a model_solution.py, sandboxed as a graded submission is.
+Run as a program, this module computes the outputs of a model_solution.py, with the restrictions of
+a graded submission.
 """
 
 from __future__ import annotations
@@ -55,13 +56,13 @@ def outputs(model: nn.Module, ids: Tensor) -> dict[str, Named]:
 
 
 def drawn_weights() -> tuple[Size, Named]:
-    """Return the grader's sizes and weights, which make mistakes visible."""
+    """Return the sizes and weights that the grader uses because mistakes show on them."""
     setting = laws.SETTINGS["forward"]
     return setting.size, laws.weights(setting)
 
 
 def outputs_of_file(path: Path, size: Size, state: Named, ids: Tensor) -> dict[str, Named]:
-    """Return the `outputs` of the Transformer in a model_solution.py, run in the sandbox.
+    """Return the `outputs` of the Transformer in a model_solution.py, run in a sandbox.
 
     Args:
         path: the file, or a folder that contains it.
@@ -69,7 +70,7 @@ def outputs_of_file(path: Path, size: Size, state: Named, ids: Tensor) -> dict[s
         state: its weights, by the textbook's names.
         ids: token ids [rows, tokens].
 
-    Raises UserError (DATA) if it cannot be read, built or run, with the message of its own error.
+    Raises UserError (DATA) with the original message if it cannot be read, built or run.
     """
     submission = read_submission(path, path.name)
     if submission.fault:

@@ -1,5 +1,8 @@
-"""The result of a grading, for a law, a part and a submission; its record, and its forms for a
-terminal, a table, Gradescope and pages. All foreign text is made harmless."""
+"""Results of grading: of a law, a part and a submission.
+
+They are saved as records and shown in a terminal, as a table, on Gradescope, and as pages. Control
+characters in the submission's texts are escaped.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ from hectogpt.display import printable
 from hectogpt.grade import laws
 from hectogpt.serialization import dump, load
 
-# The outcomes of a part. Only the first earns points; the next are nobody's fault; the rest are
-# wrong.
+# The outcomes of a part. Only the first earns points. The next three are not the student's fault;
+# the others are.
 Outcome = Literal[
     "passed",
-    "not handed in",  # the file is not there, and does not have to be
-    "changed",  # another architecture than the assignment's: to be judged by hand
-    "grader fault",  # the grader's own error
+    "not handed in",  # the file is missing, which is allowed
+    "changed",  # an architecture that is not the assignment's: to be judged by hand
+    "grader fault",  # an error in the grader itself
     "failed",
     "not started",
     "blocked",  # a part that it needs is missing, or its file cannot be imported
@@ -34,14 +37,19 @@ Outcome = Literal[
 ]
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
 WRONG = OUTCOMES[4:]
-COMPUTED = {"title", "points", "max_points"}  # in a record for its readers; not fields
+COMPUTED = {"title", "points", "max_points"}  # added to a record for its readers; not fields
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """names: the mistake, or both of a pair. equivalent: other names that explain the same
-    results. where, what: the second and the third hint. effect: what else the mistake does, in
-    training say."""
+    """The explanation of a wrong part.
+
+    names: the mistake, or both mistakes of a pair.
+    where: the second hint, the place of the mistake.
+    what: the third hint, the mistake itself.
+    equivalent: other mistakes that explain the same results.
+    effect: another effect of the mistake, for example on training.
+    """
 
     names: tuple[str, ...]
     where: str
@@ -51,15 +59,16 @@ class Diagnosis:
 
     @property
     def id(self) -> str:
-        """The names as one text, for tables and counts."""
+        """The names as one string, for tables and counts."""
         return " + ".join(self.names)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A law that was broken.
+    """A broken law.
 
-    symptom: what was seen, with numbers.
+    law: its name.
+    symptom: the observation, with numbers.
     says: the sentence that the law is based on.
     counts: False for a note.
     brief: the law, or where it is broken, in a few words for tables.
@@ -76,7 +85,7 @@ class Finding:
 class PartResult:
     """The result of a part.
 
-    reason: the reason for the outcome, if that is not one of the findings.
+    reason: the reason for the outcome, unless a finding gives it.
     """
 
     part: str
@@ -112,9 +121,7 @@ class PartResult:
         )
 
     def mistake(self) -> str:
-        """Return a short name for tables and counts: the diagnosis, the law that is broken, or the
-        outcome.
-        """
+        """Return a short name for tables: the diagnosis, the broken law, or the outcome."""
         if self.outcome == "passed":
             return ""
         if self.diagnosis or self.outcome != "failed" or not self.broken:
@@ -124,9 +131,16 @@ class PartResult:
 
 @dataclass(frozen=True)
 class Result:
-    """The grading of one submission. missing_packages: those that stand-ins took the place of.
-    fault: why nothing could be graded. looks: lines for the teacher, see Submission.looks; no
-    points depend on them."""
+    """The result of one submission.
+
+    name: the name of the submission.
+    key: the hash of its files.
+    parts: the results of its parts.
+    seconds: the time that grading took.
+    missing_packages: packages that are not installed here; stand-ins replaced them.
+    fault: the reason why nothing could be graded.
+    looks: lines for the teacher, see Submission.looks; no points depend on them.
+    """
 
     name: str
     key: str
@@ -142,7 +156,7 @@ class Result:
 
     @property
     def max_points(self) -> int:
-        """Points of the parts that were handed in."""
+        """The points that the parts handed in could earn."""
         return sum(part.max_points for part in self.parts if part.outcome != "not handed in")
 
     @property
@@ -150,8 +164,11 @@ class Result:
         return sum(len(part.notes) for part in self.parts)
 
     def wrongs(self) -> list[tuple[str, str, str]]:
-        """Return (name, title, mistake or outcome) of each part that has not passed. Parts that
-        share a reason, such as a file that cannot be imported, are one entry without a name."""
+        """Return (name, title, mistake or outcome) of each part that has not passed.
+
+        Parts that share a reason, such as a file that cannot be imported, are one entry without a
+        name.
+        """
         parts = [part for part in self.parts if part.outcome not in ("passed", "not handed in")]
         reasons = [part.reason for part in parts]
         found = []
@@ -168,9 +185,9 @@ class Result:
         return any(part.outcome == "grader fault" for part in self.parts)
 
     def is_right(self, strict: bool = False) -> bool:
-        """True if nothing is wrong.
+        """True if no part is wrong.
 
-        strict: and there is no note.
+        strict: also require that there is no note and no outcome "changed".
         """
         wrong = (*WRONG, "grader fault", *(["changed"] if strict else []))
         return not self.fault and not any(
@@ -186,7 +203,7 @@ class Result:
 
 
 def result_of(record: dict[str, Any]) -> Result:
-    """Return the result in a record. Raises UserError if it does not fit."""
+    """Read a result from a record. Raises UserError if the record does not fit."""
     parts = [_fields_only(part) for part in record["parts"]]
     result: Result = load(Result, _fields_only(record) | {"parts": parts})
     return result
@@ -196,23 +213,23 @@ def _fields_only(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in COMPUTED}
 
 
-# --- in words
+# --- as text
 
 
 def one_line(said: str) -> str:
-    """Return a foreign text on one line, without control characters."""
+    """Return a submission's text on one line, without control characters."""
     return printable(" ".join(said.split()))
 
 
 def hints(part: PartResult, level: int) -> list[tuple[str, str]]:
-    """Return (kind, sentence) for a part that is not right.
+    """Return (kind, sentence) of each hint for a part that is not right.
 
-    level: 1 for the symptom, 2 also for the place, 3 also for the mistake.
+    level: 1: the symptom; 2: also the place; 3: also the mistake.
     """
     if part.outcome == "passed":
         return []
     found = part.diagnosis
-    first = part.broken[:1]  # the other findings say the same of other inputs
+    first = part.broken[:1]  # the other findings repeat it for other inputs
     sentences = [("reason", part.reason), *(("symptom", finding.symptom) for finding in first)]
     if level >= 2:
         sentences.append(
@@ -246,7 +263,7 @@ def text(result: Result, level: int = 3) -> str:
     if result.fault:
         return f"{one_line(result.name)}: not graded: {one_line(result.fault)}"
     lines = [f"{one_line(result.name)}: {result.points} of {result.max_points} points"]
-    told = {""}  # a reason of several parts is told at the first
+    told = {""}  # a reason that several parts share is given only at the first
     for part in result.parts:
         beside = (
             ""
@@ -271,7 +288,7 @@ def text(result: Result, level: int = 3) -> str:
     ]
     if any(part.broken for part in result.parts):
         lines.append(
-            "  what a difference says, and how to get its input: docs/assignment-student.md of "
+            "  how to read a difference, and get its input: docs/assignment-student.md of "
             "hectoGPT, section 3"
         )
     return "\n".join(lines)
@@ -323,8 +340,11 @@ def overview(found: list[Result]) -> str:
 
 
 def as_csv(found: list[Result]) -> str:
-    """Return a line for each submission: points and mistake of each part, or the reason why it was
-    not graded. No cell starts a formula in a spreadsheet."""
+    """Return a CSV file with a line for each submission.
+
+    A line has the points and the mistake of each part, or the reason why the submission was not
+    graded. No cell starts a formula in a spreadsheet.
+    """
     parts = laws.GRADED
     mistakes = (f"{part} mistake" for part in parts)
     columns = ["name", "points", "max_points", *parts, *mistakes, "notes", "not graded"]
@@ -393,10 +413,11 @@ def gradescope(result: Result, level: int = 3) -> dict[str, Any]:
 
 
 def pages(found: list[Result], level: int) -> dict[str, dict[str, Any]]:
-    """Return file name -> title and blocks.
+    """Return file name -> title and blocks of a page.
 
-    With one submission, index.html is its page; with several, it is the overview with links to the
-    others. They do not link to it, so that each can be given to its student."""
+    With one submission, index.html is its page. With several, it is the overview, with links to
+    the others, which do not link to it, so that each can be given to its student.
+    """
     if len(found) == 1:
         return {"index.html": submission_page(found[0], level)}
     ordered = sorted(found, key=lambda result: result.name)
@@ -405,7 +426,7 @@ def pages(found: list[Result], level: int) -> dict[str, dict[str, Any]]:
 
 
 def file_name(result: Result) -> str:
-    """Return a file name of harmless letters, different for different names."""
+    """Return a file name of harmless characters; different names get different file names."""
     harmless = re.sub(r"[^A-Za-z0-9_-]+", "-", result.name).strip("-")[:60]
     return f"{harmless or 'submission'}-{zlib.crc32(result.name.encode()):08x}.html"
 

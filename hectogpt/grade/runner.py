@@ -1,8 +1,9 @@
-"""Grade submissions: each in child processes, several at a time. The grader's own solution is
-graded first, to check that the grader works here.
+"""Grade submissions in child processes, several submissions at a time.
 
-If a child dies, the next one continues with the settings after the one in which it died. Each
-record is written at once, and a submission that has not changed is not graded twice."""
+The grader's own solution is graded first, to check that the grader works here. If a child dies,
+the next one continues with the other parts. Each record is written at once, and a submission that
+has not changed is not graded again.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +38,9 @@ from hectogpt.grade.submission import Submission, read_submission
 from hectogpt.process import CancelledError
 
 PREFIX = "hectogpt-grade-"  # of folders in the system's temporary folder
-OWNER = "owner"  # the file in each that its grader has locked
+OWNER = "owner"  # a file in each of them, locked by its grader
 ALL_FILES = 512 << 20  # bytes that a submission may write
-# Raised for a frame that cannot be parsed: the submission has written to the private channel.
+# Errors from a frame that cannot be parsed: the submission has written to the private channel.
 RUBBISH = (
     ValueError,
     KeyError,
@@ -59,10 +60,11 @@ RUBBISH = (
 class Limits:
     """The limits of a submission.
 
-    seconds: the longest silence, which is the time for one setting.
+    seconds: the time for one setting, after which a silent child is killed.
     start_seconds: the time until the child is ready, which includes loading torch.
     total_seconds: the time for all children of a submission.
-    memory, output: bytes.
+    memory: bytes that the child may use beyond those of its libraries.
+    output: bytes that it may print.
     """
 
     seconds: float = 10.0
@@ -74,10 +76,11 @@ class Limits:
 
 @contextmanager
 def private_folder(submission: Submission) -> Iterator[Path]:
-    """Yield a folder with a submission's files, which only this user may enter.
+    """Context manager: a folder with a submission's files that only this user may enter.
 
-    When the block ends, the folder is removed and the processes that know its name are killed. A
-    grader that is killed cannot do that: see `sweep`."""
+    On exit, the folder is removed and processes that the submission left running are killed. If
+    the grader itself is killed, `sweep` does both later.
+    """
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as outer:
         folder = Path(outer, "submission")
         for name, content in submission.files.items():
@@ -91,8 +94,10 @@ def private_folder(submission: Submission) -> Iterator[Path]:
 
 
 def sweep() -> None:
-    """Remove the folders of graders that were killed, and kill what their submissions left
-    running. A living grader holds the lock in its folder."""
+    """Remove the folders of killed graders, and kill processes that their submissions left.
+
+    A running grader is recognized by the lock that it holds in its folder.
+    """
     for outer in Path(tempfile.gettempdir()).glob(f"{PREFIX}*") if os.name == "posix" else ():
         owner = outer / OWNER
         if not outer.is_symlink() and os.path.exists(owner) and not files.is_locked(owner):
@@ -101,8 +106,10 @@ def sweep() -> None:
 
 
 def end_daemons(folder: Path) -> None:
-    """Kill the processes that a submission has started in other sessions: all whose environment
-    has the folder's name."""
+    """Kill the processes that a submission has started in other sessions.
+
+    They are recognized by the folder's name in their environment.
+    """
     for _ in range(20):  # a process may start others during the search
         found = hardware.processes_with("HOME", str(folder))
         for number in found:
@@ -114,14 +121,16 @@ def end_daemons(folder: Path) -> None:
 
 
 def start(module: str, folder: Path) -> process.Child:
-    """Start a module in a folder. It gets only those of the user's environment variables that say
-    where programs and libraries are."""
+    """Start a module in a folder.
+
+    Of the user's environment it gets only the language and the places of programs and libraries.
+    """
     import matplotlib
 
     kept = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
     folders = dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP"), str(folder))
     own = {
-        # The list of fonts is read from here, because making one takes a second.
+        # matplotlib's list of fonts is read from here, because making one takes a second.
         "MPLCONFIGDIR": matplotlib.get_cachedir(),
         "MPLBACKEND": "Agg",
         "CUDA_VISIBLE_DEVICES": "",
@@ -140,10 +149,12 @@ def start(module: str, folder: Path) -> process.Child:
 
 
 def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> Transcript:
-    """Run a submission's code in every setting and return its answers: `main` in grade/child.py
-    runs it, and sends a frame for each setting.
+    """Run a submission's code in every setting and return its answers.
 
-    Raises CancelledError once `cancelled` is set."""
+    A child process runs it, by `main` in grade/child.py, and sends a frame for each setting.
+
+    Raises CancelledError once `cancelled` is set.
+    """
     modules = [name for name in ("model_solution", "train") if f"{name}.py" in submission.files]
     transcript = Transcript(set(modules))
     begun = time.monotonic()
@@ -179,10 +190,10 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> T
             raise CancelledError
         (now, variant), *left = transcript.left or [("", "own")]
         if variant == "own":
-            break  # all parts have been run apart from each other by then
+            break  # every part has already run on our own lower parts
         transcript.ends[now] = describe_ending(ending, transcript, limits)
         if not now:
-            break  # it cannot even be imported
+            break  # the child died while importing the submission
         # A part that ended the process in one setting would do so in its other settings too.
         left = [one for one in left if laws.SETTINGS[one[0]].part != laws.SETTINGS[now].part]
     transcript.seconds = time.monotonic() - begun
@@ -190,7 +201,10 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> T
 
 
 def bytes_below(folder: Path) -> int:
-    """Return the bytes of the files below a folder; a file counts at least 4 kB."""
+    """Return the size of the files below a folder; each counts as at least 4 kB.
+
+    Stops counting above ALL_FILES.
+    """
     total = 0
     for where, _, names in os.walk(folder):
         for name in names:
@@ -204,7 +218,7 @@ def bytes_below(folder: Path) -> int:
 def describe_ending(
     ending: process.Ending, transcript: Transcript, limits: Limits
 ) -> tuple[Outcome, str]:
-    """Return the outcome of the setting that a child ended in, and how it ended in a few words."""
+    """Return the outcome of the setting in which a child ended, and a description of the end."""
     outcome: Outcome = "out of memory" if ending.code == -9 else "crashed"  # 9: not killed by us
     words = f"the process ended before its work was done (exit code {ending.code})"
     if ending.how == "cancelled":
@@ -217,12 +231,12 @@ def describe_ending(
         outcome = "timed out"
         words = f"nothing came back within {limits.seconds:g} s"
     elif ending.how == "broken":
-        words = "the grader's private channel was written to"
+        words = "the submission wrote to the grader's private channel"
     elif ending.code is not None and ending.code < 0:
         words = f"the process was ended by signal {-ending.code}"
     if transcript.ready:
         return outcome, words
-    # the submission had not been touched yet
+    # The submission's code had not run yet.
     return "grader fault", ": ".join([words, *ending.last_words.strip().splitlines()[-1:]])
 
 
@@ -232,8 +246,9 @@ def describe_ending(
 def grade(
     submission: Submission, limits: Limits, cancelled: threading.Event | None = None
 ) -> Result:
-    """Run and judge a submission. Does not raise for anything that a submission does; raises
-    CancelledError.
+    """Run and judge a submission.
+
+    Nothing that a submission does raises an error here. Raises CancelledError.
     """
     name = submission.name
     key = submission.key
@@ -251,7 +266,7 @@ def grade(
         )
     except CancelledError:
         raise
-    except Exception as error:  # the rest of the class is graded
+    except Exception as error:  # the rest of the class must still be graded
         last = traceback.extract_tb(error.__traceback__)[-1]
         words = (
             f"{type(error).__name__}: {error} ({last.filename.rpartition('/')[2]}:{last.lineno})"
@@ -262,11 +277,12 @@ def grade(
 
 
 def check_reference(limits: Limits) -> None:
-    """Grade the textbook's solution, once for each set of versions: the cache folder remembers
-    that it got full points.
+    """Check that the textbook's solution gets full points here.
 
-    Raises UserError (EXACTNESS) with the reason if it does not get them: then no submission can be
-    graded here."""
+    A file in the cache folder records success, so this runs once for each set of versions.
+
+    Raises UserError (EXACTNESS) with the reason if it does not: no submission can be graded then.
+    """
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     key = hashlib.sha256(f"{version()} {versions} {platform.platform()}".encode()).hexdigest()[:16]
     mark = files.cache_dir() / "grader" / f"{key}.txt"
@@ -284,23 +300,23 @@ def check_reference(limits: Limits) -> None:
             kept="nobody's points: nothing was graded",
             code=errors.EXACTNESS,
         )
-    with suppress(OSError, UserError):  # it is tried again next time
+    with suppress(OSError, UserError):  # without the file, the check is repeated next time
         mark.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomic(mark, f"the reference solution got full points with {versions}\n")
 
 
 def version() -> str:
-    """Return the beginning of a hash of the grader's code: records of a different version are not
-    reused.
-    """
+    """Return a short hash of the grader's code. Records of a different version are not reused."""
     return files.code_hash([Path(__file__).parent])
 
 
 def recorded(path: Path) -> dict[str, Result]:
-    """Return key -> result from the records of this version in a file, except grader faults.
+    """Return key -> result from a file's records of this grader version, except grader faults.
 
-    A line that is not a record, such as the last one of a killed process, is skipped. Raises
-    UserError (DATA)."""
+    A line that is not a record, such as the last one of a killed process, is skipped.
+
+    Raises UserError (DATA) if the file cannot be read.
+    """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -325,8 +341,10 @@ def write(path: Path, one: Result) -> None:
 def grade_all(
     submissions: list[Submission], out: Path | None, jobs: int, limits: Limits
 ) -> Iterator[tuple[Result, bool]]:
-    """Yield each result as it is ready, and whether it was already recorded; recorded ones come
-    first. Equal submissions are graded once."""
+    """Yield (result, True if it was already recorded) for each submission.
+
+    Recorded results come first, the others as they are ready. Equal submissions are graded once.
+    """
     known = recorded(out) if out else {}
     waiting: dict[str, list[Submission]] = {}
     for submission in submissions:

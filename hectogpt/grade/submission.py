@@ -1,4 +1,4 @@
-"""Submissions: how they are collected from files, folders and archives."""
+"""Find submissions in files, folders and archives, and read them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from hectogpt.assignment.parts import SOURCES
 from hectogpt.errors import UserError
 
 SOLUTION = "model_solution.py"
-LARGEST = 2_000_000  # bytes of one file
-MOST = 60  # files of one submission
-DEEPEST = 4  # folders between a path that is given and a submission
+LARGEST = 2_000_000  # bytes; a larger file is refused
+MOST = 60  # files read from one submission
+DEEPEST = 4  # levels of folders searched below a given path
 LOOKS = re.compile(
     r"^\s*(import|from)\s+(hectogpt|reference|inspect|ctypes)\b|sys\.modules|_getframe|f_back|f_locals"
     r"|get_objects|__subclasses__|__import__|import_module|spec_from_file|(?<![.\w])(exec|eval)\(|model_solution\.py"
 )
-# a file, or one of a package
+# The name of a Python file, which may be in packages.
 NAME = re.compile(r"([A-Za-z_]\w{0,60}/){0,4}\w[\w.-]{0,100}\.py")
 NOTHING = f"there is no {SOLUTION} in it"
 LINK = "it is a link; links are not followed"
@@ -35,11 +35,12 @@ SKIPPED = {"__pycache__", ".git", ".venv", "node_modules", "__MACOSX", "tests", 
 
 @dataclass(frozen=True)
 class Submission:
-    """The files that somebody handed in.
+    """The files that a student handed in.
 
-    name: how it is shown.
-    files: name -> content of its Python files, with model_solution.py among them.
-    fault: why it cannot be read; "" if it can.
+    name: the name shown in results.
+    path: the file, folder or archive that it was read from.
+    files: name -> content of each Python file, including model_solution.py.
+    fault: why it cannot be graded; "" if it can.
     """
 
     name: str
@@ -56,8 +57,9 @@ class Submission:
         return found.hexdigest()
 
     def looks(self) -> tuple[str, ...]:
-        """Return lines that a teacher may want to see: where the files look at the grader, or at
-        the program around them.
+        """Return up to 20 lines that a teacher may want to read.
+
+        They mention the grader, or use ways to inspect the program that runs them.
         """
         texts = {
             name: content.decode("utf-8", errors="replace")
@@ -75,11 +77,14 @@ class Submission:
 
 
 def find(paths: tuple[Path, ...]) -> list[Submission]:
-    """Return the submissions in these paths, each once, in the order of the paths and of names.
+    """Return the submissions in these paths, each once, sorted by name within a path.
 
     A path is a .py file, a .zip archive, a folder with model_solution.py, or a folder with any of
-    these inside. There, a folder in which nothing can be graded is a submission with a fault.
-    Raises UserError for a path that does not exist, and for one without a submission."""
+    these inside. In such a folder, a subfolder without a submission counts as one with a fault; so
+    does a path without a submission among several paths.
+
+    Raises UserError for a path that does not exist, and for a single path without a submission.
+    """
     found: dict[str, Submission] = {}
     for path in paths:
         if not path.exists():
@@ -98,8 +103,8 @@ def find(paths: tuple[Path, ...]) -> list[Submission]:
                 )
             here = [
                 Submission(_name(path, path), path, {}, NOTHING)
-            ]  # one of a class must not stop the others
-        found |= {os.path.abspath(one.path): one for one in here}  # links stay themselves
+            ]  # one student's fault must not stop the others
+        found |= {os.path.abspath(one.path): one for one in here}  # does not resolve links
     names: Counter[str] = Counter()
     for key, one in found.items():
         names[one.name] += 1
@@ -109,8 +114,12 @@ def find(paths: tuple[Path, ...]) -> list[Submission]:
 
 
 def find_one(paths: tuple[Path, ...]) -> Submission:
-    """Return the one submission in these paths. If there is none, or more than one, it has a fault
-    that tells the student so. Raises UserError for a path that does not exist."""
+    """Return the only submission in these paths.
+
+    If there is none, or more than one, return one with a fault that tells the student so.
+
+    Raises UserError if the first path does not exist.
+    """
     try:
         found = find(paths)
     except UserError:
@@ -133,14 +142,15 @@ def find_one(paths: tuple[Path, ...]) -> Submission:
 
 
 def _below(path: Path, root: Path, depth: int) -> Iterator[Submission]:
-    """Yield the submissions in a path; a folder right below `root` without one is a submission
-    with a fault.
+    """Yield the submissions in a path.
+
+    A folder directly below `root` that contains none is yielded as one with a fault.
     """
     name = _name(path, root)
     if (path.is_file() and path.suffix in (".py", ".zip")) or (path / SOLUTION).is_file():
         yield read_submission(path, name.removesuffix(".zip"))
     elif path.is_dir() and depth < DEEPEST:
-        # in a folder of submissions, other files than archives and Python's are no submissions
+        # In a folder of submissions, only archives and Python files count.
         try:
             entries = sorted(
                 p for p in path.iterdir() if p.name not in SKIPPED and not p.name.startswith(".")
@@ -165,11 +175,13 @@ def _name(path: Path, root: Path) -> str:
 
 
 def read_submission(path: Path, name: str) -> Submission:
-    """Read a folder's Python files and its packages; a .zip archive, whose files may be one folder
-    down; or a single file with any name.
+    """Read a submission from a folder, a .zip archive, or a single file with any name.
 
-    utils.py and train.py next to model_solution.py belong to it. Links are not followed: they may
-    lead to the teacher's files. Nothing is unpacked to disk here."""
+    A folder is read with its packages. In an archive, model_solution.py may be in a folder; the
+    shortest path is used. utils.py and train.py next to model_solution.py belong to the
+    submission. Links are not followed, because they may lead to the teacher's files. Archives are
+    not unpacked to disk.
+    """
     if path.name == SOLUTION:
         path, name = path.parent, path.parent.resolve().name
     try:
@@ -200,15 +212,17 @@ def read_submission(path: Path, name: str) -> Submission:
             )
     except (
         Exception
-    ) as error:  # zlib.error, LZMAError, EOFError and others: one archive must not stop a class
+    ) as error:  # zlib.error, LZMAError, EOFError and others: grade the rest of the class
         damaged = path.suffix == ".zip" and not isinstance(error, ValueError)
         fault = f"the archive cannot be read: {error}" if damaged else str(error)
         return Submission(name, path, {}, fault)
 
 
 def _contents(inside: Mapping[str, Path | zipfile.Path]) -> dict[str, bytes]:
-    """Read the Python files among these, starting with those that are graded. Raises ValueError if
-    model_solution.py is missing, or a file is too large or UTF-16.
+    """Read the Python files among these, up to MOST, starting with the assignment's.
+
+    Raises ValueError if model_solution.py is missing, a file is too large, or one of the
+    assignment's files is UTF-16.
     """
     if SOLUTION not in inside:
         raise ValueError(f"there is no {SOLUTION} in it that is a file; links are not followed")
@@ -227,9 +241,7 @@ def _contents(inside: Mapping[str, Path | zipfile.Path]) -> dict[str, bytes]:
 
 
 def _files(folder: Path, root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the files of a folder and the Python files of its packages, with their paths below the
-    root.
-    """
+    """Yield (path below the root, path) of a folder's files and its packages' Python files."""
     for path in folder.iterdir():
         name = path.relative_to(root).as_posix()
         if path.is_symlink():

@@ -1,9 +1,11 @@
-"""A student's train.py, watched while it runs, and what is wrong with it.
+"""Watch a student's train.py while it runs, and find its mistakes.
 
-The grader and the tests of a kit share this file: a kit holds a copy of it, so it imports nothing
-of hectogpt. `run_train` runs the loop on a given model and text. Its records are compared with
-the numbers that the model computed, and each step of its optimizer is looked at: no optimizer
-and no schedule has to be guessed. The picture of a run, too, is watched while it is saved."""
+The grader and the tests of a kit share this file: a kit contains a copy of it, so it imports
+nothing from hectogpt. `run_train` runs the loop on a given model and text. The losses and norms
+that the loop records are compared with those that the model computed. Each step of its optimizer
+is inspected, so the grader need not know the optimizer or the schedule. `draw` inspects the
+pictures that plot_results saves.
+"""
 
 from __future__ import annotations
 
@@ -25,29 +27,30 @@ from torch.optim.optimizer import (
 )
 from torch.utils.data import DataLoader
 
-MOST = 200  # batches and steps that are looked at
-TOLERANCE = 1e-3  # of each number: float32 sums in another order, through some steps
+MOST = 200  # batches and steps that are recorded
+TOLERANCE = 1e-3  # relative: over several steps, float32 sums in a different order differ
 
 
 @dataclass
 class Seen:
-    """The record of a loop: tensors by name, as in SHAPES, float64. There n stands for backward
-    passes, s for steps of an optimizer, P for parameters.
+    """The record of a loop: float64 tensors by name, with the axes of SHAPES.
 
     Attributes:
-        names: of the parameters.
-        optimizers: classes of the optimizers.
-        plain: all of their settings, except the learning rate, are AdamW's defaults.
-        ids: [batch, seq] of each batch.
-        loss, after: of each batch, and once more after its step.
-        norm: of the gradient of that loss.
-        left: norm of the gradients that were there before each backward pass.
-        start: a number for all weights, before each batch.
-        raw: norms of the gradients after each backward pass.
-        batch: batches so far at each step.
-        kind: which optimizer made the step.
-        at, most, rate: norms and largest numbers of the gradients at each step, and learning
-            rates; NaN for a parameter that the optimizer does not have.
+        names: the names of the parameters.
+        optimizers: the classes of the optimizers.
+        plain: True if all their settings, except the learning rate, are AdamW's defaults.
+        ids: the token ids of each batch, [batch, seq].
+        loss: the right loss of each batch.
+        after: the loss of the same batch after its step.
+        norm: the norm of that loss's gradient.
+        left: the norm of the gradients that were present before each backward pass.
+        start: a checksum of the weights before each batch.
+        raw: the norms of the gradients after each backward pass.
+        batch: the number of batches so far at each step.
+        kind: the number of the optimizer that made the step.
+        at: the norms of the gradients at each step.
+        most: the largest absolute values of the gradients at each step.
+        rate: the learning rates; NaN for a parameter that the optimizer does not have.
     """
 
     names: tuple[str, ...]
@@ -62,15 +65,18 @@ class Seen:
         raise AttributeError(name)
 
     def check(self) -> None:
-        """Raise ValueError unless all tensors are there and fit each other."""
+        """Raise ValueError or KeyError unless all tensors are present and their shapes agree."""
         length = {"n": len(self.ids), "s": len(self.numbers["batch"]), "P": len(self.names)}
         for name, axes in SHAPES.items():
             if self.numbers[name].shape != tuple(length[axis] for axis in axes):
-                raise ValueError(f"{name} has another shape")
+                raise ValueError(f"{name} has a wrong shape")
 
     def joined(self, size: int) -> Seen:
-        """Return this with the backward passes of each step as one batch of this size, where they
-        are equal parts of it, as in gradient accumulation."""
+        """Join the backward passes of each step into one batch of `size` rows.
+
+        This undoes gradient accumulation. Returns the record unchanged unless every step has the
+        same number of passes, all equal in size, that add up to `size` rows.
+        """
         one = self.numbers
         parts = len(self.ids) // max(1, len(one["batch"]))
         steps = [parts * (step + 1) for step in range(len(one["batch"]))]
@@ -86,6 +92,7 @@ class Seen:
         return replace(self, ids=ids, numbers={**one, **numbers})
 
 
+# Name -> axes. n: backward passes; s: steps of an optimizer; P: parameters.
 SHAPES = {
     "loss": "n",
     "norm": "n",
@@ -102,10 +109,12 @@ SHAPES = {
 
 
 class Watch:
-    """A context in which each backward pass and each step are seen.
+    """Context manager: record each backward pass and each step of an optimizer.
 
-    loss_of: gives the loss of a batch. The model calls `backward_of` with what it returned for a
-        batch.
+    The model must call `backward_of` with each batch and its output.
+
+    parameters: the parameters to watch, by name.
+    loss_of: computes the right loss of a batch.
     """
 
     def __init__(
@@ -133,7 +142,10 @@ class Watch:
             hook.remove()
 
     def norms(self, of: Callable[[Tensor], Tensor] = torch.linalg.vector_norm) -> list[float]:
-        """Return the norms of the gradients; 0 for a parameter that has none."""
+        """Return the norm of each parameter's gradient, or 0 if it has none.
+
+        of: computes a different number than the norm.
+        """
         return [0.0 if p.grad is None else float(of(p.grad)) for p in self.parameters.values()]
 
     @torch.no_grad()
@@ -153,7 +165,7 @@ class Watch:
         return float(loss.detach()), float(torch.stack(norms).norm())
 
     def backward_of(self, ids: Tensor, output: Tensor) -> None:
-        """Note the output of a batch: it counts once its gradient is asked for."""
+        """Register the output of a batch. The batch counts once its gradient is computed."""
         if output.requires_grad:
             loss, norm = self.loss_and_norm(ids)
             known = ids.detach().clone()
@@ -198,7 +210,7 @@ class Watch:
             self.rows["after"][-1] = self.loss_and_norm(self.ids[-1])[0]
 
     def seen(self) -> Seen:
-        """Return everything that was seen."""
+        """Return the record."""
         numbers = {
             name: torch.tensor(rows, dtype=torch.float64).reshape(
                 (-1, len(self.parameters))[: len(SHAPES[name])]
@@ -230,15 +242,16 @@ def is_plain(optimizer: Optimizer) -> bool:
 
 LOADER = DataLoader.__init__
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-GIVEN: dict[str, Any] = {"str": "run", "int": 1, "float": 0.0, "bool": False}  # by annotation
+# Annotation -> the value for a required argument that the grader does not know.
+GIVEN: dict[str, Any] = {"str": "run", "int": 1, "float": 0.0, "bool": False}
 
 
 class Recorded(NamedTuple):
     """The numbers that train() has recorded.
 
-    losses, norms: as given to plot_results or else returned; None if there are none.
-    after: an error that was raised after that.
-    result: what it returned.
+    losses, norms: as passed to plot_results, or else as returned; None if there are none.
+    after: an error that was raised after plot_results was called.
+    result: the value that train() returned.
     """
 
     losses: Any
@@ -248,10 +261,15 @@ class Recorded(NamedTuple):
 
 
 def run_train(file: Any, model: Any, text: Tensor, wanted: dict[str, Any]) -> Recorded:
-    """Run the train() of a file with a model and a text in the place of its own. Raises whatever
-    it raises before it has recorded anything.
+    """Run train() of a file with this model and this text instead of its own.
 
-    wanted: the arguments to pass, of those that it accepts.
+    Args:
+        file: the module.
+        model: the model to train.
+        text: the chunks to train on.
+        wanted: arguments to pass if train() accepts them.
+
+    Raises the error of train(), unless it has called plot_results before.
     """
     recorded: list[tuple[Any, Any]] = []
     result = after = None
@@ -261,7 +279,7 @@ def run_train(file: Any, model: Any, text: Tensor, wanted: dict[str, Any]) -> Re
         "plot_results": lambda losses=None, grad_norms=None, *_, **__: recorded.append(
             (losses, grad_norms)
         ),
-        "pick_device": lambda: torch.device("cpu"),  # the textbook's
+        "pick_device": lambda: torch.device("cpu"),  # a function of the textbook
     }
     try:
         torch.manual_seed(0)
@@ -280,14 +298,16 @@ def run_train(file: Any, model: Any, text: Tensor, wanted: dict[str, Any]) -> Re
 
 
 def in_this_process(loader: Any, *arguments: Any, **options: Any) -> None:
-    """Construct a loader without worker processes, which could not reach this one."""
+    """Construct a loader without worker processes: the changes made here do not reach those."""
     LOADER(loader, *arguments, **options)
     loader.num_workers = loader.timeout = 0
 
 
 def arguments_for(function: Callable[..., Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """Return the wanted arguments that a function accepts by name, and values for others that it
-    requires. Raises TypeError or ValueError if its signature cannot be inspected."""
+    """Return the wanted arguments that a function accepts, and values for others that it requires.
+
+    Raises TypeError or ValueError if its signature cannot be inspected.
+    """
     known = inspect.signature(function).parameters
     every = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
     given = {name: value for name, value in wanted.items() if every or name in known}
@@ -299,7 +319,7 @@ def arguments_for(function: Callable[..., Any], wanted: dict[str, Any]) -> dict[
 
 
 def plain(values: Any) -> Tensor:
-    """Return recorded numbers, tensors among them, as float64."""
+    """Return the first 1000 recorded numbers, which may be tensors, as a float64 tensor."""
     listed = [float(v.detach() if isinstance(v, Tensor) else v) for v in list(values)[:1000]]
     return torch.tensor(listed, dtype=torch.float64)
 
@@ -308,8 +328,9 @@ def plain(values: Any) -> Tensor:
 
 
 def rows_of(ids: Tensor, text: Tensor) -> list[int]:
-    """Return the numbers of a batch's rows in the text, -1 for a row that is not in it. The last
-    token of a row may be cut off.
+    """Return the number of each row of a batch in the text, or -1 for a row that is not in it.
+
+    A row is found even if its last token is cut off.
     """
     known = {
         tuple(row[:length]): n
@@ -323,8 +344,8 @@ def rows_of(ids: Tensor, text: Tensor) -> list[int]:
 class Fault:
     """A mistake in a loop.
 
-    name: as in mistakes.toml, "" for a mistake that has no name.
-    seen: what was seen, with numbers.
+    name: its name in mistakes.toml; "" if it has none.
+    seen: the observation, with numbers.
     """
 
     name: str
@@ -333,11 +354,15 @@ class Fault:
 
 @dataclass
 class Loop:
-    """A loop that was watched, with what it recorded.
+    """A loop that was watched, and the numbers that it recorded.
 
-    limit: the norm that gradients are clipped to, or None.
+    seen: the record that `Watch` made.
+    losses, norms: the numbers that the loop recorded.
+    limit: the norm to clip gradients to, or None.
     rate: the learning rate that it was given.
-    size: rows of a batch.
+    steps: the number of steps that it was asked for.
+    size: the number of rows of a batch.
+    text: all rows of the text.
     """
 
     seen: Seen
@@ -353,7 +378,7 @@ class Loop:
         return [rows_of(ids, self.text) for ids in self.seen.ids]
 
     def faults(self) -> Iterator[Fault]:
-        """Yield what is wrong; what comes later may follow from the first."""
+        """Yield the mistakes. Later ones may be consequences of the first."""
         yield from self.faults_of_batches()
         yield from self.faults_of_counts()
         yield from self.faults_of_steps()
@@ -403,11 +428,11 @@ class Loop:
         ]
         if untrained:
             more = f" and {len(untrained) - 4} more" if len(untrained) > 4 else ""
-            words = f"the optimizer has no gradient of {', '.join(untrained[:4])}{more}"
+            words = f"the optimizer has no gradient for {', '.join(untrained[:4])}{more}"
             yield Fault("parameters not trained", words)
         dirty = seen.left[1:] > TOLERANCE * seen.raw[1:].norm(dim=1)
         if count > 1 and dirty.all():
-            words = "at each backward pass the gradients of the steps before are still there"
+            words = "at each backward pass the gradients of earlier steps are still there"
             yield Fault("no zero_grad", words)
         if dirty.any():
             step = int(dirty.int().argmax()) + 2
@@ -433,7 +458,7 @@ class Loop:
                 yield Fault("weights set back", words)
 
     def faults_of_clipping(self) -> Iterator[Fault]:
-        """Compare the gradients at each step with those that backward made."""
+        """Compare the gradients at each step with those that backward computed."""
         for at, most, batch in zip(self.seen.at, self.seen.most, self.seen.batch, strict=True):
             step = int(batch)
             raw = self.seen.raw[step - 1]
@@ -442,19 +467,20 @@ class Loop:
             if not close(at, raw * factor):
                 words = (
                     f"at step {step} the optimizer is given a gradient of norm "
-                    f"{float(at.norm()):.4g}; backward made one of {total:.4g}, gradient_clipping "
+                    f"{float(at.norm()):.4g}; backward computed {total:.4g}, gradient_clipping "
                     f"is {self.limit}"
                 )
                 yield Fault(name_of_clipping(at, most, raw, self.limit), words)
 
     def faults_of_records(self) -> Iterator[Fault]:
-        """Compare the numbers recorded with those that the model computed, in a loop with one
-        batch a step.
+        """Compare the recorded numbers with those that the model computed.
+
+        Without one batch per step, only check that the loss falls.
         """
         seen = self.seen
         if len(seen.ids) != self.steps:
             if not self.losses[-1] < self.losses[0]:
-                words = f"{len(seen.ids)} batches were seen in {self.steps} steps"
+                words = f"there were {len(seen.ids)} batches in {self.steps} steps"
                 yield Fault("", f"{words}, and the loss does not fall")
             return
         true = seen.loss
@@ -485,9 +511,13 @@ class Loop:
     def wrong_numbers(
         self, what: str, yours: Tensor, right: Tensor, others: dict[str, Tensor]
     ) -> Iterator[Fault]:
-        """Compare the numbers recorded for a loss or a norm with the right ones.
+        """Compare the recorded losses or norms with the right ones.
 
-        others: mistake -> the numbers that it would record.
+        Args:
+            what: "loss" or "gradient norm".
+            yours: the recorded numbers.
+            right: the right ones.
+            others: mistake -> the numbers that it would record.
         """
         if close(yours, right):
             return
@@ -505,7 +535,7 @@ class Loop:
         yield Fault(name, words)
 
     def faults_of_rates(self) -> Iterator[Fault]:
-        """Compare the learning rate of Adam and AdamW, where it is the same at all steps."""
+        """Compare the learning rate of Adam or AdamW, if it is the same at all steps."""
         rates = sorted(set(self.seen.rate[~self.seen.rate.isnan()].tolist()))
         adam = self.seen.optimizers in (("AdamW",), ("Adam",))
         if adam and len(rates) == 1 and abs(rates[0] - self.rate) > TOLERANCE * self.rate:
@@ -515,24 +545,30 @@ class Loop:
             yield Fault("another learning rate", words)
 
     def other_optimizer(self) -> str:
-        """Describe another optimizer, other settings of AdamW, or a schedule, which the bonus
-        allows; "" if there is none.
+        """Describe a different optimizer, changed settings of AdamW, or a schedule.
+
+        The bonus allows all of these. Returns "" for plain AdamW.
         """
         seen = self.seen
         rates = seen.rate[~seen.rate.isnan()]
         if len(seen.ids) != self.steps:
-            return "what each step was trained on is not known"
+            return "the batches of each step are not known"
         if seen.optimizers != ("AdamW",):
-            return f"the optimizer is {', '.join(seen.optimizers) or 'none of torch.optim'}"
+            return f"the optimizer is {', '.join(seen.optimizers) or 'not from torch.optim'}"
         if not bool((rates == rates[0]).all()):
             return f"the learning rate goes from {float(rates[0]):g} to {float(rates[-1]):g}"
-        return "" if seen.plain else "AdamW has other settings than its defaults"
+        return "" if seen.plain else "AdamW's settings are not its defaults"
 
     def curve(
         self, loss: Callable[[list[Tensor], Tensor], Tensor], parameters: Iterable[Tensor]
     ) -> str:
-        """Say where the losses differ from those of AdamW on the same rows, from these initial
-        weights; "" if they do not, or if the rows are not known."""
+        """Describe the first loss that differs from AdamW's on the same rows.
+
+        Returns "" if none differs, or if the rows are not known.
+
+        loss: computes the loss of weights and token ids.
+        parameters: the initial weights.
+        """
         rows = self.rows()
         if len(rows) != self.steps or any(row < 0 for batch in rows for row in batch):
             return ""
@@ -554,10 +590,13 @@ class Loop:
 
 
 def name_of_clipping(at: Tensor, most: Tensor, raw: Tensor, limit: float | None) -> str:
-    """Name what was done to gradients before a step.
+    """Name the change that was made to the gradients between backward and a step.
 
-    at, most: norms and largest numbers at the step.
-    raw: norms after backward.
+    Args:
+        at: their norms at the step.
+        most: their largest absolute values at the step.
+        raw: their norms after backward.
+        limit: the norm to clip to, or None.
     """
     if close(at, raw):
         return "no clipping"
@@ -571,7 +610,10 @@ def name_of_clipping(at: Tensor, most: Tensor, raw: Tensor, limit: float | None)
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
-    """True if each number is within the tolerance of b, or of a thousandth of the largest of b."""
+    """True if a and b have the same shape and all numbers agree.
+
+    The tolerance is relative to b, but at least to a thousandth of b's largest number.
+    """
     if a.shape != b.shape or not b.numel():
         return a.shape == b.shape
     size = torch.maximum(b.double().abs(), 1e-3 * b.double().abs().max()).clamp(min=1e-12)
@@ -579,7 +621,7 @@ def close(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
 
 
 def first_fault(free: Loop, clipped: Loop) -> Fault | None:
-    """Return the first mistake of a loop, by a run without clipping and one with it."""
+    """Return the first mistake of a loop, given a run without clipping and one with it."""
     fault = next(free.faults(), None)
     other = next(clipped.faults(), None)
     if fault is None or other is not None:
@@ -601,8 +643,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 class Panel:
     """One panel of a picture.
 
-    curves: the y of each line.
-    names: title, and the names of both axes.
+    curves: the y values of each line.
+    names: the title, and the labels of both axes.
     """
 
     curves: tuple[tuple[float, ...], ...]
@@ -613,9 +655,9 @@ class Panel:
 class Picture:
     """The pictures that plot_results made of LOSSES and NORMS.
 
-    panels: of each picture that it saved.
-    is_png: the file at save_path is a PNG; None if there is no file.
-    left_open: a figure of pyplot is still open.
+    panels: the panels of each picture that it saved.
+    is_png: True if the file at save_path is a PNG; None if there is no file.
+    left_open: True if a figure of pyplot is still open.
     """
 
     panels: tuple[tuple[Panel, ...], ...]
@@ -623,7 +665,7 @@ class Picture:
     left_open: bool
 
     def fault(self) -> str:
-        """Say what is wrong with it first; "" if nothing is."""
+        """Describe the first mistake; "" if there is none."""
         if self.is_png is None:
             return "nothing was written to save_path"
         if len(self.panels) != 1:
@@ -640,13 +682,13 @@ class Picture:
             if numbers not in panel.curves:
                 return f"no curve of the panel shows the {name}"
             if not all(panel.names):
-                return f"the panel of the {name} lacks a title, or the name of an axis"
-        open_figure = "a figure was left open: plt.close(figure), or matplotlib.figure.Figure"
+                return f"the panel of the {name} lacks a title or an axis label"
+        open_figure = "a figure was left open: use plt.close(figure) or matplotlib.figure.Figure"
         return open_figure if self.left_open else ""
 
 
 def draw(plot_results: Callable[..., object]) -> Picture:
-    """Call plot_results with five steps, and with one; look at the first picture."""
+    """Call plot_results with five steps, then with one. Return the pictures of the first call."""
     import matplotlib.pyplot as plt
     from matplotlib.figure import Figure
 
@@ -657,7 +699,7 @@ def draw(plot_results: Callable[..., object]) -> Picture:
         saved.append(tuple(panel_of(axes) for axes in figure.axes[:10]))
         return save(figure, *args, **kwargs)
 
-    def show(*_: Any, **__: Any) -> None:  # as when a window has been closed
+    def show(*_: Any, **__: Any) -> None:  # closes all figures, as if the user had closed them
         plt.close("all")
 
     plt.close("all")
