@@ -4,7 +4,7 @@
     result = hectogpt.train(hectogpt.recipe("top"), out="runs/mine")
     print(hectogpt.generate(result, "The state of", max_new_tokens=40))
 
-docs/python.md explains the names below in ten minutes; docs/architecture.md says where things are.
+docs/python.md explains these names in ten minutes; docs/architecture.md says where things are.
 
 to use     recipe train generate attention_maps compare verdict load open_corpus replace
 results    RunResult EvalResult Step ComparisonResult Verdict UserError

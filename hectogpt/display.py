@@ -1,4 +1,4 @@
-"""Text for terminals, small tables as text, and progress on stderr."""
+"""Text and small tables for terminals, and progress on stderr."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ OTHER_TOKENS = (
     "Different vocabularies mean different tokens: only bits per byte (hectogpt "
     "score) compare them."
 )
-# Key of an n-gram model in summaries and records -> its name. `python -m tools.research.ngrams`
-# counts the last two, order 5 with fitted discounts and one that has caches too.
+# Key of an n-gram model in summaries and records -> its name. The last two, order 5 with fitted
+# discounts and the mixture with caches, come from `python -m tools.research.ngrams`.
 NGRAMS = {
     "uniform": "uniform",
     "unigram": "unigram counts",
@@ -60,7 +60,7 @@ def _words(value: Any) -> str:
 
 
 def facts_text(title: str, facts: Mapping[str, str]) -> str:
-    """A title, and a line for each fact: names and values in two columns."""
+    """A title, and below it the facts in two columns, names and values."""
     width = max(map(len, facts), default=0)
     return "\n".join(
         [
@@ -80,7 +80,8 @@ def columns(
         rows: their cells.
         left: the number of columns that are aligned on the left; the others are aligned on the
             right.
-        width: characters of a line; long cells of the first column continue on the next line.
+        width: the most characters of a line; long cells of the first column continue on the next
+            line.
     """
     lines = [list(map(one_line, row)) for row in (header, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
@@ -101,7 +102,7 @@ def columns(
     return found
 
 
-# --- progress: a live line on a terminal, one output in a notebook, plain lines in a file, nothing
+# --- progress: a live line on a terminal, one output in a notebook, plain lines elsewhere, nothing
 # when quiet ---------
 
 # seconds between updates of a `bar` in a notebook; most tasks end before the first update
@@ -160,9 +161,10 @@ class Progress:
 
     @contextmanager
     def counting(self, total: int) -> Iterator[Callable[[int, str], None]]:
-        """Show the steps of a task, each on a line: where there is no terminal, about `lines`.
+        """Context manager: show the steps of a task, each as a line.
 
-        Yields the function to call with the number of a step, from 1, and its line.
+        Without a terminal, only about `lines` of them are printed. Yields the function to call
+        with the number of a step, from 1, and its line.
         """
         every = max(1, total // self.lines)
         notebook = in_notebook() and not self.quiet

@@ -1,4 +1,4 @@
-"""Errors that are not bugs, each one message: what failed, why, how to fix it, what is kept.
+"""Errors that are not bugs. Each is one message: what failed, why, how to fix it, what is kept.
 
 Every layer raises `UserError`, or its class for bad data or a bad checkpoint; only the command
 line turns it into lines on stderr and an exit code.
@@ -49,7 +49,7 @@ class Setting:
 
 
 class SetTo(Setting):
-    """A setting that fixes an error: "set seeds to 5"."""
+    """A setting that would fix an error: "set seeds to 5"."""
 
     def __str__(self) -> str:
         return f"set {self.field} to {self.value}"
@@ -70,7 +70,7 @@ class UserError(Exception):
         what: the thing that failed, with its path, step or value.
         why: what was expected and what was found.
         fix: a command or value that solves the problem.
-        what_parts, fix_parts: `what` and `fix`, with their settings as values.
+        what_parts, fix_parts: the parts of `what` and `fix`, strings and Settings.
         kept: what is not lost (the last state on disk, the old file), if anything is at stake.
         code: the exit code of the process, one of the constants above; by default `usual`.
     """
@@ -93,7 +93,7 @@ class UserError(Exception):
 
     @property
     def line(self) -> str:
-        """The first two parts on one line."""
+        """The failure and its cause, on one line."""
         return f"{self.what}: {self.why}"
 
     @property
@@ -116,8 +116,8 @@ class UserError(Exception):
     def __str__(self) -> str:
         """The error as it is shown.
 
-        Control characters, which may come from file names, are made visible. Further lines of a
-        part are indented, so that none can be mistaken for the start of a part.
+        Control characters, which may come from file names, are made visible. Lines after
+        the first of a part are indented, so that they cannot be mistaken for another part.
         """
         label = "stopped" if self.code in (HANGUP, INTERRUPTED, TERMINATED) else "error"
         parts = [(label, self.what), ("why", self.why), ("fix", self.fix), ("kept", self.kept)]
@@ -138,14 +138,15 @@ class CheckpointError(UserError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question with the known name that is most like `name`; "" if none is like it."""
+    """A question with the known name most similar to `name`; "" if none is similar."""
     near = difflib.get_close_matches(name[:200], known, 1, 0.5)
     return f"did you mean {near[0]!r}?" if near else ""
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that does not exist: asks for the nearest one, or lists all if none is
-    like it.
+    """The error for a name that does not exist.
+
+    It asks whether the nearest known name was meant, or lists all if none is similar.
     """
     known = list(known)
     if question := did_you_mean(name, known):
@@ -154,7 +155,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
 
 
 def not_installed(what: str, package: str, extra: str) -> UserError:
-    """The error for something that needs a package which an extra of ours installs."""
+    """The error for something that needs a package from one of our extras."""
     fix = f"python -m pip install 'hectogpt[{extra}]'"
     return UserError(f"{what} needs the package {package}", why="it is not installed", fix=fix)
 
@@ -178,7 +179,7 @@ def unreadable(path: object, error: Exception, *, fix: Text = "", code: int = DA
 
 
 def unwritable(path: object, error: Exception, *, fix: Text = "", kept: str = "") -> UserError:
-    """The error for a file or folder that cannot be written, or that is one open file too many."""
+    """The error for a path that cannot be written, or opened because too many files are open."""
     what = f"cannot write {path}"
     if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
         what = f"cannot open {path}"

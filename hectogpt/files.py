@@ -1,8 +1,8 @@
 """Atomic writes, files from others, their JSON and hashes, locks and the cache folder.
 
-No other module replaces, syncs or locks files. A folder may come from somebody else, so nothing in
-it is opened through a link, and nothing that is not a regular file: a link could lead to one of
-the user's own files, and a pipe might never end. `regular` is the one place of this rule.
+No other module replaces, syncs or locks files. A folder may come from somebody else, so links
+are not followed there, and only regular files are opened: a link could lead to one of the user's
+own files, and a pipe might never end. `regular` is the only place with this rule.
 
 This module uses only the standard library. Errors of the operating system are passed on unchanged
 unless a function says otherwise, because the caller knows what the file was for.
@@ -31,15 +31,15 @@ from hectogpt.errors import CheckpointError, Text, UserError
 
 try:
     import fcntl
-except ImportError:  # Windows has no flock: renames alone keep files whole there
+except ImportError:  # Windows has no flock: only renames protect files there
     fcntl = None  # type: ignore[assignment]
 
 
 def cache_dir(chosen: Path | str | None = None) -> Path:
     """The cache folder: `chosen`, $HECTOGPT_CACHE, $XDG_CACHE_HOME/hectogpt or ~/.cache/hectogpt.
 
-    A relative or empty $XDG_CACHE_HOME is ignored, as its specification says. Raises UserError
-    (STORAGE) for a user without a home folder.
+    A relative or empty $XDG_CACHE_HOME is ignored, as the specification of that variable says.
+    Raises UserError (STORAGE) for a user without a home folder.
     """
     chosen = chosen or os.environ.get("HECTOGPT_CACHE")
     base = os.environ.get("XDG_CACHE_HOME", "")
@@ -88,9 +88,9 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def odd_entries(folder: Path) -> dict[Path, str]:
-    """Everything below a folder that is neither a file nor a folder, and what it is instead.
+    """Everything below a folder that is neither a regular file nor a folder, each with the reason.
 
-    No other process should write there meanwhile.
+    No other process should write there at the same time.
     """
     links = {path: path.is_symlink() for path in folder.rglob("*")}
     return {
@@ -105,7 +105,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Context manager: a temporary path to write to, which replaces `path` in one step at the end.
 
     After the block the new file is on disk, so a power cut leaves the old file or the new one. If
-    the block raises, nothing is left of the new file. It gets the permissions of the user's umask.
+    the block raises an error, the new file is removed. The file gets the permissions of the user's
+    umask.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -116,7 +117,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     finally:
-        with contextlib.suppress(OSError):  # what went wrong before it is what matters
+        with contextlib.suppress(OSError):  # the earlier error is the one to report
             temporary.unlink(missing_ok=True)
 
 
@@ -148,9 +149,9 @@ def write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> N
 def append_line(path: Path, line: str) -> None:
     """Append a line to a file, to which several processes may append at the same time.
 
-    The file is locked meanwhile, and the line is on disk when this returns. A last line without
-    its line end is removed if it is incomplete, as a killed process may leave it; a complete JSON
-    object, as an editor may leave it, gets its line end. Raises OSError.
+    The file is locked meanwhile, and the line is on disk when this returns. If the last
+    line has no line end, it is removed if a killed process has left it incomplete. A complete JSON
+    object, as an editor may leave it, gets a line end instead. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b", opener=regular) as file:
@@ -162,11 +163,11 @@ def append_line(path: Path, line: str) -> None:
         whole = is_whole_object(content[end:])
         if not whole:
             file.truncate(end)
-        # Opened for appending: lands at the end in any case.
+        # The file is open for appending, so this is written at its end.
         file.write(b"\n" * whole + line.encode("utf-8") + b"\n")
         file.flush()
         sync(file.fileno())
-    if not content:  # the name may be new
+    if not content:  # the file may be new
         sync_folder(path.parent)
 
 
@@ -181,7 +182,7 @@ def is_whole_object(line: bytes) -> bool:
 def free_bytes(folder: Path) -> int:
     """Free bytes on the disk on which `folder` is, or would be.
 
-    Raises OSError, also if writing is not allowed there: a read-only disk is not full.
+    Raises OSError, also if writing is not allowed there, because a read-only disk is not full.
     """
     nearest = next(
         path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir()
@@ -203,7 +204,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new names in `folder` durable, where folders can be synced.
+    """Wait until new names in `folder` are on disk, where folders can be synced.
 
     Raises OSError if the disk fails.
     """
@@ -219,19 +220,19 @@ def sync_folder(folder: Path) -> None:
             errno.ENOSPC,
             errno.EDQUOT,
         ):
-            # Others tell that folders cannot be synced here.
+            # All other errors mean that folders cannot be synced here.
             raise
 
 
 def check_free(
     folder: Path, may_go: Callable[[list[str]], bool] = lambda names: False, fix: Text = ""
 ) -> None:
-    """Refuse to write to an existing folder that is not empty. Raises UserError.
+    """Check that `folder` is new, empty or may be replaced. Raises UserError.
 
     Args:
         folder: the folder.
-        may_go: returns True for a list of names that may be replaced.
-        fix: what the error proposes.
+        may_go: returns True if a folder with these names in it may be replaced.
+        fix: the fix in the error.
     """
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
     if not os.path.lexists(folder) or (folder.is_dir() and (not names or may_go(names))):
@@ -247,14 +248,14 @@ def check_free(
 def replacing_folder(folder: Path, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """Context manager: a new folder to write files to, which replaces `folder` at the end.
 
-    The files are then on disk. If the block raises, nothing is left of the new folder. If the
-    process is killed, there is the old folder, the new one or, for an instant, neither. Raises
+    The files are then on disk. If the block raises an error, the new folder is removed. If the
+    process is killed, the old folder exists, the new one or, for an instant, neither. Raises
     OSError.
 
     Args:
         folder: the folder to replace; it need not exist.
-        check: called before the old folder is removed; raises an error if that holds something
-            that must stay.
+        check: called before the old folder is removed; raises an error if that folder
+            must stay.
     """
     new, old = (
         folder.with_name(f".{folder.name}.{kind}-{os.getpid()}") for kind in ("new", "old")
@@ -282,7 +283,7 @@ def replacing_folder(folder: Path, check: Callable[[], None] = lambda: None) -> 
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder such that nobody ever finds half of it under its name.
+    """Remove a folder. Nobody ever finds it half removed under its name.
 
     Raises OSError if it cannot be renamed.
     """
@@ -292,7 +293,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes have left of new and old versions of `folder`.
+    """Remove the temporary folders of `replacing_folder` that killed processes have left.
 
     The caller holds the folder's lock.
     """
@@ -311,8 +312,8 @@ def lock(path: Path, folder: Path, what: str, patience: float = 0.0) -> Iterator
     Args:
         path: the lock file.
         folder: the folder, for the message.
-        what: what its holder is doing, for the message.
-        patience: seconds to wait for another holder before UserError (LOCKED) is raised.
+        what: what the holder of the lock is doing, for the message.
+        patience: seconds to wait for the holder before UserError (LOCKED) is raised.
 
     Raises OSError if the file cannot be made.
     """
@@ -338,7 +339,7 @@ def lock(path: Path, folder: Path, what: str, patience: float = 0.0) -> Iterator
             except OSError:
                 held = False
             if held and not _is_still(file.fileno(), path):
-                continue  # the holder before has removed the file: lock the one that is there now
+                continue  # the previous holder removed the file: lock the one that is there now
             if held:
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
@@ -346,7 +347,7 @@ def lock(path: Path, folder: Path, what: str, patience: float = 0.0) -> Iterator
             try:
                 yield held
             finally:
-                with contextlib.suppress(OSError):  # a lock file that stays locks nothing
+                with contextlib.suppress(OSError):  # a lock file that remains locks nothing
                     path.unlink(missing_ok=True)
             return
 
@@ -365,7 +366,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _is_still(descriptor: int, path: Path) -> bool:
-    """True if the open file is still the one with this name."""
+    """True if the open file is still the one at this path."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
@@ -388,7 +389,7 @@ def code_hash(folders: Iterable[Path]) -> str:
 
 # --- JSON that somebody else may have written
 #
-# A file is read only up to a size, and reading never runs out of stack or memory.
+# Only files up to a limit are read, so that reading never runs out of stack or memory.
 
 # Bytes of JSON; our own files have a few thousand, GPT-2's tokenizer has 1.4 million.
 LARGEST = 16 << 20
@@ -422,7 +423,7 @@ def read_json_object(
         path: the file.
         largest: the most bytes to read.
         nan_as_none: as in `parse_json_object`.
-        fix, code: of the error.
+        fix, code: those of the error.
 
     Raises UserError for a file that is missing, not regular, too large, not UTF-8 or not a JSON
     object.
@@ -443,7 +444,7 @@ def parse_json_object(content: bytes, *, nan_as_none: bool = False) -> dict[str,
     def number(literal: str) -> float | None:
         value = float(literal)
         if not math.isfinite(value) and not nan_as_none:
-            raise ValueError(f"it holds {literal[:40]}, which is no JSON number")
+            raise ValueError(f"it holds {literal[:40]}, not a JSON number")
         return value if math.isfinite(value) else None
 
     try:
@@ -468,14 +469,14 @@ def _depth(value: Any) -> int:
     return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
 
 
-# --- manifest.json, which notices flipped bits (file formats do not), even in itself
+# --- manifest.json, which detects flipped bits, as file formats do not, even in itself
 
 
 def write_manifest(folder: Path, names: Iterable[str], facts: dict[str, Any]) -> None:
     """Write the manifest of these files, with `facts` added to their hashes.
 
-    The files are on disk already. Raises OSError if a file cannot be read, UserError (STORAGE) if
-    the manifest cannot be written.
+    The files must be on disk already. Raises OSError if a file cannot be read, UserError (STORAGE)
+    if the manifest cannot be written.
     """
     content = facts | {"files": {name: _describe(folder / name) for name in names}}
     write_json(folder / MANIFEST, content | {"sha256": _hash(content)}, indent=1)
@@ -493,7 +494,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_hashes(folder: Path, *names: str) -> set[str]:
-    """Compare files, by default all, with the folder's manifest, and return their names.
+    """Compare files, by default all of them, with the folder's manifest, and return their names.
 
     Raises UserError (CHECKPOINT).
     """
@@ -501,8 +502,8 @@ def check_hashes(folder: Path, *names: str) -> set[str]:
     for name, fault in faults.items():
         if fault:
             fix = (
-                f"a copy of the file as it was; `hectogpt check {folder}` says what can be made "
-                "again"
+                f"a copy of the file as it was; `hectogpt check {folder}` says what can be "
+                "restored"
             )
             raise CheckpointError(f"{folder / name} is damaged", why=fault, fix=fix)
     return set(faults)
@@ -523,7 +524,7 @@ def damage(
 def _fault(path: Path, expected: Any) -> str:
     try:
         found = _describe(path)
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: the name is not valid for a file
         return errors.reason_of(error)
     return (
         ""

@@ -30,7 +30,7 @@ def usable_cores() -> int:
 
 
 def physical_cores() -> int:
-    """Physical cores that this process may use; two threads of one core share its multipliers."""
+    """Physical cores that this process may use: two threads of one core share its multipliers."""
     allowed = usable_cores()
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
@@ -70,9 +70,9 @@ def free_memory(device: str = "cpu") -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True if an exception means that memory is used up, which torch reports in several ways."""
+    """True if an exception means that memory has run out, which torch reports in several ways."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        # The latter is torch's own class.
+        # The second is torch's own class.
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
@@ -80,7 +80,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def processes_with(name: str, value: str) -> list[int]:
     """Ids of this user's other processes that have this environment variable with this value.
 
-    A process has it if it was started with it, or copied from a process that was.
+    What counts is the environment that a process was started with, or inherited when forked.
     """
     alive = (
         process
@@ -92,10 +92,10 @@ def processes_with(name: str, value: str) -> list[int]:
 
 
 def peak_memory_mb(device: str = "cpu") -> float:
-    """Peak memory in MiB: on a GPU torch's allocations, else this process's resident size.
+    """Peak memory in MiB: torch's allocations on a GPU, else this process's resident size.
 
-    Read from VmHWM where it exists, because ru_maxrss starts at the size of the process that
-    forked this one.
+    The latter is read from VmHWM where it exists, because ru_maxrss starts at the size of the
+    process that forked this one.
     """
     if device.partition(":")[0] == "cuda":
         import torch
@@ -113,8 +113,9 @@ def peak_memory_mb(device: str = "cpu") -> float:
 
 
 def taken_by(pid: int) -> tuple[float, float]:
-    """MiB of main memory that a process and its children hold now, and the CPU seconds that they
-    have used, including children that have ended. Zeros once the process has ended.
+    """Return the MiB that a process and its children hold now, and the CPU seconds they have used.
+
+    The seconds include children that have ended. Both are 0 once the process has ended.
     """
     megabytes = 0.0
     seconds = 0.0
@@ -122,7 +123,7 @@ def taken_by(pid: int) -> tuple[float, float]:
         parent = psutil.Process(pid)
         for one in (parent, *parent.children(recursive=True)):
             megabytes += one.memory_info().rss / 2**20
-            # User and system time, its own and that of the children it has waited for.
+            # User and system time, of the process and of the children that it has waited for.
             seconds += sum(one.cpu_times()[:4])
     return megabytes, seconds
 
@@ -140,7 +141,7 @@ def limit_this_process(memory: int, file_size: int) -> None:
         import resource
 
         if sys.platform == "linux":
-            # Other systems ignore the limit on addresses, or count what is in use already.
+            # Other systems ignore the limit on address space, or count memory already in use.
             size = psutil.Process().memory_info().vms + memory
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))

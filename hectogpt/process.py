@@ -1,12 +1,12 @@
 """One child process that receives requests and answers in frames, with limits.
 
 A crash, a leak or an endless loop in the child ends only the child. The child ends when its caller
-does, however that ends: the child's standard input stays open as long as the caller lives. Used
-for trials, for the tests of a kit, and for untrusted code.
+ends, for whatever reason: its standard input stays open only as long as the caller lives. It is
+used for trials, for the tests of a kit, and for untrusted code.
 
 A frame is one line of JSON, followed by raw bytes. The line holds a message, the number of bytes,
-and a token that is only in the requests, so accidental output of untrusted code is never taken for
-a frame. This module uses only the standard library.
+and a token that only the requests contain, so accidental output of untrusted code is never taken
+for a frame. This module uses only the standard library.
 
 `python -m hectogpt.process MODULE` is the child's side: it watches the caller and runs the module.
 """
@@ -34,9 +34,9 @@ from hectogpt import sandbox
 from hectogpt.sandbox import Policy
 
 _ROOT = Path(__file__).resolve().parents[1]  # the child imports the same files as the caller
-LAST_WORDS = 100_000  # bytes; the end of a child's output on stderr is kept
+LAST_WORDS = 100_000  # bytes that are kept of the end of a child's output on stderr
 MESSAGE_BYTES = 8 << 20
-BODY_BYTES = 64 << 20  # a frame that announces more is refused
+BODY_BYTES = 64 << 20  # a frame with a longer body is refused
 
 # --- the caller's side
 
@@ -53,8 +53,9 @@ class Ending:
         how: "done" (it sent its last frame), "late" (silent for too long, or too slow in all),
             "flood" (it printed too much), "cancelled", "broken" (it sent something that is not a
             frame), or "ended" (it ended before its last frame).
-        code: its exit code, or minus a signal's number, if it ended by itself.
-        last_words: the end of what it printed.
+        code: its exit code, or the negative number of the signal that killed it; None if this
+            process ended it.
+        last_words: the end of its output on stderr.
     """
 
     how: str
@@ -76,7 +77,7 @@ class Ending:
 class Child:
     """A process `python -m module` in `folder`, waiting for its first request.
 
-    It ends when this process does. Its answers can be read once.
+    It ends when this process does. Its answers can be read only once.
 
     Attributes:
         process: the process; for a sealed child, the program that holds the sandbox.
@@ -95,8 +96,8 @@ class Child:
         Args:
             module: the module to run.
             folder: its working folder.
-            environment: all its environment variables; None: those of this process.
-            policy: the sandbox it starts in, sealed where possible.
+            environment: all its environment variables; None takes those of this process.
+            policy: the policy of the sandbox that it starts in, sealed where possible.
         """
         environment = os.environ if environment is None else environment
         path = [str(_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
@@ -108,7 +109,7 @@ class Child:
             stderr=subprocess.PIPE,
             cwd=folder,
             env={**environment, "PYTHONPATH": os.pathsep.join(path)},
-            # Ctrl-C then reaches only the caller, which ends the child and its group
+            # With this, Ctrl-C reaches only the caller, which ends the child and its group.
             start_new_session=True,
         )
         self.ending: Ending | None = None
@@ -128,10 +129,10 @@ class Child:
         ).encode()
         assert self.process.stdin is not None
         with suppress(BrokenPipeError, ValueError):
-            # It has ended or closed its input; the exit code tells why.
+            # On these errors the child has ended or closed its input; its exit code says why.
             self.process.stdin.write(line + b"\n")
             self.process.stdin.write(body)
-            # stdin stays open: closing it would mean that this process has died
+            # stdin stays open: the child takes its end for the end of this process.
             self.process.stdin.flush()
 
     def listen(
@@ -168,7 +169,7 @@ class Child:
         Args:
             first_seconds, seconds: the longest silence before the first frame, and after it.
             total_seconds: the longest time in all.
-            output_bytes: how much it may print.
+            output_bytes: the most bytes that it may print.
             body_bytes: the largest body of a frame.
             cancelled: called now and then; the child is ended once it returns True.
         """
@@ -207,7 +208,7 @@ class Child:
                 child.stdout,
                 child.stdin,
             ):
-                # Raised once the stream is closed.
+                # The error comes after the stream is closed.
                 with suppress(BrokenPipeError):
                     stream.close()
             reader.join(timeout=5)
@@ -243,7 +244,7 @@ class Child:
             self._end_all()
 
     def _end_all(self) -> None:
-        """End the child and what it has started, which may hold its output open."""
+        """End the child and its own children, which may hold its output open."""
         if hasattr(os, "killpg"):
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -288,7 +289,7 @@ def read_frame(
 
 
 class Frames:
-    """The child's answers.
+    """The child's end of the connection: it receives requests and sends answers.
 
     It is created before the module runs. From then on, whatever any library prints to standard
     output goes to standard error, and only this object can answer.
@@ -303,14 +304,14 @@ class Frames:
         self._received: SimpleQueue[tuple[dict[str, Any], bytes]] = SimpleQueue()
         self._pipe = os.dup(0)  # a descriptor that processes started by the module do not inherit
         nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)  # code that reads standard input finds it empty and does not wait
+        os.dup2(nothing, 0)  # code that reads standard input finds it empty instead of waiting
         os.close(nothing)
         threading.Thread(target=self._watch_caller, daemon=True).start()
 
     def _watch_caller(self) -> None:
-        """Read requests until the pipe ends, which happens only when the caller ends.
+        """Read requests until the pipe ends, then end this process and everything it has started.
 
-        Then end this process and everything that it has started.
+        The pipe ends only when the caller ends.
         """
         with suppress(OSError, ValueError), os.fdopen(self._pipe, "rb", closefd=False) as pipe:
             while line := pipe.readline():
@@ -333,7 +334,7 @@ class Frames:
         return request, body
 
     def send(self, message: dict[str, Any], body: bytes | memoryview = b"") -> None:
-        """Send one frame. In a copy of this process, forked by untrusted code, exit instead."""
+        """Send one frame. In a fork of this process, made by untrusted code, exit instead."""
         if os.getpid() != self._owner:
             os._exit(0)
         frame = {"message": message, "bytes": len(body), "token": self._token}
@@ -351,7 +352,7 @@ _frames: list[Frames] = []  # has one element if this process is a child
 
 
 def frames() -> Frames:
-    """The Frames that this process, a child, answers with."""
+    """The Frames of this process, which is a child."""
     return _frames[0]
 
 
@@ -362,11 +363,11 @@ def answer(reply: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]) -> None:
 
 
 def serve(module: str, policy: dict[str, Any] | None = None) -> None:
-    """Run the module as a program. If the caller dies, end, with everything that was started.
+    """Run the module as a program. If the caller ends, this process and its children end too.
 
     Args:
         module: the module's name.
-        policy: the fields of a Policy, which is applied before this process has a second thread.
+        policy: the fields of a Policy. It is applied before this process starts a second thread.
     """
     if policy is not None:
         Policy(**policy).keep_in()

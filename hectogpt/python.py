@@ -111,7 +111,7 @@ def train(
     except (
         UserError,
         Stopped,
-    ) as error:  # Stopped comes before the first step, when there is nothing to save
+    ) as error:  # Stopped is raised before the first step, when there is nothing to save
         if isinstance(error, UserError) and SetTo("resume", folder) in error.fix_parts:
             fix = f"hectogpt.train(run, out={str(folder)!r}, resume=True), or another out"
             error.amended(fix=fix)
@@ -140,13 +140,13 @@ def load(
     Args:
         source: a run folder, a folder in Hugging Face's GPT-2 layout, a name on the hub ("gpt2"),
             or a RunResult, whose own model is returned.
-        idea: your own file, or several, that defines classes of the model; it is imported. A file
-            that you ran here and have not changed since need not be named.
-        step: of a run's folder, the weights after this step. If the folder does not keep them,
+        idea: your own files, one or several, that define classes of the model; they are imported.
+            A file that you ran here and have not changed since need not be named.
+        step: open the weights of a run's folder after this step. If the folder does not have them,
             they are computed again and compared with the recorded hash.
 
-    Raises UserError (CHECKPOINT) if there is no model, or if a file would have to be imported
-    unasked.
+    Raises UserError (CHECKPOINT) if there is no model, or if a file that you did not
+    name would have to be imported.
     """
     if isinstance(source, RunResult):
         return source.model, source.tokenizer
@@ -199,8 +199,8 @@ def generate(
 def attention_maps(source: Source, text: str) -> Float[np.ndarray, "layers heads time time"]:
     """The attention of every layer and head on a text.
 
-    [layer, head, t, s] is the weight that token t gives to s. Rows sum to 1; the future (s > t)
-    has weight 0. If the text is longer than the context, only its end is read.
+    [layer, head, t, s] is the weight that token t gives to token s. Rows sum to 1; the future
+    (s > t) has weight 0. If the text is longer than the context, only its end is read.
 
     Args:
         source: as in `generate`.
@@ -248,7 +248,7 @@ def compare(
         workers: trials that run at a time, on separate cores. Their number does not change the
             results.
         test: also score the test split, and compare by it.
-        out: the file of records; trials that it holds are not run again. None keeps no records.
+        out: the file of records; trials recorded there are not run again. None keeps no records.
         quiet: show no progress on stderr.
 
     Raises UserError, also if no trial gives a result. After KeyboardInterrupt, finished trials are

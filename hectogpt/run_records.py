@@ -1,4 +1,4 @@
-"""The one reader of run folders, which does not need the package that wrote them.
+"""The reader of run folders. It does not need the version of the package that wrote them.
 
 It reads run.json, summary.json, metrics.jsonl and the names of checkpoints, using only the
 standard library. A folder may come from a different program, or be damaged or hostile, so every
@@ -37,7 +37,8 @@ PICTURE = "losses_and_grad_norms.png"
 IDEA = "idea.py"
 CHECKPOINTS = "checkpoints"
 STATE = "state.safetensors"  # the tensors of a checkpoint, next to its manifest
-# Checkpoints to keep: the newest, one in case it is damaged, one in case a step goes wrong unseen
+# Checkpoints to keep: the newest one, one in case that is damaged, and one in case a step went
+# wrong unnoticed.
 KEEP = 3
 STATE_MODEL = "model."  # prefix of the names of weights in STATE
 HASH = "weights_hash"  # of the weights after a step, in its row and, for step 0, in run.json
@@ -55,7 +56,7 @@ UNFINISHED = "unfinished"
 
 @dataclass(frozen=True)
 class Habits:
-    """How a run is trained in its folder. None of these settings changes a bit of the result."""
+    """How a run is trained in its folder. No setting changes a single bit of the result."""
 
     out: Path | None = None
     """Run folder (default: runs/RECIPE, RECIPE-2 ...)."""
@@ -86,14 +87,15 @@ class RunRecord:
         folder: the folder.
         recipe: the name of the recipe.
         modified: True if fields of the recipe were overridden.
-        state: RUNNING while a process holds the folder, otherwise that of the summary: "done",
-            "interrupted", "diverged" or "unscored". UNFINISHED without a summary, if the manifest
-            does not name it, or if it says "done" but run.json plans a different number of steps.
+        state: RUNNING while a process holds the folder, otherwise the summary's: "done",
+            "interrupted", "diverged" or "unscored". UNFINISHED if there is no summary, if the
+            manifest does not name it, or if it says "done" but run.json plans a different number
+            of steps.
         steps: steps taken.
         planned_steps: steps that run.json plans.
         dev_loss: held-out loss, nats per token.
         seconds: time of building and training.
-        written: when a file of the folder was last written, local time.
+        written: the local time at which a file of the folder was last written.
         has_hashes: True if there is a manifest. Its hashes of run.json and summary.json were
             compared.
         run: the fields of the Run, as in run.json.
@@ -161,8 +163,7 @@ class RunRecord:
 def read_record(folder: Path) -> RunRecord:
     """Read the record of a run's folder.
 
-    Raises UserError (CHECKPOINT), naming a file that is not as a run leaves it or whose hash does
-    not match.
+    Raises UserError (CHECKPOINT), naming a file that is invalid or whose hash does not match.
     """
     record = read_object(folder / RUN)
     summary = read_summary(folder)
@@ -201,14 +202,14 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def nearest_run(name: str) -> str:
-    """The fix for an unknown run: the run below ./runs with the most similar name."""
+    """The fix for an unknown run: the run below runs/ with the most similar name, else FIX."""
     known = [path.parent.name for path in Path("runs").glob(f"*/{RUN}")]
     near = difflib.get_close_matches(Path(name).name, known, 1)
     return f"did you mean runs/{near[0]}?" if near else FIX
 
 
 def locate_run(name: str) -> Path:
-    """The folder of that name, as a path or below runs/.
+    """Find the folder of a run by its path or by its name below runs/.
 
     Raises UserError (CHECKPOINT) if there is none.
     """
@@ -286,7 +287,7 @@ def score_of(row: dict[str, Any]) -> float | None:
 
 
 class SavedCheckpoints:
-    """The checkpoints in a folder, RUN/checkpoints, by the names and hashes of their files."""
+    """The checkpoints in a folder RUN/checkpoints, and whether their files are intact."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -317,7 +318,7 @@ class SavedCheckpoints:
         except UserError as error:
             return error.line
         if (manifest.get("format"), manifest.get("step")) != (FORMAT, step):
-            return f"{path}: its manifest is of another format or step"
+            return f"{path}: its manifest is for a different format or step"
         if STATE not in manifest["files"]:
             return f"{path}: its manifest does not name {STATE}"
         faults = damage(path, manifest).items()

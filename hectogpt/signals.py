@@ -24,7 +24,7 @@ WORDS = {
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGINT, SIGTERM or SIGHUP has arrived. `code` is the corresponding exit code."""
+    """Raised on SIGINT, SIGTERM and SIGHUP. `code` is the corresponding exit code."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)  # the argument, from which another process can rebuild it
@@ -41,7 +41,7 @@ def _stop(number: int, frame: FrameType | None = None) -> None:
 
 @contextmanager
 def raise_on_signal(last: bool = False) -> Iterator[None]:
-    """Context manager: make the signals raise Stopped, to be caught where results can be kept.
+    """Context manager: make the signals raise Stopped, so that a caller can save its results.
 
     Nested contexts count as one.
 
@@ -67,7 +67,7 @@ def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
     Python only prints such exceptions, so the signal would be lost.
     """
     if isinstance(stop := unraisable.exc_value, Stopped):
-        # To the main thread, so that its wait ends at once; Windows has no pthread_kill.
+        # Send it to the main thread, so that its wait ends at once; Windows has no pthread_kill.
         send = getattr(signal, "pthread_kill", lambda _, number: signal.raise_signal(number))
         try:
             threading.Timer(0.05, send, (threading.main_thread().ident, *stop.args)).start()
@@ -80,7 +80,7 @@ def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
 def ignore_more() -> None:
     """Ignore further signals until the end of `raise_on_signal`.
 
-    So the work that the first one started can finish, and is reported once.
+    This lets the work that the first signal started finish, and be reported once.
     """
     global _ignoring
     _ignoring = True

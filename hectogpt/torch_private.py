@@ -1,7 +1,7 @@
-"""Private names of torch, each with a fallback; no other module uses any.
+"""Private names of torch, each with a fallback. No other module uses any.
 
 A private name may disappear in any version of torch. Every function here looks up its name when it
-is called, and otherwise does the same work with public functions, more slowly.
+is called. Without it, the function does the same work more slowly with public functions.
 tests/laws/test_torch_private.py tries both.
 """
 
@@ -17,7 +17,7 @@ PYTHON = ((3, 11), (3, 14))  # oldest and newest that are tested, as in constrai
 def find(name: str) -> Any:
     """Look up a dotted name in torch; None if it does not exist.
 
-    `onednn_has_bf16` takes None for "no".
+    `onednn_has_bf16` interprets None as "not supported".
     """
     import torch
 
@@ -84,8 +84,9 @@ def softmax_(z: Any) -> Any:
 def sum_rows(gradient: Any) -> tuple[Any, Any]:
     """Add up the rows with the same number in the gradient of a sparse nn.Embedding.
 
-    Returns the numbers, ascending, and the sums. A sum is over the row's tokens in their order, so
-    it has the bits of a dense gradient; the order in `coalesce` is a different one.
+    Returns the numbers, ascending, and the sums. Each row's terms are added in
+    the order of its tokens, so the sum is bit for bit that of a dense gradient; `coalesce` adds
+    them in a different order.
     """
     ids = find("Tensor._indices")
     values = find("Tensor._values")
@@ -101,7 +102,8 @@ def adamw_(p: Any, gradient: Any, average: Any, square: Any, count: Any, **s: fl
     """Take a step of AdamW in place.
 
     Args:
-        p, gradient, average, square: of the same shape.
+        p, gradient, average, square: the parameter, its gradient, and the averages of the gradient
+            and of its square, all of the same shape.
         count: the tensor that counts the steps.
         s: lr, beta1, beta2, weight_decay, eps.
     """
