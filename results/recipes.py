@@ -39,7 +39,7 @@ from hectogpt.lab.ladder import (
 # Their first weights came from counts of the text, which the package had up to commit 55c4b35e.
 INEXPRESSIBLE = {
     "counts": "The ladder up to `lower_lr_long_hold`. Embeddings, head and head bias start from counts of the bigrams "
-    "that the run is going to read, the layers from zero (track closed+statistics).",
+    "that the run is going to read, the layers from zero (track closed+statistics, no longer in the package).",
 }
 
 
