@@ -1,3 +1,1 @@
-"""The assignment as a kit: a folder with stubs to fill in, tests, questions; and how far one
-is.
-"""
+"""The assignment as a kit, a folder with stubs, tests and questions; and a student's progress."""

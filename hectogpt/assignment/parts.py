@@ -1,6 +1,4 @@
-"""The parts of the assignment: names, order, points, functions, and the parts that each needs. For
-the kit and the grader.
-"""
+"""The parts of the assignment, for the kit and the grader: names, order, points, functions."""
 
 from __future__ import annotations
 
@@ -17,15 +15,15 @@ SOURCES = ("model_solution.py", "train.py", "utils.py")
 class Part:
     """One part to fill in.
 
-    name: as in `--parts`, in the marks of reference/ and in the name of its test file.
-    title: how it is shown.
-    file: where it is.
-    functions: what is to be written, by qualified name.
-    points: 0 for what the course's own starter hands out complete.
-    question: its number in the assignment, "" for what the assignment does not ask.
-    prefix: how the names of its weights begin in a model's state dict.
-    rests_on: parts without which it cannot be built.
-    axes: names of its result's axes.
+    name: its name in `--parts`, in the marks of reference/ and in the name of its test file.
+    title: the name that is shown.
+    file: the file that contains it.
+    functions: the qualified names of the functions to write.
+    points: its points; 0 if the course's own starter contains the code.
+    question: its number in the assignment; "" if the assignment does not ask for it.
+    prefix: the prefix of its weights' names in a model's state dict.
+    rests_on: the parts that it cannot be built without.
+    axes: the names of its result's axes.
     """
 
     name: str
@@ -45,7 +43,7 @@ class Part:
 
     @property
     def owner(self) -> str:
-        """The class that its function belongs to, "" for a plain function."""
+        """The class that its function belongs to; "" for a plain function."""
         return self.functions[-1].rpartition(".")[0]
 
 

@@ -1,6 +1,6 @@
-"""A student's progress: the tests of a kit, run part by part in a child process.
+"""Measure a student's progress: run the tests of a kit, part by part, in a child process.
 
-A test is a function whose name begins with `test_`, in tests/test_PART.py; no pytest is needed. An
+A test is a function in tests/test_PART.py whose name begins with `test_`; pytest is not needed. An
 exercise that is still a stub raises NotImplementedError with its name.
 """
 
@@ -20,7 +20,7 @@ from hectogpt.errors import DataError, UserError
 from hectogpt.process import Child, answer
 
 TOGETHER = "together"  # the tests of all parts at once
-LIMIT = 60.0  # seconds for one part's tests, which take a few
+LIMIT = 60.0  # seconds for the tests of one part, which usually take a few
 STUB = re.compile(r"exercise (\w+): ")
 
 
@@ -28,7 +28,8 @@ STUB = re.compile(r"exercise (\w+): ")
 class Progress:
     """The state of a part.
 
-    state: "passed", "failed", "not started", or "waiting" for another part.
+    part: its name.
+    state: "passed", "failed", "not started", or "waiting" for a different part.
     why: the reason, on one line.
     """
 
@@ -38,13 +39,14 @@ class Progress:
 
     @property
     def points(self) -> int:
-        """Points that the part is worth."""
+        """The points that the part is worth."""
         return BY_NAME[self.part].points if self.part in BY_NAME else 0
 
 
 def tested_parts(folder: Path) -> list[str]:
-    """Return the parts that a kit has tests for, in the assignment's order, and `together`. Raises
-    UserError for a folder that is not a kit.
+    """Return the parts that a kit has tests for, in the assignment's order, then `together`.
+
+    Raises UserError for a folder that is not a kit.
     """
     missing = [name for name in SOURCES if not (folder / name).is_file()]
     names = [
@@ -52,7 +54,7 @@ def tested_parts(folder: Path) -> list[str]:
     ]
     if missing or not names:
         raise DataError(
-            f"{folder} is no kit of the assignment",
+            f"{folder} is not a kit of the assignment",
             why=f"it lacks {', '.join(missing or ['tests/test_*.py'])}",
             fix="`hectogpt assignment DIR` writes one to a new folder",
         )
@@ -64,11 +66,15 @@ def check_kit(
 ) -> list[Progress]:
     """Run the tests of a kit. Return the state of each part.
 
-    If the child ends or hangs, the part that it was testing has failed, and a new child continues
-    with the next part. Raises UserError for a folder that is not a kit.
+    If the child ends or hangs, the part that it was testing counts as failed, and a new child
+    continues with the next part.
 
-    tell: called with each state as soon as it is known.
-    limit: seconds for each part.
+    Args:
+        folder: the folder of the kit.
+        tell: called with each state as soon as it is known.
+        limit: seconds for each part.
+
+    Raises UserError for a folder that is not a kit, and if the tests cannot be started.
     """
     folder = folder.resolve()
     names = tested_parts(folder)
@@ -113,10 +119,9 @@ def check_kit(
 
 
 def reply(request: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """Yield an empty message before the first part, and one for each part when it has ended: part,
-    state, why.
+    """Yield an empty message before the first part, then {part, state, why} for each part.
 
-    request: the folder of the kit, and the parts.
+    request: {"folder": the folder of the kit, "parts": names}.
     """
     folder = Path(request["folder"])
     sys.dont_write_bytecode = True
@@ -131,8 +136,9 @@ def reply(request: dict[str, Any]) -> Iterator[dict[str, str]]:
 
 
 def run_part(folder: Path, part: str) -> tuple[str, str]:
-    """Run the tests of a part. Return its state, and the first reason why it has not passed. A
-    failure beyond the course's tests is a note on a part that has passed.
+    """Run the tests of a part. Return its state, and the first reason why it has not passed.
+
+    If only a test beyond the course's fails, the part has passed, and the reason is a note.
     """
     import torch
 
@@ -149,7 +155,7 @@ def run_part(folder: Path, part: str) -> tuple[str, str]:
             test()
     except (
         BaseException
-    ) as error:  # SystemExit and the like too: they come from the code that is tested
+    ) as error:  # also SystemExit and the like, which the tested code may raise
         stub = STUB.match(str(error)) if isinstance(error, NotImplementedError) else None
         if stub:
             return ("not started", "") if stub[1] == part else ("waiting", f"for {stub[1]}")
@@ -157,13 +163,14 @@ def run_part(folder: Path, part: str) -> tuple[str, str]:
             return "passed", f"note, beyond the course's tests: {describe(error, folder)}"
         return "failed", describe(error, folder)
     finally:
-        torch.set_grad_enabled(True)  # whatever has been left behind
+        torch.set_grad_enabled(True)  # the tested code may have left gradients off
     return "passed", ""
 
 
 def describe(error: BaseException, folder: Path) -> str:
-    """Return the first line of an error, and where it was raised unless a test raised it to say
-    what is wrong.
+    """Return the first line of an error and its place in the kit.
+
+    The assertions of the tests are returned without their place.
     """
     first = next(iter(str(error).splitlines()), "")
     frames = [

@@ -1,1 +1,1 @@
-"""Questions on known mistakes, drawn by a seed: the drill of a student, the exam of a class."""
+"""Questions about known mistakes, drawn from a seed: a student's drill and a class's exam."""

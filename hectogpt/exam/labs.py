@@ -1,7 +1,7 @@
-"""Labs: models and inputs so simple that a reader can follow them by hand. A mistake of the
-catalogue is run in a lab, and shows an outcome.
+"""Labs: models and inputs that are simple enough to compute by hand.
 
-questions.toml has each lab: its words, weights and inputs. A variant has different numbers.
+A mistake of the grader's catalogue is run in a lab, which gives an outcome. questions.toml has the
+text, weights and inputs of each lab. Its variants have different numbers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ RIGHT = ""  # the name of the program without a mistake
 class Outcome(NamedTuple):
     """The numbers that a program gave, rounded as they are shown.
 
-    fault: the error, or the shape if it is not the expected one; the rows are then empty.
+    fault: an error, or an unexpected shape or type; "" if there is none.
+    rows: the numbers; empty if there is a fault.
     """
 
     fault: str
@@ -43,8 +44,10 @@ class Outcome(NamedTuple):
 
 @cache
 def mistakes_of(lab: str) -> dict[str, Any]:
-    """Return name -> mistake of a lab: a Mistake, the letters of a training loop, or for the right
-    program None. Of gradients, the name begins with the part.
+    """Return name -> mistake of a lab, including the right program.
+
+    A mistake is a Mistake or, in the lab "loop", the letters of a training loop. The right program
+    is None or its letters. The name of a mistake in gradients begins with the part.
     """
     part = LABS[lab]["part"]
     if part == "loop":
@@ -68,13 +71,13 @@ def what(lab: str, name: str) -> str:
 
 
 def shown_inputs(lab: str) -> tuple[str, ...]:
-    """Return the inputs whose outcomes are shown below each other, except in experiments."""
+    """Return the inputs that are shown together in questions other than experiments."""
     return tuple(LABS[lab].get("shown", list(LABS[lab]["inputs"])[:1]))
 
 
 @cache
 def outcome(lab: str, name: str, inputs: tuple[str, ...], variant: int) -> Outcome:
-    """Return what a mistake shows on inputs, in rows below each other."""
+    """Return the outcome of a mistake on several inputs, with their rows joined."""
     rows: list[tuple[float, ...]] = []
     for one in inputs:
         made, right = (observe(lab, program, one, variant) for program in (name, RIGHT))
@@ -123,7 +126,7 @@ def unlike_cells(lab: str, one: Outcome, two: Outcome) -> Iterator[tuple[int, in
 
 @cache
 def differ(lab: str, one: str, two: str, inputs: tuple[str, ...], variant: int) -> bool:
-    """True if a reader sees that two programs differ on these inputs."""
+    """True if a reader can see a difference between two programs on these inputs."""
     a, b = (outcome(lab, name, inputs, variant) for name in (one, two))
     return a.fault != b.fault or (not a.fault and any(unlike_cells(lab, a, b)))
 
@@ -132,7 +135,7 @@ def differ(lab: str, one: str, two: str, inputs: tuple[str, ...], variant: int) 
 
 
 def setting_of(spec: dict[str, Any], variant: int) -> Setting:
-    """Return a model and input of the grader's for a lab that has no numbers of its own."""
+    """Return the grader's setting for a lab without numbers of its own."""
     shape = tuple(spec["shape"])
     return Setting(f"exam {variant}", spec["part"], "", Size(*spec["size"]), (shape,))
 
@@ -150,20 +153,20 @@ def numbers(spec: dict[str, Any], variant: int) -> Tensor:
 
 
 def logits(spec: dict[str, Any], variant: int, ids: Tensor) -> Tensor:
-    """Return what a rule gives in the place of a model."""
+    """Return the logits of a simple rule that replaces the model."""
     if spec["part"] == "generate":
         two = ids + torch.nn.functional.pad(ids, (1, 0))[:, :-1]
         return 9.0 * one_hot((ids.cumsum(1) if variant % 2 else two) % 10, 10).double()
     ahead = spec.get("ahead", 0)
     guess = torch.full_like(ids, spec["always"]) if "always" in spec else ids.roll(-ahead, 1)
     sure = 5.0 * one_hot(guess, 4).double()
-    if ahead:  # nothing is known behind the end
+    if ahead:  # there are no tokens past the end
         sure[:, -ahead:] = 0
     return sure
 
 
 def result(lab: str, mistakes: Mistakes, name: str, variant: int) -> Tensor:
-    """Return what the model of a lab with a mistake gives."""
+    """Return the numbers that the model of a lab gives with these mistakes."""
     spec = LABS[lab] | LABS[lab]["inputs"][name]
     kind = with_mistakes(mistakes)
     seen: list[Tensor] = []
@@ -205,7 +208,7 @@ def scores(variant: int) -> Tensor:
 
 
 def gradients(lab: str, mistakes: Mistakes, variant: int) -> Tensor:
-    """Return the norm of the gradient at each place of a lab: [place, 1]."""
+    """Return the norm of the gradient at each place of a lab, [place, 1]."""
     spec = LABS[lab]
     made = computed_gradients(mistakes, setting_of(spec, variant), 0) or {}
     norms = []
@@ -224,12 +227,15 @@ def targets(variant: int) -> list[Tensor]:
 
 
 def record(letters: str, spec: dict[str, Any], variant: int) -> Tensor:
-    """Return [step, (loss, norm)] that a training loop records.
+    """Return the record of a training loop, [step, (loss, norm)].
 
-    It has two parameters, of two numbers and of one. The loss is half the squared distance to a
-    target, which changes from batch to batch.
+    The model has two parameters, with two numbers and one number. The loss is half the squared
+    distance to a target, which changes from batch to batch.
 
-    letters: what is done in each step, see questions.toml; then how the record is changed.
+    Args:
+        letters: the actions of each step, see questions.toml, and how the record is changed.
+        spec: the input: batches, limit and steps.
+        variant: a number added to the targets.
     """
     known = targets(variant)[: spec.get("batches", 2)]
     limit = spec.get("limit")

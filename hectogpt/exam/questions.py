@@ -1,9 +1,12 @@
-"""Questions: which mistake gives this (symptom), what does this mistake give (predict), and which
-input tells two programs apart (experiment).
+"""Questions of three kinds about mistakes, drawn from a seed.
 
-The answer to each is found by running all that is offered. A question of level n leaves n choices
-to a reader who sees only which rows of numbers are wrong, and not what they are: this reader
-guesses right once in n times, whatever the kind. Everything follows from the seed.
+symptom     which mistake gives these numbers?
+predict     which numbers does this mistake give?
+experiment  which input tells two programs apart?
+
+The answer is found by running all choices. In a question of level n, n choices remain for a reader
+who sees which rows of numbers are wrong but not the numbers themselves. Whatever the kind, this
+reader guesses right once in n times.
 """
 
 from __future__ import annotations
@@ -35,16 +38,16 @@ from hectogpt.exam.labs import (
 
 KINDS: dict[str, int] = WORDS["kind"]  # kind -> number of choices
 LETTERS = "abcdef"
-Block = tuple[str, ...]  # a title and a table, as lines
+Block = tuple[str, ...]  # the lines of a title and a table
 
 
 @dataclass(frozen=True)
 class Choice:
     """A possible answer.
 
-    name: of the mistake, or of the input.
-    words: what is read; in `predict` a table, unless there are no numbers.
-    reason: why it is right or wrong, with numbers that were computed.
+    name: the name of the mistake or the input.
+    words: the text to show; in `predict` a table, unless there are no numbers.
+    reason: why it is right or wrong, with computed numbers.
     """
 
     name: str
@@ -56,8 +59,15 @@ class Choice:
 class Question:
     """A question.
 
-    answer: the place of the right choice.
-    mistakes: what it is about.
+    kind: a key of KINDS.
+    lab: the name of its lab.
+    level: the number of choices that remain for a reader who sees only which rows are wrong.
+    about: the description of the model and its input.
+    ask: the question itself.
+    shown: tables to show before the question.
+    choices: the possible answers.
+    answer: the 0-based number of the right choice.
+    mistakes: the names of the mistakes that the question is about.
     page: where to read more.
     """
 
@@ -75,7 +85,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Draw:
-    """The choices that decide a question, together with the mistakes that it is about."""
+    """The decisions that, with its mistakes, determine a question."""
 
     dice: random.Random
     lab: str
@@ -85,7 +95,7 @@ class Draw:
 
 
 def draw(seed: str, kind: str, level: int, without: Collection[str] = ()) -> Question:
-    """Return the question of a seed, on a lab that is not one of `without`."""
+    """Draw the question of a seed, in a lab that is not in `without`."""
     dice = random.Random(f"{seed} {kind} {level}")
     labs = [lab for lab in LABS if lab not in without]
     while True:
@@ -102,17 +112,19 @@ def draw(seed: str, kind: str, level: int, without: Collection[str] = ()) -> Que
 
 @cache
 def wrong_rows(lab: str, variant: int, name: str) -> frozenset[int] | None:
-    """Return the rows in which a mistake's outcome is wrong: all that a hasty reader sees; None if
-    there are no numbers.
+    """Return the rows in which a mistake's outcome is wrong, which are all a hasty reader sees.
+
+    Returns None if there are no numbers.
     """
     made, right = (outcome(lab, n, shown_inputs(lab), variant) for n in (name, RIGHT))
     return None if made.fault else frozenset(row for row, _ in unlike_cells(lab, made, right))
 
 
 def companions(now: Draw, name: str) -> list[str] | None:
-    """Return the names to offer with a mistake: level - 1 of them are wrong in the same rows. No
-    two outcomes are alike, no two sentences equal, and the numbers of at most one cannot be found
-    by hand. None if these dice find none.
+    """Return the names to offer with a mistake; `level` - 1 of them are wrong in the same rows.
+
+    Outcomes and sentences all differ, and the numbers of at most one choice cannot be found by
+    hand. Returns None if the dice find no such names.
     """
     opaque = LABS[now.lab]["opaque"]
     wanted = wrong_rows(now.lab, now.variant, name)
@@ -134,9 +146,7 @@ def companions(now: Draw, name: str) -> list[str] | None:
 
 
 def of_outcomes(now: Draw, name: str) -> Question | None:
-    """Return a question of the kind `symptom` or `predict`; None if the mistake cannot be asked
-    about.
-    """
+    """Return a `symptom` or `predict` question about a mistake; None if there is none."""
     lab = now.lab
     predicts = now.kind == "predict"
     if not differ(lab, name, RIGHT, shown_inputs(lab), now.variant):
@@ -150,8 +160,8 @@ def of_outcomes(now: Draw, name: str) -> Question | None:
     choices = []
     for one in offered:
         if predicts:
-            reason = f"That comes from another program: {what(lab, one)}"
-            reason = "Run, the mistake gives exactly this." if one == name else reason
+            reason = f"That comes from a different program: {what(lab, one)}"
+            reason = "The mistake gives exactly this when it is run." if one == name else reason
             choices.append(Choice(one, block_of(lab, "", made[one]), reason))
         else:
             reason = contrast(lab, made[one], made[name], "it", "the program")
@@ -162,13 +172,13 @@ def of_outcomes(now: Draw, name: str) -> Question | None:
 
 
 def contrast(lab: str, one: Outcome, two: Outcome, first: str, second: str) -> str:
-    """Say where two outcomes differ first, or that they do not differ."""
+    """Describe where two outcomes differ first, or say that they do not differ."""
     if one.fault != two.fault:
         faults = (made.fault or "the right shape" for made in (one, two))
         return f"{first}: {next(faults)}; {second}: {next(faults)}"
     cells = [] if one.fault else list(unlike_cells(lab, one, two))
     if not cells:
-        return "Run, it gives exactly what the program gave."
+        return "It gives exactly the program's numbers when it is run."
     row, column = cells[0]
     a, b = (shown(lab, made.rows[row][column]) for made in (one, two))
     return f"in row {row + 1}, column {column + 1}, {first} gives {a}, and {second} {b}"
@@ -178,8 +188,10 @@ def contrast(lab: str, one: Outcome, two: Outcome, first: str, second: str) -> s
 
 
 def sorted_inputs(lab: str, one: str, two: str, variant: int) -> tuple[list[str], ...]:
-    """Return the inputs that tell two programs apart, those on which both are wrong alike, and
-    those on which both are right, where nobody expects to tell them apart.
+    """Return three lists of inputs for two programs.
+
+    The first tell them apart. On the second, both are wrong in the same way. On the third, both
+    are right, so nobody expects to tell them apart.
     """
     found: tuple[list[str], ...] = [], [], []
     for given in LABS[lab]["inputs"]:
@@ -193,8 +205,9 @@ def sorted_inputs(lab: str, one: str, two: str, variant: int) -> tuple[list[str]
 
 @cache
 def experiments(lab: str, level: int, variant: int) -> list[tuple[str, str]]:
-    """Return the pairs of programs that a question can be about: each shows a mistake on some
-    input, or the second is right.
+    """Return the pairs of programs that a question can be about.
+
+    Each program shows its mistake on some input, or the second is right.
     """
     inputs = LABS[lab]["inputs"]
     count = KINDS["experiment"]
@@ -215,7 +228,7 @@ def experiments(lab: str, level: int, variant: int) -> list[tuple[str, str]]:
 
 
 def experiment(now: Draw, one: str, two: str) -> Question:
-    """Return a question about two programs that `experiments` has."""
+    """Return a question about a pair of programs from `experiments`."""
     count = KINDS["experiment"]
     tell, wrong, right = sorted_inputs(now.lab, one, two, now.variant)
     answer = now.dice.choice(tell)
@@ -224,14 +237,14 @@ def experiment(now: Draw, one: str, two: str) -> Question:
     choices = []
     for given in offered:
         a, b = (outcome(now.lab, name, (given,), now.variant) for name in (one, two))
-        reason = "Run on it, both programs give the same."
+        reason = "Both programs give the same numbers on it."
         if given == answer:
             reason = contrast(now.lab, a, b, "program 1", "program 2")
         choices.append(Choice(given, (LABS[now.lab]["inputs"][given]["words"],), reason))
     return question(now, [], choices, offered.index(answer), (one, two))
 
 
-# --- how it is shown
+# --- display
 
 
 def question(
@@ -275,7 +288,7 @@ def block_of(lab: str, title: str, made: Outcome) -> Block:
 
 
 def aligned(title: str, rows: list[list[str]]) -> Block:
-    """Return a title and a table as lines of text."""
+    """Format a title and a table as lines of text."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return (
         *textwrap.wrap(title, 40),
@@ -287,7 +300,7 @@ def aligned(title: str, rows: list[list[str]]) -> Block:
 
 
 def side_by_side(blocks: Iterable[Block], width: int) -> list[str]:
-    """Return tables as lines of text, next to each other where they fit."""
+    """Format tables as lines of text, next to each other if they fit."""
     groups: list[list[list[str]]] = []
     room = width
     for block in blocks:
@@ -307,7 +320,7 @@ def side_by_side(blocks: Iterable[Block], width: int) -> list[str]:
 
 
 def text_of(question: Question, width: int = 100) -> list[str]:
-    """Return a question as lines of text, with letters before its choices."""
+    """Format a question as lines of text, with a letter before each choice."""
     lines = [*textwrap.wrap(question.about, width), "", *side_by_side(question.shown, width)]
     lines += [*textwrap.wrap(question.ask, width), ""]
     tables = []

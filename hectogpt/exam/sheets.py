@@ -1,4 +1,4 @@
-"""Exams: a sheet for each student, all different and equally hard, the PDF to print, and marks."""
+"""Exams: different, equally hard sheets for each student, a PDF to print, and marks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hectogpt.errors import DataError, UserError, unreadable
 from hectogpt.exam.labs import WORDS
 from hectogpt.exam.questions import LETTERS, Question, draw, text_of
 
-LINES = 90  # of a page
+LINES = 90  # lines on a page
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """The sheet of a student. `code` names the exam and the sheet, and does not tell who it is."""
+    """The sheet of a student. `code` identifies the exam and the sheet, not the student."""
 
     name: str
     code: str
@@ -32,7 +32,7 @@ class Sheet:
 
 
 def read_table(path: Path, *columns: str) -> list[dict[str, str]]:
-    """Return the rows of a CSV file that has these columns. Raises UserError (DATA)."""
+    """Return the rows of a CSV file. Raises UserError (DATA) if it lacks these columns or rows."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -45,15 +45,23 @@ def read_table(path: Path, *columns: str) -> list[dict[str, str]]:
 
 
 def refusal(name: str, what: str, **facts: str) -> UserError:
-    """Return an error of the table `refusal` in questions.toml."""
+    """Return an error from the table `refusal` in questions.toml."""
     why, fix = (words.format(**facts) for words in WORDS["refusal"][name])
     return DataError(what, why=why, fix=fix, kept="nothing was written")
 
 
 def make_sheets(names: list[str], secret: str, plan: list[tuple[str, int]]) -> list[Sheet]:
-    """Return a sheet for each name, with questions of the kinds and levels of the plan, on labs
-    that differ as far as there are enough. The questions of a sheet depend on its name and the
-    secret alone. Raises UserError for a name that comes twice, or is empty.
+    """Return a sheet for each name.
+
+    A question is never in the lab of one of the six questions before it. The questions of a sheet
+    depend only on its name, the secret and the plan.
+
+    Args:
+        names: the names of the students.
+        secret: the seed of the exam.
+        plan: (kind, level) of each question.
+
+    Raises UserError for a name that is empty or occurs twice.
     """
     for name, times in Counter(names).items():
         if times > 1 or not name:
@@ -71,14 +79,15 @@ def make_sheets(names: list[str], secret: str, plan: list[tuple[str, int]]) -> l
 
 
 def checksum(text: str) -> str:
-    """Return three digits that change if a character changes, or two change places; exam.js has
-    the same.
+    """Return three digits that change if a character changes or two are swapped.
+
+    exam.js computes the same.
     """
     return f"{sum((n + 1) * ord(c) for n, c in enumerate(text)) % 997:03}"
 
 
 def record_of(sheet: Sheet) -> dict[str, Any]:
-    """Return a sheet as JSON, with all that marking needs."""
+    """Return a sheet as JSON, with everything that marking needs."""
     asked = [
         {"names": [c.name for c in one.choices], "about": f"{one.kind}, {one.mistakes[0]}"}
         for one in sheet.questions
@@ -87,10 +96,10 @@ def record_of(sheet: Sheet) -> dict[str, Any]:
 
 
 def write_pdf(path: Path, pages: list[list[str]]) -> None:
-    """Write pages of text. The same text gives the same bytes.
+    """Write pages of text as a PDF. The same text gives the same bytes.
 
-    With the fonts that every reader of PDF has, a page takes 6 ms instead of 190. They lack
-    letters that are not Western European; these are shown as "?".
+    With the standard fonts of PDF, a page takes 6 ms instead of 190. They have only Western
+    European letters; other letters are shown as "?".
     """
     import matplotlib
     from matplotlib.backends.backend_pdf import PdfPages
@@ -123,8 +132,9 @@ def pages_of(sheet: Sheet) -> list[list[str]]:
 
 
 def letters_of(row: dict[str, str], sheet: dict[str, Any]) -> str:
-    """Return the letters that a student has answered, "-" for none: typed as "b-cad", or in the
-    code that the page gives. Raises UserError (DATA).
+    """Return a student's answers as letters, with "-" for no answer.
+
+    They are typed as "b-cad", or in the code that the page gives. Raises UserError (DATA).
     """
     what = f"the answers of {row['name']}: {row['answers'][:60]!r}"
     text = re.sub(r"\s", "", row["answers"]).upper()
@@ -140,8 +150,9 @@ def letters_of(row: dict[str, str], sheet: dict[str, Any]) -> str:
 
 
 def mark(rows: list[dict[str, str]], sheets: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Return a row of marks for each row of answers: points, and what was confused. Raises
-    UserError (DATA) for an unknown name, or answers that do not fit.
+    """Return a row of marks for each row of answers: points, and which answers were confused.
+
+    Raises UserError (DATA) for an unknown name, or for answers that do not fit the sheet.
     """
     known = {sheet["name"]: sheet for sheet in sheets}
     marks = []

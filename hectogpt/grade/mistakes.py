@@ -32,8 +32,8 @@ Change = Callable[[Computation, Tensor], Tensor]  # a method of one tensor
 class Mistake:
     """A known mistake.
 
-    name: short and stable, for tables.
-    changes: name of a method -> the function that takes its place.
+    name: a short name for tables, which stays the same between versions.
+    changes: name of a method -> the function that replaces it.
     """
 
     def __init__(self, name: str, **changes: Method) -> None:
@@ -45,18 +45,18 @@ Mistakes = tuple[Mistake, ...]
 
 
 def mistakes_in(method: str, table: dict[str, Method]) -> list[Mistake]:
-    """Return the mistakes of one method, from name -> what takes its place."""
+    """Return the mistakes in one method, given name -> the function that replaces the method."""
     return [Mistake(name, **{method: change}) for name, change in table.items()]
 
 
 def with_mistakes(mistakes: Mistakes) -> type[Computation]:
-    """Return the computation with all these mistakes in it."""
+    """Return the computation with all these mistakes."""
     changes = {name: change for one in mistakes for name, change in one.changes.items()}
     return type("Mistaken", (Computation,), changes)
 
 
 class Words(NamedTuple):
-    """The place of a mistake, and a sentence about it that does not give the code away."""
+    """The place of a mistake, and a sentence about it that does not give the right code away."""
 
     where: str
     what: str
@@ -70,8 +70,9 @@ def sentences() -> dict[str, Any]:
 
 @lru_cache
 def words_of(part: str) -> dict[str, Words]:
-    """Return the words about each mistake of a part; "end" stands for the mistakes that every part
-    may have, "loop" for those of train().
+    """Return the sentence about each mistake of a part.
+
+    part: a part; "end" for the mistakes that every part may have; "loop" for those of train().
     """
     groups = sentences()[part].items()
     return {name: Words(where, what) for where, group in groups for name, what in group.items()}
@@ -79,7 +80,7 @@ def words_of(part: str) -> dict[str, Words]:
 
 @lru_cache(maxsize=1)
 def symptoms() -> dict[str, dict[str, str]]:
-    """Part -> mistake -> what its author sees, as tools/research/symptoms.py has measured it."""
+    """Return part -> mistake -> its visible effect, as measured by tools/research/symptoms.py."""
     text = Path(__file__).with_name("symptoms.json").read_text(encoding="utf-8")
     found: dict[str, dict[str, str]] = json.loads(text)
     return found
@@ -139,8 +140,13 @@ ENDS = mistakes_in(
 def normalised(
     axis: int = -1, mean: bool = True, sample: int = 0, outside: bool = False
 ) -> Method:
-    """A norm with mistakes: over a different axis, without the mean, by the sample variance
-    (sample=1), or with eps outside the root.
+    """A norm with mistakes.
+
+    Args:
+        axis: the axis to normalise over.
+        mean: subtract the mean.
+        sample: 1 uses the sample variance.
+        outside: add eps outside the root.
     """
 
     def norm(self: Computation, name: str, x: Tensor) -> Tensor:
@@ -185,7 +191,7 @@ Half = Callable[
 
 
 def halves(name: str, change: Half) -> list[Mistake]:
-    """Return a mistake in both halves of the block, and in either."""
+    """Return a mistake in both halves of the block, in the first only, and in the second only."""
 
     def first(self: Computation, p: str, x: Tensor) -> Tensor:
         return change(x, partial(self.first_norm, p), partial(self.attend, p))
@@ -241,7 +247,7 @@ Factor = Callable[[Computation, Tensor], float]
 
 
 def beside(scores: Tensor, diagonal: int) -> Tensor:
-    """[query, key]: True where the key is later than the query by at least `diagonal`."""
+    """The mask [query, key], True where the key is at least `diagonal` later than the query."""
     return torch.ones(scores.shape[-2:], dtype=torch.bool).triu(diagonal)
 
 
@@ -262,14 +268,18 @@ POWERS = {
 
 
 def scaled(how: str, name: str) -> Mistake:
-    """The scores times a size in some power, in place of the root of the head's width."""
+    """The scores, scaled by a power of a size instead of the root of the head's width."""
     short = f"scale by {name}" if how == "divided by the root of" else f"scores {how} {name}"
     return Mistake(short, scale=lambda s, t: t * SIZES[name](s, t) ** POWERS[how])
 
 
 def projecting(matrices: str = "qkv", biasless: str = "", untransposed: str = "") -> Method:
-    """Queries, keys and values from these matrices, some without their bias, or with the stored
-    matrix not transposed.
+    """Queries, keys and values from these matrices.
+
+    Args:
+        matrices: the letters of the matrices used for queries, keys and values.
+        biasless: letters of matrices whose bias is left out.
+        untransposed: letters of matrices that are not transposed.
     """
 
     def project(self: Computation, p: str, x: Tensor) -> tuple[Tensor, ...]:
@@ -284,13 +294,13 @@ def projecting(matrices: str = "qkv", biasless: str = "", untransposed: str = ""
 
 
 def deal_heads(self: Computation, t: Tensor) -> Tensor:
-    """Column c belongs to head c mod n_heads."""
+    """Heads in which column c belongs to head c mod n_heads."""
     batch, seq, _ = t.shape
     return t.reshape(batch, seq, -1, self.size.n_heads).permute(0, 3, 1, 2)
 
 
 def heads_last(self: Computation, t: Tensor) -> Tensor:
-    """Without the transposition: at each position heads attend to heads."""
+    """Heads without the transposition, so that heads attend to heads at each position."""
     return t.unflatten(-1, (self.size.n_heads, -1))
 
 
@@ -583,8 +593,9 @@ GENERATE = [
 
 
 def scrambled(self: Computation, logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy of logits reshaped, instead of transposed, to [batch, vocab, n]: classes and
-    positions are mixed up.
+    """Cross entropy of logits that are reshaped to [batch, vocab, n] instead of transposed.
+
+    This mixes up classes and positions.
     """
     batch, n, vocab = logits.shape
     return F.cross_entropy(logits.reshape(batch, vocab, n), targets, reduction="none")
@@ -675,7 +686,7 @@ MISTAKES = {
 
 
 def detached(method: str) -> Method:
-    """The right method, whose result carries no gradient."""
+    """The right method, with a detached result."""
 
     def right(self: Computation, *arguments: Any) -> Any:
         made = getattr(Computation, method)(self, *arguments)
@@ -690,12 +701,12 @@ def of_detached(method: str) -> Method:
 
 
 def cut(name: str, method: str, by: Callable[[str], Method] = detached) -> Mistake:
-    """A method cut off from the gradient, at its result or by `of_detached` at its input."""
+    """A method cut off from the gradient: at its result or, with `of_detached`, at its input."""
     return Mistake(name, **{method: by(method)})
 
 
 def projecting_detached(inputs: str = "", results: str = "") -> Method:
-    """The right queries, keys and values; some are made from a detached input, or detached."""
+    """The right queries, keys and values; some are detached, or computed from a detached input."""
 
     def project(self: Computation, p: str, x: Tensor) -> tuple[Tensor, ...]:
         made = ((n, self.linear(f"{p}W_{n}", x.detach() if n in inputs else x)) for n in "qkv")
@@ -705,7 +716,7 @@ def projecting_detached(inputs: str = "", results: str = "") -> Method:
 
 
 def statistics(mean: bool, deviation: bool) -> Method:
-    """The right norm, whose mean or deviation carries no gradient."""
+    """The right norm, with a detached mean, deviation or both."""
 
     def norm(self: Computation, name: str, x: Tensor) -> Tensor:
         m = x.mean(-1, keepdim=True)
@@ -728,7 +739,7 @@ STATISTICS = mistakes_in(
 
 
 def unlearned(token: int) -> Method:
-    """The right embeddings; that of one token carries no gradient."""
+    """The right embeddings, with that of one token detached."""
 
     def tokens(self: Computation, ids: Tensor) -> Tensor:
         made = Computation.tokens(self, ids)
@@ -795,9 +806,9 @@ GRADIENTS: dict[str, list[Mistake]] = {
 class Number:
     """A number in a formula that may be mistyped.
 
-    name: as in mistakes.toml, for tables.
-    right: the right value, None if there is none.
-    starts: where the search begins.
+    name: its name in mistakes.toml and in tables.
+    right: the right value; None if there is none.
+    starts: the values from which the search starts.
     """
 
     name: str
@@ -809,8 +820,9 @@ class Number:
 class Family:
     """The computation with free numbers in one step.
 
-    part: where it is tried, "" for all.
-    changes: returns, for values of the numbers, method name -> the function that replaces it.
+    part: the part that it is tried on; "" for all parts.
+    changes: takes values of the numbers; returns method name -> the function that replaces it.
+    numbers: the numbers that may be mistyped.
     """
 
     part: str

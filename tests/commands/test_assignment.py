@@ -217,7 +217,7 @@ def test_reasons_are_told_in_a_line(here: Here, tmp_path: Path) -> None:
 def test_a_folder_that_is_no_kit(here: Here, tmp_path: Path) -> None:
     write_kit(tmp_path / "kit", choose("mlp"))
     shutil.rmtree(tmp_path / "kit" / "tests")
-    for name, what in (("other", "other is no kit"), ("kit", "tests/test_*.py")):
+    for name, what in (("other", "other is not"), ("kit", "tests/test_*.py")):
         assert_good_error(here("assignment", "--check", name), errors.DATA, what)
 
 
