@@ -153,9 +153,7 @@ def run_part(folder: Path, part: str) -> tuple[str, str]:
         for test in sorted(tests, key=lambda test: hasattr(test, "beyond")):
             beyond = hasattr(test, "beyond")
             test()
-    except (
-        BaseException
-    ) as error:  # also SystemExit and the like, which the tested code may raise
+    except BaseException as error:  # also SystemExit and the like, which the tested code may raise
         stub = STUB.match(str(error)) if isinstance(error, NotImplementedError) else None
         if stub:
             return ("not started", "") if stub[1] == part else ("waiting", f"for {stub[1]}")
