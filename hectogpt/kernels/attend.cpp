@@ -1,5 +1,5 @@
-// Causal attention over cached keys and values, in float32. A row's result is bit-identical whatever rows are beside
-// it.
+// Causal attention over cached keys and values, in float32. The result of a row does not depend on the other rows, to
+// the last bit.
 
 #include "parallel.h"
 #include "vector.h"
@@ -7,7 +7,7 @@
 namespace {
 
 constexpr int ROWS = W == 8 ? 4 : 6;     // queries at a time
-constexpr int VECTORS = W == 8 ? 2 : 4;  // of a register tile
+constexpr int VECTORS = W == 8 ? 2 : 4;  // vectors of a register tile
 constexpr i64 TILE = VECTORS * W;
 
 struct Attention {
@@ -21,7 +21,7 @@ struct Attention {
     float scale;
 };
 
-// The softmax of count scores, in place. Zeros are written after them, up to a multiple of W.
+// Softmax of `count` scores, in place, followed by zeros up to a multiple of W.
 void softmax(float* scores, i64 count) {
     const i64 end = (count + W - 1) / W * W;
     for (i64 i = count; i < end; i++) scores[i] = -INFINITY;
@@ -97,7 +97,7 @@ void attend_one(const Attention& t, const float* q, const float* keys, const flo
 }
 
 // R consecutive queries of one head; the first of them sees `count` keys. lanes: the keys as [tile, d, TILE].
-// scores: R rows of `stride` elements.
+// scores: memory for R rows of `stride` elements.
 template <int R>
 void attend_rows(const Attention& t, const float* q, const float* lanes, const float* values, i64 count, float* scores,
                  i64 stride, float* out) {

@@ -1,5 +1,5 @@
-// Causal attention in bf16 or float32, forward and backward. Every head of a text is computed by one thread in a fixed
-// order, so results do not depend on the number of threads. The matrix of scores is never stored (2205.14135).
+// Causal attention in bf16 or float32, forward and backward. One thread computes each head of a text in a fixed order,
+// so results do not depend on the number of threads. The matrix of scores is never stored (2205.14135).
 
 #include "parallel.h"
 #include "tiles.h"
@@ -9,13 +9,13 @@ namespace {
 // Tiles of 64 queries by 64 keys. Operands are units (tiles.h) in two layouts:
 //   lanes:  [n / W][d / PER][W], W rows side by side, units along d   (for products that sum over d)
 //   units:  [n / PER][d], PER rows interleaved                        (for products that sum over rows)
-// n is the number of tokens rounded up to a multiple of 64, with zeros in the additional rows; d is that of the
-// kernel, D, with zeros beyond the head's own size.
+// n is the number of tokens rounded up to a multiple of 64, with zeros in the additional rows. d is the kernel's size,
+// D, with zeros beyond the head's own size.
 
 constexpr i64 B = 64;
-constexpr int ROWS = 4;  // of a register tile
+constexpr int ROWS = 4;  // rows of a register tile
 
-// d numbers of each row, then zeros.
+// Copies d numbers of each row, and pads them with zeros.
 template <class T, int D>
 void to_rows(const T* x, i64 stride, i64 n, i64 padded, i64 d, T* out) {
     if (d < D) memset((void*)out, 0, n * D * sizeof(T));
@@ -32,7 +32,7 @@ void to_lanes(const T* rows, i64 padded, int32_t* out) {
             for (i64 l = 0; l < W; l++) out[t * units + p * W + l] = x[(t + l) * units + p];
 }
 
-// The first d numbers of D float32 ones.
+// Writes the first d of D float32 numbers.
 template <class T, int D>
 void write_row(const float* x, i64 d, T* out) {
     for (i64 i = 0; i < d; i += W) d - i >= W ? store(out + i, load(x + i)) : store_part(out + i, load(x + i), d - i);
@@ -252,10 +252,10 @@ int attend_all(const Call<T>& call, i64 batch, int threads) {
 
 }  // namespace
 
-// softmax(scale q k^T) v under the causal mask and, with `grad`, the gradients dq, dk, dv. lse is [batch, head, time];
-// all others are [batch, head, time, d], d at most 128, with the strides (batch, head, time) of q, k, v, out, grad, dq,
-// dk, dv. first [batch, time] or null: the first key that each query sees, which never decreases along a text.
-// Returns 0, 1 if this d is not supported, or 2 if there is not enough memory.
+// softmax(scale q k^T) v under the causal mask and, with `grad`, the gradients dq, dk, dv. lse is [batch, head, time],
+// other tensors [batch, head, time, d] with d at most 128; strides has their strides (batch, head, time) in the order
+// q, k, v, out, grad, dq, dk, dv. first [batch, time] or null: the first key that each query sees; it must not decrease
+// along a text. Returns 0, 1 if this d is not supported, or 2 if there is not enough memory.
 extern "C" int causal_attention(int is_bf16, const void* q, const void* k, const void* v, void* out, const void* grad,
                                 void* dq, void* dk, void* dv, float* lse, const i64* first, const i64* strides,
                                 i64 batch, i64 heads, i64 n, i64 d, float scale, int threads) {

@@ -1,8 +1,8 @@
-"""The library of C++ kernels for this CPU, from the package or compiled on first use.
+"""Find the library of C++ kernels for this CPU: from the package, or compiled on first use.
 
 A form is the source compiled for one kind of CPU. The best form that this CPU supports is tried
 first. If it cannot be compiled, loaded or used, the reason is recorded and the next form is tried.
-Without any, torch's operations do the work.
+If none works, torch's operations are used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hectogpt.errors import UserError, first_line
 
 FOLDER = Path(__file__).parent
 PREBUILT = FOLDER / "prebuilt"  # only in wheels for one platform
-# Never -ffast-math, which makes exp wrong by 41 %.
+# Never use -ffast-math: it makes exp wrong by 41 %.
 OPTIONS = ("-w", "-O2", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast")
 
 SECONDS = 180.0  # for compiling all files; most machines need 10
@@ -42,8 +42,8 @@ class Form(NamedTuple):
     Attributes:
         name: the name of the form.
         machine: the architecture.
-        flags: the features that it needs, by Linux's names.
-        options: the compiler's options for it.
+        flags: the CPU features that it needs, as Linux names them.
+        options: compiler options.
     """
 
     name: str
@@ -66,7 +66,7 @@ FORMS = (
 
 
 class Library(NamedTuple):
-    """A library that is loaded. `made` says where it came from."""
+    """A loaded library. `made` says where it came from."""
 
     form: Form
     code: ctypes.CDLL
@@ -95,7 +95,7 @@ def forms() -> list[Form]:
     """The forms that this CPU supports, best first; none on Windows."""
     here = [form for form in FORMS if form.machine == machine() and sys.platform != "win32"]
     if sys.platform == "darwin":
-        return here  # macOS does not list flags, but every Apple CPU will do
+        return here  # macOS does not list flags, but every Apple CPU has them
     return [form for form in here if all(map(hardware.has_cpu_flag, form.flags))]
 
 
@@ -128,12 +128,12 @@ def find() -> Found:
 def compiled(form: Form, *more: str) -> Path:
     """The library of a form in the cache folder.
 
-    It is compiled and checked if it is missing, or if it has changed since its check: its name
-    contains a hash of its contents.
+    It is compiled and checked if it is missing, or if it has changed since its check, which the
+    hash of its contents in its name shows.
 
     Args:
         form: the form.
-        more: more options for the compiler.
+        more: additional compiler options.
 
     Raises OSError as `compile_library` and `check_library` do, and if the folder cannot be
     written.
@@ -158,7 +158,7 @@ def compiled(form: Form, *more: str) -> Path:
 
 
 def _content_hash(library: Path) -> str:
-    """The hash of its contents in a library's name."""
+    """The hash of a library's contents, as its name has it."""
     return hashlib.sha256(library.read_bytes()).hexdigest()[:16]
 
 
@@ -166,14 +166,14 @@ def describe() -> str:
     """A line for `hectogpt doctor`: the form in use, and why no better one is."""
     library, reasons = find()
     line = (
-        "none, torch's operations do the work"
+        "none; torch's operations are used"
         if library is None
         else f"{library.form.name}, {library.made}"
     )
     return "; ".join([line, *reasons])
 
 
-# --- the compiler, and a first use of what it compiles, in processes of their own
+# --- compile a library and try it, in separate processes
 
 
 def cpp_compiler() -> str:
@@ -219,11 +219,11 @@ def check_library(library: Path) -> None:
             command, capture_output=True, text=True, errors="replace", timeout=60
         )
     except subprocess.TimeoutExpired:
-        raise OSError("its check does not end") from None
+        raise OSError("its check did not finish") from None
     if done.returncode < 0:
         raise OSError(
             f"its check was ended by signal {-done.returncode} (4: an instruction that the "
-            "processor lacks)"
+            "CPU lacks)"
         )
     if done.returncode and done.stderr:
         raise OSError(f"it cannot be loaded: {done.stderr.strip().splitlines()[-1][:200]}")

@@ -1,5 +1,5 @@
 // Checks every kernel against float64 on small inputs. hectogpt runs this in a separate process before it uses a
-// library, to find a CPU that lacks an instruction, or a compiler that takes liberties. With -DMAIN it is a program.
+// library, to detect a missing CPU instruction or a wrong optimisation. With -DMAIN it is a program.
 
 #include <cstdio>
 #include <vector>
@@ -230,7 +230,7 @@ double check_gelu() {
     return std::max(apart(wide(out), exact), apart(wide(dx), exact_dx));
 }
 
-// Rows with a gradient, rows that have one for the first time, rows that never had one, and rows with earlier updates.
+// Four rows: with a gradient for the first time, never, only in earlier steps, and both in earlier steps and now.
 double check_row_adam() {
     const i64 rows = 4, d = 48;
     auto w = drawn<float>(rows * d), g = drawn<float>(rows * d), m = drawn<float>(rows * d), v = drawn<float>(rows * d);

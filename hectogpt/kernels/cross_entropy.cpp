@@ -1,8 +1,8 @@
 // Cross entropy over a vocabulary with its gradients, a chunk of rows at a time. `head_rows` computes z = x W^T in
 // tiles, e = exp(z - shift), the sums of e, and e W, the gradient of x up to a factor per row. `head_columns` adds
-// e^T x to that of W. The shift is the target's logit, so no pass looks for the largest one, unless a sum overflows.
+// e^T x to the gradient of W. Shifting by the target's logit saves a search for the largest, unless a sum overflows.
 
-#pragma GCC optimize("O3")  // a step of the assignment takes 0.94 of the time
+#pragma GCC optimize("O3")  // reduces the time of the assignment's step to 0.94
 
 #include <vector>
 
@@ -14,12 +14,12 @@ namespace {
 constexpr i64 BLOCK = 32;               // rows that a thread computes at a time
 constexpr i64 PANEL = 256;              // columns (tokens of the vocabulary) at a time
 constexpr int R = 4;                    // rows of a tile of logits
-constexpr i64 WIDE = VECTORS * W;       // columns of it
-constexpr i64 TAIL = 4;                 // so many dimensions beyond a multiple of W cost no vector of their own
+constexpr i64 WIDE = VECTORS * W;       // columns of a tile of logits
+constexpr i64 TAIL = 4;                 // up to this many dimensions beyond a multiple of W get no separate vector
 constexpr i64 GROUP = 2 * W;            // columns of a tile of the weight's gradient
-constexpr int DIMS = W == 8 ? 6 : 12;   // dimensions of such a tile, at most
+constexpr int DIMS = W == 8 ? 6 : 12;   // maximum number of dimensions of such a tile
 
-// W as lanes [columns / W][units][W] and as rows [columns / PER][across]; columns: vocab, up to a multiple of PANEL.
+// packed: W as lanes [columns / W][units][W], then as rows [columns / PER][across]. columns: vocab in whole PANELs.
 template <class T>
 struct Head {
     const float *x, *weight, *bias;  // [rows, d], [vocab, d], [columns]: minus infinity beyond vocab
@@ -38,7 +38,7 @@ struct Head {
     int32_t* flat() const { return packed + columns() * units(); }
 };
 
-// count numbers as T, then zeros up to `to`.
+// Writes `count` numbers as T, then zeros up to `to`.
 template <class T>
 void convert(const float* x, i64 count, i64 to, T* out) {
     i64 i = 0;
@@ -64,7 +64,7 @@ void pack(const Head<T>& t, int threads) {
     });
 }
 
-// Logits z [R][WIDE] of R rows. On its own, because it needs all registers.
+// Logits z [R][WIDE] of R rows. Not inlined, because it needs all registers.
 template <class T>
 __attribute__((noinline)) void tile_of_logits(const int32_t* x, const int32_t* lanes, i64 units, const float* bias,
                                               float* z) {
@@ -115,7 +115,7 @@ void block_of_rows(const Head<T>& t, i64 first, char* memory) {
         shift[r] = real ? own[r] : INFINITY;
     }
     float z[R * WIDE], last[TAIL][WIDE];  // last: dimensions of W
-    // Calls use(row, column) for every tile of logits, z, of a panel; the target's is minus infinity.
+    // Calls use(row, column) for every tile z of logits of a panel; the target's logit is set to minus infinity.
     const auto logits = [&](i64 at, auto use) {
         for (i64 c0 = 0; c0 < PANEL; c0 += WIDE) {
             const int32_t* lanes = t.packed + (at + c0) * units;
@@ -123,7 +123,7 @@ void block_of_rows(const Head<T>& t, i64 first, char* memory) {
                 for (i64 c = 0; c < WIDE; c++)
                     last[i % W][c] = widen(((const T*)lanes)[((c / W * units + i / P) * W + c % W) * P + i % P]);
             for (i64 r0 = 0; r0 < BLOCK; r0 += R) {
-                for (i64 c = 0; c < WIDE; c += GROUP)  // or the stores would wait for memory
+                for (i64 c = 0; c < WIDE; c += GROUP)  // else the stores would wait for memory
                     for (i64 k = 0; k < R * GROUP / P; k += 16)
                         __builtin_prefetch((int32_t*)t.e + ((at + c0 + c) * t.padded() + (first + r0) * GROUP) / P + k, 1);
                 tile_of_logits<T>((const int32_t*)x + r0 * units, lanes, units, t.bias + at + c0, z);
@@ -170,7 +170,7 @@ void block_of_rows(const Head<T>& t, i64 first, char* memory) {
         }
     };
     pass();
-    if (!std::all_of(others, others + rows, [](double x) { return x <= 1e38; })) {  // exp(loss) overflowed: now with the largest logits
+    if (!std::all_of(others, others + rows, [](double x) { return x <= 1e38; })) {  // exp(loss) overflowed: shift by the largest logits
         std::fill(sums, sums + BLOCK, all(-INFINITY));
         for (i64 at = 0; at < t.columns(); at += PANEL)
             logits(at, [&](i64 r0, i64) {
@@ -233,14 +233,14 @@ int all_rows(const Head<T>& t, int threads) {
 
 }  // namespace
 
-// packed: 32-bit units, columns x (units + across) / PER at most; see Head.
+// packed: memory for columns x (2 d + 16) numbers, enough for both forms of W; see Head.
 extern "C" int head_pack(int is_bf16, const float* weight, i64 vocab, i64 d, void* packed, int threads) {
     is_bf16 ? pack(Head<bf16>{0, weight, 0, 0, 0, vocab, d, (int32_t*)packed}, threads)
             : pack(Head<float>{0, weight, 0, 0, 0, vocab, d, (int32_t*)packed}, threads);
     return 0;
 }
 
-// losses: of the targets; dx times scale is the gradient of x, as e times scale is that of the logits.
+// losses: those of the targets. dx times scale is the gradient of x, and e times scale is the gradient of the logits.
 extern "C" int head_rows(int is_bf16, const float* x, const float* weight, void* packed, const float* bias,
                          const i64* targets, i64 rows, i64 vocab, i64 d, void* e, float* losses, float* scale, float* dx,
                          int threads) {

@@ -1,4 +1,4 @@
-"""The faster way to multiply on this CPU: the library for float32, and whether to use bf16."""
+"""Choose the faster way to multiply on this CPU: the library for float32, and bf16 or not."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hectogpt.kernels.build import machine
 def float32_by_onednn(dtype: torch.dtype) -> Iterator[None]:
     """Context manager: on AMD CPUs, oneDNN computes float32 products.
 
-    It takes half of MKL's time at these shapes; on Intel, MKL is faster. The switch is the
-    permission to use bf16 internally. On x86 without AMX tiles oneDNN has no such kernel and
+    It takes half of MKL's time at these shapes; on Intel, MKL is faster. To switch, torch must be
+    allowed to use bf16 internally. On x86 without AMX tiles, oneDNN has no kernel that does, and
     computes in float32 (difference 1e-7, tested). With AMX it would round, and on ARM it may, so
     nothing is switched there, nor for other dtypes.
     """
@@ -50,9 +50,9 @@ def prefers_onednn() -> bool:
 def prefers_bf16() -> bool:
     """True if large products are faster in bf16 than in float32.
 
-    That is the case with AMX tiles, and with AVX512-BF16 on AMD (895 and 373 GFLOP/s). Measured on
-    Intel without AMX: 150 and 250 GFLOP/s. Without such instructions, and on ARM, a product in
-    bf16 takes 12 to 400 times as long (pytorch issue 146508).
+    That is the case with AMX tiles, and with AVX512-BF16 on AMD (895 GFLOP/s in bf16, 373 in
+    float32), but not on Intel without AMX (150 and 250). Without such instructions, and on ARM, a
+    product in bf16 takes 12 to 400 times as long (pytorch issue 146508).
     """
     is_amd = "amd" in hardware.cpu_name().lower()
     return hardware.has_cpu_flag("amx_tile") or (is_amd and hardware.has_cpu_flag("avx512_bf16"))

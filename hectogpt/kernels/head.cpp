@@ -5,7 +5,7 @@
 
 namespace {
 
-// Logits of the softmax, from products: first the cap, then the bias. With a cap, slope becomes 1 - tanh^2.
+// Turns products into logits: first the cap, then the bias. With a cap, sets slope to 1 - tanh^2.
 template <bool CAPPED>
 inline vf logit(vf z, vf bias, float cap, vf& slope) {
     if (!CAPPED) return z + bias;
@@ -15,7 +15,7 @@ inline vf logit(vf z, vf bias, float cap, vf& slope) {
     return tanh * cap + bias;
 }
 
-// Sums of this many terms of a float32 row are added up in float64.
+// Float32 terms of a row are summed in blocks of this size; the blocks' sums are added in float64.
 template <class T>
 constexpr i64 BLOCK = sizeof(T) == 2 ? INT64_MAX / 2 : 1024;
 
@@ -24,7 +24,7 @@ void softmax_row(T* z, T* side, i64 vocab, const float* bias, float bias_top, i6
                  float* loss, float* scale) {
     float rounded = widen(z[target]), exact = wide ? *wide : rounded, slope = 1;
     const i64 whole = vocab / W * W, rest = vocab - whole;
-    // The last logits, padded with some of probability 0.
+    // The last logits, padded with logits of probability 0.
     vf last = load_part(z + whole, rest);
     float last_bias[W];
     for (i64 j = 0; j < W; j++) last_bias[j] = j >= rest ? -INFINITY : bias ? bias[whole + j] : 0.0f;
@@ -90,9 +90,9 @@ void softmax_rows(T* z, T* side, i64 rows, i64 vocab, const float* bias, float b
 
 }  // namespace
 
-// Replaces each row of logits z [rows, vocab], bf16 or float32, by exp(z + bias - top), minus the row's sum at the
-// target, so that z times `scale` is softmax - onehot, the gradient. exact: the targets' logits before rounding, null
-// for float32. cap: 0 for no cap. With a cap the gradient has a factor 1 - tanh^2; side, if it is not null, gets the
+// Replaces each row of logits z [rows, vocab], bf16 or float32, by exp(z + bias - top), and subtracts the row's sum at
+// the target, so that z times `scale` is softmax - onehot, the gradient. exact: the targets' logits before rounding;
+// null for float32. cap: 0 means none. With a cap, the gradient has a factor 1 - tanh^2; `side`, unless null, gets the
 // gradient without this factor, which the bias needs.
 extern "C" int head_softmax(int is_bf16, void* z, void* side, i64 rows, i64 vocab, const float* bias, float bias_top,
                             const i64* targets, const float* exact, float cap, float* losses, float* scale,

@@ -1,5 +1,5 @@
-// Products for decoding: y = x W^T + b with weights in float32, bf16 or int8. A row's result is bit-identical whatever
-// rows are beside it.
+// Products for decoding: y = x W^T + b with weights in float32, bf16 or int8. The result of a row does not depend on
+// the other rows, to the last bit.
 
 #include "parallel.h"
 #include "vector.h"
@@ -62,7 +62,7 @@ constexpr int COLUMNS = 64, GROUP = 32;  // rows of x are padded to a multiple o
 constexpr int AHEAD = 4096;              // weights are prefetched this many bytes ahead
 
 #if defined(__AVX512VNNI__) && defined(__AVX512F__)
-constexpr int BYTES = 64, ADD = 128, SUMS = 24;  // of a vector; added to x, which is unsigned; vectors of sums
+constexpr int BYTES = 64, ADD = 128, SUMS = 24;  // bytes of a vector; added to x to make it unsigned; vectors of sums
 typedef int32_t vq __attribute__((vector_size(64)));
 static inline vq dot4(vq sum, int32_t x, vq w) {
     return (vq)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(x), (__m512i)w);
@@ -76,7 +76,7 @@ static inline vq dot4(vq sum, int32_t x, vq w) {
 #elif defined(__AVX2__)
 constexpr int BYTES = 32, ADD = 0, SUMS = 8;
 typedef int32_t vq __attribute__((vector_size(32)));
-// |x| times w with x's sign: two products of at most 127 x 127 fit into 16 bits.
+// |x| times w with x's sign: the sum of two products of at most 127 x 127 fits into 16 bits.
 static inline vq dot4(vq sum, int32_t x, vq w) {
     const __m256i all_x = _mm256_set1_epi32(x), size = _mm256_abs_epi8(all_x);
     const __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8((__m256i)w, all_x));
@@ -96,13 +96,13 @@ static inline vq dot4(vq sum, int32_t x, vq w) {
 #endif
 }
 #endif
-constexpr int VECTORS = COLUMNS * 4 / BYTES, LANES = BYTES / 4;  // of a panel's four columns of W; columns of a vector
+constexpr int VECTORS = COLUMNS * 4 / BYTES, LANES = BYTES / 4;  // vectors per 4 columns of W; rows of W per vector
 
 struct Linear {
     i64 rows, k, n, padded;
     const uint8_t* weight;  // [panels, padded / 4, 64, 4]
     const float* scale;     // [n]
-    const int32_t* sums;    // [n], of the rows of W
+    const int32_t* sums;    // [n]: the sums of the rows of W
     const float* bias;      // [n] or null
     float* y;               // [rows, n]
     uint8_t* rounded;       // [rows, padded]: x / step + ADD
@@ -120,7 +120,7 @@ void round_row(const Linear& t, const float* x, i64 row) {
         most = larger(magnitude(numbers), most);
         not_numbers |= numbers != numbers;
     }
-    // A NaN in x must give NaN, but `larger` ignores it.
+    // A NaN in x must result in NaN, but `larger` ignores it.
     bool bad = false;
     for (int i = 0; i < W; i++) bad |= not_numbers[i] != 0;
     const float step = bad ? NAN : std::max(largest(most), 1e-30f) / 127;

@@ -1,9 +1,9 @@
 """The C++ kernels as torch operations.
 
-Those of a training step work in bf16 and float32: the softmax of a chunk of logits, causal
-attention, norm with rotation, GELU, and the row-wise AdamW. A model trains with them if it is told
-to (`Transformer.use_kernels`). Those of decoding are at the end. Otherwise, and without a library,
-torch's own operations do the same work; results differ in the last place.
+A training step has kernels for bf16 and float32: the softmax of a chunk of logits, causal
+attention, norm with rotation, and GELU; the row-wise AdamW is for float32 only. A model trains
+with them after `Transformer.use_kernels(True)`. The kernels for decoding are at the end. Without
+kernels, torch's own operations do the same work; results differ in the last place.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Slots = Float[Tensor, "batch head slot d"]
 PANEL = 256
 BLOCK = 32
 
-# On the CPU a training step uses the kernels for the head's softmax (model/fused_ce.py), causal
-# attention and norm with rotation (model/attention.py), GELU (model/parts.py) and rows of AdamW
-# (training/optim/adamw.py), if the model is told to. Each caller asks whether its tensors fit;
-# otherwise torch's operations do the same.
+# On the CPU, a training step with kernels uses them for the head's softmax (model/fused_ce.py),
+# causal attention and norm with rotation (model/attention.py), GELU (model/parts.py) and rows of
+# AdamW (training/optim/adamw.py). Each caller asks whether its tensors fit, and otherwise uses
+# torch's operations.
 
 
 def wanted(part: nn.Module) -> bool:
-    """True if a part of a model is to use the kernels now; torch's compiler does not know them."""
+    """True if a part of a model should use the kernels; torch's compiler does not support them."""
     return bool(part.kernels) and part.training and not torch.compiler.is_compiling()
 
 
@@ -52,12 +52,12 @@ def head_softmax(
 
     Args:
         z: logits [rows, vocab], replaced by the gradient up to a factor per row.
-        dz_bias: gets the gradient of the bias, if there is a soft cap.
+        dz_bias: with a soft cap, is filled with the gradient of the bias.
         target: the targets.
-        target_logit: their logits in float32, for bf16 logits.
+        target_logit: for bf16 logits, the targets' logits in float32.
         bias, soft_cap: as in `fused_losses`.
 
-    Returns the losses and the factors that the gradient lacks.
+    Returns the losses, and the factors to multiply the rows of the gradient by.
     """
     rows, vocab = z.shape
     losses = torch.empty(rows)
@@ -90,15 +90,15 @@ def cross_entropy(
     chunk: int,
     mix: Callable[[slice, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses [rows] and the gradients of x and weight. The kernels also compute the products.
+    """Compute losses [rows] and the gradients of x and weight, all products by the kernels.
 
     Args:
         x: the hidden states, [rows, d].
         weight: the matrix of the head, [vocab, d].
         bias: [vocab], added to the logits, without a gradient.
         target: the targets, [rows].
-        dtype: of the products.
-        chunk: the number of rows whose exponentials of logits exist at the same time.
+        dtype: the dtype of the products.
+        chunk: the number of rows whose exp(logits) exist at the same time.
         mix: called with a slice of the rows and their losses, which it may change in place.
             Returns the factors of these rows' gradients.
     """
@@ -108,7 +108,7 @@ def cross_entropy(
     bias = torch.zeros(vocab) if bias is None else bias
     bias = F.pad(bias, (0, columns - vocab), value=-torch.inf)
     chunk += -chunk % BLOCK
-    # The weight twice: d, up to even, and d, up to 16 (see Head in cross_entropy.cpp).
+    # The weight twice, with d rounded up to even and to 16 (see Head in cross_entropy.cpp).
     packed, e = (torch.empty(columns * n, dtype=dtype) for n in (2 * d + 16, chunk))
     losses, scale = torch.empty(2, len(x))
     grad_x = torch.empty_like(x)
@@ -154,7 +154,7 @@ def causal_attention(
     Args:
         q, k, v: queries, keys and values.
         scale: the factor of the scores.
-        first: the first key that each query sees, which never decreases along a text; None: 0.
+        first: the first key that each query sees; must not decrease along a text. None means 0.
     """
     attended: Tensor = _CausalAttention.apply(q, k, v, scale, first)
     return attended
@@ -301,10 +301,10 @@ def row_adam_fits(p: Tensor) -> bool:
 
 # --- decoding: products with small weights, attention over a cache
 
-# torch 2.13 has no operator that reads small weights as fast as memory delivers them: its own
-# widen them to float32, or use the deprecated quantized dtypes (pytorch issue 184982).
-# These kernels are used whenever they are available, regardless of `use`, on the CPU and without
-# gradients.
+# torch 2.13 has no operator that reads small weights at the speed of memory: its operators widen
+# them to float32, or use the deprecated quantized dtypes (pytorch issue 184982). On the CPU and
+# without gradients, these kernels are used whenever they are available, regardless of
+# `use_kernels`.
 COLUMNS = 64
 GROUP = 32  # as in linear.cpp
 
@@ -374,8 +374,8 @@ def attend(
 ) -> Float[Tensor, "batch time head_d"]:
     """Causal attention over float32 keys and values in the buffers of a cache.
 
-    The queries are those at slots first, first + 1, ... Row b sees slots from starts[b] on; the
-    result of earlier queries is 0.
+    The queries are at slots first, first + 1, ... Row b sees slots from starts[b] on; for queries
+    before that, the result is 0.
     """
     batch, heads, time, d = q.shape
     q = q.contiguous()
@@ -419,8 +419,7 @@ def _is_bf16(t: Tensor) -> ctypes.c_int:
 def call(name: str, *arguments: object) -> None:
     """Call a kernel with torch's number of threads.
 
-    Tensors are passed by address, integers in 64 bits, other numbers in float32. Raises
-    MemoryError.
+    Tensors are passed by address, integers as int64, other numbers as float32. Raises MemoryError.
     """
     library = find().library
     assert library is not None

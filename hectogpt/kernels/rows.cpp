@@ -12,7 +12,7 @@ namespace {
 
 // --- queries and keys: norm and rotation ------------------------------------------------------------------------------
 
-// y = rotation of x / rms(x), for rows of D values. pairs: how many pairs (i, i + pairs) rotate, a multiple of W.
+// y = rotation of x / rms(x), for rows of D values. pairs: the number of pairs (i, i + pairs) rotated, a multiple of W.
 template <class T, int D>
 inline float normed(const T* x, float eps, vf v[D / W]) {
     vf squares = vf{};
@@ -69,7 +69,7 @@ void norm_rotate_all(const T* x, const T* grad, T* out, const float* cosines, co
 
 // --- GELU in its tanh form --------------------------------------------------------------------------------------------
 
-// x / (1 + exp(-2 u)) with u = sqrt(2 / pi) (x + 0.044715 x^3); with a gradient, the derivative times the gradient.
+// x / (1 + exp(-2 u)) with u = sqrt(2 / pi) (x + 0.044715 x^3); given a gradient, the derivative times the gradient.
 inline vf gelu_of(vf v, const vf* grad) {
     const vf square = v * v;
     const vf e = exponential(-larger(all(-80.0f), -(v * (square * -0.0713548163f + -1.5957691216f))));  // exp(min(80, .))
@@ -95,7 +95,7 @@ void gelu_all(const T* x, const T* grad, T* out, i64 n, int threads) {
 
 }  // namespace
 
-// x, out, and in the backward pass grad (else null): [batch, head, time, d] by strides; cosines, sines [time, pairs].
+// x, out, and grad (null in the forward pass) are [batch, head, time, d] by strides; cosines and sines [time, pairs].
 extern "C" int norm_rotate(int is_bf16, const void* x, const void* grad, void* out, const float* cosines,
                            const float* sines, const i64* strides, i64 batch, i64 heads, i64 n, i64 d, i64 pairs,
                            float eps, int threads) {
@@ -116,13 +116,13 @@ extern "C" int gelu(int is_bf16, const void* x, const void* grad, void* out, i64
 
 // --- the row-wise AdamW of tables -------------------------------------------------------------------------------------
 
-struct RowAdam {  // optim/adamw.py passes the same order
+struct RowAdam {  // in the order in which optim/adamw.py passes them
     float beta1, beta2, correction1, correction2, eps, keep, threshold, lr, highest_lr, power;
 };
 
 // One step over the rows of a float32 table, in one pass; d is a multiple of 16. correction: 1 - beta^step; keep: 1 - lr
-// times weight decay. A row that has never had a gradient does not change, and is not read. With ids, ascending, grads
-// has only the `count` rows of these numbers; all others are zero.
+// times weight decay. A row that has never had a gradient is neither changed nor read. With ids (ascending), grads has
+// only the `count` rows with these indices; the gradients of all others are zero.
 extern "C" int row_adam(float* weights, const float* grads, const i64* ids, i64 count, float* averages, float* squares,
                         float* updates, i64 rows, i64 d, const RowAdam* settings, int threads) {
     const RowAdam& o = *settings;

@@ -1,10 +1,10 @@
 // Products of small tiles whose sums stay in registers. Operands are 32-bit units of one float32 or two bf16 numbers;
-// vdpbf16ps multiplies and adds up the latter.
+// pairs of bf16 units are multiplied and added up by vdpbf16ps where the CPU has it.
 #pragma once
 
 #include "vector.h"
 
-constexpr int VECTORS = W == 8 ? 2 : 4;  // of a register tile: 4 x 4 of 32 registers, 4 x 2 of 16
+constexpr int VECTORS = W == 8 ? 2 : 4;  // per row of a register tile: 4 x 4 of 32 registers, or 4 x 2 of 16
 template <class T>
 constexpr int PER = 4 / sizeof(T);
 
@@ -52,7 +52,7 @@ inline Tile<R, V> product(const int32_t* a, i64 row, i64 step, const int32_t* b,
     return t;
 }
 
-// c [R][V vectors], rows at distance `row`, += the tile.
+// Adds the tile to c [R][V vectors], whose rows are `row` numbers apart.
 template <int R, int V>
 inline void add_to(float* c, i64 row, const Tile<R, V>& t) {
 #pragma GCC unroll 16
@@ -61,7 +61,7 @@ inline void add_to(float* c, i64 row, const Tile<R, V>& t) {
         for (int v = 0; v < V; v++) store(c + r * row + v * W, load(c + r * row + v * W) + t.sum[r][v]);
 }
 
-// Rows [n][columns] of numbers as units of PER rows.
+// Turns rows [n][columns] of numbers into units of PER rows.
 template <class T>
 inline void to_units(const T* rows, i64 n, i64 columns, int32_t* out) {
     if (PER<T> == 1) {

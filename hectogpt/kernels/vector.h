@@ -1,4 +1,4 @@
-// Vectors of WIDTH float32 numbers in GCC's and Clang's vector extensions, with the same source for every CPU. bf16
+// Vectors of WIDTH float32 numbers in GCC's and Clang's vector extensions, from one source for every CPU. bf16
 // numbers are widened when they are read. Intrinsics are used where the extensions have no operator.
 //
 // Compile with -ffp-contract=fast and never with -ffast-math, which folds the rounding in `exponential` away.
@@ -84,7 +84,7 @@ static inline vu widen_bits(vh x) {
 
 static inline vf widen(vh x) { return (vf)(widen_bits(x) << 16); }
 
-// To the nearest bf16, ties to even; a NaN stays one.
+// Rounds to the nearest bf16, ties to even; NaN stays NaN.
 static inline vh narrow(vf x) {
 #if IN_512_BF16
     const auto h = _mm512_cvtneps_pbh((__m512)x);
@@ -117,7 +117,7 @@ static inline float widen(bf16 x) {
 static inline void put(float* p, float x) { *p = x; }
 static inline void put(bf16* p, float x) { *p = narrow(all(x))[0]; }
 
-// The first count < W numbers, then `rest`.
+// Loads the first count < W numbers; the other lanes get `rest`.
 template <class T>
 static inline vf load_part(const T* p, i64 count, float rest = 0) {
     float part[W];
@@ -144,8 +144,8 @@ static inline vf larger(vf a, vf b) {
 #endif
 }
 
-// a b + c, rounded once where the processor has such an instruction; for sums of two products, where a compiler could
-// round either. Elsewhere the operators are faster, because the compiler chooses the registers.
+// a b + c, rounded once where the CPU has such an instruction; for sums of two products, where a compiler could round
+// either. For other sums the operators are faster, because the compiler chooses the registers.
 static inline vf fused(vf a, vf b, vf c) {
 #if IN_512
     return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -173,7 +173,7 @@ static inline vf square_root(vf x) {
 #endif
 }
 
-// To the nearest integer, ties to even; for |x| < 2^22.
+// Rounds to the nearest integer, ties to even; for |x| < 2^22.
 static inline vf nearest(vf x) {
 #if IN_512
     return (vf)_mm512_roundscale_ps((__m512)x, 8);
@@ -186,7 +186,7 @@ static inline vf nearest(vf x) {
 #endif
 }
 
-// Sums by halves: adds the second half to the first until one number is left.
+// The sum of a vector: adds the second half to the first until one number is left.
 static inline float sum(vf x) {
 #if IN_512
     return _mm512_reduce_add_ps((__m512)x);
@@ -212,7 +212,7 @@ static inline float largest(vf x) {
 }
 
 // exp with a relative error of 2e-7: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes' expf). Below 2^-126 it is
-// 0 (with AVX-512, below 2^-149). A NaN stays one. For x <= 88.
+// 0 (with AVX-512, below 2^-149). NaN stays NaN. For x <= 88.
 static inline vf exponential(vf x) {
     const vf lowest = all(IN_512 ? -200.0f : -87.0f), given = x;
     x = larger(lowest, x);
@@ -237,7 +237,7 @@ static inline vf exponential(vf x) {
 
 // --- tensors ----------------------------------------------------------------------------------------------------------
 
-// Of a tensor [batch, head, time, d].
+// The strides of a tensor [batch, head, time, d].
 struct Strides {
     i64 batch, head, time;  // in elements; the last axis is contiguous
 };
