@@ -39,7 +39,7 @@ COMMANDS = {
     "compare": "run recipes over paired seeds and test the differences",
     "verdict": "test whether one file's losses are lower than another's",
     "yardstick": "what counting reaches on a text; where a loss lies",
-    "bisect": "the first step and module where two runs or models part",
+    "bisect": "the first step and module where two runs or models differ",
     "judge": "judge an idea against its base, and check its claims",
     "idea": "write an example of an idea of your own, in one file",
     "assignment": "write the assignment as a kit, or check your progress",

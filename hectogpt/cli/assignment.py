@@ -1,5 +1,4 @@
-"""`hectogpt assignment DIR`: write the assignment as a kit, or report how far one is; `drill` and
-`exam` ask about it."""
+"""`hectogpt assignment DIR`: write the assignment as a kit, or report how far one is."""
 
 from __future__ import annotations
 
@@ -50,7 +49,7 @@ def write(options: AssignmentOptions) -> None:
 
 
 def check(folder: Path) -> None:
-    """Print a line for each part. Raises UserError, and SystemExit unless all parts pass."""
+    """Print a line for each part. Raises UserError, and SystemExit unless every part passes."""
 
     def show_part(progress: Progress) -> None:
         print(
@@ -67,9 +66,9 @@ def check(folder: Path) -> None:
     quoted = printable(shlex.quote(str(folder)))
     failed = next((progress.part for progress in found if progress.state == "failed"), None)
     if failed:
-        print(f"the whole message:  cd {quoted} && python -m pytest tests/test_{failed}.py")
+        print(f"the full message:   cd {quoted} && python -m pytest tests/test_{failed}.py")
         if failed in ("gelu", TOGETHER) or BY_NAME[failed].points:  # `grade` tests only these
-            print(f"what it may be:     hectogpt grade {quoted}")
+            print(f"possible mistakes:  hectogpt grade {quoted}")
     elif len(passed) == len(found):
         print(
             f"next:  cd {quoted} && python train.py      the "

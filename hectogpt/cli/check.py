@@ -49,7 +49,7 @@ def main(options: CheckOptions) -> None:
     asked = [deed for deed in (repair, replay, diagnose) if getattr(options, deed.__name__)]
     if len(asked) > 1:
         what = f"{' and '.join(deed.__name__ for deed in asked)} at once"
-        raise UserError(what, why="each is a command of its own", fix="name one of them")
+        raise UserError(what, why="each is a separate task", fix="name only one of them")
     folder = locate_run(str(options.run))
     if not ((folder / MANIFEST).exists() or Checkpoints(folder / CHECKPOINTS).steps()):
         folder = named_folder(str(folder))[0]
@@ -73,13 +73,13 @@ def check_files(options: CheckOptions, folder: Path) -> None:
         lines += [f"lost     {text}" for text in filter(None, [lost_steps(folder)])]
     show(options.json, answer | {"damaged": len(bad)}, lines or [nothing], options.quiet)
     if bad:
-        fix = f"`hectogpt check {folder} --repair` makes again what can be made again"
+        fix = f"`hectogpt check {folder} --repair` restores what it can"
         more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise CheckpointError(f"{bad[0]} is damaged{more}", why=checks[bad[0]], fix=fix)
 
 
 def verify_run(folder: Path) -> dict[Path, str]:
-    """Check every hash of a run's folder: its files, if it has a manifest, and its checkpoints.
+    """Check every hash of a run's folder: its checkpoints and, with a manifest, its files.
 
     Returns path -> problem, "" for an intact file; {} if there are no hashes to check.
     """
@@ -107,7 +107,7 @@ def repair(options: CheckOptions, folder: Path) -> None:
     It starts from the last checkpoint, else from the weights, else from the first step.
 
     Raises UserError if the run is not trained to its end, if damaged weights have no checkpoint,
-    or if only the damaged run.json said what the run is.
+    or if the damaged run.json was the only description of the run.
     """
     progress = Progress(options.quiet)
     faults = {path: why for path, why in verify_run(folder).items() if why}
@@ -128,7 +128,7 @@ def repair(options: CheckOptions, folder: Path) -> None:
         broken = [path for path in basis if path in faults and path.exists()]
         if broken and not whole and (basis[0] in faults or not basis[0].exists()):
             why = f"{faults[broken[0]]}; no other file has these weights"
-            fix = "a copy of it; or remove it, and repair trains again"
+            fix = "put back a copy; or remove it, and --repair trains again"
             raise lost(broken[0], why, fix)
         with RunFolder.reopen(folder, trained) as held:
             held.restore(faults, files_of(trained), corpus.tokenizer)
@@ -151,7 +151,7 @@ def repair(options: CheckOptions, folder: Path) -> None:
 def restore_record(folder: Path, checkpoints: list[Path]) -> None:
     """Rewrite run.json from the newest checkpoint. Raises UserError (CHECKPOINT) without one."""
     if not checkpoints:
-        raise lost(folder / RUN, "no whole checkpoint says what it said", "a copy of it")
+        raise lost(folder / RUN, "no intact checkpoint has its contents", "put back a copy")
     facts = read_manifest(checkpoints[-1])["facts"]
     record = {"run": facts["run"], "machine": facts["machine"], "modified": True}
     with suppress(UserError):  # the summary may be damaged too
@@ -162,7 +162,7 @@ def restore_record(folder: Path, checkpoints: list[Path]) -> None:
 def lost(path: Path, why: str, fix: str) -> UserError:
     """The error for a damaged file that cannot be restored."""
     kept = "all files, untouched"
-    what = f"{path} is damaged, and cannot be made again"
+    what = f"{path} is damaged, and cannot be restored"
     return CheckpointError(what, why=why, fix=fix, kept=kept)
 
 
@@ -172,18 +172,18 @@ def lost_steps(folder: Path) -> str:
     have = len(read_steps(folder))
     if record.state != "done" or have >= (record.steps or 0):
         return ""
-    return f"{folder / METRICS}: steps {have + 1} to {record.steps} cannot be made again"
+    return f"{folder / METRICS}: steps {have + 1} to {record.steps} cannot be restored"
 
 
 def history_of(options: CheckOptions, folder: Path) -> History:
-    """The history of a run, for which the user's own files may be imported."""
+    """The history of a run, with the user's own files that it may import."""
     return History(folder, options.idea, remarks(options.quiet or options.json))
 
 
 def step_before(options: CheckOptions, history: History, most: int) -> int:
-    """The step after which to compute the next one: by default the newest that has a checkpoint.
+    """The step whose next one to compute: by default the newest with a checkpoint, else the last.
 
-    most: how many steps can be computed. Raises UserError (CHECKPOINT).
+    `most` is the number of steps that can be computed. Raises UserError (CHECKPOINT).
     """
     saved = history.checkpoints.steps()
     step = options.step
@@ -213,7 +213,7 @@ def diagnose(options: CheckOptions, folder: Path) -> None:
     origins = [f"sequence {number}, " for number in fault.sequences] or [""] * len(fault.rows)
     rows = zip(fault.rows, origins, fault.row_losses, strict=True)
     lines = [f"step {fault.step}: loss {fault.loss:.6g}, gradient norm {fault.grad_norm:.6g}"]
-    lines += [f"first number that is not finite: {place}"]
+    lines += [f"first value that is not finite: {place}"]
     lines += [
         f"{kind}: "
         + ", ".join(f"row {row} ({origin}loss {loss:.4g})" for row, origin, loss in rows)
@@ -224,7 +224,7 @@ def diagnose(options: CheckOptions, folder: Path) -> None:
 def replay(options: CheckOptions, folder: Path) -> None:
     """Repeat a step, compare its bits with the run's records, and print the result.
 
-    Raises UserError: EXACTNESS if anything differs, USAGE for a step that was not taken.
+    Raises UserError: EXACTNESS if anything differs, CHECKPOINT for a step that was not taken.
     """
     history = history_of(options, folder)
     step = step_before(options, history, len(history.steps))
@@ -233,10 +233,10 @@ def replay(options: CheckOptions, folder: Path) -> None:
     if kept:
         saved = history.checkpoints.load(step + 1).tensors
         now = session.checkpoint().tensors
-        names = saved.keys() - {"history", "hashes"}  # seconds vary; only rows have hashes
+        names = saved.keys() - {"history", "hashes"}  # seconds vary; hashes are only in the rows
         if saved.keys() != now.keys() or not all(torch.equal(saved[n], now[n]) for n in names):
             raise UserError(
-                f"step {step + 1} of {folder} is not the same again",
+                f"step {step + 1} of {folder} differs when it is repeated",
                 why="the optimizer's state differs from that of its checkpoint",
                 code=errors.EXACTNESS,
             )

@@ -43,7 +43,7 @@ from hectogpt.signals import WORDS, code_of, ignore_more
 from hectogpt.training.setup import count_parameters
 
 SEEDS = 5
-MOST_SEEDS = 1000  # the number of seeds without --seeds: without and with --until
+MOST_SEEDS = 1000  # default numbers of seeds, without and with --until
 VERDICT_WORDS = (
     f"tie: within the noise or {LEAST_DIFFERENCE}. unproven: beyond both, but p >= {SIGNIFICANCE}."
 )
@@ -80,7 +80,7 @@ def read(options: CompareOptions) -> Comparison:
     corpus = open_corpus(options.corpus)
     sequential = options.until is not None
     if sequential and options.engine == "slurm":
-        why = "an array has a task for each trial, so their number must be known"
+        why = "a job array has one task per trial, so their number must be known"
         raise UserError(
             "until with slurm",
             why=why,
@@ -116,9 +116,9 @@ def run_and_report(options: CompareOptions, comparison: Comparison) -> None:
     raise_for_crashes(comparison)
     if all(record.status == "diverged" for record in found.records):
         raise UserError(
-            f"none of {len(found.records)} trials gave a model",
+            f"none of {len(found.records)} trials produced a model",
             why=str(found.records[0].error),
-            fix="a lower learning rate; to run them again, remove their lines from "
+            fix="use a lower learning rate; to run them again, remove their lines from "
             f"{comparison.out}",
             code=errors.DIVERGED,
         )
@@ -146,7 +146,7 @@ def run_trials(
         trials = comparison.trials()
         raise UserError(
             f"{WORDS[code_of(stop)]}, {left} of {len(trials)} trials missing",
-            fix="the same command resumes where it stopped",
+            fix="run the same command again to resume",
             kept=f"the finished trials, in {comparison.out}" if left < len(trials) else "",
             code=code_of(stop),
         ) from None
@@ -162,7 +162,7 @@ def raise_for_crashes(comparison: Comparison) -> None:
             why="\n".join(
                 f"{record.arm}, seed {record.seed}: {record.error}" for record in failed[:5]
             ),
-            fix="the same command runs them again",
+            fix="run the same command again",
             kept=f"the other trials, in {comparison.out}" if comparison.records else "",
             code=1,
         )
@@ -260,7 +260,7 @@ def width() -> int:
     return shutil.get_terminal_size((160, 0)).columns
 
 
-# --- Slurm: an array with a task for each missing trial, all over one file of records
+# --- Slurm: an array with a task for each missing trial, all sharing one file of records
 
 
 def write_array(options: CompareOptions, comparison: Comparison) -> None:
@@ -274,9 +274,7 @@ def write_array(options: CompareOptions, comparison: Comparison) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, script)
     said = f"{state_line(comparison)}\nwritten: {path}\nsubmit it with  sbatch {path}"
-    note(
-        f"{said}\ngive this command again for the results when the array has ended", options.quiet
-    )
+    note(f"{said}\nrun this command again for the results when the array has ended", options.quiet)
 
 
 def array_script(comparison: Comparison, at_a_time: int | None) -> str:
@@ -294,9 +292,9 @@ def array_script(comparison: Comparison, at_a_time: int | None) -> str:
     if len({comparison.run_of(Trial(arm, 0)).threads for arm in comparison.arms}) == 1:
         words += ["--threads", str(threads)]  # the same number on every node
     return f"""#!/bin/bash
-# Trials of a comparison, a task for each; their records go to {out}
+# Trials of a comparison, one task each; their records go to {out}
 # Every node must see that folder, and its file system must have locks (flock).
-# Options given to sbatch, such as --partition=NAME --time=2:00:00, count before those below.
+# Options given to sbatch, such as --partition=NAME --time=2:00:00, override those below.
 #SBATCH --array={numbers}
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task={threads}

@@ -15,7 +15,7 @@ from hectogpt.lab.recipes import recipe
 
 
 def main(options: CompletionOptions) -> None:
-    """Print the script. `train` has the fields of the recipe top."""
+    """Print the script. For `train` it offers the fields of the recipe top."""
     kinds = {name: options_of(name) for name in COMMANDS if " " not in name} | {
         "train": arguments_of(recipe("top"))
     }
@@ -26,7 +26,7 @@ def main(options: CompletionOptions) -> None:
     with suppress(SystemExit), redirect_stdout(script):  # tyro prints and exits
         tyro.cli(tree, args=["--tyro-print-completion", options.shell], prog="hectogpt")
     for line in script.getvalue().splitlines():
-        # A description of two lines would become two candidates.
+        # A description of two lines would become two completions.
         print(line.replace("\\n", " ") if line.startswith("COMPLETION_SPEC") else line)
     if options.shell == "bash":
         # Adds file names, which tyro's own line lacks.

@@ -32,7 +32,7 @@ def note(line: str, quiet: bool = False) -> None:
 
 
 def remarks(quiet: bool = False) -> Note:
-    """A function that prints a remark, "note: ...", on stderr."""
+    """Return a function that prints a remark, "note: ...", on stderr."""
     return lambda line: note(f"note: {line}", quiet)
 
 
@@ -52,7 +52,7 @@ def loss_table(rows: Sequence[tuple[str, float, float]], same_tokens: bool = Tru
 
     Args:
         rows: name, nats per token and bits per byte of each.
-        same_tokens: True if all losses are of the same tokens. Otherwise nats cannot be compared
+        same_tokens: True if all losses are on the same tokens. Otherwise nats cannot be compared,
             and are left out.
     """
     cells = [[name, *([f"{loss:.4f}"] * same_tokens), f"{bits:.4f}"] for name, loss, bits in rows]
@@ -99,7 +99,7 @@ def explain(error: BaseException) -> UserError:
 class Unfailing:
     """A stream for remarks and progress that silently ignores failing writes.
 
-    A write fails if the disk behind the stream is full, or if the terminal has gone.
+    A write fails if the disk behind the stream is full, or if the terminal has been closed.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -109,7 +109,7 @@ class Unfailing:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write the text if possible; returns its length."""
+        """Write the text if possible. Returns its length."""
         with suppress(OSError, ValueError):  # ValueError: a closed stream
             self._stream.write(text)
         return len(text)
@@ -124,11 +124,12 @@ class Unfailing:
 def steady_streams() -> Iterator[None]:
     """Context manager: make sys.stdout and sys.stderr robust.
 
-    Characters that their encoding lacks are escaped. A stream that was closed discards everything.
-    Failures of stderr are ignored; those of stdout raise OSError.
+    Characters that their encoding lacks are escaped. A stream that is closed at the start discards
+    everything. Failures of stderr are ignored; those of stdout raise OSError.
     """
     for number in range(3):
-        # If 0, 1 or 2 is closed, the next file would get that number, and libraries' output.
+        # If descriptor 0, 1 or 2 is closed, the next file opened would get it, and libraries would
+        # print into that file.
         try:
             os.fstat(number)
         except OSError:
@@ -150,7 +151,7 @@ def steady_streams() -> Iterator[None]:
 
 
 def _flush_or_drop(stream: Any) -> None:
-    """Flush a stream, or replace it by the null device, because Python would complain at exit."""
+    """Flush a stream, or replace it by the null device if that fails, since exit flushes again."""
     try:
         if stream is not None:
             stream.flush()

@@ -28,7 +28,7 @@ def main(options: DoctorOptions) -> None:
     unusable = facts["torch"] if "torch" not in sys.modules else ""
     needed = missing.pop("")
     ready = not (needed or unusable)
-    lines = facts_text("What is here", facts).splitlines()
+    lines = facts_text("This machine", facts).splitlines()
     for extra, packages in missing.items():
         lines.append(
             f"not installed: {', '.join(packages)}; python -m pip install 'hectogpt[{extra}]'"
@@ -46,7 +46,7 @@ def main(options: DoctorOptions) -> None:
 
 
 def find_missing() -> dict[str, list[str]]:
-    """Missing packages, of those that training needs (key "") and of each extra."""
+    """Missing packages: those that training needs under "", those of each extra under its name."""
     missing: dict[str, list[str]] = {"": []}
     lines = sorted(
         {line for package in distributions(name="hectogpt") for line in package.requires or ()}

@@ -1,5 +1,7 @@
-"""`hectogpt assignment drill`: ask questions on known mistakes, one at a time, in the terminal;
-`hectogpt assignment exam`: write the sheets of a class, and mark them."""
+"""`hectogpt assignment drill`: ask questions about known mistakes, one at a time, in the terminal.
+
+`hectogpt assignment exam`: write the sheets for a class, and mark them.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ from hectogpt.grade.submission import SOLUTION
 from hectogpt.web.page import fill
 
 SAY: dict[str, str] = WORDS["say"]
-torch.set_num_threads(1)  # all that is computed is small
+torch.set_num_threads(1)  # all computations are small
 
 
 def main(options: AssignmentDrillOptions | AssignmentExamOptions) -> None:
@@ -59,7 +61,7 @@ def drill(options: AssignmentDrillOptions) -> None:
 
 
 def ask_all(options: AssignmentDrillOptions, seed: int) -> None:
-    """Ask the questions and print the score. The end of the input, or q, ends the drill."""
+    """Ask the questions and print the score. The end of the input, or q, ends the drill early."""
     print(SAY["asks"].format(count=options.questions, seed=seed))
     points = 0
     number = options.first
@@ -83,7 +85,7 @@ def ask_all(options: AssignmentDrillOptions, seed: int) -> None:
 
 
 def read_letter(count: int) -> str:
-    """Read a letter of one of the choices. Raises EOFError at the end of the input, or for q."""
+    """Read the letter of a choice. Raises EOFError at the end of the input, or for q."""
     while True:
         print("\n> ", end="", flush=True)
         line = sys.stdin.readline()
@@ -92,11 +94,11 @@ def read_letter(count: int) -> str:
             raise EOFError
         if len(letter) == 1 and letter in LETTERS[:count]:
             return letter
-        print(f"a letter from a to {LETTERS[count - 1]}, or q")
+        print(f"type a letter from a to {LETTERS[count - 1]}, or q")
 
 
 def answer(question: Question, letter: str) -> bool:
-    """Print whether an answer is right, and why. Returns whether it is."""
+    """Print whether an answer is right, and why. Return True if it is."""
     right = LETTERS[question.answer]
     print("right" if letter == right else f"wrong: it is {right}")
     for one in dict.fromkeys((letter, right)):
@@ -105,12 +107,14 @@ def answer(question: Question, letter: str) -> bool:
     return letter == right
 
 
-# --- what is asked
+# --- questions and programs
 
 
 def drilled(seed: int, level: int | None, first: int = 1) -> Iterator[Question]:
-    """Yield the questions of a drill without end, from the one with this number on. Without a
-    level they become harder. No lab comes twice in a row of three."""
+    """Yield the questions of a drill without end, starting with number `first`.
+
+    Without a level, they become harder. Three questions in a row are of three different labs.
+    """
     recent = [""] * 2
     for number in count(1):
         kind = list(KINDS)[(number - 1) % len(KINDS)]
@@ -122,8 +126,10 @@ def drilled(seed: int, level: int | None, first: int = 1) -> Iterator[Question]:
 
 
 def write_program(folder: Path, seed: int, level: int | None) -> None:
-    """Write the textbook's model_solution.py with one mistake into a new or empty folder. Raises
-    UserError."""
+    """Write the textbook's model_solution.py with one mistake into a new or empty folder.
+
+    Raises UserError.
+    """
     known = [one for one in WORDS["program"] if level in (None, one["level"])]
     one = random.Random(f"program {seed} {level}").choice(known)
     text = (folder_of("reference") / SOLUTION).read_text(encoding="utf-8")

@@ -53,13 +53,13 @@ def read_series(options: ExportOptions) -> list[int | None]:
     """The steps of a series, in ascending order. Raises UserError."""
     words = str(options.series).split(",")
     if options.step is not None or not all(word.isdecimal() for word in words):
-        why = "it is a list of steps with commas between, instead of --step"
+        why = "it is a list of steps with commas, and replaces --step"
         raise UserError(Setting("series", options.series), why=why, fix="--series 0,10,20")
     return [*sorted({int(word) for word in words})]
 
 
 def lines_of(kind: str, folder: str, differences: dict[str, tuple[Any, Any]]) -> list[str]:
-    """Lines on what was written and why, and how to use it."""
+    """The lines that say what was written and why, and how to use it."""
     if kind == "gguf":
         return [
             f"{folder}/model.gguf: a GPT-2 for llama.cpp",

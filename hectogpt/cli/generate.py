@@ -25,7 +25,7 @@ from hectogpt.kernels.build import describe, find
 from hectogpt.model import Transformer
 from hectogpt.training.history import open_at
 
-TOKEN_BYTES = 200  # memory that a new token takes until all are printed
+TOKEN_BYTES = 200  # memory for each new token until all are printed
 
 
 def main(options: GenerateOptions) -> None:
@@ -82,7 +82,7 @@ def main(options: GenerateOptions) -> None:
     for number, text in enumerate(() if options.json or live else texts, start=1):
         write(f"--- {number} of {copies} ---\n{options.prompt}{text['text']}\n")
     if not any(text["text"] for text in texts):
-        remark("the model ended the text at once: give it a prompt, or another --seed")
+        remark("the model ended the text at once: give it a prompt, or a different --seed")
     speed = f"{tokens / seconds:.1f} a second, prompt included"
     note(
         f"{tokens} {'token' if tokens == 1 else 'tokens'} in {seconds:.2f} s, {speed} "

@@ -52,7 +52,7 @@ def main(options: GradeOptions) -> None:
         )
     if options.timeout <= 0 or options.memory <= 0 or options.jobs < 0:
         what = f"timeout {options.timeout}, memory {options.memory}, jobs {options.jobs}"
-        raise UserError(what, why="timeout and memory have to be positive, jobs not negative")
+        raise UserError(what, why="timeout and memory must be positive, and jobs not negative")
     submissions = (
         [submission.find_one(options.paths)]
         if options.gradescope
@@ -120,8 +120,8 @@ def write_files(options: GradeOptions, found: list[Result]) -> None:
 
 # --- the autograder for Gradescope ---
 #
-# It has setup.sh, run_autograder and this package. So the grader there is the one here, with the
-# same versions, even if this one was never published.
+# It has setup.sh, run_autograder and this package. So Gradescope runs exactly this grader, with
+# the same versions of its dependencies, even if this version was never published.
 
 PACKAGE = Path(__file__).resolve().parents[1]
 WHEELS = "https://download.pytorch.org/whl/cpu"  # torch for CPUs only: a tenth of the size
@@ -131,7 +131,7 @@ DATE = (2026, 1, 1, 0, 0, 0)
 
 
 def archive(hints: int) -> bytes:
-    """The autograder as a .zip: both scripts at its root, executable, and the package.
+    """The autograder as a .zip: the package, and both scripts, executable, at its root.
 
     All dates are fixed, so the same arguments give the same bytes.
     """
@@ -153,7 +153,7 @@ def archive(hints: int) -> bytes:
 
 
 def package_files() -> dict[str, bytes]:
-    """The files of the package, and the solution that the grader is checked with.
+    """The files of the package, and the solution used to check the grader.
 
     Returns path -> content. The paths are relative to a folder that will be on PYTHONPATH.
     """

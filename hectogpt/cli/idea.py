@@ -17,7 +17,7 @@ def main(options: IdeaOptions) -> None:
     """Write the file and print what to type next. Raises UserError."""
     if (file := options.file).suffix != ".py":
         raise UserError(
-            f"{file} is no name for Python source",
+            f"{file} is not a name for Python source",
             why="it does not end in .py",
             fix=f"hectogpt idea {shlex.quote(str(file.with_suffix('.py')))}",
         )

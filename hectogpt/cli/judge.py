@@ -1,6 +1,6 @@
 """`hectogpt judge FILE.py:FUNCTION`: find out whether an idea is better than its base.
 
-The judge believes nothing that the idea says.
+The judge trusts no statement of the idea.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(options: JudgeOptions) -> None:
 
 
 def exit_code(found: Judgement) -> int:
-    """0 for better, by sealed processes; 2 for refused, 3 for dishonest, 1 for everything else."""
+    """0 for better in sealed processes, 2 for refused, 3 for dishonest, 1 for everything else."""
     if found.word == "better" and not found.is_sealed:
         return NOT_BETTER
     return CODES.get(found.word, NOT_BETTER)
@@ -93,7 +93,7 @@ def judge_idea(options: JudgeOptions) -> Judgement:
         note(line, options.quiet and not (options.commit and line.startswith("commitment")))
 
     found = judge(entrant, corpora, options.out, **limits, tell=tell)
-    # If an idea is judged often enough, one verdict is lucky.
+    # Of many verdicts on an idea, one may be lucky.
     earlier = [
         one
         for one in records_in(found.path.parent)
@@ -104,7 +104,7 @@ def judge_idea(options: JudgeOptions) -> Judgement:
 
 
 def replay_record(options: JudgeOptions, path: Path) -> Replay:
-    """Repeat a judgement, and print what does not hold."""
+    """Repeat a judgement, and print which of its statements do not hold."""
     judgement = read_judgement(path)
     if sandbox.bubblewrap() is None:
         remarks()(f"no sandbox here: the code in {path} runs with your rights ({sandbox.HOW})")
@@ -119,7 +119,7 @@ def replay_record(options: JudgeOptions, path: Path) -> Replay:
     if not judgement.trials:
         equal = "no seed has losses"
     elif found.largest:
-        equal = f"another processor: every loss within {found.largest:.1e} nats"
+        equal = f"a different processor: every loss within {found.largest:.1e} nats"
     pair = found.again.pair()
     answer = {"record": str(path), "holds": not found.faults, "differences": found.faults}
     answer |= {
@@ -135,7 +135,7 @@ def replay_record(options: JudgeOptions, path: Path) -> Replay:
 
 
 def work_off(options: JudgeOptions, folder: Path) -> None:
-    """Judge the function `idea` in each file of a folder that has no verdict on its base yet.
+    """Judge the function `idea` in each file of a folder, unless it has a verdict on that base.
 
     Stops when the hours are over or a signal arrives.
     """
@@ -167,7 +167,7 @@ def work_off(options: JudgeOptions, folder: Path) -> None:
 
 
 def records_in(folder: Path) -> list[Judgement]:
-    """The judgements recorded in a folder, the oldest first.
+    """The judgements recorded in a folder, oldest first.
 
     A damaged record is reported and left out.
     """
@@ -184,7 +184,7 @@ def records_in(folder: Path) -> list[Judgement]:
 
 
 def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
-    """A paragraph that can be quoted by itself."""
+    """The verdict as a paragraph that can be quoted by itself."""
     begin = found.begin
     pair = found.pair()
     seeds = len(found.gains())
@@ -223,7 +223,7 @@ def verdict_text(found: Judgement, earlier: Sequence[Judgement]) -> str:
 
 
 def costs_of(found: Judgement) -> dict[str, Cost]:
-    """The costs of a training, for the base and for the idea."""
+    """The costs of one training run, for the base and for the idea."""
     return {
         name: {"first": found.cost(key, "base"), "arm": found.cost(key, "idea")}
         for name, (key, *_) in COSTS.items()

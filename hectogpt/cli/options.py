@@ -1,7 +1,7 @@
 """The options of every command, one class each: `hectogpt COMMAND --help` prints its docstring.
 
-The strings below the fields are the help of each option. The classes are separate from the
-commands, which load torch, so that --help and a wrong option are answered at once.
+The string below a field is the help of that option. The classes are separate from the commands,
+which load torch, so that --help and errors about options appear at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Corpus = Annotated[
     str, arg(help="sotu, tinystories, hf:NAME, or a file, a folder, .jsonl or .bin")
 ]
 Step = Annotated[
-    int | None, arg(help="Of runs: the weights after this step (default: the newest weights).")
+    int | None, arg(help="For a run: the weights after this step (default: the newest weights).")
 ]
 IDEA = (
     "Your own file that defines classes of the model; it is imported. Not needed if you ran it "
@@ -46,7 +46,7 @@ class TrainOptions(Habits):
     resume: Annotated[str | None, arg(metavar="auto|RUN")] = None
     """Resume the recipe's newest run (auto), or the run in a folder."""
     dist_timeout: float = 120.0
-    """Seconds that processes of torchrun wait for each other."""
+    """Seconds that processes started by torchrun wait for each other."""
     json: Json = False
     quiet: Silent = False
     dry_run: bool = False
@@ -58,7 +58,7 @@ class TrainHelp(TrainOptions):
     """Train a recipe, score it, and keep everything in runs/RECIPE.
 
     The recipe `minute` takes about a minute; `top` reaches the lowest loss. FILE.py:FUNCTION is a
-    recipe changed by a function of your own. The ladder of recipes, from the baseline up:
+    recipe changed by your own function. The ladder of recipes, from the baseline up:
 
     baseline, learning_rate, embedding_lr, width_128_shared_row, muon, rotary, head_lr, smear,
     bigram_hash, value_embeddings, copying, width_256, linear_decay, smear_3, layers_4,
@@ -109,15 +109,15 @@ class GenerateOptions:
     step: Step = None
     idea: Idea = ()
     max_new_tokens: int = 100
-    """Most tokens to add."""
+    """Maximum number of tokens to add."""
     greedy: bool = False
     """Take the most probable token each time instead of drawing one."""
     temperature: float = 0.8
-    """Divide the logits by this before a draw; 0 takes the most probable token."""
+    """Divide the logits by this before sampling; 0 takes the most probable token."""
     top_k: int = 50
-    """Draw among the k most probable tokens; 0: among all."""
+    """Draw from the k most probable tokens; 0: from all."""
     top_p: float = 1.0
-    """Draw among the fewest, most probable tokens whose probabilities add up to p."""
+    """Draw from the most probable tokens, as few as reach the total probability p."""
     min_p: float = 0.0
     """Drop tokens less probable than min_p times the most probable one."""
     num_return_sequences: int = 1
@@ -154,10 +154,10 @@ class ExportOptions:
     folder: Positional[Path]
     """Folder to write; created if it is missing."""
     to: Literal["hf", "gguf"] = "hf"
-    """hf: a folder for transformers. gguf: model.gguf for llama.cpp, for a GPT-2 only."""
+    """hf: a folder for transformers. gguf: model.gguf for llama.cpp, only for a GPT-2."""
     step: Step = None
     series: str | None = None
-    """Steps of a run, with commas between: one export for each, in FOLDER/step-N."""
+    """Steps of a run, separated by commas: one export for each, in FOLDER/step-N."""
     overwrite: bool = False
     """Replace an earlier export in the folder."""
     json: Json = False
@@ -183,7 +183,7 @@ class ScoreOptions:
     split: Literal["dev", "test"] = "dev"
     """The held-out text to score; keep test for the final comparison."""
     max_tokens: int | None = None
-    """Score only the first tokens; GPT-2 small takes a few seconds per thousand on two cores."""
+    """Score only the first N tokens; GPT-2 small takes a few seconds per thousand on two cores."""
     step: Step = None
     idea: Idea = ()
     json: Json = False
@@ -198,8 +198,8 @@ class VerdictOptions:
     new seed.
 
     A and B are CSV files with a header, or .jsonl files, with a row for each run: its seed and its
-    loss. FILE:COLUMN takes the loss from another column, so two columns of one file can be
-    compared.
+    loss. FILE:COLUMN takes the loss from the column with this name, so two columns of one file can
+    be compared.
 
     Examples
       hectogpt verdict base.csv idea.csv
@@ -211,20 +211,20 @@ class VerdictOptions:
     b: Positional[Annotated[str, arg(metavar="B")]]
     """Losses of the change."""
     margin: float = 0.02
-    """Smaller differences count as a tie, in the unit of the losses."""
+    """Differences below this count as a tie; in the unit of the losses."""
     unpaired: bool = False
     """Ignore the seeds: the runs of A and B are independent."""
     picture: Annotated[Path | None, arg(metavar="FILE.png")] = None
-    """Draw the gains and their interval."""
+    """Draw the gains and their interval into this PNG file."""
     json: Json = False
 
 
 @dataclass(frozen=True)
 class YardstickOptions:
-    """Report what counting reaches on a text, and where a loss of any model lies on that scale.
+    """Report the losses of counting models on a text, and where any model's loss lies among them.
 
-    The scale goes from a uniform guess to the best mixture of n-grams. The last tenth of the text
-    is held out; n-grams of the rest predict it.
+    They range from a uniform guess to the best mixture of n-grams. The last tenth of the text is
+    held out, and n-grams counted in the rest predict it.
 
     Examples
       hectogpt yardstick input.txt --loss 3.1
@@ -237,13 +237,13 @@ class YardstickOptions:
     tokenizer: str = "gpt2"
     """gpt2, bytes, or a tokenizer.json of Hugging Face or its folder."""
     train_tokens: int | None = None
-    """Count only the first tokens, for a run that reads no more (default: all)."""
+    """Count only the first N tokens, for a run that reads no more (default: all)."""
     loss: tuple[float, ...] = ()
-    """Losses to place on the scale."""
+    """Losses to place among them."""
     per: Literal["token", "byte", "character"] = "token"
     """Unit of the losses: nats per token, bits per byte or bits per character."""
     log: Annotated[str | None, arg(metavar="FILE[:COLUMN]")] = None
-    """Place a run's curve, from printed lines, .csv, .jsonl, or TensorBoard's events."""
+    """Place a run's curve: a file of printed lines, .csv, .jsonl, or TensorBoard events."""
     json: Json = False
 
 
@@ -289,7 +289,7 @@ class CompareOptions:
     recipes: Positional[tuple[str, ...]] = ()
     """Recipes; the others are compared with the first. `top` is the ladder's last rung."""
     seeds: int | None = None
-    """Number of seeds (default: 5); with --until, the most seeds (default 1000)."""
+    """Number of seeds (default: 5); with --until, the maximum (default: 1000)."""
     first_seed: int = 0
     """Use the seeds first-seed, first-seed + 1, ..."""
     until: Literal["decided"] | None = None
@@ -300,21 +300,21 @@ class CompareOptions:
     steps: int | None = None
     """A different number of steps; such trials are marked modified."""
     without: tuple[str, ...] = ()
-    """Rungs to leave out of the top recipe, one at a time ("all": each of them)."""
+    """Rungs to leave out of the top recipe, one at a time (all: each of them)."""
     sweep: tuple[str, ...] = ()
-    """FIELD=VALUE,VALUE as in optim.lr=0.001,0.003; several make a grid; marks trials modified."""
+    """FIELD=VALUE,VALUE as in optim.lr=0.001,0.003; several make a grid. Marks trials modified."""
     out: Path = Path("runs/compare.jsonl")
-    """File for the records, a line for each trial; only trials that crashed are run again."""
+    """File for the records, a line per trial; recorded trials are skipped unless they crashed."""
     test: bool = False
-    """Also score the test text, and compare by it instead of the dev text."""
+    """Also score the test text, and compare the recipes on it instead of the dev text."""
     threads: int = 0
     """Threads per trial; 0: as many as the track allows, at most one per core."""
     workers: int | None = None
-    """Trials at a time (default 1; with ray or slurm, as many as there is room for)."""
+    """Trials at a time (default: 1; with ray or slurm, as many as there is room for)."""
     engine: Literal["local", "ray", "slurm"] = "local"
-    """ray: run tasks of a Ray cluster. slurm: write an array's script, or follow a running one."""
+    """ray: run on a Ray cluster. slurm: write a job array's script, or follow a running one."""
     dry_run: bool = False
-    """Show what would be run; with slurm, the script."""
+    """Show the trials that would run; with slurm, the script."""
     json: Json = False
     quiet: Silent = False
 
@@ -326,7 +326,7 @@ class JudgeOptions:
     Nobody can choose the seeds. The verdict is better, worse, tie or unproven; refused if the idea
     breaks a rule of its base (steps, tokens, parameters, time) or cannot be run; dishonest if a
     check fails. Exit codes: 0 better, 1 not better or not sealed, 2 refused, 3 dishonest. The
-    idea's file runs in sandboxes without data files, network or other processes.
+    idea's file runs in sandboxes without access to data files, the network or other processes.
 
     Examples
       hectogpt judge my_idea.py:idea
@@ -344,11 +344,11 @@ class JudgeOptions:
     minutes: float = 30.0
     """Start no seed that would not finish within this time."""
     seeds: int = 12
-    """Most seeds; the judge stops as soon as they decide."""
+    """Maximum number of seeds; the judge stops as soon as they decide."""
     threads: int = 0
     """Threads per training; 0: two, or one on a CPU with one core."""
     out: Path = Path("judgements")
-    """Folder for the records, one file per judgement; or the file of this one, NAME.jsonl."""
+    """Folder for the records, one file per judgement; or NAME.jsonl, the file of this one."""
     replay: Path | None = None
     """Repeat this recorded judgement, and report whether it holds (exit code 0) or not (1)."""
     commit: bool = False
@@ -380,8 +380,8 @@ class IdeaOptions:
 class AssignmentOptions:
     """Write a folder to work in: three files with parts to fill in, tests, questions and a text.
 
-    The folder needs no hectoGPT: its tests run with pytest. With --check, run them on a folder
-    written before.
+    The folder does not need hectoGPT: its tests run with pytest. With --check, run them in an
+    existing folder.
 
     Examples
       hectogpt assignment my_gpt            stubs, tests, questions and a text
@@ -393,9 +393,9 @@ class AssignmentOptions:
     folder: Positional[Path]
     """Folder to write, or to check; it must be new or empty to be written."""
     check: bool = False
-    """Report how far the folder is; the exit code is 0 if all parts pass, else 1."""
+    """Report which parts of the folder pass; the exit code is 0 if all do, else 1."""
     parts: str = "all"
-    """Parts that the student writes, with commas between: all; scored, those with points; names.
+    """Parts that the student writes: all, scored (those with points), or names with commas.
 
     The names are gelu, mlp, attention, block, init, forward, generate, loss, converter,
     pretrained, chunks, train, plot.
@@ -406,11 +406,11 @@ class AssignmentOptions:
 
 @dataclass(frozen=True)
 class AssignmentDrillOptions:
-    """Ask questions on mistakes in a transformer, one at a time: you answer with a letter.
+    """Ask questions about mistakes in a transformer, one at a time; you answer with a letter.
 
     Which mistake gives these numbers? What does this mistake give? Which input tells two programs
-    apart? The answers are computed by running all that is offered. With --code, write a wrong
-    program to repair; with --check, say whether it is right.
+    apart? The right answers come from running every choice. With --code, write a wrong program to
+    repair; with --check, report whether the repaired one is right.
 
     Examples
       hectogpt assignment drill
@@ -420,13 +420,13 @@ class AssignmentDrillOptions:
     """
 
     seed: int | None = None
-    """A seed always asks its own questions (default: drawn, and printed)."""
+    """Each seed always asks the same questions (default: drawn at random, and printed)."""
     level: Literal[1, 2, 3] | None = None
     """1: easy, 3: hard (default: rising)."""
     questions: int = 10
-    """How many to ask."""
+    """How many questions to ask."""
     first: int = 1
-    """Number of the question to begin with, to resume a drill."""
+    """Number of the first question, to resume a drill."""
     code: Folder = None
     """Write a wrong model_solution.py to this new folder."""
     check: Folder = None
@@ -440,7 +440,7 @@ class AssignmentExamOptions:
     """Make an exam of such questions for a class, a different sheet for each student, or mark it.
 
     The roster is a CSV file with a column `name`. The folder gets sheets.pdf, page.html for
-    answers on a screen, answers.csv to fill in, and key.csv and exam.json, which are yours alone.
+    answers on a screen, and answers.csv to fill in; keep its key.csv and exam.json to yourself.
 
     Examples
       hectogpt assignment exam class.csv
@@ -453,7 +453,7 @@ class AssignmentExamOptions:
     questions: int = 5
     """Questions on each sheet, 1 to 12."""
     seed: Annotated[str, arg(metavar="SECRET")] = ""
-    """Your secret: the same one and roster make the same sheets (default: drawn, and kept)."""
+    """Your secret: with the same roster it gives the same sheets (default: drawn, and kept)."""
     out: Annotated[Path, arg(metavar="FOLDER")] = Path("exam")
     """New folder to write."""
     mark: Folder = None
@@ -499,11 +499,11 @@ class ExploreExportOptions:
     file: Positional[Path | None] = None
     """File to write."""
     out: Path | None = None
-    """File to write, as an option."""
+    """The file to write, given as an option."""
     text: Path | None = None
-    """For train: text file to start with. For model: text to measure the heads' effects on."""
+    """For train: text file to start with. For model: text on which to measure effects of heads."""
     weights: Path | None = None
-    """For train: the folder of a run whose weights it starts with."""
+    """For train: the folder of a run whose weights the page starts from."""
     model: str | None = None
     """For model: its folder (default: the run below ./runs that finished last)."""
     prompt: str | None = None
@@ -549,7 +549,7 @@ class ShowOptions:
     run: Positional[str] = ""
     """Run folder that `hectogpt train` wrote, or its name below runs/."""
     step: int | None = None
-    """Show the run after this step, and continue its prompt with the weights there."""
+    """Show the run after this step, and continue its prompt with the weights of that step."""
     idea: Idea = ()
     json: Json = False
 
@@ -558,8 +558,8 @@ class ShowOptions:
 class WatchOptions:
     """Show runs in the browser while they train: loss, gradient norm, seconds per step.
 
-    Also shows what their newest checkpoint writes, and its attention. It only reads, so runs are
-    neither slowed nor changed. Ctrl-C ends it.
+    The page also shows a text by the newest checkpoint, and its attention. It only reads files, so
+    it does not change the runs. Ctrl-C ends it.
 
     Examples
       hectogpt watch             while `hectogpt train` runs in another terminal
@@ -570,7 +570,7 @@ class WatchOptions:
     runs: Positional[tuple[str, ...]] = ()
     """Run folders, or names below runs/ (default: the newest one, running ones, and new ones)."""
     prompt: str | None = None
-    """Text that the newest checkpoint continues, and whose attention is drawn."""
+    """Text for the newest checkpoint to continue, and to draw the attention of."""
     idea: Idea = ()
     port: int = 0
     """Port on 127.0.0.1; 0: a free one."""
@@ -599,7 +599,7 @@ class CheckOptions:
     diagnose: bool = False
     """Repeat that step without its update, and name the module and rows that are not finite."""
     step: int | None = None
-    """Checkpoint for --replay and --diagnose, by its step (default: the newest usable one)."""
+    """Step of the checkpoint for --replay and --diagnose (default: the newest usable one)."""
     idea: Idea = ()
     json: Json = False
     quiet: Silent = False
@@ -610,8 +610,8 @@ class GradeOptions:
     """Grade submissions of the assignment: files, folders or .zip archives with model_solution.py.
 
     A folder may hold several submissions. A utils.py and a train.py next to model_solution.py are
-    graded too. Exit codes: 0 all correct, 1 something is wrong, 2 usage, 5 the grader itself does
-    not work.
+    graded too. Exit codes: 0 all correct, 1 something is wrong, 2 wrong usage, 5 the grader itself
+    does not work.
 
     Examples
       hectogpt grade model_solution.py
@@ -624,7 +624,7 @@ class GradeOptions:
     hints: Literal[1, 2, 3] = 3
     """1: the symptom; 2: also where it is; 3: also the mistake."""
     strict: bool = False
-    """Also fail a submission for notes, such as reading more tokens than the context holds."""
+    """Also fail submissions with notes, such as on reading more tokens than the context holds."""
     csv: Path | None = None
     """Write a line for each submission to this file."""
     html: Folder = None
@@ -634,13 +634,13 @@ class GradeOptions:
     jobs: int = 0
     """Submissions to grade at the same time; 0: one per core."""
     timeout: float = 10.0
-    """Seconds for one step of a submission."""
+    """Time limit for each step of a submission, in seconds."""
     memory: float = 2.0
-    """GiB of memory for a submission, in addition to torch."""
+    """Memory limit for a submission in GiB, in addition to torch's."""
     make_autograder: Annotated[Path | None, arg(metavar="ZIP")] = None
-    """Only write the autograder for Gradescope."""
+    """Write the autograder for Gradescope to this file, and grade nothing."""
     gradescope: Path | None = None
-    """Write Gradescope's results.json for one submission."""
+    """Write Gradescope's results.json for one submission to this file."""
     json: Json = False
     quiet: Quiet = False
 
@@ -649,7 +649,7 @@ class GradeOptions:
 class DoctorOptions:
     """Report what this machine and installation can do, and what is missing.
 
-    The exit code is 0 unless `hectogpt train` lacks something.
+    The exit code is 0 unless `hectogpt train` cannot run.
 
     Examples
       hectogpt doctor

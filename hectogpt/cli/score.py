@@ -1,4 +1,4 @@
-"""`hectogpt score MODEL ...`: nats per token and bits per byte of models, and of n-gram models."""
+"""`hectogpt score MODEL ...`: nats per token and bits per byte, also of n-gram models."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ class Score:
 
     Attributes:
         loss: nats per token of its own tokenizer.
-        bits_per_byte: bits per byte of the text, which compares models with different tokenizers.
-        tokens: how many were scored.
+        bits_per_byte: bits per byte of the text; comparable between different tokenizers.
+        tokens: the number of tokens scored.
         parameters: None for n-gram models.
         with_ngrams: the loss with the n-gram model of order 5 mixed in; None if the model's
             tokenizer is not the corpus's.
-        ngram_weights: the weights of the n-grams, by the number of context tokens that they know.
+        ngram_weights: the weights of the n-grams in the mixture, by the number of context tokens
+            that the n-gram model has seen before.
     """
 
     name: str
@@ -100,9 +101,7 @@ def main(options: ScoreOptions) -> None:
     lines += (
         []
         if same
-        else [
-            "The models predict different tokens, so only bits per byte of the text compare them."
-        ]
+        else ["The models predict different tokens, so compare only bits per byte of the text."]
     )
     show(options.json, answer | {"counted": counted.size}, lines)
 
@@ -121,7 +120,7 @@ def score_model(
         texts: dev and the split to score, encoded with `tokenizer`. For a model with a different
             tokenizer, the same text is encoded with that one.
         tokenizer: the corpus's tokenizer.
-        order_5: the n-gram model that is mixed in.
+        order_5: the n-gram model to mix in.
         options: the command's options.
 
     Raises UserError as `open_model` does, and (DATA) for too few tokens and for tokens that are
@@ -151,7 +150,7 @@ def score_model(
 def tokens_of_run(name: str, corpus: Corpus, step: int | None) -> np.ndarray:
     """The tokens that a run has read up to a step (None: the last one).
 
-    If `name` is not the folder of a run on this corpus: the whole training text.
+    If `name` is not the folder of a run on this corpus, returns the whole training text.
     """
     try:
         run = read_run(Path(name))
@@ -181,7 +180,7 @@ def encoded_anew(tokens: np.ndarray, old: Tokenizer, new: Tokenizer) -> np.ndarr
         except UnicodeDecodeError:
             raise DataError(
                 "the held-out tokens are not text",
-                why="so another tokenizer cannot encode them",
+                why="so a different tokenizer cannot encode them",
             ) from None
         pieces += [
             ids,

@@ -44,13 +44,13 @@ from hectogpt.serialization import diff, dump
 STATES = {
     "done": "trained and scored",
     "interrupted": "a signal ended it early; `hectogpt train --resume FOLDER` resumes it",
-    "diverged": "its numbers were not finite; `hectogpt check FOLDER --diagnose` finds where",
-    "unscored": "trained, but its scoring was ended; `hectogpt check FOLDER --repair` scores it",
-    RUNNING: "a process is training in it now",
+    "diverged": "its values were not finite; `hectogpt check FOLDER --diagnose` finds where",
+    "unscored": "trained, but not completely scored; `hectogpt check FOLDER --repair` scores it",
+    RUNNING: "a process is training it now",
     UNFINISHED: "it was killed: `hectogpt train --resume FOLDER` resumes it",
 }
-# Label, then formats for values of the run, its summary and its machine. A format is left out if
-# one of its values is missing.
+# Each line of the table: label, then formats for values of the run, its summary and its machine. A
+# format is left out if one of its values is missing.
 FACTS = (
     ("corpus", "{corpus}"),
     ("seed", "{seed}"),
@@ -121,14 +121,14 @@ def run_lines(
         rows = [[field, *map(value_text, pair)] for field, pair in differences.items()]
         yield from columns(["field", "recipe", "this run"], rows, left=3)
     elif remark:
-        yield f"Not compared to a recipe: {one_line(remark)}"
+        yield f"Not compared with a recipe: {one_line(remark)}"
     else:
         yield f"Every field has the value of the recipe {base}."
     yield from sample_lines(record.samples())
 
 
 def show_step(options: ShowOptions, step: int) -> None:
-    """Print the row of a step, and continuations by the weights after it. Raises UserError."""
+    """Print the row of a step, and texts by the weights after it. Raises UserError."""
     from hectogpt.lab.full_run import samples
     from hectogpt.model.weights import hash_weights
     from hectogpt.training.history import History
@@ -148,13 +148,13 @@ def show_step(options: ShowOptions, step: int) -> None:
 
 
 def sample_lines(texts: dict[str, str]) -> Iterator[str]:
-    """The lines of continuations."""
+    """The lines that show continuations of the prompt."""
     for how, text in texts.items():
         yield f"\n{one_line(how)}\n{textwrap.indent(printable(text), '  ')}"
 
 
 def usual(record: RunRecord) -> str:
-    """Compare a finished run's held-out loss with recorded ones, in words; "" if impossible."""
+    """A sentence that compares a finished run's held-out loss with recorded ones; "" if none."""
     if record.modified or record.state != "done" or record.dev_loss is None:
         return ""
     from hectogpt.lab.full_run import is_it_usual
@@ -172,12 +172,12 @@ def recipe_of(record: RunRecord) -> str:
 def find_differences(record: RunRecord) -> tuple[str, dict[str, tuple[Any, Any]], str]:
     """Compare a run with its recipe as it is today.
 
-    Returns the recipe's name, the fields that differ (the recipe's value, the run's), and a remark
-    on them or on why there are none. For a run with an idea, the recipe is the one that the idea
-    was applied to.
+    Returns the recipe's name, the fields that differ (each with the recipe's value and the run's),
+    and a remark about them, or about why there are none. For a run with an idea, the recipe is the
+    one that the idea was applied to.
 
-    Loads torch, but runs nothing in the folder: if the run's classes are unknown here, the values
-    in run.json are compared.
+    Loads torch, but runs no code from the folder: if the run's classes are unknown here, the
+    values in run.json are compared.
     """
     from hectogpt.lab import ideas, recipes
     from hectogpt.training.run_folder import read_run
@@ -238,7 +238,7 @@ def read_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
 
 
 def fill(form: str, values: dict[str, Any]) -> str:
-    """Fill in a form; "" if a value is missing or has the wrong type."""
+    """Fill in a format; "" if a value is missing or has the wrong type."""
     try:
         return form.format_map(values)
     except (KeyError, ValueError):

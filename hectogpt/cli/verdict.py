@@ -1,4 +1,4 @@
-"""`hectogpt verdict A B`: test the losses of anybody's runs."""
+"""`hectogpt verdict A B`: test the losses of runs of any program."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ LEVELS = ("unigram", "kn2", "kn3")  # n-gram models whose losses are drawn
 
 # column -> the row's key
 COLUMNS = {"step": "step", "loss": "train/loss", "norm": "train/grad_norm", "seconds": "train/dt"}
-# Bytes read from a file's end, about 8,000 rows, so that a long file does not delay the page.
+# Bytes read from the end of a file, about 8,000 rows, so that a long one does not delay the page.
 MOST_BYTES = 2 << 20
 MOST_POINTS = 1000  # of a curve on the page
 
@@ -42,8 +42,8 @@ MOST_POINTS = 1000  # of a curve on the page
 class Board:
     """The runs on the page.
 
-    `named` are those that were asked for; if empty, the newest runs below `root`, including new
-    ones.
+    These are the runs in `named`; if it is empty, the newest run below `root`, those running now,
+    and those that start later.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Board:
                 self.folders.append(record.folder)
 
     def _look(self, folder: Path) -> dict[str, Any] | None:
-        """Sample and attention maps by a run's newest weights; None if it has no checkpoint."""
+        """Sample and attention maps of a run's newest weights; None if it has no checkpoint."""
         from hectogpt.web.model_page import newest_step, take_look
 
         step = newest_step(folder)
@@ -95,9 +95,9 @@ class Board:
 
 
 def run_data(folder: Path) -> dict[str, Any]:
-    """The data for the page about a run, as far as it can be read.
+    """The page's data about a run, as far as they can be read.
 
-    The run's files may be damaged, another program's, or replaced meanwhile: every value is
+    The run's files may be damaged, replaced meanwhile, or a different program's, so every value is
     checked.
     """
     rows = list(read_rows(folder / METRICS, MOST_BYTES))
@@ -155,7 +155,7 @@ def main(options: WatchOptions) -> None:
     try:
         server = PageServer(fill("watch", None), board.data, options.port)
     except (OSError, OverflowError) as error:
-        fix = "leave --port out for a free one"
+        fix = "omit --port to use a free one"
         raise UserError(f"--port {options.port}", why=errors.reason_of(error), fix=fix) from None
     with server, server.entrance() as page:
         try:

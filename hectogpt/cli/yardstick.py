@@ -1,4 +1,4 @@
-"""`hectogpt yardstick TEXT`: losses that counting reaches on a text, to compare a loss with."""
+"""`hectogpt yardstick TEXT`: the losses of counting models on a text, to judge a loss by."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main(options: YardstickOptions) -> None:
             why="it must be 2 or more",
             fix="--train-tokens 819200",
         )
-    # Before the work, so that a log that cannot be read costs no time.
+    # Read before the work, so that an unreadable log costs no time.
     curves = {} if options.log is None else read_curves(options.log)
     found = yardstick(options.text, open_encoder(options.tokenizer), options.train_tokens)
     losses = [found.nats(loss, options.per) for loss in options.loss]
@@ -57,7 +57,7 @@ def per_of(name: str, per: Per) -> Per:
 
 
 def place(found: Yardstick, nats: float) -> dict[str, Any]:
-    """A loss and the lines around it, for JSON."""
+    """A loss and the levels around it, for JSON."""
     above, below = found.place(nats)
     value = nats if math.isfinite(nats) else None
     return {"nats_per_token": value, "below": above, "not_below": below}

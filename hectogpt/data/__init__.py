@@ -1,6 +1,6 @@
 """From text to token batches: tokenizer, sources of text, splits, cached token files, batches.
 
-Needs numpy and tiktoken, but never imports torch. Text is kept byte for byte or refused.
+Needs numpy and tiktoken, and never imports torch. Text is kept byte for byte, or refused.
 """
 
 from hectogpt.data.batches import Batches, DataOrder, Shuffled

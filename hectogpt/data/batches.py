@@ -21,7 +21,7 @@ class DataOrder(Value):
     """The order in which an epoch shows the sequences of the training text.
 
     Attributes:
-        repeats: True if an epoch may show some sequences several times and leave out others. This
+        repeats: True if an epoch may show some sequences several times and skip others. This
             breaks the rules of a track that reads no text twice.
     """
 
@@ -31,7 +31,7 @@ class DataOrder(Value):
     def order(self, sequences: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         """The order of an epoch, int64 [n_sequences]: a pure function of its arguments.
 
-        It is a permutation of 0 .. n_sequences - 1, unless the class repeats.
+        It is a permutation of 0 .. n_sequences - 1, unless `repeats` is True.
 
         Args:
             sequences: ids [n_sequences, seq_len].
@@ -40,15 +40,15 @@ class DataOrder(Value):
         """
 
     def cut(self, rows: np.ndarray, step: int, steps: int) -> np.ndarray:
-        """The batch of 0-based `step` with some of its tokens: a pure function of its arguments.
+        """Cut the batch of 0-based `step`: a pure function of its arguments.
 
         Args:
             rows: the whole batch, int64 [batch_size, seq_len].
             step: the step.
             steps: the number of steps of the run.
 
-        The result, [rows, tokens], may have fewer rows, shorter ones, or shorter and more rows,
-        but no more tokens in total. Counts of the training text are taken before the cut.
+        The result, [rows, tokens], may have fewer rows, shorter rows, or more but shorter rows,
+        with no more tokens in total. Counts of the training text are taken before the cut.
         """
         return rows
 
@@ -80,7 +80,7 @@ class Batches:
         batch_size: rows per batch.
         seed: the run's seed.
         data_order: the order of the sequences.
-        steps: the number of steps of the run, for an order that cuts.
+        steps: the number of steps of the run, passed to the order's `cut`.
 
     Attributes:
         n_sequences: n // seq_len; the remaining tokens are never shown.
@@ -117,7 +117,7 @@ class Batches:
         self._orders: dict[int, np.ndarray] = {}
 
     def order(self, epoch: int) -> np.ndarray:
-        """int64 [n_sequences]: the order in which this epoch (from 0) shows the sequences.
+        """The order in which this epoch (from 0) shows the sequences: int64 [n_sequences].
 
         Raises UserError (DATA) if the DataOrder returns something else.
         """
@@ -130,7 +130,7 @@ class Batches:
             inside = order.shape == numbers.shape and bool(np.isin(order, numbers).all())
             if not (inside if repeats else np.array_equal(np.sort(order, axis=None), numbers)):
                 raise DataError(
-                    f"the order of {type(self.data_order).__name__} is not one of these "
+                    f"the order of {type(self.data_order).__name__} does not order the "
                     f"{self.n_sequences} sequences",
                     why=f"it must hold {self.n_sequences} numbers from 0 on"
                     + (", each once" if not repeats else ""),
@@ -142,7 +142,7 @@ class Batches:
         return self._orders[epoch]
 
     def rows(self, step: int) -> np.ndarray:
-        """int64 [batch_size, seq_len]: the rows of this step (from 0), before they are cut."""
+        """The rows of this step (from 0) before they are cut: int64 [batch_size, seq_len]."""
         return self._sequences[self.numbers(step)].astype(np.int64)
 
     def numbers(self, step: int) -> list[int]:
@@ -154,9 +154,9 @@ class Batches:
         ]
 
     def at(self, step: int) -> np.ndarray:
-        """int64 [batch_size, seq_len], or what the order cuts from it: the batch of this step.
+        """The batch of this step (from 0): int64 [batch_size, seq_len], or as the order cuts it.
 
-        Steps count from 0. Raises UserError (DATA) if the order returns an invalid batch.
+        Raises UserError (DATA) if the order returns an invalid batch.
         """
         rows = self.rows(step)
         if not self.cuts:
@@ -168,11 +168,11 @@ class Batches:
         if batch.dtype.kind == "i" and batch.ndim == 2 and 0 < batch.size <= rows.size:
             fault = "" if 2 <= batch.shape[1] <= self.seq_len else fault
             fault = fault or (
-                "" if np.isin(batch, rows).all() else "it has tokens that the batch has not"
+                "" if np.isin(batch, rows).all() else "it has tokens that the batch lacks"
             )
         if fault:
             raise DataError(
-                f"step {step + 1}: {type(self.data_order).__name__}.cut makes no batch",
+                f"step {step + 1}: {type(self.data_order).__name__}.cut gave an invalid batch",
                 why=fault,
                 fix=f"return rows of 2 to {self.seq_len} tokens, at most {rows.size:,} in total",
             )

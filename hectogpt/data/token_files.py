@@ -2,8 +2,8 @@
 
 They are headerless little-endian uint16. For a vocabulary other than GPT-2's, the folder also has
 its merges.txt. The index holds counts, the tokenizer's hash and the SHA-256 of each file. A folder
-is written under a temporary name and renamed, so it is complete or absent. Reading checks every
-bit against the index.
+is written under a temporary name and renamed, so it is complete or absent. With `check`, reading
+compares every bit with the index.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SPLITS = ("train", "dev", "test")
 TOKEN = np.dtype("<u2")
 INDEX = "index.json"
 FORMAT = "hectogpt token shards 1"  # in the index and in cache keys
-LOCK_PATIENCE_S = 600.0  # how long to wait for another process that builds the folder
+LOCK_PATIENCE_S = 600.0  # seconds to wait for a different process that builds the folder
 # The only files in a folder that this program writes.
 FILES = frozenset((*(f"{split}.bin" for split in SPLITS), INDEX, MERGES))
 
@@ -47,7 +47,7 @@ def find_splits(name: str) -> Path | None:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse to replace a folder unless it is empty or holds only token files of this program.
+    """Refuse to replace a folder unless it is empty, or holds only token files of this program.
 
     Raises UserError.
     """
@@ -61,10 +61,10 @@ def check_folder(folder: Path) -> None:
 
 
 def find_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a corpus, by the corpus's name.
+    """The tokenizer of a corpus, found by the corpus's name.
 
-    It is that of its merges.txt, if the corpus is a folder of token files with one, else GPT-2's.
-    Raises UserError (DATA).
+    If the corpus is a folder of token files with a merges.txt, it is that file's, otherwise
+    GPT-2's. Raises UserError (DATA).
     """
     folder = find_splits(name)
     if folder is None or not os.path.lexists(folder / MERGES):
@@ -88,14 +88,15 @@ def write_folder(
 ) -> None:
     """Write documents as a new folder of token files, which replaces `folder`.
 
-    If writing fails, the old folder stays and nothing is left of the new one. The caller holds
+    If writing fails, the old folder stays, and nothing of the new one. The caller must hold
     `lock_folder(folder)`.
 
     Args:
         folder: the folder to replace.
-        tokenizer: the tokenizer of the ids.
-        documents: split and ids [n] of each, with the separator last.
-        about: facts about the source for the index, read after the last document.
+        tokenizer: the tokenizer that made the ids.
+        documents: split and ids [n] of each document, with the separator last.
+        about: facts about the source for the index; read after the last document, so that
+            `documents` can still add to them.
 
     Raises UserError (DATA) if a split is empty, and OSError if the disk refuses.
     """
@@ -140,10 +141,10 @@ def write_folder(
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Context manager: lock `folder` for building it, and remove leftovers of killed builders.
+    """Context manager: lock `folder` to build it, and remove leftovers of killed builders.
 
-    Raises UserError: LOCKED if another process holds the lock for ten minutes, STORAGE if the disk
-    refuses the lock or a file that is written meanwhile.
+    Raises UserError: LOCKED if a different process holds the lock for ten minutes, STORAGE if the
+    disk refuses the lock or a file that the block writes.
     """
     lock = files.lock(
         folder.with_name(f".{folder.name}.lock"),
@@ -160,7 +161,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a folder.
+    """Read the index of a folder.
 
     Raises UserError (DATA) if a single bit of it has changed, or if this program did not write it.
     """
@@ -198,8 +199,8 @@ def _unusable(path: Path, error: Exception) -> UserError:
 def damage_error(path: Path, why: str, what: str = "token files are damaged") -> UserError:
     """The error for a token file or an index that differs from what was written."""
     fix = (
-        f"remove {path.parent}: the next use makes a folder of the cache again, `hectogpt data "
-        "build` one of your own"
+        f"remove {path.parent}: the cache is rebuilt when next used; for your own folder, run "
+        "`hectogpt data build`"
     )
     return DataError(f"{what}: {path}", why=why, fix=fix)
 
@@ -207,7 +208,7 @@ def damage_error(path: Path, why: str, what: str = "token files are damaged") ->
 def read_splits(
     folder: Path, index: dict[str, Any], tokenizer: Tokenizer, check: bool = True
 ) -> dict[str, np.ndarray]:
-    """Split -> read-only ids [n].
+    """Read a folder: split -> read-only ids [n].
 
     With `check`, each file is compared with its SHA-256 (about 0.7 s per GB). Raises UserError
     (DATA) for a damaged file, and for files that were made with a different tokenizer.
@@ -230,7 +231,7 @@ def _read_split(path: Path, entry: dict[str, Any], check: bool) -> np.ndarray:
     try:
         tokens = _map(path)
         if len(tokens) != entry["tokens"]:
-            raise ValueError(f"{len(tokens):,} tokens, the index says {entry['tokens']:,}")
+            raise ValueError(f"{len(tokens):,} tokens, but the index says {entry['tokens']:,}")
     except (OSError, ValueError) as error:
         raise _unusable(path, error) from None
     if check and hashlib.sha256(tokens.data).hexdigest() != entry["sha256"]:
@@ -239,7 +240,7 @@ def _read_split(path: Path, entry: dict[str, Any], check: bool) -> np.ndarray:
 
 
 def _map(path: Path) -> np.ndarray:
-    """Read-only ids [n] of a token file. Raises OSError, and ValueError for an invalid size."""
+    """Map a token file: read-only ids [n]. Raises OSError, and ValueError for an invalid size."""
     with files.open_regular(path) as file:
         if (size := os.fstat(file.fileno()).st_size) == 0 or size % TOKEN.itemsize:
             raise ValueError(f"{size:,} bytes are not uint16 tokens")
@@ -247,7 +248,7 @@ def _map(path: Path) -> np.ndarray:
 
 
 def read_unchecked(path: Path, tokenizer: Tokenizer) -> np.ndarray:
-    """Read-only ids [n] of a token file without an index; every id is checked.
+    """Read a token file without an index, and check every id. Returns read-only ids [n].
 
     Raises UserError (DATA) that names file and position.
     """

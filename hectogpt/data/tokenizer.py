@@ -45,18 +45,18 @@ def _printable_bytes() -> dict[str, int]:
 
 
 class Tokenizer:
-    """A byte-level BPE with GPT-2's pattern: ids of 256 bytes, of the merges, of <|endoftext|>.
+    """A byte-level BPE with GPT-2's pattern. Ids: 256 bytes, then the merges, then <|endoftext|>.
 
     Args:
         merges: the content of a vocab.bpe file.
-        name: its name in reports.
+        name: the tokenizer's name in reports.
 
     Attributes:
         sha256: the hash of the merges.
         n_vocab: the number of ids.
         end_of_text: the separator's id, the last one.
-        token_bytes: int64 [n_vocab], the number of bytes of each token's text, 0 for the
-            separator. It converts nats per token to bits per byte.
+        token_bytes: the number of bytes of each token's text, 0 for the separator; int64
+            [n_vocab]. It serves to convert nats per token to bits per byte.
     """
 
     def __init__(self, merges: bytes, name: str = "gpt2") -> None:
@@ -119,10 +119,10 @@ class Tokenizer:
             raise DataError(
                 f"text is not Unicode: lone surrogate U+{ord(text[error.start]):04X} at "
                 f"character {error.start:,}",
-                why="half of a surrogate pair has no UTF-8 form",
+                why="a lone surrogate cannot be encoded in UTF-8",
                 fix="remove it, or decode the text again from its original bytes",
             ) from None
-        except ValueError as error:  # the stack of its regular expressions is full
+        except ValueError as error:  # its regular expressions ran out of stack
             raise DataError(
                 "the text cannot be cut into words",
                 why=f"it has a run of about a million spaces or line ends: {error}",
@@ -203,7 +203,7 @@ def load_tokenizer() -> Tokenizer:
 
 
 def read_merges(path: Path, name: str) -> Tokenizer:
-    """The tokenizer of a merges.txt; GPT-2's own if its merges are GPT-2's.
+    """Read the tokenizer of a merges.txt. Returns GPT-2's own if its merges are GPT-2's.
 
     Raises UserError (DATA).
     """
@@ -215,9 +215,9 @@ def read_merges(path: Path, name: str) -> Tokenizer:
 
 
 def tokenizer_of(merges: bytes, name: str) -> Tokenizer:
-    """The tokenizer of a list of merges, with or without a first line "#version".
+    """Make the tokenizer of a list of merges, with or without a first line "#version".
 
-    GPT-2's own if the merges are GPT-2's.
+    Returns GPT-2's own if the merges are GPT-2's.
     """
     lines = [line for line in merges.splitlines() if not line.startswith(b"#version")]
     own = load_tokenizer()
@@ -229,8 +229,8 @@ def train_tokenizer(texts: Iterable[str], n_vocab: int, name: str) -> Tokenizer:
 
     Equal texts give equal tokenizers. The method is that of Sennrich et al. 2016
     (arXiv:1508.07909), on the bytes of words cut by GPT-2's pattern. Raises UserError if the
-    package tokenizers is missing, for fewer than 257 ids or more than MOST_IDS, and (DATA) for
-    more ids than the texts have pairs for.
+    package tokenizers is missing, for fewer than 257 ids or more than MOST_IDS, and (DATA) if the
+    texts have too few repeated pairs for this many ids.
     """
     if not 257 <= n_vocab <= MOST_IDS:
         why = (

@@ -1,4 +1,4 @@
-"""Generating text with a model: decoding with a cache, sampling, and weights of fewer bytes."""
+"""Generate text with a model: decoding with a cache, sampling, and weights of fewer bytes."""
 
 from hectogpt.generation.decode import Sampling, Token, complete, generate
 

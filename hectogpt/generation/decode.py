@@ -1,8 +1,8 @@
-"""Continue a text with a model, token by token, in one or several ways at once.
+"""Continue a text with a model, token by token; several continuations are drawn at once.
 
 `generate` takes ids and yields tokens as they are chosen; `complete` takes a text and returns its
-continuation. Both refuse ids outside the vocabulary before the model sees them, and logits that
-are not finite.
+continuation. Both refuse ids outside the vocabulary before running the model, and logits that are
+not finite.
 
 One pass reads the prompt (prefill); then each pass computes one token per row (decode). A cache
 holds the keys and values of earlier tokens, and the memory of other parts of the model.
@@ -106,7 +106,7 @@ class Sampling:
 
 
 def _is_text(string: str) -> bool:
-    """True if a string is not empty and has a UTF-8 form (half a surrogate pair has none)."""
+    """True if a string is not empty and can be encoded in UTF-8 (a lone surrogate cannot)."""
     return bool(string) and not any("\ud800" <= character <= "\udfff" for character in string)
 
 
@@ -115,7 +115,7 @@ def choose(
 ) -> Int[Tensor, " rows"]:
     """Choose one id per row.
 
-    Greedy takes the most likely token. Otherwise it is the token at which the cumulative
+    Greedy sampling takes the most likely token. Otherwise, it is the token at which the cumulative
     probability passes a uniform number drawn from the row's generator.
     """
     if sampling.greedy:
@@ -136,7 +136,7 @@ def probabilities(
 ) -> Float64[Tensor, "rows vocab"]:
     """The distribution to draw from: temperature, then top_k, top_p and min_p.
 
-    Each acts on what the one before has kept, in transformers' order.
+    Each acts on the tokens that the previous one kept, in transformers' order.
     """
     # Without subtracting the maximum, a tiny temperature would overflow.
     logits = (logits.double() - logits.amax(dim=-1, keepdim=True)) / sampling.temperature
@@ -177,7 +177,7 @@ class Decoder:
         self.model = model
         self.limit = model.config.context_length
         like = model.embeddings.weight
-        # Of each row its last tokens, up to L of them.
+        # The last tokens of each row, up to L of them.
         self.newest = texts[:, -self.limit :].to(like.device)
         rows, width = self.newest.shape
         attentions = [block.attention for block in cast(Iterable[DecoderBlock], model.backbone)]
@@ -197,7 +197,7 @@ class Decoder:
     def decode(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
         """Append one token to each row and return the logits after them.
 
-        Does not wait for the ids to be computed.
+        Does not wait until the device has computed the ids.
         """
         tokens = tokens.to(self.newest.device)[:, None]
         self.newest = torch.cat((self.newest, tokens), dim=1)[:, -self.limit :]
@@ -243,7 +243,7 @@ def generate(
             token, so a text does not depend on the others.
         decode_bytes: needed for stop strings.
 
-    A text's last token is its stop token, or the one that completes a stop string, or number
+    A text's last token is a stop token, the one that completes a stop string, or token number
     max_new_tokens. Past the context length L, each token is conditioned on the last L tokens of
     its text.
 
@@ -263,7 +263,7 @@ def generate(
     if not -(2**63) <= seed <= seed + rows <= 2**63:
         raise UserError(
             Setting("seed", seed),
-            why="it must lie between -2^63 and 2^63 - 1, also with the text's number added",
+            why="it must lie between -2^63 and 2^63 - 1, even after adding the text's number",
         )
     return _generate(
         model,
@@ -299,7 +299,7 @@ def _generate(
         if bad := [row for row in sorted(open_rows) if not math.isfinite(totals[row])]:
             raise UserError(
                 f"the model's logits for text {bad[0]} are not finite",
-                why="its weights diverged or are damaged, or their number format overflows",
+                why="its weights diverged or are damaged, or their format overflows",
                 fix=("use an earlier checkpoint, or ", SetTo("precision", "float32")),
                 code=errors.DIVERGED,
             )
@@ -317,7 +317,7 @@ def _generate(
 def check_memory(
     model: Transformer, prompt_tokens: int, sampling: Sampling, per_token: int = 0
 ) -> None:
-    """Refuse texts whose caches and logits cannot fit into memory, before anything is allocated.
+    """Refuse texts whose caches and logits cannot fit into memory, before allocating anything.
 
     Args:
         model: the model.
@@ -333,7 +333,7 @@ def check_memory(
     new = sampling.max_new_tokens
     width = min(prompt_tokens + new, config.context_length)
     numbers = 2 * config.n_layers * width * config.d_model + config.vocab_size
-    # Keys, values and logits, then the softmax and its sums in float64, a generator, Python's
+    # Keys, values and logits; then the softmax and its sums in float64, a generator, and Python's
     # objects.
     row = (
         numbers * weight.element_size()
@@ -364,7 +364,7 @@ def complete(
     *,
     seed: int = 0,
 ) -> str:
-    """The continuation of a text, without the text; of several, the first.
+    """Return the continuation of a text, without the text itself; the first if there are several.
 
     It ends before an end-of-text token. A stop string is included.
     """

@@ -1,4 +1,4 @@
-"""A trained model on one prompt: attention maps, losses, next tokens, and effects of heads."""
+"""Inspect a model on one prompt: attention maps, losses, next tokens, and effects of heads."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from hectogpt.model.attention import CausalAttention
 from hectogpt.model.transformer import DecoderBlock, Transformer
 
 HeadName = tuple[int, int]  # layer and head, both from 0
-TOKENS = 4096
-WINDOW = 512  # tokens of the text on which effects of heads are measured, and of one row of it
-MOST_HEADS = 64
-MOST_PAIRED = 9  # limits on the number of heads for measuring them one by one, and all pairs
+TOKENS = 4096  # tokens of text on which effects of heads are measured
+WINDOW = 512  # tokens of one row of it
+MOST_HEADS = 64  # no effects are measured for a model with more heads
+MOST_PAIRED = 9  # up to this many heads, all pairs are measured
 
 
 class Trace(NamedTuple):
@@ -32,7 +32,7 @@ class Trace(NamedTuple):
 
     Attributes:
         maps: [layer, head, t, s], the weight that position t gives to position s.
-        losses: [t - 1], the loss in nats of token t given those before it (T - 1 of them).
+        losses: [T - 1], the loss in nats of each token after the first, given those before it.
         next_probabilities: [vocab], the distribution after the last token.
     """
 
@@ -44,13 +44,13 @@ class Trace(NamedTuple):
 def read_prompt(
     text: str, tokenizer: Tokenizer, model: Transformer, longest: int = 0
 ) -> Int[np.ndarray, " time"]:
-    """The tokens of a prompt; if it is too long, the last ones.
+    """Return the tokens of a prompt; if it is too long, only the last ones.
 
     Args:
         text: the prompt.
         tokenizer: the model's tokenizer.
         model: the model, whose context length is the limit.
-        longest: a lower limit, in tokens; 0 means none.
+        longest: a limit below the context length, in tokens; 0 means none.
 
     Raises UserError for an empty prompt, for text that is not Unicode, and for ids that the model
     does not have.
@@ -126,16 +126,16 @@ def name_tokens(ids: Int[np.ndarray, " time"], tokenizer: Tokenizer) -> list[str
 def effects(
     model: Transformer, tokens: np.ndarray, all_of_them: bool = True
 ) -> list[dict[str, Any]]:
-    """How much the loss rises without heads, one dict for each measurement.
+    """Measure how much the loss rises without a head; returns a dict for each measurement.
 
-    Every head is replaced by zeros. With `all_of_them`, every head is also replaced by its mean
-    output, and pairs by zeros: all pairs, or those of the four heads that matter most if there are
-    more than MOST_PAIRED.
+    The output of each head is replaced by zeros. With `all_of_them`, it is also replaced by its
+    mean, and the outputs of pairs by zeros: of all pairs or, with more than MOST_PAIRED heads,
+    only of pairs among the four that matter most.
 
     A dict has `heads`, `mode` ("zero" or "mean"), `delta` in nats per token, and `se`, its
-    standard error over windows (None for one window). For a pair, `beyond` has delta and se of its
-    effect beyond the sum of both alone. Returns [] for a model with more than MOST_HEADS heads,
-    and for a text of one token.
+    standard error over windows (None for one window). For a pair, `beyond` has delta and se of the
+    effect beyond the sum of the two single effects. Returns [] for a model with more than
+    MOST_HEADS heads, and for a text of one token.
     """
     config = model.config
     heads = [(layer, head) for layer in range(config.n_layers) for head in range(config.n_heads)]
@@ -178,7 +178,7 @@ def effects(
 
 
 def cut_windows(tokens: np.ndarray, length: int) -> list[Tensor]:
-    """Rows of the text that do not overlap, with up to TOKENS tokens in total.
+    """Cut rows of the text that do not overlap, with up to TOKENS targets in total.
 
     Each is int64 [1, at most length + 1].
     """
@@ -194,13 +194,13 @@ def measure(
     off: Sequence[HeadName] = (),
     instead: Tensor | None = None,
 ) -> np.ndarray:
-    """The sum of the losses of each window, float64 [windows], with some heads replaced.
+    """Return the sum of losses of each window, float64 [windows], with some heads replaced.
 
     Args:
         model: the model.
         windows: rows of tokens.
         off: the heads whose output is replaced before the output projection.
-        instead: the replacement, [layers, d_model]; None is zero.
+        instead: the replacement, [layers, d_model]; None means zeros.
     """
     d = model.config.d_attention
 

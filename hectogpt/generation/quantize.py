@@ -1,9 +1,9 @@
 """A model with bf16 or int8 weights, for generation, which reads every weight once per token.
 
-The C++ kernels (hectogpt/kernels) multiply where they are available: int8 with the rows of x
-rounded to 8 bits, each by its own maximum; bf16 and float32 for a few rows, with x unchanged.
-Otherwise, and for more rows, the products are oneDNN's or torch's, in bf16 for rounded weights if
-the CPU multiplies bf16. Norms, attention and cache stay in float32.
+Where they are available, the C++ kernels (hectogpt/kernels) compute the products: int8 with each
+row of x rounded to 8 bits by its own maximum; bf16 and float32 for a few rows, with x unchanged.
+Otherwise, and for more rows, oneDNN or torch computes them, in bf16 for rounded weights if the CPU
+multiplies bf16. Norms, attention and cache stay in float32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hectogpt.kernels.dtypes import prefers_bf16
 from hectogpt.model.transformer import DecoderBlock, Transformer
 
 WeightFormat = Literal["float32", "bfloat16", "int8"]
-FEW_ROWS = 2  # up to this many rows, x stays in float32 when torch multiplies rounded weights
+FEW_ROWS = 2  # up to this many rows, torch multiplies rounded weights with x in float32
 # From this many rows on, bf16 weights are widened if float32 products are faster.
 MANY_ROWS = 128
 
@@ -41,8 +41,8 @@ def round_rows(
 class PackedLinear(nn.Module):
     """x -> x W^T + b with W [out, in] in float32, bfloat16 or int8.
 
-    int8 has a float32 scale per row (round_rows) and, if the C++ kernels are available, is laid
-    out for them.
+    int8 weights have a float32 scale per row (round_rows) and, if the C++ kernels are available,
+    are stored in the order that these read.
     """
 
     weight: Tensor

@@ -43,7 +43,7 @@ class AttentionView(NamedTuple):
         prepared: for each QKPart, the result of its `prepare`.
         entered: the inputs of all layers so far. Filled only if the model has its own block or
             attention, or parts that differ between layers.
-        first: the first slot of each query's document. None if attention does not stop there.
+        first: the first slot of each query's document. None if attention crosses documents.
     """
 
     query_positions: Places
@@ -55,7 +55,7 @@ class AttentionView(NamedTuple):
 
     @property
     def causal(self) -> Bool[Tensor, "rows 1 time slot"]:
-        """The causal mask as a tensor, even if it is the plain one."""
+        """The mask as a tensor, even where `visible` is None."""
         if self.visible is not None:
             return self.visible
         return visible_keys(self.query_positions, self.key_positions)[:, None]
@@ -97,7 +97,7 @@ class CausalAttention(nn.Module):
     def view(self, positions: Places, cache: Cache | None = None) -> AttentionView:
         """The view of a forward pass over tokens at these positions.
 
-        It is the same for every layer of a model, unless layers differ.
+        All layers of a model share it, unless layers differ.
         """
         prepared = tuple(
             getattr(part, "prepare", lambda p: p)(positions) for part in self.qk_parts
@@ -144,9 +144,9 @@ class CausalAttention(nn.Module):
         cache: LayerCache | None = None,
         ve: Vectors | None = None,
     ) -> Vectors:
-        # There are three ways. While decoding, C++ reads the cache. Where attention stops at
-        # documents, C++ takes the first key of each query. Otherwise `attend` uses torch with a
-        # mask or, for plain causal attention, C++.
+        # There are three ways. While decoding, C++ reads the cache. Where attention stops at the
+        # start of a document, C++ gets the first key of each query. Otherwise `attend` uses torch
+        # with a mask or, for plain causal attention, C++.
         q, k, v = self.qkv(x, view, ve)
         if cache is not None:
             k, v = cache.update(k, v)

@@ -76,9 +76,9 @@ class ModelConfig:
         inputs: modules applied to the embedded tokens, in order.
         value_embeddings: modules of the same kind, applied to zeros. Every layer adds the result,
             times a learned factor, to the values of its attention.
-        attention_parts: changes of queries and keys, and biases of the scores, in every layer.
+        attention_parts: changes to queries and keys, and biases of the scores, in every layer.
         attention_scale: factor of q.k; None is 1 / sqrt(d_model / n_heads).
-        block, attention, mlp: those of every layer; None is GPT-2's.
+        block, attention, mlp: the parts of every layer; None takes GPT-2's.
         biases: True if the linear maps of the blocks have biases.
         pointer: a second distribution that copies earlier tokens, mixed with the softmax.
         document_start: the id of the token before each document of a text. If it is given,
@@ -130,7 +130,7 @@ class ModelConfig:
                     Setting("model.n_heads", self.n_heads),
                 ),
                 why="every head gets d_model / n_heads dimensions, which must be a whole number",
-                fix=f"n_heads among {', '.join(map(str, divisors[:12]))}, or another d_model",
+                fix=f"n_heads among {', '.join(map(str, divisors[:12]))}, or a different d_model",
             )
 
     @property
@@ -139,9 +139,9 @@ class ModelConfig:
         return self.d_model // self.n_heads
 
     def min_parameters(self) -> int:
-        """Parameters of the GPT-2 of these sizes without biases and norms.
+        """Number of parameters of a GPT-2 of these sizes, without biases and norms.
 
-        A lower bound that is known before anything is allocated.
+        It is a lower bound that needs no memory to compute.
         """
         tables = (1 if self.lm_head.tied else 2) * self.vocab_size + self.context_length
         return tables * self.d_model + self.n_layers * 12 * self.d_model**2

@@ -23,16 +23,16 @@ from hectogpt.kernels import native
 from hectogpt.kernels.dtypes import float32_by_onednn, prefers_onednn
 
 # Bytes of one chunk of logits. Larger chunks do not fit the last-level cache; smaller ones repack
-# the weight more often, at a cost proportional to d, so chunks grow up to four times from d = 512
-# on. On the CPU bf16 logits get more, because sums over chunks are rounded to bf16.
+# the weight more often. Repacking costs time proportional to d, so above d = 512 chunks grow, up
+# to fourfold. On the CPU bf16 chunks are larger, because sums over chunks are rounded to bf16.
 CHUNK_BYTES = {torch.bfloat16: 52 << 20, torch.float32: 11 << 20}
 CHUNK_BYTES_ON_GPU = 512 << 20
 # From this d on, products with a gradient [vocab, d] are faster than those with [d, vocab].
 WIDE = 64
-# Below this d, C++ also multiplies, on CPUs where that is faster. From it on, bf16 products are a
-# tenth faster with the matrix in oneDNN's blocks.
+# Below this d, C++ also computes the products, on CPUs where that is faster. At or above it, bf16
+# products are a tenth faster with the matrix in oneDNN's blocks.
 IN_BLOCKS = 128
-# The eager form works on this much at a time. On a CPU whose last-level cache is slow (Intel, 2 MB
+# Bytes that the eager form processes at a time. On a CPU with a slow last-level cache (Intel, 2 MB
 # of second-level cache per core), 16 MB cost a fifth more CPU time. Below 2 MB the thread barriers
 # of every operation cost more.
 BLOCK_BYTES = 4 << 20
@@ -65,11 +65,11 @@ class Inputs(NamedTuple):
 
 @dataclass(frozen=True)
 class How:
-    """How losses are computed.
+    """Settings for computing losses.
 
     Attributes:
         soft_cap: c of cap(z) = c tanh(z / c).
-        reduction: of the targets' losses.
+        reduction: "mean" or "sum" of the targets' losses.
         precision: dtype of the matrix products; None: that of the inputs.
         chunk_rows: rows whose logits exist at the same time; None: a number that suits the device.
         kernels: use the C++ kernel where it fits.
@@ -107,12 +107,12 @@ def fused_losses(
         mixture: makes the loss -log((1 - w) softmax + w probability).
         weights: factors of the targets' losses, without gradients. A mean still divides by the
             number of targets.
-        how: how to compute.
+        how: settings of the computation.
 
     The loss is summed in the widest dtype of the device and returned in float32 (float64 for
     float64 inputs). On the CPU, raises UserError (DATA) for a target outside [0, vocab) and for a
-    mean over no targets. On CUDA, where checking would stall the queue, the first is a device
-    assert and the second gives NaN.
+    mean over no targets. On CUDA, where checking would stall the queue, the first triggers a
+    device assert, and the second returns NaN.
     """
     vocab, d = weight.shape
     target = targets.reshape(-1)
@@ -128,7 +128,7 @@ def fused_losses(
     if how.reduction == "mean":
         if x.device.type == "cpu" and not len(target):
             raise DataError(
-                "the mean loss over no targets does not exist",
+                "the mean loss of no targets is undefined",
                 why="it divides by their number",
             )
         row_weight /= len(target)
@@ -153,7 +153,7 @@ def fused_losses(
             rows, *found = native.cross_entropy(*inputs[:3], target, matmul_dtype, chunk, mix)
         loss = _WithGradients.apply(_mean(rows, row_weight), [*found, None, *other], *inputs)
         return loss, rows.view(targets.shape)
-    # Of a matrix that several calls share, each call would have to store its own blocks.
+    # If several calls share a matrix, each call would have to store its own copy in blocks.
     blocks = how.converted is None and d >= IN_BLOCKS and matmul_dtype == torch.bfloat16
     blocks = blocks and x.device.type == "cpu" and torch_private.onednn_has_bf16()
     with torch.no_grad():
@@ -178,7 +178,7 @@ def fused_losses(
 def check_targets(target: Int[Tensor, " rows"], vocab: int) -> None:
     """Raise UserError (DATA) that names the first target outside the vocabulary.
 
-    Only on the CPU, because it needs the values.
+    Call it only on the CPU, because it reads the values.
     """
     if target.device.type != "cpu":
         return
@@ -193,7 +193,7 @@ def check_targets(target: Int[Tensor, " rows"], vocab: int) -> None:
 
 
 class _WithGradients(torch.autograd.Function):
-    """The loss, with gradients that are known already; the backward pass only scales them."""
+    """The loss with gradients computed in advance; the backward pass only scales them."""
 
     @staticmethod
     def forward(ctx, loss, grads, *inputs):  # type: ignore[no-untyped-def]
@@ -222,7 +222,7 @@ def _loss_and_gradients(
     needs_grad: tuple[bool, ...],
     blocks: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """The loss, that of every row, and the gradients that are needed, chunk by chunk.
+    """Compute the loss, each row's loss, and the gradients that are needed, chunk by chunk.
 
     Each chunk takes three products: z = x W^T; then, with dz the gradient with respect to z up to
     a factor per row, grad_x = (dz W) * factor and grad_W += dz^T (x * factor), or its transpose.
@@ -251,8 +251,8 @@ def _loss_and_gradients(
                 z = torch.mm(x[rows], weight.t(), out=logits[: rows.stop - start])
             target_logit = None
             if dtype != acc_dtype:
-                # bf16 rounds a logit to 8 bits, so the target's own is computed again, and used
-                # in the sum as well.
+                # bf16 rounds a logit to 8 bits, so the target's logit is computed again in a wider
+                # dtype, which the sum uses as well.
                 target_logit = (
                     inputs.x[rows].to(acc_dtype) * inputs.weight[target[rows]].to(acc_dtype)
                 ).sum(1)
@@ -269,15 +269,15 @@ def _mean(losses: Tensor, row_weight: Tensor) -> Tensor:
 
 
 def _rows_at_a_time(device: torch.device, vocab: int, d: int, dtype: torch.dtype) -> int:
-    """Rows of logits that make a chunk of a good size on this device."""
+    """The number of rows whose logits make a chunk of a good size on this device."""
     chunk_bytes = CHUNK_BYTES.get(dtype, 52 << 20) if device.type == "cpu" else CHUNK_BYTES_ON_GPU
     return max(16, chunk_bytes * min(max(d, 128), 512) // 128 // (vocab * dtype.itemsize))
 
 
 def convert(t: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in the dtype and width of the products.
+    """Convert a tensor to the dtype and width of the products.
 
-    bf16 is multiplied in pairs: at d = 33 the three products take 0.48 s a step, and 0.34 s if
+    bf16 is multiplied in pairs: at d = 33 the three products take 0.48 s per step, or 0.34 s if
     padded to 34.
     """
     t = t.to(dtype)
@@ -318,7 +318,7 @@ def _mixed(
 
 
 class _Gradients:
-    """Sums over the chunks of the gradients that are needed; None for the others."""
+    """The gradients that are needed, summed over the chunks; None for the others."""
 
     def __init__(
         self,
@@ -344,7 +344,7 @@ class _Gradients:
             torch.empty(rows, dtype=acc_dtype, device=device) if need else None
             for need in need_other
         ]
-        # The sum of one chunk, in the products' dtype, if that differs from the sum's.
+        # The sum over one chunk, in the products' dtype, if the total has a wider one.
         self.partial = (
             inputs.x.new_empty(d + self.pad, vocab, dtype=matmul_dtype)
             if need_weight and mixed

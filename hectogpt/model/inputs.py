@@ -33,7 +33,7 @@ def shift(x: Tensor, n: int, key: object, cache: Cache | None) -> Tensor:
 
 @dataclass(frozen=True)
 class InputPart(Value):
-    """A change of the embedded tokens [batch, time, d] that may read earlier tokens."""
+    """A change to the embedded tokens [batch, time, d] that may read earlier tokens."""
 
     @abstractmethod
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
@@ -222,7 +222,7 @@ class Cache:
         return LayerCache(keys, values, self.slots)
 
     def shift(self, key: object, x: Tensor, n: int) -> Tensor:
-        """Rows of x [batch, time, ...] moved `n` places later in time.
+        """Move the rows of x [batch, time, ...] `n` places later in time.
 
         The first rows are the last ones of the previous call with this key, or zeros at the start
         of the text.
@@ -237,9 +237,9 @@ class Cache:
         return joined[:, : x.shape[1]]
 
     def append(self, key: object, x: Tensor) -> Tensor:
-        """Rows of x [batch, time, ...] after all earlier rows with this key.
+        """Store the rows of x [batch, time, ...] after all earlier rows with this key.
 
-        The result has one row for each slot so far.
+        Returns all of them: one row for each slot so far.
         """
         if key not in self.appended:
             self.appended[key] = x.new_empty(x.shape[0], self.capacity, *x.shape[2:])

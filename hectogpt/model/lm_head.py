@@ -94,7 +94,7 @@ class LMHead(nn.Module):
 
     @torch.no_grad()
     def compact(self, used: Int[Tensor, " used"]) -> None:
-        """Keep a row for each of these ids (ascending) and one for all others. All become zero."""
+        """Keep a row for each of these ids (ascending) and one for all others; zero all rows."""
         check_targets(used, self.vocab_size)
         rows = torch.full((self.vocab_size,), len(used), dtype=torch.long, device=used.device)
         rows[used] = torch.arange(len(used), device=used.device)
@@ -130,7 +130,7 @@ class LMHead(nn.Module):
         """The weight or bias, with the gradient of the shared row divided by its number of tokens.
 
         Differentiation would give the sum over these tokens. With the gradient of one token, every
-        optimizer moves the row as it would move each token's own.
+        optimizer moves the shared row just as it would move a separate row of one token.
         """
         if self.row_of_token is None:
             return parameter
@@ -200,8 +200,8 @@ class LMHead(nn.Module):
     # m unused tokens share one logit u. Their part of the normaliser is m exp(u) = exp(u + ln m),
     # so ln m is added to the last row, outside the cap (`_bias_with_log_count`). The softmax then
     # gives the row m times the probability of one of these tokens, so `losses` adds the constant
-    # ln m to their loss. That also raises the loss of the pointer's part, so its probability is
-    # multiplied by m before (`_scaled_pointer`).
+    # ln m to their loss. That would also raise the pointer's part of the loss, so the pointer's
+    # probability is first multiplied by m (`_scaled_pointer`).
 
     def losses(
         self,
@@ -214,9 +214,9 @@ class LMHead(nn.Module):
         reduction: Literal["mean", "sum"] = "mean",
         **options: Any,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "*batch"]]:
-        """Cross entropy in nats over the whole vocabulary, and that of each target.
+        """Cross entropy in nats over the whole vocabulary, and the loss of each target.
 
-        The latter has no gradient. Arguments as in `fused_losses`.
+        The latter has no gradient. For the arguments see `fused_losses`.
         """
         weight = self.matrix(embeddings)
         bias = None if self.bias is None else self._counted_once(self.bias)
@@ -244,14 +244,14 @@ class LMHead(nn.Module):
     def _bias_with_log_count(self, bias: Tensor | None, weight: Tensor) -> Tensor:
         """The bias of the rows, with ln m added to the last.
 
-        If no token is unused, the last is minus infinity.
+        If every token is in use, the last is minus infinity.
         """
         extra = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
         extra[-1] = self._log_count if self.unused else -math.inf
         return extra if bias is None else bias + extra
 
     def _scaled_pointer(self, mixture: Mixture | None, rows: Tensor) -> Mixture | None:
-        """The mixture, its probability multiplied by m where the target is an unused token."""
+        """The mixture, with its probability multiplied by m where the target is unused."""
         if mixture is None:
             return None
         raised = mixture.probability * max(self.unused, 1)

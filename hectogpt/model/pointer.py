@@ -1,8 +1,8 @@
 """A second way to predict: copy an earlier token of the text, chosen by attention.
 
-Each token gets the sum of the attention weights of its places. This is mixed with the softmax: p =
-(1 - w) softmax + w copy. Copying needs no row per token of the vocabulary, so from the first step
-it can predict tokens whose weights have never been trained.
+Each token's probability is the sum of the attention weights of its places in the text. This copy
+is mixed with the softmax: p = (1 - w) softmax + w copy. It has no weights per token of the
+vocabulary, so from the first step it can predict tokens whose rows have never been trained.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class PointerHead(Value):
 
     It attends to earlier tokens. The query is the final hidden state times a learned vector, which
     starts at `query_scale`. The key of the token at position s is the hidden state at s - 1.
-    Scores are divided by sqrt(d). If two hidden states are similar, the same token is likely to
-    follow. The gate w = sigmoid(linear(hidden)) starts at sigmoid(`gate`).
+    Scores are divided by sqrt(d). The idea: similar hidden states tend to precede the same token.
+    The gate w = sigmoid(linear(hidden)) starts at sigmoid(`gate`).
 
     With `score_biases`, two learned numbers are added to a score, zero at the start: one for the
     token, and one for its distance in tokens: 0, 1 to 2, 3 to 6, 7 to 14 and so on (buckets that
@@ -50,8 +50,7 @@ class PointerHead(Value):
 class PointerHeadLayer(nn.Module):
     """Pointer attention and its mixing gate, applied to the output of the final norm.
 
-    `biased_tokens` is the number of tokens that have a bias of their own; 0 means no biases at
-    all.
+    `biased_tokens` is the number of tokens with a bias of their own; 0 disables all biases.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class PointerHeadLayer(nn.Module):
         if self.distance_bias is not None and self.token_bias is not None:
             back = (own[:, None] - slots).clamp_min(0)
             bucket = (back + 1).log2().long().clamp_max(DISTANCES - 1)
-            # Looked up as rows: the gradient of an indexed vector is summed in no fixed order.
+            # Looked up in a table: the gradient of an indexed vector is summed in no fixed order.
             scores = scores + F.embedding(bucket, self.distance_bias[:, None])[..., 0]
             scores = scores + self.token_bias(tokens)[..., 0][:, None]
         return scores.masked_fill(~visible_keys(own, slots), float("-inf")).softmax(dim=-1), tokens
@@ -111,7 +110,7 @@ class PointerHeadLayer(nn.Module):
     ) -> Float[Tensor, "batch rows vocab"]:
         """Log-probabilities of the mixture at the last `rows` positions.
 
-        `logits` are the softmax's.
+        `logits` are the head's, before the softmax.
         """
         rows = logits.shape[1]
         weights, tokens = self.attention(hidden, ids, cache)
@@ -120,9 +119,9 @@ class PointerHeadLayer(nn.Module):
         w = self.weight(hidden[:, -rows:])[..., None]
         tiny = torch.finfo(logits.dtype).tiny  # keeps logarithms of zero, and gradients, finite
         mixed = (logits.log_softmax(dim=-1) + torch.log1p(-w)).clamp_min(math.log(tiny))
-        # Only the tokens of the text can be copied: the rest of the vocabulary is left as it is.
+        # Only tokens of the text can be copied; all others keep (1 - w) softmax.
         copied = torch.zeros_like(logits).scatter_add_(2, places, weights).gather(2, places)
         own = mixed.gather(2, places)
         gain = torch.logaddexp(own, (w * copied).clamp_min(tiny).log()) - own
-        # A token that occurs several times has several places, which share its gain.
+        # The places of a token that occurs several times share its gain.
         return mixed.scatter_add(2, places, gain * weights / copied.clamp_min(tiny))

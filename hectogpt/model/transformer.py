@@ -41,7 +41,7 @@ class MLPLayer(nn.Module):
 class DecoderBlock(nn.Module):
     """Pre-norm residual block.
 
-    `post_layer_norm` is the textbook's name for the norm before the MLP.
+    The textbook calls the norm before the MLP `post_layer_norm`.
     """
 
     def __init__(self, layer: int, config: ModelConfig) -> None:
@@ -75,8 +75,8 @@ def build_for(
 ) -> Built:
     """Build the module of a layer's part, or GPT-2's if `part` is None.
 
-    Raises UserError if the module is not an instance of `kind` and, when it runs, if its output
-    does not have the shape of its input.
+    Raises UserError if the module is not an instance of `kind`; when it later runs, it raises one
+    if its output does not have the shape of its input.
     """
     if part is None:
         return kind(layer, config)
@@ -182,8 +182,8 @@ class Transformer(nn.Module):
                 if isinstance(module := getattr(block.mlp, linear, None), nn.Linear):
                     yield f"{where}.mlp.{linear}.weight", module.weight, std
         if not self.config.lm_head.tied:
-            # One row can stand for all unused tokens only if they stay equal, as they do when they
-            # start at zero.
+            # One row can stand for all unused tokens only if their rows stay equal, as they do
+            # when they start at zero.
             yield (
                 "lm_head.weight",
                 self.lm_head.weight,
@@ -265,7 +265,7 @@ class Transformer(nn.Module):
     # --- loss ---
 
     def use_kernels(self, wanted: bool) -> None:
-        """Train with our own kernels where the numbers fit, or with torch's operations alone."""
+        """Train with our own kernels where the tensors fit, or only with torch's operations."""
         self.kernels = wanted
         for module in self.modules():
             if isinstance(module, (CausalAttention, GELULayer, LMHead)):
@@ -286,7 +286,7 @@ class Transformer(nn.Module):
             ids: the tokens.
             targets: the token that follows each of them.
             reduction: "mean" or "sum".
-            precision: dtype of the matrix products inside the vocabulary head; None: the
+            precision: dtype of the matrix products inside the vocabulary head; None takes the
                 parameters' own. torch.bfloat16 is faster on CPUs that multiply it natively; sums
                 stay wider.
         """
@@ -297,14 +297,14 @@ class Transformer(nn.Module):
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch time"]]:
         """`loss`, and the cross entropy of each target, which has no gradient.
 
-        Options as in LMHead.losses.
+        The options are those of LMHead.losses.
         """
         return self.losses_of(self.hidden(ids), ids, targets, **options)
 
     def losses_of(
         self, hidden: Vectors, ids: Ids, targets: Ids, **options: Any
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch time"]]:
-        """`losses` from hidden states that have been computed already."""
+        """`losses`, from hidden states computed before."""
         mixture = None if self.pointer is None else self.pointer.mixture(hidden, ids, targets)
         return self.lm_head.losses(
             hidden, targets, self.embeddings.weight, mixture=mixture, **options
@@ -322,7 +322,7 @@ class Transformer(nn.Module):
         return self.lm_head.full_gradient_norm(get_total_norm(self.gradients()))
 
     def gradients(self) -> list[Tensor]:
-        """The numbers of all gradients. Of a sparse one, the rows that it has."""
+        """The values of all gradients; for a sparse one, only the rows that it stores."""
         found = (p.grad for p in self.parameters() if p.grad is not None)
         return [g.values() if g.is_sparse else g for g in found]
 
@@ -332,7 +332,7 @@ class Transformer(nn.Module):
     def generate(self, x: Ids, num_new_tokens: int) -> Int[Tensor, "batch longer"]:
         """Greedy continuation: the prompt followed by `num_new_tokens` tokens.
 
-        Each token is conditioned on the last `context_length` tokens, and all are computed again
+        Each token is conditioned on the last `context_length` tokens, which are all computed again
         every time. hectogpt.generate is the fast way, and is tested against this one.
         """
         for _ in range(num_new_tokens):
@@ -343,7 +343,7 @@ class Transformer(nn.Module):
     # --- saved weights ---
 
     def fit_to(self, state: dict[str, Tensor]) -> None:
-        """Adopt from a saved state the size that the config leaves open: rows of a compact head.
+        """Adopt the rows of a compact head, which the config leaves open, from a saved state.
 
         Raises UserError (CHECKPOINT) if they are damaged.
         """

@@ -1,7 +1,7 @@
 """Save and load a model: config.json and model.safetensors, with the textbook's tensor names.
 
-Loading reads numbers, never code. A file that does not match its config is refused with the first
-differences.
+Loading reads numbers, never code. A file that does not match its config is refused, and the error
+lists the first differences.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MODEL_TYPE = "hectogpt"
 CONFIG_IN_HEADER = "hectogpt_config"
 FIX = "name a folder that `hectogpt train` wrote, or one in Hugging Face's GPT-2 layout"
 LARGEST_CONFIG = 1 << 20  # bytes of config.json; ours have about 700
-# In a safetensors file; GPT-2 XL has 773 here, a model with 500 layers 8,000.
+# In a safetensors file; GPT-2 XL has 773 here, and a model with 500 layers has 8,000.
 MOST_TENSORS = 10_000
 HEADER_BYTES = 200  # allowed in the header per tensor; ours have about 110
 BLOCK = 512  # bytes that `hash_weights` adds up before it hashes
@@ -63,7 +63,7 @@ def save_config(config: ModelConfig, folder: Path) -> None:
 
 
 def saved_tensors(model: Transformer) -> dict[str, torch.Tensor]:
-    """Copies of the model's tensors on the CPU, by their names in files."""
+    """Copies of the model's tensors on the CPU, keyed by their names in files."""
     state: dict[str, torch.Tensor] = model.state_dict()
     if model.config.lm_head.tied:
         del state["lm_head.weight"]  # stored once; the config says that it is shared
@@ -78,20 +78,20 @@ def copied(tensor: torch.Tensor) -> torch.Tensor:
 def hash_weights(model: Transformer) -> str:
     """A hash of the model's parameters, as 16 hexadecimal digits.
 
-    It is SHA-256 of their names, dtypes and shapes, and of the sum of every 512 bytes as integers
-    of 64 bits. Sums of integers are exact and fast: this takes 7 ms for 90 MB, and SHA-256 of all
-    bytes takes 55. Any flipped bit changes the hash.
+    It is the SHA-256 of their names, dtypes and shapes, and of the sum of every 512 bytes, taken
+    as 64-bit integers. Such sums are exact and fast: for 90 MB this takes 7 ms, and SHA-256 of
+    all bytes takes 55 ms. Any flipped bit changes the hash.
     """
     return hash_named(model.named_parameters())
 
 
 def hash_named(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """The hash of some parameters by name, as of `hash_weights`."""
+    """The hash of some named parameters, computed like `hash_weights`."""
     found = hashlib.sha256()
     for name, parameter in tensors:
         found.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
         content = parameter.detach().contiguous().reshape(-1).view(torch.uint8)
-        if content.storage_offset() % 8:  # it cannot be read as integers of 64 bits
+        if content.storage_offset() % 8:  # it cannot be viewed as 64-bit integers
             content = content.clone()
         whole = len(content) // BLOCK * BLOCK
         sums = content[:whole].view(torch.int64).reshape(-1, BLOCK // 8).sum(1)
@@ -118,9 +118,8 @@ def _with_head(config: ModelConfig, state: dict[str, torch.Tensor]) -> dict[str,
 def read_config(folder: Path) -> dict[str, Any]:
     """The contents of the folder's config.json.
 
-    Without that file, the config in the header of model.safetensors is returned; the page that
-    trains writes it there. Raises UserError (CHECKPOINT) if there is neither, or if it is not
-    JSON.
+    Without that file, returns the config in the header of model.safetensors, where the training
+    page writes it. Raises UserError (CHECKPOINT) if there is neither, or if it is not JSON.
     """
     path = folder / "config.json"
     if not os.path.lexists(path):
@@ -210,7 +209,7 @@ class NoInit(TorchFunctionMode):
     """Context manager: weights get no random values. For models on the meta device.
 
     There, drawing from a normal distribution would import torch's compiler first, which takes
-    longer than all else that loading a model does.
+    longer than everything else in loading a model.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -242,7 +241,7 @@ def building(path: Path) -> Iterator[None]:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file.
+    """Read all tensors of a safetensors file.
 
     Raises UserError: CHECKPOINT if it is missing or damaged, MEMORY if it is larger than the free
     memory.
@@ -294,8 +293,8 @@ def check_tensors(
     Args:
         model: the model.
         state: the tensors by name.
-        path: named in the error, which lists the first differences.
-        dtype: that of the floating-point tensors; None: the model's own.
+        path: the file to name in the error, which lists the first differences.
+        dtype: the expected dtype of floating-point tensors; None takes the model's own.
 
     Raises UserError (CHECKPOINT).
     """
@@ -326,7 +325,7 @@ def check_tensors(
 def hash_state(state: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 of the names, dtypes, shapes and bytes of tensors, in the order of their names.
 
-    It does not depend on the files that a model is stored in.
+    It does not depend on how a model is divided into files.
     """
     found = hashlib.sha256()
     for name in sorted(state):

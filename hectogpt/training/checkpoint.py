@@ -5,8 +5,8 @@ and random numbers. Optimizer state is stored by parameter name, so it does not 
 of groups.
 
 Saving writes a temporary folder next to the others, waits until it is on disk, and then renames
-it. Only then are old checkpoints removed. Loading takes the newest one whose hashes match. If the
-process is killed, the power fails or the disk fills up at any moment, the previous or the new
+it. Only then are old checkpoints removed. Loading takes the newest checkpoint whose hashes match.
+Whenever the process is killed, the power fails or the disk fills up, the previous or the new
 checkpoint is intact. No file is unpickled.
 
 The manifest has the hashes, and the facts of the session that saved the checkpoint: run, text and
@@ -49,7 +49,7 @@ class Checkpoint:
         tensors: by name, on the CPU. "model.NAME" are the weights; "history", float64 [step,
             columns], has one row per step; the others are the optimizer's.
         values: the part of the optimizer's state that JSON can hold.
-        facts: the run, text and machine that it was made with, as plain values.
+        facts: the run, text and machine that produced it, as plain values.
     """
 
     step: int
@@ -76,8 +76,7 @@ class Checkpoints(SavedCheckpoints):
         When this returns, the checkpoint is on disk. A valid checkpoint of the same step is left
         as it is.
 
-        Raises UserError (STORAGE). Earlier checkpoints are then still there, and nothing of the
-        new one.
+        Raises UserError (STORAGE). Earlier checkpoints then remain, and nothing of the new one.
         """
         tensors = checkpoint.tensors
         step = checkpoint.step
@@ -106,7 +105,7 @@ class Checkpoints(SavedCheckpoints):
             raise UserError(
                 f"the checkpoint of step {step} could not be saved in {self.folder}",
                 why=str(why),
-                fix="free some space on that disk, or another folder for the run",
+                fix="free some space on that disk, or choose a different folder",
                 kept=f"the checkpoint of step {before[-1]}" if before else "",
                 code=errors.STORAGE,
             ) from None
@@ -114,7 +113,7 @@ class Checkpoints(SavedCheckpoints):
     def _prune(self, step: int) -> None:
         """Remove all checkpoints except the newest `keep` up to this step.
 
-        Those of later steps go too: they were damaged, or the run was taken back to an earlier
+        Those of later steps are removed too: they are damaged, or the run went back to an earlier
         step.
         """
         steps = self.steps()
@@ -144,7 +143,7 @@ class Checkpoints(SavedCheckpoints):
             check_header(path / STATE, MOST_STATE_TENSORS)
             tensors = load_file(path / STATE)
             if (steps_held := len(tensors["history"])) != step:
-                raise ValueError(f"it holds {steps_held} steps, and there should be {step}")
+                raise ValueError(f"it holds {steps_held} steps instead of {step}")
             return Checkpoint(step, tensors, dict(manifest["values"]), dict(manifest["facts"]))
         except (
             OSError,
@@ -157,7 +156,7 @@ class Checkpoints(SavedCheckpoints):
         ) as error:
             what = (
                 f"the checkpoint of step {step} "
-                f"{'is damaged' if step in self.steps() else 'is not there'}"
+                f"{'is damaged' if step in self.steps() else 'does not exist'}"
             )
             raise CheckpointError(what, why=str(error)) from None
 
@@ -190,8 +189,7 @@ class Checkpoints(SavedCheckpoints):
         raise CheckpointError(
             f"every checkpoint in {self.folder} is damaged",
             why="; ".join(problems),
-            fix="a copy of one of them; to start the run from its first step, remove "
-            f"{self.folder}",
+            fix=f"put back a copy of one; to start the run over, remove {self.folder}",
             kept="all files, untouched",
         )
 
@@ -211,7 +209,7 @@ def code_hash() -> str:
 
 
 def weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights among a checkpoint's tensors, by the names under which a model saves them."""
+    """The weights among a checkpoint's tensors, keyed by the names that a model saves them by."""
     return {
         name.removeprefix(MODEL): tensor
         for name, tensor in tensors.items()
@@ -267,7 +265,7 @@ def _load(model: Transformer, own: Optimizer, part: dict[str, Any]) -> None:
     if [group["params"] for group in part["param_groups"]] != [
         g["params"] for g in _named_groups(model, own)
     ]:
-        raise _misfit("its optimizer has other groups of parameters")
+        raise _misfit("its optimizer has different groups of parameters")
     parameters = dict(model.named_parameters())
     own.state.clear()
     own.state.update(
@@ -289,7 +287,7 @@ def _named_groups(model: Transformer, own: Optimizer) -> list[dict[str, Any]]:
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """The value with all its tensors moved to the device; dtypes stay."""
+    """The value with all its tensors moved to the device, in the same dtypes."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
@@ -327,8 +325,8 @@ def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
     raise CheckpointError(
         "the optimizer's state cannot be saved",
         why=f"{where} is of type {type(value).__name__}",
-        fix="keep it in self.state[parameter] or in the groups, as tensors, numbers, texts, "
-        "lists or dicts of these with texts as keys",
+        fix="keep it in self.state[parameter] or in the groups, as tensors, numbers, strings, "
+        "lists, or dicts of these with strings as keys",
     )
 
 

@@ -31,7 +31,7 @@ class Finding:
         module: the module whose weights, output or gradient it is.
         rows: the rows of the batch, from 0, whose loss is not finite; if there are none, the three
             with the largest losses.
-        sequences: the numbers of these rows among the sequences of the training text; () if a data
+        sequences: the indices of these rows among the sequences of the training text; () if a data
             order has cut the batch.
         row_losses: the losses of these rows.
     """

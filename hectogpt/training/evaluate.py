@@ -1,6 +1,6 @@
 """The results of a run: held-out loss, and all reported numbers.
 
-Every held-out token is scored once, in float32.
+Every held-out token after the first is scored once, in float32.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hectogpt.model import Transformer
 from hectogpt.model.transformer import evaluating
 from hectogpt.training.run import Run
 
-SEQ_LEN = 512  # tokens in a row, for every score that is compared with others
+SEQ_LEN = 512  # tokens per row; scores can be compared only with the same number
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class EvalResult:
         loss: nats per token.
         bits_per_byte: bits per byte of the text.
         tokens: how many tokens were scored.
-        losses: the nats of each token, float64 [tokens].
+        losses: the loss of each token in nats, float64 [tokens].
     """
 
     loss: float
@@ -69,13 +69,13 @@ def evaluate(
     """Score every token after the first once, in rows of `seq_len` that do not overlap.
 
     A token is predicted from those before it in its row: at most `seq_len`, and at most the
-    context length. Products are computed in float32, sums in float64.
+    context length. Products are in float32, sums in float64.
 
     Args:
         model: the model.
         tokens: ids [n].
-        token_bytes: the bytes of text that each id stands for [vocab]. End-of-text tokens are
-            targets without bytes.
+        token_bytes: the number of bytes of each id's text [vocab]. End-of-text tokens are targets
+            of 0 bytes.
         seq_len: tokens in a row.
         rows: rows in a batch.
 
@@ -103,7 +103,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class RunResult:
-    """The numbers that are reported of a run, and its model.
+    """The numbers that a run reports, and its model.
 
     Attributes:
         corpus: the name of the corpus.
@@ -112,7 +112,7 @@ class RunResult:
         grad_norms: of every step, before clipping.
         train_tokens: tokens read.
         params: parameters of the model.
-        seconds: for building, compiling and training, without scoring.
+        seconds: time for building, compiling and training, without scoring.
         peak_mb: the largest memory of the process (on a GPU, torch's) up to the end of training,
             MiB.
         machine: device, dtypes and threads, as text.

@@ -8,7 +8,7 @@
 Every trainer reads this stream: commands, Python users, trials, the judge and the processes of
 torchrun. Everything else that a run does (rows, checkpoints, progress) is done by listeners:
 functions of an event that know nothing of each other. `drive` hands each event to all of them. The
-processes that share a run meet at named points of the stream.
+processes that share a run wait for each other at named points of the stream.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Stepped:
 
     Attributes:
         step: the step.
-        own: the numbers that the run's AfterStep values returned.
+        own: the numbers that the run's AfterStep parts returned.
     """
 
     step: Step
@@ -107,13 +107,14 @@ def events(
         corpus: its text.
         at: the checkpoint to resume from; only rank 0 passes one.
         world: the processes that share the run. Only rank 0 scores.
-        eval_every: steps between held-out scores on dev; 0 disables them. Scoring changes no bit.
+        eval_every: steps between held-out scores on dev; 0 disables them. The weights do not
+            depend on it.
         splits: the splits to score after the last step. If the run starts from another model's
             weights and "dev" is among them, these weights are scored too.
         stoppable: end the run after the current step when a signal arrives, instead of at once.
 
-    Raises UserError for a run that cannot start, and whatever fails in a step. Divergence is not
-    raised: it is an event.
+    Raises UserError for a run that cannot start, and lets errors of a step through. Divergence is
+    not raised: it is an event.
     """
     session = Session.open(run, corpus, at, world)
     yield Began(session)

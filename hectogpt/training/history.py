@@ -1,12 +1,12 @@
-"""Any step of a run, computed again: its model, and the state from which a branch begins.
+"""Compute any step of a run again: its model, and the state from which a branch starts.
 
     history = History(Path("runs/minute"))
     model, tokenizer = history.model_after(37)
 
 The state after a step is a pure function of the run, so no file needs to keep it. It is computed
-from the nearest earlier state on disk: a checkpoint, the trunk of a branch, or nothing but the
-run's seed. Each computed step must have the loss and the gradient norm of its row in
-metrics.jsonl, and the last one the hash of its weights.
+from the nearest earlier state: a checkpoint on disk, the trunk of a branch, or the initial
+weights. Each computed step must have the loss and the gradient norm of its row in metrics.jsonl,
+and the last one must have the recorded hash of its weights.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def open_at(
     ideas: Sequence[Path | str] = (),
     note: Note = warnings.warn,
 ) -> tuple[Transformer, Tokenizer]:
-    """Open a model as `open_model` does and, of a run, that of any step.
+    """Open a model as `open_model` does or, for a run, the model after any step.
 
     Args:
         source: a folder, or a name on the hub.
         step: the step of a run; None opens its newest weights.
         ideas: as for `open_model`.
-        note: called with a sentence on where the weights come from.
+        note: called with a sentence about where the weights come from.
 
     Raises UserError as `open_model` and `History.model_after` do.
     """
@@ -77,13 +77,13 @@ class History:
     Attributes:
         folder: the run's folder.
         ideas: the user's own files that may be imported, as for `open_model`.
-        note: called with a sentence when steps are computed again, and with the proof.
+        note: called with a message when steps are computed again, and when they were checked.
     """
 
     folder: Path
     ideas: Sequence[Path | str] = ()
     note: Note = warnings.warn
-    _session: Session | None = field(default=None, init=False)  # of the last step that was asked
+    _session: Session | None = field(default=None, init=False)  # after the last step computed
     _stream: Stream | None = field(default=None, init=False)
     _machine: Mapping[str, Any] = field(default_factory=dict, init=False)  # that trained the run
 
@@ -99,14 +99,14 @@ class History:
 
     @cached_property
     def run(self) -> Run:
-        """The run. Raises UserError (CHECKPOINT), also for a file that may not be imported."""
+        """The run. Raises UserError (CHECKPOINT), also if it needs a file not in `ideas`."""
         import_ideas(self.folder, [read_idea(path) for path in self.ideas])
         return read_run(self.folder)
 
     def model_after(self, step: int) -> tuple[Transformer, Tokenizer]:
         """The model after a step, on the CPU and in evaluation mode, and its tokenizer.
 
-        A checkpoint or the weights at the run's end are read; any other step is computed again.
+        Reads a checkpoint or the weights at the run's end; computes any other step again.
 
         Raises UserError: USAGE for a step that the run has not taken, EXACTNESS if this machine
         does not compute the recorded numbers, DATA without the run's corpus.
@@ -119,14 +119,14 @@ class History:
         return model, session.corpus.tokenizer
 
     def keeps(self, step: int) -> bool:
-        """True if the folder has the weights after this step, in a file."""
+        """True if a file in the folder has the weights after this step."""
         if step in self.checkpoints.steps() and not self.checkpoints.problem(step):
             return True
         is_last = step == read_summary(self.folder).get("steps")
         return is_last and (self.folder / "config.json").is_file()
 
     def check(self, step: int) -> None:
-        """Raise UserError for a step that is not on record."""
+        """Raise UserError for a step that is not recorded."""
         if not 0 <= step <= len(self.steps):
             why = f"its {METRICS} has steps 1 to {len(self.steps)}"
             raise UserError(f"no step {step} in {self.folder}", why=why)
@@ -134,7 +134,7 @@ class History:
     def session_after(self, step: int) -> Session:
         """The run after a step, with its optimizer, computed from the nearest earlier state.
 
-        Ascending steps are one computation. Raises UserError as `model_after` does.
+        Calls with ascending steps continue one computation. Raises like `model_after`.
         """
         if self.branch is not None and step <= self.branch.step:
             return trunk_of(self.branch, self.ideas, self.note).session_after(step)
@@ -146,7 +146,7 @@ class History:
         return self._go_on_to(step)
 
     def again(self, step: int) -> Session:
-        """Compute a step again, even if it has a checkpoint. Raises as `model_after` does."""
+        """Compute a step again, even if it has a checkpoint. Raises like `model_after`."""
         self.check(step)
         if self.branch is not None and step <= self.branch.step:
             return trunk_of(self.branch, self.ideas, self.note).again(step)
@@ -154,21 +154,21 @@ class History:
         return self._go_on_to(step)
 
     def state_after(self, step: int) -> Checkpoint:
-        """The state after a step, as a checkpoint of the run. Raises as `model_after` does."""
+        """The state after a step, as a checkpoint of the run. Raises like `model_after`."""
         if self.branch is not None and step == self.branch.step:
             return branch_state(self.branch, self.run, self.ideas, self.note)
         at = self.session_after(step).checkpoint()
         return replace(at, facts=at.facts | {"run": dump(self.run)})
 
     def _go_on_to(self, step: int) -> Session:
-        """Continue the computation up to a step, and compare it with the rows."""
+        """Continue the computation up to a step, and compare it with the recorded rows."""
         session = self._session
         assert session is not None
         assert self._stream is not None
         if n := step - session.step:
             seconds = sum(one.seconds for one in self.steps[session.step : step])
             where = f"{self.folder} again, from step {session.step}"
-            self.note(f"computing {n} step(s) of {where}; they took {seconds:.1f} s")
+            self.note(f"computing {n} step(s) of {where}; training took {seconds:.1f} s")
         for before in self.steps[session.step : step]:
             event = next(self._stream)
             if isinstance(event, Ended):
@@ -176,21 +176,21 @@ class History:
                 raise event.error
             now = session.done[-1]
             if (now.loss, now.grad_norm) != (before.loss, before.grad_norm):
-                what = f"loss {now.loss!r}, gradient norm {now.grad_norm!r}, on record "
+                what = f"loss {now.loss!r}, gradient norm {now.grad_norm!r}; recorded: "
                 what += f"{before.loss!r}, {before.grad_norm!r}"
                 raise self._differs(now.number, what)
         found = hash_weights(session.model)
         recorded = self.hashes.get(step)
         if recorded not in (None, found):
-            raise self._differs(step, f"hash of the weights {found}, on record {recorded}")
+            raise self._differs(step, f"hash of the weights {found}; recorded: {recorded}")
         proof = f"the hash of the weights is the recorded one, {found}"
         if recorded is None:
-            proof = "no hash is on record; the losses are the recorded ones"
+            proof = "no hash is recorded; the losses are the recorded ones"
         self.note(f"step {step} of {self.folder}: {proof}")
         return session
 
     def _begin(self, most: int) -> None:
-        """Open the run at the newest of its states, up to the step `most`, that is intact."""
+        """Open the run at its newest intact state up to the step `most`."""
         at = self.checkpoints.newest(self.note, most)
         run = self.run
         if at is None and self.branch is not None:
@@ -208,9 +208,9 @@ class History:
         assert self._session is not None
         found = self._session.differences({"machine": self._machine})
         why = ", ".join(text for text in found if " None -> " not in text)
-        fix = "run it again: if it differs from itself, suspect memory or processor"
+        fix = "run it again: if it differs from itself, suspect memory or CPU"
         return UserError(
-            f"step {step} of {self.folder} is not the same again: {what}",
+            f"step {step} of {self.folder} differs from its record: {what}",
             why=why or f"the machine is the same: {METRICS} may be damaged",
             fix="" if why else fix,
             code=errors.EXACTNESS,
@@ -218,7 +218,7 @@ class History:
 
 
 def _pinned(run: Run, machine: Mapping[str, Any]) -> Run:
-    """The run with the device, dtypes and threads that it began with, if they exist here."""
+    """The run with the device, dtypes and threads that it started with, if they exist here."""
     chosen: dict[str, Any] = precision.choose(run, machine).describe()
     names = {name: chosen[name] for name in ("dtype", "head_dtype", "threads")}
     return replace(run, device=chosen["kind"], **names)
@@ -235,8 +235,8 @@ def trunk_of(branch: Branch, ideas: Sequence[Path | str], note: Note) -> History
     folder = Path(branch.run)
     trunk = History(folder, ideas, note) if (folder / RUN).is_file() else None
     if trunk is None or branch.weights_hash not in ("", trunk.hashes.get(branch.step)):
-        why = "the branch begins with its state, and "
-        why += "it is not there" if trunk is None else "now the folder holds a different run"
+        why = "the branch starts from its state, and "
+        why += "it does not exist" if trunk is None else "now the folder holds a different run"
         raise CheckpointError(f"the trunk {folder}", why=why, fix="put it back")
     return trunk
 
@@ -249,8 +249,8 @@ def branch_state(
 ) -> Checkpoint:
     """The state of the trunk after the branch's step, with the settings of the branch.
 
-    The optimizer keeps its state. Settings of its groups in which the runs differ, such as
-    learning rates, are those of `run`.
+    The optimizer keeps its state. Where settings of its groups differ between the runs, such as
+    learning rates, it takes those of `run`.
 
     Raises UserError as `History.session_after` does, and if the optimizers do not match.
     """
@@ -268,8 +268,8 @@ def branch_state(
     except ValueError:
         raise UserError(
             "the branch has a different kind of optimizer or schedule",
-            why="the optimizer's state after the step is that of its trunk",
-            fix="change its numbers, such as optim.lr",
+            why="it continues with the state of its trunk's optimizer",
+            fix="change only its numbers, such as optim.lr",
         ) from None
     at = session.checkpoint()
     return replace(at, facts=at.facts | {"run": dump(run)})

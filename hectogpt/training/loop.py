@@ -56,8 +56,8 @@ class Step:
 def seeded(seed: int, step: int, part: int, device: torch.device) -> Iterator[None]:
     """Context manager: make torch's random numbers a pure function of seed, step and part.
 
-    So there is no state to save; the previous state is restored on exit. This is for dropout and
-    other randomness in a user's own parts: the package's parts have none.
+    No random state needs to be saved then. The previous state is restored on exit. This is for
+    dropout and other randomness in a user's own parts: the package's parts have none.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(
@@ -68,9 +68,9 @@ def seeded(seed: int, step: int, part: int, device: torch.device) -> Iterator[No
 
 @dataclass(eq=False)
 class Gradients:
-    """Computes the gradients of a run's batches.
+    """Compute the gradients of a run's batches.
 
-    They are computed for the leaves that this process owns, and added up over all processes.
+    Each process computes those of its own leaves, and they are added up over all processes.
 
     Attributes:
         run: the run.
@@ -131,7 +131,7 @@ class Gradients:
             """The sums of loss and gradients over parts[begin:end]."""
             if end - begin == 1:
                 return self._leaf(parts[begin], step, first + begin, n_targets, converted)
-            # The left subtree gets the largest power of two that is less than the number of parts.
+            # The left subtree gets the largest power of two below the number of parts.
             middle = begin + (1 << (end - begin - 1).bit_length() - 1)
             return [
                 _sum_of(a, b)
@@ -188,7 +188,7 @@ class Gradients:
     def _share(self, loss: Tensor, gradients: list[Tensor | None]) -> Tensor:
         """Set the gradients, summed over all processes, and return the mean loss.
 
-        The processes also agree on stopping, and on which parameters have a gradient.
+        The processes also agree on whether to stop, and on which parameters have a gradient.
         """
         mine = torch.tensor(
             [bool(self.signals), *(g is not None for g in gradients)], dtype=loss.dtype

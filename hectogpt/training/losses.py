@@ -29,7 +29,7 @@ class Predictions:
         targets: the tokens to predict [rows, time].
         precision: the dtype of the head's products; None: that of its weights.
         progress: the share of the run's steps that are done, from 0 to 1.
-        converted: the head's matrix, converted to `precision`, if several rows share it in turn.
+        converted: the head's matrix in `precision`, if several leaves share it.
         hidden: the last layer's normalised output [rows, time, d].
     """
 
@@ -59,7 +59,7 @@ class Predictions:
         The logits never exist all at once.
 
         Args:
-            weights: a weight for each token; None weighs all the same.
+            weights: a weight for each token; None gives all tokens the same weight.
             ahead: predict the token this many positions further ahead than the next one.
         """
         end = self.ids.shape[1] - ahead
@@ -76,7 +76,7 @@ class Predictions:
         """The sum of `of(logits [n, vocab], targets [n], ...)` over all tokens.
 
         It is computed in chunks of tokens, so that few logits exist at a time; the backward pass
-        computes them again. They are the softmax's logits, even if the model mixes in a pointer.
+        computes them again. They are the head's logits, even if the model mixes in a pointer.
 
         Args:
             of: the function to sum.

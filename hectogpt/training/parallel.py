@@ -1,10 +1,10 @@
-"""The processes of one run: how they start, send each other data, add up gradients and fail.
+"""The processes of one run: start, exchange of data, sums of gradients, and failures.
 
 Leaves are equal parts of a batch whose gradients are added in a fixed binary tree. With eight
 leaves a gradient is ((0+1)+(2+3))+((4+5)+(6+7)), regardless of which process computes which leaf.
-A process that owns a whole subtree adds it up by itself, and the sums of all processes are the
-upper part of the same tree. So one, two, four and eight processes give the same bits. loop.py
-computes the leaves.
+A process that owns a whole subtree adds it up by itself, and the sums of all processes are added
+in the upper part of the same tree. So one, two, four and eight processes give the same bits.
+loop.py computes the leaves.
 
 Small values travel as strings, tensors from process to process. No Python object is sent.
 """
@@ -32,7 +32,7 @@ from hectogpt.training.run import Data
 
 T = TypeVar("T")
 
-USUAL = 8  # leaves of a run that names no number, if its batch can be divided by 8
+USUAL = 8  # leaves by default, if they divide the batch
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SUM = "the sum of gradients"
 TIMEOUT = 120.0  # seconds that one process waits for another
@@ -50,8 +50,9 @@ def process_counts(leaves: int) -> list[int]:
 def choose_leaves(data: Data, processes: int) -> Data:
     """Return the data with a number of leaves that this many processes can share.
 
-    A number that the data already has is kept. Without one, it is the largest power of two up to 8
-    that divides the batch, or the number that the processes need.
+    If the data already has a number, it is kept. Otherwise, for one process, it is the largest
+    power of two up to 8 that divides the batch; for several, the largest suitable number up to 8,
+    or up to the number of processes.
 
     Raises UserError, which lists the possible numbers of processes, if there is none.
     """
@@ -67,7 +68,7 @@ def choose_leaves(data: Data, processes: int) -> Data:
             why="all take equal parts, so there may be "
             f"{', '.join(counts)}{' or ' * bool(counts)}{most}",
             fix=(
-                "another number of processes, or ",
+                "a different number of processes, or ",
                 SetTo(field, f"a power of two times {processes}"),
             ),
         )
@@ -81,7 +82,7 @@ def choose_leaves(data: Data, processes: int) -> Data:
 def add_in_tree(parts: list[Tensor]) -> Tensor:
     """Compute ((0 + 1) + (2 + 3)) + ... in place of the parts.
 
-    A part without a neighbour waits for the next level. Overwrites the parts.
+    A part without a neighbour is carried to the next level. The parts are overwritten.
     """
     while len(parts) > 1:
         paired = len(parts) // 2 * 2
@@ -92,11 +93,11 @@ def add_in_tree(parts: list[Tensor]) -> Tensor:
 
 
 def in_rows(shape: torch.Size, rows: Tensor, values: Tensor) -> Tensor:
-    """A table's gradient that has only some rows: a coalesced sparse tensor.
+    """A table's gradient with only some rows, as a coalesced sparse tensor.
 
     Args:
-        shape: of the table.
-        rows: the numbers of the rows, ascending.
+        shape: the shape of the table.
+        rows: the indices of the rows, ascending.
         values: the rows.
     """
     return torch.sparse_coo_tensor(
@@ -105,7 +106,7 @@ def in_rows(shape: torch.Size, rows: Tensor, values: Tensor) -> Tensor:
 
 
 class World:
-    """The processes that share a run, as one of them sees them; here, one process by itself.
+    """The processes that share a run, seen from one of them. In this class it is the only one.
 
     All processes call the same methods in the same order.
 
@@ -150,10 +151,10 @@ class World:
         """
 
     def begin(self, step: int) -> None:
-        """Note that 0-based `step` begins.
+        """Record that 0-based `step` begins.
 
-        Raises PeerError if the launcher of the run is gone: its processes would otherwise train on
-        unattended.
+        Raises PeerError if the launcher of the run has ended: otherwise its processes would keep
+        training unattended.
         """
 
     def sum(self, gradients: list[Tensor], tables: list[Tensor]) -> None:
@@ -161,7 +162,7 @@ class World:
 
         Args:
             gradients: gradients of dense parameters.
-            tables: gradients of lookup tables, sparse or with rows of zeros.
+            tables: gradients of lookup tables, sparse or dense with rows of zeros.
         """
 
     def total(self, numbers: Tensor) -> Tensor:
@@ -186,7 +187,7 @@ class Launch:
         local_size: how many processes this machine has.
         address: the host of the store.
         port: the port of the store.
-        attempt: how often all processes were restarted.
+        attempt: how often all processes have been restarted.
         agent: True if torchrun keeps the store; otherwise rank 0 does.
     """
 
@@ -226,7 +227,7 @@ def find_launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
             raise ValueError(f"rank {launch.rank} of {launch.size}")
     except ValueError as error:
         what = f"{', '.join(VARIABLES)}: {error}"
-        raise UserError(what, fix="start the processes by torchrun") from None
+        raise UserError(what, fix="start the processes with torchrun") from None
     return launch
 
 
@@ -247,8 +248,8 @@ class PeerError(UserError):
         super().__init__(
             f"another of the run's {size} processes failed "
             f"{f'in step {step}' if step else 'before the first step'}",
-            why=f"{cause}; what that process printed, or torchrun's report, says more",
-            fix="the same command with resume; torchrun does that itself, max-restarts times",
+            why=f"{cause}; that process's output, or torchrun's report, says more",
+            fix="run the same command with resume; torchrun does that itself, max-restarts times",
             code=errors.PEER,
         )
 
@@ -306,7 +307,7 @@ class SharedWorld(World):
             raise UserError(
                 f"the {self.size} processes of the run did not find each other at {where}",
                 why=errors.first_line(error),
-                fix="see that all are started, that no other program has the port, and that "
+                fix="check that all are started, that no other program uses the port, and that "
                 "their machines reach each other (GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME: eth0)",
                 code=errors.PEER,
             ) from None
@@ -337,7 +338,7 @@ class SharedWorld(World):
         self._read("nothing")  # a key that is never set: only checks that the store still answers
 
     def _read(self, key: str) -> str | None:
-        """A string from the store; None if it is not there.
+        """A string from the store; None if it is not set.
 
         Raises PeerError if the store does not answer.
         """
@@ -385,7 +386,7 @@ class SharedWorld(World):
     def wait_for_all(self, operation: str) -> None:
         """Wait until all processes have reached this point.
 
-        A process that ends before others have read its string would seem to have failed. Raises
+        If a process ended before others had read its string, it would seem to have failed. Raises
         PeerError.
         """
         with self.guarded(operation):
@@ -453,7 +454,7 @@ class SharedWorld(World):
 def within(seconds: float, work: Callable[[], T]) -> T:
     """Return the result of `work`, or raise RuntimeError if it takes longer.
 
-    On a dead link the store never answers, so a limit is needed here.
+    If the network is down, the store never answers, so a limit is needed here.
     """
     found: list[T] = []
     failed: list[Exception] = []
@@ -475,10 +476,10 @@ def within(seconds: float, work: Callable[[], T]) -> T:
 
 
 def describe_odd(texts: list[dict[str, Any]]) -> DisagreementError:
-    """The error that says which process differs from rank 0, and in what.
+    """The error that says which process differs from rank 0, and how.
 
     Args:
-        texts: the facts of every rank, of which at least two differ.
+        texts: the facts of every rank; at least one differs from rank 0's.
     """
     rank, its = next((rank, its) for rank, its in enumerate(texts) if its != texts[0])
     name = next(name for name in texts[0] if its.get(name) != texts[0][name])

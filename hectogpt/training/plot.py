@@ -47,10 +47,10 @@ def plot_run(
         losses: the loss of every step, in nats per token.
         grad_norms: the gradient norm of every step, before clipping.
         title: the title of the figure.
-        behind: name, losses and gradient norms of another run, drawn in grey.
-        held_out: (step, loss) of held-out scores; a dotted line if there are several.
-        levels: name -> loss, such as that of an n-gram model. Each is a dotted line if the run
-            comes within 1 nat of it.
+        behind: name, losses and gradient norms of a second run, drawn in grey.
+        held_out: (step, loss) of held-out scores; several are joined by a dotted line.
+        levels: name -> loss, such as that of an n-gram model. Each is drawn as a dotted line if
+            the run comes within 1 nat of it.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -144,7 +144,7 @@ def place_legend(figure: Figure, axes: Axes) -> None:
 def draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
     """Draw a dotted horizontal line per level, with its name and value.
 
-    The label is at the end of the line; that of the lowest of several levels is at its beginning,
+    The label is at the end of the line. Only the lowest of several levels has it at the beginning,
     where falling curves leave room.
     """
     # The label stays legible if it crosses a curve.
@@ -173,7 +173,7 @@ def draw_level(axes: Axes, level: float, *, vertical: bool = False) -> None:
 
 
 def plain_text(text: str) -> str:
-    """The text for use in a figure, escaped so that matplotlib sets none of it as mathematics."""
+    """The text, escaped so that matplotlib typesets none of it as mathematics."""
     return printable(text).replace("$", r"\$")
 
 

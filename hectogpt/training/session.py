@@ -63,8 +63,8 @@ class Session:
         done: the steps done so far.
         hashes: step -> hash of the weights after it, for the steps whose hash was recorded.
         scores: split -> held-out score.
-        kept: the state of the run's AfterStep values.
-        metrics: their numbers of the last step, as "own/NAME".
+        kept: the state of the run's AfterStep parts.
+        metrics: their numbers of the last step, keyed "own/NAME".
         setup_seconds: time taken to build the session.
         peak_mb: the largest memory so far, MiB.
         stopping: True once any of the run's processes has received a signal; the run then ends
@@ -98,13 +98,13 @@ class Session:
         resume: Checkpoint | None = None,
         world: World = ALONE,
     ) -> Session:
-        """Choose the machine, and build model and optimizer.
+        """Choose device, dtypes and threads, and build model and optimizer.
 
         Args:
             run: the run.
             corpus: its text; None opens the one that the run names.
-            resume: the state to resume from. Device, dtypes and threads are then those that the
-                run began with, as far as this machine has them (`differences` lists the rest).
+            resume: the state to resume from. Device, dtypes and threads are then those of the
+                checkpoint, as far as this machine has them (`differences` lists the rest).
             world: the processes that share the run. All of them call this, and only rank 0 passes
                 `resume`.
 
@@ -177,14 +177,14 @@ class Session:
 
     @torch.no_grad()
     def _after_step(self) -> None:
-        """Apply the run's AfterStep values. Raises UserError if a metric is not finite."""
+        """Apply the run's AfterStep parts. Raises UserError if a metric is not finite."""
         self.metrics = {}
         for part in self.run.after_step:
             for name, number in (part.after_step(self) or {}).items():
                 if not math.isfinite(number):
                     raise UserError(
                         f"{type(part).__name__}: {name} is {number}",
-                        why="metrics.jsonl has finite numbers",
+                        why="metrics.jsonl holds finite numbers",
                     )
                 self.metrics[OWN + name] = float(number)
 
@@ -276,7 +276,7 @@ class Session:
     def unmoved(self) -> list[str]:
         """Names of trained tensors that still have their initial values.
 
-        After a resume this holds only for a run that drew its initial weights at random.
+        After a resume, this works only for a run that drew its initial weights at random.
         """
         now = hash_trained(self.model)
         return [name for name, found in now.items() if found == self.first_hashes.get(name)]
@@ -329,17 +329,17 @@ def check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, A
     elif any(then.get(name) != now[name] for name in ("corpus_sha256", "tokenizer_sha256")):
         what = f"the text is not the one that the run has read so far (corpus {now['corpus']})"
         why = "its SHA-256, or that of its tokenizer, has changed"
-        fix = "the old text, or a new run"
+        fix = "use the old text, or a new run"
         code = errors.DATA
     if what:
         raise UserError(what, why=why, fix=fix, kept="the run, untouched", code=code)
 
 
-# --- what processes agree on before the first step: rank 0 decides, all check ---
+# --- choices that processes share before the first step: rank 0 decides, all check ---
 
 
 def _share_checkpoint(world: World, at: Checkpoint | None) -> Checkpoint | None:
-    """The checkpoint that rank 0 has read, at all ranks. Only rank 0's machine needs the file."""
+    """Give rank 0's checkpoint to all ranks. Only rank 0's machine needs the file."""
     rest: list[Any] | None = world.share(
         "the checkpoint", lambda: None if at is None else [at.values, at.facts]
     )

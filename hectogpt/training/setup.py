@@ -52,7 +52,7 @@ def check_corpus(run: Run, corpus: Corpus) -> None:
 
 
 def fit_vocabulary(run: Run, tokenizer: Tokenizer) -> Run:
-    """The run with as many ids as the tokenizer of its text has, unless that is GPT-2's."""
+    """The run with the vocabulary size of its text's tokenizer, unless that is GPT-2's."""
     if tokenizer.is_gpt2:
         return run
     start = None if run.model.document_start is None else tokenizer.end_of_text
@@ -78,8 +78,8 @@ def training_tokens(run: Run, corpus: Corpus) -> np.ndarray:
 def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
     """Build the run's model on its device, with weights drawn from the run's seed.
 
-    The weights that modules draw when they are created are drawn again, in one order, once the
-    head has its rows.
+    Weights that modules drew when they were created are drawn again, in one fixed order, after the
+    head has got its rows.
 
     Args:
         run: the run.
@@ -108,7 +108,7 @@ def load_first_weights(first: FirstWeights, model: Transformer) -> None:
         raise CheckpointError(
             f"the weights in {first.source} have changed",
             why=f"their SHA-256 was {first.sha256[:12]}..., now it is {hash_state(state)[:12]}...",
-            fix="the weights as they were, or a new run",
+            fix="use the old weights, or a new run",
         )
     dtype = model.embeddings.weight.dtype
     cast = {
@@ -146,8 +146,8 @@ def open_source(
 def whole(model: Transformer) -> Transformer:
     """Expand a compact vocabulary: the same function, with a row of the head for every token.
 
-    In a compact vocabulary, tokens that the model has never read share a row. A different text may
-    have such tokens.
+    In a compact vocabulary, tokens that the model has never read share a row, but a different text
+    may contain them.
     """
     config = model.config
     head = model.config.lm_head
@@ -192,7 +192,7 @@ def build_optimizer(run: Run, model: Transformer) -> OptimizerGroup:
 
 
 def used_tokens(run: Run, corpus: Corpus) -> torch.Tensor:
-    """The ids that occur in what the run reads, ascending: int64 [used]."""
+    """The ids that occur in the tokens that the run reads, ascending: int64 [used]."""
     batches = make_batches(run, corpus)
     seen = np.zeros(run.model.vocab_size, dtype=bool)
     # After one epoch every sequence has been read, if each is read exactly once and uncut.
@@ -231,14 +231,15 @@ def choose_kernels(
 ) -> str:
     """Choose the kernels of a run's steps: "native", the package's own, or "eager", torch's.
 
-    Native kernels are compiled if they do not exist yet, which takes a few seconds, once per
+    Native kernels are compiled if they do not exist yet, which takes about ten seconds, once per
     machine. That pays off for large steps.
 
     Args:
         run: the run.
         model: its model.
         machine: its device and dtypes.
-        chosen: the choice made when the run began, to repeat it: sums round in a different order.
+        chosen: the choice made when the run began. It is kept, because the kernels add up in
+            different orders.
     """
     worth_it = step_logits(run, model) >= NATIVE_FROM if chosen is None else chosen == "native"
     fits = machine.device.type == "cpu" and machine.head_dtype in native.DTYPES

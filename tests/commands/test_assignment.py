@@ -209,8 +209,8 @@ def test_reasons_are_told_in_a_line(here: Here, tmp_path: Path) -> None:
     assert lines[3] == "  together    waiting      for mlp"
     assert lines[4].startswith("1 of 4 tests passed; parts worth ")
     assert lines[5:] == [
-        "the whole message:  cd kit && python -m pytest tests/test_attention.py",
-        "what it may be:     hectogpt grade kit",
+        "the full message:   cd kit && python -m pytest tests/test_attention.py",
+        "possible mistakes:  hectogpt grade kit",
     ]
 
 

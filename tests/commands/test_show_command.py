@@ -115,7 +115,7 @@ def test_an_idea_is_compared_to_what_it_was_applied_to(here: Here, tmp_path: Pat
     assert set(shown["differences"]) <= {"schedule", "seed"}
     assert "compared by the text of run.json" in shown["note"]
     change_run(folder, recipe="no_such")
-    assert "Not compared to a recipe: unknown recipe 'no_such'\n" in here("show", "mine").stdout
+    assert "unknown recipe 'no_such'\n" in here("show", "mine").stdout
 
 
 # --- damaged and hostile folders --------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def test_a_busy_port_is_told_at_every_rank(folder: Path) -> None:
     assert (first.code, other.code) == (10, 10)
     for said in (first.said, other.said):
         assert said.startswith("error: the 2 processes of the run did not find each other at 127.0.0.1:")
-        assert "no other program has the port" in said
+        assert "no other program" in said
 
 
 # --- torchrun itself --------------------------------------------------------------------------------------------------

@@ -202,7 +202,7 @@ BAD_FILES = {
     "png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ("is binary: NUL byte at offset 8", "name a text file")),
     "latin": (b"fine\nline \xe9t\xe9", ("0xe9 at offset 10 (line 2)", "save it as UTF-8")),
     "short": (b"a few words only", ("too short to be split", "at least 8,192 characters")),
-    "t.csv": (b"id,story\n1,x\n", ("a .csv file would be read as text", "t.jsonl with one JSON object a line")),
+    "t.csv": (b"id,story\n1,x\n", ("a .csv file", "t.jsonl")),
     "a.jsonl": (b'{"text": "x"}\n{"text": \n', ("line 2", "not a JSON record")),
     "b.jsonl": (b'{"a": "x", "b": "y"}\n', ("line 1", 'no field "text"', "b.jsonl:a")),
     "c.jsonl": (b'{"text": "ab\\ud800"}\n', ("line 1", "surrogates not allowed")),

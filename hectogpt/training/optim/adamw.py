@@ -30,15 +30,15 @@ class AdamW(Optim):
 
     Attributes:
         decay_all: False exempts embeddings, biases and gains from weight decay.
-        lrs, epsilons: `lr` and `eps` of single kinds. An epsilon of the size of one token's
-            gradient (about 1e-6 at 8,192 tokens a step) makes a row that one token has updated
-            move less than a row that many tokens have updated.
+        lrs, epsilons: `lr` and `eps` for single kinds. With an epsilon of about the size of one
+            token's gradient (1e-6 at 8,192 tokens per step), a row that one token has updated
+            moves less than a row that many tokens have updated.
         row_lr_power: a number p gives every row of embeddings, tables and head its own rate,
             max(scheduled rate, n^-p * highest scheduled rate so far), where n counts the steps
             that updated the row. A token first seen late is thus still learned quickly.
         row_update_threshold: a step updates a row if its gradient has an entry above this (None:
             above 0). In a table only the step's tokens have a gradient. In the head every row has
-            one; a token that occurs has entries of about 1e-4 (at 8,192 tokens a step).
+            one; that of a token in the batch has entries of about 1e-4 (at 8,192 tokens per step).
     """
 
     lr: float = 1e-3
@@ -66,7 +66,7 @@ class AdamW(Optim):
         return OptimizerGroup(self.optimizers(model, set(kinds(model))))
 
     def optimizers(self, model: Transformer, names: set[str]) -> list[torch.optim.Optimizer]:
-        """Torch optimizers over the named parameters, with one group for each set of settings."""
+        """Build torch optimizers of the named parameters, one group per set of settings."""
         whole: dict[tuple[Any, ...], dict[str, Any]] = {}
         by_row: dict[tuple[Any, ...], dict[str, Any]] = {}
         kind_of = kinds(model)
@@ -121,7 +121,7 @@ class RowAdamW(QuickOptimizer):
 
     A row's rate is the larger of the group's `lr`, which follows the schedule, and n^-power times
     the highest `lr` so far. n counts the steps with a gradient above `update_threshold` somewhere
-    in the row. With `kernels` the C++ kernel does it where it fits.
+    in the row. With `kernels`, the C++ kernel computes the step where it fits.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class RowAdamW(QuickOptimizer):
     def _native_step(
         self, p: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
     ) -> None:
-        """Do the same with our own kernel, in one pass over memory.
+        """Compute the step with our own kernel, in one pass over memory.
 
         The gradient may be sparse.
         """
@@ -200,7 +200,7 @@ class RowAdamW(QuickOptimizer):
     ) -> Tensor:
         """The update of torch's fused Adam at a learning rate of 1, for the caller to scale.
 
-        The optimizer is applied to a tensor of zeros.
+        It is computed by applying the optimizer to a tensor of zeros.
         """
         update = torch.zeros_like(grad)
         beta1, beta2 = group["betas"]

@@ -23,7 +23,7 @@ Kind = Literal["embedding", "table", "position", "matrix", "head", "head_bias", 
 
 
 def kinds(model: Transformer) -> dict[str, Kind]:
-    """Name -> kind of every parameter, by the module it belongs to; shared ones appear once."""
+    """Name -> kind of every parameter, decided by its module; shared parameters appear once."""
     modules = dict(model.named_modules())
     found: dict[str, Kind] = {}
     for name, _ in model.named_parameters():
@@ -44,7 +44,7 @@ def kinds(model: Transformer) -> dict[str, Kind]:
 
 @dataclass(frozen=True)
 class PerKind:
-    """A number for each kind; None means the optimizer's number for all kinds."""
+    """A number for each kind; for None, the kind uses the optimizer's common number."""
 
     embedding: float | None = None
     table: float | None = None
@@ -73,7 +73,7 @@ class QuickOptimizer(torch.optim.Optimizer):
     """torch's Optimizer without importing torch's compiler, which takes a second or more.
 
     torch wraps some methods so that its compiler leaves them alone, and the first call imports the
-    compiler. The method inside the wrapper does the work. A subclass defines its own `step`.
+    compiler. This class calls the method inside the wrapper. A subclass defines its own `step`.
     """
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -84,13 +84,14 @@ class QuickOptimizer(torch.optim.Optimizer):
 class OptimizerGroup:
     """Torch optimizers that are stepped together, with learning rates scaled by a factor.
 
-    An optimizer may have more than torch's interface:
-        set_step(step, factor): called before each step, with the learning rates set, for anything
-            else that depends on the step, such as a momentum that rises.
-        step(closure): if the closure has no default, it is called to compute the gradients again.
+    An optimizer may offer more than torch's interface:
+        set_step(step, factor): called before each step, after the learning rates are set, for
+            anything else that depends on the step, such as a rising momentum.
+        step(closure): if `closure` has no default, the optimizer gets a function that computes the
+            gradients again.
 
     Attributes:
-        optimizers: their parameter groups have `initial_lr`, the learning rate at a factor of 1.
+        optimizers: the optimizers. Their groups have `initial_lr`, the learning rate at factor 1.
         by_kind: True once `split_kinds` has given each parameter group a `kind`.
     """
 

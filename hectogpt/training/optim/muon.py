@@ -1,4 +1,4 @@
-"""Muon, momentum with an orthogonalised update, for the hidden matrices; and SOAP before it."""
+"""Muon for the hidden matrices: momentum with an orthogonalised update; optionally after SOAP."""
 
 from __future__ import annotations
 
@@ -55,8 +55,7 @@ class Muon(Optim):
     from `momentum_start` to `momentum` over `momentum_steps` steps.
 
     `newton_schulz_dtype` is the dtype of the products in the orthogonalisation. bfloat16, Jordan's
-    choice, is used where large products are faster in it; other CPUs compute in float32
-    regardless.
+    choice, is used where large products are faster in it; other CPUs use float32 instead.
     """
 
     lr: float = 0.02
@@ -92,7 +91,7 @@ class Muon(Optim):
         )
 
     def products(self, dtype: torch.dtype) -> AbstractContextManager[object]:
-        """Context manager for all products in this dtype, which may choose a library."""
+        """Context manager for all products in this dtype; it may choose a faster library."""
         return nullcontext()
 
     def precondition(
@@ -170,7 +169,7 @@ class MuonOptimizer(QuickOptimizer):
                 )
 
 
-# --- SOAP: the momentum is rescaled in the eigenbases of the gradients' covariances first
+# --- SOAP: the momentum is first rescaled in the eigenbases of the gradients' covariances
 
 
 @dataclass(frozen=True)
