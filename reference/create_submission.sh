@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Packs the three files of the assignment, and nothing else, into submission.zip beside this script.
+# Packs the three files of the assignment, and nothing else, into submission.zip next to this script.
 #
 #     bash create_submission.sh          from any directory
 #
@@ -23,12 +23,12 @@ esac
 # 2. An archive of earlier files must not be mistaken for this one.
 [ ! -e submission.zip ] || rm -f submission.zip || fail "cannot replace $PWD/submission.zip"
 
-# 3. All three are there.
+# 3. All three must exist.
 for file in "${files[@]}"; do
     [ -s "$file" ] || fail "$PWD/$file is missing or empty"
 done
 
-# 4. All three compile. (compile() instead of py_compile, which would leave a __pycache__ behind.)
+# 4. All three must compile. (compile() instead of py_compile, which would leave a __pycache__ behind.)
 python=""
 for candidate in python3 python ../.venv/bin/python; do
     if "$candidate" -c "" > /dev/null 2>&1; then
@@ -52,7 +52,7 @@ if ! zip -q -X submission.zip "${files[@]}" 2> /dev/null; then
 fi
 printf 'wrote %s/submission.zip: %s\n' "$PWD" "${files[*]}"
 
-# 6. What is not written yet raises this, in a kit and in the course's own files.
+# 6. Parts that are not written yet raise this error, in a kit and in the course's own files.
 for file in "${files[@]}"; do
     case "$(< "$file")" in
         *'raise NotImplementedError'*) printf 'note: %s has parts that are not written yet\n' "$file" >&2 ;;

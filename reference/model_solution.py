@@ -23,9 +23,10 @@ Shapes are written as jaxtyping annotations, such as Float[Tensor, "batch seq d_
     head       attention heads, each of width d_attention = d_model / n_heads
     vocab      entries of the vocabulary
 
-Written to be read, not to be fast. A comment "exercise" begins what `hectogpt assignment` leaves out for a student to
-fill in, up to the end of the function. Papers: attention 1706.03762, GELU 1606.08415, layer norm 1607.06450, the norm
-before each part 2002.04745, and Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2).
+The code is written to be read, not to be fast. `hectogpt assignment` leaves out the code from a comment "exercise" to
+the end of the function, for a student to fill in. Papers: attention 1706.03762, GELU 1606.08415, layer norm 1607.06450,
+the norm before each part 2002.04745, and Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"
+(GPT-2).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 INIT_STD = 0.02  # standard deviation of GPT-2's initial weights
-LAYER_NORM_EPS = 1e-5  # GPT-2's; another value passes every test on large activations and fails on small ones
+LAYER_NORM_EPS = 1e-5  # GPT-2's; a wrong value shows only on small activations
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -55,8 +56,8 @@ class ModelConfig:
     d_model: int  # width of the residual stream; a multiple of n_heads
     n_heads: int  # attention heads per block
     n_layers: int  # blocks, one after the other
-    context_length: int  # most positions the model can see at once
-    vocab_size: int  # tokens it knows
+    context_length: int  # the most positions that the model can see at once
+    vocab_size: int  # tokens in the vocabulary
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -82,7 +83,7 @@ class GELU(nn.Module):
 
 
 class MLP(nn.Module):
-    """Widen, bend, narrow; the same at every position, and no position sees another.
+    """Widen, bend, narrow: the same at every position, without looking at other positions.
 
         (2)   mlp(x) = W_2 gelu(W_1 x + b_1) + b_2        W_1: d_model -> 4 d_model,   W_2: 4 d_model -> d_model
 
@@ -135,8 +136,8 @@ class CausalAttention(nn.Module):
 
         # 0 on and below the diagonal, -inf above it. Really -inf: a mere -1e4 is outweighed by large scores, and
         # then the future leaks. No row is all -inf (its softmax would be NaN): each position sees itself.
-        # A buffer follows the module to its device and dtype; not persistent, it stays out of the state dict, so
-        # checkpoints written by others, without a mask, load strictly.
+        # A buffer follows the module to its device and dtype. It is not persistent, so it stays out of the state dict,
+        # and checkpoints from other programs, which have no mask, load strictly.
         future = torch.full((config.context_length, config.context_length), -math.inf).triu(diagonal=1)
         self.register_buffer("causal_mask", rearrange(future, "query key -> 1 1 query key"), persistent=False)
 
@@ -176,9 +177,9 @@ class DecoderBlock(nn.Module):
         (9)   x <- x + attention(pre_layer_norm(x))
         (10)  x <- x + mlp(post_layer_norm(x))
 
-    Mind the names: *both* norms stand before their part ("pre-norm"). `post_layer_norm` is called so because it
-    comes after attention; it is the norm of the MLP. Freshly initialised the two are equal (gain 1, bias 0), so
-    only trained weights reveal a swap.
+    Mind the names: *both* norms come before their part ("pre-norm"). `post_layer_norm` is the norm of the MLP; the name
+    means that it comes after attention. When freshly initialised, the two norms are equal (gain 1, bias 0), so only
+    trained weights reveal a swap.
 
     The sum in (9) and (10) is why depth works: the stream runs from the embeddings to the logits untouched by any
     norm or matrix, and so does the gradient on its way back.
@@ -213,7 +214,7 @@ class Transformer(nn.Module):
         self.position_embeddings = nn.Embedding(config.context_length, config.d_model)  # where it stands
         self.backbone = nn.ModuleList(DecoderBlock(config) for _ in range(config.n_layers))
         self.final_layer_norm = nn.LayerNorm(config.d_model, eps=LAYER_NORM_EPS)
-        # OpenAI's GPT-2 is *tied*: one matrix serves as embeddings and as head. Here they are two, by contract.
+        # OpenAI's GPT-2 is *tied*: one matrix serves as embeddings and as head. The assignment asks for two.
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self._init_weights()
 
@@ -224,12 +225,12 @@ class Transformer(nn.Module):
 
         The residual stream is a sum of 2 n_layers answers (two per block), and a sum of that many independent terms
         grows as the square root of their number: the smaller deviation of the matrices that write into it keeps
-        its size independent of depth. The assignment's starter means to do this too, but looks for parameters named
-        `c_proj.weight`, and in this model none is: its scaling never acts. `scale_residual=False` is what the
-        starter really does, plain 0.02 everywhere.
+        its size independent of depth. The assignment's starter means to do this too, but it looks for parameters named
+        `c_proj.weight`, which this model does not have, so it scales nothing. `scale_residual=False` does what the
+        starter really does: plain 0.02 everywhere.
 
-        The order of the draws is part of the contract, so that after `torch.manual_seed(s)` another implementation
-        can draw the same model: embeddings, positions, then per block W_k, W_q, W_v, W_o, fc1, fc2, then the head.
+        The order of the draws is fixed, so that after `torch.manual_seed(s)` a different implementation can draw the
+        same model: embeddings, positions, then per block W_k, W_q, W_v, W_o, fc1, fc2, then the head.
         """
         # exercise: init
         for module in self.modules():  # nothing random here
@@ -256,7 +257,7 @@ class Transformer(nn.Module):
 
             (12)  h = E[x] + P[0 .. seq-1];   h <- block(h), n_layers times;   logits = W_head norm(h)
 
-        Without P the blocks could see the order of two earlier tokens only through the mask.
+        Without P, the blocks could tell the order of two earlier tokens only from the mask.
         Raises ValueError for more positions than the table P has (torch would say "index out of range").
         """
         seq, context = x.shape[1], self.config.context_length
@@ -269,18 +270,18 @@ class Transformer(nn.Module):
         # Step 2: the blocks.
         for block in self.backbone:
             h = block(h)
-        # Step 3: a last norm, as the stream itself was never normalised, and one score per word of the vocabulary.
+        # Step 3: a last norm, because the stream was never normalised, and one score per word of the vocabulary.
         return self.lm_head(self.final_layer_norm(h))
 
     @torch.no_grad()  # a graph over hundreds of forward passes would only fill memory
     def generate(self, x: Int[Tensor, "batch seq"], num_new_tokens: int) -> Int[Tensor, "batch new_seq"]:
-        """Greedy continuation: prompt plus `num_new_tokens` tokens, each row with its own most likely token.
+        """Return the prompt and `num_new_tokens` more tokens; each row gets its own most likely token.
 
             (13)  x_{n+1} = argmax_w p(w | x_1 ... x_n)
 
-        The prompt must hold at least one token (GPT-2's start of a text is 50256) and may be longer than the context:
-        the model then sees the last `context_length` tokens, re-numbered from position 0. Without that crop
-        the position table runs out and generation ends in an index error.
+        The prompt must have at least one token (GPT-2 starts a text with 50256). It may be longer than the context: the
+        model then sees the last `context_length` tokens, renumbered from position 0. Without that crop, the position
+        table would have no row for them, and generation would end with an index error.
         """
         # exercise: generate
         for _ in range(num_new_tokens):
@@ -294,9 +295,9 @@ class Transformer(nn.Module):
 
             (14)  loss = - mean over rows and t >= 1 of  log softmax(logits[t - 1])[ x_t ]
 
-        The shift by one is the whole task: logits at t - 1 are held against the token at t. Shifted by none, the
-        model would learn to copy its input; by two, to skip a word. A row of n tokens gives n - 1 predictions: nothing
-        predicts token 0, and nothing is held against the last logits, so they are not computed.
+        The shift by one is the whole task: logits at t - 1 are compared with the token at t. Without a shift, the model
+        would learn to copy its input; with a shift by two, to skip a word. A row of n tokens gives n - 1 predictions:
+        nothing predicts token 0, and the last logits have no target, so they are not computed.
         """
         # exercise: loss
         logits = self(input_ids[:, :-1])
@@ -308,12 +309,12 @@ class Transformer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str = "gpt2") -> Transformer:
-        """OpenAI's weights from the Hugging Face hub ("gpt2", "gpt2-medium", ...), or from a local folder.
+        """Load OpenAI's weights from the Hugging Face hub ("gpt2", "gpt2-medium", ...), or from a local folder.
 
-        Needs `transformers`, which nothing else here does. OpenAI ties embeddings and head; loaded here they start
-        equal but are two matrices, so fine-tuning moves them apart. To keep GPT-2's tie while training, set
+        Only this function of this file needs `transformers`. OpenAI ties embeddings and head. Here they start equal but
+        are two matrices, so fine-tuning moves them apart. To keep GPT-2's tie while training, set
         `model.lm_head.weight = model.embeddings.weight`.
-        Raises ValueError for a GPT-2 relative with other arithmetic (another activation, norm or attention scale).
+        Raises ValueError for a relative of GPT-2 with a different activation, norm or attention scale.
         """
         from transformers import GPT2LMHeadModel
         from utils import state_dict_converter
@@ -321,7 +322,7 @@ class Transformer(nn.Module):
         # exercise: pretrained
         theirs = GPT2LMHeadModel.from_pretrained(name_or_folder)
         for field, ours in {
-            "activation_function": "gelu_new",  # equation (1), by its name over there
+            "activation_function": "gelu_new",  # transformers' name of equation (1)
             "layer_norm_epsilon": LAYER_NORM_EPS,
             "scale_attn_weights": True,
             "scale_attn_by_inverse_layer_idx": False,

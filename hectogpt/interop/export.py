@@ -50,8 +50,8 @@ from hectogpt.serialization import dump
 README = "README.md"
 LARGEST_CARD = 1 << 20  # bytes; a longer README is not copied
 CODE = "modeling_hectogpt.py"
-# All files that an export writes, and Python's __pycache__. A folder that holds anything else is
-# never replaced.
+# All files that an export writes, and Python's __pycache__. A folder that contains anything else
+# is never replaced.
 OURS = {
     "config.json",
     "generation_config.json",
@@ -102,8 +102,8 @@ def export(
         step: the step of a run to export, as in `open_model`.
         overwrite: replace an earlier export in `folder`.
         note: called with a sentence if the export cannot be checked because transformers is not
-            installed.
-        opened: the model after `step`, and its tokenizer, if the run's folder does not have it.
+            installed, and as in `open_model`.
+        opened: the model after `step` and its tokenizer, if the run's folder does not have them.
 
     Raises UserError: USAGE for a folder that is not empty, a model that GGUF cannot express, or
     one with classes from a user's own file; STORAGE if writing fails; CHECKPOINT if the exported
@@ -163,9 +163,9 @@ def export(
 
 
 def check_target(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that is not empty; with `overwrite`, an earlier export may be there.
+    """Raise UserError unless a folder is empty or, with `overwrite`, has an earlier export.
 
-    Raises UserError.
+    The current folder is always refused.
     """
     check_free(
         folder,
@@ -283,7 +283,9 @@ def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
 def check_logits(folder: Path, kind: str, model: Transformer, note: Note) -> None:
     """Open the exported folder with transformers and compare its logits with the model's.
 
-    Compares with and without a cache. Raises UserError (CHECKPOINT) if they differ.
+    Without transformers, only a note is given. The logits are compared with and without a cache.
+
+    Raises UserError (CHECKPOINT) if they differ.
     """
     if util.find_spec("transformers") is None:
         note("the export was not checked, because transformers is not installed")
@@ -310,7 +312,7 @@ def check_logits(folder: Path, kind: str, model: Transformer, note: Note) -> Non
         worst = float((torch.cat(found, dim=1) - torch.cat((ours, ours), dim=1)).abs().max())
         why = f"its logits there differ by {worst:.1e} of at most {float(ours.abs().max()):.1e}"
         same = worst <= TOLERANCE[ours.dtype] * max(1.0, float(ours.abs().max()))
-    except Exception as error:  # any error of an unknown version of transformers
+    except Exception as error:  # unknown versions of transformers may raise any error
         same = False
         why = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
     if not same:

@@ -37,8 +37,8 @@ def write(
         tokenizer: its tokenizer.
         path: the file to write.
         title: the model's name in the file.
-        matrices: gguf's name of their format, such as q8_0. The head is never smaller than q8_0,
-            as in llama.cpp.
+        matrices: gguf's name of the matrices' format, such as q8_0. If it is not f32, the head
+            gets q8_0, as in llama.cpp, and the position embeddings stay f32.
 
     Raises UserError if the package gguf is missing, and OSError.
     """
@@ -84,7 +84,7 @@ def write(
 
 
 def tensors(model: Transformer) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield GGUF's name and values of each tensor: float32, matrices as [out, in].
+    """Yield the GGUF name and the values of each tensor, in float32, with matrices as [out, in].
 
     A tied head has no tensor.
     """

@@ -56,8 +56,8 @@ FIXED: dict[str, tuple[Any, ...]] = {
 def parse_gpt2_config(config: dict[str, Any], folder: Path) -> ModelConfig:
     """The config of the GPT-2 in a folder.
 
-    Raises UserError (CHECKPOINT) if it is not a GPT-2, with a list of the settings that change its
-    formulas.
+    Raises UserError (CHECKPOINT) if it is not a GPT-2, with a list of the settings that are
+    missing or change its formulas.
     """
     width = config.get("n_embd")
     fixed = FIXED | {"n_inner": (None, 4 * width if isinstance(width, int) else None)}
@@ -158,8 +158,8 @@ def names(n_layers: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
 def to_ours(state: dict[str, Tensor], n_layers: int) -> dict[str, Tensor]:
     """Rename, split and transpose a Hugging Face state dict, with or without the prefix.
 
-    Mask constants are dropped. A head that the file lacks stays absent (it is tied). Names that
-    are not in the table are kept, so that `check_tensors` reports them.
+    Mask constants are dropped. A tied head, which the file lacks, is not added. Names that are not
+    in the table are kept, so that `check_tensors` reports them.
     """
     left = {
         key.removeprefix(GPT2_PREFIX): tensor
@@ -218,7 +218,7 @@ def load_exported(folder: Path, fields: dict[str, Any], note: Note) -> Transform
 
     Args:
         folder: the folder.
-        fields: "model" of its config.json.
+        fields: the value of "model" in its config.json.
         note: called with a sentence if the weights are converted.
     """
     state = {
@@ -228,10 +228,12 @@ def load_exported(folder: Path, fields: dict[str, Any], note: Note) -> Transform
 
 
 def read_weights(folder: Path, note: Note) -> dict[str, Tensor]:
-    """The tensors of model.safetensors; all floats in float64 if one of them is, else in float32.
+    """The tensors of model.safetensors, in float64 if one of them is, otherwise in float32.
 
-    Pickles are not read. Raises UserError (CHECKPOINT) if the file is missing, or if its dtypes
-    are not those of weights.
+    Integers keep their dtype. Pickles are not read.
+
+    Raises UserError (CHECKPOINT) if the file is missing, or has a floating-point dtype that is not
+    in FLOATS.
     """
     path = folder / WEIGHTS
     if not os.path.lexists(path):
@@ -282,18 +284,18 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     if vocabulary is not None and vocabulary != tokenizer.vocabulary():
         raise _no_tokenizer(
             folder,
-            "its ids do not follow GPT-2's rule: 256 bytes, the merges in order, end-of-text",
+            "its ids are not in GPT-2's order: 256 bytes, the merges in order, end-of-text",
         )
     if tokenizer.n_vocab != vocab_size:
         # A model with more ids could generate some that stand for no text.
         raise _no_tokenizer(
-            folder, f"{tokenizer.name} has {tokenizer.n_vocab:,} ids, the model {vocab_size:,}"
+            folder, f"{tokenizer.name} has {tokenizer.n_vocab:,} ids, the model has {vocab_size:,}"
         )
     return tokenizer
 
 
 def _parse_tokenizer_json(path: Path) -> tuple[bytes, dict[str, int]]:
-    """Merges in the form of merges.txt, and token -> id."""
+    """Return the merges in the format of merges.txt, and token -> id."""
     content = _json(path)
     try:
         model = content["model"]

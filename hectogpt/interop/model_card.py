@@ -1,7 +1,7 @@
-"""README.md of an exported model: what it is, how to use it, how it was trained, its licences.
+"""Write the README.md of an exported model: its size, use, training and licences.
 
-The facts come from the run's own files, which may be somebody else's work: no value can break out
-of its line or its table cell.
+The facts come from the run's own files, which may be from somebody else: no value can break out of
+its line or its table cell.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ LOSSES = {
 
 
 def read_facts(folder: Path, step: int | None = None) -> dict[str, dict[str, Any]]:
-    """The facts recorded in a run's folder: {"run": ..., "summary": ...}; both empty elsewhere.
+    """The facts in a run's folder: {"run": ..., "summary": ...}; both are empty for other folders.
 
     Args:
         folder: the folder.
-        step: the checkpoint that is exported. The summary describes the end of the run, so it is
-            then left out, except for the prompt.
+        step: the checkpoint that is exported; None for the end of the run. The summary describes
+            the end, so only its prompt is returned for a checkpoint.
     """
     facts: dict[str, dict[str, Any]] = {"run": {}, "summary": {}}
     for name in facts:
@@ -141,17 +141,17 @@ def write_card(
         ]
         lines += [f"It differs in {', '.join(differences)}.", ""]
     gpt2 = "GPT-2's vocabulary, Copyright (c) 2019 OpenAI, modified MIT License."
-    own = "a vocabulary of its own; its tokens are strings of the text it was made of."
+    own = "its own vocabulary, whose tokens are strings from the text that it was made from."
     lines += ["## Licences", "", f"* Tokenizer: {own if own_vocabulary else gpt2}"]
     if differences:
         lines += ["* modeling_hectogpt.py: the hectoGPT authors, MIT License."]
     if "corpus" in run:
-        said = TEXTS.get(str(run["corpus"]), "as its owners say; hectoGPT does not know it.")
+        said = TEXTS.get(str(run["corpus"]), "ask its owners; hectoGPT does not know its licence.")
         lines += [f"* Training text {_line(run['corpus'])}: {said}"]
     if isinstance(first := run.get("first_weights"), dict):
-        lines += [f"* First weights {_line(first.get('source'))}: as their owners say."]
+        lines += [f"* Initial weights {_line(first.get('source'))}: ask their owners."]
     return "\n".join(
-        [*lines, "* Weights: whoever trained them says; no licence is given here.", ""]
+        [*lines, "* Weights: ask whoever trained them; no licence is stated here.", ""]
     )
 
 

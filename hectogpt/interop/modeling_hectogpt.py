@@ -77,7 +77,7 @@ class TextCache:
         return self.rows[key]
 
     def shift(self, key: Any, x: Tensor, n: int) -> Tensor:
-        """x [batch, time, ...] moved `n` later in time, after the rows of earlier calls.
+        """Return x [batch, time, ...] delayed by `n` tokens, with rows of earlier calls before it.
 
         Padding counts as zeros.
         """
@@ -90,14 +90,14 @@ class TextCache:
         self.rows[key] = joined[:, -n:]
         return joined[:, : x.shape[1]]
 
-    # --- what `generate` of transformers calls ---
+    # --- the methods that `generate` of transformers calls ---
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """The number of columns so far."""
         return 0 if self.ids is None else self.ids.shape[1]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Select texts by index, as beam search needs; one may be selected more than once."""
+        """Select texts by index, for beam search; a text may be selected more than once."""
         self.rows = {key: rows[beam_idx.to(rows.device)] for key, rows in self.rows.items()}
         if self.ids is not None and self.text is not None:
             self.ids = self.ids[beam_idx]
@@ -188,8 +188,8 @@ class TokenTable(nn.Module):
 class NgramHash(nn.Module):
     """Add a learned vector per n-gram: the row of a table selected by a hash of `order` tokens.
 
-    With `common`, only those n-grams have a vector whose ids, counted from 1, have a geometric
-    mean of at most `common`.
+    With `common`, an n-gram has a vector only if the geometric mean of its ids, counted from 1, is
+    at most `common`.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class NgramHash(nn.Module):
 
 
 class PointerHead(nn.Module):
-    """A distribution that copies earlier tokens, mixed with the softmax.
+    """Mix the softmax with a distribution that copies earlier tokens.
 
     p = (1 - w) softmax + w copy (1612.04426).
     """
@@ -340,7 +340,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """One layer: attention, then an MLP d -> 4d -> d.
 
-    As in GPT-2, post_layer_norm is applied before the MLP.
+    As in the assignment, post_layer_norm is the norm before the MLP.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -368,8 +368,8 @@ class Transformer(nn.Module):
     """Map token ids to logits.
 
     Args:
-        settings: the model's, from config.json.
-        head_rows: rows of the vocabulary head; None: one for each token.
+        settings: the model's settings, from config.json.
+        head_rows: rows of the vocabulary head; None gives one for each token.
     """
 
     def __init__(self, settings: dict[str, Any], head_rows: int | None) -> None:
@@ -468,7 +468,7 @@ class HectoGPTConfig(PretrainedConfig):
         head_rows: rows of the vocabulary head, if tokens that were never read in training share
             one.
 
-    The sizes in the file are for programs that look for them under their usual names.
+    The file repeats the sizes under their usual names, for programs that look for them.
     """
 
     model_type = "hectogpt"
@@ -523,11 +523,11 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         **others: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits of the next token at the last `logits_to_keep` positions (0: at all).
+        """Logits of the next token at the last `logits_to_keep` positions (0: at all positions).
 
-        With `labels`, which are shifted here, also their mean cross entropy. `attention_mask` is 0
-        for padding and includes the columns of earlier calls. Older versions of transformers pass
-        the cache as `past_key_values`.
+        With `labels`, which are shifted here, the loss is their mean cross entropy.
+        `attention_mask` is 0 for padding and includes the columns of earlier calls. Older versions
+        of transformers pass the cache as `past_key_values`.
         """
         unknown = ("position_ids", "inputs_embeds", "output_attentions", "output_hidden_states")
         if named := [
@@ -551,7 +551,7 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Any
     ) -> dict[str, Any]:
-        """The arguments of `forward` for the next token: with a cache only the newest token."""
+        """The arguments of `forward` for the next token; with a cache, only the newest token."""
         memory = others.get(CACHE)
         new = self.model.context_length if memory is None else 1
         mask = None if attention_mask is None else attention_mask[:, -new:]

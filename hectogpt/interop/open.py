@@ -112,7 +112,7 @@ def read_fields(folder: Path, checkpoint: int | None) -> dict[str, Any] | None:
     if not isinstance(fields, dict):
         raise CheckpointError(
             f"no model in {folder / RUN}",
-            why="it is not the record of a run",
+            why="the file is not the record of a run",
         )
     return fields
 
@@ -137,7 +137,7 @@ def find_checkpoint(
         return step
     if step is not None and not (has_weights and read_summary(folder).get("steps") == step):
         why = (
-            f"it has those of steps {', '.join(map(str, steps))}"
+            f"it has checkpoints of steps {', '.join(map(str, steps))}"
             if steps
             else "it has none (see save_every)"
         )
@@ -190,8 +190,8 @@ def _checkpoint_weights(folder: Path, step: int) -> dict[str, Tensor]:
 def find_folder(name_or_folder: str | Path, download: bool) -> Path:
     """Find a model's folder. With `download`, the name may also be one on the hub.
 
-    A model in this machine's cache is not downloaded again. Raises UserError as `open_model` does,
-    within seconds if the hub does not answer.
+    A model in this machine's cache is not downloaded again. Raises UserError as `open_model` does;
+    if the hub does not answer, within seconds.
     """
     folder = Path(name_or_folder)
     name = str(name_or_folder)
@@ -227,12 +227,12 @@ def find_folder(name_or_folder: str | Path, download: bool) -> Path:
         ) from None
 
 
-# --- runs that come from a user's own file
+# --- runs with a user's own files
 
 
 @dataclass(frozen=True)
 class Source:
-    """The record of an idea file in the folder of the run that it made.
+    """The record of an idea file in the folder of a run that it defined.
 
     Attributes:
         file: the name of its copy in the folder.
@@ -248,15 +248,15 @@ class Source:
 def import_ideas(
     folder: Path, named: Sequence[IdeaFile], model: dict[str, Any] | None = None
 ) -> list[str]:
-    """Import the files that made a run, if that is allowed.
+    """Import the idea files that define a run, if that is allowed.
 
     Args:
         folder: the folder of the run.
         named: files that the user has named, which may be imported.
         model: the fields of the run's model, if only its classes are needed.
 
-    Returns the hashes of the files. Raises UserError (CHECKPOINT) for a file that must not be
-    imported unasked, and for a named file that did not make the run.
+    Returns the hashes of the files. Raises UserError (CHECKPOINT) for a file that may be imported
+    only if it is named, and for a named file that does not belong to the run.
     """
     sources = ideas_of(folder)
     own = [idea.sha256 for idea in named]
@@ -308,7 +308,7 @@ def is_readable(fields: dict[str, Any], ideas: Sequence[str] = ()) -> bool:
 
 
 def ideas_of(folder: Path) -> list[Source]:
-    """The idea files that made a run, as its folder lists them; nothing is imported."""
+    """The idea files of a run, as its folder lists them; nothing is imported."""
     with contextlib.suppress(UserError):
         sources: list[Source] = load(list[Source], read_object(folder / RUN).get("ideas"))
         return [replace(source, file=Path(source.file).name) for source in sources]

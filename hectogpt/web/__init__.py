@@ -1,1 +1,1 @@
-"""Pages that are one file and need no network: HTML, CSS and scripts of this folder, and data."""
+"""Pages that are single files and need no network, made of this folder's HTML, CSS and scripts."""

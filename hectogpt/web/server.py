@@ -1,7 +1,8 @@
 """A read-only server on this machine for one page and its data.
 
-It answers only GET, only for this machine's own name, and only below a random path that changes at
-every start. Whoever cannot read that path learns nothing, and no request changes anything.
+It answers only GET, only under this machine's own names, and only below a random path that changes
+at every start. A program that does not know the path learns nothing, and no request changes
+anything.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def setup(self) -> None:
-        """Start a timer that ends the connection if the request is not complete in time."""
+        """Start a timer that ends the connection unless the request is complete in time."""
         super().setup()
         self.deadline = threading.Timer(SECONDS, self.cut_off)
         self.deadline.daemon = True

@@ -1,4 +1,4 @@
-"""The page that trains in the browser: texts to choose from and, if asked for, a run's weights."""
+"""The page that trains in the browser: texts to choose from and, if given, a run's weights."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hectogpt.errors import CheckpointError, DataError
 from hectogpt.web.page import engine_data, fill, zipped
 
 LONGEST_TEXT = 1_000_000  # characters of a text; the whole page stays below 3 MB
-# Pattern of document names -> name of the text on the page. The first is long enough for a hundred
-# steps.
+# Pattern of document names -> the text's name on the page. The first text is long enough for a
+# hundred steps.
 TEXTS = {
     r"1(79|80|81|82[0-8])\d*-": "The first six presidents' addresses, 830 kB",
     r"-Kennedy-": "Kennedy's addresses, 100 kB",
@@ -91,8 +91,8 @@ def first_weights(folder: Path, text: str, note: Note) -> dict[str, Any]:
     if any(others) or not tokenizer.is_gpt2:
         raise CheckpointError(
             f"the model in {folder} has parts that the page cannot train",
-            why="it knows GPT-2's vocabulary, embeddings, positions, rotary positions, attention "
-            "and MLPs",
+            why="it can train GPT-2's vocabulary, embeddings, positions, rotary positions, "
+            "attention and MLPs",
             fix="a run of baseline, learning_rate, embedding_lr, muon, rotary, head_lr, smear or "
             "browser",
         )
