@@ -23,10 +23,9 @@ Shapes are written as jaxtyping annotations, such as Float[Tensor, "batch seq d_
     head       attention heads, each of width d_attention = d_model / n_heads
     vocab      entries of the vocabulary
 
-The code is written to be read, not to be fast. `hectogpt assignment` leaves out the code from a comment "exercise" to
-the end of the function, for a student to fill in. Papers: attention 1706.03762, GELU 1606.08415, layer norm 1607.06450,
-the norm before each part 2002.04745, and Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"
-(GPT-2).
+This is written to be read, not to be fast. `hectogpt assignment` leaves out the code from a comment "exercise" to the
+end of the function, for students to write. Papers: attention 1706.03762, GELU 1606.08415, layer norm 1607.06450, norm
+before each part 2002.04745, and Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2).
 """
 
 from __future__ import annotations

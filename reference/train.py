@@ -67,9 +67,8 @@ def find_vocabulary() -> Path | None:
 def load_tokenizer() -> Tokenizer | None:
     """Load GPT-2's byte-level byte-pair encoding; None if tiktoken or the vocabulary is missing.
 
-    A pattern cuts a text into words, and each word is a sequence of bytes. Then the two neighbours whose pair comes
-    first in the list of merges become one token, again and again. Ids: 256 bytes, then one per merge, then
-    <|endoftext|>.
+    A pattern cuts a text into words, and words consist of bytes. Then the two neighbours whose pair is first in the list
+    of merges become one token, again and again. Ids: 256 bytes, then one per merge, then <|endoftext|>.
     Raises ValueError for a vocabulary other than GPT-2's.
     """
     file = find_vocabulary()
@@ -273,9 +272,8 @@ def train(
     """Train a new model; return the loss (nats per token) and the gradient norm (before clipping) of each step.
 
     If `gradient_clipping` is None, gradients are not clipped. If `max_steps` is None, training makes one pass over the
-    data. A line of JSON for each step, with both numbers in full, is written to the file `log`, if given. The same
-    `seed` gives the same result on one machine. Chunks are `context_length` long, so a row gives context_length - 1
-    predictions.
+    data. The file `log`, if given, receives a line of JSON per step with both numbers in full. On one machine, the same
+    `seed` gives the same result. Chunks are `context_length` long, so a row gives context_length - 1 predictions.
     Raises FloatingPointError, before the step changes the weights, if a loss or a gradient is not finite.
     """
     # Step 1: the data.
@@ -381,9 +379,8 @@ def main() -> None:
     except (OSError, ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 
-    # The last loss is that of one batch of training text. It varies from batch to batch by 0.0016 in this run, and by
-    # 0.1 to 0.2 in a run that learns. To compare two runs, average or, better, measure on text that neither was
-    # trained on.
+    # The last loss is that of one training batch. It varies from batch to batch by 0.0016 in this run, by 0.1 to 0.2 in
+    # a run that learns. To compare runs, average or, better, measure on text that neither was trained on.
     last = losses[-10:]
     print(f"loss: {losses[0]:.4f} at step 1, {losses[-1]:.4f} at step {len(losses)}, ", end="")
     print(f"mean of the last {len(last)}: {sum(last) / len(last):.4f} (guessing: ln {config.vocab_size} = ", end="")
