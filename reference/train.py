@@ -67,7 +67,7 @@ def find_vocabulary() -> Path | None:
 def load_tokenizer() -> Tokenizer | None:
     """Load GPT-2's byte-level byte-pair encoding; None if tiktoken or the vocabulary is missing.
 
-    A pattern cuts a text into words, and words consist of bytes. Then the two neighbours whose pair is first in the list
+    A pattern cuts a text into words, and words consist of bytes. Then the neighbours whose pair is first in the list
     of merges become one token, again and again. Ids: 256 bytes, then one per merge, then <|endoftext|>.
     Raises ValueError for a vocabulary other than GPT-2's.
     """
