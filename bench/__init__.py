@@ -5,7 +5,7 @@ A question is a module with
     PACKAGES                                the packages whose versions belong in its records
     SETTINGS                                its settings by name; "tiny" takes seconds, and its figures mean nothing
     prepare(setting, contender, folder)     in the contender's own process: its laps by name, see bench/race.py
-    measure(setting, race)                  lets contenders race; yields the name of what was asked, and their rows
+    measure(setting, race)                  lets contenders race; yields the name of each measurement, and its rows
 """
 
 QUESTIONS = {
@@ -17,9 +17,9 @@ QUESTIONS = {
     "decode": "tokens per second: ours, Hugging Face's generate, CTranslate2, llama.cpp, the textbook's way",
     "recipes": "seconds of a hundred steps of every recipe, for `python -m tools.report`, eight minutes; by name only",
 }
-BY_NAME_ONLY = ("peers", "recipes")  # one has packages of its own, the other trains for minutes
+BY_NAME_ONLY = ("peers", "recipes")  # one needs packages of its own, the other trains for minutes
 COMPUTES = ("hectogpt/model", "hectogpt/kernels", "hectogpt/training")
-# What the figures of a question depend on, beside its own file: figures from before the last change are marked.
+# The code that a question's figures depend on, besides its own file. Figures older than its last change are marked.
 DEPENDS = {
     "start": ("hectogpt",),
     "roofline": COMPUTES,

@@ -14,26 +14,26 @@ from bench.race import Race
 from bench.record import RESULTS, SECONDS, now, record, show
 from hectogpt.hardware import physical_cores
 
-ROUNDS = 3  # all questions but one then take a quarter of an hour on two cores
+ROUNDS = 3  # the default questions then take a quarter of an hour on two cores
 
 
 def main() -> int:
     """Measure the questions in turn. Returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Side-by-side timings. Each contender has a process of its own, and they take turns; medians of "
-        "the rounds are told. One that fails costs its own row, which says why, and the exit code is 1.",
-        epilog=f"questions (none: all but {' and '.join(BY_NAME_ONLY)}):\n"
+        description="Side-by-side timings. Each contender has its own process, and they take turns; the figures "
+        "are medians over the rounds. If a contender fails, its row says why, and the exit code is 1.",
+        epilog=f"questions (default: all except {' and '.join(BY_NAME_ONLY)}):\n"
         + "\n".join(f"  {n:<10}{text}" for n, text in QUESTIONS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=", ".join(QUESTIONS))
     parser.add_argument("--setting", action="append", help="only this setting of the one question; may be repeated")
-    parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to see that all runs; not recorded")
+    parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to see that it all runs; not recorded")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"turns of each contender (default: {ROUNDS})")
     parser.add_argument("--threads", type=int, default=physical_cores(), help="of torch (default: physical cores)")
     parser.add_argument(
-        "--without", action="append", default=[], metavar="NAME", help="leave out contenders whose names begin so"
+        "--without", action="append", default=[], metavar="NAME", help="leave out contenders with names that begin so"
     )
     parser.add_argument(
         "--page", action="store_true", help="measure nothing: fill docs/performance.md from the records"

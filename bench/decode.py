@@ -2,7 +2,7 @@
 
 GPT-2 small's shape with random weights, greedy. The prompt's pass is not counted in "decode"; "prefill" is the time
 until the first token of a prompt. CTranslate2 uses oneDNN on processors that are not Intel's. CT2_USE_MKL=1, set before
-the start, has it use MKL, which packs weights (on an AMD processor it took more than ten times as long).
+the start, makes it use MKL, which packs weights (on an AMD processor it took more than ten times as long).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CONTENDERS = (
 )
 AGAINST = "hf float32"
 Prompts = list[list[int]]
-Continue = Callable[[Prompts, int], object]  # continues the prompts by so many tokens, greedily
+Continue = Callable[[Prompts, int], object]  # continues the prompts by this many tokens, greedily
 
 
 class Setting(NamedTuple):
@@ -108,7 +108,7 @@ def decode_ours(model: Transformer, prompts: Prompts, new: int) -> Lap:
 
 
 def after_the_first(call: Continue, prompts: Prompts, new: int) -> Lap:
-    """The time of more tokens, less the time of a call for one."""
+    """The time of the tokens after the first: a call for all of them, minus a call for one."""
     one, many = (timed(partial(call, prompts, tokens)) for tokens in (1, new + 1))
     return lambda: {"seconds": -float(one()["seconds"]) + float(many()["seconds"])}
 
@@ -128,7 +128,7 @@ def huggingface(saved: Path, form: str) -> Continue:
 
 
 def ctranslate(saved: Path, converted: Path, form: str) -> Continue:
-    """`generate_batch`. It wants token ids as strings."""
+    """`generate_batch`, which takes tokens as strings."""
     import ctranslate2
     from ctranslate2.converters import TransformersConverter
 
@@ -146,7 +146,7 @@ def ctranslate(saved: Path, converted: Path, form: str) -> Continue:
 
 @torch.no_grad()
 def decode_uncached(model: Transformer, ids: Tensor, new: int) -> None:
-    """The textbook's way: the whole text again for every token, all logits."""
+    """The textbook's way: compute all logits of the whole text again for every token."""
     for _ in range(new):
         ids = torch.cat((ids, model(ids)[:, -1].argmax(dim=-1, keepdim=True)), dim=1)
 

@@ -20,8 +20,8 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Setting(NamedTuple):
-    """Width, predictions that are timed (seconds are linear in them), and tokens of the vocabulary. Memory is that of
-    `memory_rows` predictions."""
+    """Width, predictions that are timed (seconds are linear in them), and tokens of the vocabulary. Memory is measured
+    with `memory_rows` predictions."""
 
     d: int
     rows: int
@@ -87,7 +87,7 @@ def prepare(setting: str, contender: str, folder: str) -> dict[str, Lap]:
 
 
 def measure(setting: str, race: Race) -> Iterator[tuple[str, list[Row]]]:
-    """Median seconds, ratios to plain, peak memory. PyTorch's head takes part with the chunk that is quickest here."""
+    """Median seconds, ratios to plain, peak memory. PyTorch's head has the chunk size that is quickest here."""
     (trial,) = race.run(__name__, setting, list(RIVALS), ["few"])
     rival = min(RIVALS, key=lambda name: trial.median(name) if name not in trial.lost else math.inf)
     (laps,) = race.run(__name__, setting, [*CONTENDERS, rival], warm_up=["memory"])

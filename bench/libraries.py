@@ -1,4 +1,4 @@
-"""GPT-2 of given sizes as one writes it with other libraries, trained by their own AdamW: contenders of `bench.peers`.
+"""GPT-2 as one would write it with other libraries, trained by their own AdamW: contenders of `bench.peers`.
 
 Each is a function of a config and a dtype of products. It returns a step: ids [rows, tokens] -> the batch's loss. All
 but Keras start from the same weights, so that their losses can be compared. Compilation happens in the first step.
@@ -21,7 +21,7 @@ STD = 0.02
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of GPT-2's weights. Biases and norms begin with "b" and "n"."""
+    """Names and shapes of GPT-2's weights. Names of biases and norms begin with "b_" and "n_"."""
     d = config.d_model
     found: dict[str, tuple[int, ...]] = {"tokens": (config.vocab_size, d), "positions": (config.context_length, d)}
     for layer in range(config.n_layers):

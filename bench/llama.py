@@ -30,13 +30,13 @@ class Llama:
         self.vocab = c.llama_vocab_n_tokens(c.llama_model_get_vocab(model))
 
     def prefill(self, prompts: list[list[int]]) -> list[int]:
-        """Forget all; the likeliest tokens after the prompts."""
+        """Start again with these prompts, and return the most likely token after each."""
         self.c.llama_memory_clear(self.c.llama_get_memory(self.context), True)
         self.position = 0
         return self.step(prompts)
 
     def step(self, texts: list[list[int]]) -> list[int]:
-        """Append tokens to each text, the same number to all; the likeliest tokens after them."""
+        """Append tokens to each text, equally many to all, and return the most likely token after each."""
         batch, n = self.batch, 0
         for row, text in enumerate(texts):
             for i, token in enumerate(text):
@@ -55,8 +55,8 @@ class Llama:
 
 
 def prepare(saved: Path, path: Path, form: str) -> Callable[[list[list[int]], int], Lap]:
-    """Write the saved model as GGUF and load it. Returns what makes a lap of prompts and a number of new tokens: the
-    steps of one token after the prompts' pass, or that pass if the number is 0."""
+    """Write the saved model as GGUF and load it. Returns a function of prompts and a number of new tokens, which makes
+    a lap of the steps of one token after the prompts' pass, or of that pass if the number is 0."""
     import llama_cpp as c
 
     gguf_file.write(*open_model(saved), path, form, form)

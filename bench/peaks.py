@@ -1,4 +1,4 @@
-"""The peaks of this machine that other figures are compared with, the best seen in several tries."""
+"""The peaks of this machine, to compare other figures with: the best of several tries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def matmul_flops(dtype: torch.dtype, n: int = 1536) -> float:
 
 def copy_bandwidth(megabytes: int = 256) -> float:
     """Bytes per second that are read and written in a copy too large for the caches."""
-    source = torch.ones(megabytes << 18)  # not zeros: all their pages would be one, and that in the cache
+    source = torch.ones(megabytes << 18)  # not zeros, whose pages would all be one page in the cache
     target = torch.empty_like(source)
     return 2 * source.numel() * source.element_size() / best(lambda: target.copy_(source))
 

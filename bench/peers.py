@@ -1,7 +1,7 @@
 """One training step against what people would pick on a CPU, each library in float32 and in bf16: best against best.
 
-Beside the group `bench` it wants jax, optax, keras, tinygrad (which needs clang), mlx[cpu] and litgpt. (pip warns that
-litgpt and transformers want different releases of huggingface-hub; both work.) A library that is missing loses its row.
+Besides the group `bench` it needs jax, optax, keras, tinygrad (which needs clang), mlx[cpu] and litgpt. (pip warns that
+litgpt and transformers want different releases of huggingface-hub; both work.) Missing libraries have no row.
 
 "first" is the first step of a contender, in which it is built and compiled; "step" is one of the later ones.
 """
@@ -31,7 +31,7 @@ SETTINGS = {name: step.SETTINGS[name] for name in ("assignment", "d256", "gpt2",
 
 
 def litgpt(config: ModelConfig) -> tuple[nn.Module, step.Loss]:
-    """litgpt's GPT with GPT-2's parts; it knows no learned positions, so it rotates a quarter of each head."""
+    """litgpt's GPT with GPT-2's parts; it has no learned positions, so it rotates a quarter of each head."""
     from litgpt import GPT, Config
     from litgpt.utils import chunked_cross_entropy
 
@@ -86,7 +86,7 @@ def build(contender: str, config: ModelConfig) -> Callable[[Tensor], float]:
 
 
 def prepare(setting: str, contender: str, folder: str) -> dict[str, Lap]:
-    """The first step of a batch, and another one."""
+    """The first step of a batch, and a later one."""
     chosen = SETTINGS[setting]
     ids = chosen.batch()
     built: list[Callable[[Tensor], float]] = []
@@ -96,17 +96,17 @@ def prepare(setting: str, contender: str, folder: str) -> dict[str, Lap]:
         built.append(build(contender, chosen.config))
         loss = built[0](ids)
         seconds = time.perf_counter() - begun
-        built[0](ids)  # some compile again, for weights that are results
+        built[0](ids)  # some compile again, once the weights are results of a step
         return {"seconds": seconds, "first_seconds": round(seconds, 1), "first_loss": round(loss, 3)}
 
     return {"first": first, "step": timed(lambda: built[0](ids))}
 
 
 def measure(setting: str, race: Race) -> Iterator[tuple[str, list[Row]]]:
-    """Median seconds and ratios to ours, and what the first step took and lost.
+    """Median seconds and ratios to ours, and the time and the loss of the first step.
 
-    A library at a time races, in both dtypes, because all of them at once do not fit into 24 GB: beside all of ours
-    first, and then beside our quickest.
+    One library races at a time, in both dtypes, because all of them at once do not fit into 24 GB: the first against
+    all of ours, the others against our quickest.
     """
     ours, rows = list(OURS), list[Row]()
     for library in dict.fromkeys(name.removesuffix(BF16) for name in THEIRS):

@@ -1,8 +1,8 @@
-"""The one timer of all questions: each contender has a process of its own, and they take turns, round by round.
+"""The timer of all questions: each contender has its own process, and they take turns, round by round.
 
-A ratio is taken within a round and its median is told, so that a busy machine slows both sides of it alike. A contender
-whose process fails costs its own row, which says why. A child answers once its threads are at rest, so that whoever is
-next has the machine for itself.
+The ratio of two contenders is computed in each round, and its median reported, so that a busy machine slows both alike.
+If the process of a contender fails, its row says why. A child answers once its threads are at rest, so that the next
+contender has the machine to itself.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def timed(work: Work, clock: Callable[[], float] = time.perf_counter) -> Lap:
 
 
 def weighed(lap: Lap) -> Lap:
-    """A lap that also returns the megabytes that this process has held at most, less those that it holds now."""
+    """A lap that also returns this process's peak memory in megabytes, minus the memory that it holds now."""
     before = psutil.Process().memory_info().rss / 2**20
 
     def weighed_lap() -> Row:
@@ -90,8 +90,8 @@ def take_part() -> None:
 
 
 class Contender:
-    """A contender in a process of its own. laps: those that it has, once it is ready. lost: why it takes no part any
-    more; empty while it does."""
+    """A contender in a process of its own. laps: the names of its laps, once it is ready. lost: why it has dropped out;
+    "" while it takes part."""
 
     def __init__(self, request: dict[str, Any], threads: int) -> None:
         self.name, self.lost = request["contender"], ""
@@ -124,7 +124,7 @@ class Contender:
         return answer
 
     def get_ready(self) -> None:
-        """Wait until it is."""
+        """Wait until it is ready."""
         self.laps = self.answer().get("laps", [])
 
     def ask(self, lap: str) -> Row:
@@ -141,7 +141,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Laps:
-    """What the contenders measured in each round. facts: what their warm-up returned. lost: why some do not count."""
+    """What the contenders measured in each round. facts: results of the warm-up. lost: why some do not count."""
 
     rounds: int
     of: dict[str, list[Row]]
@@ -165,7 +165,7 @@ class Laps:
         return round(peak / others, 1) if peak and others else None
 
     def rows(self, figures: Callable[[str], dict[str, Any]], **fixed: float | str) -> list[Row]:
-        """A row for each contender: what is the same for all, and its figures or why there are none."""
+        """A row for each contender: the fixed entries, and its figures or the reason why it has none."""
         rows: list[Row] = []
         for name in self.of:
             found = {"failed": self.lost[name]} if name in self.lost else {"rounds": self.rounds, **figures(name)}
@@ -175,8 +175,8 @@ class Laps:
 
 @dataclass
 class Race:
-    """How contenders are timed: `rounds` turns each, with `threads` of torch. without: beginnings of names of those who
-    take no part. failed: who was lost so far, and why."""
+    """How contenders are timed: `rounds` turns each, with `threads` of torch. without: contenders whose names begin
+    with one of these are left out. failed: contender -> why it was lost."""
 
     rounds: int
     threads: int
@@ -195,8 +195,8 @@ class Race:
         """Time every contender once a round, for each of the laps that it has.
 
         `module.prepare(setting, name, folder)` gives the contender's laps by name, in its own process. warm_up: laps
-        that come first and are no round; without any all laps, once. folder: where a contender finds files and may
-        write others; without one there is an empty folder for all.
+        that come first and do not count as a round; by default all laps, once. folder: where contenders read and write
+        files; by default an empty folder for all.
         """
         names = [name for name in names if not name.startswith(self.without)] if self.without else names
         with tempfile.TemporaryDirectory() as empty:

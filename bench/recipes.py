@@ -37,15 +37,15 @@ from tools.report.seconds import QUESTION
 
 PACKAGES = ()
 SETTINGS = ("tinystories", "sotu", "tiny")  # corpora
-# Where tinystories is not in the cache, a text of the same shapes stands in for it: as many token ids as a hundred
-# batches of it have (7,302 occur in all of it, by the sizes of recorded models; of sotu's ids four fifths are read).
+# If tinystories is not in the cache, a text of the same shapes replaces it, with as many token ids as a hundred batches
+# have (7,302 occur in all of it, judging by recorded models' sizes; of sotu's ids, four fifths are read).
 STAND_IN_IDS = 5_900
 KINDS = ("slow", "usual")  # of steps
 TIMED = 3  # steps of each kind
 
 
 def names(corpus: str) -> list[str]:
-    """The recipes to time on a corpus: the ladder, the default, and what has records there."""
+    """The recipes to time on a corpus: the ladder, the default, and those that have records there."""
     recorded = {
         record.recipe
         for record in read_records(ROOT / "results" / "ladder.jsonl")

@@ -32,12 +32,12 @@ def machine() -> str:
     return ", ".join([hardware.cpu_name(), f"{hardware.usable_cores()} cores", *hardware.cpu_features()])
 
 
-# Of the processor under Linux; they distinguish CPUs of the same name. The last two are ARM's.
+# Entries of /proc/cpuinfo that distinguish CPUs of the same name. The last two are ARM's.
 NUMBERS = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU part")
 
 
 def processor() -> dict[str, Any]:
-    """Name, family, model and stepping of the processor, what is in it and what of it this process may use."""
+    """Name, family, model and stepping of the processor, its features and cores, and how many cores may be used."""
     return {
         "name": hardware.cpu_name(),
         **{name: hardware.cpu_facts()[name] for name in NUMBERS if name in hardware.cpu_facts()},
@@ -65,8 +65,8 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
 def record(
     path: Path, question: str, rows: Sequence[Row], asked: dict[str, Any], threads: int, packages: Sequence[str]
 ) -> None:
-    """Append the figures of all contenders to a file of JSON lines. asked: a module of bench/, one of its settings, all
-    that it has, and when: these tell what of an older record still stands. Raises OSError."""
+    """Append the figures of all contenders to a file of JSON lines. asked: a module of bench/, its setting, all
+    its settings, and the time, which tell later which records are still valid. Raises OSError."""
     revision = process.revision(ROOT)
     line = {
         "question": question,

@@ -1,7 +1,7 @@
 """Where the time of our training step goes, and how much of it this machine's measured peaks account for.
 
 The ideal step does its products at the peak of their format, one exponential per logit and one pass over weights,
-gradients and moments, nothing twice and nothing else.
+gradients and moments, and nothing else.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def step_parts(setting: Setting, precision: torch.dtype, blocks: torch.dtype) ->
 
 
 def ideal_seconds(setting: Setting, precision: torch.dtype, blocks: torch.dtype) -> Row:
-    """The same parts at the peaks."""
+    """The seconds of the same parts at the measured peaks."""
     config = setting.config
     head_peak, blocks_peak = (PEAKS[str(dtype).removeprefix("torch.")]() for dtype in (precision, blocks))
     n = setting.rows * (setting.tokens - 1)
@@ -79,7 +79,7 @@ def prepare(setting: str, contender: str, folder: str) -> dict[str, Lap]:
 
 
 def measure(setting: str, race: Race) -> Iterator[tuple[str, list[Row]]]:
-    """The peaks, or the median seconds of a step's parts beside the ideal ones."""
+    """The peaks, or the median seconds of a step's parts next to the ideal ones."""
     if setting == "peaks":
         (laps,) = race.run(__name__, setting, tuple(PEAKS))
         yield "peaks", laps.rows(lambda name: {"giga_per_second": round(laps.median(name, "giga"), 1)})

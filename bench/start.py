@@ -1,4 +1,4 @@
-"""How long one waits: for a command's help, for an import, for the first training step, for the first new token."""
+"""How long a user waits: for a command's help, for an import, for the first training step, for the first new token."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def until_token(stdout: IO[bytes]) -> bool:
 
 def wait_for(command: list[str], stream: str) -> Row:
     """Seconds from a `hectogpt` command to a step on stderr, or a token on stdout. The command is then ended. Raises
-    RuntimeError if it ends before."""
+    RuntimeError if it ends earlier."""
     begun = time.perf_counter()
     out, err = (subprocess.PIPE if stream == name else subprocess.DEVNULL for name in ("stdout", "stderr"))
     with subprocess.Popen(
@@ -47,12 +47,12 @@ def wait_for(command: list[str], stream: str) -> Row:
         seconds = time.perf_counter() - begun
         child.kill()
     if not found:
-        raise RuntimeError(f"hectogpt {' '.join(command)}: it ended before")
+        raise RuntimeError(f"hectogpt {' '.join(command)}: it ended too early")
     return {"seconds": seconds}
 
 
 def prepare(setting: str, contender: str, folder: str) -> dict[str, Lap]:
-    """One command, to its end or to what is waited for. From the second lap on the corpus is in the cache."""
+    """One command, to its end or to the awaited output. From the second lap on the corpus is in the cache."""
     if contender in COMMANDS:
         command = [sys.executable, *COMMANDS[contender]]
         return {"step": timed(lambda: subprocess.run(command, check=True, capture_output=True, cwd=ROOT))}
@@ -68,7 +68,7 @@ def prepare(setting: str, contender: str, folder: str) -> dict[str, Lap]:
 
 
 def measure(setting: str, race: Race) -> Iterator[tuple[str, list[Row]]]:
-    """Median seconds; "tiny" is the first and the last one alone."""
+    """Median seconds; "tiny" has only the first and the last one."""
     names = [*COMMANDS, *STEPS, TOKEN]
     (laps,) = race.run(__name__, setting, [names[0], names[-1]] if setting == "tiny" else names)
     yield "waiting", laps.rows(lambda name: {"seconds": round(laps.median(name), 3)})

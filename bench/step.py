@@ -1,6 +1,6 @@
 """One training step: forward, backward, clip, AdamW. Ours, the textbook, Hugging Face, x-transformers, PyTorch.
 
-The setting `top` is another one: the step of the recipe `top` on sotu, against itself with other choices.
+The setting `top` is different: it compares the step of the recipe `top` on sotu with itself under other choices.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Builder = Callable[[ModelConfig], tuple[nn.Module, Loss]]
 
 
 class Setting(NamedTuple):
-    """A model's sizes, a batch's, and who takes part. memory: whether peak memory is measured too."""
+    """The sizes of a model and of a batch, and the contenders. memory: also measure peak memory."""
 
     config: ModelConfig
     rows: int
@@ -78,7 +78,7 @@ SETTINGS = {
 
 
 def ours(config: ModelConfig) -> tuple[nn.Module, Loss]:
-    """With the head's products in the dtype that `hectogpt train` would choose here."""
+    """Our model with the head's products in the dtype that `hectogpt train` would choose here."""
     return ours_in(config, fast_matmul_dtype())
 
 
@@ -89,7 +89,7 @@ def ours_in(config: ModelConfig, precision: torch.dtype) -> tuple[nn.Module, Los
 
 
 def ours_bf16(config: ModelConfig) -> tuple[nn.Module, Loss]:
-    """With bf16 products in the blocks too, as `hectogpt train` has them from d_model = 128 on where they are quick."""
+    """Our model with bf16 products in the blocks too, as `hectogpt train` has if d_model >= 128 and they are quick."""
     model, loss = ours(config)
 
     def mixed(ids: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ def x_transformers(config: ModelConfig) -> tuple[nn.Module, Loss]:
 
 
 class PlainPyTorch(nn.Module):
-    """What one writes with the library's own layers."""
+    """GPT-2 as one would write it with the library's own layers."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ CONTENDERS: dict[str, Builder] = {
 
 
 class Trainer:
-    """A contender with its optimizer: the textbook's AdamW for everyone but us, who use our own."""
+    """A contender with its optimizer: torch's AdamW for everyone except us, who use our own."""
 
     def __init__(self, build: Builder, config: ModelConfig) -> None:
         torch.manual_seed(0)
@@ -207,8 +207,8 @@ class Trainer:
 
 
 def prepare(setting: str, contender: str, folder: str) -> dict[str, Lap]:
-    """A step of a batch. "short" is one of fewer rows; "memory" is two of a model built for them, after a tiny one is
-    trained, so that every library is loaded."""
+    """A step of a batch. "short" is one of fewer rows; "memory" is two of a new model. A tiny model is trained
+    first, so that every library is loaded."""
     if setting == "top":
         return prepare_top(contender)
     chosen, tiny = SETTINGS[setting], SETTINGS["tiny"]
@@ -263,7 +263,7 @@ def measure(setting: str, race: Race) -> Iterator[tuple[str, list[Row]]]:
 
 
 def measure_top(race: Race) -> Iterator[tuple[str, list[Row]]]:
-    """Median seconds of the two kinds of steps and of the mean step of the run. Steps in which eigenbases follow are
+    """Median seconds of the two kinds of steps and of the mean step of the run. Steps that update eigenbases are
     slower; they are the first 20 and then every fifth."""
     run = recipe("top")
     count = Counter(map(kinds_of(run), range(run.steps)))
@@ -279,5 +279,5 @@ def measure_top(race: Race) -> Iterator[tuple[str, list[Row]]]:
             **{f"{kind}_step_seconds": round(laps.median(name), 3) for kind, laps in kinds.items()},
         }
 
-    last = kinds[KINDS[-1]]  # who is lost in one kind is lost in the next
+    last = kinds[KINDS[-1]]  # a contender lost in one kind is lost in the next
     yield "training step of the top", last.rows(figures, setting="top")

@@ -1,6 +1,6 @@
 """The expected values of the assignment's tests, computed by the textbook: python -m tools.assignment.
 
-Writes assignment/tests/expected.json. tests/commands/test_assignment.py computes them anew and compares.
+Writes assignment/tests/expected.json. tests/commands/test_assignment.py computes them again and compares.
 Weights and inputs are drawn once, on a fixed stream, and rounded, so that the file is short and can be read.
 """
 
@@ -31,12 +31,12 @@ MARGIN = 0.01  # between the best and the second best token, at every token that
 
 
 def draw(random: np.random.RandomState, *shape: int, std: float = 1.0, mean: float = 0.0) -> list[Any]:
-    """Normal numbers with two decimals."""
+    """Normally distributed numbers, rounded to two decimals."""
     return (np.round(mean + std * random.standard_normal(shape), 2) + 0.0).tolist()
 
 
 def draw_weights(random: np.random.RandomState) -> dict[str, Any]:
-    """Weights by name: attention is peaked, gains and biases are not trivial."""
+    """Weights by name, such that attention is peaked, and gains and biases matter."""
     d, vocab, context = CONFIG["d_model"], CONFIG["vocab_size"], CONFIG["context_length"]
     drawn: dict[str, Any] = {
         "embeddings.weight": draw(random, vocab, d),
@@ -84,7 +84,7 @@ def draw_inputs(random: np.random.RandomState) -> dict[str, dict[str, Any]]:
 
 
 def number_theirs() -> dict[str, Any]:
-    """A small GPT-2 under Hugging Face's names, two of its layers, in which all numbers differ."""
+    """Two layers of a small GPT-2 under Hugging Face's names, with numbers that all differ."""
     start, numbered = 0, {}
     for name, tensor in GPT2LMHeadModel(CONVERTED).state_dict().items():
         if ".h." not in name or name.split(".")[2] in ("0", "11"):
@@ -97,7 +97,7 @@ def number_theirs() -> dict[str, Any]:
 
 
 def compute(reference: Path = ROOT / "reference") -> dict[str, Any]:
-    """Everything that expected.json holds. Imports the textbook's files, and what the tests share, by their bare names.
+    """The contents of expected.json. Imports files of the textbook and of the tests by their bare names.
 
     Raises AssertionError if a generated token is chosen by less than MARGIN.
     """
@@ -175,7 +175,7 @@ def generate(model: Any, prompt: Tensor, new: int) -> tuple[Tensor, float]:
 
 
 def plain(value: Any) -> Any:
-    """Numbers for JSON, with ten digits after the point: far more than the tests look at."""
+    """Numbers for JSON, with ten digits after the point: far more than the tests compare."""
     if isinstance(value, Tensor):
         value = value.detach()
         return value.tolist() if not value.is_floating_point() else (np.round(value.numpy(), 10) + 0.0).tolist()

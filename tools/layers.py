@@ -1,7 +1,7 @@
 """The rules of the layers: `python -m tools.layers` writes their list in docs/architecture.md.
 
-What a merge has left between the marks of the page is written again. tests/laws/test_house.py holds the code to the
-rules, and fails if the list on the page is not what this command writes.
+It replaces whatever is between the marks of the page, such as a merge conflict. tests/laws/test_house.py checks the
+code against the rules, and fails if the list on the page is not what this command writes.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ Imports = dict[str, set[str]]
 def read_imports(package: Path = PACKAGE, in_functions: bool = True) -> Imports:
     """Module -> the modules of the same package that it imports, by dotted name.
 
-    `from p import name` imports p.name if that is a module, else p. in_functions: whether imports inside functions
-    count, which happen only when the functions are called.
+    `from p import name` imports p.name if that is a module, else p. in_functions: also count the imports inside
+    functions, which run only when the functions are called.
     """
     paths = {".".join(path.relative_to(package.parent).with_suffix("").parts): path for path in package.rglob("*.py")}
     modules = {name.removesuffix(".__init__"): path for name, path in sorted(paths.items())}
@@ -78,7 +78,7 @@ def tree_of(path: Path) -> ast.Module:
 
 
 def walk(node: ast.AST, in_functions: bool) -> Iterator[ast.AST]:
-    """The nodes below a node, those of functions' bodies only if asked for."""
+    """The nodes below a node; those inside functions only with `in_functions`."""
     for child in ast.iter_child_nodes(node):
         if in_functions or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             yield child
@@ -93,7 +93,7 @@ def part_of(module: str) -> str | None:
 
 
 def find_faults(imports: Imports, layers: Mapping[str, str] = LAYERS, ground: tuple[str, ...] = GROUND) -> list[str]:
-    """Where code and rules differ, a sentence each."""
+    """The differences between code and rules, as sentences."""
     order = [*layers, *reversed(ground)]
     allowed = {(name, other) for name, below in layers.items() for other in below.split()}
     faults = [f"{a} may import {b}, which is not below it" for a, b in allowed if order.index(a) >= order.index(b)]
@@ -111,12 +111,12 @@ def find_faults(imports: Imports, layers: Mapping[str, str] = LAYERS, ground: tu
             down = order.index(part) < order.index(below) and (below in ground or (part, below) in allowed)
             if not down:
                 faults.append(f"{module} imports {other}: tools/layers.py does not let {part} import {below}")
-    faults += [f"no module of {a} imports {b}: take it out of tools/layers.py" for a, b in allowed - used]
+    faults += [f"no module of {a} imports {b}: remove it from tools/layers.py" for a, b in allowed - used]
     return sorted(faults)
 
 
 def closure(start: str, imports: Imports) -> set[str]:
-    """A module and all that it needs by these imports, the packages that they are in among them."""
+    """A module and everything that it imports, directly or indirectly, with the packages that contain it."""
     found, todo = set(), [start]
     while todo:
         module = todo.pop()
@@ -143,7 +143,7 @@ def with_list(page: str, listed: str) -> str:
 
 
 def main() -> int:
-    """Write the list; returns the exit code, 1 if code and rules differ."""
+    """Write the list, and return the exit code, 1 if code and rules differ."""
     PAGE.write_text(with_list(PAGE.read_text(encoding="utf-8"), list_layers()), encoding="utf-8")
     faults = find_faults(read_imports())
     print("\n".join(faults), file=sys.stderr, end="\n" if faults else "")

@@ -1,6 +1,6 @@
-"""The Jupyter notebooks of docs/notebooks from the marimo ones beside them: python -m tools.notebooks.
+"""Make the Jupyter notebooks of docs/notebooks from the marimo notebooks next to them: python -m tools.notebooks.
 
-A marimo notebook is a Python file whose cells are functions. Here each becomes a cell: texts as Markdown, the rest as
+A marimo notebook is a Python file whose cells are functions. Here each becomes a cell: text as Markdown, the rest as
 code; the cell that imports marimo is left out.
 """
 

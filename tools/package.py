@@ -1,9 +1,9 @@
-"""Builds wheels and source archive from the tracked files, and checks what is in them: `python -m tools.package [DIR]`.
+"""Build wheels and a source archive from the tracked files and check them: `python -m tools.package [DIR]`.
 
-Beside the wheel for all platforms there is one for each that a compiler here compiles for, with the C++ kernels in it:
+Besides the wheel for all platforms, it builds one with compiled C++ kernels for each platform with a compiler here:
 Linux on x86-64 and ARM (Debian: g++, g++-aarch64-linux-gnu) and macOS on ARM (pip install ziglang).
 
-Needs no network: it calls setuptools, which torch requires, and no other tool. DIR is dist/ unless it is named.
+It needs no network, and only setuptools, which torch requires anyway. DIR is dist/ by default.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pathlib import Path
 from hectogpt.kernels.build import FORMS, OPTIONS, sources
 from tools import ROOT
 
-# The compilers of libraries for other machines: the wheel's tag for a platform, the kind of processor, the command.
-# manylinux: the version of the C library is added.
+# The compilers of the libraries: the wheel's tag for a platform, the kind of processor, the command. The version of
+# the C library is added to manylinux tags.
 ZIG = (sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-macos", "-mcpu=apple_m1", "-pthread")
 COMPILERS = (
     ("manylinux_2_{glibc}_x86_64", "x86_64", ("x86_64-linux-gnu-g++", "-fopenmp")),
@@ -38,18 +38,18 @@ WHEEL = "from setuptools import build_meta; import sys; print(build_meta.build_w
 
 COPIES = "hectogpt/assignment/files/"  # of reference/, assignment/ and answers/, which setup.py puts into the wheel
 COPIED = {"reference/model_solution.py", "assignment/tests/expected.json", "answers/attention.md"}  # some of them
-SOURCES = {"hectogpt/ruff.toml"}  # files of the package's folder that stay here
+SOURCES = {"hectogpt/ruff.toml"}  # files of the package's folder that are left out of the wheel
 SOURCES |= {f"hectogpt/web/engine/{name}" for name in ("build.sh", "kernels.cpp", "kernels.wasm.txt")}
 
 
 def tracked() -> set[str]:
-    """The tracked files that are there."""
+    """The tracked files that exist."""
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
     return {name for name in names.split("\0") if (ROOT / name).is_file()}
 
 
 def build(target: Path) -> tuple[Path, Path]:
-    """Build both below `target` in a copy of the tracked files; returns the wheel and the source archive."""
+    """Build both in `target` from a copy of the tracked files. Returns the wheel and the source archive."""
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "hectogpt"
@@ -57,7 +57,7 @@ def build(target: Path) -> tuple[Path, Path]:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, copy / name)
         sdist = _run(BUILD, copy, target)
-        with tarfile.open(sdist) as archive:  # the wheel is built from the source archive: both are complete
+        with tarfile.open(sdist) as archive:  # the wheel is built from it, so both must be complete
             archive.extractall(scratch, filter="data")
         (source,) = Path(scratch).glob("hectogpt-*")
         return _run(WHEEL, source, target), sdist
@@ -73,7 +73,7 @@ def _run(program: str, folder: Path, target: Path) -> Path:
 
 
 def add_kernels(wheel: Path, platform: str, machine: str, compiler: tuple[str, ...]) -> Path | None:
-    """A copy of a wheel with the kernels for a platform; None if the compiler is not here.
+    """A copy of a wheel with the kernels for a platform; None if the compiler is not installed.
 
     On Linux the libraries need OpenMP, which torch brings, and the standard libraries.
     """
@@ -117,7 +117,7 @@ def contents(archive: Path) -> list[str]:
 
 
 def faults(wheel: Path, sdist: Path) -> list[str]:
-    """What is wrong with the two, in words: a wheel holds the package's tracked files, the copies, facts about it."""
+    """The faults of the two, as sentences. A wheel holds the package's tracked files, the copies and its metadata."""
     large = [path for path in (wheel, sdist) if path.stat().st_size > LARGEST]
     names, there = {name.removeprefix(COPIES) for name in contents(wheel)}, tracked()
     facts = {name for name in names if ".dist-info/" in name}
@@ -137,7 +137,7 @@ def main() -> None:
     for path in (wheel, sdist, *filter(None, for_platforms)):
         print(f"{path}  {path.stat().st_size:,} bytes, {len(contents(path))} files")
     if found := faults(wheel, sdist):
-        raise SystemExit("\n".join(["error: the package is not as it should be", *found]))
+        raise SystemExit("\n".join(["error: the package has faults", *found]))
 
 
 if __name__ == "__main__":

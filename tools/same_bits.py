@@ -1,7 +1,7 @@
-"""Compares training at two commits to the last bit: python -m tools.same_bits RECIPE... --against COMMIT.
+"""Compare training at two commits, bit for bit: python -m tools.same_bits RECIPE... --against COMMIT.
 
-Both sides are driven through their command line and read from the files that a run leaves, so whatever is moved or
-renamed inside the package does not matter. The working tree is copied once at the start and may be edited meanwhile.
+Both sides are driven through their command line and read from the files that a run leaves, so code may have
+been moved or renamed in between. The working tree is copied at the start and may be edited during the comparison.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OPTIONS of `hectogpt train` go to both sides. Exit codes: 0 equal, 1 different, 
 
 
 class Result(NamedTuple):
-    """What a run computed. steps: step, loss, gradient norm. tensors: by name. dtypes: of blocks and head."""
+    """The results of a run. steps: (step, loss, gradient norm). tensors: weights by name. dtypes: blocks, head."""
 
     steps: list[tuple[int, float, float]]
     tensors: dict[str, Tensor]
@@ -49,7 +49,7 @@ def read_result(folder: Path) -> Result:
 
 
 def first_difference(theirs: Result, ours: Result) -> str:
-    """The first difference in words, "" if there is none: losses and norms step by step, then weights by name."""
+    """Describe the first difference in losses and norms, step by step, then in weights; "" if there is none."""
     for (step, *a), (our_step, *b) in zip(theirs.steps, ours.steps, strict=False):
         if step != our_step:
             return f"step {step} there, step {our_step} here"
@@ -65,7 +65,7 @@ def first_difference(theirs: Result, ours: Result) -> str:
         kinds = [f"{one.dtype} {list(one.shape)}".removeprefix("torch.") for one in (there, here)]
         if kinds[0] != kinds[1]:
             return f"tensor {name}: {kinds[0]} there, {kinds[1]} here"
-        # NaN is NaN, -0 is not 0.
+        # Bits are compared: NaN equals NaN, -0 does not equal 0.
         bits = [one.flatten().view(torch.uint8).view(-1, one.itemsize) for one in (there, here)]
         if count := int((bits[0] != bits[1]).any(-1).sum()):
             largest = (there.double() - here.double()).abs().nan_to_num().max().item()
@@ -83,7 +83,7 @@ def copy_packages(folder: Path, commit: str) -> None:
 
 
 def train(folder: Path, tree: str, recipe: str, dtypes: Sequence[str], options: Sequence[str]) -> Result:
-    """Train with the package of `tree` and read what that left. Raises CalledProcessError."""
+    """Train with the package of `tree` and read the result. Raises CalledProcessError."""
     out = Path(tempfile.mkdtemp(dir=folder)) / "run"
     given = ["--quiet", "--out", str(out), "--dtype", dtypes[0], "--head-dtype", dtypes[1], *options]
     environment = os.environ | {"PYTHONPATH": str(folder / tree), "HECTOGPT_CACHE": str(folder / "cache")}
@@ -93,9 +93,9 @@ def train(folder: Path, tree: str, recipe: str, dtypes: Sequence[str], options: 
 
 
 def compare(folder: Path, recipe: str, precision: str, options: Sequence[str]) -> bool:
-    """Train a recipe, NAME or NEW=OLD, on both sides and print what differs; whether nothing does.
+    """Train a recipe, NAME or NEW=OLD, on both sides and print the first difference. Returns True if there is none.
 
-    "auto" is chosen by timing, so our side gets what theirs chose."""
+    "auto" is chosen by timing, so our side gets the dtypes that theirs chose."""
     new, _, old = recipe.partition("=")
     theirs = train(folder, "other", old or new, [precision] * 2, options)
     ours = train(folder, "here", new, theirs.dtypes, options)
@@ -106,7 +106,7 @@ def compare(folder: Path, recipe: str, precision: str, options: Sequence[str]) -
 
 
 def arguments(argv: list[str]) -> Any:
-    """The command line; `extra` is what the runs get besides."""
+    """Parse the command line; `extra` has the further options of the runs."""
     bar = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(
         prog="python -m tools.same_bits",
@@ -124,7 +124,7 @@ def arguments(argv: list[str]) -> Any:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line, and return the exit code."""
     asked = arguments(argv)
     options = ["--steps", str(asked.steps), "--threads", str(asked.threads), *asked.extra]
     with tempfile.TemporaryDirectory(prefix="same-bits-") as name:

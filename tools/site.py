@@ -1,5 +1,5 @@
-"""What the site's pages take from the code. A comment `<!-- made: NAME ARGUMENT -->` in a page stands for what the
-function of that name below returns. GitHub shows nothing there, the site the text. docs/conf.py calls `fill`.
+"""Text of the site's pages that is made from the code. A comment `<!-- made: NAME ARGUMENT -->` in a page stands for
+the result of a function in MADE. GitHub shows nothing in its place, the site the result. docs/conf.py calls `fill`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ EXPLORED = ("attention", "positions", "train")  # pages of `hectogpt explore exp
 
 
 def fill(text: str) -> str:
-    """A page with its marks replaced by what they stand for."""
+    """A page with each mark replaced by its text."""
     return MARK.sub(lambda found: MADE[found[1]](*filter(None, [found[2]])), text)
 
 
 def run_command(*arguments: str) -> str:
-    """What `hectogpt ARGUMENTS` prints, in 88 columns."""
+    """The output of `hectogpt ARGUMENTS`, in 88 columns."""
     before, out = os.environ.get("COLUMNS"), io.StringIO()
     os.environ["COLUMNS"] = "88"
     try:
@@ -40,7 +40,7 @@ def run_command(*arguments: str) -> str:
 
 
 def commands() -> str:
-    """Every command's --help, a section each."""
+    """The --help of every command, a section each."""
     sections = []
     for name, what in cli.COMMANDS.items():
         help_text = block(run_command(*name.split(), "--help"))
@@ -54,7 +54,7 @@ def fields() -> str:
 
 
 def block(text: str) -> str:
-    """A text as it is, in Markdown."""
+    """A block of verbatim text in Markdown."""
     return f"```text\n{text}\n```"
 
 
@@ -74,7 +74,7 @@ def names() -> str:
 
 
 def directive(name: str) -> str:
-    """What autodoc is asked for."""
+    """The autodoc directive for a public name."""
     if isinstance(getattr(hectogpt, name), type):
         return f".. autoclass:: hectogpt.{name}\n   :members:"
     return f".. autofunction:: hectogpt.{name}"
@@ -91,8 +91,8 @@ def exit_codes() -> str:
 
 
 def traps() -> str:
-    """The grader's known mistakes as a table for each part. Those that differ in a number alone, or in how the gradient
-    is cut, stand once."""
+    """The grader's known mistakes as a table for each part. Mistakes of the same description, which
+    differ only in a number or in how the gradient is cut, appear once."""
     from hectogpt.assignment.parts import BY_NAME
     from hectogpt.grade.mistakes import GRADIENTS, MISTAKES, symptoms, words_of
 
@@ -113,12 +113,12 @@ def traps() -> str:
 
 
 def cell(text: str) -> str:
-    """A text in a table's cell: nothing in it is Markdown."""
+    """Text for a table's cell, with Markdown escaped."""
     return re.sub(r"([|*_<>\[\]$\\])", r"\\\1", text[0].upper() + text[1:])
 
 
 def usual_losses() -> str:
-    """The dev losses of the recorded runs after 100 steps, as a table: recipe, mean and SD on either corpus."""
+    """The dev losses of the recorded runs after 100 steps, as a table: recipe, mean and SD on each corpus."""
     bands = json.loads((ROOT / "hectogpt" / "lab" / "baselines" / "bands.json").read_text(encoding="utf-8"))
     from hectogpt.lab.ladder import LADDER
 
@@ -133,7 +133,7 @@ def usual_losses() -> str:
 
 
 def tracks() -> str:
-    """The tracks as a table: what each allows."""
+    """The rules of the tracks, as a table."""
     from hectogpt.lab.tracks import TRACKS
 
     lines = ["| track | " + " | ".join(list(vars(TRACKS["closed"]))[1:]).replace("_", " ") + " |", "|---" * 9 + "|"]
@@ -158,7 +158,7 @@ def textbook(name: str) -> str:
 
 
 class Links(HTMLParser):
-    """What a page links to, shows or embeds, and the places in it that a link can name."""
+    """The targets that a page links to, shows or embeds, and the places in it that a link can name."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -175,8 +175,8 @@ class Links(HTMLParser):
 
 
 def broken_links(site: Path) -> list[str]:
-    """ "page: link" for every link inside the site that names no file, or no place in a page. Addresses elsewhere are
-    not tried."""
+    """ "page: link" for every link inside the site that names no file, or no place in a page. External
+    addresses are not checked."""
     pages = {path: Links(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
     broken = []
     for path, page in pages.items():

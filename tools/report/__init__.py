@@ -1,6 +1,6 @@
 """The report of this repository: LADDER.md, pictures, and learning.md with its numbers filled in.
 
-Everything is made from the records: the same file gives the same bytes.
+Everything is made from the records, so the same file gives the same bytes.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from tools.report.seconds import Seconds, read_seconds
 from tools.report.template import THREE, Filler, picture_name
 
 TEMPLATE = "learning.template.md"
-BANDS = Path(full_run.__file__).parent / "baselines" / "bands.json"  # what `hectogpt.lab.full_run` reads
+BANDS = Path(full_run.__file__).parent / "baselines" / "bands.json"  # `hectogpt.lab.full_run` reads it
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the report is made of."""
+    """The contents of the report."""
 
     boards: list[Leaderboard]
     fronts: list[Front]
@@ -43,8 +43,8 @@ class Found:
 
 
 def read_all(records: Path) -> Found:
-    """Read the JSONL file of `hectogpt compare` and, if it is next to it, seconds.jsonl of `python -m bench recipes`,
-    without which loss is not drawn against seconds. Raises UserError (DATA) without records, and for a damaged one."""
+    """Read the JSONL file of `hectogpt compare`, and seconds.jsonl of `python -m bench recipes` next to it.
+    Without the latter, loss is not drawn against seconds. Raises UserError (DATA) for no records or a damaged one."""
     found = read_records(records)
     if not found:
         raise UserError(f"no records in {records}", fix="record trials with `hectogpt compare`", code=errors.DATA)
@@ -87,7 +87,7 @@ def shown_pictures() -> set[str]:
 
 
 def bands(boards: Sequence[Leaderboard]) -> dict[str, list[float | int]]:
-    """ "recipe corpus steps" -> mean, SD and number of the dev losses of every recipe with two runs or more."""
+    """ "recipe corpus steps" -> mean, SD and number of the dev losses of every recipe with at least two runs."""
     found: dict[str, list[float | int]] = {}
     for board in (board for board in boards if board.alone):
         for entry in board.entries():

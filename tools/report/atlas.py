@@ -1,6 +1,6 @@
 """`python -m tools.report.atlas`: docs/atlas.md and docs/atlas.html, from results/atlas*.jsonl and docs/literature/.
 
-Ideas without trials are rows too. `python -m tools.research.atlas` runs trials, and writes both pages at its end."""
+Ideas without trials have rows too. `python -m tools.research.atlas` runs trials, and writes both pages at its end."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FEWEST, MOST = 5, 12  # seeds
 WORTH_MORE = 0.02  # nats per token: a smaller effect gets no further seeds
 STEPS = 100
 HORIZONS = (25, 50, STEPS, 200)
-FRESH = 50  # seeds of interactions begin that much later: the ideas were chosen by the others
+FRESH = 50  # interactions use seeds that are this much larger, because the ideas were chosen by the others
 WORDS = ("better", "worse", "tie", "unproven", "not measured")
 Trials = Mapping[tuple[str, str, int, frozenset[str]], Mapping[int, Record]]  # see `trials_of`
 Figure = dict[str, Any]  # heading, text, table (its head first) and perhaps chart, as pages/atlas.js shows them
@@ -55,7 +55,7 @@ Experiment = tuple[str, frozenset[str]]  # recipe, hashes of its files
 
 @dataclass(frozen=True)
 class Idea:
-    """A file of docs/literature/, as its docstring tells it."""
+    """A file of docs/literature/, as its docstring describes it."""
 
     kind: str
     name: str
@@ -67,22 +67,22 @@ class Idea:
 
     @property
     def path(self) -> str:
-        """How `compare` calls it, from the root of the checkout."""
+        """Its name for `compare`, from the root of the checkout."""
         return f"docs/literature/{self.kind}/{self.name}.py:{self.name}"
 
     @property
     def recipe(self) -> str:
-        """How records name it."""
+        """Its name in records."""
         return f"{self.name}.py:{self.name}@{BASE_RECIPE}"
 
     @property
     def code(self) -> str:
-        """The file."""
+        """The file's source."""
         return (LITERATURE / self.kind / f"{self.name}.py").read_text(encoding="utf-8")
 
 
 def ideas(names: Sequence[str] = ()) -> list[Idea]:
-    """Ideas by kind and name: those that are named, or all that state a claim."""
+    """Ideas that state a claim, by kind and name: only those in `names`, if there are any."""
     found = []
     for path in sorted(LITERATURE.glob("*/*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -115,8 +115,8 @@ def files_of(*named: Idea) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Effect:
-    """What an idea changes on one text, over the seeds that it shares with the base. pairs: (seed, loss of the base, of
-    the idea). found: the gain as of the last seed; None with fewer than `FEWEST`."""
+    """The effect of an idea on one text, over the seeds that it shares with the base. pairs: (seed, loss of the base,
+    loss of the idea). found: the gain after the last seed; None with fewer than `FEWEST` seeds."""
 
     pairs: list[tuple[int, float, float]]
     found: Paired | None
@@ -131,7 +131,7 @@ class Effect:
 
     @property
     def is_open(self) -> bool:
-        """Whether the rule asks for more seeds."""
+        """True if the rule asks for more seeds."""
         found = self.found
         return found is None or (found.verdict == "unproven" and abs(found.gain) > WORTH_MORE and found.n < MOST)
 
@@ -160,7 +160,7 @@ class Row:
 
     @property
     def costs(self) -> list[str]:
-        """Time and parameters; "" for what is not measured."""
+        """Time and parameters; "" if not measured."""
         sizes = [effect.parameters for effect in self.effects.values() if effect.parameters is not None]
         size = f"{sizes[0]:+,}" if sizes and sizes[0] else "same" if sizes else ""
         return [f"× {self.quiet:.2f}" if self.quiet else "", size]
@@ -169,7 +169,7 @@ class Row:
 def trials_of(records: Sequence[Record]) -> Trials:
     """(recipe, text, steps, hashes of the files) -> seed -> trial, of the newest experiment with that key.
 
-    Trials of the rule alone: one thread, a test score, and no field changed but the number of steps.
+    Only trials that follow the rule count: one thread, a test score, and no field changed but the number of steps.
     """
     groups = defaultdict(list)
     for record in records:
@@ -182,7 +182,7 @@ def trials_of(records: Sequence[Record]) -> Trials:
 
 
 def effect_of(base: Mapping[int, Record], idea: Mapping[int, Record], first: int) -> Effect:
-    """The effect on one text. first: the first of the seeds that count."""
+    """The effect on one text. first: the first seed that counts."""
     seeds = [seed for seed in range(first, first + MOST) if seed in base and seed in idea]
     both = [(base[n], idea[n]) for n in seeds if base[n].corpus_sha256 == idea[n].corpus_sha256]
     pairs = [(a.seed, round(a.test_loss or 0, 5), round(b.test_loss or 0, 5)) for a, b in both]
@@ -212,7 +212,7 @@ def word_of(sentence: str) -> str:
 
 
 def summary_of(rows: Sequence[Row]) -> str:
-    """How much is measured, and what came of it, in a few sentences."""
+    """A few sentences on how much is measured, and on the results."""
     effects = [(row.idea, effect) for row in rows for effect in row.effects.values() if effect.found]
     words = Counter(effect.word for _, effect in effects)
     right = sum(word_of(idea.expected) == effect.word for idea, effect in effects)
@@ -226,7 +226,7 @@ def summary_of(rows: Sequence[Row]) -> str:
 
 
 def tally_of(rows: Sequence[Row]) -> list[list[str]]:
-    """How the effects on both texts came out, by what the source claims: a table, its head first."""
+    """A table of the effects on both texts by the claim of the source, its head first."""
     found = Counter((word_of(row.idea.claim), effect.word) for row in rows for effect in row.effects.values())
     claims = {"better": "better", "tie": "a tie", "worse": "worse", "none": "nothing"}
     lines = [[told, *(str(found[claim, word]) for word in WORDS)] for claim, told in claims.items()]
@@ -282,7 +282,7 @@ def agreement(rows: Sequence[Row]) -> Figure:
 
 
 def interactions(trials: Trials) -> Figure:
-    """What the largest gains come to together, and what each of them adds to the others."""
+    """The gain of the best ideas in one run, and the gain that each adds to the others."""
     end = f"@{BASE_RECIPE}"
     chains = {tuple(key[0].removesuffix(end).split("@")): (key[0], key[3]) for key in trials if end in key[0]}
     whole = max(chains, key=len, default=())
@@ -335,7 +335,7 @@ def sweeps_of(records: Sequence[Record]) -> dict[str, list[list[Any]]]:
 
 
 def page_row(row: Row, sweep: Sequence[Any]) -> dict[str, Any]:
-    """What the page shows of an idea."""
+    """The data of an idea for the page."""
     texts: dict[str, dict[str, Any]] = {}
     for text, effect in row.effects.items():
         found = effect.found

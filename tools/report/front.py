@@ -1,4 +1,4 @@
-"""Loss against seconds: every recipe of a corpus, which of them are on the front, and two measures of its curve.
+"""Loss against seconds: every recipe of a corpus, which of them are on the front, and two measures of its loss curve.
 
 A measure is computed from the recorded losses of every step, each taken before the step's update.
 """
@@ -20,7 +20,7 @@ WINDOW = 5  # batches whose mean loss is compared with the trigram's
 LOSS_TICKS = (1, 1.5, 2, 2.2, 2.4, 2.6, 2.8, 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8, 10)
 SECOND_TICKS = (1, 2, 5, 10, 20, 30, 60, 100, 200, 300, 600, 1000, 2000)
 SAME_WORK = ("baseline", "learning_rate", "embedding_lr")  # their heads have a row for every token
-NOISE = 4 / 3  # times the seconds of the same work, in one pass
+NOISE = 4 / 3  # factor by which seconds of the same work may differ in one pass
 RANKED = ("closed", "minute")  # tracks whose recipes are compared on the front
 LEGEND = f"""\
 A recipe of the tracks {" and ".join(RANKED)} is on the **front** if no other of them has a lower loss within a third
@@ -42,7 +42,7 @@ is not counted. It means nothing for counts, and little for a run that reads its
 @dataclass(frozen=True)
 class Point:
     """A recipe on a corpus. mark: the rung's number, or a letter. split: the held-out text of the loss. seconds: of 100
-    steps, None if they were not measured. best: whether it is on the front."""
+    steps, None if they were not measured. best: True if it is on the front."""
 
     entry: Entry
     track: str
@@ -54,7 +54,7 @@ class Point:
 
     @property
     def is_rung(self) -> bool:
-        """Whether it is a rung of the ladder."""
+        """True if it is a rung of the ladder."""
         return self.mark.isdigit()
 
 
@@ -128,7 +128,7 @@ def _letters() -> Iterator[str]:
 
 
 def _is_best(point: Point, front: Front) -> bool:
-    """Whether no other point of the ranked tracks has a lower loss within NOISE times the seconds."""
+    """True if no other point of the ranked tracks has a lower loss within NOISE times the seconds."""
     if point.seconds is None or point.loss is None or point.track not in RANKED:
         return False
     near = [loss for other, s, loss in front.drawn if other.track in RANKED and s <= NOISE * point.seconds]
@@ -154,7 +154,7 @@ def code_length(record: Record) -> float | None:
 
 
 def format_steps_to_trigram(entry: Entry) -> str:
-    """The mean over seeds; how many seeds got there, if not all did."""
+    """The mean over seeds, with the number of seeds that reached it, if not all did."""
     found = [steps for record in entry.records if (steps := steps_to_trigram(record)) is not None]
     if not found:
         return "never" if any(record.ngram_kn3 is not None for record in entry.records) else EMPTY
@@ -192,7 +192,7 @@ def front_table(front: Front) -> Table:
 
 
 def introduction(seconds: Seconds) -> str:
-    """What the seconds, the front and the two measures are, as Markdown."""
+    """An explanation of the seconds, the front and the two measures, in Markdown."""
     text = (
         f"**Seconds** of 100 steps, from the median of {seconds.rounds} steps, measured on one machine in one pass "
         f"({seconds.where}): building, the first step, and 99 times the median of {seconds.rounds} further steps. SOAP "

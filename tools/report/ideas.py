@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def table(judgements: list[Judgement]) -> str:
-    """A Markdown table, the largest gain first; those without trials last."""
+    """A Markdown table, the largest gain first, ideas without trials last."""
     rows = [["idea", "base", "verdict", "gain", "each corpus", "seeds", "seconds, base", "judged", "record"]]
     for found in sorted(judgements, key=lambda one: -float(one.gains().mean()) if len(one.gains()) else 99.0):
         begin, seconds = found.begin, (found.cost("seconds", "idea"), found.cost("seconds", "base"))
@@ -50,7 +50,7 @@ def table(judgements: list[Judgement]) -> str:
 
 
 def word_of(found: Judgement) -> str:
-    """The verdict with its reasons, and how far it can be relied on."""
+    """The verdict with its reasons, and a note if its processes were not sealed."""
     how = "" if found.is_sealed else ", unsealed" if "protocol" in found.begin else ", first protocol"
     return found.word + how + "".join(f": {reason}" for reason in found.reasons)
 

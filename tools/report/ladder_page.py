@@ -142,7 +142,7 @@ def ladder_page(
 
 
 def _summary(boards: Sequence[Leaderboard]) -> Table:
-    """The baseline and the top of each corpus in the track of networks by themselves, with what counting reaches."""
+    """The baseline and the top of each corpus in the track closed, with the losses of n-gram models."""
     header = ["test loss, nats per token", "baseline", "top", "gain of the last rung", "trigram", "best counting"]
     rows = []
     for board in (board for board in boards if board.track == "closed" and len(board.rungs) > 1):
@@ -168,9 +168,9 @@ def _headline(board: Leaderboard) -> str:
 
 
 def _ablations_by_rung(board: Leaderboard) -> dict[str, list[Entry]]:
-    """Rung -> the entries that are the ladder up to it without one part.
+    """Rung -> the entries of the ladder up to that rung, each without one part.
 
-    Parts may have been left out of a rung that was the top then and has rungs above it now.
+    A part may have been left out when this rung was the top, though it has rungs above it now.
     """
     found: dict[str, list[Entry]] = {}
     for entry in board.ablations:
@@ -185,7 +185,7 @@ def _ablations_by_rung(board: Leaderboard) -> dict[str, list[Entry]]:
 
 
 def _notes(board: Leaderboard, shown: Sequence[Entry]) -> list[str]:
-    """Failed and irregular trials, and what the tables leave out. shown: the ablations that have a table."""
+    """Notes on failed and irregular trials, and on omissions from the tables. shown: ablations that have a table."""
     entries = board.entries()
     notes = failures([*board.crashed, *(record for entry in entries for record in entry.records)])
     notes += [f"{e.label}: {note}" for e in entries for note in _mixed(e)]
@@ -196,7 +196,7 @@ def _notes(board: Leaderboard, shown: Sequence[Entry]) -> list[str]:
 
 
 def _mixed(entry: Entry) -> list[str]:
-    """Where the seeds of an entry were computed with different numbers of threads, or dtypes of blocks or head."""
+    """Notes on seeds of an entry that ran with different numbers of threads, or dtypes of blocks or head."""
     notes = []
     for name, label in (
         ("threads", "threads"),

@@ -23,8 +23,8 @@ from hectogpt.lab.statistics import Paired, Summary, compare_pairs, summarize
 from hectogpt.lab.tracks import TRACKS
 from hectogpt.serialization import diff
 
-# What a track's numbers are, where a trained model is not scored by itself. The package no longer has the last two
-# tracks; commit 37ff3df8 has.
+# Descriptions of the tracks in which a trained model is not scored by itself. The package no longer has the last two
+# tracks; commit 37ff3df8 still had them.
 SCORED = {
     "closed+counting": "Runs mixed with the n-grams of order 5 of the text that they read.",
     "retrieval": "Runs that look up what followed similar places in their text. Not ranked with *closed*.",
@@ -62,7 +62,7 @@ class Entry:
 
     @property
     def seeds(self) -> str:
-        """The number of seeds in words, "1 seed" or "8 seeds"."""
+        """The number of seeds as text, "1 seed" or "8 seeds"."""
         return "1 seed" if len(self.records) == 1 else f"{len(self.records)} seeds"
 
     @property
@@ -104,7 +104,7 @@ class Leaderboard:
     """The entries of one corpus and track.
 
     rungs: the ladder's recipes, in its order. others: other recipes without overrides, in the order of the records.
-    ablations: a rung without one of its parts. longer_runs: recipes with another number of steps, in the ladder's
+    ablations: a rung without one of its parts. longer_runs: recipes with a different number of steps, in the ladder's
     order. sweeps: recipes with other overrides.
     ngrams: split -> name -> loss of the n-gram baselines, the mean over the seeds of the highest rung that has them.
     crashed: records of trials that crashed; they have no losses and are in no entry.
@@ -132,7 +132,7 @@ class Leaderboard:
 
     @property
     def alone(self) -> bool:
-        """Whether its losses are those of models by themselves."""
+        """True if its losses are those of models by themselves."""
         return self.track not in SCORED
 
     @property
@@ -141,7 +141,7 @@ class Leaderboard:
         return self.rungs[-1] if self.rungs else None
 
     def part(self, names: Sequence[str]) -> Leaderboard:
-        """The leaderboard with these rungs alone, without n-grams."""
+        """The leaderboard with only these rungs, without n-grams."""
         return replace(self, rungs=[rung for rung in self.rungs if rung.name in names], ngrams={})
 
     def entries(self) -> list[Entry]:
@@ -162,7 +162,7 @@ def compare_entries(new: Entry, old: Entry) -> tuple[Paired | None, str]:
     """The gain of `new` over `old` on the seeds that both have (None if there are none), and its held-out text.
 
     The text is test if both entries are ranked by it, else dev. A seed that the two ran with different numbers of
-    threads is no pair: that alone moves a loss by as much as some rungs gain.
+    threads is not a pair, because that alone moves a loss by as much as some rungs gain.
     """
     split = "test" if new.split == old.split == "test" else "dev"
     threads = {record.seed: record.run["threads"] for record in old.records}
@@ -238,7 +238,7 @@ def _build(corpus: str, track: str, records: Sequence[Record], ladder: Sequence[
     places = {WITHOUT + name: place for place, name in enumerate(ladder)}
     board.ablations.sort(key=lambda entry: places.get(entry.name, len(places)))
     for split in ("dev", "test"):
-        # Runs with another sequence length read other n-grams, so one entry's are shown: the highest rung's.
+        # Runs with a different sequence length read different n-grams, so only the highest rung's are shown.
         levels = [levels for entry in [*board.others, *board.rungs] if (levels := mean_ngrams(entry, split))]
         if levels:
             board.ngrams[split] = levels[-1]

@@ -36,16 +36,16 @@ from hectogpt.training.plot import (
 from tools.report.front import LOSS_TICKS, SECOND_TICKS, Front
 from tools.report.leaderboard import Entry, Leaderboard, compare_curves, compare_entries, count_pairs
 
-NEAR_LEVEL = 1.06  # times a level: up to there another one leaves no room for a name beside it
-NAME_HEIGHT = 0.17  # of the height of the picture of the ladder: a name of a level
-LINE = 0.045  # of the height of the picture of learning curves: a line of text
+NEAR_LEVEL = 1.06  # a level within this factor of the one before has no room for a name beside it
+NAME_HEIGHT = 0.17  # of a level's name, as a share of the ladder picture's height
+LINE = 0.045  # height of a line of text, as a share of the learning curves' picture
 HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]  # legible where text crosses a line
 BELOW = "0.45"  # the curve of the rung below
 VERDICT_COLORS = {"tie": "#b8860b", "worse": "#b02a2a"}
 
 
 def plot_first_page(path: Path, board: Leaderboard, *, dark: bool) -> None:
-    """Write the picture of the README: the training losses of three rungs, and what counting words reaches.
+    """Write the picture of the README: the training losses of three rungs, and losses of counting words.
 
     Numbers are losses on the test text. The background is transparent, for a light page or a dark one.
     """
@@ -287,7 +287,7 @@ def plot_front(path: Path, front: Front) -> None:
 
 
 def _name_recipes(key: Axes, front: Front) -> None:
-    """The marks and what they stand for, those on the front in bold."""
+    """Write the key: the marks and their recipes, those on the front in bold."""
     key.axis("off")
     for place, (point, _, _) in enumerate(front.drawn):
         weight, color = ("bold", BLUE) if point.best else ("normal", "0.2")
@@ -296,7 +296,7 @@ def _name_recipes(key: Axes, front: Front) -> None:
 
 
 def _draw_marks(axes: Axes, front: Front, top: float) -> None:
-    """The points, each with its mark at that corner where it covers least of other points and marks."""
+    """Draw the points, each with its mark at the corner where it covers the fewest other points and marks."""
     places = axes.transData.transform([(x, min(y, top)) for _, x, y in front.drawn]) * 72 / axes.figure.dpi  # in points
     taken = [tuple(place) for place in np.round(places)]
     for (point, x, y), (left, low) in zip(front.drawn, np.round(places), strict=True):
@@ -319,7 +319,7 @@ def _draw_marks(axes: Axes, front: Front, top: float) -> None:
 
 
 def _plot_interval(axes: Axes, x: float, interval: tuple[float, float] | None, y: int, text: str, color: str) -> None:
-    """A dot with its value above, and a bar over the interval."""
+    """Draw a dot with its value above it, and a bar over the interval."""
     axes.plot(x, y, "o", color=color, markersize=4)
     if interval is not None:
         axes.errorbar(x, y, xerr=[[x - interval[0]], [interval[1] - x]], color=color, linewidth=1.4, capsize=3)
@@ -327,7 +327,7 @@ def _plot_interval(axes: Axes, x: float, interval: tuple[float, float] | None, y
 
 
 def _draw_ngrams(axes: Axes, levels: dict[str, float]) -> None:
-    """A line for each level, its name on the right of it, higher than that of a close level before it."""
+    """Draw a line for each level, with its name to the right, higher than the name of a level close before it."""
     height, before = 0.02, 0.0
     drawn = [(name, level) for name, level in levels.items() if name not in ("kn5", "mkn5")]  # near the trigram
     for name, level in sorted(drawn, key=lambda item: item[1]):

@@ -11,8 +11,8 @@ QUESTION = "seconds of 100 steps"
 
 @dataclass(frozen=True)
 class Seconds:
-    """The newest pass. of: (corpus, recipe) -> seconds. stand_in: corpora whose text was not there, so that one of the
-    same shapes was read. where: machine, threads, date and commit in words; empty without a pass."""
+    """The timings of the newest pass. of: (corpus, recipe) -> seconds. stand_in: missing corpora, for which a text of
+    the same shapes was read. where: machine, threads, date and commit as text; "" without a pass."""
 
     of: dict[tuple[str, str], float] = field(default_factory=dict)
     stand_in: tuple[str, ...] = ()
@@ -24,8 +24,8 @@ NO_SECONDS = Seconds()
 
 
 def read_seconds(path: Path) -> Seconds:
-    """The newest seconds of each corpus among the timings in a file, all of the newest pass's machine, threads and
-    commit; none without the file."""
+    """The newest timings of each corpus in a file, all with the machine, threads and commit of the newest pass. Without
+    the file, there are none."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     found = [record for record in map(json.loads, lines) if record["question"] == QUESTION]
     if not found:

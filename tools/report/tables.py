@@ -33,7 +33,7 @@ class Table:
 
 
 def markdown_text(text: str) -> str:
-    """A text of somebody else's on one line of Markdown: no HTML, no link, no cell of a table begins or ends in it."""
+    """Text from elsewhere on one line of Markdown, escaped so that it has no HTML, links or ends of table cells."""
     text = printable(" ".join(text.splitlines()))
     return re.sub(r"\](?=[\[(:])", r"\\]", text.replace("<", "&lt;").replace("|", "\\|"))
 
@@ -68,7 +68,7 @@ def format_number(value: float | None, digits: int = 0) -> str:
 
 
 def ladder_table(board: Leaderboard, descriptions: Mapping[str, str], seconds: Seconds = NO_SECONDS) -> Table:
-    """One row per rung, then one per n-gram baseline. seconds: of one machine, beside those of the trials."""
+    """One row per rung, then one per n-gram baseline. seconds: those of one machine, shown next to the trials'."""
     header = ["#", "rung", "what changed", "section", "parameters", "dev", "test", "n", "bits/byte"]
     header += ["gain over the rung below [95 %]", "pairs", "p", "", ONE_MACHINE, "s", "MiB", "batch 100", "last 10"]
     rows = []
@@ -113,7 +113,7 @@ def comparison_table(
 ) -> Table:
     """One row per entry with its paired gain over `reference`.
 
-    seconds: of one machine, beside those of the trials; of recipes without overrides."""
+    seconds: those of one machine, for recipes without overrides, shown next to the trials'."""
     over = f"gain over {reference.label} [95 %]" if reference else "gain"
     header = ["recipe", "what it is", "steps", "parameters", "dev", "test", "n", over, "pairs", "p", ""]
     header += [ONE_MACHINE, "s", "MiB"]
@@ -142,7 +142,7 @@ def comparison_table(
 
 
 def ablation_table(entries: Sequence[Entry], whole: Entry) -> Table:
-    """One row per part of `whole` that was left out, with what that costs."""
+    """One row per part of `whole` that was left out, with the gain without it."""
     rows = []
     for entry in entries:
         pair = compare_entries(entry, whole)[0]
@@ -160,7 +160,7 @@ def ablation_table(entries: Sequence[Entry], whole: Entry) -> Table:
 
 
 def _part(entry: Entry, whole: Entry, pair: Paired) -> str:
-    """What a part does, by the gain without it."""
+    """The effect of a part, judged by the gain without it."""
     if entry.losses(entry.split).items() <= whole.losses(entry.split).items():
         return "set again by a later rung: the same run"
     if pair.verdict == "tie" or abs(pair.gain) <= LEAST_DIFFERENCE:

@@ -20,7 +20,7 @@ from tools.report.tables import (
     markdown_text,
 )
 
-THREE = ("baseline", "embedding_lr", "muon", "rotary")  # the first five rungs told as three changes
+THREE = ("baseline", "embedding_lr", "muon", "rotary")  # the first five rungs, shown as three changes
 FIELDS: tuple[str, ...] = (
     *("loss", "dev", "test", "bpb", "n", "train", "train10", "below_kn3", "below_best"),
     *NGRAMS,
@@ -35,8 +35,8 @@ def picture_name(board: Leaderboard, place: int) -> str:
 def format_field(board: Leaderboard, entry: Entry, field: str) -> str:
     """A field of an entry as text; "" where there is no value. `field` is one of FIELDS.
 
-    loss: on test if every seed was scored on it, else on dev. below_kn3, below_best: the loss of the trigram, of the
-    best counting, of the entry's own tokens (else of the top's), minus that of the entry. train: the training loss of
+    loss: on test if every seed was scored on it, else on dev. below_kn3, below_best: the loss of the trigram or
+    the best counting of the entry's own tokens (else the top's), minus the entry's loss. train: the training loss of
     the last batch, train10: the mean of the last ten.
     """
     levels, summary = board.ngrams.get(entry.split, {}), entry.summary(entry.split)
@@ -58,10 +58,10 @@ def format_field(board: Leaderboard, entry: Entry, field: str) -> str:
 
 @dataclass(frozen=True)
 class Filler:
-    """What a template can name.
+    """The values that a template can name.
 
     ladder: names of the rungs, the baseline first. descriptions: name -> what a recipe does, then why. pictures: the
-    path from the written answer to the folder of the pictures. seconds: what a hundred steps take on one machine.
+    path from the written answer to the folder of the pictures. seconds: those of a hundred steps on one machine.
     """
 
     boards: Sequence[Leaderboard]
@@ -76,8 +76,8 @@ class Filler:
         {{CORPUS/TRACK/RECIPE/FIELD}} is a number (RECIPE may be `top`). {{table/CORPUS/TRACK}} is a short ladder,
         {{three/CORPUS/TRACK}} one with three rungs, {{picture/CORPUS/TRACK}} the ladder's picture,
         {{curves/CORPUS/TRACK}} the learning curves of its rungs. {{what/NAME}} is what a recipe does. {{rungs}} stands
-        for the sections of all rungs: description, gains, picture. Raises UserError naming file and line of anything
-        else, and of what was not measured.
+        for the sections of all rungs: description, gains, picture. Raises UserError with file and line for
+        anything else, and for a value that was not measured.
         """
 
         def replacement(match: re.Match[str]) -> str:
@@ -87,7 +87,7 @@ class Filler:
                 return text
             line = template.count("\n", 0, match.start()) + 1
             raise UserError(
-                f"{path}, line {line}: {{{{{match[1]}}}}} names nothing that is there",
+                f"{path}, line {line}: {{{{{match[1]}}}}} names nothing that exists",
                 why=f"it is CORPUS/TRACK/RECIPE/FIELD with a field among {', '.join(FIELDS)}, or "
                 "table/CORPUS/TRACK, three/CORPUS/TRACK, picture/CORPUS/TRACK, curves/CORPUS/TRACK, what/NAME, rungs",
             )
@@ -96,7 +96,7 @@ class Filler:
         return note + re.sub(r"\{\{([^{}\s]+)\}\}", replacement, template)
 
     def _value(self, key: str) -> str:
-        """The text of one {{key}}; "" if it names nothing that is there."""
+        """The text of one {{key}}; "" if there is no such value."""
         match key.split("/"):
             case ["what", name]:
                 return self.descriptions.get(name, "").partition("\n\n")[0]

@@ -1,1 +1,1 @@
-"""What was computed once for an answer or a record, and the answers themselves."""
+"""Computations that were made once for an answer or a record, and the answers themselves."""

@@ -1,9 +1,9 @@
 """The written answers as one PDF: python -m tools.research.answers (make answers).
 
-Draws the figures, checks every quoted number, makes one HTML page of the Markdown texts with MathML and embedded
-figures, and prints it with a headless Chromium, every question of the assignment from the top of a page and with an
-entry in the PDF's outline. Nothing is fetched. A text whose numbers disagree with the code is
-refused, so an out-of-date PDF cannot be built.
+It draws the figures, checks every quoted number, makes one HTML page of the Markdown texts with MathML and embedded
+figures, and prints it with a headless Chromium. Every question of the assignment starts a new page and has an entry in
+the PDF's outline. Nothing is fetched. A text whose numbers disagree with the code is refused, so an out-of-date PDF
+cannot be built.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FOLDER = ROOT / "answers"
 TRAINED = ROOT / "results" / "positions.jsonl"
 REFERENCE_RUN = ROOT / "results" / "reference_run.jsonl"
 ORDER = ("attention.md", "positions.md", "baseline.md", "learning.md")
-GENERATED = ("learning.md",)  # by `python -m tools.report`, from the records: its numbers carry no names
+GENERATED = ("learning.md",)  # by `python -m tools.report`, from the records: its numbers have no names
 IMAGES = {"svg": "svg+xml", "png": "png"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
@@ -84,12 +84,12 @@ _ATOMS = re.compile(r"(<math.*?</math>|<code.*?</code>|<[^>]*>)", re.DOTALL)
 
 
 def _keep_numbers(html: str) -> str:
-    """Let no line break fall into a number or an interval, and drop comments."""
+    """Prevent line breaks inside numbers and intervals, and remove comments."""
 
     def mark(match: re.Match[str]) -> str:
         return match[0] if match[0].isdigit() else f'<span class="number">{match[0]}</span>'
 
-    html = re.sub(r"<!--.*?-->", "", html, flags=re.DOTALL)  # names of numbers stand inside of intervals
+    html = re.sub(r"<!--.*?-->", "", html, flags=re.DOTALL)  # names of numbers may be inside intervals
     pieces = _ATOMS.split(html)  # every second one is a tag, a formula or code
     return "".join(piece if i % 2 else _UNBREAKABLE.sub(mark, piece) for i, piece in enumerate(pieces))
 
@@ -102,8 +102,8 @@ def _keep_sections(html: str) -> str:
 
 
 def formula(latex: str, display: bool) -> str:
-    """A formula as MathML. Chromium must be told three things: bars do not stretch, names of functions have space, a
-    bold 1 is a letter."""
+    """A formula as MathML. Chromium needs three hints: bars do not stretch, names of functions have space around
+    them, a bold 1 is a letter."""
     mathml: str = convert(latex.strip(), display="block" if display else "inline")
     mathml = re.sub(r"<mo>(&#x02016;|&#x0007C;)</mo>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', mathml)
     mathml = re.sub(

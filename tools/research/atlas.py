@@ -1,11 +1,11 @@
 """`python -m tools.research.atlas [NAME ...]`: trials of docs/literature/, and the atlas's pages.
 
-One rule for all ideas: the base is docs/literature/base.py; on each text an idea has five paired seeds, and more, up to
-twelve, as long as its verdict is open and its effect is above 0.02. The trials of the base are shared. The test text is
+One rule for all ideas: the base is docs/literature/base.py; on each text an idea gets five paired seeds, then more, up
+to twelve, while its verdict is open and its effect is above 0.02. The trials of the base are shared. The test text is
 scored once for each trial. An idea whose docstring has a line "Sweep:" gets its learning rate from one seed on dev
 first: `python -m tools.research.atlas sweep NAME ...` prints the losses, and the best value goes into the idea's file.
-`half-life` runs the ten largest effects and the ladder for 25 to 200 steps, `interactions` the best of all in one.
-`seconds NAME ...` times steps of ideas in turns with steps of the base; the machine must be quiet.
+`half-life` runs the ten largest effects and the ladder for 25 to 200 steps, `interactions` the best of each kind
+together. `seconds NAME ...` times steps of ideas in turns with steps of the base; the machine must be quiet.
 
 Trials are those of `hectogpt compare`, so an interrupted run resumes. `--workers 2` runs two at a time, each with one
 thread. At the end docs/atlas.md, which has the rules, and docs/atlas.html are written; `page` only writes these.
@@ -45,7 +45,7 @@ ACTIONS = ("page", "sweep", "seconds", "half-life", "interactions")
 
 
 def compare(arms: Sequence[str], corpus: str, seeds: int, workers: int, fresh: int = 0, **how: Any) -> ComparisonResult:
-    """The comparison of the arms on the test text, with the missing trials run."""
+    """Run the missing trials of these arms, and compare them on the test text."""
     how |= {"threads": 1, "workers": workers, "test": True, "out": ROOT / atlas.RECORDS, "quiet": True}
     first = FIRST_SEEDS[Path(corpus).name] + fresh
     return hectogpt.compare(arms, corpus=corpus, first_seed=first, seeds=seeds, **how)
@@ -88,12 +88,12 @@ def time_steps(idea: Idea, corpus: str) -> None:
 
 
 def chain(paths: Sequence[str]) -> str:
-    """Ideas applied to the base, the last of them first."""
+    """The name of ideas applied to the base, the last one first."""
     return "@".join([*paths, BASE])
 
 
 def fit(paths: Sequence[str]) -> bool:
-    """Whether a run can have all of these ideas, and would differ without any of them."""
+    """True if a run can have all of these ideas, and each of them changes it."""
     try:
         whole = find_run(chain(paths))
         return all(changed(whole, find_run(chain([other for other in paths if other != one]))) for one in paths)
@@ -102,7 +102,7 @@ def fit(paths: Sequence[str]) -> bool:
 
 
 def figure_arms(action: str, rows: Sequence[Row]) -> list[list[str]]:
-    """The comparisons of a figure: ideas of the largest effects, and the ladder; or the best of each kind together."""
+    """The arms of a figure's comparisons: ideas with the largest effects, and the ladder; or the best of each kind."""
     if action == "half-life":
         largest = sorted((row for row in rows if row.gain is not None), key=lambda row: -abs(row.gain or 0))[:LARGEST]
         return [[BASE, *(row.idea.path for row in largest)], ladder_names()]
@@ -120,7 +120,7 @@ def figure_arms(action: str, rows: Sequence[Row]) -> list[list[str]]:
 def main() -> None:
     """Run the trials that are missing, and write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"ideas; none: all. First may stand one of {', '.join(ACTIONS)}")
+    parser.add_argument("names", nargs="*", help=f"ideas (default: all), after an optional {', '.join(ACTIONS)}")
     parser.add_argument("--corpora", nargs="+", default=list(FIRST_SEEDS), help="names or folders of both texts")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()

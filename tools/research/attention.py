@@ -120,7 +120,7 @@ def gap_for_weight(weight: Real, n: int) -> float:
 
 
 class Float32Copy(NamedTuple):
-    """What rounding to float32 makes of a copy."""
+    """The effect of rounding to float32 on a copy."""
 
     weight: float  # alpha_j
     differ: int  # entries of c that are not those of v_j

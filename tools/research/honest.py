@@ -1,4 +1,4 @@
-"""Honest and unusual ideas, and a tiny base, for `tools.research.judge_proof honest`. None may be called dishonest."""
+"""Honest and unusual ideas, and a tiny base, for `tools.research.judge_proof honest`. None may be judged dishonest."""
 
 # mypy: allow-untyped-defs
 
@@ -17,7 +17,7 @@ def tiny(run: Run) -> Run:
 
 @dataclass(frozen=True)
 class Part(InputPart):
-    """A layer on the stream, by its name."""
+    """The layer with this name, on the residual stream."""
 
     kind: str
 
@@ -56,7 +56,7 @@ class LazyTable(nn.Module):
 
 @dataclass(frozen=True)
 class Wide(MLP):
-    """bfloat16 products by autocast, of layers that learn their size from what they are given."""
+    """An MLP with bfloat16 products by autocast or, if `lazy`, a layer that takes its size from its first input."""
 
     lazy: bool = False
 
@@ -103,7 +103,7 @@ class Signs(Optim):
 
 @dataclass(frozen=True)
 class HardestFirst(Shuffled):
-    """Rows with many different tokens first, and of each the second half."""
+    """Rows with many different tokens first, and only the second half of each."""
 
     def order(self, sequences, seed, epoch):
         return (-torch.tensor([len(set(row.tolist())) for row in sequences])).argsort(stable=True).numpy()

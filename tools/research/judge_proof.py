@@ -1,11 +1,11 @@
-"""`python -m tools.research.judge_proof [nulls] [claims] [honest]`: how often the judge is wrong, and of whom.
+"""`python -m tools.research.judge_proof [nulls] [claims] [honest]`: how often the judge is wrong, on which ideas.
 
-nulls: 200 ideas that change nothing, on tiny runs: another seed, first weights shuffled within each tensor, or only
-another name. Each is judged as `hectogpt judge` would: seed by seed, until it is decided or 12 seeds are run. No two
-verdicts share a training.
+nulls: 200 ideas that change nothing, on tiny runs: another seed, initial weights shuffled within each tensor, or
+only another name. Each is judged as `hectogpt judge` would: seed by seed, until it is decided or 12 seeds are run. No
+two verdicts share a training.
 claims: every rung of the ladder against the one below, and the published stacks against AdamW, decided from the seeds
 in results/ladder.jsonl that both have, in the order of the seeds.
-honest: unusual ideas (honest.py here, docs/literature/) on a tiny base, one seed each: none may be dishonest.
+honest: unusual ideas (honest.py here, docs/literature/) on a tiny base, one seed each: none may be called dishonest.
 
 Writes results/judge_proof.json, and resumes from there. `--tiny` does a little of nulls and honest, and writes nothing.
 """
@@ -47,7 +47,7 @@ NULLS = 200
 KINDS = ("another seed", "first weights shuffled", "another name")
 TOKENS = 1025  # of the test text, for each tiny run
 STEPS = 100  # of a recorded run
-STACKS = ("modded_nanogpt", "nanochat", "soap_muon")  # recorded beside adamw_gpt2
+STACKS = ("modded_nanogpt", "nanochat", "soap_muon")  # recorded to be compared with adamw_gpt2
 
 
 def tiny() -> Run:
@@ -70,7 +70,7 @@ def train(corpus: Corpus, seed: int, shuffled: bool = False) -> float:
 
 
 def judged(gains: Iterator[dict[str, float]]) -> dict[str, Any]:
-    """What the judge decides from gains by corpus, one dict for each seed."""
+    """The judge's decision from gains by corpus, one dict for each seed."""
     found, word = Judgement(ROOT, {"corpora": []}), "unproven"
     for number, each in enumerate(gains):
         found.begin["corpora"] = list(each)
@@ -85,7 +85,7 @@ def judged(gains: Iterator[dict[str, float]]) -> dict[str, Any]:
 
 
 def null_gains(corpus: Corpus, kind: str, number: int) -> Iterator[dict[str, float]]:
-    """Gains of an idea that changes nothing, of seeds that no other null has."""
+    """Yield gains of an idea that changes nothing, with seeds that no other null has."""
     for seed in itertools.count(1 + 1000 * number):
         other = seed + 500 if kind == "another seed" else seed
         base = train(corpus, seed)
@@ -93,7 +93,7 @@ def null_gains(corpus: Corpus, kind: str, number: int) -> Iterator[dict[str, flo
 
 
 def nulls(done: list[dict[str, Any]]) -> None:
-    """Judge what is left of the null ideas; `done` grows by one at a time and is kept."""
+    """Judge the remaining null ideas, and add each result to `done`, which is saved."""
     corpus = open_corpus("sotu")
     for number in range(len(done), NULLS):
         kind = KINDS[0] if number % 5 < 2 else KINDS[1] if number % 5 < 4 else KINDS[2]
@@ -103,7 +103,7 @@ def nulls(done: list[dict[str, Any]]) -> None:
 
 
 def claims() -> list[dict[str, Any]]:
-    """The verdict on every published claim of which records have two seeds or more."""
+    """The verdict on every published claim, from the recorded seeds that both sides have."""
     losses: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     names = [baseline.__name__, *(rung.__name__ for rung in LADDER)]
     for board in build_leaderboards(read_records(ROOT / "results" / "ladder.jsonl"), names):
@@ -126,7 +126,7 @@ def claims() -> list[dict[str, Any]]:
 
 
 def honest(done: list[dict[str, Any]], most: int | None = None) -> None:
-    """Judge what is left of the honest ideas; `done` grows by one at a time and is kept, if all are judged."""
+    """Judge the remaining honest ideas, at most `most`. Adds the results to `done`; saves them if `most` is None."""
     corpus, base = open_corpus("sotu"), f"{HONEST}:tiny"
     names = [f"{path}:{name}" for path in (HONEST, *LITERATURE) for name in functions_of(read_idea(path))]
     known = {"tiny", "with_part", *(one["idea"].rpartition(":")[2] for one in done)}
@@ -143,7 +143,7 @@ def honest(done: list[dict[str, Any]], most: int | None = None) -> None:
 
 
 def read() -> dict[str, Any]:
-    """What is known so far."""
+    """The results so far."""
     content: dict[str, Any] = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
     return content
 

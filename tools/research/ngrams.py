@@ -1,8 +1,8 @@
 """The strongest n-gram baselines of recorded trials: python -m tools.research.ngrams [CORPUS=PATH ...], or --check.
 
-`hectogpt compare` does not count modified Kneser-Ney and the best counting, which take minutes. This counts what the
-trials of the ladder's top read, and completes their records in results/ladder.jsonl, and those of other trials that
-read the same. A corpus that the cache does not have is named with its path: tinystories=../tinystories/train.bin.
+`hectogpt compare` does not compute mkn5 and the best counting, which take minutes. This computes them from what the
+trials of the ladder's top read, and adds them to the records of these trials in results/ladder.jsonl, and to those of
+other trials that read the same. A corpus that is not in the cache needs its path: tinystories=../tinystories/train.bin.
 --check counts one trial on sotu again, compares, and writes nothing.
 """
 
@@ -45,7 +45,7 @@ def count(record: Record, corpus: Corpus) -> tuple[float, float, float]:
     held_out = corpus.tokens[split].astype(np.int64)
     kn3 = NgramModels(tokens, corpus.n_vocab).losses(held_out)["kn3"]
     mixture, parts = Mixture(tokens, corpus.n_vocab), cut(held_out, SEQ_LEN)
-    if split == "dev":  # no token has a part in the weights that it is scored with
+    if split == "dev":  # no token influences the weights that it is scored with
         mkn5, best = cross_fitted(mixture, [parts[0][::2]], [parts[0][1::2], *parts[1:]])
     else:
         mixture.fit(cut(corpus.dev, SEQ_LEN))
@@ -54,7 +54,7 @@ def count(record: Record, corpus: Corpus) -> tuple[float, float, float]:
 
 
 def main(arguments: list[str]) -> int:
-    """Complete the records, or check one. Returns the exit code, 1 if what is counted now differs."""
+    """Complete the records, or check one. Returns the exit code, 1 if the check finds a difference."""
     records = read_records(RECORDS)
     if arguments == ["--check"]:
         corpus = open_corpus("sotu")

@@ -1,6 +1,6 @@
 """The numbers that the written answers quote, by name; `python -m tools.research.numbers` prints them.
 
-A name is `question.quantity`. The answers carry it in a comment behind the number; answers.py compares the two.
+A name is `question.quantity`. The answers have it in a comment after the number; answers.py compares the two.
 Losses of trained models are not here: answers.py reads them from their records.
 """
 
@@ -21,7 +21,7 @@ SENTENCES = ("the dog bit the man", "the man bit the dog")
 
 
 def numbers() -> dict[str, float]:
-    """Compute all of them; some seconds on one core."""
+    """Compute all of them, which takes a few seconds on one core."""
     parts = (_copies, _average, _small_noise, _noisy_norm, _jumps, _layer_norm, _permutation, _sinusoids, _nearest)
     return {name: float(value) for part in parts for name, value in part().items()}
 

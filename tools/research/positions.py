@@ -1,4 +1,4 @@
-"""Order and attention: attention alone does not see it, a causal mask reveals some of it, sinusoids add it.
+"""Attention and order: attention alone does not see it, a causal mask reveals some of it, sinusoids add it.
 
 Pure functions of sizes and seeds, in float64 except where rounding to float32 or bfloat16 is the question. The
 package's own Transformer is measured with random weights; nothing is trained here.
@@ -107,10 +107,10 @@ def decoder_equivariance_gap(layers: int, T: int, *, causal: bool, d: int = 32, 
 
 @torch.no_grad()
 def last_token_gap(layers: int, T: int, *, d: int = 32, seed: int = 0) -> float:
-    """max change of the last token's logits if the earlier tokens are permuted; causal mask, no positions.
+    """The largest change of the last token's logits if earlier tokens are permuted; causal mask, no positions.
 
     One layer sees them as a multiset: the change is 0. With more layers it is not, since every earlier row has
-    attended to another prefix.
+    attended to a different prefix.
     """
     rng = np.random.default_rng(seed)
     model = build_model_without_positions(layers, d, heads=4, vocab=64, causal=True, seed=seed)

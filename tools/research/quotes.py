@@ -1,7 +1,7 @@
-"""The numbers in the texts of answers/: which are quoted from the code, and whether they agree with it.
+"""The numbers in the texts of answers/ that are quoted from the code, and a check that they agree with it.
 
-A number carries the names of what it quotes in comments behind it: `n:NAME` is equal to the digits shown, `n<NAME` at
-most the number.
+Comments after a number name what it quotes: the value of `n:NAME` must round to the digits shown, that of `n<NAME` must
+be at most the number.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Quote(NamedTuple):
     name: str
 
     def agrees(self, numbers: Mapping[str, float]) -> bool:
-        """Whether the computed number rounds to the digits shown, or is at most it for a bound."""
+        """True if the computed number rounds to the digits shown or, for a bound, is at most that."""
         if self.name not in numbers:
             return False
         if self.relation == "<":
@@ -70,7 +70,7 @@ def find_unnamed(text: str) -> list[str]:
 
 
 def check_quotes(paths: Iterable[Path], numbers: Mapping[str, float]) -> None:
-    """Raise UserError (USAGE) that names every number of the texts that is not among `numbers`, by name."""
+    """Raise UserError (USAGE) that lists the numbers of the texts that disagree with `numbers` or have no name."""
     wrong = []
     for path in paths:
         text = path.read_text(encoding="utf-8")

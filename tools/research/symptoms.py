@@ -1,9 +1,9 @@
-"""What each known mistake looks like to the one who makes it, measured: python -m tools.research.symptoms.
+"""Measure how each known mistake shows itself to the one who made it: python -m tools.research.symptoms.
 
 Writes hectogpt/grade/symptoms.json: part -> mistake -> a few sentences. The computation with the mistake is run on the
 grader's inputs, on fresh weights, and as a model of two layers that is trained for 200 steps on a text whose second
 half repeats its first: the right one ends at a loss of about 0.4 (ln 13 = 2.6 is chance) and continues nearly every
-text rightly. The page docs/traps.md shows the sentences, and `hectogpt grade` says them with the mistake.
+text correctly. The page docs/traps.md shows the sentences, and `hectogpt grade` shows them with the mistake.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Kind = type[Computation]
 
 @lru_cache(maxsize=512)
 def text(rows: int, seed: int) -> Tensor:
-    """[rows, 12]: six tokens, each one of two successors of the one before, and the same six again."""
+    """[rows, 12]: six tokens, each one of two possible successors of the one before it, and the same six again."""
     successors = torch.randint(13, (13, 2), generator=torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(seed)
     half = [torch.randint(13, (rows,), generator=generator)]
@@ -47,7 +47,7 @@ def text(rows: int, seed: int) -> Tensor:
 
 
 def fresh(size: Size, std: float) -> dict[str, Tensor]:
-    """First weights as the course draws them, float64."""
+    """Initial weights as the course draws them, float64."""
     generator = torch.Generator().manual_seed(0)
     state = {}
     for name, shape in shapes(size).items():
@@ -85,7 +85,7 @@ def right() -> tuple[float, dict[str, Tensor]]:
 
 
 def continued(kind: Kind, state: dict[str, Tensor]) -> float:
-    """The share of the second half's tokens that greedy generation gets right, by a computation of its forward."""
+    """The share of the second half's tokens that greedy generation gets right with this computation."""
     rows = text(256, 5)
     with torch.no_grad():
         return float((kind(state, SIZE).generate(rows[:, :HALF], HALF)[:, HALF:] == rows[:, HALF:]).double().mean())
@@ -100,7 +100,7 @@ def percent(share: float | Tensor) -> str:
 
 
 def of_training(kind: Kind) -> str:
-    """What training with the mistake looks like."""
+    """The symptoms of training with the mistake."""
     best, _ = right()
     try:
         losses, state = train(kind)
@@ -144,7 +144,7 @@ def in_letters(shape: torch.Size, setting: Setting) -> str:
 
 
 def of_values(part: str, kind: Kind) -> str:
-    """What the part's own result shows: an error, another shape, NaN, where it is right and how much is not."""
+    """The symptoms in the part's own result: an error, a wrong shape, NaN, or which numbers are off, by how much."""
     made = [Call(s, n, made_by(kind, s, n), "float64") for s in asked(part) for n in range(len(s.inputs))]
     if broken := [(call, call.answer) for call in made if isinstance(call.answer, Raised)]:
         error = f"{broken[0][1].error}: {short(broken[0][1].text, 90).rstrip('.')}"
@@ -178,7 +178,7 @@ def of_values(part: str, kind: Kind) -> str:
 
 
 def of_dependence(part: str, kind: Kind) -> Iterator[str]:
-    """Whether a result depends on what it must not see: later positions, other rows."""
+    """Yield a sentence if a result depends on later positions, and one if it depends on other rows."""
     setting = asked(part)[0]
     x, computation = given(setting, 0), kind(weights(setting), setting.size)
 
@@ -200,7 +200,7 @@ def of_dependence(part: str, kind: Kind) -> Iterator[str]:
 
 
 def in_model(part: str, mistake: Mistake) -> Kind:
-    """The computation with the mistake, also if it is at the end of a part, wherever a model uses that part."""
+    """The computation with the mistake wherever a model uses that part, even if the mistake is at the part's end."""
     kind = with_mistakes((mistake,))
     if "after" not in mistake.changes:
         return kind
@@ -224,7 +224,7 @@ def of_model(part: str, mistake: Mistake) -> str:
 
 
 def of_gradient(part: str, mistake: Mistake) -> str:
-    """Values are right; which weights get no gradient, and what training comes to."""
+    """The symptoms of a wrong gradient: which weights get none, and how training ends."""
     setting = next(setting for setting in laws.settings_of(part) if setting.gradient)
     made, expected = (calls.computed_gradients(mistakes, setting, 0) for mistakes in ((mistake,), ()))
     training = of_training(with_mistakes((mistake,)))
@@ -241,7 +241,7 @@ def of_gradient(part: str, mistake: Mistake) -> str:
 
 
 def of_loss(part: str, mistake: Mistake) -> str:
-    """The number of a fresh model, what training with it reports, and what the model has then learned."""
+    """The symptoms of a wrong loss: its value for a fresh model, the loss that training reports, and the true one."""
     kind = with_mistakes((mistake,))
     if (found := of_values(part, kind)).startswith("It r"):
         return found + " Backward raises." * ("returns [" in found)
@@ -263,7 +263,7 @@ def of_loss(part: str, mistake: Mistake) -> str:
 
 
 def of_generation(part: str, mistake: Mistake) -> str:
-    """The text that a trained model continues: five tokens after six, for several rows."""
+    """The symptoms of wrong generation by a trained model: five tokens after six, for several rows."""
     kind, found = with_mistakes((mistake,)), of_values(part, with_mistakes((mistake,)))
     if found.startswith(("It raises", "It returns float", "Some")):
         return found
@@ -301,7 +301,7 @@ def of_generation(part: str, mistake: Mistake) -> str:
 
 
 def of_loop(calls: list[Answer], right: list[Answer]) -> str:
-    """What a wrong loop records, without clipping and with it, beside the right one."""
+    """The difference between what a wrong loop records and what the right one does, without clipping and with it."""
     for begin, made, asked in zip(("The", "With clipping, the"), calls, right, strict=True):
         if isinstance(made, Raised):
             return f"It raises {made.error}: {short(made.text, 90).rstrip('.')}."
