@@ -309,7 +309,7 @@ def begin(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) 
             folder.begin_again(session.done, [])
         else:
             if plan.resume:
-                progress.line(f"{folder.path} has no checkpoint yet: starting at step 1")
+                progress.line(f"{folder.path} has no checkpoint yet: starting over")
             folder.begin(
                 first_facts(session), files_of(run), corpus.tokenizer, rows_before(branch)
             )

@@ -120,7 +120,7 @@ def no_function(file: IdeaFile, name: str) -> UserError:
     what = f"{file.path.name} has no function {name!r}"
     if known:
         return unknown(what, name, known)
-    fix = f"def {name}(run: Run) -> Run, as in `hectogpt idea`"
+    fix = f"def {name}(run: Run) -> Run, as `hectogpt idea` writes it"
     return UserError(what, why="it defines no function", fix=fix)
 
 
