@@ -293,7 +293,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary folders of `replacing_folder` that killed processes have left.
+    """Remove the temporary folders next to `folder` that killed processes have left.
 
     The caller holds the folder's lock.
     """

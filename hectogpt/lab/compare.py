@@ -57,7 +57,7 @@ class Result:
 
     @property
     def compared(self) -> Summary:
-        """The losses that are compared: those on test if it was scored, otherwise those on dev."""
+        """The losses to compare: those on test if it was scored, otherwise those on dev."""
         return self.test or self.dev
 
     def mean(self, name: str) -> float | None:

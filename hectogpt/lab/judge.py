@@ -91,7 +91,7 @@ def judge(
         out: a new .jsonl file for the record, or a folder to put it in.
         minutes: the time limit.
         most_seeds: the largest number of seeds.
-        threads: threads of a training; 0: the physical cores.
+        threads: threads of a training; 0 takes the physical cores, at most two.
         tell: called with one line per event; the first contains the hash that the record commits
             to.
 
