@@ -141,7 +141,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Laps:
-    """What the contenders measured in each round. facts: results of the warm-up. lost: why some do not count."""
+    """The contenders' figures in each round. facts: results of the warm-up. lost: contender -> why it has none."""
 
     rounds: int
     of: dict[str, list[Row]]

@@ -1,8 +1,8 @@
 """Seconds that a hundred steps of each recipe take on this machine, counted from a few of its steps.
 
-A recipe is built and takes its first step; then a few steps are timed, and their median stands for the rest. A step of
-SOAP that follows its eigenbases takes longer than the others, so the two kinds are timed and counted apart. The report
-draws loss against these seconds.
+A recipe is built and takes its first step; then a few steps are timed, and the rest are counted at their median. A step
+of SOAP that updates its eigenbases takes longer than the others, so the two kinds are timed and counted separately. The
+report draws loss against these seconds.
 
 Recipes follow each other, each in a process of its own, and do not take turns: with their optimizers' state, thirty
 models do not fit into memory.

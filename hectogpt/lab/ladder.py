@@ -340,11 +340,10 @@ def where_to_copy(run: Run) -> Run:
     Without them, copying compares only hidden states. But a name to copy is usually near, in the
     same story, and names and numbers are copied more often than other tokens. On one seed of
     `minute`, on TinyStories, the distances of 15 to 62 tokens score highest. Both were measured
-    together; on
-    one seed of `minute` (dev, two threads) distances alone gained 0.006 (TinyStories) and 0.004
-    (sotu), tokens alone 0.005 and 0.003, both 0.013 and 0.007. With one thread both gained 0.024
-    and 0.004: the number of threads moves a seed by 0.008, so the parts cannot be told apart. At
-    three hundred steps the gain is gone (sotu, one seed).
+    together; on one seed of `minute` (dev, two threads) distances alone gained 0.006 (TinyStories)
+    and 0.004 (sotu), tokens alone 0.005 and 0.003, both 0.013 and 0.007. With one thread both
+    gained 0.024 and 0.004: the number of threads moves a seed by 0.008, so the parts cannot be
+    told apart. At three hundred steps the gain is gone (sotu, one seed).
     """
     pointer = run.model.pointer and replace(run.model.pointer, score_biases=True)
     return replace(run, model=replace(run.model, pointer=pointer))

@@ -36,7 +36,7 @@ from hectogpt.training.plot import (
 from tools.report.front import LOSS_TICKS, SECOND_TICKS, Front
 from tools.report.leaderboard import Entry, Leaderboard, compare_curves, compare_entries, count_pairs
 
-NEAR_LEVEL = 1.06  # a level within this factor of the one before has no room for a name beside it
+NEAR_LEVEL = 1.06  # a level within this factor of the one before has no room for its name
 NAME_HEIGHT = 0.17  # of a level's name, as a share of the ladder picture's height
 LINE = 0.045  # height of a line of text, as a share of the learning curves' picture
 HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]  # legible where text crosses a line

@@ -39,7 +39,7 @@ def markdown_text(text: str) -> str:
 
 
 def first_paragraph(description: str) -> str:
-    """What a recipe changes: the first paragraph of its description, on one line."""
+    """The first paragraph of a recipe's description, which says what the recipe changes, on one line."""
     return " ".join(description.partition("\n\n")[0].split())
 
 
