@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds kernels.wasm and kernels64.wasm, into a folder if one is named, and writes down which compiler did. Debian:
-# apt-get install clang lld
+# Builds kernels.wasm and kernels64.wasm here, and records the compiler; with a folder as argument, only builds them there.
+# Debian: apt-get install clang lld
 set -eu
 cd "$(dirname "$0")"
 for kind in "" 64; do

@@ -15,7 +15,7 @@ const BREAKS = [BLANK_LINE, "\\n|\\r(?!\\n)", `[${PYTHON_SPACE}](?=[^${PYTHON_SP
 
 /** @typedef {{train: Uint32Array, dev: Uint32Array, passages: number}} Corpus */
 
-/** Consecutive parts of `length` to 2 * length characters that join to the text. @param {string[]} characters @param {number} length */
+/** Cut a text into consecutive parts of `length` to 2 * length characters. @param {string[]} characters @param {number} length */
 function cutPassages(characters, length) {
   const parts = [];
   let start = 0;
@@ -119,7 +119,7 @@ const count = (map, key, by = 1) => map.set(key, (map.get(key) ?? 0) + by);
 
 /**
  * Held-out cross entropy of count models, in nats per token: uniform, unigram, and Kneser-Ney bigram and trigram with one
- * discount (Chen and Goodman 1999), as hectogpt.lab.ngram has them.
+ * discount (Chen and Goodman 1999), as in hectogpt.lab.ngram.
  * @param {{tokens: Uint32Array, n: number}[]} rows what the run reads, each n times @param {Uint32Array} heldOut @param {number} vocabulary
  */
 export function ngramLosses(rows, heldOut, vocabulary) {
@@ -153,7 +153,7 @@ export function ngramLosses(rows, heldOut, vocabulary) {
   return { uniform: Math.log(V), unigram, bigram: kn2, trigram: kn3 };
 }
 
-/** max(c - D, 0) / total + (D kinds / total) shorter, or `shorter` where the context never occurred. @param {Map<number, number>} table @param {number} V */
+/** max(c - D, 0) / total + (D kinds / total) shorter, or `shorter` if the context never occurred. @param {Map<number, number>} table @param {number} V */
 function tableOf(table, V) {
   const [totals, kinds] = [new Map(), new Map()];
   for (const [key, n] of table) {

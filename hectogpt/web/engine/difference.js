@@ -1,8 +1,8 @@
 /** Paired differences of losses, window by window. */
 
-/** @typedef {{delta: number, se: number, sums: number[], sizes: number[]}} Difference  in nats a token; sums of windows, and their numbers of tokens */
+/** @typedef {{delta: number, se: number, sums: number[], sizes: number[]}} Difference  in nats per token; sums over windows, and their numbers of tokens */
 
-/** The mean over all tokens and its standard error over windows; NaN for one window. @param {number[]} sums @param {number[]} sizes @returns {Difference} */
+/** The mean over all tokens, and its standard error over windows (NaN for a single window). @param {number[]} sums @param {number[]} sizes @returns {Difference} */
 export function meanDifference(sums, sizes) {
   const tokens = sizes.reduce((a, b) => a + b, 0);
   const delta = sums.reduce((a, b) => a + b, 0) / tokens;

@@ -74,7 +74,7 @@ function modelConfig(trainer) {
   }; // prettier-ignore
 }
 
-/** Steps, and the weights of as many saved steps as fit into `most` bytes, evenly spread, the last one among them. @param {Trainer} trainer @param {Map<number, Float32Array[]>} saved @param {number} most */
+/** Pack the steps, and as many saved weights as fit into `most` bytes: evenly spread, and always those of the last step. @param {Trainer} trainer @param {Map<number, Float32Array[]>} saved @param {number} most */
 export function packRun(trainer, saved, most) {
   const steps = [...saved.keys()];
   const bytes = (saved.get(steps[0]) ?? []).reduce((sum, values) => sum + 4 * values.length, 0);

@@ -1,8 +1,8 @@
-// What a training step of a GPT-2 style transformer costs most, for WebAssembly: products of matrices, norms, GELU,
-// attention and the softmax over the vocabulary, forward and backward, and AdamW. One thread, no library.
-//
-// Built by build.sh with clang, in float32 (kernels.wasm) and in float64 (kernels64.wasm), which is half as quick. The structure of the model is in model.js: it
-// allocates every array here and calls these functions, as the textbook calls torch.
+// The costly operations of training a GPT-2 style transformer, for WebAssembly: products of matrices, norms, GELU,
+// attention and the softmax over the vocabulary, forward and backward, and AdamW. One thread, no library. build.sh
+// builds them with clang, for float32 (kernels.wasm) and for float64 (kernels64.wasm), which is half as fast. model.js
+// has the structure of the model: it allocates every array here and calls these functions, as the textbook calls
+// torch.
 //
 // Arrays are row-major. T is the number of tokens, d a width. "+=" in a comment means that a result is added to what
 // the array holds, as gradients are.
@@ -23,7 +23,7 @@ typedef whole whole_vec __attribute__((vector_size(16), aligned(sizeof(real))));
 
 extern "C" unsigned char __heap_base;
 
-// --- memory: arrays are taken one after the other, and given back all at once -----------------------------------------
+// --- memory: arrays are allocated one after the other, and freed all at once -----------------------------------------
 
 static u32 top = 0;
 
@@ -103,7 +103,7 @@ static double log1(double x) {
   return 2 * s * sum + e * 0.6931471805599453;
 }
 
-// The sum of a vector, of neighbours first, and its largest number.
+// The sum of a vector, which starts with pairs of neighbours, and its largest element.
 static inline real sum_of(vec x) {
   for (int n = LANES / 2; n; n /= 2)
     for (int i = 0; i < n; i++) x[i] = x[2 * i] + x[2 * i + 1];
@@ -160,7 +160,7 @@ static void micro(u32 k, const real *a, const real *b, vec *c) {
   c[0] = c00; c[1] = c01; c[2] = c10; c[3] = c11; c[4] = c20; c[5] = c21; c[6] = c30; c[7] = c31;
 }
 
-// c[m, n] = a[m, k] b[k, n] (+= if add), with the distance of neighbours in each direction, so that either may be
+// c[m, n] = a[m, k] b[k, n] (+= if add). The strides of a and b in each direction are given, so either may be
 // transposed. Rows of c are ldc apart.
 EXPORT(product)
 void product(u32 m, u32 n, u32 k, const real *a, u32 a_row, u32 a_col, const real *b, u32 b_row, u32 b_col, real *c,
@@ -238,7 +238,7 @@ void layer_norm(const real *x, const real *gain, const real *bias, real *y, real
     for (u32 i = 0; i < d; i++) y[i] = gain[i] * (x[i] - m) * scale + bias[i];
   }
 }
-// dx[T, d] += the gradient; dgain, dbias += theirs.
+// dx[T, d], dgain and dbias += their gradients.
 EXPORT(layer_norm_backward)
 void layer_norm_backward(const real *dy, const real *x, const real *gain, const real *saved, real *dx, real *dgain,
                          real *dbias, u32 T, u32 d) {
@@ -384,7 +384,7 @@ void attention_backward(const real *q, const real *k, const real *v, const real 
 // --- the loss ---------------------------------------------------------------------------------------------------------------
 
 // z[rows, V], rows `ld` numbers apart (a multiple of 4, at least V), become their gradient: (softmax - one at the target) *
-// scale. losses[rows] = -log softmax[target]. `shared` tokens have the last row of the head in common (0: none).
+// scale. losses[rows] = -log softmax[target]. `shared` tokens share the last row of the head (0: none).
 EXPORT(cross_entropy)
 void cross_entropy(real *z, const u32 *targets, real *losses, u32 rows, u32 V, u32 ld, u32 shared, real scale) {
   const real extra = shared ? (real)log1(shared) : 0;

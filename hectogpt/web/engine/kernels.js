@@ -1,4 +1,4 @@
-/** The compiled functions of kernels.cpp, of float32 or float64, and arrays in their memory. */
+/** The compiled functions of kernels.cpp, for float32 or float64, and arrays in their memory. */
 
 /**
  * @typedef {{at: number, length: number}} Block  `length` numbers at address `at`
@@ -37,7 +37,7 @@ export class Kernels {
     return new /** @type {any} */ (this.size === 8 ? Float64Array : Float32Array)(this.call.memory.buffer, block.at, block.length);
   }
 
-  /** Give every array back. */
+  /** Free all arrays. */
   clear() {
     this.call.release(this.start);
   }

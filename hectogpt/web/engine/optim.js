@@ -1,4 +1,4 @@
-/** AdamW with learning rates by kind, and Muon for the hidden matrices: hectogpt/training/optim, the same numbers. */
+/** AdamW with learning rates by kind, and Muon for the hidden matrices; the same numbers as hectogpt/training/optim. */
 
 /** @import { Block } from "./kernels.js" */
 /** @import { Kind, Model, Parameter } from "./model.js" */
@@ -121,7 +121,7 @@ export const RECIPES = [
   { name: "browser", ...ROTARY, adamw: WITH_HEAD, smear: 0.3, decay: { warmup: 5, hold: 0.5 } },
 ];
 
-/** What learning rates are multiplied by at a 0-based step: hectogpt's LinearDecay, or 1. @param {Recipe} recipe @param {number} step @param {number} steps */
+/** The factor on learning rates at a 0-based step: hectogpt's LinearDecay, or 1. @param {Recipe} recipe @param {number} step @param {number} steps */
 export function factorOf({ decay }, step, steps) {
   if (!decay) return 1;
   const start = Math.max(decay.hold * steps, Math.min(decay.warmup, steps));

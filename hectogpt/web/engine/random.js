@@ -1,8 +1,8 @@
-/** Random numbers that are the same as in Python: torch's normal numbers and numpy's Philox, from the same seeds. */
+/** The same random numbers as in Python, from the same seeds: torch's normal numbers and numpy's Philox. */
 
-/** The Mersenne Twister that torch's CPU generator is. */
+/** The Mersenne Twister, which is torch's CPU generator. */
 class MersenneTwister {
-  /** @param {number} seed its low 32 bits count */
+  /** @param {number} seed only its low 32 bits are used */
   constructor(seed) {
     const s = (this.state = new Uint32Array(624));
     s[0] = seed >>> 0;
@@ -10,7 +10,7 @@ class MersenneTwister {
     this.next = 624;
   }
 
-  /** A whole number below 2^32. */
+  /** The next integer, from 0 to 2^32 - 1. */
   draw() {
     if (this.next === 624) this.twist();
     let y = this.state[this.next++];
@@ -43,7 +43,7 @@ export class TorchNormal {
 
   /** @param {Float32Array} out at least 16 numbers @param {number} std */
   fill(out, std) {
-    if (out.length < 16) throw new Error("torch draws fewer than 16 numbers in another way");
+    if (out.length < 16) throw new Error("torch draws fewer than 16 numbers in a different way");
     for (let i = 0; i < out.length; i++) out[i] = this.uniform();
     for (let i = 0; i + 16 <= out.length; i += 16) boxMuller(out, i, std);
     if (out.length % 16) {
@@ -55,7 +55,7 @@ export class TorchNormal {
   }
 }
 
-/** Sixteen uniform numbers become normal ones, in place. @param {Float32Array} x @param {number} at @param {number} std */
+/** Turn sixteen uniform numbers into normal ones, in place. @param {Float32Array} x @param {number} at @param {number} std */
 function boxMuller(x, at, std) {
   for (let i = at; i < at + 8; i++) {
     const radius = Math.sqrt(-2 * Math.log(1 - x[i])) * std;

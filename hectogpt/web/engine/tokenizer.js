@@ -1,6 +1,6 @@
-/** GPT-2's byte-level BPE, the same ids as hectogpt's Tokenizer. */
+/** GPT-2's byte-level BPE, with the same ids as hectogpt's Tokenizer. */
 
-// Unicode's White_Space, which tiktoken's \s is; JavaScript's \s has one character more and one less.
+// Unicode's White_Space, which tiktoken's \s matches. JavaScript's \s lacks one of its characters and has an additional one.
 const SPACE = "\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
 const PATTERN = `'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^${SPACE}\\p{L}\\p{N}]+|[${SPACE}]+(?![^${SPACE}])|[${SPACE}]`;
 
@@ -72,7 +72,7 @@ export class Tokenizer {
     return Array.from(this.tokens[id], (shown) => /** @type {number} */ (this.byteOfShown.get(shown)));
   }
 
-  /** Text; bytes that are half a character become U+FFFD. @param {Iterable<number>} ids */
+  /** Decode ids to text; incomplete characters become U+FFFD. @param {Iterable<number>} ids */
   decode(ids) {
     const bytes = [];
     for (const id of ids) bytes.push(...(id === this.endOfText ? new TextEncoder().encode("<|endoftext|>") : this.bytes(id)));

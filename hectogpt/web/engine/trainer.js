@@ -1,4 +1,4 @@
-/** A run in the page: the same first weights, batches, losses and updates as `hectogpt train` with the same settings. */
+/** A run in the page, with the same initial weights, batches, losses and updates as `hectogpt train` with these settings. */
 
 import { ngramLosses } from "./corpus.js";
 import { meanDifference } from "./difference.js";
@@ -22,10 +22,10 @@ import { shuffledOrder, TorchNormal } from "./random.js";
  * @property {number} context    tokens that the model sees at most
  * @property {boolean} compact   tokens that the run never reads share one row of the head, which starts at zero
  * @property {boolean} positions  false removes all position information
- * @property {number | null} lr   replaces the recipe's, for every parameter without its own
- * @property {boolean | null} muon  in place of the recipe's choice
- * @property {"float32" | "float64"} dtype  of every number
- * @typedef {{ids: number[], tensors: Record<string, Float32Array>}} FirstWeights  rows of the embeddings and the head by token
+ * @property {number | null} lr   replaces the recipe's learning rate, for parameters without their own; null keeps it
+ * @property {boolean | null} muon  replaces the recipe's choice; null keeps it
+ * @property {"float32" | "float64"} dtype  the dtype of all numbers
+ * @typedef {{ids: number[], tensors: Record<string, Float32Array>}} FirstWeights  rows of the embeddings and the head are by token
  * @typedef {{step: number, loss: number, gradNorm: number, seconds: number}} Step
  */
 
@@ -41,9 +41,9 @@ export class Trainer {
   /**
    * @param {Kernels} kernels
    * @param {Corpus} corpus
-   * @param {number} vocabulary size of the tokenizer's
+   * @param {number} vocabulary the size of the tokenizer's vocabulary
    * @param {Partial<Settings>} settings
-   * @param {FirstWeights | null} [first] in place of drawn weights
+   * @param {FirstWeights | null} [first] weights to start from instead of random ones
    */
   constructor(kernels, corpus, vocabulary, settings, first = null) {
     const all = { ...DEFAULTS, ...settings };
@@ -62,7 +62,7 @@ export class Trainer {
     /** @type {number[][]} */
     this.orders = [];
     const places = Array.from({ length: Math.min(all.steps * batchSize, this.sequences) }, (_, place) => place);
-    const rowsRead = places.map((place) => this.sequence(this.sequenceAt(place))); // after an epoch all have been read
+    const rowsRead = places.map((place) => this.sequence(this.sequenceAt(place))); // after an epoch, all sequences have been read
     const ascending = (/** @type {Iterable<number>} */ ids) => [...new Set(ids)].sort((a, b) => a - b);
     const used = all.compact ? ascending(rowsRead.flatMap((row) => [...row])) : Array.from({ length: vocabulary }, (_, id) => id);
     const embedded = ascending([...corpus.train, ...corpus.dev]);
@@ -85,17 +85,17 @@ export class Trainer {
     this.optimizer = new Optimizer(this.model, adamw, muon);
     /** @type {Step[]} */
     this.steps = [];
-    /** @type {Map<number, Float32Array[]>} what `windows` found for these weights, all heads on */
+    /** @type {Map<number, Float32Array[]>} results of `windows` for these weights, with all heads on */
     this.whole = new Map();
   }
 
-  /** Other weights, one array for each parameter. @param {Float32Array[]} values */
+  /** Set the weights, from one array for each parameter. @param {Float32Array[]} values */
   load(values) {
     this.model.parameters.forEach(({ data }, i) => this.model.kernels.floats(data).set(values[i]));
     this.whole.clear();
   }
 
-  /** Which sequence stands at a place of all epochs' orders joined. @param {number} place */
+  /** The sequence at a place in the joined orders of all epochs. @param {number} place */
   sequenceAt(place) {
     const epoch = Math.floor(place / this.sequences);
     this.orders[epoch] ??= shuffledOrder(this.sequences, this.settings.seed, epoch);
@@ -128,7 +128,7 @@ export class Trainer {
     if (!this.settings.compact) kernels.floats(this.model.head.data).set(draw(this.vocabulary * d));
   }
 
-  /** Weights from elsewhere; tokens that are not among them keep what was drawn. @param {FirstWeights} first */
+  /** Set given weights; tokens that they lack keep their random ones. @param {FirstWeights} first */
   takeWeights({ ids, tensors }) {
     const { model } = this;
     const d = model.config.dModel;
@@ -154,7 +154,7 @@ export class Trainer {
     }
   }
 
-  /** The first embeddings of the whole vocabulary. */
+  /** The initial embeddings of the whole vocabulary. */
   firstEmbeddings() {
     return new TorchNormal(this.settings.seed).fill(new Float32Array(this.vocabulary * this.model.config.dModel), STD);
   }
@@ -271,7 +271,7 @@ export class Trainer {
     this.model.means = sums.map((layer) => layer.map((sum) => Float32Array.from(sum, (x) => x / n)));
   }
 
-  /** The losses of counting the rows that the run reads. */
+  /** The losses of models that count the rows that the run reads. */
   lines() {
     const { steps, batchSize } = this.settings;
     const times = new Float64Array(this.sequences); // how often each sequence is read
@@ -286,7 +286,7 @@ export class Trainer {
     if (!ids.length) ids.push(this.corpus.train[0]);
     for (let i = 0; i < count; i++) {
       const context = Uint32Array.from(ids.slice(-this.model.config.context));
-      const logits = this.model.next(this.inputs(context)).subarray(0, this.used.length); // a token that was never read cannot be named
+      const logits = this.model.next(this.inputs(context)).subarray(0, this.used.length); // tokens that were never read are not generated
       ids.push(this.used[drawToken(logits, temperature, random)]);
     }
     return ids;

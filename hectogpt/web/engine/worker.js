@@ -29,7 +29,7 @@ const commands = {
     return { recipes: RECIPES.map((r) => r.name), defaults: DEFAULTS };
   },
 
-  /** A run from its first weights. `keep`: names of runs that stay in memory. @param {{name: string, text: string, settings: object, keep: string[], first?: any}} message */
+  /** Prepare a run with its initial weights. `keep`: names of runs to keep in memory. @param {{name: string, text: string, settings: object, keep: string[], first?: any}} message */
   open({ name, text, settings, keep, first }) {
     for (const other of [...runs.keys()]) if (!keep.includes(other)) runs.delete(other);
     if (!runs.size) for (const own of Object.values(kernels)) own.clear();
@@ -74,7 +74,7 @@ const commands = {
     stopped = true;
   },
 
-  /** The weights of a saved step are the model's from now on. @param {{name: string, step: number}} message */
+  /** Give the model the weights of a saved step. @param {{name: string, step: number}} message */
   show({ name, step }) {
     const run = find(name);
     const saved = run.saved.get(step);
@@ -83,13 +83,13 @@ const commands = {
     return { steps: [...run.saved.keys()] };
   },
 
-  /** What the model makes of a text: tokens, attention maps, the loss of each token. @param {{name: string, text: string}} message */
+  /** Read a text: its tokens, attention maps, and the loss of each token. @param {{name: string, text: string}} message */
   look({ name, text }) {
     const { trainer } = find(name);
     return readText(trainer, text);
   },
 
-  /** One token's way through a head. @param {{name: string, text: string, layer: number, head: number, at: number}} message */
+  /** The vectors and weights of one token in a head. @param {{name: string, text: string, layer: number, head: number, at: number}} message */
   follow({ name, text, layer, head, at }) {
     const { trainer } = find(name);
     const ids = textIds(trainer, text);
@@ -126,7 +126,7 @@ const commands = {
     return find(name).trainer.heldOut();
   },
 
-  /** Paired difference of two runs' held-out losses. @param {{names: [string, string]}} message */
+  /** The paired difference between two runs' held-out losses. @param {{names: [string, string]}} message */
   compare({ names }) {
     const [a, b] = names.map((name) => find(name).trainer.windows());
     return pairedDifference(a, b);
@@ -143,7 +143,7 @@ const commands = {
     return safetensors(trainer);
   },
 
-  /** The run as data for a page that goes on from here. @param {{name: string, most: number}} message */
+  /** The run as data for a page that resumes it. @param {{name: string, most: number}} message */
   save({ name, most }) {
     const run = find(name);
     return packRun(run.trainer, run.saved, most);
@@ -178,14 +178,14 @@ function look(trainer, reading, prompt) {
   return { heldOutSoFar: trainer.heldOut(8), sample: continued(trainer, prompt, 40, 0.8, 0), reading: readText(trainer, reading) };
 }
 
-/** The tokens of a text that the model has vectors for, at most a context's. @param {Trainer} trainer @param {string} text */
+/** The tokens of a text that the model knows, at most as many as fit into its context. @param {Trainer} trainer @param {string} text */
 function textIds(trainer, text) {
   const ids = tokenizer.encode(text).filter((id) => trainer.embeddingRow.has(id));
   if (!ids.length) throw new Error("None of these words occur in the text that the model learns from.");
   return Uint32Array.from(ids.slice(0, Math.min(trainer.model.config.context, 48)));
 }
 
-/** A token as text; bytes that are half a character as \\xNN. @param {number} id */
+/** A token as text; the bytes of incomplete characters as \\xNN. @param {number} id */
 function spelled(id) {
   const text = tokenizer.decode([id]);
   return text.includes("\ufffd") ? tokenizer.bytes(id).map((byte) => `\\x${byte.toString(16)}`).join("") : text; // prettier-ignore

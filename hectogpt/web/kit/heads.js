@@ -1,4 +1,4 @@
-/** Attention heads on a text: its tokens with their losses, a map of every head, and the chosen map large. */
+/** Show attention heads on a text: its tokens with their losses, a map of every head, and a large map of the chosen head. */
 
 import { byId, drawMap, inkOf, make, makeTable, shown, signed } from "./kit.js";
 
@@ -14,10 +14,10 @@ import { byId, drawMap, inkOf, make, makeTable, shown, signed } from "./kit.js";
  * @property {(layer: number, head: number, token: number) => void} choose
  */
 
-/** A token without invisible characters. @param {string} token */
+/** A token with its white space made visible. @param {string} token */
 const spelled = (token) => token.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
 
-/** Into the elements "tokens", "maps", "large" and "cell" of the page. @param {Heads} of */
+/** Fill the elements "tokens", "maps", "large" and "cell" of the page. @param {Heads} of */
 export function showHeads(of) {
   const { layers, heads, losses, choose } = of;
   const [layer, head, token] = of.chosen;
@@ -51,7 +51,7 @@ export function showHeads(of) {
   if (again) /** @type {any} */ (byId(String(again[0])).children[Number(again[1])])?.focus();
 }
 
-/** One map whose weights are read by pointer and arrow keys. @param {ArrayLike<number>} weights @param {string[]} tokens @param {Heads["chosen"]} chosen @param {Heads["choose"]} choose */
+/** Show one large map; pointer and arrow keys read its weights. @param {ArrayLike<number>} weights @param {string[]} tokens @param {Heads["chosen"]} chosen @param {Heads["choose"]} choose */
 function showLarge(weights, tokens, [layer, head, token], choose) {
   const T = tokens.length;
   const unit = Math.max(Math.floor(384 / T), 6);
@@ -102,7 +102,7 @@ function describeMap(weights, T) {
   return `${Math.round(100 * own)} % of the weight on the token itself, ${Math.round(100 * before)} % on the one before`;
 }
 
-/** Where a token looks, in a sentence. @param {Heads} of */
+/** A sentence about where a token looks. @param {Heads} of */
 export function describeRow(of) {
   const [layer, head, token] = of.chosen;
   const T = of.tokens.length;
@@ -116,23 +116,23 @@ export function describeRow(of) {
 // --- heads off ----------------------------------------------------------------------------------------------------------
 
 /**
- * @typedef {object} Effect  of heads that are off together
+ * @typedef {object} Effect  the effect of heads that are off together
  * @property {[number, number][]} heads  layer and head of each
- * @property {number} delta  what the loss rises by, nats per token
+ * @property {number} delta  the rise of the loss, in nats per token
  * @property {number | null} se  its standard error over windows
- * @property {{delta: number, se: number | null}} [beyond]  for several heads: what they cost beyond the sum of each alone
+ * @property {{delta: number, se: number | null}} [beyond]  for several heads: the effect minus the sum of their single effects
  */
 
 /** @param {[number, number][]} heads */
 export const headNames = (heads) => heads.map(([layer, head]) => `${layer}.${head}`).join(" + ");
 
-/** Whether it can be told from 0. @param {{delta: number, se: number | null}} effect */
+/** True if an effect can be distinguished from 0. @param {{delta: number, se: number | null}} effect */
 export const isSeen = ({ delta, se }) => se !== null && Math.abs(delta) > 2 * se;
 
 /** @param {{delta: number, se: number | null}} effect */
 export const withError = ({ delta, se }) => `${signed(delta)} ± ${se === null || Number.isNaN(se) ? "?" : se.toFixed(4)}`;
 
-/** Which head matters most, and whether it is one head or two together. @param {Effect[]} effects */
+/** Sentences about the head and the pair that matter most, and heads that do harm. @param {Effect[]} effects */
 export function effectSentence(effects) {
   const order = [...effects].sort((a, b) => b.delta - a.delta);
   const first = order.find(({ heads }) => heads.length === 1);
@@ -164,7 +164,7 @@ export function effectSentence(effects) {
   return words.join("\n");
 }
 
-/** Effects as a table, the largest first. @param {string} caption @param {Effect[]} effects */
+/** A table of effects, the largest first. @param {string} caption @param {Effect[]} effects */
 export function effectTable(caption, effects) {
   const several = effects.some(({ heads }) => heads.length > 1);
   const rows = [...effects].sort((a, b) => b.delta - a.delta).map((effect) => [headNames(effect.heads), withError(effect), ...(several ? [effect.beyond ? withError(effect.beyond) : ""] : []), isSeen(effect) ? "" : "not distinguishable from 0"]);

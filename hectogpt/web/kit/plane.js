@@ -1,4 +1,4 @@
-/** A plane with points and arrows, some of which a reader moves. */
+/** A plane with points and arrows, some of which the reader can move. */
 
 import { byId, make, ticks } from "./kit.js";
 
@@ -7,7 +7,7 @@ import { byId, make, ticks } from "./kit.js";
  * @typedef {{label: string, lo: number, hi: number, points: Point[], dots?: [number, number][], ring?: [number, number], moved?: (point: Point) => void}} Plane
  */
 
-/** A name whose letters after the first stand lower, as in v_a; "out" stays. @param {string} name */
+/** A name of two letters with the second as a subscript, as in v_a; other names stay. @param {string} name */
 const subscripted = (name) => (name.length === 2 ? [name[0], make("tspan", { dy: 4, style: "font-size:11px" }, name[1])] : [name]);
 
 /** @param {Plane} plane */

@@ -1,4 +1,4 @@
-/** Question 1: one query or two over keys that the reader moves, and over keys that are drawn. */
+/** Question 1: one or two queries over keys that the reader moves, and over random keys. */
 
 import { byId, makeTable, pressQuestion, say, showChart } from "../kit/kit.js";
 import { showPlane } from "../kit/plane.js";
@@ -80,7 +80,7 @@ byId("second").addEventListener("change", drawHand);
 const DRAWS = 4000;
 let seed = 1;
 
-/** Normal numbers from a seed (mulberry32 and Box-Muller), so that a setting shows the same draws again. @param {number} state */
+/** Normal numbers from a seed (mulberry32 and Box-Muller), so that the same settings show the same draws. @param {number} state */
 function normals(state) {
   const uniform = () => {
     state = (state + 0x6d2b79f5) | 0;
@@ -91,7 +91,7 @@ function normals(state) {
   return () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
 }
 
-/** Weights of c in each draw of the keys. Only the components along the two means matter to the queries. */
+/** The weights of the output in each draw of the keys. Only the components along the two means matter to the queries. */
 function drawKeys() {
   const [beta, spread, epsilon] = ["c-beta", "spread", "epsilon"].map((id) => Number(byId(id).value));
   const n = Math.min(Math.max(Math.round(Number(byId("n").value)), 2), 64);

@@ -1,4 +1,4 @@
-/** The sheets of an exam, without names and answers: one is chosen by its code, and answered with letters. */
+/** The sheets of an exam, without names and answers. A student opens one by its code and answers with letters. */
 
 import { byId, make, pageData, say } from "../kit/kit.js";
 
@@ -6,7 +6,7 @@ import { byId, make, pageData, say } from "../kit/kit.js";
 const { sheets } = pageData();
 const LETTERS = "ABCDEF";
 
-/** As `checksum` of hectogpt/exam/sheets.py. @param {string} text */
+/** The same as `checksum` in hectogpt/exam/sheets.py. @param {string} text */
 function checksum(text) {
   const sum = [...text].reduce((total, letter, n) => total + (n + 1) * letter.charCodeAt(0), 0);
   return String(sum % 997).padStart(3, "0");
@@ -27,7 +27,7 @@ byId("choose").addEventListener("submit", (/** @type {Event} */ event) => {
   byId("end").hidden = !questions;
   if (!questions) {
     byId("questions").replaceChildren();
-    return say("said", `There is no sheet ${sheet} in this exam: look at the code on your paper.`, true);
+    return say("said", `There is no sheet ${sheet} in this exam. Check the code on your paper.`, true);
   }
   const answers = questions.map(() => ".");
   const panels = questions.map(({ lines, count }, n) => {

@@ -1,4 +1,4 @@
-/** A trained model's page: what Python computed, shown. */
+/** The page of a trained model. It shows numbers that Python has computed. */
 
 import { describeRow, effectSentence, effectTable, headNames, isSeen, showHeads } from "../kit/heads.js";
 import { byId, fromBase64, makeTable, pageData, say, showChart } from "../kit/kit.js";
@@ -45,13 +45,13 @@ function drawEffects() {
 /** @param {Moment} moment @param {string} name */
 const effectAt = (moment, name) => moment.effects.find(({ mode, heads }) => mode === "zero" && headNames(heads) === name);
 
-/** The heads that matter most with the newest weights, names alone. */
+/** The names of the heads, by their effect with the newest weights. */
 function bestHeads() {
   const last = moments[moments.length - 1].effects.filter(({ heads, mode }) => heads.length === 1 && mode === "zero");
   return [...last].sort((a, b) => b.delta - a.delta).map(({ heads }) => headNames(heads));
 }
 
-/** Since which checkpoint the head that matters most in the end does. */
+/** A sentence about the first checkpoint since which the best head of the end has had an effect. */
 function sinceSentence() {
   const [best] = bestHeads();
   let first = moments.length;
@@ -61,7 +61,7 @@ function sinceSentence() {
   return `The effect of head ${best}, which matters most in the end, has been more than two standard errors since step ${moments[first].step}${first ? ` (at step ${moments[first - 1].step} not yet)` : ", the first that is here"}. ${measured}`;
 }
 
-/** The heads that matter most at the end, at every checkpoint. */
+/** Draw the effects of the heads that matter most at the end, at every checkpoint. */
 function drawHistory() {
   const curves = bestHeads().slice(0, 4).map((name) => {
     const found = moments.map((moment) => /** @type {const} */ ([moment.step ?? 0, effectAt(moment, name)]));
@@ -73,7 +73,7 @@ function drawHistory() {
   showChart(byId("history"), { label: caption, xLabel: "step", yLabel: "loss rises by", curves, at: now.step, zero: true, height: 220 });
 }
 
-/** @param {number} i of the moments */
+/** @param {number} i the number of the moment */
 function showMoment(i) {
   now = moments[i];
   all = new Uint16Array(fromBase64(now.maps).buffer);

@@ -1,4 +1,4 @@
-/** Question 2: a block that reads words in another order, and sinusoids. */
+/** Question 2: a block that reads words in a different order, and sinusoids. */
 
 import { byId, inkOf, make, makeTable, pressQuestion, showChart } from "../kit/kit.js";
 

@@ -1,10 +1,10 @@
-/** Runs behind the page: the worker that trains them, and what scripts may call (`hecto`). */
+/** The runs of the page: the worker that trains them, and the functions for scripts (`hecto`). */
 
 import { byId, fromBase64, pageData, toBase64, unzip } from "../kit/kit.js";
 
 export const data = pageData();
 
-/** Sends commands to the worker; steps of a run in progress go to `onStep`. */
+/** Send commands to the worker; steps of a run in progress go to `onStep`. */
 class Engine {
   constructor() {
     const source = new Blob([byId("engine").textContent], { type: "text/javascript" });
@@ -40,7 +40,7 @@ class Engine {
 
 export const engine = new Engine();
 
-/** hectoGPT's names of fields, as `hectogpt train` spells them, and the engine's. */
+/** Names of fields in `hectogpt train`, and the engine's names of them. */
 const FIELDS = {
   "model.d_model": "dModel", "model.n_heads": "heads", "model.n_layers": "layers", "model.context_length": "context",
   "model.lm_head.compact_vocab": "compact", "data.batch_size": "batchSize", "data.seq_len": "seqLen", "optim.lr": "lr",
@@ -63,19 +63,19 @@ function settingsFrom(fields) {
 /** The run that the page shows. @type {{text: string, opened: any, steps: any[], heldOut: number | null, shown: number, looks: any} | null} */
 export let run = null;
 
-/** What changed, for whoever draws the page. */
+/** Sends events about changes to the code that draws the page. */
 export const changed = new EventTarget();
 /** @param {string} name @param {any} [detail] */
 const tell = (name, detail) => changed.dispatchEvent(new CustomEvent(name, { detail }));
 
-/** The weights that the page was made with, if it was. */
+/** The weights that the page was made with, if any. */
 function firstWeights() {
   if (!data.first) return null;
   const entries = Object.entries(data.first.tensors).map(([name, text]) => [name, new Float32Array(fromBase64(/** @type {string} */ (text)).buffer)]);
   return { ids: data.first.ids, tensors: Object.fromEntries(entries) };
 }
 
-/** Begin a run; nothing is trained yet. @param {string} text @param {Record<string, any>} settings */
+/** Prepare a run; nothing is trained yet. @param {string} text @param {Record<string, any>} settings */
 export async function openRun(text, settings) {
   await engine.ready;
   const opened = await engine.send("open", { name: "run", text, settings: { ...settings, ...data.first?.settings }, keep: [], first: firstWeights() });
@@ -104,10 +104,10 @@ export async function trainRun(steps) {
   return ended;
 }
 
-/** The text that the page's models continue, the one that they read, and when the page has opened its first run. */
+/** The text for the model to continue, the text for it to read, and a promise of the page's first run. */
 export const asked = { prompt: () => "The ", reading: () => "The ", opened: Promise.resolve() };
 
-/** One of the texts that are in the page. @param {number} place @returns {Promise<string>} */
+/** One of the texts in the page. @param {number} place @returns {Promise<string>} */
 export const textAt = (place) => unzip(fromBase64(data.texts[place].zip));
 
 /** For scripts and tests. */

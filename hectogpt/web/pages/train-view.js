@@ -1,11 +1,11 @@
-/** What the page shows, and what its controls do. */
+/** The elements of the page, and the actions of its controls. */
 
 import { meanDifference } from "../engine/difference.js";
 import { describeRow, effectSentence, effectTable, headNames, isSeen, showHeads } from "../kit/heads.js";
 import { byId, download, make, makeTable, say, showChart, shown, signed } from "../kit/kit.js";
 import { asked, changed, commandLine, data, engine, hecto, openRun, restoreRun, run, textAt, trainRun } from "./train-run.js";
 
-/** Recipes of the ladder, each with what it changes in the one below it. */
+/** Recipes of the ladder, each with its change to the recipe below it. */
 const RECIPES = {
   browser: "browser: learning rates fall in the second half",
   smear: "smear: adds a share of the previous token to each",
@@ -38,7 +38,7 @@ const MOST_BYTES = 10e6; // of a file
 let [busy, training] = [0, false];
 /** @type {Promise<void>} the last of the commands */
 let last = Promise.resolve();
-/** First words of the text, which are read and continued if nothing else is asked for. @type {Record<string, string>} */
+/** The first words of the text, which the model reads and continues by default. @type {Record<string, string>} */
 const firstWords = { reading: "", prompt: "" };
 
 /** @param {string} place @param {[string, string, Record<string, any>][]} controls @param {string} prefix */
@@ -124,7 +124,7 @@ function lossSentence() {
   return `After step ${step} held-out loss is ${shown(value)} nats per token: ${place}.${run.heldOut !== null && named(false) ? ` ${whatToTry()}` : ""}`;
 }
 
-/** What brings the loss lower, by how often the run has read its text. */
+/** A sentence about ways to lower the loss, depending on how often the run has read its text. */
 function whatToTry() {
   const { settings, trainTokens } = run?.opened;
   const times = (settings.steps * settings.batchSize * settings.seqLen) / trainTokens;
@@ -193,7 +193,7 @@ function allHeads() {
 
 let [measures, halted] = [false, false];
 
-/** @param {() => Promise<unknown>} work that "Stop measuring" ends */
+/** @param {() => Promise<unknown>} work a measurement, which "Stop measuring" ends */
 function measuring(work) {
   doing("off-text", async () => {
     [measures, halted] = [true, false];
@@ -231,7 +231,7 @@ async function measure(sets) {
   return sentence;
 }
 
-/** Measure each head at some saved steps. Returns since when the one that matters most at the end does. */
+/** Measure each head at some saved steps. Returns a sentence about the first step since which the best head matters. */
 async function measureAlong() {
   const before = run?.shown ?? 0;
   const { steps: kept } = await engine.send("show", { name: "run", step: before });
@@ -270,7 +270,7 @@ async function measureAlong() {
   return sentence;
 }
 
-/** Which head matters, since when, alone or with another. */
+/** Find out which head matters, since which step, and alone or with another. */
 async function answer() {
   const heads = allHeads();
   const found = await measure(heads.length > 12 ? subsets(1) : subsets(2));
@@ -281,7 +281,7 @@ async function answer() {
 
 // --- two runs ---------------------------------------------------------------------------------------------------------------
 
-/** What the second run may change: its label, and values to choose from or the input for a number. @type {Record<string, [string, string[] | Record<string, any>]>} */
+/** Settings that the second run may change: label, and values to choose from or an input for a number. @type {Record<string, [string, string[] | Record<string, any>]>} */
 const CHANGES = {
   lr: ["Learning rate", { value: 0.01, min: 0, step: "any" }],
   recipe: ["Recipe", SETTINGS[0][2].options],
@@ -294,7 +294,7 @@ const CHANGES = {
   seed: ["Seed (how much do equal runs differ?)", { value: 1, min: 0 }],
 };
 
-/** The control for the value of what is chosen. */
+/** Show the control for the value of the chosen setting. */
 function offerChange() {
   const [, choices] = CHANGES[byId("change").value];
   const control = Array.isArray(choices) ? make("select", { id: "change-to" }, ...choices.map((value) => make("option", { value }, value))) : make("input", { id: "change-to", type: "number", ...choices });
@@ -305,7 +305,7 @@ async function trainSecond() {
   if (!run) return;
   const first = run;
   const [change, value, until] = [byId("change").value, byId("change-to").value, run.steps.length];
-  if (!until) throw new Error("The first run has no step yet. Press start first.");
+  if (!until) throw new Error("The first run has no step yet. Press Start first.");
   const settings = { ...first.opened.settings, [change]: value === "yes" ? true : value === "no" ? false : change === "recipe" || change === "dtype" ? value : Number(value) };
   const opened = await engine.send("open", { name: "second", text: first.text, settings, keep: ["run"] });
   /** @type {[number, number][]} */
@@ -334,7 +334,7 @@ function showText() {
   byId("about-text").textContent = words ? `${words.toLocaleString("en")} characters. 85 % is for training; half of the rest is held out, to measure the loss on text that was never read.` : "";
 }
 
-/** A new run of the text and settings that stand in the page. */
+/** Prepare a new run with the text and settings in the page. */
 async function open() {
   say("status", "Preparing: the text is cut into tokens and its words are counted.");
   await openRun(byId("text").value, readSettings("set-"));
@@ -351,7 +351,7 @@ async function train(steps) {
   }
 }
 
-/** Another text stands in the page: it is prepared, unless a run would be lost. */
+/** Prepare a new text that is now in the page, unless a run would be lost. */
 async function newText() {
   showText();
   byId("set-batchSize").value = [16, 8, 4][[400e3, 200e3, 0].findIndex((least) => byId("text").value.length >= least)];
@@ -474,14 +474,14 @@ changed.addEventListener("opened", () => {
   enable();
 });
 
-/** What it writes, after the beginning in bold. @param {string} text @param {string} sentence */
+/** Show generated text after its beginning, which is bold. @param {string} text @param {string} sentence */
 function showSample(text, sentence) {
   const beginning = text.startsWith(asked.prompt()) ? asked.prompt() : "";
   say("sample-text", beginning ? sentence : `${sentence.slice(0, -1)}, without those tokens of the beginning that do not occur in the text:`);
   byId("sample").replaceChildren(make("b", {}, beginning), text.slice(beginning.length));
 }
 
-/** The tokens, losses and maps of the text to read, by the weights that are shown. */
+/** Compute the tokens, losses and maps of the text to read, with the weights that are shown. */
 function look() {
   return engine.send("look", { name: "run", text: byId("reading").value }).then(drawReading, (error) => say("row-text", error.message, true));
 }

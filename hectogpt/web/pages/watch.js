@@ -71,7 +71,7 @@ function drawHeads(look, chosen) {
   say("row-text", describeRow(of));
 }
 
-/** @param {string} look the run whose samples are asked for; the first time none, because they take seconds */
+/** @param {string} look the run whose samples to request; none the first time, because samples take seconds */
 async function ask(look) {
   try {
     const answer = await fetch(`data?look=${encodeURIComponent(look)}`);
