@@ -229,7 +229,7 @@ class YardstickOptions:
     Examples
       hectogpt yardstick input.txt --loss 3.1
       hectogpt yardstick input.txt --tokenizer bytes --loss 1.6 --per byte
-      hectogpt yardstick input.txt --tokenizer my_model --log train.log
+      hectogpt yardstick input.txt --tokenizer my_model --log train.log --picture yardstick.png
     """
 
     text: Positional[str]
@@ -244,6 +244,8 @@ class YardstickOptions:
     """Unit of the losses: nats per token, bits per byte or bits per character."""
     log: Annotated[str | None, arg(metavar="FILE[:COLUMN]")] = None
     """Place a run's curve: a file of printed lines, .csv, .jsonl, or TensorBoard events."""
+    picture: Annotated[Path | None, arg(metavar="FILE.png")] = None
+    """Draw the scale with everything placed on it."""
     json: Json = False
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hectogpt.cli.console import show
+from hectogpt.cli.console import note, show
 from hectogpt.cli.options import YardstickOptions
 from hectogpt.errors import UserError
-from hectogpt.lab.loss_logs import read_curves
-from hectogpt.lab.yardstick import Per, Yardstick, open_encoder, yardstick
+from hectogpt.lab.loss_logs import Curve, read_curves
+from hectogpt.lab.yardstick import Per, Yardstick, open_encoder, plot_yardstick, yardstick
 
 
 def main(options: YardstickOptions) -> None:
@@ -49,11 +49,23 @@ def main(options: YardstickOptions) -> None:
         lines.append(f"  below {', '.join(passed) or 'no line'}")
     bits = {"bits_per_byte": found.bits("byte"), "bits_per_character": found.bits("character")}
     show(options.json, vars(found) | bits | {"placed": placed, "log": log}, lines)
+    if options.picture is not None:
+        drawn = {
+            name: in_nats(found, curve, per_of(name, options.per))
+            for name, curve in curves.items()
+        }
+        plot_yardstick(options.picture, found, drawn, losses)
+        note(f"{options.picture} is written")
 
 
 def per_of(name: str, per: Per) -> Per:
     """The unit of a curve: bits per byte if its name says so, otherwise `per`."""
     return "byte" if "bpb" in name.lower() else per
+
+
+def in_nats(found: Yardstick, curve: Curve, per: Per) -> Curve:
+    """Convert a curve to nats per token."""
+    return [(step, found.nats(loss, per)) for step, loss in curve]
 
 
 def place(found: Yardstick, nats: float) -> dict[str, Any]:

@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from scipy.optimize import minimize
 
 from hectogpt.lab.ngram import LEAST, MOST, ORDER, KneserNey, Level, Pattern, neighbours
+from hectogpt.model import Transformer
+from hectogpt.model.transformer import evaluating
+from hectogpt.training.evaluate import cut
 
 NEIGHBOURS = neighbours(ORDER)
 GAPS: tuple[Pattern, ...] = ((1,), (2,), (3,), (0, 2), (1, 2), (0, 3), (0, 1, 3), (1, 2, 3))
@@ -31,6 +35,9 @@ LONGEST = max(n for n, _ in CACHES)
 # held-out tokens to fit on; a longer text is sampled in evenly spread sequences
 FITTED = 1 << 17
 STEPS = 80  # iterations of L-BFGS
+GATE_VARIANCE = 0.1  # of the normal prior of the weights of a network's hidden state
+UNFITTED = 3.0  # first weight of a network, for about half of the mixture
+ROWS = 8  # sequences that a network reads at a time
 
 
 def fit_discounts(model: KneserNey, rows: Sequence[np.ndarray]) -> None:
@@ -92,63 +99,81 @@ class Mixture:
 
     The features are known before the target: how often the contexts occurred in training and in
     the sequence, how many tokens followed them, and the place in the sequence.
+
+    A trained network can be one more distribution. Its weight also depends on its last hidden
+    state.
     """
 
-    def __init__(self, rows: np.ndarray, vocab: int, asked: np.ndarray | None = None) -> None:
-        """Count the training tokens. The weights are equal until `fit`.
+    def __init__(
+        self,
+        rows: np.ndarray,
+        vocab: int,
+        asked: np.ndarray | None = None,
+        model: Transformer | None = None,
+    ) -> None:
+        """Count the training tokens. Until `fit`, the weights of all that is counted are equal.
 
         Args:
             rows: training ids [rows, seq_len].
             vocab: the size of the vocabulary.
             asked: the only rows that will be scored. Giving them saves memory and time.
+            model: the network; None for counting alone.
         """
+        self.model = model
         self.counts = KneserNey(rows, vocab, (*NEIGHBOURS, *GAPS), asked=asked)
-        n_parts = len(self.counts.tables) + len(CACHES)
+        n_parts = len(self.counts.tables) + len(CACHES) + (model is not None)
         n_features = 2 + 2 * len(NEIGHBOURS) + 2 * LONGEST
         self.weights = np.zeros((n_parts, n_features), np.float32)
+        self.weights[-1, 0] = 0 if model is None else UNFITTED
+        self.gate = np.zeros(0 if model is None else model.config.d_model, np.float32)
 
     def fit(self, held_out: Sequence[np.ndarray]) -> None:
         """Fit discounts, then weights, to the lowest loss on held-out sequences from `cut`.
 
-        Of a long text, FITTED tokens are used. The weights have a normal prior of variance 1, so a
-        short text moves them little.
+        Of a long text, FITTED tokens are used. The weights have a normal prior of variance 1
+        (GATE_VARIANCE for those of the hidden state), so a short text moves them little.
         """
         held_out = _spread(held_out)
         fit_discounts(self.counts, held_out)
         found = [self.parts(rows) for rows in held_out]
-        p = np.concatenate([part for part, _ in found], axis=1)
-        features = np.concatenate([part for _, part in found], axis=1)
+        p, features, hidden = (np.concatenate(kind, axis=1) for kind in zip(*found, strict=True))
         n = p.shape[1]
         shape = self.weights.shape
+        size = self.weights.size
+        variances = np.repeat([1.0, GATE_VARIANCE], [size, self.gate.size])
 
         def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            weights = flat.reshape(shape).astype(np.float32)
-            shares = _softmax(weights @ features)
+            weights, gate = np.split(flat.astype(np.float32), [size])
+            shares = _shares(weights.reshape(shape), gate, features, hidden)
             joint = shares * p
             mixed = np.maximum(joint.sum(axis=0), 1e-300)  # a step that is too long can make it 0
-            gradient = (shares - joint / mixed) @ features.T / n
-            value = -np.log(mixed.astype(np.float64)).mean() + (flat**2).sum() / (2 * n)
-            return float(value), (gradient + weights / n).ravel().astype(np.float64)
+            slopes = shares - joint / mixed
+            gradient = np.append(slopes @ features.T, hidden @ slopes[-1]) + flat / variances
+            prior = (flat**2 / variances).sum() / (2 * n)
+            return float(-np.log(mixed.astype(np.float64)).mean() + prior), gradient / n
 
-        start = np.zeros(self.weights.size)
+        start = np.zeros(len(variances))
         best = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x
-        self.weights = best.reshape(shape).astype(np.float32)
+        weights, self.gate = np.split(best.astype(np.float32), [size])
+        self.weights = weights.reshape(shape)
 
     def probabilities(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The probability of every token of `rows` [rows, n] except the first, given those before.
 
         Returns it by modified Kneser-Ney of order 5 and by the mixture, both [rows, n - 1].
         """
-        p, features = self.parts(rows)
+        p, features, hidden = self.parts(rows)
         # In float64: float32 products round columns differently, so that equal contexts would get
         # different weights.
-        mixed = (_softmax(self.weights.astype(np.float64) @ features) * p).sum(axis=0)
+        weights, gate = (found.astype(np.float64) for found in (self.weights, self.gate))
+        mixed = (_shares(weights, gate, features, hidden) * p).sum(axis=0)
         return p[len(NEIGHBOURS) - 1].reshape(len(rows), -1), mixed.reshape(len(rows), -1)
 
-    def parts(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def parts(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The probability of every token after the first by each distribution, and the features.
 
-        Returns float64 [distributions, tokens] and float32 [features, tokens].
+        Returns float64 [distributions, tokens], float32 [features, tokens] and the network's
+        hidden states, float32 [d_model, tokens]. Without a network, d_model is 0.
         """
         levels = self.counts.levels(rows)
         by_pattern = self.counts.probabilities(rows, levels)
@@ -166,7 +191,34 @@ class Mixture:
         cached, matches = caches(rows)
         features += [f for n in range(LONGEST) for f in (np.log1p(matches[n]), matches[n] > 0)]
         flat = [array.reshape(-1) for array in (*p, *cached)]
-        return np.stack(flat), np.stack([f.reshape(-1) for f in features]).astype(np.float32)
+        hidden = np.zeros((0, flat[0].size), np.float32)
+        if self.model is not None:
+            by_network, hidden = _read(self.model, rows)
+            flat.append(by_network)
+        return (
+            np.stack(flat),
+            np.stack([f.reshape(-1) for f in features]).astype(np.float32),
+            hidden,
+        )
+
+
+@torch.no_grad()
+def _read(model: Transformer, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A network's probability of every token of `rows` [rows, n] after the first.
+
+    Returns it and the hidden states that it comes from: float64 [tokens], float32 [d_model,
+    tokens].
+    """
+    p = []
+    states = []
+    with evaluating(model):
+        for block in np.array_split(rows, -(-len(rows) // ROWS)):
+            ids = torch.from_numpy(block.astype(np.int64)).to(model.embeddings.weight.device)
+            hidden = model.hidden(ids[:, :-1])
+            losses = model.losses_of(hidden, ids[:, :-1], ids[:, 1:])[1]
+            p.append(np.exp(-losses.cpu().double().numpy().ravel()))
+            states.append(hidden.flatten(0, 1).cpu().numpy())
+    return np.concatenate(p), np.concatenate(states).T
 
 
 def caches(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -258,7 +310,32 @@ def cross_entropies(mixture: Mixture, parts: Sequence[np.ndarray]) -> tuple[floa
     return float(-np.log(order_5).mean()), float(-np.log(best).mean())
 
 
-def _softmax(x: np.ndarray) -> np.ndarray:
-    """The softmax over the first axis."""
+def _shares(
+    weights: np.ndarray, gate: np.ndarray, features: np.ndarray, hidden: np.ndarray
+) -> np.ndarray:
+    """The share of each distribution, [distributions, tokens]. The last one has the gate."""
+    x = weights @ features
+    x[-1] += gate @ hidden
     e = np.exp(x - x.max(axis=0))
     return e / e.sum(axis=0)
+
+
+def held_out_losses(
+    mixture: Mixture, held_out: np.ndarray, seq_len: int, fit_on: np.ndarray | None
+) -> tuple[float, float]:
+    """Held-out cross entropy in nats per token, of order 5 and of the mixture.
+
+    Args:
+        mixture: a mixture that has counted the training text.
+        held_out: ids [n], n at least 2, scored in sequences of `seq_len`.
+        seq_len: the length of the sequences.
+        fit_on: the held-out text to fit on. None: `held_out` itself, each half of its sequences
+            for the other, so that no token influences the weights it is scored with. With a
+            single sequence, the weights stay as they are.
+    """
+    parts = cut(held_out, seq_len)
+    if fit_on is None and len(parts[0]) > 1:
+        return cross_fitted(mixture, [parts[0][::2]], [parts[0][1::2], *parts[1:]])
+    if fit_on is not None:
+        mixture.fit(cut(fit_on, seq_len))
+    return cross_entropies(mixture, parts)

@@ -438,7 +438,7 @@ class KneserNey:
         return np.concatenate(p), np.concatenate(known)
 
 
-# --- mixing n-grams into a network's scores, as the track *closed+counting* allows
+# --- mixing n-grams into a network's scores, for the last row of a run's table
 #
 #     p(y) = (1 - w_k) q(y) + w_k c(y)
 #

@@ -24,8 +24,8 @@ class Track:
         seconds: the most seconds of building and training.
         cores: the most threads.
         allows_gpu: True if a GPU may train.
-        scoring: how a trained model is scored: by itself, or with n-grams of what it read
-            (lab/ngram.py).
+        scoring: how a trained model is scored: by itself, or mixed with the best counting of what
+            it read (lab/best_counting.py).
     """
 
     name: str

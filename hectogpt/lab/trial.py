@@ -19,10 +19,10 @@ from hectogpt import __version__, process
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import DataError, UserError
 from hectogpt.idea_file import IdeaFile, explain, load_idea
-from hectogpt.lab.ngram import ORDER, KneserNey, mix, neighbours, score_both
 from hectogpt.lab.tracks import Scoring
 from hectogpt.serialization import dump
 from hectogpt.training import setup
+from hectogpt.training.evaluate import SEQ_LEN
 from hectogpt.training.events import Ended, Stepped, events, session_of
 from hectogpt.training.run import Run, files_of, load_run
 from hectogpt.training.session import Session
@@ -142,18 +142,21 @@ def scores_of(scoring: Scoring, session: Session, splits: Sequence[str]) -> dict
     """
     if scoring == "alone":
         return {}
+    # Imported late: it loads scipy, which a track without counting does not need.
+    from hectogpt.lab.best_counting import Mixture, held_out_losses
+
     run = session.run
     corpus = session.corpus
-    counts = KneserNey(setup.training_tokens(run, corpus), run.model.vocab_size, neighbours(ORDER))
-    alone = {
-        split: session.scores.get(split) or session.evaluate(split) for split in {"dev", *splits}
-    }
-    both = {split: score_both(counts, corpus.tokens[split], one) for split, one in alone.items()}
+    mixture = Mixture(
+        setup.training_tokens(run, corpus), run.model.vocab_size, model=session.model
+    )
+    seq_len = min(SEQ_LEN, run.model.context_length)
     fields = dict[str, float]()
     for split in splits:
-        loss = mix(both[split], None if split == "dev" else both["dev"])[0]
-        found = alone[split]
-        fields |= {f"{split}_loss": loss, f"{split}_bpb": loss * found.bits_per_byte / found.loss}
+        alone = session.scores.get(split) or session.evaluate(split)
+        fit_on = None if split == "dev" else corpus.dev
+        loss = held_out_losses(mixture, corpus.tokens[split], seq_len, fit_on)[1]
+        fields |= {f"{split}_loss": loss, f"{split}_bpb": loss * alone.bits_per_byte / alone.loss}
     return fields
 
 

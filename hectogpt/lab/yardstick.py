@@ -9,7 +9,7 @@ from __future__ import annotations
 import lzma
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -291,3 +291,55 @@ def open_encoder(name: str) -> Encoder:
 
     vocab = max(found.get_vocab().values(), default=-1) + 1
     return Encoder(name, vocab, encode)
+
+
+# --- the picture ---------------------------------------------------------------------------------
+
+
+def plot_yardstick(
+    path: Path, found: Yardstick, curves: Mapping[str, Curve], losses: Sequence[float]
+) -> None:
+    """Write a PNG of the lines, loss curves and single losses, all in nats per token."""
+    from matplotlib.figure import Figure
+
+    from hectogpt.training.plot import (
+        BLUE,
+        GREY,
+        LABEL_SIZE,
+        place_legend,
+        plain_text,
+        save_figure,
+        style_axes,
+    )
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        axes.plot(
+            *zip(*curve, strict=True),
+            marker="." if len(curve) < 50 else "",
+            label=plain_text(name),
+        )
+    marks = [(level, name, GREY) for name, level in found.nats_per_token.items()]
+    marks = sorted([*marks, *((loss, "this loss", BLUE) for loss in losses)])
+    gap = 0.04 * (marks[-1][0] - marks[0][0])
+    place = -math.inf
+    for level, name, color in marks:
+        axes.axhline(level, color=color, linewidth=0.9, linestyle=":" if color == GREY else "-")
+        place = max(level, place + gap)  # of its label, above the one below
+        axes.annotate(
+            f"{name} {level:.2f}",
+            (1.01, place),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=LABEL_SIZE,
+            color=color,
+        )
+    axes.set_xlabel("step" if curves else "")
+    axes.set_ylabel("nats per token")
+    if not curves:
+        axes.set_xticks([])
+    axes.set_title(plain_text(f"{found.text} in tokens of {found.tokenizer}"), fontsize=10)
+    place_legend(figure, axes)
+    style_axes(axes)
+    save_figure(figure, path)

@@ -30,7 +30,7 @@ def text(here: Here) -> str:
 def test_lines_in_every_unit_with_losses_and_a_curve_among_them(here: Here, text: str) -> None:
     """A curve is below a line from the step after the last one that is not."""
     Path("log.csv").write_text("step,loss,bpb\n0,11,9\n10,7,9\n20,9,9\n30,7,9\n40,3,0.1\n", encoding="utf-8")
-    more = ("--loss", "5.5", "99", "--log", "log.csv", "--json")
+    more = ("--loss", "5.5", "99", "--log", "log.csv", "--picture", "p.png", "--json")
     found = json.loads(here.ok("yardstick", text, *more).stdout)
     nats = found["nats_per_token"]
     assert list(nats) == LINES
@@ -42,6 +42,7 @@ def test_lines_in_every_unit_with_losses_and_a_curve_among_them(here: Here, text
     place, high = found["placed"]
     assert place["below"] == [line for line in reversed(LINES) if nats[line] > 5.5]
     assert high["below"] == []
+    assert Path("p.png").read_bytes().startswith(b"\x89PNG")
     since = found["log"]["loss"]["below_since"]
     assert (since["uniform"], since["best"]) == (10, 40)
     assert since["unigram"] == (30 if nats["unigram"] > 7 else 40)

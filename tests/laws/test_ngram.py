@@ -17,6 +17,7 @@ from model_kinds import KINDS, build
 from hectogpt.lab import ngram
 from hectogpt.lab.best_counting import GAPS, NEIGHBOURS, Mixture
 from hectogpt.lab.ngram import ADDED, DISCOUNT, ORDER, KneserNey, NgramModels, Pattern, neighbours
+from hectogpt.model import ModelConfig, Transformer
 from hectogpt.training.evaluate import evaluate
 
 GPT2_IDS = 50_257
@@ -172,13 +173,17 @@ def test_fitted_weights_are_the_best_and_halves_do_not_see_each_other(seed: int)
 # --- the best counting (tools/) ---------------------------------------------------------------------------------------
 
 
-@given(rows_of(), rows_of(2), st.lists(st.integers(0, IDS - 1), max_size=8))
-@settings(max_examples=12)
-def test_the_best_counting_sums_to_one(rows: np.ndarray, held_out: np.ndarray, history: list[int]) -> None:
-    model = Mixture(rows, IDS)
+@given(rows_of(), rows_of(2), st.lists(st.integers(0, IDS - 1), max_size=8), st.booleans())
+@settings(max_examples=16)
+def test_the_best_counting_sums_to_one(
+    rows: np.ndarray, held_out: np.ndarray, history: list[int], with_network: bool
+) -> None:
+    torch.manual_seed(0)
+    network = Transformer(ModelConfig(8, 2, 1, 16, IDS)).double() if with_network else None
+    model = Mixture(rows, IDS, model=network)
     model.fit([held_out])
     texts = np.array([[0, *history, y] for y in range(IDS)])
-    parts, features = model.parts(texts)
+    parts, features, _ = model.parts(texts)
     assert np.isfinite(features).all()
     last = parts.reshape(len(parts), IDS, -1)[:, :, -1]
     assert last.sum(axis=1) == pytest.approx(np.ones(len(last)), rel=1e-9)

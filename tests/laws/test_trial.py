@@ -13,10 +13,9 @@ from helpers import train
 
 from hectogpt.data import Corpus
 from hectogpt.errors import UserError
-from hectogpt.lab.ngram import NgramModels, mix, score_both
+from hectogpt.lab.best_counting import Mixture, held_out_losses
 from hectogpt.lab.tracks import Scoring
 from hectogpt.lab.trial import request_of, train_and_score
-from hectogpt.training.evaluate import evaluate
 from hectogpt.training.run import Run
 from hectogpt.training.setup import training_tokens
 
@@ -32,14 +31,10 @@ def test_a_trial_can_be_scored_with_counts(corpus: Corpus) -> None:
     torch.set_num_threads(1)
     found = tried(small_run(), corpus, "dev", "test", scoring="counting")
     run, here = small_run(), train(small_run(), corpus)
-    order_5 = NgramModels(training_tokens(run, corpus), run.model.vocab_size).order_5
-    dev, test = (
-        score_both(
-            order_5, corpus.tokens[split], evaluate(here.model, corpus.tokens[split], corpus.tokenizer.token_bytes)
-        )
-        for split in ("dev", "test")
-    )
-    expected = [mix(dev)[0], mix(test, dev)[0]]
+    mixture = Mixture(training_tokens(run, corpus), run.model.vocab_size, model=here.model)
+    fitted = {"dev": None, "test": corpus.dev}
+    length = run.model.context_length
+    expected = [held_out_losses(mixture, corpus.tokens[split], length, fit_on)[1] for split, fit_on in fitted.items()]
     assert [found["dev_loss"], found["test_loss"]] == pytest.approx(expected, rel=1e-6)
     assert found["dev_loss"] < here.dev_loss
     assert found["dev_bpb"] / found["dev_loss"] == pytest.approx(here.summary()["dev_bpb"] / here.dev_loss)

@@ -79,9 +79,10 @@ such differences: from one thread to two, the loss of one seed of soap_rare_toke
 
 **N-gram baselines** count exactly the tokens that a run reads, here those of the highest rung's seeds. The Kneser-Ney
 bigram and trigram (kn2, kn3) have one discount of 0.75. kn5, mkn5 and best see the same as a network: the tokens before
-the target in its sequence. kn5 is modified Kneser-Ney of order 5 with discounts by formula, which *closed+counting*
-mixes in; mkn5 has discounts fitted on dev. The **best counting** mixes mkn5 with contexts that have gaps and caches of
-the sequence, with weights fitted on dev. If dev itself is scored, each half uses the weights fitted on the other.
+the target in its sequence. kn5 is modified Kneser-Ney of order 5 with discounts by formula, which the runs of
+*closed+counting* below are mixed with; mkn5 has discounts fitted on dev. The **best counting** mixes mkn5 with contexts
+that have gaps and caches of the sequence, with weights fitted on dev. If dev itself is scored, each half uses the
+weights fitted on the other.
 """
 
 

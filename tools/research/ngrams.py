@@ -17,10 +17,10 @@ import numpy as np
 from hectogpt.data import Corpus, open_corpus
 from hectogpt.errors import UserError
 from hectogpt.files import write_atomic
-from hectogpt.lab.best_counting import Mixture, cross_entropies, cross_fitted
+from hectogpt.lab.best_counting import Mixture, held_out_losses
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.record import Record, parse_run, read_records
-from hectogpt.training.evaluate import SEQ_LEN, cut
+from hectogpt.training.evaluate import SEQ_LEN
 from hectogpt.training.setup import training_tokens
 from tools import ROOT
 from tools.report import ladder_names
@@ -44,12 +44,8 @@ def count(record: Record, corpus: Corpus) -> tuple[float, float, float]:
     tokens, split = training_tokens(replace(run, seed=record.seed), corpus), record.ngram_split or "dev"
     held_out = corpus.tokens[split].astype(np.int64)
     kn3 = NgramModels(tokens, corpus.n_vocab).losses(held_out)["kn3"]
-    mixture, parts = Mixture(tokens, corpus.n_vocab), cut(held_out, SEQ_LEN)
-    if split == "dev":  # no token influences the weights that it is scored with
-        mkn5, best = cross_fitted(mixture, [parts[0][::2]], [parts[0][1::2], *parts[1:]])
-    else:
-        mixture.fit(cut(corpus.dev, SEQ_LEN))
-        mkn5, best = cross_entropies(mixture, parts)
+    fit_on = None if split == "dev" else corpus.dev
+    mkn5, best = held_out_losses(Mixture(tokens, corpus.n_vocab), held_out, SEQ_LEN, fit_on)
     return round(kn3, DIGITS), round(mkn5, DIGITS), round(best, DIGITS)
 
 
