@@ -191,7 +191,10 @@ def keras(config: ModelConfig, dtype: str) -> Step:
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy("mixed_bfloat16" if dtype == "bfloat16" else "float32")
     start = keras.initializers.RandomNormal(stddev=STD)
-    table = layers.Embedding(config.vocab_size, config.d_model, embeddings_initializer=start)
+    tied = config.lm_head.tied
+    table = (layers.ReversibleEmbedding if tied else layers.Embedding)(
+        config.vocab_size, config.d_model, embeddings_initializer=start
+    )
     ids = keras.Input((None,), dtype="int32")
     positions = layers.Embedding(config.context_length, config.d_model, embeddings_initializer=start)
     x = table(ids) + positions(ops.cumsum(ops.ones_like(ids), axis=1) - 1)
@@ -204,7 +207,6 @@ def keras(config: ModelConfig, dtype: str) -> Step:
         )
         x = x + layers.Dense(config.d_model, kernel_initializer=start)(h)
     x = layers.LayerNormalization(epsilon=1e-5)(x)
-    tied = config.lm_head.tied
     head = layers.Dense(config.vocab_size, use_bias=False, kernel_initializer=start)
     model = keras.Model(ids, table(x, reverse=True) if tied else head(x))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -26,6 +26,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from bench import DEPENDS
+from bench.picture import draw, read_races
 from bench.record import RESULTS, ROOT, now
 from hectogpt.files import write_atomic
 
@@ -48,11 +49,12 @@ Record = dict[str, Any]
 
 
 def write_page() -> None:
-    """Fill in the page. Raises ValueError for a mark that is none."""
+    """Fill in the page, and draw its picture. Raises ValueError for a mark that is none."""
     changes = ", ".join(f"{question} {last_change(question)}" for question in DEPENDS)
     mark = textwrap.fill(f"<!-- bench: processors {changes} -->", 120, break_on_hyphens=False)
     page = re.sub(r"<!-- bench: processors.*?-->", mark, PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     write_atomic(PAGE, render(page, RESULTS.read_text(encoding="utf-8")))
+    draw(read_races())
 
 
 def last_change(question: str) -> str:
