@@ -1,17 +1,17 @@
 """docs/performance.md: its tables and numbers, made from results/bench.jsonl.
 
-The page marks their places, and what stands between a mark and the next `<!-- end -->` is replaced:
+The page marks their places, and the text between a mark and the next `<!-- end -->` is replaced:
 
     <!-- bench: processors CHANGES -->                          what the columns are, and the last changes of the code
     <!-- bench: table QUESTION; KEY, KEY -->                    a row for each setting and contender
-    <!-- bench: times QUESTION; SETTING; A / B; KEY -->         A's figure by B's: the least and the largest
+    <!-- bench: times QUESTION; SETTING; A / B; KEY -->         A's figure divided by B's: the range
 
-A column is the figures of one processor, number of threads and commit. Of each setting the newest run on a processor
+A column has the figures of one processor, number of threads and commit. The newest run of each setting on a processor
 counts. The rows are those of the newest record of each setting, so what is no longer measured is not shown.
 
 A column is marked if its figures are older than the last change of what they depend on (`bench.DEPENDS`, by the dates
-of git's commits). `python -m bench --page` asks git and writes these dates into the first mark; so the page follows
-from the records and from itself.
+of git's commits). `python -m bench --page` asks git and writes these dates into the first mark; so the page
+depends only on the records and itself.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Record = dict[str, Any]
 
 
 def write_page() -> None:
-    """Fill in the page, and draw its picture. Raises ValueError for a mark that is none."""
+    """Fill in the page and draw its picture. Raises ValueError for an unknown mark."""
     changes = ", ".join(f"{question} {last_change(question)}" for question in DEPENDS)
     mark = textwrap.fill(f"<!-- bench: processors {changes} -->", 120, break_on_hyphens=False)
     page = re.sub(r"<!-- bench: processors.*?-->", mark, PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -58,7 +58,7 @@ def write_page() -> None:
 
 
 def last_change(question: str) -> str:
-    """When what a question measures was last changed, in UTC; now, if it has changes that are not committed."""
+    """The time in UTC of the last change to the code that a question measures; now, if changes are not committed."""
     paths = [*DEPENDS[question], f"bench/{question}.py", "bench/race.py"]
     git, utc = ["git", "-C", str(ROOT)], os.environ | {"TZ": "UTC"}
     if subprocess.check_output([*git, "status", "--porcelain", "--", *paths]):
@@ -106,7 +106,7 @@ def commit_of(record: Record) -> str:
 
 
 def choose(records: Sequence[Record]) -> list[Record]:
-    """The records that stand: of each processor and number of threads the newest run of each setting that its question
+    """The records to show: for each processor and number of threads, the newest run of each setting that its question
     still has, in the order of the settings."""
     dated = [record for record in records if record.get("bench") in DEPENDS]  # the oldest ones do not say their setting
     settings = {r["bench"]: r["settings"] for r in dated}
@@ -195,13 +195,13 @@ def figure(row: Record, keys: Sequence[str]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits, and all before the point."""
+    """A number with three digits, or with all digits before the point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def times(records: Sequence[Record], question: str, setting: str, pair: str, key: str) -> str:
-    """One contender's figure divided by another's: the least and the largest of the columns. Of several contenders that
-    fit a pattern the least figure counts."""
+    """One contender's figure divided by another's: the smallest and the largest ratio of the columns. If several
+    contenders fit a pattern, the smallest figure counts."""
     found = []
     for own in columns(record for record in records if record["question"] == question).values():
         rows = {contender: row for (place, contender), row in cells(own).items() if place == setting}
