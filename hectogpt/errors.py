@@ -1,6 +1,6 @@
 """Errors that are not bugs. Each is one message: what failed, why, how to fix it, what is kept.
 
-Every layer raises `UserError`, or its class for bad data or a bad checkpoint; only the command
+Every layer raises `UserError`, or its subclass `DataError` or `CheckpointError`; only the command
 line turns it into lines on stderr and an exit code.
 """
 
@@ -179,7 +179,7 @@ def unreadable(path: object, error: Exception, *, fix: Text = "", code: int = DA
 
 
 def unwritable(path: object, error: Exception, *, fix: Text = "", kept: str = "") -> UserError:
-    """The error for a path that cannot be written, or opened because too many files are open."""
+    """The error for a path that cannot be written, or opened with so many files open already."""
     what = f"cannot write {path}"
     if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
         what = f"cannot open {path}"

@@ -46,7 +46,7 @@ def cpu_features() -> list[str]:
 
 
 def has_cpu_flag(flag: str) -> bool:
-    """True if the CPU has an instruction set, by Linux's name; False on other systems."""
+    """True if Linux lists this flag for the CPU; False on other systems."""
     # ARM calls them Features.
     return flag in (cpu_facts().get("flags") or cpu_facts().get("Features", "")).split()
 

@@ -139,7 +139,7 @@ def stubs() -> dict[tuple[str, str], str]:
 def with_stubs(source: str, parts: Collection[str]) -> str:
     """Return the file with the exercises of these parts left out.
 
-    The other exercises keep their code and lose their marks.
+    The other exercises keep their code; their `# exercise:` comments are removed.
     """
     texts = stubs()
 

@@ -123,7 +123,7 @@ def _print_errors(work: Callable[[], None], debug: bool) -> None:
             raise stop from None
         ignore_more()
         ideas = sys.modules.get("hectogpt.idea_file")
-        # The user's own file raised it.
+        # Not None if the user's own file raised the error.
         own: UserError | None = None if ideas is None else ideas.explain(error)
         if debug or (own is None and isinstance(error, SystemExit)):
             raise
@@ -320,7 +320,7 @@ def find_mistake(
 def misfit(option: Option, values: list[str]) -> tuple[str, str]:
     """Why these values do not fit an option, and a value that would.
 
-    Either is "": the first if they fit, the second if no value is known.
+    The reason is "" if they fit; the value is "" if none is known.
     """
     kind, least, _ = shape_of(option.kind)
     choices = list(map(str, get_args(kind)))
@@ -358,7 +358,7 @@ def nearest(name: str, options: Iterable[str]) -> list[str]:
 
 
 def shape_of(kind: Any) -> tuple[Any, int, int]:
-    """The type of an option's values, and the least and most values that it takes."""
+    """The type of an option's values, and how many it takes at least and at most."""
     inner = [one for one in get_args(kind) if one is not NoneType]
     if get_origin(kind) is tuple:
         return (inner[0], 0, 1000) if ... in inner else (inner[0], len(inner), len(inner))

@@ -53,6 +53,7 @@ class TrainOptions(Habits):
     """Show the run, its size and its corpus, without training."""
 
 
+# Only for --help: steps, seed and dtype are read as fields of the run.
 @dataclass(frozen=True)
 class TrainHelp(TrainOptions):
     """Train a recipe, score it, and keep everything in runs/RECIPE.

@@ -128,7 +128,9 @@ def run_lines(
 
 
 def show_step(options: ShowOptions, step: int) -> None:
-    """Print the row of a step, and texts by the weights after it. Raises UserError."""
+    """Print the metrics of a step, and texts generated with the weights after it. Raises
+    UserError.
+    """
     from hectogpt.lab.full_run import samples
     from hectogpt.model.weights import hash_weights
     from hectogpt.training.history import History

@@ -85,7 +85,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Draw:
-    """The decisions that, with its mistakes, determine a question."""
+    """The choices that determine a question, together with the mistakes it is about."""
 
     dice: random.Random
     lab: str
@@ -123,7 +123,7 @@ def wrong_rows(lab: str, variant: int, name: str) -> frozenset[int] | None:
 def companions(now: Draw, name: str) -> list[str] | None:
     """Return the names to offer with a mistake; `level` - 1 of them are wrong in the same rows.
 
-    Outcomes and sentences all differ, and the numbers of at most one choice cannot be found by
+    All outcomes and sentences differ. At most one choice has numbers that cannot be worked out by
     hand. Returns None if the dice find no such names.
     """
     opaque = LABS[now.lab]["opaque"]
@@ -207,7 +207,7 @@ def sorted_inputs(lab: str, one: str, two: str, variant: int) -> tuple[list[str]
 def experiments(lab: str, level: int, variant: int) -> list[tuple[str, str]]:
     """Return the pairs of programs that a question can be about.
 
-    Each program shows its mistake on some input, or the second is right.
+    Each program shows its mistake on some input, except that the second may be the right program.
     """
     inputs = LABS[lab]["inputs"]
     count = KINDS["experiment"]

@@ -22,7 +22,7 @@ from hectogpt.kernels.dtypes import prefers_bf16
 from hectogpt.model.transformer import DecoderBlock, Transformer
 
 WeightFormat = Literal["float32", "bfloat16", "int8"]
-FEW_ROWS = 2  # up to this many rows, torch multiplies rounded weights with x in float32
+FEW_ROWS = 2  # up to this many rows, a blocked copy of the weights does not pay off
 # From this many rows on, bf16 weights are widened if float32 products are faster.
 MANY_ROWS = 128
 
@@ -30,7 +30,7 @@ MANY_ROWS = 128
 def round_rows(
     weight: Float[Tensor, "out in"],
 ) -> tuple[Int8[Tensor, "out in"], Float[Tensor, "out 1"]]:
-    """Round weights to int8 multiples of max|row| / 127, and return both.
+    """Round each row to int8 multiples of a scale, max|row| / 127. Return the integers and scales.
 
     A weight changes by at most max|row| / 254.
     """

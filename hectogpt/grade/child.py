@@ -1,7 +1,8 @@
 """The grader's child process: restrict itself, import a submission, and send its results.
 
 `hectogpt.grade.runner` starts it in a temporary folder with a copy of the submission. The child
-gets the names of settings, makes weights and inputs itself, and knows no right values. It makes
+gets the names of settings and makes weights and inputs itself. For the parts of the model it
+sends only what the submission returned; for train() also the right loss of each batch. It makes
 each call twice: with the grader's own functions in place of the parts below the judged one
 ("patched"), so that a mistake there does not spread, and with the submission's own parts. The
 restrictions stop accidents, not attackers.

@@ -6,10 +6,10 @@ gains and biases of norms differ, rows and prompts differ, most axes differ in l
 heads have a width that is neither a square nor a power of two. Weights and inputs other than
 token ids are float64, from a generator seeded by the setting's name.
 
-Breaking a law that does not count is a note: the assignment never asks for it. Tolerances are
-relative to the spread of the right result. In float64 the allowed difference is more than a
-hundred times the error of right solutions that round to float32 inside (3e-7; without such
-rounding 1e-14), and the nearest mistake differs four hundred times as much as is allowed. A
+Some laws do not count, because the assignment never asks for them. Breaking one is only a note.
+Tolerances are relative to the spread of the right result. In float64 the allowed difference is
+more than a hundred times the error of right solutions that round to float32 inside (3e-7; without
+such rounding 1e-14), and the nearest mistake differs four hundred times as much as is allowed. A
 submission that cannot run in float64 is judged in float32, with a factor of fifty on both sides.
 Tests measure these numbers.
 """

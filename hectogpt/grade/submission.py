@@ -80,8 +80,8 @@ def find(paths: tuple[Path, ...]) -> list[Submission]:
     """Return the submissions in these paths, each once, sorted by name within a path.
 
     A path is a .py file, a .zip archive, a folder with model_solution.py, or a folder with any of
-    these inside. In such a folder, a subfolder without a submission counts as one with a fault; so
-    does a path without a submission among several paths.
+    these inside. A subfolder of such a folder that holds no submission is returned as a submission
+    with a fault. If several paths are given, so is a path that holds none.
 
     Raises UserError for a path that does not exist, and for a single path without a submission.
     """
@@ -144,7 +144,7 @@ def find_one(paths: tuple[Path, ...]) -> Submission:
 def _below(path: Path, root: Path, depth: int) -> Iterator[Submission]:
     """Yield the submissions in a path.
 
-    A folder directly below `root` that contains none is yielded as one with a fault.
+    A folder directly below `root` that holds no submission yields a submission with a fault.
     """
     name = _name(path, root)
     if (path.is_file() and path.suffix in (".py", ".zip")) or (path / SOLUTION).is_file():

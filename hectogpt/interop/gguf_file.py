@@ -40,7 +40,7 @@ def write(
         matrices: gguf's name of the matrices' format, such as q8_0. If it is not f32, the head
             gets q8_0, as in llama.cpp, and the position embeddings stay f32.
 
-    Raises UserError if the package gguf is missing, and OSError.
+    Raises UserError if the package gguf is missing, and OSError if the file cannot be written.
     """
     try:
         import gguf

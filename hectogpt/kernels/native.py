@@ -90,7 +90,7 @@ def cross_entropy(
     chunk: int,
     mix: Callable[[slice, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute losses [rows] and the gradients of x and weight, all products by the kernels.
+    """Compute losses [rows] and the gradients of x and weight. The kernels do all products.
 
     Args:
         x: the hidden states, [rows, d].
@@ -108,7 +108,8 @@ def cross_entropy(
     bias = torch.zeros(vocab) if bias is None else bias
     bias = F.pad(bias, (0, columns - vocab), value=-torch.inf)
     chunk += -chunk % BLOCK
-    # The weight twice, with d rounded up to even and to 16 (see Head in cross_entropy.cpp).
+    # Two copies of the weight: with d rounded up to an even number, and to a multiple of 16 (see
+    # Head in cross_entropy.cpp).
     packed, e = (torch.empty(columns * n, dtype=dtype) for n in (2 * d + 16, chunk))
     losses, scale = torch.empty(2, len(x))
     grad_x = torch.empty_like(x)

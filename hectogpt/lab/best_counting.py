@@ -36,12 +36,13 @@ LONGEST = max(n for n, _ in CACHES)
 FITTED = 1 << 17
 STEPS = 80  # iterations of L-BFGS
 GATE_VARIANCE = 0.1  # of the normal prior of the weights of a network's hidden state
-UNFITTED = 3.0  # first weight of a network, for about half of the mixture
+UNFITTED = 3.0  # a network's initial weight, which gives it about half of the mixture
 ROWS = 8  # sequences that a network reads at a time
 
 
 def fit_discounts(model: KneserNey, rows: Sequence[np.ndarray]) -> None:
-    """Fit the discounts of neighbouring tokens to the lowest loss of order 5 on held-out rows.
+    """Choose the discounts of neighbouring tokens that minimise the loss of order 5 on held-out
+    rows.
 
     The fit starts from the formula's discounts.
     """
@@ -82,7 +83,9 @@ def fit_discounts(model: KneserNey, rows: Sequence[np.ndarray]) -> None:
 
 
 def _slopes(level: Level, shorter: np.ndarray) -> np.ndarray:
-    """[3, targets]: the derivative of the probability by each discount, with `shorter` fixed."""
+    """[3, targets]: the derivative of the probability with respect to each discount, with
+    `shorter` fixed.
+    """
     total = np.maximum(level.total, 1)
     buckets = np.minimum(level.count, 3)
     return np.stack([(level.kinds[i] * shorter - (buckets == i + 1)) / total for i in range(3)])
@@ -91,7 +94,7 @@ def _slopes(level: Level, shorter: np.ndarray) -> np.ndarray:
 class Mixture:
     """A mixture of distributions over token ids, weighted by a softmax of features.
 
-    The distributions are modified Kneser-Ney, of orders 2 to 5 and after contexts with gaps, and
+    The distributions are modified Kneser-Ney models (orders 2 to 5, and contexts with gaps) and
     caches. A cache holds the tokens that followed the last n tokens at earlier places of the
     sequence (n = 0: all earlier tokens of the sequence), weighted by distance. If those n tokens
     have not occurred before, the next shorter cache is used. Every distribution sums to 1, and so
@@ -111,7 +114,7 @@ class Mixture:
         asked: np.ndarray | None = None,
         model: Transformer | None = None,
     ) -> None:
-        """Count the training tokens. Until `fit`, the weights of all that is counted are equal.
+        """Count the training tokens. Before `fit`, all counted distributions have equal weights.
 
         Args:
             rows: training ids [rows, seq_len].
@@ -128,9 +131,9 @@ class Mixture:
         self.gate = np.zeros(0 if model is None else model.config.d_model, np.float32)
 
     def fit(self, held_out: Sequence[np.ndarray]) -> None:
-        """Fit discounts, then weights, to the lowest loss on held-out sequences from `cut`.
+        """Fit the discounts, then the weights, by minimising the loss on held-out sequences.
 
-        Of a long text, FITTED tokens are used. The weights have a normal prior of variance 1
+        At most FITTED tokens are used. The weights have a normal prior of variance 1
         (GATE_VARIANCE for those of the hidden state), so a short text moves them little.
         """
         held_out = _spread(held_out)
@@ -290,7 +293,7 @@ def cross_fitted(
 
 
 def _spread(parts: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-    """Sequences of at most FITTED tokens, spread evenly over those of `parts`."""
+    """Evenly spaced sequences of `parts`, with at most FITTED tokens in all."""
     most = max(FITTED // parts[0].shape[1], 1)
     if len(parts[0]) <= most:
         return parts

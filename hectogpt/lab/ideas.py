@@ -1,4 +1,6 @@
-"""Recipes from a user's own file: FILE.py:FUNCTION, a function that takes a Run and returns one.
+"""Find a run by name: a built-in recipe, or one from a user's own file.
+
+A function in a user's file takes a Run and returns one:
 
     FILE.py:FUNCTION            applied to the top of the ladder; in a comparison, to its first arm
     FILE.py:FUNCTION@BASE       applied to BASE, a recipe or another FILE.py:FUNCTION
@@ -208,7 +210,7 @@ def check_causal(run: Run) -> None:
             before = earlier(ids)
             after = earlier(other)
             if (before - after).abs().max() > 1e-4 * before.abs().max():
-                # Otherwise the outputs vary for a different reason.
+                # If the same input gives a different output too, the cause is not the last token.
                 sees |= torch.equal(earlier(ids), before)
     if sees:
         names = ", ".join(dict.fromkeys(type(part).__name__ for part in own))

@@ -61,8 +61,8 @@ class MLP(Value):
     def build(self, layer: int, config: ModelConfig) -> nn.Module:
         """A module [batch, time, d] -> [batch, time, d] for 0-based `layer`.
 
-        Initial weights of linear maps named `fc1` and `fc2` are drawn as GPT-2's; others keep the
-        weights that they are built with.
+        Linear maps named `fc1` and `fc2` are initialised as in GPT-2; others keep the weights that
+        they are built with.
         """
 
 

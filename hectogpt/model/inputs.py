@@ -1,6 +1,6 @@
 """Modules applied to the token embeddings before the first block, and the cache for decoding.
 
-Each is a frozen config whose `build` makes the module. The module is called with (x, ids, cache)
+Each has a frozen config, whose `build` makes the module. The module is called with (x, ids, cache)
 and returns the new x. It reads earlier tokens only through `shift`, which asks the cache when
 tokens are decoded one by one. A model's `value_embeddings` are modules of the same kind.
 """
@@ -181,8 +181,9 @@ class Cache:
     """The memory of earlier tokens while texts of equal length are decoded.
 
     It holds the keys and values of every layer, in buffers that are allocated once, and what other
-    parts store. A slot is a column, and also the position of its tokens. Every call of the model
-    starts with `advance`, which sets `slots` [time], where the call's keys and values go.
+    parts store. A slot is one place on the buffers' time axis; its index is also its tokens'
+    position. Every call of the model starts with `advance`, which sets `slots` [time], where the
+    call's keys and values go.
 
     Args:
         rows: number of texts.

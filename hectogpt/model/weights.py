@@ -265,8 +265,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 def check_header(path: Path, most_tensors: int = MOST_TENSORS) -> list[str]:
     """The names of all tensors in a safetensors file, read before they take memory.
 
-    The file must be a regular one, with at most 200 bytes of header per tensor of `most_tensors`.
-    The library refuses tensors that overlap, leave holes or do not fill the file. Raises UserError
+    The file must be a regular file whose header has at most 200 * `most_tensors` bytes. The
+    library refuses tensors that overlap, leave holes or do not fill the file. Raises UserError
     (CHECKPOINT).
     """
     try:

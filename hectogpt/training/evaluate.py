@@ -20,7 +20,7 @@ from hectogpt.model import Transformer
 from hectogpt.model.transformer import evaluating
 from hectogpt.training.run import Run
 
-SEQ_LEN = 512  # tokens per row; scores can be compared only with the same number
+SEQ_LEN = 512  # tokens per row; only scores with the same row length can be compared
 
 
 @dataclass(frozen=True)

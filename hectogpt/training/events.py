@@ -7,8 +7,9 @@
 
 Every trainer reads this stream: commands, Python users, trials, the judge and the processes of
 torchrun. Everything else that a run does (rows, checkpoints, progress) is done by listeners:
-functions of an event that know nothing of each other. `drive` hands each event to all of them. The
-processes that share a run wait for each other at named points of the stream.
+functions of an event that know nothing of each other. `session_of` takes `Began` off the stream;
+`drive` then hands each event to all listeners. The processes that share a run wait for each other
+at named points of the stream.
 """
 
 from __future__ import annotations

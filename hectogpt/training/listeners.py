@@ -182,6 +182,7 @@ class Saver:
         """
         step = self.session.step
         steps = self.session.run.steps
+        # By default (every is None) a run that is done keeps no checkpoint, so none is saved then.
         try:
             if step > self._first and (needed or self.every != 0) and (self.every or step < steps):
                 self.save()

@@ -21,7 +21,7 @@ CHUNK = 1 << 24  # logits that exist at a time in `Predictions.sum`
 
 
 class Predictions:
-    """The predictions of a model for rows of a batch, and sums over their tokens for a Loss.
+    """A model's predictions for some rows of a batch, with the sums over tokens that a Loss needs.
 
     Attributes:
         model: the model.
@@ -75,8 +75,8 @@ class Predictions:
     def sum(self, of: Callable[..., Tensor], *more: Tensor) -> Float[Tensor, ""]:
         """The sum of `of(logits [n, vocab], targets [n], ...)` over all tokens.
 
-        It is computed in chunks of tokens, so that few logits exist at a time; the backward pass
-        computes them again. They are the head's logits, even if the model mixes in a pointer.
+        It is computed in chunks of tokens, so that few logits exist at once; the backward pass
+        recomputes them. They are the head's logits, even if the model mixes in a pointer.
 
         Args:
             of: the function to sum.
@@ -111,7 +111,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Loss(Value):
-    """A loss for training to minimise. It has no parameters of its own; the model has."""
+    """A loss for training to minimise. It has no trained parameters; only the model does."""
 
     @abstractmethod
     def total(self, predictions: Predictions) -> Tensor:

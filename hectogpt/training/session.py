@@ -1,6 +1,6 @@
 """A run from its initial weights to its scores.
 
-The command line, trials and Python users all drive a Session:
+`events` (events.py) opens the session and takes its steps. Everybody else reads that stream.
 
     session = Session.open(run, corpus)
     for step in session.steps():
