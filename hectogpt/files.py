@@ -249,8 +249,8 @@ def replacing_folder(folder: Path, check: Callable[[], None] = lambda: None) -> 
     """Context manager: a new folder to write files to, which replaces `folder` at the end.
 
     The files are then on disk. If the block raises an error, the new folder is removed. If the
-    process is killed, the old folder exists, the new one or, for an instant, neither. Raises
-    OSError.
+    process is killed, it leaves the old folder, the new one or, between two renames, neither.
+    Raises OSError.
 
     Args:
         folder: the folder to replace; it need not exist.
@@ -283,7 +283,7 @@ def replacing_folder(folder: Path, check: Callable[[], None] = lambda: None) -> 
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder. Nobody ever finds it half removed under its name.
+    """Remove a folder. It is renamed first, so it is never half removed under its own name.
 
     Raises OSError if it cannot be renamed.
     """
@@ -401,7 +401,7 @@ DEEPEST = 50  # levels of nesting; our own files have about six
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     """All bytes of a regular file.
 
-    Raises OSError, also if it has more than `largest` bytes.
+    Raises OSError, including for a file of more than `largest` bytes.
     """
     with open_regular(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > largest:

@@ -138,7 +138,8 @@ def reply(request: dict[str, Any]) -> Iterator[dict[str, str]]:
 def run_part(folder: Path, part: str) -> tuple[str, str]:
     """Run the tests of a part. Return its state, and the first reason why it has not passed.
 
-    If only a test beyond the course's fails, the part has passed, and the reason is a note.
+    If only tests that go beyond the course's own fail, the part has passed, and the reason is a
+    note.
     """
     import torch
 

@@ -1,10 +1,10 @@
 """`hectogpt grade`: report what is right and wrong in a submission, and name its mistakes.
 
 From a file to its grade: grade/submission.py reads the files. `grade` in grade/runner.py has them
-run in a child process (grade/child.py), whose answers come back as a Transcript
-(grade/answer.py). `judge_part` in grade/outcomes.py compares these with what is right
-(grade/calls.py) and with what each known mistake gives (grade/mistakes.py). grade/result.py has
-the grade, and its forms for a terminal and for files.
+run in a child process (grade/child.py), whose answers come back as a Transcript (grade/answer.py).
+`judge_part` in grade/outcomes.py compares them with the right results (grade/calls.py) and with
+those of each known mistake (grade/mistakes.py). grade/result.py has the grade, and its forms for a
+terminal and for files.
 """
 
 from __future__ import annotations

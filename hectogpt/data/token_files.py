@@ -63,7 +63,7 @@ def check_folder(folder: Path) -> None:
 def find_tokenizer(name: str) -> Tokenizer:
     """The tokenizer of a corpus, found by the corpus's name.
 
-    If the corpus is a folder of token files with a merges.txt, it is that file's, otherwise
+    A folder of token files with a merges.txt has its own tokenizer; every other corpus has
     GPT-2's. Raises UserError (DATA).
     """
     folder = find_splits(name)
@@ -88,7 +88,7 @@ def write_folder(
 ) -> None:
     """Write documents as a new folder of token files, which replaces `folder`.
 
-    If writing fails, the old folder stays, and nothing of the new one. The caller must hold
+    If writing fails, the old folder stays and the new one is removed. The caller must hold
     `lock_folder(folder)`.
 
     Args:

@@ -37,8 +37,8 @@ def write(
         tokenizer: its tokenizer.
         path: the file to write.
         title: the model's name in the file.
-        matrices: gguf's name of the matrices' format, such as q8_0. If it is not f32, the head
-            gets q8_0, as in llama.cpp, and the position embeddings stay f32.
+        matrices: the format of the matrices, as gguf names it, such as q8_0. If it is not f32,
+            the head gets q8_0, as in llama.cpp, and the position embeddings stay f32.
 
     Raises UserError if the package gguf is missing, and OSError if the file cannot be written.
     """

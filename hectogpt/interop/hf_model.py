@@ -1,8 +1,9 @@
 """Read and write models and tokenizers in Hugging Face's layout.
 
-A folder holds a GPT-2, or one of our models with its code. config.json becomes a ModelConfig and
-back; settings that change GPT-2's formulas are refused. One table of GPT-2's tensor names serves
-both directions. The code in a folder is never run: the classes are the package's own.
+A folder holds a GPT-2, or one of our models with its code. config.json is converted to a
+ModelConfig and back; settings that change GPT-2's formulas are refused. One table of GPT-2's
+tensor names serves both directions. The code in a folder is never run: the classes are the
+package's own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A second way to predict: copy an earlier token of the text, chosen by attention.
 
 Each token's probability is the sum of the attention weights of its places in the text. This copy
-is mixed with the softmax: p = (1 - w) softmax + w copy. It has no weights per token of the
-vocabulary, so from the first step it can predict tokens whose rows have never been trained.
+is mixed with the softmax: p = (1 - w) softmax + w copy. The copy needs no trained weights for a
+token, so from the first step it can predict tokens whose rows have never been trained.
 """
 
 from __future__ import annotations
