@@ -44,8 +44,8 @@ EXPECTED = {
     "its weights start from another model": "weights_of_another_model",
     "parameters, at most 60,000,000": "a_table_of_a_hundred_million eighty_million_in_a_buffer",
     "nothing works here": "crashes",
-    "a row of the training text is read 2 times, at most 1": "same_four_rows",
-    "no answer": """
+    "is read 2 times": "same_four_rows",
+    "an invalid answer": """
         plans_rows_that_are_not_there speaks_for_itself complex_distributions too_few one_row two_answers
         huge_weights weights_of_no_kind weights_of_nothing no_weights weights_with_more_behind no_context
         less_than_nothing

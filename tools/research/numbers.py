@@ -123,6 +123,7 @@ def _noisy_norm() -> dict[str, float]:
             "single.taken_limit": 2 * ndtr(-math.sqrt(2) * math.log(99) / beta),
             "heads.limit1": variance_1,
             "heads.limit": variance_1 / 4,
+            "heads.variance2": attention.estimate_total_variance(second).value,
             "heads.fails_limit": limit_1.below(0.5),
             "heads.mean1_exact": limit_1.mean(),
             "heads.times": variance.value / of_two.value,
