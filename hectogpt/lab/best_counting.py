@@ -36,7 +36,6 @@ LONGEST = max(n for n, _ in CACHES)
 FITTED = 1 << 17
 STEPS = 80  # iterations of L-BFGS
 GATE_VARIANCE = 0.1  # of the normal prior of the weights of a network's hidden state
-UNFITTED = 3.0  # a network's initial weight, which gives it about half of the mixture
 ROWS = 8  # sequences that a network reads at a time
 
 
@@ -114,7 +113,7 @@ class Mixture:
         asked: np.ndarray | None = None,
         model: Transformer | None = None,
     ) -> None:
-        """Count the training tokens. Before `fit`, all counted distributions have equal weights.
+        """Count the training tokens. Before `fit`, all distributions have equal weights.
 
         Args:
             rows: training ids [rows, seq_len].
@@ -127,7 +126,6 @@ class Mixture:
         n_parts = len(self.counts.tables) + len(CACHES) + (model is not None)
         n_features = 2 + 2 * len(NEIGHBOURS) + 2 * LONGEST
         self.weights = np.zeros((n_parts, n_features), np.float32)
-        self.weights[-1, 0] = 0 if model is None else UNFITTED
         self.gate = np.zeros(0 if model is None else model.config.d_model, np.float32)
 
     def fit(self, held_out: Sequence[np.ndarray]) -> None:
@@ -333,12 +331,11 @@ def held_out_losses(
         held_out: ids [n], n at least 2, scored in sequences of `seq_len`.
         seq_len: the length of the sequences.
         fit_on: the held-out text to fit on. None: `held_out` itself, each half of its sequences
-            for the other, so that no token influences the weights it is scored with. With a
-            single sequence, the weights stay as they are.
+            for the other, so that no token influences the weights it is scored with. That takes
+            at least two sequences.
     """
     parts = cut(held_out, seq_len)
-    if fit_on is None and len(parts[0]) > 1:
+    if fit_on is None:
         return cross_fitted(mixture, [parts[0][::2]], [parts[0][1::2], *parts[1:]])
-    if fit_on is not None:
-        mixture.fit(cut(fit_on, seq_len))
+    mixture.fit(cut(fit_on, seq_len))
     return cross_entropies(mixture, parts)

@@ -16,7 +16,7 @@ from typing import Any
 from hectogpt import hardware
 from hectogpt.data import Corpus
 from hectogpt.display import NGRAMS
-from hectogpt.errors import Setting, SetTo, UserError
+from hectogpt.errors import DataError, Setting, SetTo, UserError
 from hectogpt.lab.ngram import NgramModels
 from hectogpt.lab.plan import Arm
 from hectogpt.lab.record import Record, append_record, read_records, trial_key
@@ -25,6 +25,7 @@ from hectogpt.lab.statistics import Paired, Summary, compare_pairs, p_text, summ
 from hectogpt.lab.tracks import Track, broken_rules
 from hectogpt.lab.trial import request_of
 from hectogpt.serialization import dump
+from hectogpt.training.evaluate import SEQ_LEN
 from hectogpt.training.run import Data, Run, files_of
 from hectogpt.training.setup import check_corpus, fit_vocabulary, training_tokens
 
@@ -127,6 +128,14 @@ class Comparison:
         self.arms = [replace(arm, run=fit_vocabulary(arm.run, corpus.tokenizer)) for arm in arms]
         for arm in self.arms:
             check_corpus(arm.run, corpus)
+            needed = 2 * min(SEQ_LEN, arm.run.model.context_length) + 1
+            if track.scoring == "counting" and len(corpus.dev) < needed:
+                raise DataError(
+                    f"the dev text has {len(corpus.dev)} tokens",
+                    why=f"{track.name} fits weights on one half and scores the other, which takes "
+                    f"{needed}",
+                    fix=SetTo("track", "closed"),
+                )
         self.all_seeds = list(seeds)
         self.corpus = corpus
         self.track = track
