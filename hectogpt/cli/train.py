@@ -232,7 +232,7 @@ def find_resumed(options: TrainOptions, plan: Plan) -> tuple[Path | None, int | 
     if options.out is not None:
         return (options.out if (options.out / RUN).exists() else None), None
     folders = runs_of(plan.name)
-    fitting = (f for f in folders if plan.name is None or is_begun_by(f, plan.run))
+    fitting = (f for f in folders if plan.name is None or holds_run(f, plan.run))
     return next(fitting, None), None
 
 
@@ -248,7 +248,7 @@ def runs_of(name: str | None) -> list[Path]:
     ]
 
 
-def is_begun_by(folder: Path, run: Run) -> bool:
+def holds_run(folder: Path, run: Run) -> bool:
     """True if the folder holds this run: the same recipe and no changed field."""
     try:
         before = read_run(folder)
@@ -347,12 +347,13 @@ def result_lines(done: FullRun) -> Iterator[str]:
     losses = {
         label: summary["ngrams"][key] for key, label in NGRAMS.items() if key in summary["ngrams"]
     }
-    losses |= {"baseline": done.baseline["dev_loss"]} if done.baseline else {}
-    losses |= (
-        {"before training": summary["dev_loss_before"]} if "dev_loss_before" in summary else {}
-    )
+    if done.baseline:
+        losses["baseline"] = done.baseline["dev_loss"]
+    if "dev_loss_before" in summary:
+        losses["before training"] = summary["dev_loss_before"]
     branch = summary.get("branch") or {}
-    losses |= {"trunk": branch["trunk_loss"]} if branch.get("trunk_loss") else {}
+    if branch.get("trunk_loss"):
+        losses["trunk"] = branch["trunk_loss"]
     label = summary["recipe"] + (" (modified)" if summary["modified"] else "")
     losses |= {label: summary["dev_loss"], f"{label} + n-grams": summary["dev_loss_with_ngrams"]}
     bits = summary["dev_bpb"] / summary["dev_loss"]
@@ -361,12 +362,9 @@ def result_lines(done: FullRun) -> Iterator[str]:
     ]
     yield f"{one_line(summary['corpus'])}: held-out loss after {summary['steps']} steps"
     yield from loss_table(rows)
-    whole = (
-        ()
-        if summary["modified"]
-        else (summary["recipe"], summary["corpus"], summary["steps"], summary["dev_loss"])
-    )
-    if whole and (said := is_it_usual(*whole)):
+    names = ("recipe", "corpus", "steps", "dev_loss")
+    said = "" if summary["modified"] else is_it_usual(*(summary[name] for name in names))
+    if said:
         yield f"This loss is {said}."
     for name, text in summary["samples"].items():
         yield f"{name}: {text}"

@@ -1,9 +1,9 @@
 """A training run with a folder: its plan, its start or resumption, its end and its scores.
 
 Commands read a Plan from their options; Python builds one from keywords. `run_and_score` then does
-all the rest: `begin` opens the folder and the session, `train_in_folder` trains, and `summarise`
-compares the result with others. Progress goes to stderr. A run that ends early saves what it can,
-then raises UserError.
+all the rest: `open_run` opens the folder and the session, `train_in_folder` trains, and
+`summarise` compares the result with others. Progress goes to stderr. A run that ends early saves
+what it can, then raises UserError.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Plan:
             return False
         return is_modified(self.recipe, self.run)
 
-    def as_begun(self) -> Plan:
+    def with_saved_habits(self) -> Plan:
         """Return the plan with the checkpoint settings that a resumed run had before.
 
         Settings that this command gives take precedence.
@@ -239,7 +239,7 @@ def describe(session: Session) -> str:
 
 
 @dataclass(frozen=True)
-class Begun:
+class OpenRun:
     """A run that is ready for its next step.
 
     Attributes:
@@ -256,7 +256,9 @@ class Begun:
 
 
 @contextmanager
-def begin(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) -> Iterator[Begun]:
+def open_run(
+    plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE
+) -> Iterator[OpenRun]:
     """Context manager: lock a run's folder, and open its session at its first or next step.
 
     Args:
@@ -267,7 +269,7 @@ def begin(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) 
 
     Raises UserError.
     """
-    plan = plan.as_begun()
+    plan = plan.with_saved_habits()
     run = plan.run
     habits = plan.habits
     with ExitStack() as held:
@@ -302,18 +304,18 @@ def begin(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) 
             exact = f"no ({', '.join(differences)})" if differences else "yes"
             where = f"after step {at.step} of {run.steps} in {folder.path}"
             progress.line(f"resuming {where}; exact: {exact}")
-            folder.begin_again(session.done, differences, session.hashes)
+            folder.resume(session.done, differences, session.hashes)
         elif plan.resume and session.take_weights(read_steps(folder.path), folder.path):
             progress.line(f"all {run.steps} steps are done in {folder.path}")
             folder.unseal(METRICS)
-            folder.begin_again(session.done, [])
+            folder.resume(session.done, [])
         else:
             if plan.resume:
                 progress.line(f"{folder.path} has no checkpoint yet: starting over")
-            folder.begin(
+            folder.start(
                 first_facts(session), files_of(run), corpus.tokenizer, rows_before(branch)
             )
-        yield Begun(habits, folder, session, stream)
+        yield OpenRun(habits, folder, session, stream)
 
 
 def first_facts(session: Session) -> dict[str, Any]:
@@ -326,8 +328,9 @@ def first_facts(session: Session) -> dict[str, Any]:
 
 def rows_before(branch: Branch | None) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl that a branch takes over from its trunk."""
-    rows = [] if branch is None else read_rows(Path(branch.run) / METRICS)
-    return [row for row in rows if branch and row["step"] <= branch.step]
+    if branch is None:
+        return []
+    return [row for row in read_rows(Path(branch.run) / METRICS) if row["step"] <= branch.step]
 
 
 def run_and_score(plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE) -> FullRun:
@@ -341,11 +344,11 @@ def run_and_score(plan: Plan, corpus: Corpus, progress: Progress, world: World =
     corpus.tokenizer.encode(prompt or "")  # refuses an invalid prompt before training
     is_default = plan.run.recipe == DEFAULT and plan.resume is None and not plan.modified
     found = []
-    with raise_on_signal(), begin(plan, corpus, progress, world) as begun:
+    with raise_on_signal(), open_run(plan, corpus, progress, world) as opened:
 
         def listen(event: Event) -> None:
             if isinstance(event, Stepped) and event.step.number == 5 and is_default:
-                seconds = sum(step.seconds for step in begun.session.done) / 5 * plan.run.steps
+                seconds = sum(step.seconds for step in opened.session.done) / 5 * plan.run.steps
                 if seconds > LONG:
                     progress.line(
                         f"note: this run takes about {seconds / 60:.1f} minutes here; the recipe "
@@ -354,29 +357,29 @@ def run_and_score(plan: Plan, corpus: Corpus, progress: Progress, world: World =
             elif isinstance(event, Trained):
                 progress.line(f"scoring {len(corpus.dev):,} held-out tokens ...")
             elif isinstance(event, Ended) and event.how == "done":
-                found.append(summarise(begun.session, begun.folder, progress, prompt))
+                found.append(summarise(opened.session, opened.folder, progress, prompt))
 
-        train_in_folder(begun, progress, listen)
+        train_in_folder(opened, progress, listen)
     return found[0]
 
 
-def train_in_folder(begun: Begun, progress: Progress, *more: Listener) -> None:
+def train_in_folder(opened: OpenRun, progress: Progress, *more: Listener) -> None:
     """Train to the end, and write the files of the run.
 
     The listeners write it: `rows` each line of metrics.jsonl, the Saver checkpoints and, after the
     last step, the weights.
 
     Args:
-        begun: the run, from `begin`.
+        opened: the run, from `open_run`.
         progress: shows the steps and notes.
         more: further listeners.
 
     Raises UserError for a run that ends early, after saving what can be saved. Its code is
     INTERRUPTED, TERMINATED or HANGUP if a signal ended the run.
     """
-    habits = begun.habits
-    folder = begun.folder
-    session = begun.session
+    habits = opened.habits
+    folder = opened.folder
+    session = opened.session
     saver = Saver(session, folder, habits.save_every, progress.line)
     listeners: list[Listener] = [
         step_lines(session, progress),
@@ -388,9 +391,9 @@ def train_in_folder(begun: Begun, progress: Progress, *more: Listener) -> None:
     if habits.track == "tensorboard":
         fields = {"run": dump(session.run), "machine": session.machine.describe()}
         listeners.append(tracker(folder.path, fields, session.step, progress.line))
-    ended = drive(begun.stream, *listeners)
+    ended = drive(opened.stream, *listeners)
     if ended.error is not None:
-        raise explain(ended, begun, saver.has_weights, progress) from None
+        raise explain(ended, opened, saver.has_weights, progress) from None
     if habits.save_every is None:
         folder.checkpoints.remove()  # no longer needed
 
@@ -413,22 +416,22 @@ def follow(run: Run, corpus: Corpus, world: World, eval_every: int) -> None:
         raise ended.error
 
 
-def explain(ended: Ended, begun: Begun, trained: bool, progress: Progress) -> BaseException:
+def explain(ended: Ended, opened: OpenRun, trained: bool, progress: Progress) -> BaseException:
     """Return the error to raise for a run that ended early: what is kept, and what to do.
 
     Args:
         ended: how the run ended.
-        begun: the run.
+        opened: the run.
         trained: True if the trained weights are in the folder, so that only the scores are
             missing.
         progress: shows what is kept if the error cannot say it.
     """
     error = ended.error
     assert error is not None
-    where = begun.folder.path
-    run = begun.session.run
-    step = f"step {min(begun.session.step + 1, run.steps)} of {run.steps}"
-    saved = begun.folder.checkpoints.steps()
+    where = opened.folder.path
+    run = opened.session.run
+    step = f"step {min(opened.session.step + 1, run.steps)} of {run.steps}"
+    saved = opened.folder.checkpoints.steps()
     kept = f"metrics and run.json in {where}"
     fix: Text = ""
     if trained:

@@ -123,12 +123,12 @@ def events(
     try:
         if "dev" in splits and run.first_weights and not session.step and is_first:
             yield Scored(0, "dev", session.evaluate("dev"))
-        begun = world.share("the first step", lambda: session.step)  # rank 0 may have all weights
+        done = world.share("the first step", lambda: session.step)  # rank 0 may have all weights
         collected: AbstractContextManager[Sequence[int]] = nullcontext(())
         if stoppable:
             collected = stop_on_signal(quiet=not is_first)
         with collected as signals:
-            for step in session.steps(signals) if begun < run.steps else ():
+            for step in session.steps(signals) if done < run.steps else ():
                 yield Stepped(step, session.metrics)
                 is_last = step.number == run.steps
                 if eval_every and step.number % eval_every == 0 and not is_last:

@@ -144,7 +144,7 @@ class Saver:
 
     def _save_if_possible(self) -> None:
         """Save the state if memory has room for a copy. Failing to save must not end the run."""
-        begun = time.monotonic()
+        start = time.monotonic()
         problem = ""
         needed = 3 * sum(p.nbytes for p in self.session.model.parameters())
         free = hardware.free_memory()
@@ -165,7 +165,7 @@ class Saver:
             self.note(f"note: {problem}; training continues {how}")
         self._noted = bool(problem)
         self._tried = time.monotonic()
-        self._cost = self._tried - begun
+        self._cost = self._tried - start
 
     def save(self) -> None:
         """Save the state, after syncing metrics.jsonl. Raises UserError (STORAGE, CHECKPOINT)."""

@@ -101,7 +101,7 @@ class Gradients:
 
         Returns the batch's mean loss, float64 [].
         """
-        self.world.begin(step)
+        self.world.start_step(step)
         return self.of_batch(self.batches.at(step), step)
 
     def of_batch(self, batch: np.ndarray, step: int) -> Tensor:

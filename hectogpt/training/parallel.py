@@ -150,7 +150,7 @@ class World:
         Raises DisagreementError at all of them, naming those that differ.
         """
 
-    def begin(self, step: int) -> None:
+    def start_step(self, step: int) -> None:
         """Record that 0-based `step` begins.
 
         Raises PeerError if the launcher of the run has ended: otherwise its processes would keep
@@ -333,7 +333,7 @@ class SharedWorld(World):
         except RuntimeError as error:  # the base class of torch's errors about processes
             raise PeerError(f"{doing}: {errors.first_line(error)}", self.step, self.size) from None
 
-    def begin(self, step: int) -> None:
+    def start_step(self, step: int) -> None:
         self.step = step + 1
         self._read("nothing")  # a key that is never set: only checks that the store still answers
 

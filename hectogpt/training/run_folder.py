@@ -183,7 +183,7 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.held.close()
 
-    def begin(
+    def start(
         self,
         facts: Mapping[str, Any],
         ideas: Sequence[IdeaFile],
@@ -256,7 +256,7 @@ class RunFolder:
         save_config(self.run.model, self.path)
         self._open_metrics(list(read_rows(self.path / METRICS)))
 
-    def begin_again(
+    def resume(
         self,
         done: Sequence[Step],
         differences: Sequence[str],
@@ -326,7 +326,7 @@ class RunFolder:
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl."""
-        assert self._metrics is not None, "begin() first"
+        assert self._metrics is not None, "start() first"
         with errors.writing(self.path / METRICS, fix=WRITABLE):
             self._metrics.write(json.dumps(self._names() | row, allow_nan=False) + "\n")
 

@@ -113,7 +113,7 @@ class Session:
         """
         corpus = open_corpus(run.corpus) if corpus is None else corpus
         setup.check_corpus(run, corpus)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         resume = _share_checkpoint(world, resume)
         chosen: dict[str, Any] = {} if resume is None else resume.facts.get("machine", {})
         machine = _choose_machine(world, run, chosen)
@@ -133,7 +133,7 @@ class Session:
         if resume is not None:
             session._go_on_from(resume)
         _check_equal(world, model, session.facts()["machine"])
-        session.setup_seconds += time.perf_counter() - begun
+        session.setup_seconds += time.perf_counter() - start
         session.peak_mb = hardware.peak_memory_mb(str(machine.device))
         return session
 
@@ -157,9 +157,9 @@ class Session:
         self.model.train()
         try:
             for number in range(self.step, self.run.steps):
-                begun = time.perf_counter()
+                start = time.perf_counter()
                 loss, norm = loop.update(gradients, self.optimizer, number)
-                seconds = time.perf_counter() - begun
+                seconds = time.perf_counter() - start
                 own = batches.tokens(number)
                 tokens = own + (self.done[-1].tokens if self.done else 0)
                 step = Step(number + 1, tokens, loss, norm, self.optimizer.lr, seconds, own)

@@ -32,7 +32,7 @@ from hectogpt.data import Corpus, Tokenizer
 from hectogpt.display import Progress
 from hectogpt.errors import UserError
 from hectogpt.lab import ideas, recipes
-from hectogpt.lab.full_run import Plan, begin, run_and_score, train_in_folder
+from hectogpt.lab.full_run import Plan, open_run, run_and_score, train_in_folder
 from hectogpt.model.inputs import NgramHash
 from hectogpt.model.weights import hash_weights
 from hectogpt.run_records import CHECKPOINTS, METRICS, RUN, SUMMARY, Habits, read_record
@@ -183,9 +183,9 @@ def train_unscored(
     """As `train`, up to the last step's weights: what these are compared with takes as long as sixty steps. From when
     to when the folder was held."""
     progress = Progress(quiet=False, lines=1)
-    with begin(plan_of(run, folder, save_every, anew), small_corpus(), progress) as begun:
+    with open_run(plan_of(run, folder, save_every, anew), small_corpus(), progress) as opened:
         since = time.monotonic()
-        train_in_folder(begun, progress)
+        train_in_folder(opened, progress)
         return since, time.monotonic()
 
 

@@ -149,7 +149,7 @@ def test_a_run_that_goes_on_is_no_longer_what_it_was(run: Path, here: Here) -> N
         path = run / "summary.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"state": summary}))
         with RunFolder.reopen(run, longer) as folder:
-            folder.begin_again(read_steps(run)[:6], [])
+            folder.resume(read_steps(run)[:6], [])
             assert read_record(run).state == "running"
         assert read_record(run).state == "unfinished"
         assert path.exists() == (summary == "done")
