@@ -13,9 +13,10 @@ from types import ModuleType
 
 from helpers import ROOT
 
-from hectogpt.grade import laws, outcomes
+from hectogpt.grade import laws
 from hectogpt.grade.answer import Raised, Transcript
 from hectogpt.grade.child import answer_of_error, replies
+from hectogpt.grade.judge_part import judge_part
 from hectogpt.grade.result import PartResult
 
 
@@ -151,6 +152,5 @@ def transcript(source: str, parts: tuple[str, ...] = (), **others: str) -> Trans
 
 def judged(source: str, *parts: str, **others: str) -> dict[str, PartResult]:
     """The results of these parts (of all, if none is named)."""
-    wanted = parts or laws.GRADED
-    found = transcript(source, tuple(parts), **others)
-    return {part: outcomes.judge_part(part, found) for part in wanted}
+    found = transcript(source, parts, **others)
+    return {part: judge_part(part, found) for part in parts or laws.GRADED}

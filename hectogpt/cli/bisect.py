@@ -15,7 +15,7 @@ from hectogpt.cli.options import BisectOptions
 from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
 from hectogpt.grade.laws import Size
-from hectogpt.grade.outputs import Named, drawn_weights, outputs, outputs_of_file
+from hectogpt.grade.module_outputs import Named, drawn_weights, outputs, outputs_of_file
 from hectogpt.grade.submission import SOLUTION
 from hectogpt.interop.hf_model import gpt2_differences
 from hectogpt.interop.open import open_model

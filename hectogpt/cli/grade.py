@@ -2,7 +2,7 @@
 
 From a file to its grade: grade/submission.py reads the files. `grade` in grade/runner.py has them
 run in a child process (grade/child.py), whose answers come back as a Transcript (grade/answer.py).
-`judge_part` in grade/outcomes.py compares them with the right results (grade/calls.py) and with
+`judge_part` in grade/judge_part.py compares them with the right results (grade/calls.py) and with
 those of each known mistake (grade/mistakes.py). grade/result.py has the grade, and its forms for a
 terminal and for files.
 """

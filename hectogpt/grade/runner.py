@@ -32,7 +32,7 @@ from hectogpt.assignment.parts import BY_NAME
 from hectogpt.errors import UserError
 from hectogpt.grade import laws
 from hectogpt.grade.answer import Transcript
-from hectogpt.grade.outcomes import judge_part
+from hectogpt.grade.judge_part import judge_part
 from hectogpt.grade.result import Outcome, PartResult, Result, result_of
 from hectogpt.grade.submission import Submission, read_submission
 from hectogpt.process import CancelledError

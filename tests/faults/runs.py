@@ -180,8 +180,7 @@ def plan_of(run: Run, folder: Path | None, save_every: int | None = 1, anew: boo
 def train_unscored(
     run: Run, folder: Path | None, save_every: int | None = 1, anew: bool = False
 ) -> tuple[float, float]:
-    """As `train`, up to the last step's weights: what these are compared with takes as long as sixty steps. From when
-    to when the folder was held."""
+    """Train without scoring, which takes as long as sixty steps; return the times at which training began and ended."""
     progress = Progress(quiet=False, lines=1)
     with open_run(plan_of(run, folder, save_every, anew), small_corpus(), progress) as opened:
         since = time.monotonic()

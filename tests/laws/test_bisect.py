@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from hectogpt import errors
 from hectogpt.data import Corpus, Shuffled
-from hectogpt.grade.outputs import drawn_weights, outputs
+from hectogpt.grade.module_outputs import drawn_weights, outputs
 from hectogpt.interop.export import export
 from hectogpt.lab.bisect import Open, Parting, bisect_models, bisect_runs
 from hectogpt.model import Init, ModelConfig, Transformer

@@ -29,10 +29,11 @@ from grade_tables import (
 from helpers import ROOT, one_in
 
 from hectogpt.assignment.parts import BY_NAME
-from hectogpt.grade import calls, laws, outcomes
+from hectogpt.grade import calls, laws
 from hectogpt.grade.answer import Raised, Values
 from hectogpt.grade.calls import Call
 from hectogpt.grade.child import answers
+from hectogpt.grade.judge_part import judge_part
 from hectogpt.grade.laws import SETTINGS
 from hectogpt.grade.mistakes import GRADIENTS, MISTAKES, symptoms, words_of
 from hectogpt.grade.result import PartResult
@@ -51,7 +52,7 @@ def named(result: PartResult) -> tuple[str, ...]:
 @pytest.mark.parametrize("name", one_in(10, HERE))
 def test_a_right_solution_passes_without_a_note_far_below_the_tolerance(name: str) -> None:
     found = transcript(HERE[name], MODEL)
-    results = [outcomes.judge_part(part, found) for part in MODEL]
+    results = [judge_part(part, found) for part in MODEL]
     assert {result.outcome for result in results} == {"passed"}
     assert [note.symptom for result in results for note in result.notes] == []
     solution = module("model_solution", HERE[name])
@@ -114,7 +115,7 @@ def test_what_no_mistake_explains_is_told_by_its_first_place_and_soon() -> None:
     strange = ("z = weights @ v", "z = weights @ v + 0.01 * torch.arange(B)[:, None, None, None]")
     found = transcript(edited(BASE, strange), ("attention",))
     began = time.process_time()
-    result = outcomes.judge_part("attention", found)
+    result = judge_part("attention", found)
     assert time.process_time() - began < 4  # half of that is usual
     assert (result.outcome, result.diagnosis) == ("failed", None)
     assert re.search(r"row 1, .*yours .*expected", result.broken[0].symptom)
@@ -135,9 +136,9 @@ def test_what_did_not_come_back_passes_nobody() -> None:
     """A child that dies with the submission's own lower parts leaves no answers there; none may count as right."""
     found = transcript(edited(BASE, (TOKEN, TOKEN.replace("argmax", "argmin"))), ("generate",))
     found.answers = {key: made for key, made in found.answers.items() if key[1] != "own"}
-    assert outcomes.judge_part("generate", found).outcome == "failed"
+    assert judge_part("generate", found).outcome == "failed"
     del found.answers["generate", "patched"]
-    assert outcomes.judge_part("generate", found).outcome == "grader fault"
+    assert judge_part("generate", found).outcome == "grader fault"
 
 
 # --- the textbook's own files, as a kit gives them: its mask is added -------------------------------------------------

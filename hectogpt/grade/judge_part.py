@@ -1,10 +1,11 @@
-"""Judge each part of a submission from its answers.
+"""Judge each part of a submission from its answers, and find the mistake in it.
 
-The result of a part has its outcome, the broken laws, and the mistake that explains them. This
-runs in the parent, which knows the right values. mistakes.py has the known mistakes. Numbers of
-the formulas that may be mistyped are fitted: a family is the computation with free numbers in one
-step. Least squares finds them from a few answers, and they are reported only if they reproduce all
-answers. Errors, and results that are not tensors, are diagnosed from their message.
+`judge_part` returns the result of a part: its outcome, the broken laws, and the mistake that
+explains them, from `diagnose`. This runs in the parent, which knows the right values. mistakes.py
+has the known mistakes. Numbers of the formulas that may be mistyped are fitted: a family is the
+computation with free numbers in one step. Least squares finds them from a few answers, and they
+are reported only if they reproduce all answers. Errors, and results that are not tensors, are
+diagnosed from their message.
 """
 
 from __future__ import annotations
