@@ -161,8 +161,8 @@ def nanochat(run: Run) -> Run:
 
 
 def soap_muon(run: Run) -> Run:
-    """As modded_nanogpt, with SOAP before Muon: of the optimizers on its track, the one with the
-    lowest loss at step 125."""
+    """Like modded_nanogpt, but with SOAP before Muon: of the optimizers on its track, the one with
+    the lowest loss at step 125."""
     rest = _speedrun_adamw(0.7, 0.004, 0.015)
     return _speedrun(run, SOAPMuon(lr=0.025, momentum=0.95, momentum_start=0.85, momentum_steps=50, rest=rest))
 

@@ -205,7 +205,7 @@ def result_lines(
             f"run it again with fresh seeds (--first-seed {comparison.seeds[-1] + 1}) and quote "
             "those."
         )
-        lines.append(f"The best of several settings is partly the luckiest: {fresh}")
+        lines.append(f"The best of several settings is partly lucky: {fresh}")
     lines += found.notes
     lines += [""] * bool(found.verdicts) + [verdict.text for verdict in found.verdicts]
     lines += [f"Seeds: {comparison.ended}."] * bool(comparison.ended)

@@ -79,8 +79,8 @@ def width_128_shared_row(run: Run) -> Run:
 
 
 def muon(run: Run) -> Run:
-    """Muon, momentum that is orthogonalised, for the hidden matrices; AdamW keeps embeddings, head
-    and gains.
+    """Muon, which orthogonalises the momentum, for the hidden matrices; AdamW keeps embeddings,
+    head and gains.
 
     A few directions dominate the gradient of a matrix. Muon (kellerjordan.github.io/posts/muon)
     sets all singular values of the momentum to about one by Newton-Schulz iterations, so that rare
@@ -333,9 +333,9 @@ def embedding_map(run: Run) -> Run:
 
 
 def where_to_copy(run: Run) -> Run:
-    """Copying prefers some distances and some tokens: two learned numbers are added to the score
-    of an earlier token as the one to copy, one for how far back it stands (in doublings), one for
-    which token it is.
+    """Copying prefers some distances and some tokens: two learned biases are added to an earlier
+    token's score for being copied, one for its distance (in buckets that double in size), one for
+    the token itself.
 
     Without them, copying compares only hidden states. But a name to copy is usually near, in the
     same story, and names and numbers are copied more often than other tokens. On one seed of
@@ -350,8 +350,7 @@ def where_to_copy(run: Run) -> Run:
 
 
 def own_document(run: Run) -> Run:
-    """Attention looks no further back than to the last <|endoftext|>, the token that stands before
-    each document.
+    """Attention looks no further back than the last <|endoftext|>, the token before each document.
 
     A row of 512 tokens holds parts of three or four stories of TinyStories, and now no attention
     head has to learn to ignore the others; speeches of sotu are longer. The copying part still

@@ -48,8 +48,8 @@ def minute(run: Run) -> Run:
 
 
 def half_minute(run: Run) -> Run:
-    """`minute` at d_model = 64, with one head of 64: six tenths of its time, for CPUs on which it
-    takes two minutes (track minute).
+    """`minute` at d_model = 64, with one head of 64: it takes six tenths of the time, for CPUs on
+    which `minute` takes two minutes (track minute).
 
     Most of a step is the products of the vocabulary head, whose work grows with the width. Batches
     with fewer rows would save as much time and lose more, because the hundred steps would read

@@ -157,7 +157,7 @@ def failures(records: Iterable[Record]) -> list[str]:
         if record.status == "failed":
             seeds.setdefault(f"{arm}: failed, not counted: {record.error}", []).append(record.seed)
         if record.rules_broken:
-            line = f"{arm}: against the rules of {record.track}: {'; '.join(record.rules_broken)}"
+            line = f"{arm}: breaks the rules of {record.track}: {'; '.join(record.rules_broken)}"
             seeds.setdefault(line, []).append(record.seed)
     return [f"{line} (seed {', '.join(map(str, sorted(which)))})" for line, which in seeds.items()]
 

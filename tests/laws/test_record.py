@@ -73,7 +73,7 @@ def test_failures_name_the_seeds() -> None:
     wrong = [record(seed, status="diverged", error="nan", rules_broken=["99 steps, not 100"]) for seed in (2, 1)]
     assert failures([record(0), *wrong]) == [
         "r: diverged, counted as a uniform guess: nan (seed 1, 2)",
-        "r: against the rules of closed: 99 steps, not 100 (seed 1, 2)",
+        "r: breaks the rules of closed: 99 steps, not 100 (seed 1, 2)",
     ]
 
 

@@ -23,19 +23,19 @@ SAME_WORK = ("baseline", "learning_rate", "embedding_lr")  # their heads have a 
 NOISE = 4 / 3  # factor by which seconds of the same work may differ in one pass
 RANKED = ("closed", "minute")  # tracks whose recipes are compared on the front
 LEGEND = f"""\
-A recipe of the tracks {" and ".join(RANKED)} is on the **front** if no other of them has a lower loss within a third
-more seconds; other tracks have other rules. Every recipe stands once, with the track that has most of its seeds.
+A recipe of the tracks {" and ".join(RANKED)} is on the **front** unless another of them reaches a lower loss in at most
+a third more seconds. Other tracks have other rules. Each recipe appears once, in the track that has most of its seeds.
 
 **Steps to the trigram**: the first step at which the mean training loss of the last {WINDOW} batches is below the
 Kneser-Ney trigram's loss on the held-out text, as a mean over seeds. The trigram has counted all tokens that the run
-reads in all of its steps. A batch is scored before its update, and in the tracks of one pass the run has not read its
-text before; so its loss is one on new text, like the trigram's, of the same corpus but not of the same documents. This
-does not hold for counts, whose first weights are counts of that text. Batches differ, so a recipe that stays above the
-trigram on the held-out text can pass it here by chance, and the others pass it early.
+reads in all of its steps. A batch is scored before its update and, in the tracks that read each token once, the run has
+not seen its text before. So both losses are on new text of the same corpus, though not on the same documents. This does
+not hold for `counts`, whose initial weights are counts of that text. Some batches are easier than others, so a recipe
+can pass the trigram here early, or even if its loss on the held-out text stays above the trigram's.
 
 **Code length**: the mean of the training losses of all steps, each before its update, as a mean over seeds: the nats
 per token that it takes to code the training text while it is learned (prequential coding). The first token of each row
-is not counted. It means nothing for counts, and little for a run that reads its text twice.
+is not counted. It means nothing for `counts`, and little for a run that reads its text twice.
 """
 
 
@@ -194,16 +194,16 @@ def front_table(front: Front) -> Table:
 def introduction(seconds: Seconds) -> str:
     """An explanation of the seconds, the front and the two measures, in Markdown."""
     text = (
-        f"**Seconds** of 100 steps, from the median of {seconds.rounds} steps, measured on one machine in one pass "
+        "**Seconds** are those of 100 steps, measured on one machine in one pass "
         f"({seconds.where}): building, the first step, and 99 times the median of {seconds.rounds} further steps. SOAP "
-        "has two kinds of steps, which are timed and counted apart. They are seconds of the recipes of that commit; "
-        "the trials that the losses come from ran on several machines.\n"
+        "has two kinds of steps, which are timed and counted separately. The recipes are those of that commit; "
+        "the losses come from trials on several machines.\n"
     )
     texts = [[s for (_, n), s in seconds.of.items() if n == name] for name in SAME_WORK]
     spread = max(max(s) / min(s) if s else 1.0 for s in texts)
-    text += f"{', '.join(SAME_WORK)} do the same work on every text, and their seconds differ by up to "
-    text += f"{100 * spread - 100:.0f} %: a smaller difference decides nothing.\n"
+    text += f"{', '.join(SAME_WORK)} do the same work on every text, yet their seconds differ by up to "
+    text += f"{100 * spread - 100:.0f} %, so smaller differences mean nothing.\n"
     if seconds.stand_in:
         names = " and ".join(seconds.stand_in)
-        text += f"\nFor the seconds of {names}, a text with the same number of token ids was read in its place.\n"
+        text += f"\nThe seconds of {names} were measured on a different text with the same number of token ids.\n"
     return f"{text}\n{LEGEND}"

@@ -56,33 +56,33 @@ LEGEND = f"""\
   standard deviation (SD) over n seeds. A seed decides the initial weights and the order of the data. Rungs may have
   different seeds.
 * **Gain** is the loss of the other recipe minus that of the row, so positive is better. It is a mean over the seeds
-  that both recipes have ("pairs" counts them), with a 95 % interval and a one-sided p. It is measured on the test text
-  if both recipes were scored on it, otherwise on dev.
-* **Tie**: the gain is within the noise (2 SD of the gains / sqrt(pairs)) or {LEAST_DIFFERENCE}. **Better** and
-  **worse** are beyond both. **Unproven** is a gain with p >= {SIGNIFICANCE}, or from a single pair. On sotu,
+  that both recipes ran with the same number of threads ("pairs" counts them), with a 95 % interval and a one-sided p.
+  It is measured on the test text if both recipes were scored on it, otherwise on dev.
+* **Tie**: the gain is within the noise (2 SD of the gains / sqrt(pairs)) or within {LEAST_DIFFERENCE} of 0. **Better**
+  and **worse** are beyond both. **Unproven** is a gain with p >= {SIGNIFICANCE}, or from a single pair. On sotu,
   width_128_shared_row, linear_decay, smear_3, width_256 and layers_4 got more seeds because three pairs had not
   given p < {SIGNIFICANCE}, which makes their p too small. A run that diverged counts as a uniform guess. A trial that
   crashed is left out and listed under Notes.
-* **{ONE_MACHINE}** is the time of 100 steps of today's recipe, for recipes timed in one pass (Loss against seconds).
+* **{ONE_MACHINE}** is the time of 100 steps of today's recipe, if it was timed (see "Loss against seconds" below).
 * **s** and **MiB** are the seconds and memory of the trials' training, without scoring. The trials ran on different
   machines, so these seconds cannot be compared with each other.
 * **parameters** is the mean over the trials. In older trials the head has a row for each token of the whole training
-  text. Today it has a row for each token that its run reads: up to 1.3 million parameters less.
+  text. Today it has a row only for each token that its run reads, up to 1.3 million parameters fewer.
 * **batch 100** is the figure that the assignment asks for: the training loss of the last batch before its update.
   **last 10** is the mean of the last ten batches. Neither is used for ranking.
 
-In today's version, runs with d_model = 128 or more compute their blocks in bf16 if the machine multiplies bf16, and so
-does the head of every recipe except the baseline. Everything else, and every score, is float32. The notes list seeds
+In today's version, runs with d_model = 128 or more compute their blocks in bf16 on a CPU that can multiply bf16, and
+so does the head of every recipe except the baseline. Everything else, and every score, is float32. The notes list seeds
 whose threads or dtypes differ from the rest of their rung, because sums then round in a different order. SOAP enlarges
 such differences: from one thread to two, the loss of one seed of soap_rare_tokens changed by 0.004 (dev) and 0.006
 (test), about as much as from seed to seed. Recipes with a memory of n-grams are left out (LOG.md has their figures).
 
 **N-gram baselines** count exactly the tokens that a run reads, here those of the highest rung's seeds. The Kneser-Ney
-bigram and trigram (kn2, kn3) have one discount of 0.75. kn5, mkn5 and best see the same as a network: the tokens before
-the target in its sequence. kn5 is modified Kneser-Ney of order 5 with discounts by formula, which the runs of
-*closed+counting* below are mixed with; mkn5 has discounts fitted on dev. The **best counting** mixes mkn5 with contexts
-that have gaps and caches of the sequence, with weights fitted on dev. If dev itself is scored, each half uses the
-weights fitted on the other.
+bigram and trigram (kn2, kn3) have one discount of 0.75. kn5, mkn5 and best see what a network sees: the tokens before
+the target in its sequence. kn5 is modified Kneser-Ney of order 5, with discounts computed by formula; the runs of
+*closed+counting* below are mixed with it. mkn5 has discounts fitted on dev. The **best counting** mixes mkn5 with
+n-grams whose contexts have gaps, and with caches of the sequence; its weights are fitted on dev. When dev itself is
+scored, each half uses the weights fitted on the other.
 """
 
 
@@ -159,7 +159,7 @@ def _headline(board: Leaderboard) -> str:
     summary, levels = top.summary(top.split), board.ngrams.get(top.split, {})
     assert summary is not None  # `split` names a text that the entry was scored on
     text = f"The top of the ladder: **{summary.mean:.3f}** nats per token ({top.split}, {top.name}, {top.seeds})"
-    models = {"kn3": "the Kneser-Ney trigram of the same tokens", "best": "the best counting of them"}
+    models = {"kn3": "the Kneser-Ney trigram", "best": "the best counting of the same tokens"}
     sides = [
         f"{abs(levels[name] - summary.mean):.3f} {'below' if summary.mean < levels[name] else 'above'} {model}"
         for name, model in models.items()
@@ -200,7 +200,7 @@ def _mixed(entry: Entry) -> list[str]:
     """Notes on seeds of an entry that ran with different numbers of threads, or dtypes of blocks or head."""
     notes = []
     for name, label in (
-        ("threads", "threads"),
+        ("threads", "numbers of threads"),
         ("dtype", "dtypes of the blocks"),
         ("head_dtype", "dtypes of the head"),
     ):

@@ -172,8 +172,8 @@ def selection_bias_note(entries: Sequence[Entry]) -> str:
     """By how much the best of K equally good settings is expected to look better than it is: sd sqrt(2 ln K)."""
     spreads = [s.sd for e in entries if (s := e.summary(e.split)) is not None and s.sd is not None]
     if not spreads:
-        best = f"The best of these {len(entries)} settings is biased low"
-        return f"{best}; with one seed per setting the bias cannot be estimated."
+        best = f"The loss of the best of these {len(entries)} settings is biased low"
+        return f"{best}; with one seed per setting, the bias cannot be estimated."
     variance = sum(x * x for x in spreads) / len(spreads) / min(len(e.records) for e in entries)
     bias = math.sqrt(variance * 2 * math.log(len(entries)))
     return (
