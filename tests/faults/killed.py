@@ -62,7 +62,7 @@ def check(quick: bool) -> list[Line]:
         by_time = run_of("idea", STEPS, train_by_time)
         saving, plain = run_of("idea", STEPS), run_of("plain", FEW_STEPS, runs.train_unscored)
         lines.append(line("stopped by a signal", by_time, stopped, range(6 if quick else 60)))
-        lines.append(line("stopped by two", saving, stopped_twice, range(3 if quick else 30)))
+        lines.append(line("stopped by two signals", saving, stopped_twice, range(3 if quick else 30)))
         tries = [(*point, for_good) for point in points_of(plain, steps=False) for for_good in (False, True)]
         chosen = [one for n, one in enumerate(tries) if not quick or n % 13 == 0 or one[1] == "fsync"]
         lines.append(forks.over("file operation fails (EIO, ENOSPC, EACCES)", partial(fail_at, plain), chosen))

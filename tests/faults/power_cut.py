@@ -106,7 +106,7 @@ def weights_saving(case: Run) -> Saving:
 
 
 def text_saving() -> Saving:
-    """A file of text that is replaced (run.json, summary.json, metrics.jsonl when a run goes on)."""
+    """A file of text that is replaced (run.json, summary.json, metrics.jsonl when a run is resumed)."""
 
     def save(content: str) -> Callable[[Path], object]:
         return lambda folder: write_atomic(folder / "a.json", f"{content}\n" * 100)
@@ -132,7 +132,7 @@ def record_saving(before: int) -> Saving:
         return "new" if whole == rows else "old" if whole == rows[:before] else "wrong data"
 
     return Saving(
-        f"a record after {before}", save_old, lambda folder: append_line(folder / "a.jsonl", rows[before]), load
+        f"record {before + 1} of a file", save_old, lambda folder: append_line(folder / "a.jsonl", rows[before]), load
     )
 
 

@@ -217,10 +217,10 @@ def summary_of(rows: Sequence[Row]) -> str:
     words = Counter(effect.word for _, effect in effects)
     right = sum(word_of(idea.expected) == effect.word for idea, effect in effects)
     whole = sum(all(effect.found for effect in row.effects.values()) for row in rows)
-    text = f"{len(rows)} ideas on two texts: {whole} measured on both, {len(rows) - whole} not yet."
+    text = f"{len(rows)} ideas are tried on two texts: {whole} are measured on both, {len(rows) - whole} not yet."
     if effects:
-        text += f" Of {len(effects)} effects: {', '.join(f'{words[word]} {word}' for word in WORDS[:4])}."
-        text += f" {sum(effect.is_open for _, effect in effects)} of them wait for more seeds."
+        text += f" Effects measured so far: {', '.join(f'{words[word]} {word}' for word in WORDS[:4])}."
+        text += f" {sum(effect.is_open for _, effect in effects) or 'None'} of these {len(effects)} need more seeds."
         text += f" Our expectation was right for {right} of {len(effects) - words['unproven']} clear verdicts."
     return text
 
@@ -272,7 +272,7 @@ def agreement(rows: Sequence[Row]) -> Figure:
     known = [(ours[one["idea"]], one) for one in told["effects"] if one["idea"] in ours]
     table = [["idea", "here", "published", "where"]]
     table += [[one["idea"], f"{gain:+.3f}", f"{one['gain']:+.3f}", one["source"]] for gain, one in known]
-    words = f"Gains of {len(known)} ideas here, and in {told['about']}"
+    words = f"This table compares the gains of {len(known)} ideas here with those in {told['about']}"
     if len(known) > 4:
         rank = float(spearmanr([gain for gain, _ in known], [one["gain"] for _, one in known]).statistic)
         half = 1.96 * math.sqrt((1 + rank**2 / 2) / (len(known) - 3))  # Bonett and Wright 2000
