@@ -5,8 +5,8 @@ It runs by itself or as one of torchrun's processes. Progress goes to stderr, th
 other ranks follow. A failing process reports its own error; ranks 0 and 1 also report that another
 process failed.
 
-From here to the weights on disk: `parse` makes a Plan, with a recipe from lab/ideas.py. `finish`
-hands it to `run_and_score` in lab/full_run.py, which trains it in a locked folder
+From here to the weights on disk: `parse` makes a Plan, with a recipe from lab/ideas.py.
+`train_plan` hands it to `run_and_score` in lab/full_run.py, which trains it in a locked folder
 (training/run_folder.py). The steps are a stream of events: training/events.py, from the Session in
 training/session.py. The Saver in training/listeners.py hears them, and writes the weights after
 the last step.
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> None:
     elif launch is None or launch.rank == 0:
         progress = Progress(options.quiet)
         if found := find_plan(options, plan, progress):
-            finish(options, found, find_corpus(found.run, progress), progress)
+            train_plan(options, found, find_corpus(found.run, progress), progress)
 
 
 def parse(argv: list[str]) -> tuple[Words, Plan]:
@@ -305,7 +305,7 @@ def check_recipe(before: Run, recipe: Run | None, folder: Path, option: str) -> 
 # --- the run and its result ---
 
 
-def finish(
+def train_plan(
     options: TrainOptions, plan: Plan, corpus: Corpus, progress: Progress, world: World = ALONE
 ) -> None:
     """Train to the end and print the results; with --dry-run, only print what would be trained.
@@ -418,4 +418,4 @@ def _train_as_one(launch: Launch, options: Words, plan: Plan) -> None:
         if found is None:  # every rank except 0
             follow(run, corpus, world, options.eval_every)
         else:
-            finish(options, found, corpus, progress, world)
+            train_plan(options, found, corpus, progress, world)

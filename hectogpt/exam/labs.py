@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from hectogpt.grade.calls import computed_gradients
+from hectogpt.grade.calls import gradients_with
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.laws import Setting, Size, given, weights
 from hectogpt.grade.mistakes import GRADIENTS, MISTAKES, Mistakes, with_mistakes, words_of
@@ -210,7 +210,7 @@ def scores(variant: int) -> Tensor:
 def gradients(lab: str, mistakes: Mistakes, variant: int) -> Tensor:
     """Return the norm of the gradient at each place of a lab, [place, 1]."""
     spec = LABS[lab]
-    made = computed_gradients(mistakes, setting_of(spec, variant), 0) or {}
+    made = gradients_with(mistakes, setting_of(spec, variant), 0) or {}
     norms = []
     for place in spec["places"]:
         name, _, row = place.partition(", row ")

@@ -16,13 +16,13 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from hectogpt.grade import laws
-from hectogpt.grade.laws import Setting
 from hectogpt.grade.result import Outcome
 from hectogpt.grade.watch import Picture
 from hectogpt.serialization import dump, load
 
 ALL_BYTES = 48 << 20  # the most bytes that one child may send
 LONGEST = 2000  # characters; a longer text in an answer is cut
+IMPORT = ""  # stands for the import of the files, in the place of a setting's name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ def frame_of(answers: list[Answer]) -> tuple[dict[str, Any], bytes]:
     return {"answers": headers}, save_tensors(tensors)
 
 
-def of_frame(header: dict[str, Any], body: bytes) -> list[Answer]:
+def answers_in(header: dict[str, Any], body: bytes) -> list[Answer]:
     """Parse a frame into answers.
 
     Raises UserError, ValueError, KeyError, TypeError or a safetensors error for a malformed frame.
@@ -185,9 +185,9 @@ class Transcript:
             order.
         imports: module -> the error that its import raised.
         missing: packages that are not installed here; stand-ins replaced them.
-        ends: setting -> how a child died in it; "" stands for the import.
+        ends: setting, or IMPORT -> how a child died in it.
         seconds: the time that all children took together.
-        left: the (setting, variant) that the child must still answer; ("", "") is the import.
+        left: the (setting, variant) that the child must still answer, after (IMPORT, "").
         ready: True once the child has received its restrictions and can run the submission.
         size: bytes received from the present child.
     """
@@ -204,15 +204,15 @@ class Transcript:
 
     def begin(self, asked: list[tuple[str, str]]) -> None:
         """Prepare for the answers of a new child to these (setting, variant)."""
-        self.left = [("", ""), *asked]
+        self.left = [(IMPORT, ""), *asked]
         self.ready = False
         self.size = 0
 
     def receive(self, header: dict[str, Any], body: bytes) -> None:
         """Store one frame.
 
-        Raises the errors of `of_frame` if it is malformed, and ValueError if the child sends more
-        frames or bytes than its answers can have.
+        Raises the errors of `answers_in` if it is malformed, and ValueError if the child sends
+        more frames or bytes than its answers can have.
         """
         self.size += len(str(header)) + len(body)
         if self.size > ALL_BYTES or not self.left:
@@ -221,10 +221,9 @@ class Transcript:
             self.ready = True
             return
         name, variant = self.left[0]
-        if name:
-            setting: Setting = laws.SETTINGS[name]
+        if name != IMPORT:
             dtype = one_of(laws.TOLERANCE, header["dtype"])
-            made = of_frame(header, body)[: len(setting.order)]
+            made = answers_in(header, body)[: len(laws.SETTINGS[name].order)]
             self.answers[name, variant] = dtype, made
         else:
             self.imports = {

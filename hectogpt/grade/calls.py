@@ -48,15 +48,13 @@ def compute(kind: type[Computation], setting: Setting, number: int) -> Computed:
 
 
 @lru_cache(maxsize=200_000)
-def computed(mistakes: Mistakes, setting: Setting, number: int) -> Computed:
+def result_with(mistakes: Mistakes, setting: Setting, number: int) -> Computed:
     """Return the result of a part with these mistakes for one input; () gives the right result."""
     return compute(with_mistakes(mistakes), setting, number)
 
 
 @lru_cache(maxsize=20_000)
-def computed_gradients(
-    mistakes: Mistakes, setting: Setting, number: int
-) -> dict[str, Tensor] | None:
+def gradients_with(mistakes: Mistakes, setting: Setting, number: int) -> dict[str, Tensor] | None:
     """Return the gradients of a part with these mistakes, by name.
 
     They are taken with respect to its weights and, unless it is token ids, its input. Returns None
@@ -155,7 +153,7 @@ class Call:
     @property
     def right(self) -> Tensor:
         """The right result: that of the Computation without mistakes."""
-        made = computed((), self.setting, self.number)
+        made = result_with((), self.setting, self.number)
         assert isinstance(made, Tensor)
         return made
 
@@ -212,7 +210,7 @@ class Call:
 
     def has_gradients_of(self, mistakes: Mistakes = ()) -> bool:
         """True if the gradients are those of the part with these mistakes; (): the right part."""
-        made = computed_gradients(mistakes, self.setting, self.number)
+        made = gradients_with(mistakes, self.setting, self.number)
         trains = isinstance(self.answer, Values) and self.answer.trains
         if made is None or not trains:
             return made is None and not trains
@@ -220,7 +218,7 @@ class Call:
 
     def wrong_gradients(self) -> list[str]:
         """Return the names of the wrong gradients."""
-        made = computed_gradients((), self.setting, self.number)
+        made = gradients_with((), self.setting, self.number)
         return self.gradients_unlike(made) if made else []
 
     def gradients_unlike(self, made: dict[str, Tensor]) -> list[str]:

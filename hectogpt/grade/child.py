@@ -34,13 +34,13 @@ from torch import Tensor, nn
 
 from hectogpt import hardware, process
 from hectogpt.assignment.parts import BY_NAME, SOURCES
-from hectogpt.grade import laws
 from hectogpt.grade.answer import LONGEST, Answer, Curves, Drawn, Other, Raised, Values, frame_of
 from hectogpt.grade.computation import Computation
 from hectogpt.grade.laws import (
     BATCH,
     INPUT,
     RATE,
+    SETTINGS,
     STEPS,
     TRAIN_MODEL,
     TRAIN_SIZE,
@@ -71,10 +71,10 @@ def prepare_everything() -> None:
     import matplotlib.pyplot  # noqa: F401
 
     torch.set_num_threads(1)
-    for setting in (*laws.SETTINGS.values(), laws.TRAIN_MODEL):
-        laws.weights(setting)
+    for setting in (*SETTINGS.values(), TRAIN_MODEL):
+        weights(setting)
         for call in range(len(setting.inputs)):
-            laws.given(setting, call)
+            given(setting, call)
     torch.ones(1, requires_grad=True).sum().backward()  # starts autograd's threads
 
 
@@ -108,7 +108,7 @@ def replies(
     imports = {name: error.facts() for name, error in errors.items()}
     yield {"imports": imports, "missing": sorted(missing)}, b""
     for name, variant in asked:
-        dtype, made = every_answer(laws.SETTINGS[name], modules, variant == "patched")
+        dtype, made = every_answer(SETTINGS[name], modules, variant == "patched")
         header, body = frame_of(made)
         yield {"dtype": dtype, **header}, body
 

@@ -22,21 +22,30 @@ from torch import Tensor
 
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.grade import laws
-from hectogpt.grade.answer import Answer, Curves, Drawn, Other, Raised, Transcript, Values, short
+from hectogpt.grade.answer import (
+    IMPORT,
+    Answer,
+    Curves,
+    Drawn,
+    Other,
+    Raised,
+    Transcript,
+    Values,
+    short,
+)
 from hectogpt.grade.calls import (
     NOTED,
     Call,
     Computed,
     broken_laws,
     compute,
-    computed,
     difference,
     does_count,
     listed,
+    result_with,
     side_effects,
 )
 from hectogpt.grade.computation import Computation
-from hectogpt.grade.laws import SAYS
 from hectogpt.grade.mistakes import (
     FAMILIES,
     GRADIENTS,
@@ -60,8 +69,8 @@ def judge_part(part: str, transcript: Transcript) -> PartResult:
     module = BY_NAME[part].module
     if module not in transcript.files:
         return PartResult(part, "not handed in", f"there is no {module}.py")
-    if "" in transcript.ends:
-        outcome, words = transcript.ends[""]
+    if IMPORT in transcript.ends:
+        outcome, words = transcript.ends[IMPORT]
         return PartResult(part, outcome, f"while the files were imported: {words}")
     if error := transcript.imports.get(module):
         words = f"{module}.py cannot be imported: {error.words}"
@@ -188,10 +197,10 @@ def judge_curves(curves: list[Curves], notes: list[Finding]) -> tuple[str, Diagn
     """Return the symptom of a wrong loop, or "", and the diagnosis. Add to the notes."""
     if any(answer.kept for answer in curves):
         words = "losses are kept as tensors with their graph: memory grows with every step"
-        notes.append(Finding("plain numbers kept", words, SAYS["numbers"]))
+        notes.append(Finding("plain numbers kept", words, laws.SAYS["numbers"]))
     if after := next(filter(None, (answer.after for answer in curves)), None):
         words = f"after the losses were recorded: {after.words}"
-        notes.append(Finding("to the end", words, SAYS["end"]))
+        notes.append(Finding("to the end", words, laws.SAYS["end"]))
     try:
         free, clipped = loops_of(curves)
         if fault := first_fault(free, clipped):
@@ -202,7 +211,9 @@ def judge_curves(curves: list[Curves], notes: list[Finding]) -> tuple[str, Diagn
         other = free.other_optimizer() or clipped.other_optimizer()
         if not other or not (differs or free.seen.optimizers):
             return differs, None
-        notes.append(Finding("another optimizer or schedule", short(other), SAYS["optimizer"]))
+        notes.append(
+            Finding("another optimizer or schedule", short(other), laws.SAYS["optimizer"])
+        )
     except (KeyError, ValueError, IndexError, RuntimeError) as error:
         return f"its steps cannot be followed: {short(str(error))}", None
     return "", None
@@ -403,7 +414,7 @@ def diagnose_values(part: str, calls: list[Call]) -> Diagnosis | None:
 
 def reproduces(mistakes: Mistakes, calls: list[Call]) -> bool:
     """True if these mistakes together reproduce every answer."""
-    return all(call.agrees(computed(mistakes, call.setting, call.number)) for call in calls)
+    return all(call.agrees(result_with(mistakes, call.setting, call.number)) for call in calls)
 
 
 def pairs_of(part: str, calls: list[Call]) -> list[tuple[Mistake, Mistake]]:
@@ -415,7 +426,7 @@ def pairs_of(part: str, calls: list[Call]) -> list[tuple[Mistake, Mistake]]:
 
     def may_be(mistake: Mistake) -> bool:
         for call in calls:
-            made = computed((mistake,), call.setting, call.number)
+            made = result_with((mistake,), call.setting, call.number)
             yours = call.result
             if isinstance(made, str) or yours is None:
                 return False

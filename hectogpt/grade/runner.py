@@ -31,7 +31,7 @@ from hectogpt.assignment import kit
 from hectogpt.assignment.parts import BY_NAME
 from hectogpt.errors import UserError
 from hectogpt.grade import laws
-from hectogpt.grade.answer import Transcript
+from hectogpt.grade.answer import IMPORT, Transcript
 from hectogpt.grade.judge_part import judge_part
 from hectogpt.grade.result import Outcome, PartResult, Result, result_of
 from hectogpt.grade.submission import Submission, read_submission
@@ -188,11 +188,11 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> T
                 ending = process.Ending("broken", None, str(error)[:200])
         if cancelled.is_set():
             raise CancelledError
-        (now, variant), *left = transcript.left or [("", "own")]
-        if variant == "own":
+        if not transcript.left or transcript.left[0][1] == "own":
             break  # every part has already run on our own lower parts
+        (now, _), *left = transcript.left
         transcript.ends[now] = describe_ending(ending, transcript, limits)
-        if not now:
+        if now == IMPORT:
             break  # the child died while importing the submission
         # A part that ended the process in one setting would do so in its other settings too.
         left = [one for one in left if laws.SETTINGS[one[0]].part != laws.SETTINGS[now].part]

@@ -2,8 +2,8 @@
 
 Commands read a Plan from their options; Python builds one from keywords. `run_and_score` then does
 all the rest: `open_run` opens the folder and the session, `train_in_folder` trains, and
-`summarise` compares the result with others. Progress goes to stderr. A run that ends early saves
-what it can, then raises UserError.
+`write_results` compares the result with others. Progress goes to stderr. A run that ends early
+saves what it can, then raises UserError.
 """
 
 from __future__ import annotations
@@ -47,11 +47,21 @@ from hectogpt.run_records import (
 )
 from hectogpt.serialization import dump
 from hectogpt.signals import code_of, raise_on_signal, stop_behind
-from hectogpt.training import events, precision, setup
+from hectogpt.training import precision, setup
 from hectogpt.training.evaluate import RunResult
-from hectogpt.training.events import Ended, Event, Listener, Stepped, Stream, Trained, drive
+from hectogpt.training.events import (
+    Ended,
+    Event,
+    Listener,
+    Stepped,
+    Stream,
+    Trained,
+    drive,
+    events,
+    session_of,
+)
 from hectogpt.training.history import branch_state
-from hectogpt.training.listeners import Saver, rows, step_lines, summary, tracker
+from hectogpt.training.listeners import Saver, early_summary, rows, step_lines, tracker
 from hectogpt.training.parallel import ALONE, World
 from hectogpt.training.run import Run, changes, files_of, is_modified, label_of
 from hectogpt.training.run_folder import Branch, RunFolder, read_branch, read_steps
@@ -282,10 +292,10 @@ def open_run(
         branch = read_branch(plan.resume) if plan.resume else plan.branch
         if at is None and branch is not None:
             first = branch_state(branch, run, note=progress.line)
-        stream = events.events(
+        stream = events(
             run, corpus, at or first, world, habits.eval_every, ("dev",), stoppable=True
         )
-        session = events.session_of(stream)  # before the folder, so that a refused run leaves none
+        session = session_of(stream)  # before the folder, so that a refused run leaves none
         if plan.resume is None:
             check_space(session, habits.out or Path("runs"))
             name = plan.name or run.recipe
@@ -357,7 +367,7 @@ def run_and_score(plan: Plan, corpus: Corpus, progress: Progress, world: World =
             elif isinstance(event, Trained):
                 progress.line(f"scoring {len(corpus.dev):,} held-out tokens ...")
             elif isinstance(event, Ended) and event.how == "done":
-                found.append(summarise(opened.session, opened.folder, progress, prompt))
+                found.append(write_results(opened.session, opened.folder, progress, prompt))
 
         train_in_folder(opened, progress, listen)
     return found[0]
@@ -385,7 +395,7 @@ def train_in_folder(opened: OpenRun, progress: Progress, *more: Listener) -> Non
         step_lines(session, progress),
         rows(session, folder),
         saver,
-        summary(session, folder, progress.line),
+        early_summary(session, folder, progress.line),
         *more,
     ]
     if habits.track == "tensorboard":
@@ -410,7 +420,7 @@ def follow(run: Run, corpus: Corpus, world: World, eval_every: int) -> None:
     Raises UserError with the code that rank 0 ends with.
     """
     with raise_on_signal():
-        stream = events.events(run, corpus, None, world, eval_every, stoppable=True)
+        stream = events(run, corpus, None, world, eval_every, stoppable=True)
         ended = drive(stream)
     if ended.error is not None:
         raise ended.error
@@ -471,7 +481,7 @@ def explain(ended: Ended, opened: OpenRun, trained: bool, progress: Progress) ->
 # --- after the last step: n-gram baselines, picture, continuations and summary ---
 
 
-def summarise(
+def write_results(
     session: Session, folder: RunFolder, progress: Progress, prompt: str | None
 ) -> FullRun:
     """Compare a scored run with n-gram models, draw its picture and write its summary."""

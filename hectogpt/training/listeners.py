@@ -2,11 +2,11 @@
 
 The listeners, by the function or class that makes them:
 
-step_lines  progress on stderr
-rows        a line of metrics.jsonl for each step and score
-Saver       checkpoints during training, and the weights at the end
-summary     summary.json of a run that ends before it is scored
-tracker     the same rows for TensorBoard
+step_lines     progress on stderr
+rows           a line of metrics.jsonl for each step and score
+Saver          checkpoints during training, and the weights at the end
+early_summary  summary.json of a run that ends before it is scored
+tracker        the same rows for TensorBoard
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Saver:
         self.folder.seal(TRAINED)  # scoring changes the other files, and may be killed
 
 
-def summary(session: Session, folder: RunFolder, note: Note) -> Listener:
+def early_summary(session: Session, folder: RunFolder, note: Note) -> Listener:
     """Collect facts for summary.json, and write it if the run ends before it is scored.
 
     Prints a note about trained tensors that have not changed, after ten steps and at the end.
@@ -220,7 +220,7 @@ def summary(session: Session, folder: RunFolder, note: Note) -> Listener:
             named = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
             note(f"note: {named} have not changed: does the loss depend on them?")
 
-    def finish(state: str) -> None:
+    def write(state: str) -> None:
         facts["unmoved"] = session.unmoved()
         folder.finish(session.result().summary() | {"state": state})
 
@@ -238,12 +238,12 @@ def summary(session: Session, folder: RunFolder, note: Note) -> Listener:
                 note_unmoved()
             case Ended("stopped"):
                 ignore_more()
-                finish("interrupted")
+                write("interrupted")
             case Ended("diverged"):
-                finish("diverged")
+                write("diverged")
             case Ended("failed") if trained:
                 with suppress(UserError):
-                    finish("unscored")
+                    write("unscored")
 
     return listen
 

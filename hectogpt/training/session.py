@@ -131,7 +131,7 @@ class Session:
             run, corpus, world, machine, model, setup.build_optimizer(run, model), kernels
         )
         if resume is not None:
-            session._go_on_from(resume)
+            session._resume(resume)
         _check_equal(world, model, session.facts()["machine"])
         session.setup_seconds += time.perf_counter() - start
         session.peak_mb = hardware.peak_memory_mb(str(machine.device))
@@ -238,7 +238,7 @@ class Session:
             "setup_seconds": self.setup_seconds,
         }
 
-    def _go_on_from(self, checkpoint: Checkpoint) -> None:
+    def _resume(self, checkpoint: Checkpoint) -> None:
         check_fits(checkpoint.step, self.run, checkpoint.facts, self.facts())
         put_state(self.model, self.optimizer, checkpoint.tensors, checkpoint.values)
         kept = {name: t for name, t in checkpoint.tensors.items() if name.startswith(KEPT)}

@@ -206,7 +206,7 @@ def test_every_known_mistake_shows_a_hundred_times_above_the_tolerance(part: str
     words = words_of("end") | words_of(part)
     assert len({mistake.name for mistake in listed}) == len(listed)
     for mistake in listed:
-        worst = max(c.error_against(calls.computed((mistake,), c.setting, c.number)) for c in right)
+        worst = max(c.error_against(calls.result_with((mistake,), c.setting, c.number)) for c in right)
         assert worst >= 100 * laws.TOLERANCE["float64"] or mistake.name in IN_NOTES, mistake.name
         assert words[mistake.name].what.endswith((".", ".)", "?)."))
 
@@ -214,13 +214,13 @@ def test_every_known_mistake_shows_a_hundred_times_above_the_tolerance(part: str
 @pytest.mark.parametrize("part", GRADIENTS)
 def test_every_known_mistake_of_a_gradient_leaves_the_values_right_and_shows(part: str) -> None:
     setting = SETTINGS[part]
-    right, value = calls.computed_gradients((), setting, 0), Call(setting, 0, NOTHING, "float64").right
+    right, value = calls.gradients_with((), setting, 0), Call(setting, 0, NOTHING, "float64").right
     assert right is not None
     for mistake in GRADIENTS[part]:
-        made = calls.computed_gradients((mistake,), setting, 0)
+        made = calls.gradients_with((mistake,), setting, 0)
         assert made is None or not all(torch.allclose(made[name], right[name]) for name in right), mistake.name
         same = Call(setting, 0, Values(tensors={"": value}), "float64")
-        assert same.agrees(calls.computed((mistake,), setting, 0)), mistake.name
+        assert same.agrees(calls.result_with((mistake,), setting, 0)), mistake.name
 
 
 def test_every_mistake_says_what_its_author_sees() -> None:
@@ -245,7 +245,7 @@ def test_the_students_page_says_how_to_get_an_input() -> None:
     made: dict[str, Any] = {}
     module("model_solution", BASE)
     exec(lines, made)
-    torch.testing.assert_close(made["y"], calls.computed((), SETTINGS["attention"], 0))
+    torch.testing.assert_close(made["y"], calls.result_with((), SETTINGS["attention"], 0))
 
 
 # --- train.py --------------------------------------------------------------------------------------------------------

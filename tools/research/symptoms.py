@@ -226,7 +226,7 @@ def of_model(part: str, mistake: Mistake) -> str:
 def of_gradient(part: str, mistake: Mistake) -> str:
     """The symptoms of a wrong gradient: which weights get none, and how training ends."""
     setting = next(setting for setting in laws.settings_of(part) if setting.gradient)
-    made, expected = (calls.computed_gradients(mistakes, setting, 0) for mistakes in ((mistake,), ()))
+    made, expected = (calls.gradients_with(mistakes, setting, 0) for mistakes in ((mistake,), ()))
     training = of_training(with_mistakes((mistake,)))
     if made is None or expected is None:
         return f"The values are right, and nothing has a gradient. {training}"
