@@ -41,7 +41,7 @@ KNOWN = {
     "GenuineIntel 6 143": "Xeon, Sapphire Rapids",
     "AMD EPYC, 2 cores, avx2, avx512f, avx512_bf16 2026-11-27": "EPYC, Zen 5",
     "Intel(R) Xeon(R) Processor, 2 cores, avx2, avx512f, avx512_bf16 2026-11-28": "Xeon, Sapphire Rapids",
-    "Intel(R) Xeon(R) Processor, 2 cores, avx2 2026-11-28": "that Xeon, held to AVX2",
+    "Intel(R) Xeon(R) Processor, 2 cores, avx2 2026-11-28": "Xeon, limited to AVX2",
 }
 CHUNK = re.compile(r"(?<=linear_cross_entropy) \d+$")  # it takes part with the chunk that is quickest on a processor
 
@@ -145,7 +145,7 @@ def processors(records: Sequence[Record], changes: dict[str, str]) -> str:
         ]
         lines += textwrap.wrap("; ".join(words) + ".", 120, subsequent_indent="  ", break_on_hyphens=False)
     dates = ", ".join(f"{question} {changed[:10]}" for question, changed in changes.items())
-    words = [f"The measured code was last changed: {dates}.", f"A column with {OLDER} was measured before that."]
+    words = [f"Last change of the measured code: {dates}.", f"A column with {OLDER} was measured before that."]
     return "\n".join([*lines, "", *textwrap.wrap(" ".join(words), 120)])
 
 
