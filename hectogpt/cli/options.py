@@ -85,7 +85,7 @@ class TrainHelp(TrainOptions):
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
     dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
-    """Of the blocks' matrix products; --head-dtype takes the same."""
+    """Format of the blocks' matrix products; --head-dtype takes the same values."""
     threads: int = 0
     """0: one for each physical core."""
 
@@ -118,7 +118,7 @@ class GenerateOptions:
     top_k: int = 50
     """Draw from the k most probable tokens; 0: from all."""
     top_p: float = 1.0
-    """Draw from the most probable tokens, as few as reach the total probability p."""
+    """Draw from the smallest set of most probable tokens whose total reaches p."""
     min_p: float = 0.0
     """Drop tokens less probable than min_p times the most probable one."""
     num_return_sequences: int = 1
@@ -240,7 +240,7 @@ class YardstickOptions:
     train_tokens: int | None = None
     """Count only the first N tokens, for a run that reads no more (default: all)."""
     loss: tuple[float, ...] = ()
-    """Losses to place among them."""
+    """Your model's losses, to place among those of the counting models."""
     per: Literal["token", "byte", "character"] = "token"
     """Unit of the losses: nats per token, bits per byte or bits per character."""
     log: Annotated[str | None, arg(metavar="FILE[:COLUMN]")] = None
@@ -398,7 +398,7 @@ class AssignmentOptions:
     check: bool = False
     """Report which parts of the folder pass; the exit code is 0 if all do, else 1."""
     parts: str = "all"
-    """Parts that the student writes: all, scored (those with points), or names with commas.
+    """Parts to write: all, scored (those with points), or names separated by commas.
 
     The names are gelu, mlp, attention, block, init, forward, generate, loss, converter,
     pretrained, chunks, train, plot.
@@ -435,7 +435,7 @@ class AssignmentDrillOptions:
     check: Folder = None
     """Grade the program in this folder; the exit code is 0 if it is right, else 1."""
     hints: Literal[1, 2, 3] = 1
-    """With --check: 1 the symptom; 2: also where it is; 3: also the mistake."""
+    """With --check, 1: the symptom; 2: also where it is; 3: also the mistake."""
 
 
 @dataclass(frozen=True)
@@ -561,8 +561,8 @@ class ShowOptions:
 class WatchOptions:
     """Show runs in the browser while they train: loss, gradient norm, seconds per step.
 
-    The page also shows a text by the newest checkpoint, and its attention. It only reads files, so
-    it does not change the runs. Ctrl-C ends it.
+    The page also shows a sample from the newest checkpoint, and its attention. It only reads
+    files, so it does not change the runs. Ctrl-C ends it.
 
     Examples
       hectogpt watch             while `hectogpt train` runs in another terminal
@@ -596,7 +596,7 @@ class CheckOptions:
     run: Positional[Path]
     """The run's folder."""
     repair: bool = False
-    """Complete a trained run: damaged weights from a checkpoint, scores, picture, summary."""
+    """Restore what a trained run lacks: weights from a checkpoint, scores, picture, summary."""
     replay: bool = False
     """Repeat the step after a checkpoint, and compare every bit with the run's records."""
     diagnose: bool = False
@@ -637,7 +637,7 @@ class GradeOptions:
     jobs: int = 0
     """Submissions to grade at the same time; 0: one per core."""
     timeout: float = 10.0
-    """Time limit for each step of a submission, in seconds."""
+    """Time limit for each check of a submission, in seconds."""
     memory: float = 2.0
     """Memory limit for a submission in GiB, in addition to torch's."""
     make_autograder: Annotated[Path | None, arg(metavar="ZIP")] = None

@@ -35,7 +35,7 @@ LONGEST = max(n for n, _ in CACHES)
 # held-out tokens to fit on; a longer text is sampled in evenly spread sequences
 FITTED = 1 << 17
 STEPS = 80  # iterations of L-BFGS
-GATE_VARIANCE = 0.1  # of the normal prior of the weights of a network's hidden state
+GATE_VARIANCE = 0.1  # of the normal prior on the weights of a network's hidden state
 ROWS = 8  # sequences that a network reads at a time
 
 

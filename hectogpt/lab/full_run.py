@@ -73,7 +73,7 @@ FEW_TOKENS = 2000  # held-out tokens below which a score is rough
 TOKEN_SD = 3.0
 LONG = 90.0  # seconds of training from which a quicker recipe is suggested
 SOTU_PROMPT = "The state of our"
-PROMPT_TOKENS = 6  # of the held-out text, which are the prompt for other corpora
+PROMPT_TOKENS = 6  # the prompt for other corpora: this many tokens of the held-out text
 
 
 @dataclass(frozen=True)
@@ -376,8 +376,8 @@ def run_and_score(plan: Plan, corpus: Corpus, progress: Progress, world: World =
 def train_in_folder(opened: OpenRun, progress: Progress, *more: Listener) -> None:
     """Train to the end, and write the files of the run.
 
-    The listeners write it: `rows` each line of metrics.jsonl, the Saver checkpoints and, after the
-    last step, the weights.
+    The listeners do the writing: `rows` appends each line of metrics.jsonl; the Saver writes
+    checkpoints and, after the last step, the weights.
 
     Args:
         opened: the run, from `open_run`.

@@ -463,7 +463,7 @@ def replay(judgement: Judgement, corpora: Sequence[Corpus], tell: Note, folder: 
         raise UserError(f"{judgement.path} cannot be replayed", why=why)
     again = Judgement(folder / "record.jsonl")
     again.write("begin", begin | {"sealed": sandbox.bubblewrap() is not None})
-    # A verdict with reasons came during one more seed, whose trials were not recorded.
+    # A verdict with reasons was reached during one more seed, whose trials were not recorded.
     seeds = len(judgement.gains()) + bool(judgement.reasons)
     Judging(texts, again, secret, tell).finish(math.inf, max(seeds, 1))
     return differences(judgement, again)

@@ -68,7 +68,7 @@ def width_128_shared_row(run: Run) -> Run:
     embeddings of two tokens overlap by about 1 / sqrt(33), so what is learned about one token
     changes others. At 128 the overlap is half of that. The head starts at zero; the rows of tokens
     that are never read then have equal gradients and stay equal, so one row can represent them
-    all. The head has two to seven times fewer rows and learns the same (a test compares the
+    all. The head has half to a seventh of the rows and learns the same (a test compares the
     losses). That ends with `soap_rare_tokens`, whose embedding map adds nothing to the shared row;
     added to all tokens after training, it changed the loss by less than 0.00001 (one seed).
     """

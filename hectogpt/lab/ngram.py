@@ -253,8 +253,8 @@ class KneserNey:
         rows: training ids [rows, seq_len], each below `vocab`.
         vocab: the size of the vocabulary.
         patterns: the contexts; each comes after the next shorter one.
-        discount: one discount for all counts. None is modified Kneser-Ney: three for each pattern,
-            by formula.
+        discount: one discount for all counts. None means modified Kneser-Ney: three discounts for
+            each pattern, by formula.
         asked: the only rows [rows, n] that can be scored. Only counts that they need are kept, so
             that tens of millions of tokens fit in 2 GB. Discounts by formula would then be based
             on their contexts only, so give one discount, or fit them (best_counting.py).

@@ -6,7 +6,8 @@ A process that owns a whole subtree adds it up by itself, and the sums of all pr
 in the upper part of the same tree. So one, two, four and eight processes give the same bits.
 loop.py computes the leaves.
 
-Small values travel as strings, tensors from process to process. No Python object is sent.
+Small values are sent as strings through a store, tensors directly between the processes. No Python
+object is sent.
 """
 
 from __future__ import annotations
@@ -232,7 +233,7 @@ def find_launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
 
 
 class DisagreementError(UserError):
-    """The processes of a run do not have the same run. All of them raise this error."""
+    """The processes of a run disagree about the run. All of them raise this error."""
 
 
 class PeerError(UserError):

@@ -8,11 +8,11 @@
 - summary.json: the results; its presence means that the run has ended.
 - manifest.json: hashes of all these files, written last.
 - merges.txt: the vocabulary, if the text has its own.
-- idea.py: a copy of the user's own file, if one made the run. It is never imported unless the user
+- idea.py: a copy of the user's own file, if the run uses one. It is never imported unless the user
   asks for it.
 
 Only one process at a time holds the folder, by a lock on .lock. The kernel frees the lock when the
-process ends, in whatever way.
+process ends, even if it is killed.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class RunFolder:
 
         Args:
             facts: entries of run.json about the machine and the initial weights.
-            ideas: the user's own files that made the run.
+            ideas: the user's own files that the run uses.
             tokenizer: that of the text.
             rows: the first rows of metrics.jsonl, those that a branch has from its trunk.
 
@@ -238,7 +238,7 @@ class RunFolder:
 
         Args:
             damaged: the files and checkpoint folders to remove.
-            ideas: the user's own files that made the run.
+            ideas: the user's own files that the run uses.
             tokenizer: that of the text.
 
         Raises UserError (STORAGE).

@@ -64,7 +64,7 @@ class Session:
         hashes: step -> hash of the weights after it, for the steps whose hash was recorded.
         scores: split -> held-out score.
         kept: the state of the run's AfterStep parts.
-        metrics: their numbers of the last step, keyed "own/NAME".
+        metrics: the numbers that they returned in the last step, keyed "own/NAME".
         setup_seconds: time taken to build the session.
         peak_mb: the largest memory so far, MiB.
         stopping: True once any of the run's processes has received a signal; the run then ends
@@ -125,7 +125,7 @@ class Session:
         first: str = world.share(
             "the kernels", lambda: setup.choose_kernels(run, model, machine, chosen.get("head"))
         )
-        kernels = setup.choose_kernels(run, model, machine, first)  # at all ranks as at rank 0
+        kernels = setup.choose_kernels(run, model, machine, first)  # rank 0's choice, at all ranks
         model.use_kernels(kernels == "native")
         session = cls(
             run, corpus, world, machine, model, setup.build_optimizer(run, model), kernels
