@@ -11,9 +11,9 @@ results    RunResult EvalResult Step ComparisonResult Verdict UserError
 a run      Run ModelConfig Init Data DataOrder Shuffled Session Corpus Tokenizer
            Sampling
 model      Transformer AttentionPart QKPart ScoreBias Rotary QKNorm InputPart shift
-           EmbeddingNorm Smear TokenTable NgramHash Norm LayerNorm RMSNorm Activation GELU
-           ReLU2 Positions NoPositions LearnedPositions SinusoidalPositions LMHeadConfig
-           PointerHead Block DecoderBlock Attention CausalAttention MLP
+           EmbeddingNorm Smear TokenTable Spelling NgramHash Induction Norm LayerNorm RMSNorm
+           Activation GELU ReLU2 Positions NoPositions LearnedPositions SinusoidalPositions
+           LMHeadConfig PointerHead Block DecoderBlock Attention CausalAttention MLP
 training   AfterStep Loss CrossEntropy Predictions Schedule Constant LinearDecay Cosine Optim
            OptimizerGroup PerKind kinds AdamW Muon SOAPMuon
 
@@ -43,7 +43,9 @@ _MODULES = {
         "EmbeddingNorm",
         "Smear",
         "TokenTable",
+        "Spelling",
         "NgramHash",
+        "Induction",
     ),
     "hectogpt.model.lm_head": ("LMHeadConfig",),
     "hectogpt.model.pointer": ("PointerHead",),

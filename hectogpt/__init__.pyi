@@ -12,7 +12,16 @@ from hectogpt.lab.losses import verdict
 from hectogpt.lab.verdict import ComparisonResult, Verdict
 from hectogpt.model.attention import CausalAttention
 from hectogpt.model.config import MLP, Attention, Block, Init, ModelConfig
-from hectogpt.model.inputs import EmbeddingNorm, InputPart, NgramHash, Smear, TokenTable, shift
+from hectogpt.model.inputs import (
+    EmbeddingNorm,
+    Induction,
+    InputPart,
+    NgramHash,
+    Smear,
+    Spelling,
+    TokenTable,
+    shift,
+)
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import (
     GELU,
@@ -63,6 +72,7 @@ __all__ = [
     "DecoderBlock",
     "EmbeddingNorm",
     "EvalResult",
+    "Induction",
     "Init",
     "InputPart",
     "LMHeadConfig",
@@ -96,6 +106,7 @@ __all__ = [
     "Shuffled",
     "SinusoidalPositions",
     "Smear",
+    "Spelling",
     "Step",
     "TokenTable",
     "Tokenizer",

@@ -9,7 +9,7 @@ from helpers import peaked
 from torch import Tensor, nn
 
 from hectogpt.model import ModelConfig, Transformer
-from hectogpt.model.inputs import EmbeddingNorm, NgramHash, Smear, TokenTable
+from hectogpt.model.inputs import EmbeddingNorm, Induction, NgramHash, Smear, Spelling, SpellingLayer, TokenTable
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import NoPositions, QKNorm, ReLU2, RMSNorm, Rotary, ScoreBias, SinusoidalPositions
 from hectogpt.model.pointer import PointerHead
@@ -48,6 +48,9 @@ KINDS = {
     "alibi": replace(BARE, attention_parts=(ALiBi(),)),
     "alibi among others": replace(GPT2, n_heads=4, attention_parts=(QKNorm(), ALiBi(), Rotary(fraction=0.5), ALiBi())),
     "value embeddings": replace(BARE, value_embeddings=(TokenTable(), NgramHash(3, 89)), biases=False),
+    "induction": replace(
+        BARE, vocab_size=5, inputs=(Spelling(7), Smear(), Induction(3)), lm_head=LMHeadConfig(embedding_map=0.3)
+    ),
     "embedding map": replace(GPT2, lm_head=LMHeadConfig(embedding_map=0.3)),
     "pointer": replace(BARE, inputs=(Smear(),), pointer=PointerHead(gate=-0.5, score_biases=True)),
     "documents": replace(BARE, vocab_size=5, document_start=2, pointer=PointerHead(gate=-0.5)),
@@ -65,7 +68,7 @@ KINDS = {
         activation=ReLU2(),
         biases=False,
         attention_parts=(Rotary(100.0, 0.5), QKNorm()),
-        inputs=(EmbeddingNorm(), NgramHash(2, 97), Smear()),
+        inputs=(EmbeddingNorm(), NgramHash(2, 97), Smear(), Induction()),
         value_embeddings=(TokenTable(), NgramHash(3, 89)),
         lm_head=LMHeadConfig(bias=True, soft_cap=9.0, compact_vocab=True, embedding_map=0.3),
         pointer=PointerHead(1.5, 0.0, score_biases=True),
@@ -80,6 +83,9 @@ def build(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float64
     model = Transformer(config).to(dtype).eval()
     if config.lm_head.compact_vocab:
         model.lm_head.compact(torch.arange(0, config.vocab_size, 3))
+    for module in model.modules():
+        if isinstance(module, SpellingLayer):
+            module.spell([f"{number % 7} {number:b}" for number in range(config.vocab_size)])
     return peaked(model, seed, scale=0.4)
 
 

@@ -113,7 +113,7 @@ def quantize(model: Transformer, form: WeightFormat = "float32") -> Transformer:
     # The memo makes deepcopy share tensors; those of replaced modules are dropped below.
     shared: dict[int, object] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     light = copy.deepcopy(model, shared)
-    matrix = model.lm_head.matrix(model.embeddings.weight)
+    matrix = model.lm_head.matrix(model.token_vectors())
     head = light.lm_head
     head.packed = PackedLinear(matrix, None, form)  # includes the embedding map
     head.weight = None  # type: ignore[assignment]

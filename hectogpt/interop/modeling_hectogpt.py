@@ -185,6 +185,20 @@ class TokenTable(nn.Module):
         return x + self.table(ids)
 
 
+class Spelling(nn.Module):
+    """Add learned vectors for features of a token's spelling, which the weights list by token."""
+
+    rows_of_token: Tensor
+
+    def __init__(self, d_model: int, vocab_size: int, norm: nn.Module, rows: int) -> None:
+        super().__init__()
+        self.register_buffer("rows_of_token", torch.zeros(vocab_size, 4, dtype=torch.long))
+        self.table = nn.Embedding(rows, d_model)
+
+    def forward(self, x: Tensor, ids: Tensor, cache: TextCache) -> Tensor:
+        return x + self.table(self.rows_of_token[ids]).sum(dim=2)
+
+
 class NgramHash(nn.Module):
     """Add a learned vector per n-gram: the row of a table selected by a hash of `order` tokens.
 
@@ -217,6 +231,41 @@ class NgramHash(nn.Module):
         if self.common is not None:
             vectors = vectors * (ranks <= float(self.common) ** self.order)[..., None]
         return x + vectors
+
+
+class Induction(nn.Module):
+    """Add what followed the last earlier occurrence of the latest tokens.
+
+    For each n from 1 to `orders`: the vector of the token that followed the last earlier place of
+    the latest n tokens, times a learned factor per dimension, and a learned vector for the
+    distance to that place.
+    """
+
+    def __init__(
+        self, d_model: int, vocab_size: int, norm: nn.Module, orders: int, share: float
+    ) -> None:
+        super().__init__()
+        self.shares = nn.Parameter(torch.zeros(orders, d_model))
+        self.distances = nn.ModuleList(nn.Embedding(12, d_model) for _ in range(orders))
+
+    def forward(self, x: Tensor, ids: Tensor, cache: TextCache) -> Tensor:
+        vectors = cache.append((self, "vectors"), x)
+        assert cache.ids is not None
+        assert cache.text is not None
+        tokens = torch.where(cache.text, cache.ids, -1)
+        columns = torch.arange(tokens.shape[1], device=ids.device)
+        own = columns[-ids.shape[1] :]
+        match = columns < own[:, None]
+        for n, (share, distances) in enumerate(zip(self.shares, self.distances, strict=True)):
+            before = F.pad(tokens, (n, 0), value=-1)[:, : tokens.shape[1]]
+            match = match & (before[:, own, None] == before[:, None])
+            last = torch.where(match, columns, -1).amax(dim=2)
+            found = last >= 0
+            places = (last + 1)[..., None].expand(-1, -1, x.shape[-1])
+            x = x + share * vectors.gather(1, places) * found[..., None]
+            back = (own - last).log2().long().clamp_max(10)
+            x = x + distances(torch.where(found, back, 11))
+        return x
 
 
 class PointerHead(nn.Module):
@@ -285,7 +334,16 @@ PARTS: dict[str, Callable[..., Any]] = {
     "QKNorm": lambda n_heads, d_head, eps: partial(normalise, eps=eps),
     **{
         part.__name__: part
-        for part in (ReLU2, EmbeddingNorm, Smear, TokenTable, NgramHash, PointerHead)
+        for part in (
+            ReLU2,
+            EmbeddingNorm,
+            Smear,
+            TokenTable,
+            Spelling,
+            NgramHash,
+            Induction,
+            PointerHead,
+        )
     },
 }
 
@@ -441,6 +499,15 @@ class Transformer(nn.Module):
         logits = self.logits(hidden[:, -rows:])
         return logits if self.pointer is None else self.pointer.mix(logits, hidden, ids, cache)
 
+    def token_vectors(self) -> Tensor:
+        """What the head's embedding map reads: the embeddings and the vectors of the spelling."""
+        vectors = self.embeddings.weight
+        for part in self.inputs:
+            if isinstance(part, Spelling):
+                rows = F.embedding_bag(part.rows_of_token, part.table.weight, mode="sum")
+                vectors = vectors + rows
+        return vectors.detach()
+
     def logits(self, hidden: Tensor) -> Tensor:
         """The vocabulary head: products with its rows, embedding map, soft cap and bias."""
         rows = getattr(self.lm_head, "row_of_token", None)
@@ -449,7 +516,7 @@ class Transformer(nn.Module):
         products = products if rows is None else products[..., rows]
         if self.map_scale:
             weight = self.lm_head.get_parameter("embedding_map.weight")
-            mapped = F.linear(hidden @ weight, self.embeddings.weight.detach())
+            mapped = F.linear(hidden @ weight, self.token_vectors())
             own = 1 if rows is None else rows < len(self.lm_head.weight) - 1
             products = products + self.map_scale * mapped * own
         if self.soft_cap is not None:

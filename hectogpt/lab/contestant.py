@@ -248,7 +248,7 @@ def score(run: Run, request: dict[str, Any]) -> None:
     head = model.lm_head
     if type(head) is LMHead and head.embedding_map is not None:
         # One product for each token: two took three times as long.
-        head.weight = nn.Parameter(head.matrix(model.embeddings.weight))
+        head.weight = nn.Parameter(head.matrix(model.token_vectors()))
         head.embedding_map = None
     has_cache = is_same_with_cache(model)
     for _ in range(request["deals"]):

@@ -7,18 +7,23 @@ tokens are decoded one by one. A model's `value_embeddings` are modules of the s
 
 from __future__ import annotations
 
+import zlib
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hectogpt.errors import Setting, UserError
 from hectogpt.model.parts import Heads, Ids, Norm, Places, Vectors
 from hectogpt.serialization import Value
+
+DISTANCES = 12  # buckets of distance to a match: 1, 2 to 3, 4 to 7, ..., and no match
 
 
 def shift(x: Tensor, n: int, key: object, cache: Cache | None) -> Tensor:
@@ -107,6 +112,72 @@ class TokenTableLayer(nn.Module):
 
 
 @dataclass(frozen=True)
+class Spelling(InputPart):
+    """Add learned vectors for the spelling of each token, zero at the start.
+
+    Tokens that differ only in capitals or in the space before them share a vector; so do tokens
+    with the same last three letters, with the same first five, and with the same length and kinds
+    of characters. A hash of the feature selects its row of a table, as for the subwords of
+    fastText (1607.04606). All features that fewer than two tokens have (the others: three) count
+    as one. The head's embedding map reads these vectors too.
+    """
+
+    rows: int = 8192
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rows <= 2**31:
+            raise UserError(
+                Setting("Spelling.rows", self.rows), why=f"it must lie between 1 and {2**31:,}"
+            )
+
+    def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
+        return SpellingLayer(vocab_size, self.rows, d_model)
+
+
+class SpellingLayer(nn.Module):
+    """`rows_of_token` [vocab, 4] holds the rows of each token's features after `spell`."""
+
+    rows_of_token: Tensor
+
+    def __init__(self, vocab_size: int, rows: int, d_model: int) -> None:
+        super().__init__()
+        self.register_buffer("rows_of_token", torch.zeros(vocab_size, 4, dtype=torch.long))
+        self.table = nn.Embedding(rows, d_model)
+        nn.init.zeros_(self.table.weight)
+
+    def spell(self, texts: Sequence[str]) -> None:
+        """Set the rows of the tokens, given the text of each."""
+        words = [text.strip().lower() for text in texts]
+        features: tuple[tuple[int, Sequence[object]], ...] = (
+            (2, words),
+            (3, [(text[:1] == " ", word[-3:]) for text, word in zip(texts, words, strict=True)]),
+            (3, [word[:5] for word in words]),
+            (3, [_shape(text) for text in texts]),
+        )
+        for column, (least, values) in enumerate(features):
+            count = Counter(values)
+            keys = {v: f"{column} {v if n >= least else None}".encode() for v, n in count.items()}
+            row_of = {v: zlib.crc32(key) % self.table.num_embeddings for v, key in keys.items()}
+            self.rows_of_token[: len(values), column] = torch.tensor([row_of[v] for v in values])
+
+    def vectors(self) -> Float[Tensor, "vocab d"]:
+        """The sum of each token's rows, without a gradient."""
+        return F.embedding_bag(self.rows_of_token, self.table.weight.detach(), mode="sum")
+
+    def forward(self, x: Vectors, ids: Ids, cache: Cache | None = None) -> Vectors:
+        return x + self.table(self.rows_of_token[ids]).sum(dim=2)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """The kinds of a token's characters, and its length up to 12."""
+    word = text.strip()
+    first = word[:1]
+    capitals = (first.isupper(), word.isupper() and len(word) > 1)
+    kinds = (text[:1] == " ", first.isalnum(), word.isalpha(), word.isdigit())
+    return *kinds, *capitals, min(len(word), 12)
+
+
+@dataclass(frozen=True)
 class NgramHash(InputPart):
     """Add a learned vector per n-gram, zero at the start.
 
@@ -155,6 +226,73 @@ class NgramHashLayer(nn.Module):
         if self.common is not None:
             vectors = vectors * (ranks <= float(self.common) ** self.order)[..., None]
         return x + vectors
+
+
+@dataclass(frozen=True)
+class Induction(InputPart):
+    """Add what followed the last earlier occurrence of the latest tokens.
+
+    For each n from 1 to `orders`, the vector of the token that followed the last earlier place of
+    the latest n tokens, times a learned factor per dimension that starts at `share`, and a learned
+    vector for the distance to that place. This is the pattern of an induction head (2209.11895),
+    given instead of learned; the match model of a compressor such as paq8 looks up the same place.
+    """
+
+    orders: int = 2
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.orders <= 64:
+            raise UserError(
+                Setting("Induction.orders", self.orders), why="it must lie between 1 and 64"
+            )
+
+    def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
+        return InductionLayer(d_model, vocab_size, self.orders, self.share)
+
+
+class InductionLayer(nn.Module):
+    def __init__(self, d_model: int, vocab_size: int, orders: int, share: float) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.shares = nn.Parameter(torch.full((orders, d_model), share))
+        self.distances = nn.ModuleList(nn.Embedding(DISTANCES, d_model) for _ in range(orders))
+        for table in self.distances:
+            nn.init.zeros_(cast(nn.Embedding, table).weight)
+
+    def forward(self, x: Vectors, ids: Ids, cache: Cache | None = None) -> Vectors:
+        tokens = ids if cache is None else cache.append((self, "tokens"), ids)
+        vectors = x if cache is None else cache.append((self, "vectors"), x)
+        time = tokens.shape[1]
+        slots = torch.arange(time, device=ids.device)
+        start = torch.arange(len(ids), device=ids.device)[:, None] * time
+        before = torch.zeros_like(tokens)  # a number for each different context of a token
+        y = x
+        for share, distances in zip(self.shares, self.distances, strict=True):
+            numbers, last = _last_equal(before * self.vocab_size + tokens)
+            before = F.pad(numbers[:, :-1], (1, 0), value=-1)
+            last = last[:, -ids.shape[1] :]
+            found = last >= 0
+            # Looked up as in a table: the gradient of `gather` is slower.
+            followed = F.embedding(start + (last + 1) * found, vectors.flatten(0, 1))
+            back = (slots[-ids.shape[1] :] - last).log2().long().clamp_max(DISTANCES - 2)
+            y = y + share * followed * found[..., None]
+            y = y + distances(torch.where(found, back, DISTANCES - 1))
+        return y
+
+
+def _last_equal(
+    keys: Int[Tensor, "batch time"],
+) -> tuple[Int[Tensor, "batch time"], Int[Tensor, "batch time"]]:
+    """For each key of a row, its number among the row's different keys, and the last earlier place
+    of the same key, -1 if there is none.
+    """
+    ordered, places = keys.sort(dim=1, stable=True)
+    same = F.pad(ordered[:, 1:] == ordered[:, :-1], (1, 0))
+    earlier = torch.where(same, places.roll(1, dims=1), -1)
+    numbers = (~same).cumsum(dim=1)
+    empty = torch.empty_like(keys)
+    return empty.scatter(1, places, numbers), empty.scatter(1, places, earlier)
 
 
 # --- the memory of earlier tokens while decoding

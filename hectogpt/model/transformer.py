@@ -20,7 +20,7 @@ from torch.nn.utils import get_total_norm
 from hectogpt.errors import UserError
 from hectogpt.model.attention import AttentionView, CausalAttention, wants_layer
 from hectogpt.model.config import MLP, Attention, Block, Init, ModelConfig
-from hectogpt.model.inputs import Cache, LayerCache
+from hectogpt.model.inputs import Cache, LayerCache, SpellingLayer
 from hectogpt.model.lm_head import LMHead
 from hectogpt.model.parts import GELULayer, Ids, Places, Vectors
 
@@ -241,15 +241,23 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "batch time vocab"]:
         """Logits of the next token after each position."""
         hidden = self.hidden(ids, positions, cache)
-        return self._mix(self.lm_head(hidden, self.embeddings.weight), hidden, ids, cache)
+        return self._mix(self.lm_head(hidden, self.token_vectors()), hidden, ids, cache)
 
     def next_logits(
         self, ids: Ids, positions: Places | None = None, cache: Cache | None = None
     ) -> Float[Tensor, "batch vocab"]:
         """Logits of the token after the last position, at the cost of one row of the head."""
         hidden = self.hidden(ids, positions, cache)
-        logits = self.lm_head(hidden[:, -1], self.embeddings.weight)
+        logits = self.lm_head(hidden[:, -1], self.token_vectors())
         return self._mix(logits[:, None], hidden, ids, cache)[:, 0]
+
+    def token_vectors(self) -> Float[Tensor, "vocab d"]:
+        """What the head's embedding map reads: the embeddings and the vectors of the spelling."""
+        vectors = self.embeddings.weight
+        if self.lm_head.embedding_map is not None:
+            for part in self.inputs:
+                vectors = vectors + part.vectors() if isinstance(part, SpellingLayer) else vectors
+        return vectors
 
     def _mix(self, logits: Tensor, hidden: Tensor, ids: Tensor, cache: Cache | None) -> Tensor:
         """Mix logits [batch, rows, vocab] at the last `rows` positions with the pointer.
@@ -307,7 +315,7 @@ class Transformer(nn.Module):
         """`losses`, from hidden states computed before."""
         mixture = None if self.pointer is None else self.pointer.mixture(hidden, ids, targets)
         return self.lm_head.losses(
-            hidden, targets, self.embeddings.weight, mixture=mixture, **options
+            hidden, targets, self.token_vectors(), mixture=mixture, **options
         )
 
     def get_loss_on_batch(self, input_ids: Ids) -> Float[Tensor, ""]:

@@ -124,7 +124,7 @@ class Gradients:
         converted: Tensor | None = None
         if own > 1:  # once for all leaves
             with torch.no_grad(), self.machine.autocast():
-                matrix = model.lm_head.matrix(model.embeddings.weight)
+                matrix = model.lm_head.matrix(model.token_vectors())
                 converted = convert(matrix, self.machine.head_dtype)
 
         def subtree(begin: int, end: int) -> list[Tensor | None]:

@@ -86,7 +86,7 @@ class Predictions:
         from torch.utils.checkpoint import checkpoint
 
         head = self.model.lm_head
-        table = self.model.embeddings.weight
+        table = self.model.token_vectors()
 
         def part(hidden: Tensor, *rows: Tensor) -> Tensor:
             return of(head(hidden, table).float(), *rows).sum()

@@ -17,6 +17,7 @@ from hectogpt.errors import CheckpointError, DataError, Setting, SetTo, UserErro
 from hectogpt.kernels import native
 from hectogpt.kernels.build import find
 from hectogpt.model import Transformer
+from hectogpt.model.inputs import SpellingLayer
 from hectogpt.model.weights import NoInit, hash_state, load_tensors, model_of, saved_tensors
 from hectogpt.training.optim import OptimizerGroup, kinds
 from hectogpt.training.optim.groups import Kind
@@ -92,6 +93,9 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
         model = Transformer(run.model)
     if run.model.lm_head.compact_vocab:
         model.lm_head.compact(used_tokens(run, corpus))
+    for module in model.modules():
+        if isinstance(module, SpellingLayer):
+            module.spell([corpus.tokenizer.decode([id]) for id in range(corpus.n_vocab)])
     dtype = torch.float64 if machine.dtype == torch.float64 else torch.float32
     model.init_weights(run.init, seed=run.seed)
     return model.to(machine.device, dtype)
@@ -160,7 +164,7 @@ def whole(model: Transformer) -> Transformer:
         state[name] = state[name][rows]
     if head.embedding_map:
         # A full head adds the map to every row, a compact one only to the rows in use.
-        added = state["embeddings.weight"][shared] @ state["lm_head.embedding_map.weight"].T
+        added = model.token_vectors()[shared] @ state["lm_head.embedding_map.weight"].T
         state["lm_head.weight"][shared] -= head.embedding_map * added
     config = replace(config, lm_head=replace(head, compact_vocab=False))
     return model_of(config, state, Path("the first weights"))

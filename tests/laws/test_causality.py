@@ -11,13 +11,16 @@ from model_kinds import BARE, KINDS, ALiBi, build, random_ids
 from torch import Tensor
 
 from hectogpt.model import ModelConfig, Transformer
-from hectogpt.model.inputs import EmbeddingNorm, InputPart, NgramHash, Smear, TokenTable
+from hectogpt.model.inputs import EmbeddingNorm, Induction, InputPart, NgramHash, Smear, Spelling, TokenTable
 from hectogpt.model.parts import Activation, AttentionPart, Norm, Positions, QKNorm, Rotary
 from hectogpt.serialization import dump
 
 # Every part alone, so that a failure names the part.
 ATTENTION_PARTS = (Rotary(), Rotary(100.0, 0.5), QKNorm(), ALiBi())
-INPUT_PARTS = (EmbeddingNorm(), Smear(), Smear((0.3, 0.2)), TokenTable(), NgramHash(2, 31), NgramHash(3, 31, common=9))
+INPUT_PARTS = (
+    *(EmbeddingNorm(), Smear(), Smear((0.3, 0.2)), TokenTable()),
+    *(Spelling(7), NgramHash(2, 31), NgramHash(3, 31, common=9), Induction()),
+)
 ALONE: dict[str, ModelConfig] = {
     **{f"attention {part}": replace(BARE, attention_parts=(part,)) for part in ATTENTION_PARTS},
     **{f"input {part}": replace(BARE, inputs=(part,)) for part in INPUT_PARTS},
