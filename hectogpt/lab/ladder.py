@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from hectogpt.model import SIZES
-from hectogpt.model.inputs import NgramHash, Smear, TokenTable
+from hectogpt.model.inputs import Induction, NgramHash, Smear, Spelling, TokenTable
 from hectogpt.model.parts import NoPositions, QKNorm, Rotary
 from hectogpt.model.pointer import PointerHead
 from hectogpt.training.optim import AdamW, Muon, PerKind, SOAPMuon
@@ -360,6 +360,39 @@ def own_document(run: Run) -> Run:
     return replace(run, model=replace(run.model, document_start=50256))
 
 
+def induction_spelling(run: Run) -> Run:
+    """Two inputs that a hundred steps hardly learn: what followed the last earlier place of a
+    token, and of a pair of tokens; and vectors for the spelling of a token.
+
+    An induction head finds such places by attention in two layers (2209.11895), and forms late.
+    Here they are looked up: the vector of the token that followed is added to the input, times a
+    learned factor per dimension, with a learned vector for the distance. Spelling lets a rare
+    token start from what others with the same stem, ending or beginning have learned, at the input
+    and, through the embedding map, in the head. The bigram table gives up 5,000 of its 95,000 rows
+    for it, so that the run stays within 60 million parameters.
+
+    On one seed of `minute` (dev), the places that are looked up gained 0.022 (TinyStories) and
+    0.027 (sotu). A third order, an average over all earlier places, and places where only the
+    token before is the same added nothing. Spelling alone gained 0.003 and 0.034; without the
+    embedding map it gained 0.021 on sotu, and nothing on TinyStories, whose words are few.
+    """
+    return apply(run, induction, spelling)
+
+
+def induction(run: Run) -> Run:
+    """What followed the last earlier place of each token, and of each pair of tokens."""
+    return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Induction())))
+
+
+def spelling(run: Run) -> Run:
+    """Rows for the spelling of each token, and 90,000 rows for pairs."""
+    inputs = (
+        replace(part, rows=90_000) if isinstance(part, NgramHash) else part
+        for part in run.model.inputs
+    )
+    return replace(run, model=replace(run.model, inputs=(Spelling(), *inputs)))
+
+
 def change_adamw(run: Run, change: Callable[[AdamW], AdamW]) -> Run:
     """Change the run's AdamW: its optimizer or, under Muon, the one for the other parameters."""
     if isinstance(run.optim, Muon):
@@ -387,5 +420,6 @@ LADDER: tuple[Recipe, ...] = (
     soap_rare_tokens,
     where_to_copy,
     own_document,
+    induction_spelling,
 )
 TOP = LADDER[-1].__name__

@@ -106,8 +106,8 @@ def base_code() -> str:
 
 
 def files_of(*named: Idea) -> frozenset[str]:
-    """The hashes of the base's file and of these ideas'."""
-    return frozenset([sha_of(base_code()), *(sha_of(idea.code) for idea in named)])
+    """The hashes of these ideas' files."""
+    return frozenset(sha_of(idea.code) for idea in named)
 
 
 # --- from records to rows
@@ -175,7 +175,7 @@ def trials_of(records: Sequence[Record]) -> Trials:
     for record in records:
         by_rule = record.run.get("threads") == 1 and set(record.overrides) <= {"steps"}
         if record.counts and record.test_loss is not None and by_rule:
-            files = frozenset(record.run.get("ideas", ()))
+            files = frozenset(record.run.get("ideas", ())[1:])  # the first is the base's; the run has its settings
             groups[record.recipe, record.corpus, int(record.run["steps"]), files].append(record)
     newest = {key: group[-1].experiment() for key, group in groups.items()}
     return {key: {r.seed: r for r in group if r.experiment() == newest[key]} for key, group in groups.items()}
