@@ -1,7 +1,7 @@
 """Means, spreads and paired differences over seeds: pure functions of lists of losses.
 
-A difference counts only if it exceeds both the noise floor and 0.02 nats. No seed is ever left
-out.
+A difference counts only if it exceeds both the noise floor and 0.02 nats. The only seeds left out
+are those of trials that crashed.
 """
 
 from __future__ import annotations

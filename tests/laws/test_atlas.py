@@ -29,11 +29,14 @@ def test_the_page_is_what_its_maker_makes_and_has_a_row_for_every_idea(tmp_path:
 
 
 def test_a_row_says_what_the_records_say(tmp_path: Path) -> None:
-    """A positive gain is a lower loss. Few seeds are no verdict; other files, threads and fields are other trials."""
+    """A positive gain is a lower loss. Few seeds are no verdict; other files, threads and fields are other trials. An
+    idea that crashes has the error in its row."""
     old = [trial | {"run": trial["run"] | {"ideas": ["an older file"]}} for trial in arm(RELU2, 0.5)]
     others = [*arm(RELU2, 0.5, run={"threads": 2}), *arm(RELU2, 0.5, overrides={"optim.lr": 1}), *old]
-    arms = [arm(None, 0.0, 12), arm(SWIGLU, 0.1), arm(TIED, -0.1, 7), arm(RELU2, 0.1, 3), others]
-    trials = atlas.trials_of(read_records(write(tmp_path, arms) / "atlas.jsonl"))
+    crashed = arm(RELU2, 0.1, 1, "sotu", status="failed", error="no memory\nwas left")
+    arms = [arm(None, 0.0, 12), arm(SWIGLU, 0.1), arm(TIED, -0.1, 7), arm(RELU2, 0.1, 3), others, crashed]
+    records = read_records(write(tmp_path, arms) / "atlas.jsonl")
+    trials = atlas.trials_of(records)
     rows = {row.idea.name: row.effects["tinystories"] for row in atlas.rows_of(trials)}
     found = {name: effect.found for name, effect in rows.items() if effect.found}
     assert {name: (one.verdict, one.n) for name, one in found.items()} == {
@@ -42,9 +45,9 @@ def test_a_row_says_what_the_records_say(tmp_path: Path) -> None:
     }
     assert found["swiglu"].gain == pytest.approx(0.0992)
     assert (rows["relu2"].word, len(rows["relu2"].pairs)) == ("not measured", 3)
-    assert [row.idea.name for row in atlas.rows_of(trials)][:2] == ["swiglu", "tied"], (
-        "those without a verdict are last"
-    )
+    ordered = atlas.rows_of(trials, (), records)
+    assert [row.idea.name for row in ordered][:2] == ["swiglu", "tied"], "those without a verdict are last"
+    assert [str(row.effects["sotu"]) for row in ordered if row.idea == RELU2] == ["not measured: no memory"]
 
 
 def test_the_gain_of_shorter_runs_is_a_figure(tmp_path: Path) -> None:

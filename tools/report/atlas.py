@@ -13,7 +13,7 @@ import statistics
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from itertools import pairwise
 from operator import getitem
@@ -116,13 +116,15 @@ def files_of(*named: Idea) -> frozenset[str]:
 @dataclass(frozen=True)
 class Effect:
     """The effect of an idea on one text, over the seeds that it shares with the base. pairs: (seed, loss of the base,
-    loss of the idea). found: the gain after the last seed; None with fewer than `FEWEST` seeds."""
+    loss of the idea). found: the gain after the last seed; None with fewer than `FEWEST` seeds. crash: why there is no
+    pair, if the trials crashed."""
 
     pairs: list[tuple[int, float, float]]
     found: Paired | None
     parameters: int | None
     commits: list[str]
     diverged: int
+    crash: str = ""
 
     @property
     def word(self) -> str:
@@ -137,11 +139,10 @@ class Effect:
 
     def __str__(self) -> str:
         if self.found is None:
-            return f"not measured: {len(self.pairs)} of {FEWEST} seeds" if self.pairs else "not measured"
-        text = f"{self.word} {format_gain(self.found)}, {self.found.n} seeds"
-        return (
-            text + (", more to come" if self.is_open else "") + (f", {self.diverged} diverged" if self.diverged else "")
-        )
+            why = f"{len(self.pairs)} of {FEWEST} seeds" if self.pairs else self.crash
+            return f"not measured: {why}" if why else "not measured"
+        more = (", more to come" if self.is_open else "") + (f", {self.diverged} diverged" if self.diverged else "")
+        return f"{self.word} {format_gain(self.found)}, {self.found.n} seeds{more}"
 
 
 @dataclass(frozen=True)
@@ -192,15 +193,19 @@ def effect_of(base: Mapping[int, Record], idea: Mapping[int, Record], first: int
     return Effect(pairs, found, parameters, commits, sum(b.status == "diverged" for _, b in both))
 
 
-def rows_of(trials: Trials, timings: Sequence[Mapping[str, Any]] = ()) -> list[Row]:
-    """A row for each idea, the largest gain first, those without a verdict last. timings: lines of SECONDS."""
+def rows_of(trials: Trials, timings: Sequence[Mapping[str, Any]] = (), records: Sequence[Record] = ()) -> list[Row]:
+    """A row for each idea, the largest gain first, those without a verdict last. timings: lines of SECONDS. records:
+    all trials, for the errors of those that crashed."""
     rows = []
     newest = {(frozenset(line["files"]), line["corpus"]): float(line["ratio"]) for line in timings}
     for idea in ideas():
         effects = {}
         for text, first in FIRST_SEEDS.items():
             old = trials.get((BASE_RECIPE, text, STEPS, files_of()), {})
-            effects[text] = effect_of(old, trials.get((idea.recipe, text, STEPS, files_of(idea)), {}), first)
+            effect = effect_of(old, trials.get((idea.recipe, text, STEPS, files_of(idea)), {}), first)
+            errors = [r.error or "" for r in records if (r.recipe, r.corpus, r.status) == (idea.recipe, text, "failed")]
+            crash = errors[-1].partition("\n")[0] if errors and not effect.pairs else ""
+            effects[text] = replace(effect, crash=crash)
         ratios = [newest[files_of(idea), text] for text in TEXTS if (files_of(idea), text) in newest]
         rows.append(Row(idea, effects, statistics.mean(ratios) if ratios else None))
     return sorted(rows, key=lambda row: (-row.gain if row.gain is not None else 99.0, row.idea.kind, row.idea.name))
@@ -359,10 +364,11 @@ def atlas_page(rows: Sequence[Row], figures: Sequence[Figure], sweeps: Mapping[s
 
 def write_pages(records: Path = RESULTS, out: Path = ROOT / "docs") -> list[Path]:
     """Write both pages, from the files of records in a folder. Returns their paths."""
-    trials = trials_of(read_records(records / Path(RECORDS).name))
+    found = read_records(records / Path(RECORDS).name)
+    trials = trials_of(found)
     seconds = records / Path(SECONDS).name
     lines = seconds.read_text(encoding="utf-8").splitlines() if seconds.exists() else []
-    rows = rows_of(trials, [json.loads(line) for line in lines])
+    rows = rows_of(trials, [json.loads(line) for line in lines], found)
     figures = figures_of(trials, rows)
     sweeps = sweeps_of(read_records(records / Path(SWEEPS).name))
     pages = {"atlas.md": atlas_markdown(rows, figures), "atlas.html": atlas_page(rows, figures, sweeps)}

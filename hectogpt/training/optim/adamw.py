@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hectogpt import torch_private
-from hectogpt.errors import Setting, UserError
+from hectogpt.errors import Setting, SetTo, UserError
 from hectogpt.kernels import native
 from hectogpt.model import Transformer
 from hectogpt.training.optim.groups import (
@@ -54,7 +54,9 @@ class AdamW(Optim):
     def __post_init__(self) -> None:
         if not (self.lr >= 0 and math.isfinite(self.lr)):
             raise UserError(
-                Setting("optim.lr", self.lr), why="a learning rate must be finite and not negative"
+                Setting("optim.lr", self.lr),
+                why="a learning rate must be finite and not negative",
+                fix=SetTo("optim.lr", 0.001),
             )
         if self.row_lr_power is not None and not self.row_lr_power >= 0:
             raise UserError(
