@@ -500,7 +500,7 @@ class Transformer(nn.Module):
         return logits if self.pointer is None else self.pointer.mix(logits, hidden, ids, cache)
 
     def token_vectors(self) -> Tensor:
-        """What the head's embedding map reads: the embeddings and the vectors of the spelling."""
+        """Each token's embedding and spelling, for the head's embedding map."""
         vectors = self.embeddings.weight
         for part in self.inputs:
             if isinstance(part, Spelling):

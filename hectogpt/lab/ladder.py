@@ -380,12 +380,12 @@ def induction_spelling(run: Run) -> Run:
 
 
 def induction(run: Run) -> Run:
-    """What followed the last earlier place of each token, and of each pair of tokens."""
+    """Add what followed the last earlier place of each token, and of each pair of tokens."""
     return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Induction())))
 
 
 def spelling(run: Run) -> Run:
-    """Rows for the spelling of each token, and 90,000 rows for pairs."""
+    """Add vectors for the spelling of each token, with 90,000 rows for pairs instead of 95,000."""
     inputs = (
         replace(part, rows=90_000) if isinstance(part, NgramHash) else part
         for part in run.model.inputs

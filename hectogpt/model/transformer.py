@@ -252,7 +252,7 @@ class Transformer(nn.Module):
         return self._mix(logits[:, None], hidden, ids, cache)[:, 0]
 
     def token_vectors(self) -> Float[Tensor, "vocab d"]:
-        """What the head's embedding map reads: the embeddings and the vectors of the spelling."""
+        """Each token's embedding and spelling, for the head's embedding map."""
         vectors = self.embeddings.weight
         if self.lm_head.embedding_map is not None:
             for part in self.inputs:
