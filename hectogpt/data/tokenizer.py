@@ -145,6 +145,11 @@ class Tokenizer:
         """
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
+    def texts(self) -> list[str]:
+        """The text of every token, in the order of the ids."""
+        pieces = self._encoding.decode_tokens_bytes(range(self.n_vocab))
+        return [piece.decode("utf-8", errors="replace") for piece in pieces]
+
     def vocabulary(self) -> dict[str, int]:
         """Token in GPT-2's printable spelling -> id, in order, as in Hugging Face's vocab.json."""
         shown = {byte: character for character, byte in _printable_bytes().items()}

@@ -95,7 +95,7 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
         model.lm_head.compact(used_tokens(run, corpus))
     for module in model.modules():
         if isinstance(module, SpellingLayer):
-            module.spell([corpus.tokenizer.decode([id]) for id in range(corpus.n_vocab)])
+            module.spell(corpus.tokenizer.texts())
     dtype = torch.float64 if machine.dtype == torch.float64 else torch.float32
     model.init_weights(run.init, seed=run.seed)
     return model.to(machine.device, dtype)
