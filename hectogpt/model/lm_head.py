@@ -34,10 +34,10 @@ class LMHeadConfig:
             zero, so the rows of these tokens would receive equal gradients and stay equal anyway.
             The result is the same (the normaliser counts the row once per token), and the cost
             depends only on the number of tokens in use.
-        embedding_map: s other than 0 adds s E B^T to the matrix, with the token embeddings E and a
-            learned d x d matrix B that starts at zero. Tokens that are alike as inputs become
-            alike as outputs (a linear form of 1808.10681). E gets no gradient here; otherwise
-            every token's embedding would move at every step.
+        embedding_map: s other than 0 adds s E B^T to the matrix, with the token embeddings E
+            (with `Spelling`, plus its vectors) and a learned d x d matrix B that starts at zero.
+            Tokens that are alike as inputs become alike as outputs (a linear form of 1808.10681).
+            E gets no gradient here; otherwise every token's embedding would move at every step.
     """
 
     bias: bool = False
