@@ -37,8 +37,8 @@ def minute(run: Run) -> Run:
 
     A table costs little time: a lookup, and a pass of the optimizer over its rows. At this width
     the limit of 60 million parameters leaves room for a table of all pairs. Information about
-    pairs then reaches the values of both layers from the first step on. Muon's products are in
-    bf16 to save seconds.
+    pairs then reaches the values of both layers from the first step on. Muon's products are
+    computed in bf16 to save seconds.
     """
     run = apply(run, *LADDER)
     values = (*run.model.value_embeddings, NgramHash(2, rows=131_072))
@@ -48,12 +48,12 @@ def minute(run: Run) -> Run:
 
 
 def half_minute(run: Run) -> Run:
-    """`minute` at d_model = 64, with one head of 64: it takes six tenths of the time, for CPUs on
-    which `minute` takes two minutes (track minute).
+    """`minute` at d_model = 64, with one head of 64 (track minute). It takes six tenths of the
+    time, for CPUs on which `minute` takes two minutes.
 
-    Most of a step is the products of the vocabulary head, whose work grows with the width. Batches
-    with fewer rows would save as much time and lose more, because the hundred steps would read
-    less.
+    Most of a step's time goes into the products of the vocabulary head, whose work grows with the
+    width. Batches with fewer rows would save as much time but lose more, because the hundred steps
+    would read less text.
     """
     run = minute(run)
     return replace(run, model=replace(run.model, d_model=64, n_heads=1))
@@ -84,11 +84,11 @@ def adamw_128(run: Run) -> Run:
 
 
 def finetune(run: Run) -> Run:
-    """Fine-tuning of another model (option init): AdamW at 0.00005 with warm-up and linear decay
-    to zero, 4 rows of up to 512 tokens a step.
+    """Fine-tuning of an existing model (option init): AdamW at 0.00005 with warm-up and linear
+    decay to zero, 4 rows of up to 512 tokens a step.
 
     A learning rate for random weights would undo what the model has learned. The model's sizes
-    come with its weights; this recipe by itself has the baseline's.
+    come with its weights; this recipe by itself has the baseline's sizes.
     """
     optim = AdamW(lr=5e-5, betas=(0.9, 0.95), weight_decay=0.0)
     return replace(
@@ -101,7 +101,8 @@ def browser(run: Run) -> Run:
     with 4 heads and 2 layers, 16 rows of 128 tokens a step, and learning rates that fall to zero
     in the second half of the run.
 
-    On the page's text it ends below that text's trigram model, in about half a minute on one core.
+    On the page's text, its loss ends below that of the text's trigram model, after about half a
+    minute on one core.
     """
     run = _up_to(smear, run)
     model = replace(run.model, d_model=64, n_heads=4, n_layers=2, context_length=128)
