@@ -113,7 +113,7 @@ def train(
         Stopped,
     ) as error:  # Stopped is raised before the first step, when there is nothing to save
         if isinstance(error, UserError) and SetTo("resume", folder) in error.fix_parts:
-            fix = f"hectogpt.train(run, out={str(folder)!r}, resume=True), or another out"
+            fix = f"hectogpt.train(run, out={str(folder)!r}, resume=True), or a different out"
             error.amended(fix=fix)
         if error.code == errors.INTERRUPTED:
             raise KeyboardInterrupt(str(error)) from None
@@ -237,7 +237,7 @@ def compare(
 
     Args:
         runs: Runs, names of recipes, or FILE.py:FUNCTION. The others are compared with the first,
-            and a function of a file is applied to it. Trials run in separate processes, so your
+            and a function from a file is applied to it. Trials run in separate processes, so your
             own classes must be in a file.
         seeds: the number of seeds.
         first_seed: the seeds are first_seed, first_seed + 1, ...
@@ -245,14 +245,14 @@ def compare(
         corpus: the text; None takes the runs' own.
         track: the track whose rules are checked.
         threads: threads of a trial; 0 takes as many as the track allows.
-        workers: trials that run at a time, on separate cores. Their number does not change the
-            results.
+        workers: how many trials run at a time, on separate cores. The number does not change
+            the results.
         test: also score the test split, and compare by it.
         out: the file of records; trials recorded there are not run again. None keeps no records.
         quiet: show no progress on stderr.
 
-    Raises UserError, also if no trial gives a result. After KeyboardInterrupt, finished trials are
-    in `out`.
+    Raises UserError, including when no trial gives a result. After KeyboardInterrupt, finished
+    trials are in `out`.
     """
     arms = arms_of(runs, steps, threads)
     names = list(dict.fromkeys(arm.run.corpus for arm in arms))
@@ -272,7 +272,5 @@ def compare(
         found = ComparisonResult.of(comparison)
     if not found.results:
         why = str(comparison.failed[0].error) if comparison.failed else ""
-        raise UserError(
-            f"none of {len(comparison.trials())} trials gave a result", why=why, code=1
-        )
+        raise UserError(f"no result from {len(comparison.trials())} trials", why=why, code=1)
     return found

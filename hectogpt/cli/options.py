@@ -350,7 +350,7 @@ class JudgeOptions:
     seeds: int = 12
     """Maximum number of seeds; the judge stops as soon as they decide."""
     threads: int = 0
-    """Threads per training; 0: two, or one on a CPU with one core."""
+    """Threads per training run; 0: two, or one on a CPU with one core."""
     out: Path = Path("judgements")
     """Folder for the records, one file per judgement; or NAME.jsonl, the file of this one."""
     replay: Path | None = None

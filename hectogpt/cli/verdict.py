@@ -15,7 +15,7 @@ def main(options: VerdictOptions) -> None:
     if a_seeded != b_seeded and not options.unpaired:
         without = options.b if a_seeded else options.a
         raise DataError(
-            f"{without} has no column 'seed', the other file has one",
+            f"{without} has no column 'seed', but the other file has one",
             why="runs are paired by seed",
             fix="add the seeds, or --unpaired if the runs share none",
         )
@@ -38,4 +38,4 @@ def main(options: VerdictOptions) -> None:
             options.margin,
             f"{options.b} against {options.a}",
         )
-        note(f"{options.picture} is written")
+        note(f"wrote {options.picture}")

@@ -55,7 +55,7 @@ def main(options: YardstickOptions) -> None:
             for name, curve in curves.items()
         }
         plot_yardstick(options.picture, found, drawn, losses)
-        note(f"{options.picture} is written")
+        note(f"wrote {options.picture}")
 
 
 def per_of(name: str, per: Per) -> Per:

@@ -56,7 +56,7 @@ def outputs(model: nn.Module, ids: Tensor) -> dict[str, Named]:
 
 
 def drawn_weights() -> tuple[Size, Named]:
-    """Return the sizes and weights that the grader uses because mistakes show on them."""
+    """Return the sizes and weights that the grader uses because they reveal mistakes."""
     setting = laws.SETTINGS["forward"]
     return setting.size, laws.weights(setting)
 

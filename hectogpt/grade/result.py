@@ -156,7 +156,7 @@ class Result:
 
     @property
     def max_points(self) -> int:
-        """The points that the parts handed in could earn."""
+        """The most points that the submitted parts could earn."""
         return sum(part.max_points for part in self.parts if part.outcome != "not handed in")
 
     @property
@@ -277,14 +277,14 @@ def text(result: Result, level: int = 3) -> str:
         ]
         lines += [f"      {kind + ':':<10} {words}" for kind, words in below]
     beyond = [f"      {part.title}: {note}" for part in result.parts for note in notes(part)]
-    lines += ["  notes (beyond the tests: no points are lost)", *beyond] if beyond else []
+    lines += ["  notes (beyond the tests; they cost no points)", *beyond] if beyond else []
     if result.missing_packages:
         lines.append(
             "  not installed here, replaced by stand-ins: "
             f"{one_line(', '.join(result.missing_packages))}"
         )
     lines += [
-        f"  for the teacher: looks beyond its own code: {one_line(line)}" for line in result.looks
+        f"  for the teacher (may inspect the grader): {one_line(line)}" for line in result.looks
     ]
     if any(part.broken for part in result.parts):
         lines.append(
@@ -314,7 +314,7 @@ def line(result: Result) -> str:
     )
     if count := result.note_count:
         words += f"  ({count} note{'s' if count > 1 else ''})"
-    looks = "  (looks beyond its own code, see the records)" if result.looks else ""
+    looks = "  (may inspect the grader, see the records)" if result.looks else ""
     return words + fault + looks
 
 
@@ -447,7 +447,7 @@ def submission_page(result: Result, level: int) -> dict[str, Any]:
     if beyond:
         blocks += [
             {"heading": "Notes"},
-            {"text": "Beyond the tests: no points are lost."},
+            {"text": "Beyond the tests; they cost no points."},
             {"list": beyond},
         ]
     return {"title": one_line(result.name), "blocks": blocks}

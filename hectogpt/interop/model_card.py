@@ -37,7 +37,7 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=40)[0]))
 ```
 """
 LOSSES = {
-    "train_loss_last10": "training loss, last ten",
+    "train_loss_last10": "mean training loss, last ten",
     "dev_loss": "held-out loss",
     "test_loss": "test loss",
 }

@@ -570,7 +570,7 @@ def is_it_usual(recipe: str, corpus: str, steps: int | None, loss: float) -> str
     others = f"{n} runs on record: {mean:.3f} ± {sd:.3f}"
     apart = loss - mean
     if abs(apart) <= max(4 * sd, 0.01):
-        return f"as usual ({others})"
+        return f"normal ({others})"
     return f"{abs(apart):.3f} {'above' if apart > 0 else 'below'} the usual ({others})"
 
 

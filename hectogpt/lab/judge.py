@@ -47,8 +47,8 @@ NOISE = LEAST_DIFFERENCE / 4  # nats; the standard error of a seed's gain must b
 AGAIN = 2  # rows that are dealt again, one at a time
 ALONE = 5e-3  # nats, mean difference; batches of a different size round differently
 MOST_SEEDS = 12
-# A training may use this many times the CPU time of the base's training, plus SLACK seconds. Text
-# that is read once could otherwise be trained on many times.
+# A training run may use this many times the CPU time of the base's run, plus SLACK seconds.
+# Otherwise, text that is read once could be trained on many times.
 MOST_TIMES = 3
 SLACK = 10
 SAME_BITS = "gives the same bits again"
@@ -63,10 +63,10 @@ class EndedError(Exception):
 
 @dataclass(frozen=True)
 class Trained:
-    """The results of a training.
+    """The results of a training run.
 
     `facts` are fields of the trial, measured from outside. `weights` are in safetensors' format;
-    None if the training diverged.
+    None if the run diverged.
     """
 
     facts: dict[str, Any]
@@ -91,12 +91,12 @@ def judge(
         out: a new .jsonl file for the record, or a folder to put it in.
         minutes: the time limit.
         most_seeds: the largest number of seeds.
-        threads: threads of a training; 0 takes the physical cores, at most two.
+        threads: threads of a training run; 0 takes the physical cores, at most two.
         tell: called with one line per event; the first contains the hash that the record commits
             to.
 
-    Raises UserError for a base that cannot be trained or if the record exists already, and STORAGE
-    if the record cannot be written. Ctrl-C stops it and writes the verdict of the seeds so far.
+    Raises UserError if the base cannot be trained or the record exists already, and STORAGE if the
+    record cannot be written. Ctrl-C stops it and writes the verdict of the seeds so far.
     """
     at = datetime.now(UTC)
     secret = secrets.token_hex(32)
@@ -131,9 +131,9 @@ class Judging:
     """A running judgement. Its record already has the first line.
 
     Attributes:
-        runs: "base" and "idea" -> the fields of its run and of the run's model and data, as its
-            first process described them, and the number of its `tokens`.
-        processor: the most CPU seconds that a training of the base has used.
+        runs: "base" and "idea" -> the fields of the arm's run, of its model and of its data, as
+            the arm's first process described them, and `tokens`, the number of its tokens.
+        processor: the most CPU seconds that a training run of the base has used.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class Judging:
         for number in range(most_seeds):
             at = time.monotonic()
             if number and at - begun + slowest > seconds:
-                return f"one more seed exceeds the {seconds / 60:g} minutes"
+                return f"one more seed would exceed the {seconds / 60:g} minutes"
             # Written together, so that a verdict covers only complete seeds.
             for trial in [one for name in self.corpora for one in self.trials(name, number)]:
                 self.record.write("trial", trial)
@@ -247,7 +247,7 @@ class Judging:
             why = talk.fault(error)
             if arm == "base":
                 base = self.record.entrant.base
-                raise UserError(f"{base} cannot be judged against", why=why) from error
+                raise UserError(f"{base} cannot serve as the base", why=why) from error
             raise EndedError(f"it cannot {task}: {why}") from error
 
     def train(self, arm: str, seed: int, text: Corpus) -> Trained:
@@ -283,8 +283,8 @@ class Judging:
     def plan(self, arm: str, seed: int, tokens: np.ndarray) -> np.ndarray:
         """The rows of each step, uint16 [steps, batch * tokens].
 
-        If the idea has its own data order, a process that has the whole text is asked for it, and
-        nothing but the order leaves that process.
+        If the idea has its own data order, a process that has the whole text computes that order,
+        and returns nothing else.
         """
         run = self.runs[arm]
         size = run["seq_len"]
@@ -311,12 +311,12 @@ class Judging:
         All arms are dealt a token before any of them is dealt the next one.
 
         Args:
-            seed: the seed of the trainings.
+            seed: the seed of the training runs.
             trained: arm -> its weights.
             rows: [rows, tokens + 1].
             width: how many rows are dealt at a time.
 
-        Returns float64 [arms, rows, tokens], computed from the returned distributions. A training
+        Returns float64 [arms, rows, tokens], computed from the returned distributions. An arm
         that diverged gets the losses of a uniform guess.
         """
         vocab = self.runs["base"]["vocab_size"]
@@ -408,7 +408,7 @@ class Judging:
                 raise EndedError("; ".join(broken))
 
     def check_bits(self, seed: int, text: Corpus, trained: Trained) -> None:
-        """Check that a second training with the same seed gives the same weights."""
+        """Check that a second training run with the same seed gives the same weights."""
         same = self.train("idea", seed, text).weights == trained.weights
         self.check(SAME_BITS, "" if same else "a second process has different weights")
 
@@ -458,7 +458,7 @@ def replay(judgement: Judgement, corpora: Sequence[Corpus], tell: Note, folder: 
     if not secret or begin.get("protocol") != 2:
         why = "it was not finished, or was judged by the first protocol"
     elif {name: corpus.sha256 for name, corpus in texts.items()} != begin["corpora"]:
-        why = f"these are not the texts that were judged, {' and '.join(begin['corpora'])}"
+        why = f"different texts were judged: {' and '.join(begin['corpora'])}"
     if why:
         raise UserError(f"{judgement.path} cannot be replayed", why=why)
     again = Judgement(folder / "record.jsonl")
@@ -474,7 +474,7 @@ def differences(judgement: Judgement, again: Judgement) -> Replay:
     faults = []
     largest = 0.0
     if again.word != judgement.word:
-        faults.append(f"the verdict is {again.word}, the record says {judgement.word}")
+        faults.append(f"the verdict is {again.word}, but the record says {judgement.word}")
     for key, trial in judgement.trials.items():
         loss = again.trials.get(key, {}).get("loss", math.nan)
         apart = abs(trial["loss"] - loss)

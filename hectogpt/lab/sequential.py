@@ -60,9 +60,9 @@ def look(gains: Any, margin: float = LEAST_DIFFERENCE) -> Looks:
         margin: least difference that counts, in the same unit.
 
     "better": the interval lies above 0 and the mean gain is at least the margin. "worse": the
-    interval lies below 0 and the mean loss is at least the margin. "tie": the interval lies within
-    the margin of 0. If a comparison stops at the first of these, the probability that its verdict
-    is false (a gain or a tie that does not exist, or the wrong sign) is at most ALPHA.
+    interval lies below 0 and the mean gain is at most minus the margin. "tie": the interval lies
+    within the margin of 0. If a comparison stops at the first of these, the probability that its
+    verdict is false (a gain or a tie that does not exist, or the wrong sign) is at most ALPHA.
     """
     gains = np.asarray(gains, dtype=np.float64)
     n = np.arange(1, gains.shape[-1] + 1, dtype=np.float64)

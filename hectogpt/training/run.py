@@ -245,7 +245,7 @@ class Run:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the run reads; fewer if its data order cuts batches."""
+        """The most tokens that the run can read; it reads fewer if its data order cuts batches."""
         return self.steps * self.data.batch_size * self.data.seq_len
 
     def _facts(self) -> dict[str, str]:

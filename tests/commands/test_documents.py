@@ -49,7 +49,7 @@ def small(run):
     return replace(run, model=model, data=replace(run.data, batch_size=2, seq_len=64), steps=3)
 """
 STORIES = "\n\n".join(" ".join(f"Anna walked to the mill on day {n * d}." for d in range(20)) for n in range(200))
-CLOSE = r"apart by at most (0\.0e\+00|\d\.\de-(0[5-9]|1\d))\n"  # less than 1e-4
+CLOSE = r"differ by at most (0\.0e\+00|\d\.\de-(0[5-9]|1\d))\n"  # less than 1e-4
 # page -> what it prints, in this order, as regular expressions
 PRINTED = {
     "README": ["My fellow", r"attention\.html", r"stories\.txt", r"learning_rate .* is\s+unproven"],
@@ -73,7 +73,7 @@ PRINTED = {
     "docs/fine-tune": ["before training", "runs/walks"],
     "docs/interop": ["GPT2LMHeadModel", "My fellow citizens", "The capital of France is", "bits/byte", "bits/byte"],
     "docs/transformer-lens": [f"logits: {CLOSE}", f"effects: {CLOSE}"],
-    "docs/nnsight": [f"logits: {CLOSE}", f"effects: {CLOSE}", f"export: {CLOSE}"],
+    "docs/nnsight": [f"logits: {CLOSE}", f"effects: {CLOSE}", f"exported logits: {CLOSE}"],
     "docs/serving": ["served: GPT2LMHeadModel", "HectoGPTForCausalLM", "My fellow citizens"],
     "docs/parallel": ["held-out loss after 2 steps", "equal to the last bit"],
     "docs/scale": ["verdict", "sbatch"],

@@ -100,7 +100,7 @@ def check(quick: bool) -> list[Line]:
             line_of("invalid configs, and files that are not configs", config_tries(folder), must_refuse=True),
             line_of("odd corpora are refused or read as they are", corpus_tries(folder)),
             line_of("links, pipes and sockets in folders are not followed, read or written", odd_tries(folder)),
-            line_of("odd records: read or refused in one clear error", record_tries(folder, quick)),
+            line_of("odd records: read, or refused with one clear error", record_tries(folder, quick)),
         ]
 
 

@@ -2,7 +2,7 @@
 
 nulls: 200 ideas that change nothing, on tiny runs: another seed, initial weights shuffled within each tensor, or
 only another name. Each is judged as `hectogpt judge` would: seed by seed, until it is decided or 12 seeds are run. No
-two verdicts share a training.
+two verdicts share a training run.
 claims: every rung of the ladder against the one below, and the published stacks against AdamW, decided from the seeds
 in results/ladder.jsonl that both have, in the order of the seeds.
 honest: unusual ideas (honest.py here, docs/literature/) on a tiny base, one seed each: none may be called dishonest.
