@@ -190,13 +190,16 @@ class Spelling(nn.Module):
 
     rows_of_token: Tensor
 
-    def __init__(self, d_model: int, vocab_size: int, norm: nn.Module, rows: int) -> None:
+    def __init__(
+        self, d_model: int, vocab_size: int, norm: nn.Module, rows: int, scale: float = 1.0
+    ) -> None:
         super().__init__()
+        self.scale = scale
         self.register_buffer("rows_of_token", torch.zeros(vocab_size, 4, dtype=torch.long))
         self.table = nn.Embedding(rows, d_model)
 
     def forward(self, x: Tensor, ids: Tensor, cache: TextCache) -> Tensor:
-        return x + self.table(self.rows_of_token[ids]).sum(dim=2)
+        return x + self.scale * self.table(self.rows_of_token[ids]).sum(dim=2)
 
 
 class NgramHash(nn.Module):
@@ -433,6 +436,7 @@ class Transformer(nn.Module):
     def __init__(self, settings: dict[str, Any], head_rows: int | None) -> None:
         super().__init__()
         d = settings["d_model"]
+        d_input = min(settings.get("d_input") or d, d)
         vocab = settings["vocab_size"]
         norm = settings["norm"]
         head = settings["lm_head"]
@@ -440,19 +444,20 @@ class Transformer(nn.Module):
         self.document_start: int | None = settings.get("document_start")
         self.soft_cap = head["soft_cap"]
         self.map_scale = head["embedding_map"]
-        self.embeddings = nn.Embedding(vocab, d)
-        self.position_embeddings = build(settings["positions"], self.context_length, d)
+        self.embeddings = nn.Embedding(vocab, d_input)
+        self.position_embeddings = build(settings["positions"], self.context_length, d_input)
         self.inputs = nn.ModuleList(
-            build(part, d, vocab, build(norm, d)) for part in settings["inputs"]
+            build(part, d_input, vocab, build(norm, d_input)) for part in settings["inputs"]
         )
         self.value_embeddings = nn.ModuleList(
-            build(part, d, vocab, build(norm, d)) for part in settings["value_embeddings"]
+            build(part, d_input, vocab, build(norm, d_input))
+            for part in settings["value_embeddings"]
         )
         self.backbone = nn.ModuleList(Block(settings) for _ in range(settings["n_layers"]))
         self.final_layer_norm = build(norm, d)
         self.lm_head = nn.Linear(d, head_rows or vocab, bias=head["bias"])
         if self.map_scale:
-            self.lm_head.embedding_map = nn.Linear(d, d, bias=False)
+            self.lm_head.embedding_map = nn.Linear(d_input, d, bias=False)
         if head_rows:  # tokens that were never read in training share the last row
             rows = torch.zeros(vocab, dtype=torch.long)
             self.lm_head.register_buffer("row_of_token", rows)
@@ -493,6 +498,9 @@ class Transformer(nn.Module):
         extra = torch.zeros_like(x) if len(self.value_embeddings) else None
         for part in self.value_embeddings:
             extra = part(extra, ids, cache)
+        wider = (0, self.final_layer_norm.normalized_shape[0] - x.shape[-1])
+        x = F.pad(x, wider)
+        extra = extra if extra is None else F.pad(extra, wider)
         for block in self.backbone:
             x = block(x, extra, positions, cache)
         hidden = self.final_layer_norm(x)
@@ -505,7 +513,7 @@ class Transformer(nn.Module):
         for part in self.inputs:
             if isinstance(part, Spelling):
                 rows = F.embedding_bag(part.rows_of_token, part.table.weight, mode="sum")
-                vectors = vectors + rows
+                vectors = vectors + part.scale * rows
         return vectors.detach()
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -81,6 +81,9 @@ class ModelConfig:
         block, attention, mlp: the parts of every layer; None takes GPT-2's.
         biases: True if the linear maps of the blocks have biases.
         pointer: a second distribution that copies earlier tokens, mixed with the softmax.
+        d_input: the width of the embeddings, of `inputs` and of `value_embeddings`; None, or more
+            than d_model, is d_model. Zeros fill the rest of what the first block reads, and of
+            what is added to the values.
         document_start: the id of the token before each document of a text. If it is given,
             attention looks back no further than the last such token.
     """
@@ -104,6 +107,7 @@ class ModelConfig:
     attention: Attention | None = None
     mlp: MLP | None = None
     document_start: int | None = None
+    d_input: int | None = None
 
     def __post_init__(self) -> None:
         for name, most in LARGEST.items():
@@ -114,6 +118,10 @@ class ModelConfig:
                     Setting(f"model.{name}", _shown(value)),
                     why=f"it must lie between {least} and {most:,}",
                 )
+        least = self.d_model if self.lm_head.tied else 1
+        if self.d_input is not None and self.d_input < least:
+            why = f"it must be at least {least:,}" + ", as the head is tied" * self.lm_head.tied
+            raise UserError(Setting("model.d_input", _shown(self.d_input)), why=why)
         if self.document_start is not None and not 0 <= self.document_start < self.vocab_size:
             why = f"token ids run from 0 to {self.vocab_size - 1:,}"
             raise UserError(
@@ -138,13 +146,19 @@ class ModelConfig:
         """Dimensions of one head."""
         return self.d_model // self.n_heads
 
+    @property
+    def input_width(self) -> int:
+        """Dimensions of the embeddings, which are the first of the residual stream."""
+        return min(self.d_input or self.d_model, self.d_model)
+
     def min_parameters(self) -> int:
         """Number of parameters of a GPT-2 of these sizes, without biases and norms.
 
         It is a lower bound that needs no memory to compute.
         """
-        tables = (1 if self.lm_head.tied else 2) * self.vocab_size + self.context_length
-        return tables * self.d_model + self.n_layers * 12 * self.d_model**2
+        head = 0 if self.lm_head.tied else self.vocab_size * self.d_model
+        inputs = (self.vocab_size + self.context_length) * self.input_width
+        return head + inputs + self.n_layers * 12 * self.d_model**2
 
 
 SIZES: dict[str, ModelConfig] = {

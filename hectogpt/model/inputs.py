@@ -119,10 +119,12 @@ class Spelling(InputPart):
     with the same last three letters, with the same first five, and with the same length and kinds
     of characters. A hash of the feature selects its row of a table, as for the subwords of
     fastText (1607.04606). All features that fewer than two tokens have (the others: three) count
-    as one. The head's embedding map reads these vectors too.
+    as one. The head's embedding map reads these vectors too. They are multiplied by `scale`: with
+    an optimizer such as Adam, whose steps do not depend on it, a smaller one means smaller steps.
     """
 
     rows: int = 8192
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.rows <= 2**31:
@@ -131,7 +133,7 @@ class Spelling(InputPart):
             )
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
-        return SpellingLayer(vocab_size, self.rows, d_model)
+        return SpellingLayer(vocab_size, self.rows, d_model, self.scale)
 
 
 class SpellingLayer(nn.Module):
@@ -139,8 +141,9 @@ class SpellingLayer(nn.Module):
 
     rows_of_token: Tensor
 
-    def __init__(self, vocab_size: int, rows: int, d_model: int) -> None:
+    def __init__(self, vocab_size: int, rows: int, d_model: int, scale: float) -> None:
         super().__init__()
+        self.scale = scale
         self.register_buffer("rows_of_token", torch.zeros(vocab_size, 4, dtype=torch.long))
         self.table = nn.Embedding(rows, d_model)
         nn.init.zeros_(self.table.weight)
@@ -161,11 +164,12 @@ class SpellingLayer(nn.Module):
             self.rows_of_token[: len(values), column] = torch.tensor([row_of[v] for v in values])
 
     def vectors(self) -> Float[Tensor, "vocab d"]:
-        """The sum of each token's rows, without a gradient."""
-        return F.embedding_bag(self.rows_of_token, self.table.weight.detach(), mode="sum")
+        """The vector of each token, without a gradient."""
+        rows = F.embedding_bag(self.rows_of_token, self.table.weight.detach(), mode="sum")
+        return self.scale * rows
 
     def forward(self, x: Vectors, ids: Ids, cache: Cache | None = None) -> Vectors:
-        return x + self.table(self.rows_of_token[ids]).sum(dim=2)
+        return x + self.scale * self.table(self.rows_of_token[ids]).sum(dim=2)
 
 
 def _shape(text: str) -> tuple[int, ...]:

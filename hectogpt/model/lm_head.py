@@ -35,7 +35,7 @@ class LMHeadConfig:
             The result is the same (the normaliser counts the row once per token), and the cost
             depends only on the number of tokens in use.
         embedding_map: s other than 0 adds s E B^T to the matrix, with the token embeddings E
-            (with `Spelling`, plus its vectors) and a learned d x d matrix B that starts at zero.
+            (with `Spelling`, plus its vectors) and a learned matrix B that starts at zero.
             Tokens that are alike as inputs become alike as outputs (a linear form of 1808.10681).
             E gets no gradient here; otherwise every token's embedding would move at every step.
     """
@@ -69,20 +69,21 @@ class LMHead(nn.Module):
 
     `weight` is [rows, d] and `bias` [rows] or None. rows is vocab_size; after `compact` it is the
     number of tokens in use plus one, and row_of_token [vocab] maps each token to its row. Methods
-    that need the token embeddings [vocab, d], for the embedding map, take them as an argument.
+    that need the token embeddings [vocab, d_input], for the embedding map, take them as an
+    argument.
     """
 
     row_of_token: Tensor | None
     kernels = False  # use them in training
 
-    def __init__(self, config: LMHeadConfig, d_model: int, vocab_size: int) -> None:
+    def __init__(self, config: LMHeadConfig, d_model: int, vocab_size: int, d_input: int) -> None:
         super().__init__()
         self.config = config
         self.vocab_size = vocab_size
         self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if config.bias else None
         self.embedding_map = (
-            nn.Linear(d_model, d_model, bias=False) if config.embedding_map else None
+            nn.Linear(d_input, d_model, bias=False) if config.embedding_map else None
         )
         self.packed: nn.Module | None = None  # replaces `matrix` in the copies used for generation
         self.register_buffer("row_of_token", None)
@@ -151,7 +152,7 @@ class LMHead(nn.Module):
 
     # --- logits ---
 
-    def matrix(self, embeddings: Float[Tensor, "vocab d"]) -> Float[Tensor, "rows d"]:
+    def matrix(self, embeddings: Float[Tensor, "vocab d_input"]) -> Float[Tensor, "rows d"]:
         """The weight plus the embedding map, which adds nothing to the shared row."""
         weight = self._counted_once(self.weight)
         if self.embedding_map is None:
@@ -169,7 +170,7 @@ class LMHead(nn.Module):
         return used, self.row_of_token[used]
 
     def forward(
-        self, hidden: Float[Tensor, "*batch d"], embeddings: Float[Tensor, "vocab d"]
+        self, hidden: Float[Tensor, "*batch d"], embeddings: Float[Tensor, "vocab d_input"]
     ) -> Float[Tensor, "*batch vocab"]:
         """Logits over the whole vocabulary. The soft cap bounds the product, without the bias."""
         return self.finish(self.products(hidden, embeddings))
@@ -207,7 +208,7 @@ class LMHead(nn.Module):
         self,
         hidden: Float[Tensor, "*batch d"],
         targets: Int[Tensor, "*batch"],
-        embeddings: Float[Tensor, "vocab d"],
+        embeddings: Float[Tensor, "vocab d_input"],
         *,
         mixture: Mixture | None = None,
         weights: Float[Tensor, "*batch"] | None = None,

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -105,9 +106,10 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, init: Init | None = None) -> None:
         super().__init__()
         self.config = config
-        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
-        self.position_embeddings = config.positions.build(config.context_length, config.d_model)
-        sizes = (config.d_model, config.vocab_size, config.norm)
+        width = config.input_width
+        self.embeddings = nn.Embedding(config.vocab_size, width)
+        self.position_embeddings = config.positions.build(config.context_length, width)
+        sizes = (width, config.vocab_size, config.norm)
         self.inputs = nn.ModuleList(part.build(*sizes) for part in config.inputs)
         self.value_embeddings = nn.ModuleList(
             part.build(*sizes) for part in config.value_embeddings
@@ -122,7 +124,7 @@ class Transformer(nn.Module):
             and not any(map(wants_layer, config.attention_parts))
         )
         self.final_layer_norm = config.norm.build(config.d_model)
-        self.lm_head = LMHead(config.lm_head, config.d_model, config.vocab_size)
+        self.lm_head = LMHead(config.lm_head, config.d_model, config.vocab_size, width)
         self.pointer = (
             config.pointer.build(config.d_model, config.vocab_size) if config.pointer else None
         )
@@ -216,6 +218,8 @@ class Transformer(nn.Module):
         ve = torch.zeros_like(x) if self.value_embeddings else None
         for part in self.value_embeddings:
             ve = part(ve, ids, cache)
+        if missing := self.config.d_model - x.shape[-1]:
+            x, ve = (t if t is None else F.pad(t, (0, missing)) for t in (x, ve))
         start = self.config.document_start
         first = None if start is None else self._first_of_document(ids == start, cache)
         entered: list[Tensor] = []
@@ -251,7 +255,7 @@ class Transformer(nn.Module):
         logits = self.lm_head(hidden[:, -1], self.token_vectors())
         return self._mix(logits[:, None], hidden, ids, cache)[:, 0]
 
-    def token_vectors(self) -> Float[Tensor, "vocab d"]:
+    def token_vectors(self) -> Float[Tensor, "vocab d_input"]:
         """Each token's embedding and spelling, for the head's embedding map."""
         vectors = self.embeddings.weight
         if self.lm_head.embedding_map is not None:
