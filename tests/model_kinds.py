@@ -47,14 +47,11 @@ KINDS = {
     "rotary": replace(BARE, attention_parts=(Rotary(), QKNorm()), norm=RMSNorm(), activation=ReLU2()),
     "alibi": replace(BARE, attention_parts=(ALiBi(),)),
     "alibi among others": replace(GPT2, n_heads=4, attention_parts=(QKNorm(), ALiBi(), Rotary(fraction=0.5), ALiBi())),
-    "value embeddings": replace(BARE, value_embeddings=(TokenTable(), NgramHash(3, 89)), biases=False),
-    "narrow inputs": replace(
-        BARE, d_input=5, value_embeddings=(TokenTable(),), lm_head=LMHeadConfig(embedding_map=0.3)
-    ),
+    "value embeddings": replace(BARE, d_input=9, value_embeddings=(TokenTable(), NgramHash(3, 89)), biases=False),
     "induction": replace(
         BARE, vocab_size=5, inputs=(Spelling(7, 0.5), Smear(), Induction(3)), lm_head=LMHeadConfig(embedding_map=0.3)
     ),
-    "embedding map": replace(GPT2, lm_head=LMHeadConfig(embedding_map=0.3)),
+    "embedding map": replace(GPT2, d_input=9, lm_head=LMHeadConfig(embedding_map=0.3)),
     "pointer": replace(BARE, inputs=(Smear(),), pointer=PointerHead(gate=-0.5, score_biases=True)),
     "documents": replace(BARE, vocab_size=5, document_start=2, pointer=PointerHead(gate=-0.5)),
     "everything": replace(

@@ -64,7 +64,7 @@ class TrainHelp(TrainOptions):
     baseline, learning_rate, embedding_lr, width_128_shared_row, muon, rotary, head_lr, smear,
     bigram_hash, value_embeddings, copying, width_256, linear_decay, smear_3, layers_4,
     lower_lr_long_hold, soap_rare_tokens, where_to_copy, own_document,
-    induction_spelling.
+    induction_spelling, width_384.
 
     Others: minute, half_minute, browser, finetune, adamw_gpt2, adamw_128.
 

@@ -45,8 +45,9 @@ def test_adamw_128_of_which_no_record_is_kept() -> None:
 
 RUNGS = range(1, len(LADDER) + 1)
 RUNS = [recipes.recipe(name) for name in ("baseline", *(change.__name__ for change in LADDER))]
-# One idea is one section of the Run. These two are several small changes measured as one (results/LOG.md says why).
-SEVERAL = {"lower_lr_long_hold": {"optim", "schedule"}, "soap_rare_tokens": {"model", "optim"}}
+# One idea is one section of the Run. These are several small changes measured as one (results/LOG.md says why).
+BOTH = {"model", "optim"}
+SEVERAL = {"lower_lr_long_hold": {"optim", "schedule"}, "soap_rare_tokens": BOTH, "width_384": BOTH}
 
 
 def sections(before: Run, after: Run) -> set[str]:
