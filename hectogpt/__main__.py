@@ -3,8 +3,8 @@
 import sys
 
 if not sys.flags.safe_path:
-    # Remove the working folder, which `python -m` adds. Otherwise a file such as secrets.py there,
-    # perhaps an idea to judge, would be imported in place of Python's own.
+    # Remove the working folder, which `python -m` adds. Otherwise a file in it such as secrets.py,
+    # perhaps an idea to judge, would be imported instead of Python's own module.
     del sys.path[0]
 
 from hectogpt.cli import main

@@ -11,8 +11,7 @@ from typing import Any
 
 Note = Callable[[str], None]  # shows a sentence to the user, or keeps it
 OTHER_TOKENS = (
-    "Different vocabularies mean different tokens: only bits per byte (hectogpt "
-    "score) compare them."
+    "Different vocabularies mean different tokens: compare only bits per byte (hectogpt score)."
 )
 # Key of an n-gram model in summaries and records -> its name. The last two, order 5 with fitted
 # discounts and the mixture with caches, come from `python -m tools.research.ngrams`.
@@ -43,7 +42,7 @@ def one_line(text: str) -> str:
 
 
 def value_text(value: Any, longest: int = 60) -> str:
-    """A dumped value as text of limited length: {"type": "Muon", "lr": 0.02} is Muon(lr=0.02)."""
+    """Shorten a dumped value for display: {"type": "Muon", "lr": 0.02} becomes Muon(lr=0.02)."""
     text = _words(value)
     return text if len(text) <= longest else text[: longest - 3] + "..."
 

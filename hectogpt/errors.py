@@ -59,7 +59,7 @@ Text: TypeAlias = str | Setting | tuple[str | Setting, ...]
 
 
 def parts_of(text: Text) -> tuple[str | Setting, ...]:
-    """The parts of a text."""
+    """Return a Text as a tuple of its parts."""
     return text if isinstance(text, tuple) else (text,)
 
 
@@ -107,7 +107,7 @@ class UserError(Exception):
         return self
 
     def spell(self, option: Callable[[Setting], str]) -> None:
-        """Replace the settings in `what` and `fix` by the strings that `option` makes of them."""
+        """Replace each setting in `what` and `fix` with the string that `option` gives for it."""
         self.what_parts, self.fix_parts = (
             tuple(option(part) if isinstance(part, Setting) else part for part in parts)
             for parts in (self.what_parts, self.fix_parts)
@@ -146,7 +146,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that does not exist.
 
-    It asks whether the nearest known name was meant, or lists all if none is similar.
+    It asks whether the nearest known name was meant, or lists all known names if none is similar.
     """
     known = list(known)
     if question := did_you_mean(name, known):
@@ -179,7 +179,10 @@ def unreadable(path: object, error: Exception, *, fix: Text = "", code: int = DA
 
 
 def unwritable(path: object, error: Exception, *, fix: Text = "", kept: str = "") -> UserError:
-    """The error for a path that cannot be written, or opened with so many files open already."""
+    """The error for a path that cannot be written.
+
+    If too many files are open, it says that the path cannot be opened; the fix is a higher limit.
+    """
     what = f"cannot write {path}"
     if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
         what = f"cannot open {path}"

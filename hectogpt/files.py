@@ -110,7 +110,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.unlink(missing_ok=True)  # a link of this name would be written through
+        temporary.unlink(missing_ok=True)  # a link of this name would be followed
         yield temporary
         allow_others(temporary)
         sync_file(temporary)
@@ -141,7 +141,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> None:
-    """Replace a file by a JSON object, as `write_atomic` does."""
+    """Replace a file with a JSON object, as `write_atomic` does."""
     text = json.dumps(content, indent=indent, allow_nan=False)
     write_atomic(path, text + "\n")
 
@@ -149,9 +149,9 @@ def write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> N
 def append_line(path: Path, line: str) -> None:
     """Append a line to a file, to which several processes may append at the same time.
 
-    The file is locked meanwhile, and the line is on disk when this returns. If the last
-    line has no line end, it is removed if a killed process has left it incomplete. A complete JSON
-    object, as an editor may leave it, gets a line end instead. Raises OSError.
+    The file is locked meanwhile, and the line is on disk when this returns. A last line without a
+    line end is removed, because a killed process may have left it incomplete. If it is a complete
+    JSON object, as an editor may leave it, it gets a line end instead. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b", opener=regular) as file:
@@ -182,7 +182,7 @@ def is_whole_object(line: bytes) -> bool:
 def free_bytes(folder: Path) -> int:
     """Free bytes on the disk on which `folder` is, or would be.
 
-    Raises OSError, also if writing is not allowed there, because a read-only disk is not full.
+    Raises OSError, including when writing is not allowed there: read-only is not the same as full.
     """
     nearest = next(
         path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir()
@@ -423,7 +423,7 @@ def read_json_object(
         path: the file.
         largest: the most bytes to read.
         nan_as_none: as in `parse_json_object`.
-        fix, code: those of the error.
+        fix, code: as in UserError.
 
     Raises UserError for a file that is missing, not regular, too large, not UTF-8 or not a JSON
     object.
@@ -444,7 +444,7 @@ def parse_json_object(content: bytes, *, nan_as_none: bool = False) -> dict[str,
     def number(literal: str) -> float | None:
         value = float(literal)
         if not math.isfinite(value) and not nan_as_none:
-            raise ValueError(f"it holds {literal[:40]}, not a JSON number")
+            raise ValueError(f"the value {literal[:40]} is not a JSON number")
         return value if math.isfinite(value) else None
 
     try:
@@ -469,7 +469,7 @@ def _depth(value: Any) -> int:
     return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
 
 
-# --- manifest.json, which detects flipped bits, as file formats do not, even in itself
+# --- manifest.json: unlike file formats, it detects flipped bits, even in itself
 
 
 def write_manifest(folder: Path, names: Iterable[str], facts: dict[str, Any]) -> None:
@@ -512,7 +512,7 @@ def check_hashes(folder: Path, *names: str) -> set[str]:
 def damage(
     folder: Path, manifest: dict[str, Any], names: Iterable[str] | None = None
 ) -> dict[str, str]:
-    """The fault of each file of a manifest as text; "" for an unchanged file.
+    """Describe the fault of each file of a manifest; "" for an unchanged file.
 
     With `names`, only these files are checked.
     """

@@ -23,14 +23,17 @@ OUT_OF_MEMORY = (
 
 
 def usable_cores() -> int:
-    """Logical cores that this process may use."""
+    """The number of logical cores that this process may use."""
     return (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
 
 
 def physical_cores() -> int:
-    """Physical cores that this process may use: two threads of one core share its multipliers."""
+    """The number of physical cores that this process may use.
+
+    Two threads on one core share its multipliers.
+    """
     allowed = usable_cores()
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
@@ -72,7 +75,7 @@ def free_memory(device: str = "cpu") -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """True if an exception means that memory has run out, which torch reports in several ways."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        # The second is torch's own class.
+        # OutOfMemoryError is torch's own class.
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
@@ -80,7 +83,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def processes_with(name: str, value: str) -> list[int]:
     """Ids of this user's other processes that have this environment variable with this value.
 
-    What counts is the environment that a process was started with, or inherited when forked.
+    A process's environment is the one that it was started with, or inherited when it was forked.
     """
     alive = (
         process

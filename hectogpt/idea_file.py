@@ -39,7 +39,7 @@ _files: dict[str, IdeaFile] = {}  # name of the imported module -> its file
 
 @dataclass(frozen=True)
 class IdeaFile:
-    """A file and its source as it was read.
+    """A file, and its source when it was read.
 
     A different source is a different idea, whatever the file's name.
     """
@@ -53,7 +53,7 @@ class IdeaFile:
         return hashlib.sha256(self.source.encode("utf-8")).hexdigest()
 
     def keep(self, copy: Path) -> None:
-        """Write a copy of the source if there is none. Raises UserError (STORAGE)."""
+        """Write the source to `copy`, unless that exists. Raises UserError (STORAGE)."""
         if not copy.exists():
             with errors.writing(copy):
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -80,8 +80,8 @@ def read_idea(path: Path | str) -> IdeaFile:
 def load_idea(idea: IdeaFile) -> ModuleType:
     """Import an idea's source as it was read, even if the file has changed.
 
-    Each source is imported only once. Its `print` always writes to standard error, because
-    standard output is for results.
+    Each source is imported only once. Its `print` writes to standard error unless it is given a
+    file, because standard output is for results.
 
     Raises UserError with the cause and the line if the import fails.
     """
@@ -114,15 +114,15 @@ def _print(*values: Any, file: Any = None, **options: Any) -> None:
     builtins.print(*values, file=sys.stderr if file is None else file, **options)
 
 
-# --- running what is in the file
+# --- running code of the file
 
 
 @contextlib.contextmanager
 def running(what: str) -> Iterator[None]:
     """Context manager: run an idea's code that defines a run, before any training.
 
-    What it prints goes to standard error. What it raises becomes a UserError with the cause and
-    the line in the file; Ctrl-C passes through. On exit, the environment, working folder, random
+    Its output goes to standard error. Its exceptions become a UserError with the cause and the
+    line in the file; Ctrl-C passes through. On exit, the environment, working folder, random
     states and torch's settings are restored, so that a run computes the same here as in a process
     of its own.
     """
@@ -143,7 +143,7 @@ def running(what: str) -> Iterator[None]:
 def explain(error: BaseException) -> UserError | None:
     """Turn an exception into a UserError that says where in an idea's file the run failed.
 
-    None if no idea is loaded, or if the exception should pass unchanged.
+    Returns None if no idea is loaded, or if the exception should pass unchanged.
     """
     if (
         not _files
@@ -167,7 +167,7 @@ def explain(error: BaseException) -> UserError | None:
         f"a run of {names} failed",
         why=f"{_cause(error)} ({at}, line {frames[-1].lineno}: {frames[-1].line}); none of "
         "your lines was running",
-        fix=f"check shapes and types of what {names} returns",
+        fix=f"check the shapes and types that {names} returns",
     )
 
 
@@ -253,7 +253,7 @@ def _restored() -> Iterator[None]:
 
 
 def remember(idea: IdeaFile) -> None:
-    """Record that the user has run this source from this place.
+    """Record that the user has run this source from this path.
 
     Runs made from it can then be opened without naming the file. A failure to write the record
     is ignored.

@@ -1,8 +1,8 @@
-"""One child process that receives requests and answers in frames, with limits.
+"""A child process that receives requests and answers in frames, within limits.
 
-A crash, a leak or an endless loop in the child ends only the child. The child ends when its caller
-ends, for whatever reason: its standard input stays open only as long as the caller lives. It is
-used for trials, for the tests of a kit, and for untrusted code.
+A crash, a leak or an endless loop in the child harms only the child. The child ends when its
+caller ends, for whatever reason: the child's standard input stays open only as long as the caller
+lives. Children are used for trials, for the tests of a kit, and for untrusted code.
 
 A frame is one line of JSON, followed by raw bytes. The line holds a message, the number of bytes,
 and a token that only the requests contain, so accidental output of untrusted code is never taken
@@ -34,7 +34,7 @@ from hectogpt import sandbox
 from hectogpt.sandbox import Policy
 
 _ROOT = Path(__file__).resolve().parents[1]  # the child imports the same files as the caller
-LAST_WORDS = 100_000  # bytes that are kept of the end of a child's output on stderr
+LAST_WORDS = 100_000  # bytes kept from the end of a child's output on stderr
 MESSAGE_BYTES = 8 << 20
 BODY_BYTES = 64 << 20  # a frame with a longer body is refused
 
@@ -132,7 +132,7 @@ class Child:
             # On these errors the child has ended or closed its input; its exit code says why.
             self.process.stdin.write(line + b"\n")
             self.process.stdin.write(body)
-            # stdin stays open: the child takes its end for the end of this process.
+            # Keep stdin open: when it ends, the child concludes that this process has ended.
             self.process.stdin.flush()
 
     def listen(
@@ -162,12 +162,12 @@ class Child:
         body_bytes: int = BODY_BYTES,
         cancelled: Callable[[], bool] | None = None,
     ) -> Generator[tuple[dict[str, Any], bytes], None, None]:
-        """Send the request, and yield each frame until the one with {"done": true} or the end.
+        """Send the request, and yield each frame until {"done": true} or the end of the stream.
 
         Closing the generator ends the child and everything that it has started.
 
         Args:
-            first_seconds, seconds: the longest silence before the first frame, and after it.
+            first_seconds, seconds: the longest silence before the first frame, and after each.
             total_seconds: the longest time in all.
             output_bytes: the most bytes that it may print.
             body_bytes: the largest body of a frame.
@@ -208,7 +208,7 @@ class Child:
                 child.stdout,
                 child.stdin,
             ):
-                # The error comes after the stream is closed.
+                # If close() raises this error, the stream is closed all the same.
                 with suppress(BrokenPipeError):
                     stream.close()
             reader.join(timeout=5)
@@ -259,7 +259,7 @@ class BrokenFrameError(Exception):
 def read_frame(
     stream: IO[bytes], token: str, most: int = BODY_BYTES
 ) -> tuple[dict[str, Any], bytes] | None:
-    """Read a message and its body; None at the end of the stream.
+    """Read a message and its body. Returns None at the end of the stream.
 
     Args:
         stream: the pipe.
@@ -352,7 +352,7 @@ _frames: list[Frames] = []  # has one element if this process is a child
 
 
 def frames() -> Frames:
-    """The Frames of this process, which is a child."""
+    """The Frames of this process, which must be a child."""
     return _frames[0]
 
 
@@ -381,7 +381,12 @@ def serve(module: str, policy: dict[str, Any] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Revision:
-    """A checkout's commit, and True if its files differ from it; None outside a checkout."""
+    """The state of a git checkout; both fields are None outside one.
+
+    Attributes:
+        commit: the hash of the commit.
+        dirty: True if files differ from the commit.
+    """
 
     commit: str | None
     dirty: bool | None

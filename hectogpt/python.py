@@ -40,7 +40,7 @@ from hectogpt.training.run_folder import read_run
 from hectogpt.training.setup import check_corpus, fit_vocabulary
 
 Source: TypeAlias = RunResult | Path | str | tuple[Transformer, Tokenizer]
-# the default of `generate`; small models repeat themselves if the most likely token is taken
+# the default of `generate`; small models repeat themselves if they take the most likely token
 TEMPERATURE = 0.8
 
 
@@ -141,7 +141,7 @@ def load(
         source: a run folder, a folder in Hugging Face's GPT-2 layout, a name on the hub ("gpt2"),
             or a RunResult, whose own model is returned.
         idea: your own files, one or several, that define classes of the model; they are imported.
-            A file that you ran here and have not changed since need not be named.
+            You need not name a file that you ran here and have not changed since.
         step: open the weights of a run's folder after this step. If the folder does not have them,
             they are computed again and compared with the recorded hash.
 
@@ -172,7 +172,7 @@ def generate(
     Args:
         source: a RunResult, a folder, a name on the hub, or what `load` returned.
         prompt: the text to continue; an empty one starts a new text.
-        max_new_tokens: the most tokens to generate.
+        max_new_tokens: generate at most this many tokens.
         seed: the seed of the random draws.
         greedy: always take the most likely token. Otherwise tokens are drawn at a temperature of
             0.8 from the 50 most likely ones.
@@ -236,9 +236,9 @@ def compare(
     """Train every run with every seed and test the differences, as `hectogpt compare` does.
 
     Args:
-        runs: Runs, names of recipes, or FILE.py:FUNCTION. The others are compared with the first,
-            and a function from a file is applied to it. Trials run in separate processes, so your
-            own classes must be in a file.
+        runs: Runs, names of recipes, or FILE.py:FUNCTION. The others are compared with the first.
+            A function from a file is applied to the first run. Trials run in separate processes,
+            so your own classes must be in a file.
         seeds: the number of seeds.
         first_seed: the seeds are first_seed, first_seed + 1, ...
         steps: the number of steps for all runs; None keeps each run's own.
@@ -247,7 +247,7 @@ def compare(
         threads: threads of a trial; 0 takes as many as the track allows.
         workers: how many trials run at a time, on separate cores. The number does not change
             the results.
-        test: also score the test split, and compare by it.
+        test: also score the test split, and compare the runs on it.
         out: the file of records; trials recorded there are not run again. None keeps no records.
         quiet: show no progress on stderr.
 

@@ -41,7 +41,7 @@ STATE = "state.safetensors"  # the tensors of a checkpoint, next to its manifest
 # wrong unnoticed.
 KEEP = 3
 STATE_MODEL = "model."  # prefix of the names of weights in STATE
-HASH = "weights_hash"  # of the weights after a step, in its row and, for step 0, in run.json
+HASH = "weights_hash"  # of the weights after a step; in the step's row or, for step 0, in run.json
 OWN = "own/"  # prefix of the names of an idea's own numbers in metrics.jsonl
 MOST_STATE_TENSORS = 50_000  # in STATE; 500 layers with AdamW have 26,000
 STEP_FOLDER = re.compile(r"step-(\d{8,})")
@@ -96,8 +96,8 @@ class RunRecord:
         dev_loss: held-out loss, nats per token.
         seconds: time of building and training.
         written: the local time at which a file of the folder was last written.
-        has_hashes: True if there is a manifest. Its hashes of run.json and summary.json were
-            compared.
+        has_hashes: True if there is a manifest. Unless the run is in progress, run.json and
+            summary.json have been compared with it.
         run: the fields of the Run, as in run.json.
         summary: the contents of summary.json; {} without it.
         last_row: the last row of metrics.jsonl that has a step; {} without one.

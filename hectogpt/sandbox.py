@@ -1,12 +1,12 @@
-"""A sandbox for untrusted code, from a policy: bubblewrap's namespaces, Landlock, an audit hook.
+"""A sandbox and policy for untrusted code: bubblewrap's namespaces, Landlock, an audit hook.
 
 A sealed process has its own namespaces. It sees no other process, no network and no shared memory.
-Of the file system it sees only what the policy lets it read, read-only, and a private /tmp, /dev
-and /proc. It is sealed before it starts, the seal holds for C code too, and everything that the
-process has started ends with it.
+In the file system it sees only the paths that the policy lets it read, read-only, and a private
+/tmp, /dev and /proc. It is sealed before it starts, the seal holds for C code too, and everything
+that the process has started ends with it.
 
 Landlock, where the kernel has it, restricts the files of an unsealed process. The audit hook
-reports attempts; Python code can switch it off.
+reports attempts to break the policy; Python code can switch it off.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ BEGIN = """import json, sys
 sys.path[:], policy, module = json.loads(sys.argv[1])
 from hectogpt import process
 process.serve(module, policy)"""
-# Options of bwrap; `size` sets that of the next tmpfs.
+# Options of bwrap; `size` is that of the next tmpfs, in bytes.
 SEAL = (
     "unshare-all",
     "unshare-user",
@@ -114,7 +114,7 @@ class Policy:
         sys.addaudithook(hook)
 
     def fault(self, event: str, arguments: tuple[Any, ...]) -> str:
-        """The rule that an audit event breaks, as text; "" if it breaks none."""
+        """Describe the rule that an audit event breaks; "" if it breaks none."""
         if event.startswith("socket.") and event not in ("socket.__new__", "socket.gethostname"):
             return "network"
         if event.startswith(PROGRAMS):
@@ -199,7 +199,7 @@ def _seal(program: str, policy: Policy) -> list[str]:
 
 
 # --- Landlock, from linux/landlock.h: the numbers of the system calls, which are the same on all
-# processors, and rights of access to files
+# processors, and the access rights to files
 
 CREATE_RULESET = 444
 ADD_RULE = 445

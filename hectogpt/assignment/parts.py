@@ -15,7 +15,7 @@ SOURCES = ("model_solution.py", "train.py", "utils.py")
 class Part:
     """One part to fill in.
 
-    name: its name in `--parts`, in the marks of reference/ and in the name of its test file.
+    name: its name in `--parts`, in the `# exercise:` comments and in the name of its test file.
     title: the name that is shown.
     file: the file that contains it.
     functions: the qualified names of the functions to write.

@@ -29,7 +29,7 @@ class Progress:
     """The state of a part.
 
     part: its name.
-    state: "passed", "failed", "not started", or "waiting" for a different part.
+    state: "passed", "failed", "not started", or "waiting" if a part that it needs is a stub.
     why: the reason, on one line.
     """
 
@@ -138,8 +138,8 @@ def reply(request: dict[str, Any]) -> Iterator[dict[str, str]]:
 def run_part(folder: Path, part: str) -> tuple[str, str]:
     """Run the tests of a part. Return its state, and the first reason why it has not passed.
 
-    If only tests that go beyond the course's own fail, the part has passed, and the reason is a
-    note.
+    If the only tests that fail go beyond the course's own tests, the part has passed, and the
+    reason is a note.
     """
     import torch
 
@@ -167,9 +167,9 @@ def run_part(folder: Path, part: str) -> tuple[str, str]:
 
 
 def describe(error: BaseException, folder: Path) -> str:
-    """Return the first line of an error and its place in the kit.
+    """Return the first line of an error, and the place in the kit where it was raised.
 
-    The assertions of the tests are returned without their place.
+    If an assertion of the tests has failed, leave out the place.
     """
     first = next(iter(str(error).splitlines()), "")
     frames = [

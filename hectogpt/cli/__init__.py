@@ -1,4 +1,4 @@
-"""The command line: find the command, read its options, run it, and turn errors into a message.
+"""The command line: find the command, read its options, run it, and turn errors into messages.
 
 A command's module is imported only when it is called, so `hectogpt --help` needs neither torch nor
 tyro.
@@ -35,10 +35,10 @@ COMMANDS = {
     "train": "train a recipe for its hundred steps; writes runs/NAME",
     "generate": "continue prompts with a trained or imported model",
     "export": "write a model for transformers, vLLM or llama.cpp",
-    "score": "score models on held-out text, and n-gram models",
+    "score": "score models and n-gram models on held-out text",
     "compare": "run recipes over paired seeds and test the differences",
     "verdict": "test whether one file's losses are lower than another's",
-    "yardstick": "what counting reaches on a text; where a loss lies",
+    "yardstick": "losses of counting models; where a loss lies",
     "bisect": "the first step and module where two runs or models differ",
     "judge": "judge an idea against its base, and check its claims",
     "idea": "write an example of an idea of your own, in one file",
@@ -48,7 +48,7 @@ COMMANDS = {
     "explore": "attention, positions and models on interactive pages",
     "explore export": "save such a page as one file",
     "data": "tokenise a corpus, or check its tokens",
-    "show": "show a run; without a name the runs here",
+    "show": "show a run, or list the runs here",
     "watch": "follow runs in the browser while they train",
     "check": "check a run's hashes; repair it, or compute a step again",
     "grade": "grade a solution of the assignment and name its mistakes",
@@ -79,8 +79,8 @@ def main(argv: list[str] | None = None) -> None:
     """Run a command line. Raises SystemExit unless all goes well."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Threads that spin while they wait slow down a busy machine, and themselves: next to five busy
-    # processes a step took 6 s with spinning and 3 s without. libgomp reads this once, when torch
-    # loads it.
+    # processes a step took 6 s with spinning and 3 s without. libgomp reads this variable once,
+    # when torch loads the library.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if "RANK" in os.environ:
         # torch's messages about broken connections, with stack traces, would hide the cause.
@@ -90,12 +90,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def perform(work: Callable[[], None], debug: bool = False, last: bool = False) -> None:
-    """Do a command's work; after an error, print it and raise SystemExit with its code.
+    """Do a command's work. Print any error, and raise SystemExit with the error's code.
 
     Args:
         work: the work.
         debug: also print the traceback.
-        last: the process ends afterwards.
+        last: True if the process ends afterwards.
     """
     with steady_streams(), raise_on_signal(last=last):
         try:
@@ -172,7 +172,7 @@ def options_of(command: str) -> type | None:
 
 
 def as_option(setting: Setting, kind: type | None = None) -> str:
-    """A setting in an error as an option: "--data.seq-len 64" for "set data.seq_len to 64".
+    """Spell a setting in an error as an option: "--data.seq-len 64" for "set data.seq_len to 64".
 
     Args:
         setting: the setting.
@@ -187,7 +187,7 @@ def as_option(setting: Setting, kind: type | None = None) -> str:
     return f"{command}--{section}{dot}{name} {setting.value}"
 
 
-# --- reading options with tyro, and finding the wrong one, which tyro does not correct ---
+# --- reading options with tyro; if it refuses them, finding the mistake and a correction ---
 
 
 class Option(NamedTuple):
@@ -199,7 +199,7 @@ class Option(NamedTuple):
 
 
 def read_options(kind: type[T], argv: list[str], command: str) -> T:
-    """The options in a command's arguments. Raises UserError for a wrong one."""
+    """Read the options in a command's arguments. Raises UserError for a wrong option."""
     from tyro.conf import DisallowNone, FlagCreatePairsOff, PositionalMetavarFromFieldName
 
     config = (FlagCreatePairsOff, PositionalMetavarFromFieldName, DisallowNone)
@@ -214,7 +214,7 @@ def read_words(
     known: Iterable[Option],
     **settings: Any,
 ) -> T:
-    """Read arguments with tyro; for --help, print its text and raise SystemExit.
+    """Read arguments with tyro; for --help, print tyro's help and raise SystemExit.
 
     Args:
         kind: the class of the options.
@@ -222,7 +222,7 @@ def read_words(
         typed: all words after the command.
         command: the command's name.
         known: the options that tyro accepts.
-        settings: of `tyro.cli`.
+        settings: more arguments of `tyro.cli`.
 
     Raises UserError for arguments that tyro refuses.
     """
@@ -249,7 +249,7 @@ def read_words(
 
 
 def readable(text: str) -> str:
-    """tyro's help without defaults and values that mean "none", and with wrapped paragraphs."""
+    """Wrap the paragraphs of tyro's help, and drop defaults and values that mean "none"."""
     text = NO_DEFAULT.sub("", text).replace("{None}|", "")
     columns = shutil.get_terminal_size().columns
     lines = []
@@ -261,9 +261,9 @@ def readable(text: str) -> str:
 def find_mistake(
     typed: list[str], command: str, known: list[Option]
 ) -> tuple[str, str, list[str]]:
-    """The first mistake in words that tyro refuses, the reason, and corrected words.
+    """Find the first mistake in words that tyro refuses.
 
-    The corrected words are [] if none are known.
+    Returns the mistake, the reason, and corrected words ([] if no correction is known).
     """
     options = {one.name: one for one in known}
     loose = list[int]()
@@ -318,7 +318,7 @@ def find_mistake(
 
 
 def misfit(option: Option, values: list[str]) -> tuple[str, str]:
-    """Why these values do not fit an option, and a value that would.
+    """Return why these values do not fit an option, and a value that would fit.
 
     The reason is "" if they fit; the value is "" if none is known.
     """
@@ -358,7 +358,7 @@ def nearest(name: str, options: Iterable[str]) -> list[str]:
 
 
 def shape_of(kind: Any) -> tuple[Any, int, int]:
-    """The type of an option's values, and how many it takes at least and at most."""
+    """The type of an option's values, and their minimum and maximum number."""
     inner = [one for one in get_args(kind) if one is not NoneType]
     if get_origin(kind) is tuple:
         return (inner[0], 0, 1000) if ... in inner else (inner[0], len(inner), len(inner))
@@ -370,7 +370,7 @@ def shape_of(kind: Any) -> tuple[Any, int, int]:
 
 
 def options_in(kind: type, value: Any = None, prefix: str = "--") -> Iterator[Option]:
-    """Yield the options that tyro makes of a class, or of a value whose parts have options too."""
+    """Yield tyro's options for a class, or for a value whose parts have options too."""
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         default = field.default if value is None else getattr(value, field.name)

@@ -1,4 +1,4 @@
-"""`hectogpt assignment DIR`: write the assignment as a kit, or report how far one is."""
+"""`hectogpt assignment DIR`: write the assignment as a kit, or report the progress of one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write(options: AssignmentOptions) -> None:
     points = sum(part.points for part in parts)
     print(
         f"{printable(str(options.folder))}: {len(parts)} parts to write, {points} points. Begin "
-        "with README.md;\nfill in a part, and see how far you are:\n\n"
+        "with README.md;\nfill in a part, and see how far along you are:\n\n"
         f"  hectogpt assignment --check {folder}\n"
         f"  hectogpt grade {folder} --hints 1    what is wrong; 2: also where; 3: the mistake"
     )

@@ -58,26 +58,26 @@ def compare_runs(options: BisectOptions) -> tuple[Parting, list[str]]:
     found = bisect_runs(a, b)
     if not found.equal:
         return found, runs_text(found, parted)
-    done = f"computed again, {options.a} and {options.b} are equal to the last bit"
+    done = f"when trained again, {options.a} and {options.b} are equal to the last bit"
     lines = [f"{done} for {found.step} steps"]
     if parted is not None:
         lines.append(
             f"but their records differ from step {parted}: `hectogpt check RUN --replay` says "
-            "whether this machine repeats a run's bits"
+            "whether this machine reproduces a run's bits"
         )
         return Parting(False, parted), lines
     return found, lines
 
 
 def before(history: History, step: int) -> History:
-    """Return the run that took this step: this run, or a trunk that it branched off later."""
+    """Return the run that took this step: this run, or a trunk if it branched off afterwards."""
     while (branch := history.branch) and step <= branch.step:
         history = trunk_of(branch, history.ideas, history.note)
     return history
 
 
 def opener(history: History, first: int) -> Open:
-    """Return a function that opens streams of a run, at a checkpoint or after its step `first`."""
+    """Return a function that opens a run's events, at a checkpoint or after the step `first`."""
     corpus = open_corpus(history.run.corpus)
 
     def opened(at: Checkpoint | None) -> Stream:
@@ -89,7 +89,7 @@ def opener(history: History, first: int) -> Open:
 
 
 def shared_step(histories: list[History], parted: int) -> int:
-    """The latest step at which to start: a checkpoint of both, or the start of a branch.
+    """The latest step to start from: a checkpoint that both have, or the start of a branch.
 
     Args:
         histories: the two runs.
@@ -103,7 +103,7 @@ def shared_step(histories: list[History], parted: int) -> int:
 
 
 def runs_text(found: Parting, parted: int | None) -> list[str]:
-    """A description of where two runs begin to differ, as lines."""
+    """Describe, line by line, where two runs begin to differ."""
     if found.step == 0 or found.stage is None:
         return [f"their initial weights differ: {found.tensor}, row {found.row}"]
     lines = [f"first difference after step {found.step}: {found.tensor}, row {found.row}"]
@@ -145,12 +145,12 @@ def compare_models(options: BisectOptions) -> tuple[Parting, list[str]]:
         return found, [f"{options.a} and {options.b} are equal up to rounding: at most {apart}"]
     how = f"by up to {apart}"
     if math.inf in found.largest.values():
-        how = "in shape, or it is not finite"
+        how = "in shape or in non-finite values"
     return found, [f"first module whose output differs: {found.module}, {how}"]
 
 
 def solution_of(name: str) -> Path | None:
-    """The file or folder of a solution of the assignment; None if it is the name of a model."""
+    """The file or folder of a solution of the assignment. Returns None for a model's name."""
     if name == "textbook":
         return kit.folder_of("reference") / SOLUTION
     path = Path(name)
@@ -158,14 +158,14 @@ def solution_of(name: str) -> Path | None:
 
 
 def weights_for(models: list[Transformer | None], names: tuple[str, str]) -> tuple[Size, Named]:
-    """The sizes and weights for a solution: those of the other model, or random ones."""
+    """The sizes and weights for a solution: a model's, or random ones if both are solutions."""
     model = next((model for model in models if model is not None), None)
     if model is None:
         return drawn_weights()
     config = model.config
     if odd := gpt2_differences(config):
         raise UserError(
-            f"{names[models.index(model)]} is not a GPT-2, and the assignment's model is",
+            f"{names[models.index(model)]} is not a GPT-2, but the assignment's model is",
             why=f"it differs in {', '.join(odd)}",
             fix="a run of the recipe baseline",
         )

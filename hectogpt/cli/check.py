@@ -81,7 +81,7 @@ def check_files(options: CheckOptions, folder: Path) -> None:
 def verify_run(folder: Path) -> dict[Path, str]:
     """Check every hash of a run's folder: its checkpoints and, with a manifest, its files.
 
-    Returns path -> problem, "" for an intact file; {} if there are no hashes to check.
+    Returns path -> problem ("" for an intact file), or {} if there are no hashes to check.
     """
     found: dict[Path, str] = {}
     try:
@@ -104,7 +104,7 @@ def verify_run(folder: Path) -> dict[Path, str]:
 def repair(options: CheckOptions, folder: Path) -> None:
     """Restore what is damaged or missing in a run's folder, score it, and print the result.
 
-    It starts from the last checkpoint, else from the weights, else from the first step.
+    The repair starts from the last checkpoint, else from the weights, else from the first step.
 
     Raises UserError if the run is not trained to its end, if damaged weights have no checkpoint,
     or if the damaged run.json was the only description of the run.
@@ -128,7 +128,7 @@ def repair(options: CheckOptions, folder: Path) -> None:
         broken = [path for path in basis if path in faults and path.exists()]
         if broken and not whole and (basis[0] in faults or not basis[0].exists()):
             why = f"{faults[broken[0]]}; no other file has these weights"
-            fix = "put back a copy; or remove it, and --repair trains again"
+            fix = "restore a copy; or remove the file, and --repair trains again"
             raise lost(broken[0], why, fix)
         with RunFolder.reopen(folder, trained) as held:
             held.restore(faults, files_of(trained), corpus.tokenizer)
@@ -151,7 +151,7 @@ def repair(options: CheckOptions, folder: Path) -> None:
 def restore_record(folder: Path, checkpoints: list[Path]) -> None:
     """Rewrite run.json from the newest checkpoint. Raises UserError (CHECKPOINT) without one."""
     if not checkpoints:
-        raise lost(folder / RUN, "no intact checkpoint has its contents", "put back a copy")
+        raise lost(folder / RUN, "no intact checkpoint has its contents", "restore a copy")
     facts = read_manifest(checkpoints[-1])["facts"]
     record = {"run": facts["run"], "machine": facts["machine"], "modified": True}
     with suppress(UserError):  # the summary may be damaged too
@@ -167,7 +167,7 @@ def lost(path: Path, why: str, fix: str) -> UserError:
 
 
 def lost_steps(folder: Path) -> str:
-    """A sentence about steps of a finished run that metrics.jsonl lacks; "" if none."""
+    """A sentence about a finished run's steps that metrics.jsonl lacks; "" if it lacks none."""
     record = read_record(folder)
     have = len(read_steps(folder))
     if record.state != "done" or have >= (record.steps or 0):
@@ -181,9 +181,10 @@ def history_of(options: CheckOptions, folder: Path) -> History:
 
 
 def step_before(options: CheckOptions, history: History, most: int) -> int:
-    """The step whose next one to compute: by default the newest with a checkpoint, else the last.
+    """Choose the step to start from; the step after it is computed.
 
-    `most` is the number of steps that can be computed. Raises UserError (CHECKPOINT).
+    By default it is the newest that has a checkpoint, else the last. `most` is the number of steps
+    that can be computed. Raises UserError (CHECKPOINT).
     """
     saved = history.checkpoints.steps()
     step = options.step
@@ -233,11 +234,11 @@ def replay(options: CheckOptions, folder: Path) -> None:
     if kept:
         saved = history.checkpoints.load(step + 1).tensors
         now = session.checkpoint().tensors
-        names = saved.keys() - {"history", "hashes"}  # seconds vary; hashes are only in the rows
+        names = saved.keys() - {"history", "hashes"}  # times vary; a repeated run has no hashes
         if saved.keys() != now.keys() or not all(torch.equal(saved[n], now[n]) for n in names):
             raise UserError(
                 f"step {step + 1} of {folder} differs when it is repeated",
-                why="the optimizer's state differs from that of its checkpoint",
+                why="the optimizer's state differs from the checkpoint's",
                 code=errors.EXACTNESS,
             )
     answer = {"step": step + 1, "equal": True, HASH: hash_weights(session.model)}

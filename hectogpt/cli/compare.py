@@ -48,14 +48,14 @@ VERDICT_WORDS = (
     f"tie: within the noise or {LEAST_DIFFERENCE}. unproven: beyond both, but p >= {SIGNIFICANCE}."
 )
 SEQUENTIAL_WORDS = (
-    f"They are valid at every look. tie: within {LEAST_DIFFERENCE} of 0. unproven: not decided."
+    f"Intervals hold at every look. tie: within {LEAST_DIFFERENCE} of 0. unproven: not decided."
 )
 
 
 def main(options: CompareOptions) -> None:
     """Run the missing trials and print the results of all.
 
-    Raises UserError, also for trials that crashed.
+    Raises UserError, including for trials that crashed.
     """
     comparison = read(options)
     task = os.environ.get("SLURM_ARRAY_TASK_ID") if options.engine == "slurm" else None
@@ -116,9 +116,9 @@ def run_and_report(options: CompareOptions, comparison: Comparison) -> None:
     raise_for_crashes(comparison)
     if all(record.status == "diverged" for record in found.records):
         raise UserError(
-            f"none of {len(found.records)} trials produced a model",
+            f"no model from {len(found.records)} trials",
             why=str(found.records[0].error),
-            fix="use a lower learning rate; to run them again, remove their lines from "
+            fix="use a lower learning rate; to repeat the trials, remove their lines from "
             f"{comparison.out}",
             code=errors.DIVERGED,
         )
@@ -127,7 +127,7 @@ def run_and_report(options: CompareOptions, comparison: Comparison) -> None:
 def run_trials(
     options: CompareOptions, comparison: Comparison, engine: Engine, batches: Iterable[list[Trial]]
 ) -> None:
-    """Run the trials, batch by batch. Raises UserError when a signal stops it."""
+    """Run the trials, batch by batch. Raises UserError when a signal stops them."""
     progress = Progress(options.quiet)
     note("\n".join(plan_lines(comparison)), options.quiet)
     try:
@@ -172,7 +172,7 @@ def raise_for_crashes(comparison: Comparison) -> None:
 
 
 def results_json(comparison: Comparison, found: ComparisonResult) -> dict[str, Any]:
-    """The results as plain values."""
+    """Convert the results to JSON values."""
     return {
         "corpus": comparison.corpus.name,
         "track": comparison.track.name,
@@ -198,7 +198,7 @@ def result_lines(
     words = SEQUENTIAL_WORDS if comparison.sequential else VERDICT_WORDS
     lines = ["", f"N-gram baselines of the same tokens ({comparison.split}): {levels}"]
     lines.append(
-        f"Gains: {comparison.split} nats/token over paired seeds, positive is better. {words}"
+        f"Gains: {comparison.split} nats/token over paired seeds; positive is better. {words}"
     )
     if options.sweep:
         fresh = (
@@ -233,7 +233,7 @@ def plan_lines(comparison: Comparison) -> list[str]:
                 f"{arm.label} breaks the rules of {comparison.track.name}: {'; '.join(rules)}"
             )
     if len(rows) == 1:
-        broken.append("No second arm: its losses, their mean and SD, and no test.")
+        broken.append("One arm only: losses, mean and SD, but no test.")
     header = ["arm", "parameters", "steps", "tokens per step", "trials to run", "minutes each"]
     total = sum(seconds[trial.arm.label] for trial in missing)
     per_seed = " per seed" if comparison.sequential else ""
@@ -293,7 +293,7 @@ def array_script(comparison: Comparison, at_a_time: int | None) -> str:
         words += ["--threads", str(threads)]  # the same number on every node
     return f"""#!/bin/bash
 # Trials of a comparison, one task each; their records go to {out}
-# Every node must see that folder, and its file system must have locks (flock).
+# Every node must see that file, and its file system must have locks (flock).
 # Options given to sbatch, such as --partition=NAME --time=2:00:00, override those below.
 #SBATCH --array={numbers}
 #SBATCH --ntasks=1

@@ -19,7 +19,7 @@ def main(options: CompletionOptions) -> None:
     kinds = {name: options_of(name) for name in COMMANDS if " " not in name} | {
         "train": arguments_of(recipe("top"))
     }
-    tree: Any = Union[  # noqa: UP007  of a tuple
+    tree: Any = Union[  # noqa: UP007  its members are in a tuple
         tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in kinds.items())
     ]
     script = io.StringIO()

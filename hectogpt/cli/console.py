@@ -18,7 +18,7 @@ from hectogpt import errors
 from hectogpt.display import Note, columns, printable
 from hectogpt.errors import UserError
 
-# Errors of the operating system caused by the user's disk, permissions and limits, not our code.
+# Errors of the operating system caused by the user's disk, permissions or limits, not our code.
 # The last three: a file where a folder should be, or vice versa.
 STORAGE_ERRORS = (
     "ENOSPC EDQUOT EFBIG EIO EROFS EACCES EPERM EMFILE ENFILE ENAMETOOLONG EEXIST ENOTDIR EISDIR"
@@ -39,7 +39,7 @@ def remarks(quiet: bool = False) -> Note:
 def show(
     as_json: bool, answer: Mapping[str, Any], lines: Iterable[str], quiet: bool = False
 ) -> None:
-    """Print a command's result: one JSON object, or its lines."""
+    """Print a command's result as one JSON object, or as lines."""
     if as_json:
         print(json.dumps(answer, allow_nan=False))
     elif not quiet:
@@ -51,7 +51,7 @@ def loss_table(rows: Sequence[tuple[str, float, float]], same_tokens: bool = Tru
     """The lines of a table of held-out losses.
 
     Args:
-        rows: name, nats per token and bits per byte of each.
+        rows: name, nats per token and bits per byte of each model.
         same_tokens: True if all losses are on the same tokens. Otherwise nats cannot be compared,
             and are left out.
     """

@@ -19,7 +19,7 @@ def main(options: DataOptions) -> None:
     """
     if options.vocab is None and options.out is not None:
         raise UserError(
-            "--out is for --vocab", fix=f"hectogpt data build {shlex.quote(options.source)}"
+            "--out needs --vocab", fix=f"hectogpt data build {shlex.quote(options.source)}"
         )
     if options.vocab is None:
         corpus = open_corpus(options.source)
@@ -46,7 +46,7 @@ def main(options: DataOptions) -> None:
     size = corpus.tokenizer.token_bytes[corpus.dev].sum() / max(len(corpus.dev), 1)
     epochs = 100 * 8192 / max(len(corpus.train), 1)
     lines.append(f"{size:.2f} bytes per token; 100 steps of 8,192 tokens are {epochs:.2f} epochs")
-    own = f"Its own vocabulary of {corpus.n_vocab:,} tokens: " if options.vocab is not None else ""
+    own = f"A vocabulary of {corpus.n_vocab:,} tokens: " if options.vocab is not None else ""
     lines.append(f"{own}hectogpt train --corpus {shlex.quote(corpus.name)}")
     show(options.json, answer | {"problems": list(corpus.problems)}, lines)
     for problem in () if options.json else corpus.problems:

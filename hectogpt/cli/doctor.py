@@ -46,7 +46,7 @@ def main(options: DoctorOptions) -> None:
 
 
 def find_missing() -> dict[str, list[str]]:
-    """Missing packages: those that training needs under "", those of each extra under its name."""
+    """Find missing packages. Returns extra -> names; "" is for those that training needs."""
     missing: dict[str, list[str]] = {"": []}
     lines = sorted(
         {line for package in distributions(name="hectogpt") for line in package.requires or ()}
@@ -60,7 +60,7 @@ def find_missing() -> dict[str, list[str]]:
 
 
 def find_facts() -> dict[str, str]:
-    """Name and value of each line, in the order of the output."""
+    """The name and value of each line, in the order of the output."""
     folder = Path(hectogpt.__file__).parent
     revision = process.revision(folder)
     commit = (
@@ -90,7 +90,7 @@ def find_facts() -> dict[str, str]:
 
 
 def torch_texts() -> tuple[str, str]:
-    """torch's version, or why it cannot be used; and the devices that it finds besides the CPU."""
+    """The version of torch, or why it cannot be used, and the GPUs that it finds."""
     try:
         torch = importlib.import_module("torch")
     except (

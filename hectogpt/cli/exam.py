@@ -48,7 +48,7 @@ def main(options: AssignmentDrillOptions | AssignmentExamOptions) -> None:
 def drill(options: AssignmentDrillOptions) -> None:
     """Run the drill, write a wrong program, or check one."""
     if min(options.questions, options.first) < 1:
-        raise UserError("questions or first", why="it is below 1")
+        raise UserError("questions or first", why="one is below 1")
     seed = secrets.randbelow(10_000) if options.seed is None else options.seed
     if options.check:
         grade.main(GradeOptions((options.check,), hints=options.hints))
@@ -111,9 +111,9 @@ def answer(question: Question, letter: str) -> bool:
 
 
 def drilled(seed: int, level: int | None, first: int = 1) -> Iterator[Question]:
-    """Yield the questions of a drill without end, starting with number `first`.
+    """Yield endless questions for a drill, starting with number `first`.
 
-    Without a level, they become harder. Three questions in a row are of three different labs.
+    Without a level, they become harder. Three questions in a row come from three different labs.
     """
     recent = [""] * 2
     for number in count(1):

@@ -1,4 +1,4 @@
-"""`hectogpt export RUN DIR`: write a model, or those of several steps, for other programs."""
+"""`hectogpt export RUN DIR`: write the models after one or several steps for other programs."""
 
 from __future__ import annotations
 

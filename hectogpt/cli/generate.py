@@ -40,9 +40,9 @@ def main(options: GenerateOptions) -> None:
     stops = sampling.eos_token_id
     prompt = tokenizer.encode(options.prompt)
     if len(prompt) + options.max_new_tokens - 1 > (context := model.config.context_length):
-        words = "which is slower, and sees none before them"
+        words = "and recomputes them, which is slower"
         remark(
-            f"past the context of {context} tokens each token recomputes the last {context}, "
+            f"past the context of {context} tokens, each token sees only the last {context}, "
             f"{words}"
         )
     check_memory(model, len(prompt), sampling, TOKEN_BYTES)
@@ -50,7 +50,7 @@ def main(options: GenerateOptions) -> None:
     begun = time.perf_counter()
     live = copies == 1 and not options.json
     rows: list[list[Token]] = [[] for _ in range(copies)]
-    # Bytes of tokens that end inside a character.
+    # Holds back the bytes of tokens that end inside a character.
     characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
     decode = tokenizer.decode_bytes
     if live:

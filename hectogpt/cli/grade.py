@@ -2,9 +2,9 @@
 
 From a file to its grade: grade/submission.py reads the files. `grade` in grade/runner.py has them
 run in a child process (grade/child.py), whose answers come back as a Transcript (grade/answer.py).
-`judge_part` in grade/judge_part.py compares them with the right results (grade/calls.py) and with
-those of each known mistake (grade/mistakes.py). grade/result.py has the grade, and its forms for a
-terminal and for files.
+`judge_part` in grade/judge_part.py compares the answers with the right results (grade/calls.py)
+and with those of each known mistake (grade/mistakes.py). grade/result.py has the grade, and
+formats it for a terminal and for files.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def write_files(options: GradeOptions, found: list[Result]) -> None:
 
 # --- the autograder for Gradescope ---
 #
-# It has setup.sh, run_autograder and this package. So Gradescope runs exactly this grader, with
-# the same versions of its dependencies, even if this version was never published.
+# The archive has setup.sh, run_autograder and this package, so Gradescope runs exactly this grader
+# with the same versions of its dependencies, even if this version was never published.
 
 PACKAGE = Path(__file__).resolve().parents[1]
 WHEELS = "https://download.pytorch.org/whl/cpu"  # torch for CPUs only: a tenth of the size
@@ -131,7 +131,7 @@ DATE = (2026, 1, 1, 0, 0, 0)
 
 
 def archive(hints: int) -> bytes:
-    """The autograder as a .zip: the package, and both scripts, executable, at its root.
+    """The autograder as a .zip: the package and, at the root, both scripts, executable.
 
     All dates are fixed, so the same arguments give the same bytes.
     """

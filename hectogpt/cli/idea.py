@@ -34,6 +34,6 @@ def main(options: IdeaOptions) -> None:
     except OSError as error:
         raise errors.unwritable(file, error) from None
     name = printable(shlex.quote(f"{file}:idea"))
-    print(f"{printable(str(file))} is written. Read it, change it, then try it:\n")
+    print(f"{printable(str(file))} is ready. Read it, change it, then try it:\n")
     print(f"  hectogpt train {name}")
     print(f"  hectogpt compare top {name}")

@@ -57,7 +57,7 @@ def main(options: JudgeOptions) -> None:
 
 
 def exit_code(found: Judgement) -> int:
-    """0 for better in sealed processes, 2 for refused, 3 for dishonest, 1 for everything else."""
+    """The exit code: 0 better in sealed processes, 2 refused, 3 dishonest, 1 everything else."""
     if found.word == "better" and not found.is_sealed:
         return NOT_BETTER
     return CODES.get(found.word, NOT_BETTER)
@@ -135,7 +135,7 @@ def replay_record(options: JudgeOptions, path: Path) -> Replay:
 
 
 def work_off(options: JudgeOptions, folder: Path) -> None:
-    """Judge the function `idea` in each file of a folder, unless it has a verdict on that base.
+    """Judge `idea` in each file of a folder, unless it already has a verdict on the same base.
 
     Stops when the hours are over or a signal arrives.
     """
@@ -231,7 +231,7 @@ def costs_of(found: Judgement) -> dict[str, Cost]:
 
 
 def as_json(found: Judgement, earlier: Sequence[Judgement]) -> dict[str, Any]:
-    """The verdict as plain values."""
+    """Convert the verdict to JSON values."""
     pairs = {corpus: found.pair(corpus) for corpus in (None, *found.begin["corpora"])}
     gains = {
         name: {"gain": p.gain, "interval": [p.low, p.high]}

@@ -225,8 +225,8 @@ class VerdictOptions:
 class YardstickOptions:
     """Report the losses of counting models on a text, and where any model's loss lies among them.
 
-    They range from a uniform guess to the best mixture of n-grams. The last tenth of the text is
-    held out, and n-grams counted in the rest predict it.
+    The counting models range from a uniform guess to the best mixture of n-grams. The last tenth
+    of the text is held out, and n-grams counted in the rest predict it.
 
     Examples
       hectogpt yardstick input.txt --loss 3.1
@@ -306,7 +306,7 @@ class CompareOptions:
     without: tuple[str, ...] = ()
     """Rungs to leave out of the top recipe, one at a time (all: each of them)."""
     sweep: tuple[str, ...] = ()
-    """FIELD=VALUE,VALUE as in optim.lr=0.001,0.003; several make a grid. Marks trials modified."""
+    """FIELD=VALUE,VALUE: optim.lr=0.001,0.003. Several make a grid. Trials are marked modified."""
     out: Path = Path("runs/compare.jsonl")
     """File for the records, a line per trial; recorded trials are skipped unless they crashed."""
     test: bool = False
@@ -327,10 +327,11 @@ class CompareOptions:
 class JudgeOptions:
     """Judge an idea: train it and its base in sealed processes, on both corpora.
 
-    Nobody can choose the seeds. The verdict is better, worse, tie or unproven; refused if the idea
-    breaks a rule of its base (steps, tokens, parameters, time) or cannot be run; dishonest if a
-    check fails. Exit codes: 0 better, 1 not better or not sealed, 2 refused, 3 dishonest. The
-    idea's file runs in sandboxes without access to data files, the network or other processes.
+    Nobody can choose the seeds. The verdict is better, worse, tie or unproven. It is refused if
+    the idea breaks a rule of its base (steps, tokens, parameters, time) or cannot be run, and
+    dishonest if a check fails. Exit codes: 0 better, 1 not better or not sealed, 2 refused, 3
+    dishonest. The idea's file runs in sandboxes without access to data files, the network or other
+    processes.
 
     Examples
       hectogpt judge my_idea.py:idea
@@ -424,7 +425,7 @@ class AssignmentDrillOptions:
     """
 
     seed: int | None = None
-    """Each seed always asks the same questions (default: drawn at random, and printed)."""
+    """One seed always asks the same questions (default: drawn at random, and printed)."""
     level: Literal[1, 2, 3] | None = None
     """1: easy, 3: hard (default: rising)."""
     questions: int = 10
@@ -441,10 +442,11 @@ class AssignmentDrillOptions:
 
 @dataclass(frozen=True)
 class AssignmentExamOptions:
-    """Make an exam of such questions for a class, a different sheet for each student, or mark it.
+    """Make an exam on mistakes in a transformer, with a sheet for each student, or mark it.
 
-    The roster is a CSV file with a column `name`. The folder gets sheets.pdf, page.html for
-    answers on a screen, and answers.csv to fill in; keep its key.csv and exam.json to yourself.
+    Every sheet is different. The roster is a CSV file with a column `name`. The folder gets
+    sheets.pdf, page.html for answers on a screen, and answers.csv to fill in; keep its key.csv and
+    exam.json to yourself.
 
     Examples
       hectogpt assignment exam class.csv
@@ -457,7 +459,7 @@ class AssignmentExamOptions:
     questions: int = 5
     """Questions on each sheet, 1 to 12."""
     seed: Annotated[str, arg(metavar="SECRET")] = ""
-    """Your secret: with the same roster it gives the same sheets (default: drawn, and kept)."""
+    """Your secret: with the same roster it gives the same sheets (default: a random one, kept)."""
     out: Annotated[Path, arg(metavar="FOLDER")] = Path("exam")
     """New folder to write."""
     mark: Folder = None
@@ -468,8 +470,8 @@ class AssignmentExamOptions:
 class ExploreOptions:
     """Open a page in the browser that trains on your text, or shows a model.
 
-    For a model's folder, the page shows its attention and the effect of each head. The other pages
-    are linked below it.
+    For a model's folder, the page shows its attention and the effect of each head. Without one,
+    the pages train, attention and positions are written, and the first is opened.
 
     Examples
       hectogpt explore
@@ -562,8 +564,8 @@ class ShowOptions:
 class WatchOptions:
     """Show runs in the browser while they train: loss, gradient norm, seconds per step.
 
-    The page also shows a sample from the newest checkpoint, and its attention. It only reads
-    files, so it does not change the runs. Ctrl-C ends it.
+    The page also shows a sample from the newest checkpoint, and the attention on that sample. It
+    only reads files, so it does not change the runs. Ctrl-C ends it.
 
     Examples
       hectogpt watch             while `hectogpt train` runs in another terminal
@@ -574,7 +576,7 @@ class WatchOptions:
     runs: Positional[tuple[str, ...]] = ()
     """Run folders, or names below runs/ (default: the newest one, running ones, and new ones)."""
     prompt: str | None = None
-    """Text for the newest checkpoint to continue, and to draw the attention of."""
+    """Text for the newest checkpoint to continue; the page shows the attention on it."""
     idea: Idea = ()
     port: int = 0
     """Port on 127.0.0.1; 0: a free one."""
@@ -628,7 +630,7 @@ class GradeOptions:
     hints: Literal[1, 2, 3] = 3
     """1: the symptom; 2: also where it is; 3: also the mistake."""
     strict: bool = False
-    """Also fail submissions with notes, such as on reading more tokens than the context holds."""
+    """Also fail submissions with notes, such as one about reading past the context."""
     csv: Path | None = None
     """Write a line for each submission to this file."""
     html: Folder = None

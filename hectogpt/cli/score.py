@@ -1,4 +1,4 @@
-"""`hectogpt score MODEL ...`: nats per token and bits per byte, also of n-gram models."""
+"""`hectogpt score MODEL ...`: nats per token and bits per byte, also for n-gram models."""
 
 from __future__ import annotations
 
@@ -50,11 +50,13 @@ class Score:
 
 
 def main(options: ScoreOptions) -> None:
-    """Score and print a line for each model. Raises UserError."""
+    """Score each model and print a line for it. Raises UserError."""
     if not options.models:
         raise UserError("no model to score", fix="hectogpt score runs/minute")
     if options.max_tokens is not None and options.max_tokens < 2:
-        raise UserError(Setting("max_tokens", options.max_tokens), why="scoring takes at least 2")
+        raise UserError(
+            Setting("max_tokens", options.max_tokens), why="scoring needs at least 2 tokens"
+        )
     for name in options.models:
         find_folder(name, download=True)  # fails early, before a text is tokenised
     corpus = open_corpus(options.corpus)
@@ -85,7 +87,9 @@ def main(options: ScoreOptions) -> None:
             rows.append((f"{score.name} + n-grams", loss, loss * score.bits_per_byte / score.loss))
     same = all(score.with_ngrams is not None for score in models)
     what = (
-        "the whole training text" if counted.size == len(corpus.train) else "what the run has read"
+        "the whole training text"
+        if counted.size == len(corpus.train)
+        else "the text that the run has read"
     )
     answer: dict[str, Any] = {
         "corpus": corpus.name,
@@ -180,7 +184,7 @@ def encoded_anew(tokens: np.ndarray, old: Tokenizer, new: Tokenizer) -> np.ndarr
         except UnicodeDecodeError:
             raise DataError(
                 "the held-out tokens are not text",
-                why="so a different tokenizer cannot encode them",
+                why="a different tokenizer can encode only text",
             ) from None
         pieces += [
             ids,

@@ -128,8 +128,9 @@ def run_lines(
 
 
 def show_step(options: ShowOptions, step: int) -> None:
-    """Print the metrics of a step, and texts generated with the weights after it. Raises
-    UserError.
+    """Print the metrics of a step, and texts generated with the weights after it.
+
+    Raises UserError.
     """
     from hectogpt.lab.full_run import samples
     from hectogpt.model.weights import hash_weights
@@ -194,7 +195,7 @@ def find_differences(record: RunRecord) -> tuple[str, dict[str, tuple[Any, Any]]
         remark = ""
     except UserError as error:
         after = record.run
-        remark = f"compared by the text of run.json: {error.what.partition(': ')[2] or error.what}"
+        remark = f"only run.json was compared: {error.what.partition(': ')[2] or error.what}"
     changed = {
         field: pair
         for field, pair in diff(base, after).items()

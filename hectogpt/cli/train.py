@@ -74,7 +74,7 @@ COMMON = (errors.DIVERGED, errors.INTERRUPTED, errors.TERMINATED, errors.HANGUP)
 class Words(TrainOptions):
     """The options of a command line, and the words that override fields of the run.
 
-    As TrainOptions, they are also the Habits of the run.
+    TrainOptions derives from Habits, so this object also holds the Habits of the run.
 
     Attributes:
         corpus: the text to train on; None takes the run's own.
@@ -107,7 +107,7 @@ def main(argv: list[str]) -> None:
 
 
 def parse(argv: list[str]) -> tuple[Words, Plan]:
-    """Read a command line: the options, and the recipe with the fields that it overrides."""
+    """Read a command line. Returns its options, and the plan of the run that it describes."""
     named = bool(argv) and not argv[0].startswith("-")
     given, words = (argv[0], argv[1:]) if named else (DEFAULT, argv)
     recipe = ideas.find_run(given)
@@ -199,7 +199,7 @@ def find_plan(options: Words, plan: Plan, progress: Progress) -> Plan | None:
     folder, step = find_resumed(options, plan)
     if folder is None:
         where = f"in {options.out}" if options.out else "below runs"
-        progress.line(f"nothing to resume {where}: a new run")
+        progress.line(f"nothing to resume {where}: starting a new run")
         return plan
     run = continued(plan, options, folder)
     record = read_record(folder)
@@ -213,7 +213,7 @@ def find_plan(options: Words, plan: Plan, progress: Progress) -> Plan | None:
         raise UserError(
             f"the run in {folder} has diverged",
             why="from the same state it would diverge again",
-            fix=f"`hectogpt check {folder} --diagnose` finds where; a new run with a lower "
+            fix=f"`hectogpt check {folder} --diagnose` finds where; then use a lower "
             "learning rate",
             kept="the run, untouched",
             code=errors.DIVERGED,
@@ -222,10 +222,11 @@ def find_plan(options: Words, plan: Plan, progress: Progress) -> Plan | None:
 
 
 def find_resumed(options: TrainOptions, plan: Plan) -> tuple[Path | None, int | None]:
-    """Find the folder of the run to resume, and the step that is named.
+    """Find the folder of the run to resume, and its step if the command line names one.
 
-    It is the folder that --resume or --out names, or else the newest run of the recipe that the
-    same command line started. Raises UserError.
+    The folder is the one that --resume or --out names, otherwise that of the newest run. If the
+    command line names a recipe, only runs with this recipe and the same fields count. Raises
+    UserError.
     """
     if options.resume not in (None, "auto"):
         return named_folder(str(locate_run(str(options.resume))))
@@ -239,7 +240,7 @@ def find_resumed(options: TrainOptions, plan: Plan) -> tuple[Path | None, int | 
 def runs_of(name: str | None) -> list[Path]:
     """The folders below runs/ that `hectogpt train` gave this name, the newest first.
 
-    None returns the folders of all names.
+    With None, returns the folders of all runs there.
     """
     pattern = re.compile(".*" if name is None else re.escape(name) + r"(-\d+)?")
     found = [path for path in Path("runs").glob(f"*/{RUN}") if pattern.fullmatch(path.parent.name)]
@@ -272,7 +273,7 @@ def continued(plan: Plan, options: Words, folder: Path) -> Run:
 
 
 def check_recipe(before: Run, recipe: Run | None, folder: Path, option: str) -> None:
-    """Check that a run has the recipe that the command names, and that its files are imported.
+    """Check that a run has the recipe that the command names, and that the run's files are loaded.
 
     Args:
         before: the run.
@@ -326,7 +327,7 @@ def train_plan(
 
 
 def show_plan(run: Run, corpus: Corpus, label: str, progress: Progress, as_json: bool) -> None:
-    """Print the run, its size, and what it would read; if `as_json`, all fields of the run."""
+    """Print the run, its size and what it would read, or with `as_json` all its fields."""
     for line in size_notes(run, corpus):
         progress.line(f"note: {line}")
     epochs = run.tokens / len(corpus.train)
@@ -342,7 +343,7 @@ def show_plan(run: Run, corpus: Corpus, label: str, progress: Progress, as_json:
 
 
 def result_lines(done: FullRun) -> Iterator[str]:
-    """Yield the results next to the baseline and n-gram models, the samples, and the paths."""
+    """Yield lines: the loss next to those of the baseline and n-grams, the samples, the paths."""
     summary = done.summary
     losses = {
         label: summary["ngrams"][key] for key, label in NGRAMS.items() if key in summary["ngrams"]
@@ -370,7 +371,7 @@ def result_lines(done: FullRun) -> Iterator[str]:
         yield f"{name}: {text}"
     picture = Path(summary["folder"], PICTURE)
     yield "" if not picture.is_file() else f"\nThe picture: {picture}"
-    yield f"All of it:   {summary['folder']}"
+    yield f"Everything:  {summary['folder']}"
 
 
 # --- under torchrun ---

@@ -1,4 +1,4 @@
-"""`hectogpt verdict A B`: test the losses of runs of any program."""
+"""`hectogpt verdict A B`: test the losses of runs from any program."""
 
 from __future__ import annotations
 

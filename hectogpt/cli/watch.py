@@ -1,4 +1,4 @@
-"""`hectogpt watch [RUN ...]`: a local page with curves, samples and attention of running runs."""
+"""`hectogpt watch [RUN ...]`: a local page with curves, samples and attention of live runs."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ MOST_RUNS = 6  # colours that can be told apart
 RESCAN_SECONDS = 2.0  # between searches for new runs below ./runs
 LEVELS = ("unigram", "kn2", "kn3")  # n-gram models whose losses are drawn
 
-# column -> the row's key
+# column on the page -> key in a row of metrics.jsonl
 COLUMNS = {"step": "step", "loss": "train/loss", "norm": "train/grad_norm", "seconds": "train/dt"}
-# Bytes read from the end of a file, about 8,000 rows, so that a long one does not delay the page.
+# Bytes read from the end of a file, about 8,000 rows, so that a long file does not delay the page.
 MOST_BYTES = 2 << 20
 MOST_POINTS = 1000  # of a curve on the page
 
@@ -81,14 +81,14 @@ class Board:
                 self.folders.append(record.folder)
 
     def _look(self, folder: Path) -> dict[str, Any] | None:
-        """Sample and attention maps of a run's newest weights; None if it has no checkpoint."""
+        """A sample and attention maps from a run's newest weights; None if it has no weights."""
         from hectogpt.web.model_page import newest_step, take_look
 
         step = newest_step(folder)
         if step is not None and self.looks.get(folder, {}).get("step") != step:
             try:
                 self.looks[folder] = take_look(folder, step, self.prompt, self.ideas)
-            except (UserError, OSError) as error:  # it may have been deleted: try the next one
+            except (UserError, OSError) as error:  # the weights may be deleted: try the next ones
                 problem = error.line if isinstance(error, UserError) else str(error)
                 self.notes = [*self.notes, printable(problem)][-3:]
         return self.looks.get(folder)
@@ -97,8 +97,8 @@ class Board:
 def run_data(folder: Path) -> dict[str, Any]:
     """The page's data about a run, as far as they can be read.
 
-    The run's files may be damaged, replaced meanwhile, or a different program's, so every value is
-    checked.
+    Its files may be damaged, replaced meanwhile, or written by a different program, so every value
+    is checked.
     """
     rows = list(read_rows(folder / METRICS, MOST_BYTES))
     steps = [row for row in rows if "train/loss" in row]

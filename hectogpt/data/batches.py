@@ -1,7 +1,7 @@
 """Batches as a pure function of (seed, step), so resuming a run needs no saved state.
 
 The token stream is cut into sequences that do not overlap. Every epoch shows each sequence once,
-in its own order. A DataOrder may then cut a batch; `Shuffled` does not.
+in an order that depends on the epoch. A DataOrder may then cut a batch; `Shuffled` does not.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Shuffled(DataOrder):
     """A different random order for every epoch.
 
     The sequences are sorted by n_sequences numbers from the counter-based generator Philox4x64
-    (doi 10.1145/2063384.2063405) with the key (seed, epoch), which numpy promises not to change.
+    (doi 10.1145/2063384.2063405) with the key (seed, epoch). numpy promises not to change these
+    numbers.
     """
 
     def order(self, sequences: np.ndarray, seed: int, epoch: int) -> np.ndarray:
@@ -100,7 +101,7 @@ class Batches:
         self.n_sequences = len(tokens) // seq_len
         if self.n_sequences == 0:
             raise DataError(
-                f"the corpus is too short: {len(tokens):,} tokens in this split, one sequence "
+                f"the corpus is too short: {len(tokens):,} tokens in this split; one sequence "
                 f"needs {seq_len:,}",
                 why="sequences do not overlap and are never padded",
                 fix=("use more text, or ", SetTo("data.seq_len", max(len(tokens), 2))),
@@ -136,7 +137,7 @@ class Batches:
                     + (", each once" if not repeats else ""),
                     fix=""
                     if repeats
-                    else "repeats: ClassVar[bool] = True in the class allows any of them, as many",
+                    else "repeats: ClassVar[bool] = True in the class allows repeats",
                 )
             self._orders[epoch] = order
         return self._orders[epoch]

@@ -32,7 +32,7 @@ from hectogpt.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from hectogpt.display import Progress
 from hectogpt.errors import DataError, UserError
 
-NOTED = 20  # items left out that are listed one by one; the others are only counted
+NOTED = 20  # left-out items that are listed one by one; the others are only counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ class Corpus:
 
 
 def beginning(dev: np.ndarray, tokenizer: Tokenizer, tokens: int) -> str:
-    """The first tokens of a held-out text, as text. An incomplete last character is dropped."""
+    """Decode the first tokens of a held-out text. An incomplete last character is dropped."""
     ids = dev[: 4 * tokens]
     return tokenizer.decode_bytes(ids[ids != tokenizer.end_of_text][:tokens].tolist()).decode(
         "utf-8", "ignore"
@@ -107,16 +107,16 @@ def open_corpus(
                 used unchanged, in GPT-2's vocabulary or in that of a merges.txt in the folder.
         cache: the folder for token files; None: `files.cache_dir()`.
         progress: show a bar if stderr is a terminal.
-        check: compare the token files with their hashes. Pass False if another process of this
-            machine does.
+        check: compare the token files with their hashes. Pass False if another process on this
+            machine compares them.
 
     Text is UTF-8. A source with so few documents that dev or test would be (nearly) empty is cut
-    into about 128 passages, at blank lines, otherwise at line ends or spaces, and the passages are
-    split.
+    into about 128 passages, at blank lines if possible, otherwise at line ends or spaces. The
+    passages are then assigned to the splits.
 
     Raises UserError: DATA for anything wrong with the source, the vocabulary or the token files,
-    STORAGE if the cache cannot be written, LOCKED if another process has been building it for ten
-    minutes.
+    STORAGE if the cache cannot be written, LOCKED if another process is still building it after
+    ten minutes.
     """
     tokenizer = find_tokenizer(source)
     folder = token_files.find_splits(source)
@@ -165,7 +165,7 @@ def _is_fresh(folder: Path, source: Source) -> bool:
     Raises UserError (DATA) for a damaged index.
     """
     if not os.path.exists(folder):
-        # Also False if the cache is not accessible, which the lock then reports.
+        # Also reached if the cache is not accessible; the lock then reports that.
         return False
     return source.fingerprint in ("", token_files.read_index(folder)["fingerprint"])
 
@@ -178,8 +178,8 @@ def build_with_vocabulary(name: str, n_vocab: int, folder: Path) -> Corpus:
         n_vocab: the number of ids.
         folder: the folder; an earlier corpus there is replaced.
 
-    Raises UserError: DATA for token files and for too little text; USAGE for a folder that holds
-    other files.
+    Raises UserError: DATA for a source of token files or with too little text; USAGE if `folder`
+    holds other files.
     """
     if token_files.find_splits(name) is not None:
         why = "it holds token ids, and a vocabulary is trained on text"
@@ -228,7 +228,7 @@ def _documents(source: Source, noted: list[str]) -> Iterator[Document]:
 
 
 def tokenise(source: Source, tokenizer: Tokenizer, folder: Path, progress: bool) -> None:
-    """Tokenise a source and replace the folder, for which the caller holds `lock_folder`."""
+    """Tokenise a source and replace the folder. The caller must hold `lock_folder(folder)`."""
     noted: list[str] = []
     texts = split_texts(source, noted)
     fingerprint = source.fingerprint

@@ -122,7 +122,7 @@ def read_documents(path: Path, column: str = "text") -> Iterator[Document | str]
 def _named(path: Path) -> Path:
     """Resolve the path of a file.
 
-    The user may name a text by a link; links inside a folder have already been left out.
+    The user may name a text through a link; links inside a folder have already been left out.
     """
     return Path(os.path.realpath(path))
 
@@ -223,12 +223,12 @@ def read_text(path: Path) -> str:
 def read_files(
     files: Files, column: str = "text", beside: Sequence[str] = ()
 ) -> Iterator[Document | str]:
-    """Yield the documents of local files, in this order; files without text are left out.
+    """Yield the documents of local files in the given order, and leave out files without text.
 
     Args:
         files: the files. The ending of a file says whether it holds one or several documents.
         column: the field of a .jsonl.
-        beside: messages about other things in the folder, which are yielded first.
+        beside: messages about the folder's other contents, yielded first.
     """
     yield from beside
     for label, path in files:
@@ -291,8 +291,8 @@ def check_hub_answers(kind: str, name: str, reached: bool = False) -> None:
     """Ask the hub for a repository of "models" or "datasets".
 
     Raises OSError if there is no answer within TIMEOUT, because the hub's library would keep
-    trying for minutes. With `reached`, also raises it if the hub cannot be reached at all, which
-    the library itself would notice soon.
+    trying for minutes. With `reached`, also raises it if the hub cannot be reached at all.
+    Without `reached`, that is left to the library, which notices it soon.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
@@ -304,7 +304,7 @@ def check_hub_answers(kind: str, name: str, reached: bool = False) -> None:
         get_session().head(f"{constants.ENDPOINT}/api/{kind}/{name}", timeout=TIMEOUT)
     except Exception as error:  # from any library that the hub's library uses
         if "timeout" in type(error).__name__.lower():
-            raise OSError(f"{constants.ENDPOINT} has not answered within {TIMEOUT:g} s") from None
+            raise OSError(f"{constants.ENDPOINT} did not answer within {TIMEOUT:g} s") from None
         if reached:
             raise OSError(f"{constants.ENDPOINT} cannot be reached: {error}") from None
 
@@ -328,7 +328,7 @@ def find_source(name: str) -> Source:
     if name.startswith("hf:"):
         dataset, _, column = name.removeprefix("hf:").partition(":")
         if not HUB_NAME.match(dataset) or os.path.exists(dataset):
-            # `datasets` would read a folder of that name.
+            # `datasets` would read a local folder of that name.
             why = (
                 "it is not the name of a data set on the hub, or there is a file or folder of "
                 "that name here"
@@ -406,7 +406,7 @@ def _list_sotu() -> Files:
 def _measure(name: str, files: Files) -> tuple[int, str]:
     """The size of these files in bytes, and a hash of their labels and contents."""
     size = 0
-    # These used to be options; they stay so that cached token files remain valid.
+    # "utf-8" and "False" used to be options. They stay so that cached token files remain valid.
     digest = hashlib.sha256(b"utf-8 False")
     try:
         for label, path in files:
@@ -451,14 +451,16 @@ def _walk(folder: Path) -> tuple[Files, list[str]]:
 # --- the split of each document
 
 TRAIN_SHARE = 0.85
-# Documents with a number below the first bound are train, below the second dev, the rest test.
+# Documents whose number is below the first bound are train, those below the second are dev, and
+# the rest are test.
 DEV_SHARE = 0.925
 MANY_DOCUMENTS = 1000  # from this many documents on, no split is empty in practice
 # Documents are cut into passages if a split would get less than this share of the text.
 LEAST_SHARE = 0.02
-PASSAGES = 128
+PASSAGES = 128  # the number of passages to aim for
+# Bounds of the least length of the passages, in characters.
 SHORTEST = 64
-LONGEST = 8192  # number of passages, and their shortest and longest length in characters
+LONGEST = 8192
 SPLIT_RULE = (
     "u = first 8 bytes of the document's SHA-256 / 2**64; train u < 0.85, dev u < 0.925, else test"
 )
@@ -480,7 +482,7 @@ def assign_splits(documents: list[Document], name: str, noted: list[str]) -> lis
     Args:
         documents: the documents.
         name: the source's name, for labels.
-        noted: gets a message if the text repeats itself and equal passages are in several splits.
+        noted: gets a message if the text repeats itself, so that splits share equal passages.
 
     Raises UserError (DATA) if the text is too short to be split.
     """
@@ -488,8 +490,8 @@ def assign_splits(documents: list[Document], name: str, noted: list[str]) -> lis
     if fills_every_split(whole):
         return whole
     total = sum(len(document.text) for document in documents)
-    # If the hashes of the passages leave a split empty, hash them again after a prefix with their
-    # numbers.
+    # If the hashes of the passages leave a split empty, hash the passages again, each with its
+    # number as a prefix.
     for draw in range(4 if total >= PASSAGES * SHORTEST else 1):
         length = min(max(total // PASSAGES, SHORTEST), LONGEST)
         parts = list[Document]()
@@ -510,7 +512,7 @@ def assign_splits(documents: list[Document], name: str, noted: list[str]) -> lis
             length //= 2
     raise DataError(
         f"{name} is too short to be split: {total:,} characters in {len(documents)} documents",
-        why=f"train, dev and test need text each, in passages of at least {SHORTEST} characters",
+        why=f"train, dev and test each need text, in passages of at least {SHORTEST} characters",
         fix=f"at least {PASSAGES * SHORTEST:,} characters",
     )
 

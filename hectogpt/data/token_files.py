@@ -3,7 +3,7 @@
 They are headerless little-endian uint16. For a vocabulary other than GPT-2's, the folder also has
 its merges.txt. The index holds counts, the tokenizer's hash and the SHA-256 of each file. A folder
 is written under a temporary name and renamed, so it is complete or absent. With `check`, reading
-compares every bit with the index.
+compares the hash of each file with the index.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ SPLITS = ("train", "dev", "test")
 TOKEN = np.dtype("<u2")
 INDEX = "index.json"
 FORMAT = "hectogpt token shards 1"  # in the index and in cache keys
-LOCK_PATIENCE_S = 600.0  # seconds to wait for a different process that builds the folder
-# The only files in a folder that this program writes.
+LOCK_PATIENCE_S = 600.0  # seconds to wait while another process builds the folder
+# The only files that a folder of this program holds.
 FILES = frozenset((*(f"{split}.bin" for split in SPLITS), INDEX, MERGES))
 
 
@@ -98,7 +98,7 @@ def write_folder(
         about: facts about the source for the index; read after the last document, so that
             `documents` can still add to them.
 
-    Raises UserError (DATA) if a split is empty, and OSError if the disk refuses.
+    Raises UserError (DATA) if a split is empty, and OSError if writing fails.
     """
     hashes = {split: hashlib.sha256() for split in SPLITS}
     entries: dict[str, dict[str, Any]] = {
@@ -141,10 +141,10 @@ def write_folder(
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Context manager: lock `folder` to build it, and remove leftovers of killed builders.
+    """Context manager: lock `folder` to build it, and remove files that killed builders left.
 
-    Raises UserError: LOCKED if a different process holds the lock for ten minutes, STORAGE if the
-    disk refuses the lock or a file that the block writes.
+    Raises UserError: LOCKED if another process holds the lock for ten minutes, STORAGE if the lock
+    or a file in the block cannot be written.
     """
     lock = files.lock(
         folder.with_name(f".{folder.name}.lock"),
@@ -255,14 +255,14 @@ def read_unchecked(path: Path, tokenizer: Tokenizer) -> np.ndarray:
     try:
         tokens = _map(path)
     except (OSError, ValueError) as error:
-        fix = "write little-endian uint16 ids, no header" if isinstance(error, ValueError) else ""
+        fix = "write headerless little-endian uint16 ids" if isinstance(error, ValueError) else ""
         raise errors.unreadable(path, error, fix=fix) from None
     check_ids(tokens, tokenizer.n_vocab, str(path))
     return tokens
 
 
 def render_index(index: dict[str, Any]) -> bytes:
-    """The index as bytes: sorted and indented, with the hash of the rest."""
+    """The index as sorted and indented JSON, with the hash of its other fields."""
     body = json.dumps(index, sort_keys=True, allow_nan=False)
     sealed = index | {"sha256": hashlib.sha256(body.encode()).hexdigest()}
     return json.dumps(sealed, sort_keys=True, allow_nan=False, indent=1).encode() + b"\n"

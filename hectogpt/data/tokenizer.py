@@ -2,8 +2,7 @@
 
 GPT-2's merge list is part of the package (vocab.bpe.xz, credited in NOTICE), and its SHA-256 is
 checked when it is read. tiktoken does the merging; the library tokenizers trains lists of merges.
-Raises UserError (DATA) for text that is not Unicode (lone surrogates) and for ids outside the
-vocabulary.
+Text that is not Unicode (lone surrogates) and ids outside the vocabulary raise UserError (DATA).
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from hectogpt.errors import DataError, Setting, SetTo, UserError
 from hectogpt.files import read_bytes
 
 VOCABULARY = Path(__file__).with_name("vocab.bpe.xz")
-# Of the uncompressed vocab.bpe.
+# The hash of the uncompressed vocab.bpe.
 VOCABULARY_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
-# Bytes; GPT-2's longest has 128. Merges that keep doubling would fill the memory.
+# Bytes; GPT-2's longest has 128. Without a limit, merges that keep doubling would fill the memory.
 LONGEST_TOKEN = 4096
 MERGES = "merges.txt"  # in a folder of tokens or of a model with its own vocabulary
 MOST_IDS = 1 << 16  # token files store ids in two bytes
 LARGEST_MERGES = 4 << 20  # bytes; GPT-2's has 456,318
 END_OF_TEXT = "<|endoftext|>"
 
-# GPT-2's pattern that splits text before merging, in tiktoken's possessive form, which gives the
-# same result with less backtracking.
+# GPT-2's pattern that splits text before merging. tiktoken's possessive form gives the same result
+# with less backtracking.
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
 
@@ -56,7 +55,7 @@ class Tokenizer:
         n_vocab: the number of ids.
         end_of_text: the separator's id, the last one.
         token_bytes: the number of bytes of each token's text, 0 for the separator; int64
-            [n_vocab]. It serves to convert nats per token to bits per byte.
+            [n_vocab]. It is used to convert nats per token to bits per byte.
     """
 
     def __init__(self, merges: bytes, name: str = "gpt2") -> None:
@@ -82,9 +81,8 @@ class Tokenizer:
             if not merged or merged in ranks or len(merged) > LONGEST_TOKEN:
                 raise DataError(
                     f"vocabulary {name}: merge {number} is malformed: {line[:40]!r}",
-                    why="expected two byte strings in GPT-2's spelling, one space between, not "
-                    "merged before, together "
-                    f"at most {LONGEST_TOKEN:,} bytes",
+                    why="a merge is a new pair of byte strings in GPT-2's spelling, with one "
+                    f"space between them, of at most {LONGEST_TOKEN:,} bytes",
                     fix="use an unmodified vocab.bpe",
                 )
             ranks[merged] = 255 + number
@@ -122,7 +120,7 @@ class Tokenizer:
                 why="a lone surrogate cannot be encoded in UTF-8",
                 fix="remove it, or decode the text again from its original bytes",
             ) from None
-        except ValueError as error:  # its regular expressions ran out of stack
+        except ValueError as error:  # tiktoken's regular expressions ran out of stack
             raise DataError(
                 "the text cannot be cut into words",
                 why=f"it has a run of about a million spaces or line ends: {error}",
@@ -238,10 +236,7 @@ def train_tokenizer(texts: Iterable[str], n_vocab: int, name: str) -> Tokenizer:
     texts have too few repeated pairs for this many ids.
     """
     if not 257 <= n_vocab <= MOST_IDS:
-        why = (
-            "it must lie between 257, one for each of 256 bytes and one for the end of a text, "
-            f"and {MOST_IDS:,}"
-        )
+        why = f"it must lie between 257 (256 bytes and the end of a text) and {MOST_IDS:,}"
         raise UserError(Setting("vocab", n_vocab), why=why, fix=SetTo("vocab", 1000))
     try:
         from tokenizers import Tokenizer as Trained
@@ -254,7 +249,7 @@ def train_tokenizer(texts: Iterable[str], n_vocab: int, name: str) -> Tokenizer:
         vocab_size=n_vocab - 1,  # one more id is for the end of a text
         min_frequency=2,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        max_token_length=128,  # bytes, as in GPT-2's longest token
+        max_token_length=128,  # bytes, like GPT-2's longest token
         show_progress=False,
     )
     found.train_from_iterator(texts, trainer)
@@ -264,6 +259,6 @@ def train_tokenizer(texts: Iterable[str], n_vocab: int, name: str) -> Tokenizer:
         raise DataError(
             f"the text has too few repeated pairs for a vocabulary of {n_vocab:,}",
             why=f"its training part gives {tokenizer.n_vocab:,}",
-            fix=(SetTo("vocab", tokenizer.n_vocab), ", or take more text"),
+            fix=(SetTo("vocab", tokenizer.n_vocab), ", or use more text"),
         )
     return tokenizer

@@ -1,7 +1,7 @@
 """Labs: models and inputs that are simple enough to compute by hand.
 
-A mistake of the grader's catalogue is run in a lab, which gives an outcome. questions.toml has the
-text, weights and inputs of each lab. Its variants have different numbers.
+Running a mistake from the grader's catalogue in a lab gives an outcome. questions.toml has the
+text, weights and inputs of each lab. The variants of a lab differ in their numbers.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Outcome(NamedTuple):
 
 @cache
 def mistakes_of(lab: str) -> dict[str, Any]:
-    """Return name -> mistake of a lab, including the right program.
+    """Return name -> mistake for the mistakes of a lab and for the right program.
 
     A mistake is a Mistake or, in the lab "loop", the letters of a training loop. The right program
-    is None or its letters. The name of a mistake in gradients begins with the part.
+    is None or, in "loop", its letters. Mistakes in gradients are named "PART: MISTAKE".
     """
     part = LABS[lab]["part"]
     if part == "loop":
@@ -71,13 +71,13 @@ def what(lab: str, name: str) -> str:
 
 
 def shown_inputs(lab: str) -> tuple[str, ...]:
-    """Return the inputs that are shown together in questions other than experiments."""
+    """Return the inputs that a `symptom` or `predict` question shows together."""
     return tuple(LABS[lab].get("shown", list(LABS[lab]["inputs"])[:1]))
 
 
 @cache
 def outcome(lab: str, name: str, inputs: tuple[str, ...], variant: int) -> Outcome:
-    """Return the outcome of a mistake on several inputs, with their rows joined."""
+    """Return the outcome of a mistake on several inputs, with the rows of all inputs joined."""
     rows: list[tuple[float, ...]] = []
     for one in inputs:
         made, right = (observe(lab, program, one, variant) for program in (name, RIGHT))
@@ -97,7 +97,7 @@ def outcome(lab: str, name: str, inputs: tuple[str, ...], variant: int) -> Outco
 
 @cache
 def observe(lab: str, name: str, place: str, variant: int) -> Tensor | str:
-    """Return the numbers that a mistake gives on one input, or its error."""
+    """Return the numbers that a mistake gives on one input, or the error that it raises."""
     mistake = mistakes_of(lab)[name]
     mistakes = (mistake,) if mistake else ()
     try:
@@ -112,7 +112,7 @@ def observe(lab: str, name: str, place: str, variant: int) -> Tensor | str:
 
 
 def unlike_cells(lab: str, one: Outcome, two: Outcome) -> Iterator[tuple[int, int]]:
-    """Yield the (row, column) at which two outcomes of equal shape visibly differ."""
+    """Yield each (row, column) at which two outcomes of equal shape visibly differ."""
     if one.rows == two.rows:
         return
     for r, (left, right) in enumerate(zip(one.rows, two.rows, strict=True)):
@@ -229,12 +229,13 @@ def targets(variant: int) -> list[Tensor]:
 def record(letters: str, spec: dict[str, Any], variant: int) -> Tensor:
     """Return the record of a training loop, [step, (loss, norm)].
 
-    The model has two parameters, with two numbers and one number. The loss is half the squared
-    distance to a target, which changes from batch to batch.
+    The model has two parameters: one has two numbers, the other has one. The loss is half the
+    squared distance to a target, which changes from batch to batch.
 
     Args:
-        letters: the actions of each step, see questions.toml, and how the record is changed.
-        spec: the input: batches, limit and steps.
+        letters: the actions of each step (see questions.toml), then a space and a word if the
+            record is changed or the loop is too long.
+        spec: the input: the number of batches, the norm to clip to, and the number of steps.
         variant: a number added to the targets.
     """
     known = targets(variant)[: spec.get("batches", 2)]

@@ -6,7 +6,7 @@ experiment  which input tells two programs apart?
 
 The answer is found by running all choices. In a question of level n, n choices remain for a reader
 who sees which rows of numbers are wrong but not the numbers themselves. Whatever the kind, this
-reader guesses right once in n times.
+reader's guess is right one time in n.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Choice:
     """A possible answer.
 
     name: the name of the mistake or the input.
-    words: the text to show; in `predict` a table, unless there are no numbers.
+    words: the text to show. In `predict` it is a table or, if there are no numbers, a fault.
     reason: why it is right or wrong, with computed numbers.
     """
 
@@ -85,7 +85,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Draw:
-    """The choices that determine a question, together with the mistakes it is about."""
+    """Everything that determines a question, except the mistakes that it is about."""
 
     dice: random.Random
     lab: str
@@ -95,7 +95,7 @@ class Draw:
 
 
 def draw(seed: str, kind: str, level: int, without: Collection[str] = ()) -> Question:
-    """Draw the question of a seed, in a lab that is not in `without`."""
+    """Draw the question that belongs to a seed, from a lab that is not in `without`."""
     dice = random.Random(f"{seed} {kind} {level}")
     labs = [lab for lab in LABS if lab not in without]
     while True:
@@ -112,7 +112,7 @@ def draw(seed: str, kind: str, level: int, without: Collection[str] = ()) -> Que
 
 @cache
 def wrong_rows(lab: str, variant: int, name: str) -> frozenset[int] | None:
-    """Return the rows in which a mistake's outcome is wrong, which are all a hasty reader sees.
+    """Return the rows in which a mistake's outcome is wrong. A hasty reader sees nothing else.
 
     Returns None if there are no numbers.
     """
@@ -124,7 +124,7 @@ def companions(now: Draw, name: str) -> list[str] | None:
     """Return the names to offer with a mistake; `level` - 1 of them are wrong in the same rows.
 
     All outcomes and sentences differ. At most one choice has numbers that cannot be worked out by
-    hand. Returns None if the dice find no such names.
+    hand. Returns None if this draw finds no such names.
     """
     opaque = LABS[now.lab]["opaque"]
     wanted = wrong_rows(now.lab, now.variant, name)
@@ -146,7 +146,7 @@ def companions(now: Draw, name: str) -> list[str] | None:
 
 
 def of_outcomes(now: Draw, name: str) -> Question | None:
-    """Return a `symptom` or `predict` question about a mistake; None if there is none."""
+    """Return a `symptom` or `predict` question about a mistake, or None if this draw has none."""
     lab = now.lab
     predicts = now.kind == "predict"
     if not differ(lab, name, RIGHT, shown_inputs(lab), now.variant):
@@ -164,7 +164,7 @@ def of_outcomes(now: Draw, name: str) -> Question | None:
             reason = "The mistake gives exactly this when it is run." if one == name else reason
             choices.append(Choice(one, block_of(lab, "", made[one]), reason))
         else:
-            reason = contrast(lab, made[one], made[name], "it", "the program")
+            reason = contrast(lab, made[one], made[name], "the mistake", "the program")
             choices.append(Choice(one, (what(lab, one),), reason))
     tables = [] if "places" in LABS[lab] else [block_of(lab, WORDS["right"], made[RIGHT])]
     tables += [] if predicts else [block_of(lab, WORDS["seen"], made[name])]
@@ -190,8 +190,8 @@ def contrast(lab: str, one: Outcome, two: Outcome, first: str, second: str) -> s
 def sorted_inputs(lab: str, one: str, two: str, variant: int) -> tuple[list[str], ...]:
     """Return three lists of inputs for two programs.
 
-    The first tell them apart. On the second, both are wrong in the same way. On the third, both
-    are right, so nobody expects to tell them apart.
+    Inputs in the first list tell the programs apart. On those in the second, both programs are
+    wrong in the same way. On those in the third, both are right, so nobody expects a difference.
     """
     found: tuple[list[str], ...] = [], [], []
     for given in LABS[lab]["inputs"]:

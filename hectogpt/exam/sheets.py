@@ -1,4 +1,4 @@
-"""Exams: different, equally hard sheets for each student, a PDF to print, and marks."""
+"""Exams: a different but equally hard sheet for each student, a PDF to print, and marks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ class Sheet:
 
 
 def read_table(path: Path, *columns: str) -> list[dict[str, str]]:
-    """Return the rows of a CSV file. Raises UserError (DATA) if it lacks these columns or rows."""
+    """Return the rows of a CSV file.
+
+    Raises UserError (DATA) if the file has no rows or lacks one of these columns.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -53,8 +56,8 @@ def refusal(name: str, what: str, **facts: str) -> UserError:
 def make_sheets(names: list[str], secret: str, plan: list[tuple[str, int]]) -> list[Sheet]:
     """Return a sheet for each name.
 
-    A question is never in the lab of one of the six questions before it. The questions of a sheet
-    depend only on its name, the secret and the plan.
+    No question uses the lab of any of the six questions before it. The questions of a sheet depend
+    only on the student's name, the secret and the plan.
 
     Args:
         names: the names of the students.
@@ -81,7 +84,7 @@ def make_sheets(names: list[str], secret: str, plan: list[tuple[str, int]]) -> l
 def checksum(text: str) -> str:
     """Return three digits that change if a character changes or two are swapped.
 
-    exam.js computes the same.
+    exam.js computes the same checksum.
     """
     return f"{sum((n + 1) * ord(c) for n, c in enumerate(text)) % 997:03}"
 
@@ -117,7 +120,7 @@ def write_pdf(path: Path, pages: list[list[str]]) -> None:
 
 
 def pages_of(sheet: Sheet) -> list[list[str]]:
-    """Return the lines of each page. A question is on one page."""
+    """Return the lines of each page. No question is split between pages."""
     pages: list[list[str]] = []
     for number, one in enumerate(sheet.questions, 1):
         rule = f"{number}  ".ljust(80, "-") + "  answer: ______"
@@ -134,7 +137,9 @@ def pages_of(sheet: Sheet) -> list[list[str]]:
 def letters_of(row: dict[str, str], sheet: dict[str, Any]) -> str:
     """Return a student's answers as letters, with "-" for no answer.
 
-    They are typed as "b-cad", or in the code that the page gives. Raises UserError (DATA).
+    The row has them as letters, such as "b-cad", or as the code that the page gives.
+
+    Raises UserError (DATA) if the code is damaged or the answers do not fit the sheet.
     """
     what = f"the answers of {row['name']}: {row['answers'][:60]!r}"
     text = re.sub(r"\s", "", row["answers"]).upper()
@@ -150,7 +155,7 @@ def letters_of(row: dict[str, str], sheet: dict[str, Any]) -> str:
 
 
 def mark(rows: list[dict[str, str]], sheets: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Return a row of marks for each row of answers: points, and which answers were confused.
+    """Return a row of marks for each row of answers: the points, and which answers are wrong.
 
     Raises UserError (DATA) for an unknown name, or for answers that do not fit the sheet.
     """

@@ -5,7 +5,7 @@ continuation. Both refuse ids outside the vocabulary before running the model, a
 not finite.
 
 One pass reads the prompt (prefill); then each pass computes one token per row (decode). A cache
-holds the keys and values of earlier tokens, and the memory of other parts of the model.
+holds the keys and values of earlier tokens, and the rows that other parts of the model store.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ DecodeBytes = Callable[[Sequence[int]], bytes]
 
 @dataclass(frozen=True)
 class Sampling:
-    """The choice of the next token, and the end of a text."""
+    """Options that decide how each token is chosen and where a text ends."""
 
     max_new_tokens: int = 20
-    """Tokens to add at most; 0 adds none."""
+    """Maximum number of tokens to add; 0 adds none."""
     do_sample: bool = False
     """Draw from the softmax; otherwise take the most likely token (greedy)."""
     temperature: float = 1.0
@@ -46,7 +46,7 @@ class Sampling:
     top_k: int = 50
     """Keep the k most likely tokens, and ties with the last of them; 0 keeps all."""
     top_p: float = 1.0
-    """Keep the fewest most likely tokens whose probabilities reach p, and ties with the last."""
+    """Keep the most likely tokens until their probabilities sum to p, and ties with the last."""
     min_p: float = 0.0
     """Drop tokens less likely than min_p times the most likely one."""
     num_return_sequences: int = 1
@@ -85,13 +85,13 @@ class Sampling:
         self._check(
             "stop_strings",
             all(map(_is_text, self.stop_strings)),
-            "strings of Unicode that are not empty",
+            "non-empty Unicode strings",
         )
         if self.num_return_sequences > 1 and self.greedy:
             raise UserError(
                 (Setting("num_return_sequences", self.num_return_sequences), " without sampling"),
                 why="greedy continuations of a prompt are all equal",
-                fix="a temperature above 0, and no greedy choice",
+                fix="sample with a temperature above 0",
             )
 
     def _check(self, name: str, fits: bool, expected: str) -> None:
@@ -115,8 +115,8 @@ def choose(
 ) -> Int[Tensor, " rows"]:
     """Choose one id per row.
 
-    Greedy sampling takes the most likely token. Otherwise, it is the token at which the cumulative
-    probability passes a uniform number drawn from the row's generator.
+    A greedy choice is the most likely token. Otherwise, the choice is the token at which the
+    cumulative probability passes a uniform number drawn from the row's generator.
     """
     if sampling.greedy:
         return logits.argmax(dim=-1)
@@ -136,7 +136,7 @@ def probabilities(
 ) -> Float64[Tensor, "rows vocab"]:
     """The distribution to draw from: temperature, then top_k, top_p and min_p.
 
-    Each acts on the tokens that the previous one kept, in transformers' order.
+    As in transformers, each of these acts on the tokens that the previous one kept.
     """
     # Without subtracting the maximum, a tiny temperature would overflow.
     logits = (logits.double() - logits.amax(dim=-1, keepdim=True)) / sampling.temperature
@@ -168,7 +168,7 @@ class Decoder:
     """The continuation of several texts of equal length, one per row.
 
     Past the context length L, each new token is conditioned on exactly the last L tokens of its
-    row. Positions then move with every token, so rows are computed again from scratch.
+    row. Positions then move with every token, so each row is processed again from scratch.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class Decoder:
     def decode(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
         """Append one token to each row and return the logits after them.
 
-        Does not wait until the device has computed the ids.
+        This does not wait until the device has computed the ids.
         """
         tokens = tokens.to(self.newest.device)[:, None]
         self.newest = torch.cat((self.newest, tokens), dim=1)[:, -self.limit :]
@@ -235,10 +235,10 @@ def generate(
     """Yield the new tokens of all continuations of a prompt, round by round.
 
     Args:
-        model: the model. Its weights are not changed; in training mode, it is switched to
-            evaluation while tokens are computed.
+        model: the model. Its weights are not changed. A model in training mode is switched to
+            evaluation mode while tokens are computed.
         prompt: token ids. An empty prompt starts from the last id, end-of-text.
-        sampling: how tokens are chosen; None takes the defaults.
+        sampling: how tokens are chosen; None uses the defaults.
         seed: the generator of continuation r is seeded with seed + r and draws one number per
             token, so a text does not depend on the others.
         decode_bytes: needed for stop strings.
@@ -299,7 +299,7 @@ def _generate(
         if bad := [row for row in sorted(open_rows) if not math.isfinite(totals[row])]:
             raise UserError(
                 f"the model's logits for text {bad[0]} are not finite",
-                why="its weights diverged or are damaged, or their format overflows",
+                why="its weights diverged or are damaged, or its values overflow",
                 fix=("use an earlier checkpoint, or ", SetTo("precision", "float32")),
                 code=errors.DIVERGED,
             )
@@ -347,8 +347,9 @@ def check_memory(
         texts = "a text" if rows == 1 else f"{rows:,} texts"
         fewer = rows > 1 and have // row // 2
         raise UserError(
-            f"{texts} of up to {new:,} new tokens {'does' if rows == 1 else 'do'} not fit",
-            why=f"that takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
+            f"{texts} of up to {new:,} new tokens {'does' if rows == 1 else 'do'} not fit in "
+            "memory",
+            why=f"that takes at least {need / 2**30:,.1f} GiB; {have / 2**30:,.1f} GiB are free",
             fix=SetTo("num_return_sequences", fewer)
             if fewer
             else SetTo("max_new_tokens", "a smaller number"),
@@ -364,9 +365,10 @@ def complete(
     *,
     seed: int = 0,
 ) -> str:
-    """Return the continuation of a text, without the text itself; the first if there are several.
+    """Return the continuation of a text, without the text itself.
 
-    It ends before an end-of-text token. A stop string is included.
+    If `sampling` asks for several continuations, return the first. It ends before an end-of-text
+    token, but includes a stop string.
     """
     sampling = sampling or Sampling()
     ids = tokenizer.encode(prompt).tolist()

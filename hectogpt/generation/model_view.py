@@ -22,7 +22,7 @@ from hectogpt.model.transformer import DecoderBlock, Transformer
 
 HeadName = tuple[int, int]  # layer and head, both from 0
 TOKENS = 4096  # tokens of text on which effects of heads are measured
-WINDOW = 512  # tokens of one row of it
+WINDOW = 512  # tokens of one row of that text
 MOST_HEADS = 64  # no effects are measured for a model with more heads
 MOST_PAIRED = 9  # up to this many heads, all pairs are measured
 
@@ -73,7 +73,7 @@ def attention_modules(model: Transformer) -> list[CausalAttention]:
 def trace(model: Transformer, ids: Int[np.ndarray, " time"]) -> Trace:
     """Run the model on 1 to context_length tokens.
 
-    Raises UserError (DIVERGED) if its values overflow.
+    Raises UserError (DIVERGED) if the model's values overflow.
     """
     maps: list[Tensor] = []
 
@@ -85,7 +85,7 @@ def trace(model: Transformer, ids: Int[np.ndarray, " time"]) -> Trace:
         logits = model(torch.from_numpy(ids)[None])[0]
     if not all(numbers.isfinite().all() for numbers in (logits, *maps)):
         raise UserError(
-            "the model's numbers overflow",
+            "the model's values overflow",
             why="its attention maps or logits for this prompt are not finite",
             fix="use a model whose training went well",
             code=errors.DIVERGED,
@@ -98,7 +98,7 @@ def trace(model: Transformer, ids: Int[np.ndarray, " time"]) -> Trace:
 
 
 def spell_out(piece: bytes) -> str:
-    """A token's bytes as text without invisible characters.
+    """Spell out a token's bytes, with visible symbols for invisible characters.
 
     Space becomes ␣, line feed ↵, tab ⇥. Other unprintable characters become \\u{...}, and bytes
     that are not a complete UTF-8 character become \\xNN.
@@ -120,22 +120,23 @@ def name_tokens(ids: Int[np.ndarray, " time"], tokenizer: Tokenizer) -> list[str
     return [spell_out(tokenizer.decode_bytes([i])) for i in ids.tolist()]
 
 
-# --- heads off
+# --- the effects of heads
 
 
 def effects(
     model: Transformer, tokens: np.ndarray, all_of_them: bool = True
 ) -> list[dict[str, Any]]:
-    """Measure how much the loss rises without a head; returns a dict for each measurement.
+    """Measure how much the loss rises without a head; return a dict for each measurement.
 
     The output of each head is replaced by zeros. With `all_of_them`, it is also replaced by its
-    mean, and the outputs of pairs by zeros: of all pairs or, with more than MOST_PAIRED heads,
-    only of pairs among the four that matter most.
+    mean, and the outputs of pairs of heads are replaced by zeros. In a model with more than
+    MOST_PAIRED heads, only pairs among the four heads that matter most are measured.
 
-    A dict has `heads`, `mode` ("zero" or "mean"), `delta` in nats per token, and `se`, its
-    standard error over windows (None for one window). For a pair, `beyond` has delta and se of the
-    effect beyond the sum of the two single effects. Returns [] for a model with more than
-    MOST_HEADS heads, and for a text of one token.
+    A dict has `heads`, `mode` ("zero" or "mean"), `delta` in nats per token, and `se`, the
+    standard error of `delta` over windows (None for one window). For a pair, `beyond` has the
+    delta and se of the effect beyond the sum of the two single effects.
+
+    Returns [] for a model with more than MOST_HEADS heads, and for a text of one token.
     """
     config = model.config
     heads = [(layer, head) for layer in range(config.n_layers) for head in range(config.n_heads)]
@@ -178,7 +179,7 @@ def effects(
 
 
 def cut_windows(tokens: np.ndarray, length: int) -> list[Tensor]:
-    """Cut rows of the text that do not overlap, with up to TOKENS targets in total.
+    """Cut the text into rows that do not overlap, with up to TOKENS targets in total.
 
     Each is int64 [1, at most length + 1].
     """

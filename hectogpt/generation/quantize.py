@@ -1,9 +1,10 @@
-"""A model with bf16 or int8 weights, for generation, which reads every weight once per token.
+"""Models with bf16 or int8 weights for generation, which reads every weight once per token.
 
-Where they are available, the C++ kernels (hectogpt/kernels) compute the products: int8 with each
-row of x rounded to 8 bits by its own maximum; bf16 and float32 for a few rows, with x unchanged.
-Otherwise, and for more rows, oneDNN or torch computes them, in bf16 for rounded weights if the CPU
-multiplies bf16. Norms, attention and cache stay in float32.
+The C++ kernels (hectogpt/kernels) compute products where they are available. With int8 weights,
+they round each row of x to 8 bits, scaled by the row's maximum. With bf16 or float32 weights, they
+compute only products of a few rows, and x is not rounded. oneDNN or torch computes all other
+products, in bf16 if the weights are rounded and the CPU multiplies bf16. Norms, attention and
+cache stay in float32.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class PackedLinear(nn.Module):
     """x -> x W^T + b with W [out, in] in float32, bfloat16 or int8.
 
     int8 weights have a float32 scale per row (round_rows) and, if the C++ kernels are available,
-    are stored in the order that these read.
+    are stored in the order in which the kernels read them.
     """
 
     weight: Tensor
@@ -84,9 +85,9 @@ class PackedLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
     def _gemm(self, x: Tensor, rows: int) -> Tensor:
-        """A matrix product by oneDNN.
+        """Multiply by the matrix, with oneDNN on the CPU.
 
-        It is faster than MKL's in float32 on AMD CPUs (measured: 106 and 89 GFLOP/s).
+        In float32 on AMD CPUs, oneDNN is faster than MKL (106 GFLOP/s compared with 89).
         """
         slow = not torch_private.onednn_has_bf16() or (rows > MANY_ROWS and not prefers_bf16())
         exact = self.weight.dtype == torch.float32 or (x.device.type == "cpu" and slow)
@@ -94,8 +95,8 @@ class PackedLinear(nn.Module):
         if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
             one_token = x.dim() == 2 or x.shape[-2] == 1
             if one_token and FEW_ROWS < x.shape[0] <= 64 and self.weight.dtype != torch.int8:
-                # A second copy of the weights, in blocks, pays off if every token of a batch reads
-                # it.
+                # A second copy of the weights, in blocks, pays off because every token of the
+                # batch reads it.
                 if self.blocked is None:
                     self.blocked = torch_private.onednn_blocks(weight, x.shape[0])
                 weight = self.blocked

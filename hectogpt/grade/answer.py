@@ -22,7 +22,7 @@ from hectogpt.serialization import dump, load
 
 ALL_BYTES = 48 << 20  # the most bytes that one child may send
 LONGEST = 2000  # characters; a longer text in an answer is cut
-IMPORT = ""  # stands for the import of the files, in the place of a setting's name
+IMPORT = ""  # used like the name of a setting, for the import of the files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +187,10 @@ class Transcript:
         missing: packages that are not installed here; stand-ins replaced them.
         ends: setting, or IMPORT -> how a child died in it.
         seconds: the time that all children took together.
-        left: the (setting, variant) that the child must still answer, after (IMPORT, "").
-        ready: True once the child has received its restrictions and can run the submission.
-        size: bytes received from the present child.
+        left: the (setting, variant) pairs that the child must still answer. (IMPORT, "") is the
+            first of them until the files are imported.
+        ready: True once the child has restricted itself and can run the submission.
+        size: bytes received from the current child.
     """
 
     files: set[str] = field(default_factory=set)
@@ -203,7 +204,7 @@ class Transcript:
     size: int = 0
 
     def begin(self, asked: list[tuple[str, str]]) -> None:
-        """Prepare for the answers of a new child to these (setting, variant)."""
+        """Prepare for the answers of a new child to these (setting, variant) pairs."""
         self.left = [(IMPORT, ""), *asked]
         self.ready = False
         self.size = 0
@@ -211,8 +212,8 @@ class Transcript:
     def receive(self, header: dict[str, Any], body: bytes) -> None:
         """Store one frame.
 
-        Raises the errors of `answers_in` if it is malformed, and ValueError if the child sends
-        more frames or bytes than its answers can have.
+        Raises the errors of `answers_in` if the frame is malformed, and ValueError if the child
+        sends more frames than it was asked for, or more than ALL_BYTES.
         """
         self.size += len(str(header)) + len(body)
         if self.size > ALL_BYTES or not self.left:
@@ -235,7 +236,7 @@ class Transcript:
 
 
 def one_of(known: Collection[str], name: Any) -> str:
-    """Return the name if it is one of the known ones. Raises ValueError."""
+    """Return the name if it is one of the known ones. Raises ValueError if it is not."""
     if not isinstance(name, str) or name not in known:
         raise ValueError("an unknown name")
     return name

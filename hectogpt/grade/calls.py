@@ -1,4 +1,4 @@
-"""Compare calls with the right results and with those of known mistakes, and find broken laws."""
+"""Compare calls with right results and with results of known mistakes, and find broken laws."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def result_with(mistakes: Mistakes, setting: Setting, number: int) -> Computed:
 def gradients_with(mistakes: Mistakes, setting: Setting, number: int) -> dict[str, Tensor] | None:
     """Return the gradients of a part with these mistakes, by name.
 
-    They are taken with respect to its weights and, unless it is token ids, its input. Returns None
-    if the result does not require a gradient.
+    They are taken with respect to the weights of the part and to its input, unless that is token
+    ids. Returns None if the result does not require a gradient.
     """
     state = {name: value.clone().requires_grad_() for name, value in weights(setting).items()}
     x = given(setting, number).clone()
@@ -92,8 +92,8 @@ def scale_of(expected: Tensor) -> float:
 def difference(yours: Tensor, expected: Tensor) -> float:
     """Return the largest difference, relative to the scale of the expected numbers.
 
-    It is infinite if the shape or the kind of number differs, or if only one side is finite
-    somewhere. NaN and infinity equal themselves.
+    It is infinite if the shape or the kind of number differs, or if some element is finite on only
+    one side. Two NaNs count as equal, and so do two equal infinities.
     """
     if yours.shape != expected.shape or yours.is_floating_point() != expected.is_floating_point():
         return math.inf
@@ -110,7 +110,7 @@ def difference(yours: Tensor, expected: Tensor) -> float:
 
 
 def listed(names: list[str], most: int = 3) -> str:
-    """Return the first few names as text, and how many more there are."""
+    """Join the first few names, and say how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -209,7 +209,7 @@ class Call:
         return f"{where}{at} yours {x:.6g}, expected {y:.6g}{size}{part}"
 
     def has_gradients_of(self, mistakes: Mistakes = ()) -> bool:
-        """True if the gradients are those of the part with these mistakes; (): the right part."""
+        """True if the gradients are those of the part with these mistakes; () means with none."""
         made = gradients_with(mistakes, self.setting, self.number)
         trains = isinstance(self.answer, Values) and self.answer.trains
         if made is None or not trains:
@@ -224,8 +224,8 @@ class Call:
     def gradients_unlike(self, made: dict[str, Tensor]) -> list[str]:
         """Return the names of the gradients that differ from these.
 
-        A difference is relative to the size of the gradient, but at least to a tenth of the
-        largest one's: the gradient of W_k's bias is zero except for rounding.
+        A difference is taken relative to the size of the gradient, or to a tenth of the largest
+        gradient's size if that is larger: the gradient of W_k's bias is zero except for rounding.
         """
         answer = self.answer
         assert isinstance(answer, Values)
@@ -342,7 +342,8 @@ def does_count(calls: list[Call]) -> bool:
 def is_random(calls: list[Call]) -> bool:
     """True if an input gives a different result the second time in train mode, as with dropout."""
     setting = calls[0].setting
-    if not setting.train_mode or setting.part == "generate":  # our parts below have no dropout
+    # A patched "generate" runs on our own forward pass, which has no dropout.
+    if not setting.train_mode or setting.part == "generate":
         return False
     made = [call.result for call in calls]
     pairs = zip(made, made[len(setting.inputs) :], strict=False)

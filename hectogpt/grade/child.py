@@ -1,11 +1,11 @@
 """The grader's child process: restrict itself, import a submission, and send its results.
 
 `hectogpt.grade.runner` starts it in a temporary folder with a copy of the submission. The child
-gets the names of settings and makes weights and inputs itself. For the parts of the model it
-sends only what the submission returned; for train() also the right loss of each batch. It makes
-each call twice: with the grader's own functions in place of the parts below the judged one
-("patched"), so that a mistake there does not spread, and with the submission's own parts. The
-restrictions stop accidents, not attackers.
+gets the names of settings and makes weights and inputs itself. It sends only the results of the
+submission and, for train(), the right loss of each batch. It makes each call twice: once with the
+grader's own functions instead of the parts below the judged one ("patched"), so that a mistake in
+those parts does not spread, and once with the submission's own parts ("own"). The restrictions
+stop accidents, not attackers.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ MANY = 40  # calls made by `call_often`
 def prepare_everything() -> None:
     """Load libraries and make weights and inputs.
 
-    This comes before the limits, which then count only the submission's own use, and before the
-    submission can change torch.
+    This is done before the limits are set, so that they count only the submission's own use, and
+    before the submission can change torch.
     """
     import matplotlib.pyplot  # noqa: F401
 
@@ -102,8 +102,8 @@ def replies(
 ) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Yield the frames of a submission.
 
-    The first has the errors of imports and the missing packages. The others have the answers to
-    each (setting, variant) in `asked`.
+    The first has the errors of imports and the missing packages. Each of the others has the
+    answers to one (setting, variant) in `asked`.
     """
     imports = {name: error.facts() for name, error in errors.items()}
     yield {"imports": imports, "missing": sorted(missing)}, b""
@@ -152,7 +152,7 @@ KEYWORDS = {"generate": ("x", "num_new_tokens"), "loss": ("input_ids",)}
 
 
 def answers(setting: Setting, solution: ModuleType, patched: bool, dtype: str) -> list[Answer]:
-    """Return the answers to all inputs of a setting; a single error if the part cannot be built.
+    """Return the answers to all inputs of a setting, or one error if the part cannot be built.
 
     In the first setting of a part, many more calls are made before the first input is repeated,
     so that a part that counts its calls is caught.
@@ -231,7 +231,7 @@ def one_call(
 def differentiated(
     answer: Values, setting: Setting, module: nn.Module, leaf: Tensor, result: Any
 ) -> Values:
-    """Add the gradients with respect to the input, `leaf`, and the parameters to an answer."""
+    """Add to an answer the gradients with respect to its input, `leaf`, and the parameters."""
     if not isinstance(result, Tensor) or not result.requires_grad:
         return replace(answer, has_gradient=False)
     try:
@@ -332,7 +332,8 @@ def build(
 def construct(solution: ModuleType, name: str, size: Size) -> Any:
     """Create an object of a class of the submission.
 
-    A transformer does not initialise its weights: that is a separate part, and ours are loaded.
+    The Transformer's `_init_weights` is not run: it is a separate part of the assignment, and our
+    weights are loaded afterwards.
     """
     kind = getattr(solution, "Transformer", None)
     written = hasattr(kind, "_init_weights")
@@ -346,16 +347,16 @@ def config(solution: ModuleType, size: Size) -> Any:
 
 
 WHOLE = ("generate", "loss", "train")  # parts that use the whole forward pass
-# Part -> prefixes of the parameters of the parts below it. A mistake there may have renamed them.
+# Part -> prefixes of the parameters of the parts below it, which a mistake in those may rename.
 BELOW = {"block": ("mlp.", "attention."), "forward": ("backbone.",)}
 
 
 def fill(module: nn.Module, setting: Setting, dtype: torch.dtype, patched: bool = False) -> None:
-    """Copy our weights into the module, which is converted to `dtype`.
+    """Convert the module to `dtype`, and copy our weights into it.
 
     patched: the parts below are replaced, so their parameters are not checked. If the whole
-        forward pass is replaced, no parameters are checked: `forward` reports mistakes in the
-        constructor.
+        forward pass is replaced, no parameters are checked: mistakes in the constructor are
+        reported for the part `forward`.
 
     Raises ParametersError for a parameter that is missing, unknown, shared, or of a different
     shape.
@@ -423,7 +424,8 @@ def check_parameters(module: nn.Module, wanted: dict[str, Tensor], below: tuple[
 def replace_parts_below(module: nn.Module, setting: Setting) -> None:
     """Replace the parts directly below the judged one with our own functions.
 
-    They use the module's parameters. So a mistake in one part leaves the others right.
+    These functions use the module's parameters. So a mistake in one part does not make the parts
+    above it wrong.
     """
     part = setting.part
     wanted = state_of(setting)
@@ -431,7 +433,7 @@ def replace_parts_below(module: nn.Module, setting: Setting) -> None:
     def ours(owner: nn.Module, prefix: str = "") -> Computation:
         """Return our computation on the owner's parameters.
 
-        Our own replace those that the owner lacks or has in a different shape.
+        Our own weights replace parameters that the owner lacks or has in a different shape.
         """
         like = next(owner.parameters(), torch.zeros((), dtype=torch.float64))
         state = {n.removeprefix(prefix): v for n, v in wanted.items() if n.startswith(prefix)}
@@ -459,7 +461,7 @@ def replace_parts_below(module: nn.Module, setting: Setting) -> None:
 def training(setting: Setting, modules: dict[str, ModuleType]) -> Answer:
     """Run train(). Return the numbers that it records, and the record of its batches and steps.
 
-    Raises the error of train(), unless it has called plot_results before.
+    Raises the error of train(), unless train() has already called plot_results.
     """
     solution = modules["model_solution"]
     model = construct(solution, "Transformer", TRAIN_SIZE)
@@ -472,9 +474,10 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> Answer:
     }
 
     def loss_of(ids: Tensor) -> Tensor:
-        """Return the right loss of a batch: of the whole rows, if they are known.
+        """Return the right loss of a batch.
 
-        The loop may have cut off their last tokens.
+        If all its rows are found in the text, the loss is that of the whole rows: the loop may
+        have cut off their last tokens.
         """
         rows = rows_of(ids, train_text())
         whole = ids.long() if -1 in rows else train_text()[rows]
@@ -504,9 +507,9 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> Answer:
 
 
 def watched(model: Any, watch: Watch) -> Any:
-    """Replace the loss of a model with ours, and report its batches to `watch`.
+    """Replace the loss of a model with ours, and report the batches to `watch`.
 
-    Initialising its weights sets them to ours again. Returns the model.
+    The model's `_init_weights` sets our weights again. Returns the model.
     """
     forward = model.forward
     first = {name: value.detach().clone() for name, value in watch.parameters.items()}
@@ -551,7 +554,7 @@ HEAVY = {
 class Absent(type):
     """A stand-in for a package that is not installed, or for anything in it.
 
-    It can be named, derived from and passed around. A call during the import of files, such as
+    It can be named, subclassed and passed around. A call during the import of files, such as
     one that creates a tokenizer at the top of a file, returns a new stand-in. A later call fails.
     """
 
@@ -571,7 +574,8 @@ class Absent(type):
 class LazyAnnotations(SourceFileLoader):
     """Load a file without evaluating its annotations, as Python 3.14 does.
 
-    `Float[Tensor, ...]`, with an ellipsis for its axes, raises an error in earlier versions.
+    In earlier versions, `Float[Tensor, ...]`, with an ellipsis for its axes, raises an error when
+    it is evaluated.
     """
 
     def source_to_code(self, data: Any, path: Any, *_: Any, **__: Any) -> CodeType:  # type: ignore[override]
@@ -640,9 +644,9 @@ def import_with_stand_ins(name: str, finder: Finder) -> ModuleType:
 def shut_in(memory: int) -> Finder:
     """Restrict this process, and return the finder of the folder's modules.
 
-    It may use `memory` more bytes than now. It may not use the network, start other programs, or
-    change files outside its folder. Neither Landlock nor the audit hook can be undone. Only
-    Landlock stops code that bypasses Python.
+    The process may use `memory` more bytes than now. It may not use the network, start other
+    programs, or change files outside its folder. Neither Landlock nor the audit hook can be
+    undone. Only Landlock stops code that bypasses Python.
     """
 
     def refuse(what: str) -> None:

@@ -3,7 +3,7 @@
 Its steps are so small that each known mistake changes only one or two methods. It shares no code
 with the textbook or with the fast model. The parent uses it to compute the right result of a part,
 and the results of known mistakes (subclasses that replace methods, see mistakes.py). The child
-uses it in place of the parts below the one that is judged.
+uses it instead of the parts below the one that is judged.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Computation:
         return scores / math.sqrt(self.size.d_attention)
 
     def future(self, scores: Tensor) -> Tensor:
-        """The mask [query, key], True where the key is later than the query."""
+        """Return the mask [query, key], True where the key is later than the query."""
         return torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
 
     def hide(self, scores: Tensor) -> Tensor:
@@ -223,7 +223,9 @@ class Computation:
         return y
 
     def run(self, part: str, x: Tensor, n: int = 0) -> Tensor:
-        """Return the result of a part for an input. Parts of a block are those of the first block.
+        """Return the result of a part for an input.
+
+        A block, or a part inside one, has the weights of the first block.
 
         n: the number of new tokens, for "generate".
         """

@@ -1,11 +1,11 @@
 """Judge each part of a submission from its answers, and find the mistake in it.
 
 `judge_part` returns the result of a part: its outcome, the broken laws, and the mistake that
-explains them, from `diagnose`. This runs in the parent, which knows the right values. mistakes.py
-has the known mistakes. Numbers of the formulas that may be mistyped are fitted: a family is the
-computation with free numbers in one step. Least squares finds them from a few answers, and they
-are reported only if they reproduce all answers. Errors, and results that are not tensors, are
-diagnosed from their message.
+explains them, which `diagnose` finds. This module runs in the parent process, which knows the
+right values. mistakes.py has the known mistakes. Numbers in formulas that may be mistyped are
+fitted: a family is the computation with free numbers in one step. Least squares finds these
+numbers from a few answers, and they are reported only if they reproduce all answers. Errors, and
+results that are not tensors, are diagnosed from their message.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ from hectogpt.grade.mistakes import (
 from hectogpt.grade.result import Diagnosis, Finding, Outcome, PartResult
 from hectogpt.grade.watch import MOST, Loop, Seen, first_fault
 
-EXACT = dict.fromkeys(("xtol", "ftol", "gtol"), 1e-14)  # tolerances at which least squares stop
+EXACT = dict.fromkeys(("xtol", "ftol", "gtol"), 1e-14)  # tolerances of the least-squares fit
 PAIRS = 3000  # the most pairs of mistakes to try, which takes a second or two
 
 
 def judge_part(part: str, transcript: Transcript) -> PartResult:
-    """Judge a part: from its answers or, if it could not be run, from the reason."""
+    """Judge a part from its answers or, if it could not be run, from the reason for that."""
     module = BY_NAME[part].module
     if module not in transcript.files:
         return PartResult(part, "not handed in", f"there is no {module}.py")
@@ -89,7 +89,7 @@ def judge_part(part: str, transcript: Transcript) -> PartResult:
 def judge_model(part: str, transcript: Transcript) -> PartResult:
     """Judge a part of the model.
 
-    It passes if it breaks no law that counts, either with our parts below it or with its own.
+    It passes if it breaks no law that counts, on our lower parts or on the submission's own.
     """
     patched, own = (calls_of(transcript, part, variant) for variant in ("patched", "own"))
     if not patched:
@@ -102,7 +102,7 @@ def judge_model(part: str, transcript: Transcript) -> PartResult:
     outcome, reason = classify(part, [call.answer for call in counted], transcript)
     if outcome in ("not started", "blocked"):
         return PartResult(part, outcome, reason)
-    # The notes repeat this for other inputs.
+    # Leave out the notes, which repeat the same fault for other inputs.
     broken = tuple(finding for finding in found if finding.counts)
     first = counted[0].answer
     diagnosis = diagnose(part, counted) if outcome == "failed" else diagnose_error(part, first)
@@ -112,7 +112,7 @@ def judge_model(part: str, transcript: Transcript) -> PartResult:
 
 
 def calls_of(transcript: Transcript, part: str, variant: str) -> list[list[Call]]:
-    """Return the calls of each setting of a part; [] if a setting that counts has none."""
+    """Return the calls of each setting of a part; [] if a setting that counts has no answers."""
     found = []
     for setting in laws.settings_of(part):
         dtype, answers = transcript.answers.get((setting.name, variant), ("", []))
@@ -126,8 +126,9 @@ def calls_of(transcript: Transcript, part: str, variant: str) -> list[list[Call]
 def classify(part: str, answers: list[Answer], transcript: Transcript) -> tuple[Outcome, str]:
     """Return the outcome of a part that is not right, and the reason.
 
-    The reasons are a stub, lack of memory, a different architecture, or a lower part that cannot
-    be built for the same reason. In all other cases the outcome is "failed", without a reason.
+    Possible reasons are a stub, lack of memory, a different architecture, or a lower part that
+    cannot be built for the same reason. In all other cases the outcome is "failed", without a
+    reason.
     """
     first = answers[0]
     if all(map(is_stub, answers)):
@@ -165,7 +166,7 @@ def is_stub(answer: Answer) -> bool:
 
 
 def judge_watched(part: str, transcript: Transcript) -> PartResult:
-    """Judge train(), run without clipping and with it, or plot_results, which earns no points.
+    """Judge train() from runs without and with clipping, or plot_results, which earns no points.
 
     Remarks on things that the assignment does not ask for become notes.
     """
@@ -194,7 +195,7 @@ def judge_watched(part: str, transcript: Transcript) -> PartResult:
 
 
 def judge_curves(curves: list[Curves], notes: list[Finding]) -> tuple[str, Diagnosis | None]:
-    """Return the symptom of a wrong loop, or "", and the diagnosis. Add to the notes."""
+    """Return the symptom of a wrong loop, or "", and the diagnosis. Add remarks to `notes`."""
     if any(answer.kept for answer in curves):
         words = "losses are kept as tensors with their graph: memory grows with every step"
         notes.append(Finding("plain numbers kept", words, laws.SAYS["numbers"]))
@@ -254,8 +255,8 @@ def curve(loop: Loop) -> str:
 def diagnose(part: str, calls: list[Call]) -> Diagnosis | None:
     """Find the mistake in a part that has failed, from the calls that count.
 
-    If only train mode is wrong, or if no mistake explains all calls, only the calls in one mode
-    are used.
+    If only the calls in train mode are wrong, use only those. If no mistake explains all calls,
+    try the calls in eval mode alone.
     """
     train = [call for call in calls if call.setting.train_mode]
     others = [call for call in calls if not call.setting.train_mode]
@@ -370,7 +371,7 @@ def say_side_effect(evidence: Evidence) -> Diagnosis | None:
 
 
 def say_cropped(evidence: Evidence) -> Diagnosis | None:
-    """Diagnose a generated text that is wrong only past the context: it lacks its beginning."""
+    """Diagnose generated texts that lose their beginning when they outgrow the context."""
     if any(not call.setting.counts and any(call.setting.new_tokens) for call in evidence.wrong):
         return named("generate", [("returned text cropped",)])
     return None
@@ -420,8 +421,8 @@ def reproduces(mistakes: Mistakes, calls: list[Call]) -> bool:
 def pairs_of(part: str, calls: list[Call]) -> list[tuple[Mistake, Mistake]]:
     """Return the pairs of mistakes that may fit, up to PAIRS.
 
-    They change different steps, and neither alone raises, gives a shape that is neither right nor
-    the submission's, or contradicts an answer that is right.
+    The two mistakes change different steps. Each of them alone raises no error, gives the right
+    shape or the submission's, and agrees with all answers that are right.
     """
 
     def may_be(mistake: Mistake) -> bool:
@@ -472,7 +473,7 @@ def fit(part: str, calls: list[Call]) -> Diagnosis | None:
 
 
 def fitted(part: str, family: Family, calls: list[Call]) -> Diagnosis | None:
-    """Diagnose mistyped numbers with which a family reproduces all calls; None if it cannot."""
+    """Diagnose the mistyped numbers with which a family reproduces all calls, if there are any."""
 
     def made(values: Iterable[float], call: Call) -> Computed:
         kind = type(
@@ -480,11 +481,11 @@ def fitted(part: str, family: Family, calls: list[Call]) -> Diagnosis | None:
         )
         return compute(kind, call.setting, call.number)
 
-    # The shortest call of each model: numbers that depend on a model's sizes must fit all models.
+    # The longest call of each setting: the same numbers must fit models of all sizes.
     few = {c.setting.name: c for c in sorted(calls, key=lambda c: c.setting.inputs[c.number][1])}
 
     def misses(values: Iterable[float]) -> np.ndarray:
-        """Return the errors of all elements. Raises ArithmeticError if they cannot be compared."""
+        """Return every element's error. Raises ArithmeticError if results cannot be compared."""
         parts = []
         for call in few.values():
             mine = made(values, call)

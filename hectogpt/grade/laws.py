@@ -1,17 +1,17 @@
-"""Settings: models and inputs that a submission is run on, each with the law that it checks.
+"""Settings: models and inputs that a submission is run on. Each setting checks one law.
 
-A setting has the sizes of a model, weights on which mistakes show, and inputs for one part. The
-grader and its child each make the same numbers from it. Nothing is trivial: attention is peaked,
+A setting has the sizes of a model, weights that reveal mistakes, and inputs for one part. The
+grader and its child derive the same numbers from it. Nothing is trivial: attention is peaked,
 gains and biases of norms differ, rows and prompts differ, most axes differ in length, and some
 heads have a width that is neither a square nor a power of two. Weights and inputs other than
 token ids are float64, from a generator seeded by the setting's name.
 
 Some laws do not count, because the assignment never asks for them. Breaking one is only a note.
-Tolerances are relative to the spread of the right result. In float64 the allowed difference is
-more than a hundred times the error of right solutions that round to float32 inside (3e-7; without
-such rounding 1e-14), and the nearest mistake differs four hundred times as much as is allowed. A
-submission that cannot run in float64 is judged in float32, with a factor of fifty on both sides.
-Tests measure these numbers.
+Tolerances are relative to the spread of the right result. In float64, correct solutions have an
+error of 1e-14, or of 3e-7 if they round to float32 internally. The tolerance is more than a
+hundred times the larger of these, and the nearest mistake differs by four hundred times the
+tolerance. A submission that cannot run in float64 is judged in float32, where both margins are a
+factor of fifty. Tests measure these numbers.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class Setting:
     size: the sizes of the model.
     inputs: (batch, seq) of each input.
     law: the name of the law that the setting checks.
-    kind: the kind of weights and inputs. "trained"; "bend": the MLP works where the two forms of
-        GELU differ most; "loud": scores of about 10^5; "quiet": a stream so small that a norm's
-        eps matters; "end": the last token always has the largest logit.
-    new_tokens: for generate: the number of new tokens for each input.
+    kind: the kind of weights and inputs. "trained": the usual ones; "bend": the MLP works where
+        the two forms of GELU differ most; "loud": scores of about 10^5; "quiet": a stream so small
+        that a norm's eps matters; "end": the last token always has the largest logit.
+    new_tokens: the number of new tokens for each input, in settings for generate.
     train_mode: run the module in train mode.
-    gradient: also compute the gradient of a weighted sum of the result with respect to every
-        weight of the part and, unless it is token ids, to the input.
-    counts: True if breaking the law fails the part; otherwise that is a note.
+    gradient: also compute the gradient of a weighted sum of the result, with respect to every
+        weight of the part and to the input, unless that is token ids.
+    counts: True if breaking the law fails the part; False if that is only a note.
     slack: factor on the usual tolerance.
     """
 
@@ -92,7 +92,7 @@ class Setting:
 
     @property
     def seed(self) -> int:
-        """The seed. It depends only on the name, so adding a setting changes no other."""
+        """The seed. It depends only on the name, so adding a setting changes no other seed."""
         return zlib.crc32(self.name.encode())
 
 
@@ -234,7 +234,7 @@ def settings_of(part: str) -> list[Setting]:
     return sorted(settings, key=lambda one: not one.counts)
 
 
-# --- train.py: all rows of its text differ, so that reused rows are noticed and shuffling is fine
+# --- train.py: all rows of the text differ, so reused rows are noticed, and shuffling is allowed
 
 TRAIN_SIZE = Size(d_model=24, n_heads=3, n_layers=1, context_length=12, vocab_size=31)
 STEPS = 6

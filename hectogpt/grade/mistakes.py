@@ -4,7 +4,8 @@ MISTAKES change the part's result. GRADIENTS leave every value right and break t
 FAMILIES are numbers that may be mistyped.
 
 A mistake has a name, and functions that replace one or two methods of the computation.
-mistakes.toml says where each is and what it is; symptoms.json says what its author sees.
+mistakes.toml says where each mistake is, and describes it; symptoms.json says what a student who
+makes it will see.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def sentences() -> dict[str, Any]:
 
 @lru_cache
 def words_of(part: str) -> dict[str, Words]:
-    """Return the sentence about each mistake of a part.
+    """Return name -> words for each mistake of a part.
 
     part: a part; "end" for the mistakes that every part may have; "loop" for those of train().
     """
@@ -140,7 +141,7 @@ ENDS = mistakes_in(
 def normalised(
     axis: int = -1, mean: bool = True, sample: int = 0, outside: bool = False
 ) -> Method:
-    """A norm with mistakes.
+    """Return a norm with mistakes.
 
     Args:
         axis: the axis to normalise over.
@@ -187,7 +188,7 @@ NORM_MISTAKES = [
 
 Half = Callable[
     [Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], Tensor
-]  # of stream, norm and part
+]  # computes half of a block from the stream, a norm and a part
 
 
 def halves(name: str, change: Half) -> list[Mistake]:
@@ -247,7 +248,7 @@ Factor = Callable[[Computation, Tensor], float]
 
 
 def beside(scores: Tensor, diagonal: int) -> Tensor:
-    """The mask [query, key], True where the key is at least `diagonal` later than the query."""
+    """Return the mask [query, key], True where key >= query + diagonal."""
     return torch.ones(scores.shape[-2:], dtype=torch.bool).triu(diagonal)
 
 
@@ -268,13 +269,13 @@ POWERS = {
 
 
 def scaled(how: str, name: str) -> Mistake:
-    """The scores, scaled by a power of a size instead of the root of the head's width."""
+    """Return the mistake of scaling the scores by a wrong power of a size, or by a wrong size."""
     short = f"scale by {name}" if how == "divided by the root of" else f"scores {how} {name}"
     return Mistake(short, scale=lambda s, t: t * SIZES[name](s, t) ** POWERS[how])
 
 
 def projecting(matrices: str = "qkv", biasless: str = "", untransposed: str = "") -> Method:
-    """Queries, keys and values from these matrices.
+    """Return a method that computes queries, keys and values with these matrices.
 
     Args:
         matrices: the letters of the matrices used for queries, keys and values.
@@ -294,13 +295,13 @@ def projecting(matrices: str = "qkv", biasless: str = "", untransposed: str = ""
 
 
 def deal_heads(self: Computation, t: Tensor) -> Tensor:
-    """Heads in which column c belongs to head c mod n_heads."""
+    """Return heads in which column c belongs to head c mod n_heads."""
     batch, seq, _ = t.shape
     return t.reshape(batch, seq, -1, self.size.n_heads).permute(0, 3, 1, 2)
 
 
 def heads_last(self: Computation, t: Tensor) -> Tensor:
-    """Heads without the transposition, so that heads attend to heads at each position."""
+    """Return heads without the transposition, so heads attend to heads at each position."""
     return t.unflatten(-1, (self.size.n_heads, -1))
 
 
@@ -471,7 +472,7 @@ def positioned(index: Change) -> Change:
 
 
 def final(**changes: Method) -> Change:
-    """The final norm with these changes; the other norms stay right."""
+    """Return the final norm with these changes; the other norms stay right."""
 
     def norm(self: Computation, x: Tensor) -> Tensor:
         kind = type("Final", (Computation,), changes)
@@ -593,9 +594,9 @@ GENERATE = [
 
 
 def scrambled(self: Computation, logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy of logits that are reshaped to [batch, vocab, n] instead of transposed.
+    """Return the cross entropy of logits that are reshaped instead of transposed.
 
-    This mixes up classes and positions.
+    Reshaping to [batch, vocab, n] mixes up classes and positions.
     """
     batch, n, vocab = logits.shape
     return F.cross_entropy(logits.reshape(batch, vocab, n), targets, reduction="none")
@@ -682,11 +683,11 @@ MISTAKES = {
 }
 
 
-# --- gradients: what is detached, or taken by .data
+# --- mistakes in gradients: a tensor is detached, or taken by .data
 
 
 def detached(method: str) -> Method:
-    """The right method, with a detached result."""
+    """Return the right method, with a detached result."""
 
     def right(self: Computation, *arguments: Any) -> Any:
         made = getattr(Computation, method)(self, *arguments)
@@ -696,17 +697,21 @@ def detached(method: str) -> Method:
 
 
 def of_detached(method: str) -> Method:
-    """The right method, called with a detached input."""
+    """Return the right method, called with a detached input."""
     return lambda self, *a: getattr(Computation, method)(self, *a[:-1], a[-1].detach())
 
 
 def cut(name: str, method: str, by: Callable[[str], Method] = detached) -> Mistake:
-    """A method cut off from the gradient: at its result or, with `of_detached`, at its input."""
+    """Return the mistake of detaching a method's result or, with `of_detached`, its input."""
     return Mistake(name, **{method: by(method)})
 
 
 def projecting_detached(inputs: str = "", results: str = "") -> Method:
-    """The right queries, keys and values; some are detached, or computed from a detached input."""
+    """Return a method that computes queries, keys and values without some gradients.
+
+    inputs: the letters of those that are computed from a detached input.
+    results: the letters of those that are detached.
+    """
 
     def project(self: Computation, p: str, x: Tensor) -> tuple[Tensor, ...]:
         made = ((n, self.linear(f"{p}W_{n}", x.detach() if n in inputs else x)) for n in "qkv")
@@ -716,7 +721,7 @@ def projecting_detached(inputs: str = "", results: str = "") -> Method:
 
 
 def statistics(mean: bool, deviation: bool) -> Method:
-    """The right norm, with a detached mean, deviation or both."""
+    """Return the right norm, with its mean, its deviation or both detached."""
 
     def norm(self: Computation, name: str, x: Tensor) -> Tensor:
         m = x.mean(-1, keepdim=True)
@@ -739,7 +744,7 @@ STATISTICS = mistakes_in(
 
 
 def unlearned(token: int) -> Method:
-    """The right embeddings, with that of one token detached."""
+    """Return the right embeddings, except that one token's embedding is detached."""
 
     def tokens(self: Computation, ids: Tensor) -> Tensor:
         made = Computation.tokens(self, ids)

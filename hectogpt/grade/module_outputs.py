@@ -1,7 +1,7 @@
 """The outputs of every module of a model on given tokens, for `hectogpt bisect`.
 
 Grading does not use them. Run as a program, this module computes the outputs of a
-model_solution.py, with the restrictions of a graded submission.
+model_solution.py, under the restrictions of a graded submission.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ Outcome = Literal[
 ]
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
 WRONG = OUTCOMES[4:]
-COMPUTED = {"title", "points", "max_points"}  # added to a record for its readers; not fields
+# Keys of a record that are computed for its readers; they are not fields.
+COMPUTED = {"title", "points", "max_points"}
 
 
 @dataclass(frozen=True)
@@ -415,8 +416,8 @@ def gradescope(result: Result, level: int = 3) -> dict[str, Any]:
 def pages(found: list[Result], level: int) -> dict[str, dict[str, Any]]:
     """Return file name -> title and blocks of a page.
 
-    With one submission, index.html is its page. With several, it is the overview, with links to
-    the others, which do not link to it, so that each can be given to its student.
+    With one submission, index.html is its page. With several, index.html is the overview and
+    links to a page for each. Those pages do not link back, so each can be given to its student.
     """
     if len(found) == 1:
         return {"index.html": submission_page(found[0], level)}

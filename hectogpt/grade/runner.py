@@ -37,8 +37,8 @@ from hectogpt.grade.result import Outcome, PartResult, Result, result_of
 from hectogpt.grade.submission import Submission, read_submission
 from hectogpt.process import CancelledError
 
-PREFIX = "hectogpt-grade-"  # of folders in the system's temporary folder
-OWNER = "owner"  # a file in each of them, locked by its grader
+PREFIX = "hectogpt-grade-"  # how the names of the grader's temporary folders begin
+OWNER = "owner"  # a file in each such folder, locked by the grader that made it
 ALL_FILES = 512 << 20  # bytes that a submission may write
 # Errors from a frame that cannot be parsed: the submission has written to the private channel.
 RUBBISH = (
@@ -76,7 +76,7 @@ class Limits:
 
 @contextmanager
 def private_folder(submission: Submission) -> Iterator[Path]:
-    """Context manager: a folder with a submission's files that only this user may enter.
+    """Context manager: a folder that only this user may enter, with the files of a submission.
 
     On exit, the folder is removed and processes that the submission left running are killed. If
     the grader itself is killed, `sweep` does both later.
@@ -94,7 +94,7 @@ def private_folder(submission: Submission) -> Iterator[Path]:
 
 
 def sweep() -> None:
-    """Remove the folders of killed graders, and kill processes that their submissions left.
+    """Remove the folders of killed graders, and kill the processes that their submissions left.
 
     A running grader is recognized by the lock that it holds in its folder.
     """
@@ -121,9 +121,10 @@ def end_daemons(folder: Path) -> None:
 
 
 def start(module: str, folder: Path) -> process.Child:
-    """Start a module in a folder.
+    """Start a module as a child process in a folder.
 
-    Of the user's environment it gets only the language and the places of programs and libraries.
+    From the user's environment, the child gets only the language and the paths of programs and
+    libraries.
     """
     import matplotlib
 
@@ -141,7 +142,7 @@ def start(module: str, folder: Path) -> process.Child:
         "PYTHONUNBUFFERED": "1",
         "PYTHONIOENCODING": "utf-8:replace",
         "PYTHONHASHSEED": "0",
-        # A file of the submission never shadows a library that the grader imports.
+        # A file of the submission must not shadow a library that the grader imports.
         "PYTHONSAFEPATH": "1",
     }
     known = {name: os.environ[name] for name in kept if name in os.environ}
@@ -151,7 +152,7 @@ def start(module: str, folder: Path) -> process.Child:
 def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> Transcript:
     """Run a submission's code in every setting and return its answers.
 
-    A child process runs it, by `main` in grade/child.py, and sends a frame for each setting.
+    The code runs in a child process: `main` in grade/child.py sends a frame for each setting.
 
     Raises CancelledError once `cancelled` is set.
     """
@@ -167,7 +168,7 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> T
     while left:
         rest = limits.total_seconds - (time.monotonic() - begun)
         if rest <= 0:
-            words = "the time for the whole submission was over"
+            words = "the time for the whole submission ran out"
             transcript.ends |= {
                 name: ("timed out", words) for name, variant in left if variant == "patched"
             }
@@ -219,7 +220,7 @@ def describe_ending(
     ending: process.Ending, transcript: Transcript, limits: Limits
 ) -> tuple[Outcome, str]:
     """Return the outcome of the setting in which a child ended, and a description of the end."""
-    outcome: Outcome = "out of memory" if ending.code == -9 else "crashed"  # 9: not killed by us
+    outcome: Outcome = "out of memory" if ending.code == -9 else "crashed"  # -9: not killed by us
     words = f"the process ended before its work was done (exit code {ending.code})"
     if ending.how == "cancelled":
         outcome = "output flood"
@@ -248,7 +249,8 @@ def grade(
 ) -> Result:
     """Run and judge a submission.
 
-    Nothing that a submission does raises an error here. Raises CancelledError.
+    Nothing that a submission does makes this raise an error. Raises CancelledError once
+    `cancelled` is set.
     """
     name = submission.name
     key = submission.key
@@ -297,7 +299,7 @@ def check_reference(limits: Limits) -> None:
             why=f"{why} ({versions})",
             fix="pip install a version of torch that hectogpt names in its requirements, or "
             "report this",
-            kept="nobody's points: nothing was graded",
+            kept="everyone's points: nothing was graded",
             code=errors.EXACTNESS,
         )
     with suppress(OSError, UserError):  # without the file, the check is repeated next time

@@ -26,7 +26,7 @@ LOOKS = re.compile(
     r"^\s*(import|from)\s+(hectogpt|reference|inspect|ctypes)\b|sys\.modules|_getframe|f_back|f_locals"
     r"|get_objects|__subclasses__|__import__|import_module|spec_from_file|(?<![.\w])(exec|eval)\(|model_solution\.py"
 )
-# The name of a Python file, which may be in packages.
+# The path of a Python file, which may be inside packages.
 NAME = re.compile(r"([A-Za-z_]\w{0,60}/){0,4}\w[\w.-]{0,100}\.py")
 NOTHING = f"there is no {SOLUTION} in it"
 LINK = "it is a link; links are not followed"
@@ -59,7 +59,7 @@ class Submission:
     def looks(self) -> tuple[str, ...]:
         """Return up to 20 lines that a teacher may want to read.
 
-        They mention the grader, or use ways to inspect the program that runs them.
+        They mention the grader, or use ways to inspect the program that runs the submission.
         """
         texts = {
             name: content.decode("utf-8", errors="replace")
@@ -80,8 +80,8 @@ def find(paths: tuple[Path, ...]) -> list[Submission]:
     """Return the submissions in these paths, each once, sorted by name within a path.
 
     A path is a .py file, a .zip archive, a folder with model_solution.py, or a folder with any of
-    these inside. A subfolder of such a folder that holds no submission is returned as a submission
-    with a fault. If several paths are given, so is a path that holds none.
+    these inside. If a direct subfolder of such a folder holds no submission, it is returned as a
+    submission with a fault. If several paths are given, so is each path without a submission.
 
     Raises UserError for a path that does not exist, and for a single path without a submission.
     """
@@ -116,7 +116,7 @@ def find(paths: tuple[Path, ...]) -> list[Submission]:
 def find_one(paths: tuple[Path, ...]) -> Submission:
     """Return the only submission in these paths.
 
-    If there is none, or more than one, return one with a fault that tells the student so.
+    If there is none, or more than one, return a submission with a fault that tells the student so.
 
     Raises UserError if the first path does not exist.
     """
@@ -177,10 +177,10 @@ def _name(path: Path, root: Path) -> str:
 def read_submission(path: Path, name: str) -> Submission:
     """Read a submission from a folder, a .zip archive, or a single file with any name.
 
-    A folder is read with its packages. In an archive, model_solution.py may be in a folder; the
-    shortest path is used. utils.py and train.py next to model_solution.py belong to the
-    submission. Links are not followed, because they may lead to the teacher's files. Archives are
-    not unpacked to disk.
+    A folder is read with its packages. In an archive, model_solution.py may be in any folder; if
+    there are several, the one with the shortest path is used. utils.py and train.py next to
+    model_solution.py belong to the submission. Links are not followed, because they may lead to
+    the teacher's files. Archives are not unpacked to disk.
     """
     if path.name == SOLUTION:
         path, name = path.parent, path.parent.resolve().name
@@ -225,7 +225,7 @@ def _contents(inside: Mapping[str, Path | zipfile.Path]) -> dict[str, bytes]:
     assignment's files is UTF-16.
     """
     if SOLUTION not in inside:
-        raise ValueError(f"there is no {SOLUTION} in it that is a file; links are not followed")
+        raise ValueError(f"no {SOLUTION} in it is a regular file; links are not followed")
     python = sorted(
         filter(NAME.fullmatch, inside),
         key=lambda name: (name not in SOURCES, name.count("/"), name),
@@ -241,7 +241,7 @@ def _contents(inside: Mapping[str, Path | zipfile.Path]) -> dict[str, bytes]:
 
 
 def _files(folder: Path, root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield (path below the root, path) of a folder's files and its packages' Python files."""
+    """Yield (path below the root, path) for a folder's files and for Python files in packages."""
     for path in folder.iterdir():
         name = path.relative_to(root).as_posix()
         if path.is_symlink():

@@ -2,9 +2,9 @@
 
 The grader and the tests of a kit share this file: a kit contains a copy of it, so it imports
 nothing from hectogpt. `run_train` runs the loop on a given model and text. The losses and norms
-that the loop records are compared with those that the model computed. Each step of its optimizer
-is inspected, so the grader need not know the optimizer or the schedule. `draw` inspects the
-pictures that plot_results saves.
+that the loop records are compared with those that the model computed. Each step of the loop's
+optimizer is inspected, so the grader need not know the optimizer or the schedule. `draw` inspects
+the pictures that plot_results saves.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from torch.optim.optimizer import (
 )
 from torch.utils.data import DataLoader
 
-MOST = 200  # batches and steps that are recorded
-TOLERANCE = 1e-3  # relative: over several steps, float32 sums in a different order differ
+MOST = 200  # the most batches, and the most steps, that are recorded
+TOLERANCE = 1e-3  # relative; float32 sums in a different order drift apart over several steps
 
 
 @dataclass
@@ -41,12 +41,12 @@ class Seen:
         plain: True if all their settings, except the learning rate, are AdamW's defaults.
         ids: the token ids of each batch, [batch, seq].
         loss: the right loss of each batch.
-        after: the loss of the same batch after its step.
-        norm: the norm of that loss's gradient.
+        after: the right loss of the same batch after the optimizer's step.
+        norm: the norm of the gradient of `loss`.
         left: the norm of the gradients that were present before each backward pass.
         start: a checksum of the weights before each batch.
         raw: the norms of the gradients after each backward pass.
-        batch: the number of batches so far at each step.
+        batch: at each step of an optimizer, the number of batches so far.
         kind: the number of the optimizer that made the step.
         at: the norms of the gradients at each step.
         most: the largest absolute values of the gradients at each step.
@@ -69,7 +69,7 @@ class Seen:
         length = {"n": len(self.ids), "s": len(self.numbers["batch"]), "P": len(self.names)}
         for name, axes in SHAPES.items():
             if self.numbers[name].shape != tuple(length[axis] for axis in axes):
-                raise ValueError(f"{name} has a wrong shape")
+                raise ValueError(f"{name} has the wrong shape")
 
     def joined(self, size: int) -> Seen:
         """Join the backward passes of each step into one batch of `size` rows.
@@ -144,7 +144,7 @@ class Watch:
     def norms(self, of: Callable[[Tensor], Tensor] = torch.linalg.vector_norm) -> list[float]:
         """Return the norm of each parameter's gradient, or 0 if it has none.
 
-        of: computes a different number than the norm.
+        of: the function of the gradient to use instead of the norm.
         """
         return [0.0 if p.grad is None else float(of(p.grad)) for p in self.parameters.values()]
 
@@ -165,7 +165,7 @@ class Watch:
         return float(loss.detach()), float(torch.stack(norms).norm())
 
     def backward_of(self, ids: Tensor, output: Tensor) -> None:
-        """Register the output of a batch. The batch counts once its gradient is computed."""
+        """Register the output of a batch, which is recorded when backward reaches the output."""
         if output.requires_grad:
             loss, norm = self.loss_and_norm(ids)
             known = ids.detach().clone()
@@ -249,7 +249,8 @@ GIVEN: dict[str, Any] = {"str": "run", "int": 1, "float": 0.0, "bool": False}
 class Recorded(NamedTuple):
     """The numbers that train() has recorded.
 
-    losses, norms: as passed to plot_results, or else as returned; None if there are none.
+    losses, norms: the arguments of plot_results or, if it was not called, the first two results of
+        train(); None if there are none.
     after: an error that was raised after plot_results was called.
     result: the value that train() returned.
     """
@@ -269,7 +270,7 @@ def run_train(file: Any, model: Any, text: Tensor, wanted: dict[str, Any]) -> Re
         text: the chunks to train on.
         wanted: arguments to pass if train() accepts them.
 
-    Raises the error of train(), unless it has called plot_results before.
+    Raises the error of train(), unless train() has already called plot_results.
     """
     recorded: list[tuple[Any, Any]] = []
     result = after = None
@@ -298,7 +299,7 @@ def run_train(file: Any, model: Any, text: Tensor, wanted: dict[str, Any]) -> Re
 
 
 def in_this_process(loader: Any, *arguments: Any, **options: Any) -> None:
-    """Construct a loader without worker processes: the changes made here do not reach those."""
+    """Construct a loader without worker processes, which the changes made here would not reach."""
     LOADER(loader, *arguments, **options)
     loader.num_workers = loader.timeout = 0
 
@@ -328,7 +329,7 @@ def plain(values: Any) -> Tensor:
 
 
 def rows_of(ids: Tensor, text: Tensor) -> list[int]:
-    """Return the number of each row of a batch in the text, or -1 for a row that is not in it.
+    """Return, for each row of a batch, its number in the text, or -1 if it is not there.
 
     A row is found even if its last token is cut off.
     """
@@ -410,7 +411,7 @@ class Loop:
         ignored = len(self.seen.ids) > self.steps
         for name, made in (("loss", self.losses), ("gradient norm", self.norms)):
             if len(made) != self.steps:
-                seen = f"{len(made)} numbers for {name}, expected {self.steps} (one a step)"
+                seen = f"{len(made)} {name} values, expected {self.steps} (one per step)"
                 yield Fault("max_steps ignored" if ignored else "", seen)
 
     def faults_of_steps(self) -> Iterator[Fault]:
@@ -439,7 +440,7 @@ class Loop:
             words = f"at the backward pass of step {step} an older gradient is still there"
             yield Fault("zero_grad not at every step", words)
         if not seen.batch.all():
-            words = "the optimizer steps before the first backward pass"
+            words = "the optimizer takes a step before the first backward pass"
             yield Fault("step before backward", words)
         used = [seen.batch[seen.kind == one] for one in range(len(seen.optimizers))]
         steps = f"{len(seen.batch)} steps of the optimizer for {count} batches"
@@ -475,7 +476,7 @@ class Loop:
     def faults_of_records(self) -> Iterator[Fault]:
         """Compare the recorded numbers with those that the model computed.
 
-        Without one batch per step, only check that the loss falls.
+        If there is not one batch per step, only check that the loss falls.
         """
         seen = self.seen
         if len(seen.ids) != self.steps:
@@ -535,7 +536,7 @@ class Loop:
         yield Fault(name, words)
 
     def faults_of_rates(self) -> Iterator[Fault]:
-        """Compare the learning rate of Adam or AdamW, if it is the same at all steps."""
+        """Compare the learning rate of Adam or AdamW with `rate`, if it never changes."""
         rates = sorted(set(self.seen.rate[~self.seen.rate.isnan()].tolist()))
         adam = self.seen.optimizers in (("AdamW",), ("Adam",))
         if adam and len(rates) == 1 and abs(rates[0] - self.rate) > TOLERANCE * self.rate:
@@ -612,7 +613,8 @@ def name_of_clipping(at: Tensor, most: Tensor, raw: Tensor, limit: float | None)
 def close(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
     """True if a and b have the same shape and all numbers agree.
 
-    The tolerance is relative to b, but at least to a thousandth of b's largest number.
+    The tolerance is relative to each number of b, or to a thousandth of the largest one if that
+    is more.
     """
     if a.shape != b.shape or not b.numel():
         return a.shape == b.shape

@@ -1,8 +1,8 @@
 """Export a model as a folder for other programs: transformers, or llama.cpp through GGUF.
 
-A model that is a GPT-2 becomes a GPT2LMHeadModel. Any other is exported with its code, a copy of
-modeling_hectogpt.py. The folder is written under a temporary name, opened again, and renamed only
-if its logits equal the model's.
+A model that is a GPT-2 becomes a GPT2LMHeadModel. Any other model is exported with its code, a
+copy of modeling_hectogpt.py. The folder is written under a temporary name, opened again, and
+renamed only if its logits equal the model's.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ OURS = {
 }
 OURS |= {README, CODE, gguf_file.FILE, "__pycache__"}
 CHECKED_TOKENS = 64  # tokens per row in the check of an export
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}  # of the logits, relative to the largest
+# The largest allowed difference of the logits, relative to the largest logit.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,13 @@ def export(
         step: the step of a run to export, as in `open_model`.
         overwrite: replace an earlier export in `folder`.
         note: called with a sentence if the export cannot be checked because transformers is not
-            installed, and as in `open_model`.
+            installed, and in the cases that `open_model` lists.
         opened: the model after `step` and its tokenizer, if the run's folder does not have them.
 
     Raises UserError: USAGE for a folder that is not empty, a model that GGUF cannot express, or
     one with classes from a user's own file; STORAGE if writing fails; CHECKPOINT if the exported
-    model does not compute the same; LOCKED while another process exports to `folder`; and the
-    errors of `open_model`. A failed export leaves nothing behind.
+    model does not compute the same logits; LOCKED while another process exports to `folder`; and
+    the errors of `open_model`. A failed export leaves nothing behind.
     """
     check_target(folder, overwrite)
     target = folder.resolve()
@@ -163,14 +164,14 @@ def export(
 
 
 def check_target(folder: Path, overwrite: bool) -> None:
-    """Raise UserError unless a folder is empty or, with `overwrite`, has an earlier export.
+    """Raise UserError unless a folder is empty or, with `overwrite`, holds an earlier export.
 
     The current folder is always refused.
     """
     check_free(
         folder,
         lambda names: overwrite and OURS.issuperset(names),
-        ("name another folder, or, for an earlier export, ", SetTo("overwrite", True)),
+        ("name another folder, or, to replace an export, ", SetTo("overwrite", True)),
     )
     if folder.is_dir() and folder.samefile("."):
         raise UserError(
@@ -310,7 +311,7 @@ def check_logits(folder: Path, kind: str, model: Transformer, note: Note) -> Non
             if length > 1:
                 found += [theirs(ids[:, 1:], use_cache=True, **{CACHE: first[CACHE]}).logits]
         worst = float((torch.cat(found, dim=1) - torch.cat((ours, ours), dim=1)).abs().max())
-        why = f"its logits there differ by {worst:.1e} of at most {float(ours.abs().max()):.1e}"
+        why = f"its logits differ by {worst:.1e}; the largest is {float(ours.abs().max()):.1e}"
         same = worst <= TOLERANCE[ours.dtype] * max(1.0, float(ours.abs().max()))
     except Exception as error:  # unknown versions of transformers may raise any error
         same = False

@@ -86,7 +86,7 @@ def write(
 def tensors(model: Transformer) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the GGUF name and the values of each tensor, in float32, with matrices as [out, in].
 
-    A tied head has no tensor.
+    A tied head has no tensor of its own.
     """
     state = saved_tensors(model)
     for theirs, ours, _ in names(model.config.n_layers):

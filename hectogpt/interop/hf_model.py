@@ -2,8 +2,8 @@
 
 A folder holds a GPT-2, or one of our models with its code. config.json is converted to a
 ModelConfig and back; settings that change GPT-2's formulas are refused. One table of GPT-2's
-tensor names serves both directions. The code in a folder is never run: the classes are the
-package's own.
+tensor names serves both directions. The code in a folder is never run: this package's own classes
+are used instead.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ FIXED: dict[str, tuple[Any, ...]] = {
 def parse_gpt2_config(config: dict[str, Any], folder: Path) -> ModelConfig:
     """The config of the GPT-2 in a folder.
 
-    Raises UserError (CHECKPOINT) if it is not a GPT-2, with a list of the settings that are
-    missing or change its formulas.
+    Raises UserError (CHECKPOINT) if it is not a GPT-2. The error lists the settings that are
+    missing or change GPT-2's formulas.
     """
     width = config.get("n_embd")
     fixed = FIXED | {"n_inner": (None, 4 * width if isinstance(width, int) else None)}
@@ -80,10 +80,10 @@ def parse_gpt2_config(config: dict[str, Any], folder: Path) -> ModelConfig:
 
 
 def gpt2_differences(config: ModelConfig) -> dict[str, tuple[Any, Any]]:
-    """Fields in which a model differs from the GPT-2 of its sizes: (GPT-2's value, this model's).
+    """The fields in which a model differs from a GPT-2 of the same sizes.
 
-    Settings that GPT-2's own config.json can express (sizes, the norm's epsilon, a tied head) do
-    not count.
+    Returns field -> (GPT-2's value, this model's value). Settings that GPT-2's own config.json can
+    express (sizes, the norm's epsilon, a tied head) do not count.
     """
     gpt2 = ModelConfig(
         config.d_model, config.n_heads, config.n_layers, config.context_length, config.vocab_size
@@ -100,7 +100,7 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     """The contents of config.json for a GPT2LMHeadModel.
 
     The inverse of `parse_gpt2_config`, except that a tied head is not mentioned. There is no
-    dropout here, so its probabilities are 0.
+    dropout here, so all dropout probabilities are 0.
     """
     assert isinstance(config.norm, LayerNorm)
     return {
@@ -123,9 +123,9 @@ GPT2_PREFIX = "transformer."  # prefix of all names except the head's; files on 
 # Mask constants in old files.
 MASKS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)\Z")
 
-# GPT-2's name of a tensor -> ours; several of ours if they are stacked into one of theirs. In a
-# layer, a prefix precedes both names, and .weight or .bias follows. Theirs stores the weights of
-# attn and mlp as [in, out] (Conv1D), ours as [out, in].
+# GPT-2's name of a tensor -> our name, or our names if GPT-2 stacks our tensors into one. In a
+# layer, a prefix precedes both names, and .weight or .bias follows. GPT-2 stores the weights of
+# attn and mlp as [in, out] (Conv1D); we store them as [out, in].
 MODEL = {
     "wte.weight": ("embeddings.weight",),
     "wpe.weight": ("position_embeddings.weight",),
@@ -146,7 +146,7 @@ LAYER = {
 def names(n_layers: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
     """Yield the table of names for `n_layers` layers, without the prefix.
 
-    Each row has their name, our names, and True if our tensors are the transpose of theirs.
+    Each row has GPT-2's name, our names, and True if our tensors are the transpose of GPT-2's.
     """
     yield from ((theirs, ours, False) for theirs, ours in MODEL.items())
     for layer in range(n_layers):
@@ -179,7 +179,7 @@ def to_ours(state: dict[str, Tensor], n_layers: int) -> dict[str, Tensor]:
 
 
 def to_huggingface(state: dict[str, Tensor], n_layers: int, *, tied: bool) -> dict[str, Tensor]:
-    """The state dict of a GPT2LMHeadModel, contiguous; the inverse of `to_ours`.
+    """The state dict of a GPT2LMHeadModel, with contiguous tensors; the inverse of `to_ours`.
 
     A tied head is left out.
     """
@@ -200,15 +200,17 @@ SAVE = (
     "dtype=torch.float32).save_pretrained(FOLDER, "
 )
 SAVE += "max_shard_size='99GB')"
-PREFIX = "model."  # of tensor names in a model that was exported with its code
+PREFIX = "model."  # before tensor names in a model that was exported with its code
 
 
 def load_gpt2(folder: Path, note: Note = warnings.warn) -> Transformer:
     """Load the GPT-2 in a folder, on the CPU and in evaluation mode.
 
-    Float64 weights keep their dtype, and all others become float32. `note` is called with a
-    sentence if the dtype changes. Raises UserError (CHECKPOINT) for files that are missing,
-    damaged or not GPT-2's, and for weights that are not float64, float32, float16 or bfloat16.
+    The weights become float64 if one of them is float64, and float32 otherwise. `note` is called
+    with a sentence if 16-bit weights are converted.
+
+    Raises UserError (CHECKPOINT) for files that are missing, damaged or not GPT-2's, and for
+    weights that are not float64, float32, float16 or bfloat16.
     """
     config = parse_gpt2_config(read_config(folder), folder)
     return model_of(config, to_ours(read_weights(folder, note), config.n_layers), folder / WEIGHTS)
@@ -220,7 +222,7 @@ def load_exported(folder: Path, fields: dict[str, Any], note: Note) -> Transform
     Args:
         folder: the folder.
         fields: the value of "model" in its config.json.
-        note: called with a sentence if the weights are converted.
+        note: called with a sentence if 16-bit weights are converted.
     """
     state = {
         name.removeprefix(PREFIX): tensor for name, tensor in read_weights(folder, note).items()
@@ -259,7 +261,7 @@ def read_weights(folder: Path, note: Note) -> dict[str, Tensor]:
     }
 
 
-# --- its tokenizer: tokenizer.json, or merges.txt with vocab.json
+# --- the folder's tokenizer: tokenizer.json, or merges.txt with vocab.json
 
 TOKENIZER_FIX = "use the vocab.json and merges.txt that the model came with"
 
@@ -290,7 +292,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     if tokenizer.n_vocab != vocab_size:
         # A model with more ids could generate some that stand for no text.
         raise _no_tokenizer(
-            folder, f"{tokenizer.name} has {tokenizer.n_vocab:,} ids, the model has {vocab_size:,}"
+            folder, f"{tokenizer.name} has {tokenizer.n_vocab:,} ids; the model has {vocab_size:,}"
         )
     return tokenizer
 

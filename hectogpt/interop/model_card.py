@@ -21,9 +21,9 @@ from hectogpt.run_records import object_of, text_of
 # Origin and licence of the texts that hectoGPT knows by name.
 TEXTS = {
     "sotu": "State of the Union addresses, works of the United States Government, in the public "
-    "domain there; "
+    "domain in the US; "
     "transcriptions by The American Presidency Project, University of California, Santa Barbara "
-    "(https://www.presidency.ucsb.edu), please cite them; package sotu, MIT License.",
+    "(https://www.presidency.ucsb.edu; please cite it); package sotu, MIT License.",
     "tinystories": "TinyStories (arXiv 2305.07759), CDLA-Sharing-1.0.",
 }
 USE = """\
@@ -37,7 +37,7 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=40)[0]))
 ```
 """
 LOSSES = {
-    "train_loss_last10": "mean training loss, last ten",
+    "train_loss_last10": "mean of the last ten training losses",
     "dev_loss": "held-out loss",
     "test_loss": "test loss",
 }
@@ -48,8 +48,8 @@ def read_facts(folder: Path, step: int | None = None) -> dict[str, dict[str, Any
 
     Args:
         folder: the folder.
-        step: the checkpoint that is exported; None for the end of the run. The summary describes
-            the end, so only its prompt is returned for a checkpoint.
+        step: the checkpoint that is exported; None means the end of the run. The summary
+            describes the end, so for a checkpoint only the summary's prompt is returned.
     """
     facts: dict[str, dict[str, Any]] = {"run": {}, "summary": {}}
     for name in facts:
@@ -88,7 +88,7 @@ def write_card(
         facts: from `read_facts`.
         name: the model's name, if it is not a run.
         folder: the folder that the example loads.
-        parameters: their number.
+        parameters: the number of parameters.
         differences: field -> (GPT-2's value, the model's); empty for a GPT-2.
         own_vocabulary: True if the tokenizer is not GPT-2's.
     """
@@ -156,5 +156,5 @@ def write_card(
 
 
 def _line(value: Any) -> str:
-    """A value as text on one line, with the special characters of Markdown and HTML escaped."""
+    """Write a value on one line, with the special characters of Markdown and HTML escaped."""
     return "".join("\\" + c if c in "\\`*_[]<>|#" else c for c in one_line(str(value))[:200])

@@ -2,7 +2,7 @@
 
     AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
 
-It is GPT-2 with the parts named in config.json, which replace GPT-2's or are added to them.
+It is GPT-2, with parts that config.json names: they replace GPT-2's parts or are added to them.
 Modules have the names of the tensors in model.safetensors.
 """
 # Copyright (c) 2026 the hectoGPT authors. SPDX-License-Identifier: MIT
@@ -43,12 +43,12 @@ class TextCache:
 
         Args:
             ids: the tokens.
-            text: False for padding, in all columns so far; None: there is no padding.
+            text: False for padding, True for tokens, in all columns so far; None: no padding.
             document_start: attention looks back no further than the last token with this id.
 
         Sets `visible` [batch, time, column], the causal mask, and `attended`, the part of it that
-        attention sees. Padding has position -1 and no token sees it. A padding token sees its own
-        place, because a row of the softmax must not be empty.
+        attention sees. Padding has position -1 and no real token sees it. Padding tokens see
+        padding, because a row of the softmax must not be empty.
         """
         new = torch.ones_like(ids, dtype=torch.bool) if text is None else text[:, -ids.shape[1] :]
         self.ids = ids if self.ids is None else torch.cat((self.ids, ids), dim=1)
@@ -77,7 +77,7 @@ class TextCache:
         return self.rows[key]
 
     def shift(self, key: Any, x: Tensor, n: int) -> Tensor:
-        """Return x [batch, time, ...] delayed by `n` tokens, with rows of earlier calls before it.
+        """Return x [batch, time, ...] delayed by `n` tokens, preceded by rows of earlier calls.
 
         Padding counts as zeros.
         """
@@ -108,7 +108,7 @@ class TextCache:
 
 
 def sinusoidal(positions: Tensor, d_model: int, base: float) -> Tensor:
-    """Sines on even and cosines on odd dimensions, of frequencies base^(-2i/d).
+    """Sines on even and cosines on odd dimensions, with frequencies base^(-2i/d).
 
     Source: 1706.03762, section 3.5.
     """
@@ -186,7 +186,10 @@ class TokenTable(nn.Module):
 
 
 class Spelling(nn.Module):
-    """Add learned vectors for features of a token's spelling, which the weights list by token."""
+    """Add learned vectors for features of a token's spelling.
+
+    `rows_of_token`, saved with the weights, holds the table rows of each token's features.
+    """
 
     rows_of_token: Tensor
 
@@ -237,11 +240,11 @@ class NgramHash(nn.Module):
 
 
 class Induction(nn.Module):
-    """Add what followed the last earlier occurrence of the latest tokens.
+    """Add the vector of the token after the last earlier occurrence of the latest tokens.
 
-    For each n from 1 to `orders`: the vector of the token that followed the last earlier place of
-    the latest n tokens, times a learned factor per dimension, and a learned vector for the
-    distance to that place.
+    For each n from 1 to `orders`, find the last earlier occurrence of the latest n tokens. Add the
+    vector of the token after it, times a learned factor per dimension, and a learned vector for
+    the distance to it.
     """
 
     def __init__(
@@ -295,8 +298,8 @@ class PointerHead(nn.Module):
     def mix(self, logits: Tensor, hidden: Tensor, ids: Tensor, cache: TextCache) -> Tensor:
         """Log-probabilities of the mixture at the last `rows` positions.
 
-        `logits` [batch, rows, vocab] are the softmax's. The key of the token at position s is the
-        hidden state at s - 1.
+        `logits` [batch, rows, vocab] are the head's, before the softmax. The key of the token at
+        position s is the hidden state at s - 1.
         """
         keys = cache.append((self, "keys"), cache.shift(self, hidden, 1))
         tokens = cache.append((self, "tokens"), ids)
@@ -352,7 +355,7 @@ PARTS: dict[str, Callable[..., Any]] = {
 
 
 def build(part: dict[str, Any], *sizes: Any) -> Any:
-    """Build the module of a part from config.json: "type", one of PARTS, and its arguments."""
+    """Build a part from its settings in config.json: "type", a key of PARTS, and arguments."""
     return PARTS[part["type"]](
         *sizes, **{name: value for name, value in part.items() if name != "type"}
     )
@@ -472,7 +475,7 @@ class Transformer(nn.Module):
             cache: the memory of earlier calls.
             rows: how many positions, counted from the end.
 
-        A text longer than the context is computed again from its last tokens.
+        If a text is longer than the context, its last tokens are processed again from scratch.
         """
         positions = cache.begin(ids, text, self.document_start)
         limit = self.context_length
@@ -481,7 +484,7 @@ class Transformer(nn.Module):
         if cache.ids is not None and bool(long.any()):
             if ids.shape[1] > 1:
                 raise ValueError(
-                    f"a text has {int(positions.max()) + 1} tokens, the model's context {limit}"
+                    f"a text has {int(positions.max()) + 1} tokens; the context has {limit}"
                 )
             logits[long] = self(cache.ids[long][:, -limit:], None, TextCache(), 1)
         return logits
@@ -489,7 +492,7 @@ class Transformer(nn.Module):
     def continue_texts(
         self, ids: Tensor, positions: Tensor, cache: TextCache, rows: int
     ) -> Tensor:
-        """Logits of tokens at these positions."""
+        """Logits for tokens at these positions."""
         x = self.embeddings(ids)
         if self.position_embeddings is not None:
             x = x + self.position_embeddings(positions).to(x.dtype)
@@ -508,7 +511,7 @@ class Transformer(nn.Module):
         return logits if self.pointer is None else self.pointer.mix(logits, hidden, ids, cache)
 
     def token_vectors(self) -> Tensor:
-        """Each token's embedding and spelling, for the head's embedding map."""
+        """Each token's embedding plus its spelling's vectors, for the head's embedding map."""
         vectors = self.embeddings.weight
         for part in self.inputs:
             if isinstance(part, Spelling):
@@ -517,7 +520,7 @@ class Transformer(nn.Module):
         return vectors.detach()
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The vocabulary head: products with its rows, embedding map, soft cap and bias."""
+        """Apply the vocabulary head: products with its rows, embedding map, soft cap and bias."""
         rows = getattr(self.lm_head, "row_of_token", None)
         bias = self.lm_head.bias
         products = F.linear(hidden, self.lm_head.weight)
@@ -566,7 +569,7 @@ class HectoGPTForCausalLM(PreTrainedModel, GenerationMixin):
     """The model with transformers' interface.
 
     Positions follow from the attention mask, so there are no position_ids. Past the context length
-    L, `generate` conditions each new token on exactly the last L tokens, which are then computed
+    L, `generate` conditions each new token on exactly the last L tokens, which are then processed
     again.
     """
 

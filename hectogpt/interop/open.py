@@ -64,18 +64,19 @@ def open_model(
     Args:
         name_or_folder: a folder; with `download`, also a name on the hub, such as "gpt2" or
             "openai-community/gpt2".
-        step: the checkpoint of a run whose weights to load. None loads the weights at the run's
-            end or, if it is not finished, its newest checkpoint.
+        step: the step of the run's checkpoint to load. None loads the weights at the run's end
+            or, if the run is not finished, those of its newest checkpoint.
         download: also look for the model on the hub.
-        idea: the user's own file, or several, that defines classes of the model. They are
-            imported, which runs them. Without it, a file is imported only if the user has run it
-            here before and it has neither moved nor changed.
-        note: called with a sentence if the weights come from a checkpoint that was not asked for,
-            had to be converted, or belong to a finished run whose hashes are lost. By default
-            these are Python warnings.
+        idea: one or more files of the user that define classes of the model. Importing them runs
+            them. A file that is not named is imported only if the user has run it here before and
+            it has neither moved nor changed.
+        note: called with a sentence if the weights come from a checkpoint that `step` did not
+            name, had to be converted, or belong to a finished run whose hashes are lost. By
+            default these sentences are Python warnings.
 
-    Raises UserError: CHECKPOINT for a folder that is missing, damaged or not a GPT-2, and for a
-    missing checkpoint; DATA for its tokenizer; USAGE for an invalid name on the hub.
+    Raises UserError: CHECKPOINT for a folder that is missing, damaged or holds neither our model
+    nor a GPT-2, and for a missing checkpoint; DATA for an unusable tokenizer; USAGE for a `step`
+    of a folder that is not a run's, and for an unreadable file in `idea`.
     """
     folder = find_folder(name_or_folder, download)
     checkpoint = find_checkpoint(folder, step, note)
@@ -96,9 +97,9 @@ def open_model(
 
 
 def read_fields(folder: Path, checkpoint: int | None) -> dict[str, Any] | None:
-    """The fields of a folder's model; None for a folder written by another program.
+    """The fields of a folder's model, or None if another program wrote the folder.
 
-    checkpoint: from `find_checkpoint`.
+    `checkpoint` is the result of `find_checkpoint`.
 
     Raises UserError (CHECKPOINT).
     """
@@ -122,7 +123,7 @@ def find_checkpoint(
 ) -> int | None:
     """The step of the checkpoint that holds the weights to load, as `open_model` chooses them.
 
-    None: the weights are in the folder itself. Raises UserError (CHECKPOINT).
+    None means that the weights are in the folder itself. Raises UserError (CHECKPOINT).
     """
     if not (folder / RUN).is_file():
         if step is not None:
@@ -190,8 +191,8 @@ def _checkpoint_weights(folder: Path, step: int) -> dict[str, Tensor]:
 def find_folder(name_or_folder: str | Path, download: bool) -> Path:
     """Find a model's folder. With `download`, the name may also be one on the hub.
 
-    A model in this machine's cache is not downloaded again. Raises UserError as `open_model` does;
-    if the hub does not answer, within seconds.
+    A model in this machine's cache is not downloaded again. Raises UserError as `open_model` does,
+    within seconds if the hub does not answer.
     """
     folder = Path(name_or_folder)
     name = str(name_or_folder)
@@ -232,7 +233,7 @@ def find_folder(name_or_folder: str | Path, download: bool) -> Path:
 
 @dataclass(frozen=True)
 class Source:
-    """The record of an idea file in the folder of a run that it defined.
+    """An idea file that defines a run, as the run's folder records it.
 
     Attributes:
         file: the name of its copy in the folder.
@@ -295,7 +296,7 @@ def _advice(folder: Path, sources: Sequence[Source]) -> Text:
 
 
 def is_readable(fields: dict[str, Any], ideas: Sequence[str] = ()) -> bool:
-    """True if all classes in a model's fields are known, given the idea files of these hashes."""
+    """True if all classes in a model's fields are known, given idea files with these hashes."""
     with classes_of(ideas):
         try:
             load(
@@ -308,7 +309,7 @@ def is_readable(fields: dict[str, Any], ideas: Sequence[str] = ()) -> bool:
 
 
 def ideas_of(folder: Path) -> list[Source]:
-    """The idea files of a run, as its folder lists them; nothing is imported."""
+    """The idea files of a run, as the run's folder lists them. Nothing is imported."""
     with contextlib.suppress(UserError):
         sources: list[Source] = load(list[Source], read_object(folder / RUN).get("ideas"))
         return [replace(source, file=Path(source.file).name) for source in sources]

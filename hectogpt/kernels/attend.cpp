@@ -37,8 +37,8 @@ void softmax(float* scores, i64 count) {
     for (i64 i = 0; i < end; i += W) store(scores + i, load(scores + i) / divisor);
 }
 
-// Sums of a (R rows, element k at a[r * row + k]) times b [k][V vectors], `stride` apart; the last vector has `count`
-// elements.
+// total [R][V]: the sums, over k < depth, of a (R rows, element k at a[r * row + k]) times b, of which read(k, v)
+// returns vector v.
 template <int R, int V, class Read>
 inline void products(const float* a, i64 row, i64 depth, Read read, vf total[R][V]) {
 #pragma GCC unroll 8
@@ -123,7 +123,7 @@ i64 workspace(const Attention& t, i64 count) {
 }
 
 bool attend_head(const Attention& t, i64 row, i64 head) {
-    const i64 at = row * t.heads + head, start = t.starts[row], step = t.heads * t.d;  // step: from query to query
+    const i64 at = row * t.heads + head, start = t.starts[row], step = t.heads * t.d;  // step: between rows of out
     const float* q = t.q + at * t.time * t.d;
     const float* keys = t.keys + (at * t.capacity + start) * t.d;
     const float* values = t.values + (at * t.capacity + start) * t.d;

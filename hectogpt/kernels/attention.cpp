@@ -1,5 +1,5 @@
-// Causal attention in bf16 or float32, forward and backward. One thread computes each head of a text in a fixed order,
-// so results do not depend on the number of threads. The matrix of scores is never stored (2205.14135).
+// Causal attention in bf16 or float32, forward and backward. Each head of a text is computed by one thread, in a fixed
+// order, so results do not depend on the number of threads. The matrix of scores is never stored (2205.14135).
 
 #include "parallel.h"
 #include "tiles.h"
@@ -9,8 +9,8 @@ namespace {
 // Tiles of 64 queries by 64 keys. Operands are units (tiles.h) in two layouts:
 //   lanes:  [n / W][d / PER][W], W rows side by side, units along d   (for products that sum over d)
 //   units:  [n / PER][d], PER rows interleaved                        (for products that sum over rows)
-// n is the number of tokens rounded up to a multiple of 64, with zeros in the additional rows. d is the kernel's size,
-// D, with zeros beyond the head's own size.
+// n is the number of tokens rounded up to a multiple of 64, with zeros in the additional rows. d is the head's size
+// rounded up to the kernel's size, D, with zeros in the additional dimensions.
 
 constexpr i64 B = 64;
 constexpr int ROWS = 4;  // rows of a register tile
@@ -254,8 +254,8 @@ int attend_all(const Call<T>& call, i64 batch, int threads) {
 
 // softmax(scale q k^T) v under the causal mask and, with `grad`, the gradients dq, dk, dv. lse is [batch, head, time],
 // other tensors [batch, head, time, d] with d at most 128; strides has their strides (batch, head, time) in the order
-// q, k, v, out, grad, dq, dk, dv. first [batch, time] or null: the first key that each query sees; it must not decrease
-// along a text. Returns 0, 1 if this d is not supported, or 2 if there is not enough memory.
+// q, k, v, out, grad, dq, dk, dv. first [batch, time] or null: the first key that each query sees, which must not
+// decrease along a text. Returns 0, or 1 if this d is not supported, or 2 if there is not enough memory.
 extern "C" int causal_attention(int is_bf16, const void* q, const void* k, const void* v, void* out, const void* grad,
                                 void* dq, void* dk, void* dv, float* lse, const i64* first, const i64* strides,
                                 i64 batch, i64 heads, i64 n, i64 d, float scale, int threads) {

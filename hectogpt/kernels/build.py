@@ -29,7 +29,7 @@ PREBUILT = FOLDER / "prebuilt"  # only in wheels for one platform
 # Never use -ffast-math: it makes exp wrong by 41 %.
 OPTIONS = ("-w", "-O2", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast")
 
-SECONDS = 180.0  # for compiling all files; most machines need 10
+SECONDS = 180.0  # the time limit for compiling all files; most machines need 10 s
 # Loads torch's OpenMP if there is one, then the library, and runs its check.
 CHECK = """import ctypes, sys
 if sys.argv[2]: ctypes.CDLL(sys.argv[2], ctypes.RTLD_GLOBAL)
@@ -37,7 +37,7 @@ sys.exit(ctypes.CDLL(sys.argv[1]).check(0))"""
 
 
 class Form(NamedTuple):
-    """A kind of CPU.
+    """A kind of CPU, and how to compile the source for it.
 
     Attributes:
         name: the name of the form.
@@ -118,7 +118,7 @@ def find() -> Found:
             FileNotFoundError,
             TimeoutError,
             UserError,
-        ) as error:  # would happen for every other form too
+        ) as error:  # every other form would fail in the same way
             return Found(None, (*reasons, first_line(error)))
         except OSError as error:
             reasons.append(f"{form.name}: {error}")
@@ -126,17 +126,16 @@ def find() -> Found:
 
 
 def compiled(form: Form, *more: str) -> Path:
-    """The library of a form in the cache folder.
+    """Return the library of a form in the cache folder.
 
-    It is compiled and checked if it is missing, or if it has changed since its check, which the
-    hash of its contents in its name shows.
+    The library is compiled and checked if it is missing or has changed since its check. Its name
+    contains a hash of its contents, which reveals a change.
 
     Args:
         form: the form.
         more: additional compiler options.
 
-    Raises OSError as `compile_library` and `check_library` do, and if the folder cannot be
-    written.
+    Raises OSError as `compile_library` and `check_library` do, or if the folder cannot be written.
     """
     options = (*OPTIONS, *form.options, *more)
     key = " ".join((files.code_hash([FOLDER]), hardware.cpu_name(), cpp_compiler(), *options))
@@ -158,12 +157,12 @@ def compiled(form: Form, *more: str) -> Path:
 
 
 def _content_hash(library: Path) -> str:
-    """The hash of a library's contents, as its name has it."""
+    """The hash of a library's contents, as it appears in the library's name."""
     return hashlib.sha256(library.read_bytes()).hexdigest()[:16]
 
 
 def describe() -> str:
-    """A line for `hectogpt doctor`: the form in use, and why no better one is."""
+    """A line for `hectogpt doctor`: the form in use, and why each better form is not used."""
     library, reasons = find()
     line = (
         "none; torch's operations are used"
@@ -184,8 +183,8 @@ def cpp_compiler() -> str:
 def compile_library(sources: Sequence[Path], library: Path, options: Sequence[str]) -> None:
     """Compile C++ files into a library, with OpenMP if the compiler has it, else with threads.
 
-    Raises FileNotFoundError without a compiler, TimeoutError if it takes minutes, and OSError with
-    the compiler's message for any other failure.
+    Raises FileNotFoundError if there is no compiler, TimeoutError if compiling takes minutes, and
+    OSError with the compiler's message for any other failure.
     """
     name = cpp_compiler()
     said = ""
@@ -198,7 +197,7 @@ def compile_library(sources: Sequence[Path], library: Path, options: Sequence[st
                 command, capture_output=True, text=True, errors="replace", timeout=SECONDS
             )
         except subprocess.TimeoutExpired:
-            raise TimeoutError(f"{name} has not compiled within {SECONDS:.0f} s") from None
+            raise TimeoutError(f"{name} did not finish within {SECONDS:.0f} s") from None
         if not done.returncode:
             return
         lines = [line for line in done.stderr.splitlines() if line.strip()] or [
@@ -222,13 +221,12 @@ def check_library(library: Path) -> None:
         raise OSError("its check did not finish") from None
     if done.returncode < 0:
         raise OSError(
-            f"its check was ended by signal {-done.returncode} (4: an instruction that the "
-            "CPU lacks)"
+            f"its check was ended by signal {-done.returncode} (4: the CPU lacks an instruction)"
         )
     if done.returncode and done.stderr:
         raise OSError(f"it cannot be loaded: {done.stderr.strip().splitlines()[-1][:200]}")
     if done.returncode:
-        raise OSError(f"{done.returncode} of its kernels are wrong here")
+        raise OSError(f"{done.returncode} of its kernels give wrong results")
 
 
 def openmp_of_torch() -> Path | None:

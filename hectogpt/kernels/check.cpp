@@ -51,7 +51,7 @@ Numbers wide(const std::vector<T>& x) {
     return out;
 }
 
-// The norm of the difference over the norm.
+// The norm of the difference, divided by the norm of `exact`.
 double apart(const Numbers& found, const Numbers& exact) {
     double off = 0, size = 0;
     for (size_t i = 0; i < exact.size(); i++) {
@@ -101,7 +101,7 @@ double check_softmax(float cap) {
     return apart(found, exact);
 }
 
-// last: the bias of many targets; a very negative one makes the first sums of exponentials overflow.
+// last: the bias of many targets. If it is very negative, the first sums of exponentials overflow.
 template <class T>
 double check_cross_entropy(i64 d, float last) {
     const i64 rows = 35, vocab = 300, columns = 512;
@@ -216,7 +216,7 @@ double check_norm() {
 template <class T>
 double check_gelu() {
     auto x = drawn<T>(1003, 3);
-    put(&x[7], -200.0f);  // whose exponential overflows
+    put(&x[7], -200.0f);  // its exponential overflows
     const auto g = drawn<T>(x.size());
     std::vector<T> out(x.size()), dx(x.size());
     gelu(sizeof(T) == 2, x.data(), nullptr, out.data(), (i64)x.size(), 1);
@@ -230,7 +230,7 @@ double check_gelu() {
     return std::max(apart(wide(out), exact), apart(wide(dx), exact_dx));
 }
 
-// Four rows: with a gradient for the first time, never, only in earlier steps, and both in earlier steps and now.
+// Four rows that have a gradient: only now, never, only in earlier steps, and both in earlier steps and now.
 double check_row_adam() {
     const i64 rows = 4, d = 48;
     auto w = drawn<float>(rows * d), g = drawn<float>(rows * d), m = drawn<float>(rows * d), v = drawn<float>(rows * d);
@@ -350,7 +350,7 @@ std::vector<Check> run() {
 
 }  // namespace
 
-// Prints each error if told to; returns 0 if all are within their limits.
+// Prints each error if `print` is not 0; returns how many exceed their limits.
 extern "C" int check(int print) {
     int wrong = 0;
     for (const Check& c : run()) {

@@ -1,8 +1,8 @@
 // Cross entropy over a vocabulary with its gradients, a chunk of rows at a time. `head_rows` computes z = x W^T in
-// tiles, e = exp(z - shift), the sums of e, and e W, the gradient of x up to a factor per row. `head_columns` adds
-// e^T x to the gradient of W. Shifting by the target's logit saves a search for the largest, unless a sum overflows.
+// tiles, e = exp(z - shift), the sums of e, and e W, which is the gradient of x up to a factor per row. `head_columns`
+// adds e^T x to the gradient of W. The shift is the target's logit; the largest one is needed only if a sum overflows.
 
-#pragma GCC optimize("O3")  // reduces the time of the assignment's step to 0.94
+#pragma GCC optimize("O3")  // with this, the assignment's step takes 0.94 times as long
 
 #include <vector>
 
@@ -15,14 +15,14 @@ constexpr i64 BLOCK = 32;               // rows that a thread computes at a time
 constexpr i64 PANEL = 256;              // columns (tokens of the vocabulary) at a time
 constexpr int R = 4;                    // rows of a tile of logits
 constexpr i64 WIDE = VECTORS * W;       // columns of a tile of logits
-constexpr i64 TAIL = 4;                 // up to this many dimensions beyond a multiple of W get no separate vector
+constexpr i64 TAIL = 4;                 // up to this many dimensions beyond a multiple of W get no vector of their own
 constexpr i64 GROUP = 2 * W;            // columns of a tile of the weight's gradient
 constexpr int DIMS = W == 8 ? 6 : 12;   // maximum number of dimensions of such a tile
 
-// packed: W as lanes [columns / W][units][W], then as rows [columns / PER][across]. columns: vocab in whole PANELs.
+// packed: W as lanes [columns / W][units][W], then as rows [columns / PER][across]. columns: vocab in full PANELs.
 template <class T>
 struct Head {
-    const float *x, *weight, *bias;  // [rows, d], [vocab, d], [columns]: minus infinity beyond vocab
+    const float *x, *weight, *bias;  // [rows, d], [vocab, d], [columns]; bias is minus infinity beyond vocab
     const i64* targets;
     i64 rows, vocab, d;
     int32_t* packed;
@@ -114,7 +114,7 @@ void block_of_rows(const Head<T>& t, i64 first, char* memory) {
         own[r] = real ? sum(total) + t.bias[target[r]] : 0;
         shift[r] = real ? own[r] : INFINITY;
     }
-    float z[R * WIDE], last[TAIL][WIDE];  // last: dimensions of W
+    float z[R * WIDE], last[TAIL][WIDE];  // last: the last dimensions of W
     // Calls use(row, column) for every tile z of logits of a panel; the target's logit is set to minus infinity.
     const auto logits = [&](i64 at, auto use) {
         for (i64 c0 = 0; c0 < PANEL; c0 += WIDE) {
@@ -123,7 +123,7 @@ void block_of_rows(const Head<T>& t, i64 first, char* memory) {
                 for (i64 c = 0; c < WIDE; c++)
                     last[i % W][c] = widen(((const T*)lanes)[((c / W * units + i / P) * W + c % W) * P + i % P]);
             for (i64 r0 = 0; r0 < BLOCK; r0 += R) {
-                for (i64 c = 0; c < WIDE; c += GROUP)  // else the stores would wait for memory
+                for (i64 c = 0; c < WIDE; c += GROUP)  // otherwise the stores would wait for memory
                     for (i64 k = 0; k < R * GROUP / P; k += 16)
                         __builtin_prefetch((int32_t*)t.e + ((at + c0 + c) * t.padded() + (first + r0) * GROUP) / P + k, 1);
                 tile_of_logits<T>((const int32_t*)x + r0 * units, lanes, units, t.bias + at + c0, z);
@@ -240,7 +240,7 @@ extern "C" int head_pack(int is_bf16, const float* weight, i64 vocab, i64 d, voi
     return 0;
 }
 
-// losses: those of the targets. dx times scale is the gradient of x, and e times scale is the gradient of the logits.
+// losses: one per target. dx times scale is the gradient of x, and e times scale is the gradient of the logits.
 extern "C" int head_rows(int is_bf16, const float* x, const float* weight, void* packed, const float* bias,
                          const i64* targets, i64 rows, i64 vocab, i64 d, void* e, float* losses, float* scale, float* dx,
                          int threads) {

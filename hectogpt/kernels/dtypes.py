@@ -1,4 +1,4 @@
-"""Choose the faster way to multiply on this CPU: the library for float32, and bf16 or not."""
+"""Choose the faster way to multiply on this CPU: with which library, and in which dtype."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hectogpt.kernels.build import machine
 
 @contextlib.contextmanager
 def float32_by_onednn(dtype: torch.dtype) -> Iterator[None]:
-    """Context manager: on AMD CPUs, oneDNN computes float32 products.
+    """Context manager: let oneDNN compute float32 products on AMD CPUs.
 
-    It takes half of MKL's time at these shapes; on Intel, MKL is faster. To switch, torch must be
-    allowed to use bf16 internally. On x86 without AMX tiles, oneDNN has no kernel that does, and
-    computes in float32 (difference 1e-7, tested). With AMX it would round, and on ARM it may, so
-    nothing is switched there, nor for other dtypes.
+    There it takes half of MKL's time at the shapes used here; on Intel, MKL is faster.
+    torch uses oneDNN if it is allowed to use bf16 internally. On x86 without AMX tiles, oneDNN has
+    no kernel that does so, and still computes in float32 (difference 1e-7, tested). With AMX tiles
+    it would round to bf16, and on ARM it may. Nothing is changed there, nor for other dtypes.
     """
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     if dtype != torch.float32 or not prefers_onednn():

@@ -93,7 +93,7 @@ void softmax_rows(T* z, T* side, i64 rows, i64 vocab, const float* bias, float b
 // Replaces each row of logits z [rows, vocab], bf16 or float32, by exp(z + bias - top), and subtracts the row's sum at
 // the target, so that z times `scale` is softmax - onehot, the gradient. exact: the targets' logits before rounding;
 // null for float32. cap: 0 means none. With a cap, the gradient has a factor 1 - tanh^2; `side`, unless null, gets the
-// gradient without this factor, which the bias needs.
+// gradient without this factor, as the bias needs it.
 extern "C" int head_softmax(int is_bf16, void* z, void* side, i64 rows, i64 vocab, const float* bias, float bias_top,
                             const i64* targets, const float* exact, float cap, float* losses, float* scale,
                             int threads) {

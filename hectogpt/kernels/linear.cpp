@@ -6,7 +6,7 @@
 
 namespace {
 
-constexpr int64_t MUCH = 100000;  // from this many multiplications on, threads pay off
+constexpr int64_t MUCH = 100000;  // with more multiplications than this, threads pay off
 
 // --- float32 and bf16 weights -----------------------------------------------------------------------------------------
 

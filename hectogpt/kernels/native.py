@@ -1,9 +1,9 @@
 """The C++ kernels as torch operations.
 
-A training step has kernels for bf16 and float32: the softmax of a chunk of logits, causal
-attention, norm with rotation, and GELU; the row-wise AdamW is for float32 only. A model trains
-with them after `Transformer.use_kernels(True)`. The kernels for decoding are at the end. Without
-kernels, torch's own operations do the same work; results differ in the last place.
+The kernels of a training step support bf16 and float32: the softmax of a chunk of logits, causal
+attention, norm with rotation, and GELU. The row-wise AdamW supports only float32. A model trains
+with kernels after `Transformer.use_kernels(True)`. The kernels for decoding are at the end.
+Without kernels, torch's own operations do the same work; results differ in the last place.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from hectogpt.kernels.build import find
 DTYPES = (torch.float32, torch.bfloat16)
 Heads = Float[Tensor, "batch head time d"]
 Slots = Float[Tensor, "batch head slot d"]
-# Columns and rows at a time, as in cross_entropy.cpp.
+# Columns and rows that are computed at a time, as in cross_entropy.cpp.
 PANEL = 256
 BLOCK = 32
 
 # On the CPU, a training step with kernels uses them for the head's softmax (model/fused_ce.py),
-# causal attention and norm with rotation (model/attention.py), GELU (model/parts.py) and rows of
-# AdamW (training/optim/adamw.py). Each caller asks whether its tensors fit, and otherwise uses
-# torch's operations.
+# causal attention and norm with rotation (model/attention.py), GELU (model/parts.py) and the
+# row-wise AdamW (training/optim/adamw.py). Each caller asks whether its tensors fit, and otherwise
+# uses torch's operations.
 
 
 def wanted(part: nn.Module) -> bool:
@@ -51,8 +51,8 @@ def head_softmax(
     """Compute the losses of rows of logits, and replace the logits by their gradient.
 
     Args:
-        z: logits [rows, vocab], replaced by the gradient up to a factor per row.
-        dz_bias: with a soft cap, is filled with the gradient of the bias.
+        z: logits [rows, vocab]; they are replaced by the gradient, up to a factor per row.
+        dz_bias: with a soft cap, a tensor to fill with the gradient that the bias needs.
         target: the targets.
         target_logit: for bf16 logits, the targets' logits in float32.
         bias, soft_cap: as in `fused_losses`.
@@ -90,17 +90,17 @@ def cross_entropy(
     chunk: int,
     mix: Callable[[slice, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute losses [rows] and the gradients of x and weight. The kernels do all products.
+    """Compute losses [rows] and the gradients of x and weight. Kernels compute all products.
 
     Args:
         x: the hidden states, [rows, d].
         weight: the matrix of the head, [vocab, d].
-        bias: [vocab], added to the logits, without a gradient.
+        bias: [vocab], added to the logits. It gets no gradient.
         target: the targets, [rows].
         dtype: the dtype of the products.
         chunk: the number of rows whose exp(logits) exist at the same time.
-        mix: called with a slice of the rows and their losses, which it may change in place.
-            Returns the factors of these rows' gradients.
+        mix: called with a slice of the rows and their losses, which it may change in place. It
+            returns the factors of these rows' gradients.
     """
     x, weight, target = (t.contiguous() for t in (x.float(), weight.float(), target))
     vocab, d = sizes = weight.shape
@@ -108,8 +108,8 @@ def cross_entropy(
     bias = torch.zeros(vocab) if bias is None else bias
     bias = F.pad(bias, (0, columns - vocab), value=-torch.inf)
     chunk += -chunk % BLOCK
-    # Two copies of the weight: with d rounded up to an even number, and to a multiple of 16 (see
-    # Head in cross_entropy.cpp).
+    # Memory for two copies of the weight: one with d rounded up to an even number, and one with d
+    # rounded up to a multiple of 16 (see Head in cross_entropy.cpp).
     packed, e = (torch.empty(columns * n, dtype=dtype) for n in (2 * d + 16, chunk))
     losses, scale = torch.empty(2, len(x))
     grad_x = torch.empty_like(x)
@@ -148,14 +148,14 @@ def attention_fits(dtype: torch.dtype, d_head: int) -> bool:
 def causal_attention(
     q: Heads, k: Heads, v: Heads, scale: float, first: Int[Tensor, "batch time"] | None = None
 ) -> Heads:
-    """softmax(scale q k^T) v under the causal mask, as torch's scaled_dot_product_attention.
+    """softmax(scale q k^T) v under the causal mask, like torch's scaled_dot_product_attention.
 
-    Scores are never stored (2205.14135). Products of bf16 values have float32 sums.
+    Scores are never stored (2205.14135). Products of bf16 values are summed in float32.
 
     Args:
         q, k, v: queries, keys and values.
         scale: the factor of the scores.
-        first: the first key that each query sees; must not decrease along a text. None means 0.
+        first: the first key that each query sees. It must not decrease along a text. None means 0.
     """
     attended: Tensor = _CausalAttention.apply(q, k, v, scale, first)
     return attended
@@ -210,7 +210,7 @@ class _CausalAttention(torch.autograd.Function):
 
 
 def norm_rotate_fits(dtype: torch.dtype, d_head: int, cosines: Tensor) -> bool:
-    """True if `norm_rotate` supports such heads and angles."""
+    """True if `norm_rotate` supports heads of this dtype and size, and these angles."""
     fits = d_head in (64, 128) and dtype in DTYPES
     return fits and cosines.shape[0] == 1 and cosines.shape[-1] % 16 == 0
 
@@ -300,11 +300,11 @@ def row_adam_fits(p: Tensor) -> bool:
     return fits and p.shape[-1] % 16 == 0
 
 
-# --- decoding: products with small weights, attention over a cache
+# --- decoding: products with bf16 or int8 weights, attention over a cache
 
-# torch 2.13 has no operator that reads small weights at the speed of memory: its operators widen
-# them to float32, or use the deprecated quantized dtypes (pytorch issue 184982). On the CPU and
-# without gradients, these kernels are used whenever they are available, regardless of
+# torch 2.13 has no operator that reads such weights at the speed of memory: its operators widen
+# the weights to float32, or use the deprecated quantized dtypes (pytorch issue 184982). On the CPU
+# and without gradients, these kernels are used whenever they are available, regardless of
 # `use_kernels`.
 COLUMNS = 64
 GROUP = 32  # as in linear.cpp
@@ -357,8 +357,8 @@ def linear(
 ) -> Float[Tensor, "*rows out"]:
     """x W^T + bias in float32.
 
-    Float32 and bf16 weights are widened as they are read. With int8 weights, each row of x is
-    rounded to multiples of max|row| / 127.
+    bf16 weights are widened as they are read. With int8 weights, each row of x is rounded to
+    multiples of max|row| / 127.
     """
     out = len(weight.scale if isinstance(weight, Packed) else weight)
     x, width, y = x.float().contiguous(), x.shape[-1], torch.empty(*x.shape[:-1], out)
@@ -376,7 +376,7 @@ def attend(
     """Causal attention over float32 keys and values in the buffers of a cache.
 
     The queries are at slots first, first + 1, ... Row b sees slots from starts[b] on; for queries
-    before that, the result is 0.
+    before that slot, the result is 0.
     """
     batch, heads, time, d = q.shape
     q = q.contiguous()
@@ -397,12 +397,12 @@ def refuse_second_derivatives(what: str) -> None:
 
 
 def _in_rows(t: Tensor) -> Tensor:
-    """The tensor, or a copy, whose rows are contiguous."""
+    """The tensor if its rows are contiguous, otherwise a contiguous copy."""
     return t if t.stride(-1) == 1 else t.contiguous()
 
 
 def _like(x: Tensor) -> Tensor:
-    """An empty tensor [batch, head, time, d] stored as [batch, time, head, d], for linear maps."""
+    """An empty tensor [batch, head, time, d], stored as linear maps need it: time before head."""
     batch, heads, time, d = x.shape
     return x.new_empty(batch, time, heads, d).transpose(1, 2)
 

@@ -1,5 +1,5 @@
-// Loops whose iterations are divided among threads: OpenMP's or, if the compiler lacks it, std::thread's. One thread
-// computes each iteration in a fixed order, so results do not depend on the number of threads.
+// Loops whose iterations are divided among threads: OpenMP's or, if the compiler lacks it, std::thread's. Each
+// iteration is computed by one thread, in a fixed order, so results do not depend on the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 #include <vector>
 #endif
 
-// Calls turn(i) for each i below count. The calls may take different times.
+// Calls turn(i) for each i from 0 to count - 1. Some calls may take longer than others.
 template <class Turn>
 static void in_parallel(int64_t count, int threads, Turn turn) {
     if (threads <= 1 || count <= 1) {
@@ -34,7 +34,7 @@ static void in_parallel(int64_t count, int threads, Turn turn) {
 #endif
 }
 
-// Like in_parallel, in ranges of `size` iterations: calls range(first, last).
+// Like in_parallel, but in ranges of `size` iterations: calls range(first, last).
 template <class Range>
 static void in_ranges(int64_t count, int64_t size, int threads, Range range) {
     in_parallel((count + size - 1) / size, threads, [&](int64_t part) {

@@ -1,6 +1,6 @@
 // Norm with rotation of queries and keys, GELU, and the row-wise AdamW of tables.
 
-#pragma GCC optimize("O3")  // unrolls the loops over a head; attention is faster without it; clang ignores it
+#pragma GCC optimize("O3")  // unrolls the loops over a head; attention is faster without this; clang ignores it
 
 #include <algorithm>
 #include <vector>
@@ -12,7 +12,7 @@ namespace {
 
 // --- queries and keys: norm and rotation ------------------------------------------------------------------------------
 
-// y = rotation of x / rms(x), for rows of D values. pairs: the number of pairs (i, i + pairs) rotated, a multiple of W.
+// y = rotation of x / rms(x), for rows of D values. pairs: how many pairs (i, i + pairs) are rotated; a multiple of W.
 template <class T, int D>
 inline float normed(const T* x, float eps, vf v[D / W]) {
     vf squares = vf{};
@@ -95,7 +95,7 @@ void gelu_all(const T* x, const T* grad, T* out, i64 n, int threads) {
 
 }  // namespace
 
-// x, out, and grad (null in the forward pass) are [batch, head, time, d] by strides; cosines and sines [time, pairs].
+// x, out and grad (null in the forward pass) are [batch, head, time, d], with strides; cosines, sines: [time, pairs].
 extern "C" int norm_rotate(int is_bf16, const void* x, const void* grad, void* out, const float* cosines,
                            const float* sines, const i64* strides, i64 batch, i64 heads, i64 n, i64 d, i64 pairs,
                            float eps, int threads) {
@@ -120,9 +120,9 @@ struct RowAdam {  // in the order in which optim/adamw.py passes them
     float beta1, beta2, correction1, correction2, eps, keep, threshold, lr, highest_lr, power;
 };
 
-// One step over the rows of a float32 table, in one pass; d is a multiple of 16. correction: 1 - beta^step; keep: 1 - lr
-// times weight decay. A row that has never had a gradient is neither changed nor read. With ids (ascending), grads has
-// only the `count` rows with these indices; the gradients of all others are zero.
+// One step over a float32 table, in one pass; d is a multiple of 16. correction: 1 - beta^step. keep: 1 - lr times
+// weight decay. If threshold and weight decay are 0, a row that never had a gradient is neither changed nor read. With
+// ids (ascending), grads has only the `count` rows with these indices; the gradients of all others are zero.
 extern "C" int row_adam(float* weights, const float* grads, const i64* ids, i64 count, float* averages, float* squares,
                         float* updates, i64 rows, i64 d, const RowAdam* settings, int threads) {
     const RowAdam& o = *settings;

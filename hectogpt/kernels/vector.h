@@ -26,7 +26,7 @@
 #endif
 #endif
 
-// True if a vector is a register of AVX-512, AVX2 or NEON. A width beyond the CPU's becomes several registers.
+// Each is 1 if a vector is one register, of AVX-512, AVX2 or NEON. Vectors wider than the CPU's take several registers.
 #if WIDTH == 16 && defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
 #define IN_512 1
 #else
@@ -144,7 +144,7 @@ static inline vf larger(vf a, vf b) {
 #endif
 }
 
-// a b + c, rounded once where the CPU has such an instruction; for sums of two products, where a compiler could round
+// a b + c, rounded once where the CPU has such an instruction. Use it for sums of two products: a compiler could round
 // either. For other sums the operators are faster, because the compiler chooses the registers.
 static inline vf fused(vf a, vf b, vf c) {
 #if IN_512
@@ -212,7 +212,7 @@ static inline float largest(vf x) {
 }
 
 // exp with a relative error of 2e-7: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes' expf). Below 2^-126 it is
-// 0 (with AVX-512, below 2^-149). NaN stays NaN. For x <= 88.
+// 0 (with AVX-512, below 2^-149). NaN stays NaN. Valid for x <= 88.
 static inline vf exponential(vf x) {
     const vf lowest = all(IN_512 ? -200.0f : -87.0f), given = x;
     x = larger(lowest, x);

@@ -1,6 +1,6 @@
 """The best predictor from counts: a mixture of n-grams of the training text and recent tokens.
 
-The mixture reads what a network reads: the training text and, of a held-out text, the tokens
+The mixture reads what a network reads: the training text and, in a held-out text, the tokens
 before the target in the same sequence. About 350 weights are fitted on held-out text; everything
 else is counted. `python -m tools.research.ngrams` runs it for the records of the ladder.
 """
@@ -20,8 +20,8 @@ from hectogpt.training.evaluate import cut
 
 NEIGHBOURS = neighbours(ORDER)
 GAPS: tuple[Pattern, ...] = ((1,), (2,), (3,), (0, 2), (1, 2), (0, 3), (0, 1, 3), (1, 2, 3))
-# Caches, distributions of what has occurred in this sequence: (tokens that must match, factor per
-# token of distance).
+# Caches are distributions over the tokens that have occurred earlier in the sequence. Each is
+# (number of last tokens that must match, factor for each token of distance).
 CACHES: tuple[tuple[int, float], ...] = (
     (0, 1.0),
     (0, 0.99),
@@ -35,13 +35,12 @@ LONGEST = max(n for n, _ in CACHES)
 # held-out tokens to fit on; a longer text is sampled in evenly spread sequences
 FITTED = 1 << 17
 STEPS = 80  # iterations of L-BFGS
-GATE_VARIANCE = 0.1  # of the normal prior on the weights of a network's hidden state
+GATE_VARIANCE = 0.1  # variance of the normal prior on the weights for a hidden state
 ROWS = 8  # sequences that a network reads at a time
 
 
 def fit_discounts(model: KneserNey, rows: Sequence[np.ndarray]) -> None:
-    """Choose the discounts of neighbouring tokens that minimise the loss of order 5 on held-out
-    rows.
+    """Fit the discounts of neighbouring tokens by minimising the loss of order 5 on held-out rows.
 
     The fit starts from the formula's discounts.
     """
@@ -59,7 +58,8 @@ def fit_discounts(model: KneserNey, rows: Sequence[np.ndarray]) -> None:
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         """The loss and its gradient.
 
-        The gradient goes backwards through the orders, each weighted by the back-offs above it.
+        The gradient is computed from the longest context to the shortest; each is weighted by the
+        back-offs of the longer ones.
         """
         discounts = flat.reshape(-1, 3)
         shorter = [continuation]
@@ -100,7 +100,8 @@ class Mixture:
     do the weights and the mixture.
 
     The features are known before the target: how often the contexts occurred in training and in
-    the sequence, how many tokens followed them, and the place in the sequence.
+    the sequence, how many different tokens followed them in training, and the position in the
+    sequence.
 
     A trained network can be one more distribution. Its weight also depends on its last hidden
     state.
@@ -119,7 +120,7 @@ class Mixture:
             rows: training ids [rows, seq_len].
             vocab: the size of the vocabulary.
             asked: the only rows that will be scored. Giving them saves memory and time.
-            model: the network; None for counting alone.
+            model: the network; None mixes counts only.
         """
         self.model = model
         self.counts = KneserNey(rows, vocab, (*NEIGHBOURS, *GAPS), asked=asked)
@@ -147,7 +148,7 @@ class Mixture:
             weights, gate = np.split(flat.astype(np.float32), [size])
             shares = _shares(weights.reshape(shape), gate, features, hidden)
             joint = shares * p
-            mixed = np.maximum(joint.sum(axis=0), 1e-300)  # a step that is too long can make it 0
+            mixed = np.maximum(joint.sum(axis=0), 1e-300)  # too long a step can make it 0
             slopes = shares - joint / mixed
             gradient = np.append(slopes @ features.T, hidden @ slopes[-1]) + flat / variances
             prior = (flat**2 / variances).sum() / (2 * n)
@@ -161,7 +162,8 @@ class Mixture:
     def probabilities(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The probability of every token of `rows` [rows, n] except the first, given those before.
 
-        Returns it by modified Kneser-Ney of order 5 and by the mixture, both [rows, n - 1].
+        Returns two arrays [rows, n - 1]: the probabilities under modified Kneser-Ney of order 5,
+        and those under the mixture.
         """
         p, features, hidden = self.parts(rows)
         # In float64: float32 products round columns differently, so that equal contexts would get
@@ -171,10 +173,11 @@ class Mixture:
         return p[len(NEIGHBOURS) - 1].reshape(len(rows), -1), mixed.reshape(len(rows), -1)
 
     def parts(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The probability of every token after the first by each distribution, and the features.
+        """The parts of the mixture, for every token of `rows` after the first of each row.
 
-        Returns float64 [distributions, tokens], float32 [features, tokens] and the network's
-        hidden states, float32 [d_model, tokens]. Without a network, d_model is 0.
+        Returns the token's probability under each distribution, float64 [distributions, tokens],
+        the features, float32 [features, tokens], and the network's hidden states, float32
+        [d_model, tokens]. Without a network, d_model is 0.
         """
         levels = self.counts.levels(rows)
         by_pattern = self.counts.probabilities(rows, levels)
@@ -207,8 +210,8 @@ class Mixture:
 def _read(model: Transformer, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A network's probability of every token of `rows` [rows, n] after the first.
 
-    Returns it and the hidden states that it comes from: float64 [tokens], float32 [d_model,
-    tokens].
+    Returns the probabilities, float64 [tokens], and the hidden states that they are computed from,
+    float32 [d_model, tokens].
     """
     p = []
     states = []
@@ -277,7 +280,8 @@ def cross_fitted(
 ) -> tuple[float, float]:
     """Held-out cross entropy of order 5 and of the mixture.
 
-    Each half of the sequences is scored with discounts and weights that were fitted on the other.
+    Each half of the sequences is scored with discounts and weights that were fitted on the other
+    half.
     """
     losses = np.zeros(2)
     n = 0
@@ -314,7 +318,7 @@ def cross_entropies(mixture: Mixture, parts: Sequence[np.ndarray]) -> tuple[floa
 def _shares(
     weights: np.ndarray, gate: np.ndarray, features: np.ndarray, hidden: np.ndarray
 ) -> np.ndarray:
-    """The share of each distribution, [distributions, tokens]. The last one has the gate."""
+    """The share of each distribution, [distributions, tokens]. The gate is for the last one."""
     x = weights @ features
     x[-1] += gate @ hidden
     e = np.exp(x - x.max(axis=0))
@@ -330,9 +334,9 @@ def held_out_losses(
         mixture: a mixture that has counted the training text.
         held_out: ids [n], n at least 2, scored in sequences of `seq_len`.
         seq_len: the length of the sequences.
-        fit_on: the held-out text to fit on. None: `held_out` itself, each half of its sequences
-            for the other, so that no token influences the weights it is scored with. That takes
-            at least two sequences.
+        fit_on: the held-out text to fit on. None fits on `held_out` itself: each half of its
+            sequences is scored with weights fitted on the other half, so that no token influences
+            the weights it is scored with. This needs at least two sequences.
     """
     parts = cut(held_out, seq_len)
     if fit_on is None:

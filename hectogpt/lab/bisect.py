@@ -1,8 +1,8 @@
 """Find where two runs, or two models, begin to differ.
 
-For runs, that is the first step after which their weights differ, and within it the first module
-whose output, gradient or update differs. For models, it is the first module whose outputs differ
-on the same tokens.
+For runs, that is the first step after which their weights differ, and the first module within that
+step whose output, gradient or update differs. For models, it is the first module whose outputs on
+the same tokens differ.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hectogpt.training.session import Session
 Open = Callable[[Checkpoint | None], Stream]
 Outputs = Mapping[str, Tensors]
 # Largest difference between the outputs of two correct programs, relative to a module's largest
-# output. They may round to float32 internally.
+# output. Such programs may round to float32 internally.
 ROUNDING = {"float32": 1e-4, "float64": 1e-6}
 
 
@@ -43,7 +43,7 @@ class Parting:
         module: the first module whose output, gradient or update differs.
         stage: the first of "forward", "gradient" and "update" that differs; None for initial
             weights.
-        first: stage -> its first module that differs.
+        first: stage -> the first module that differs in that stage.
         batch_row: the first row of the step's batch that has different tokens.
         largest: for models, dtype -> largest difference of the module's outputs, or of all
             outputs if `equal`; infinity if shapes differ or a difference is not finite.
@@ -64,10 +64,10 @@ def bisect_runs(a: Open, b: Open) -> Parting:
     """Train two runs side by side until their weights differ.
 
     Args:
-        a, b: functions that open the events of each run, at a checkpoint or (None) where the
-            comparison begins.
+        a, b: for each run, a function that opens its events: at a checkpoint, or for None where
+            the comparison begins.
 
-    Raises UserError (DATA) if their weights have different names or shapes.
+    Raises UserError (DATA) if the weights of the runs have different names or shapes.
     """
     streams = (a(None), b(None))
     sessions = [session_of(stream) for stream in streams]
@@ -101,9 +101,9 @@ def check_shapes(a: Tensors, b: Tensors) -> None:
 
 
 def first_difference(a: Tensors, b: Tensors) -> tuple[str, int] | None:
-    """The first tensor whose bits differ, and its first row that differs; None if all are equal.
+    """Find the first tensor whose bits differ, and the first row that differs in it.
 
-    Bits are compared: two nans are equal, 0 and -0 are not.
+    Returns None if all are equal. Bits are compared: two nans are equal, 0 and -0 are not.
     """
     for name in a:
         one, two = (t[name].cpu().contiguous().reshape(len(t[name]), -1) for t in (a, b))
@@ -149,8 +149,8 @@ def bisect_models(a: Outputs, b: Outputs, exact: bool) -> Parting:
         exact: True if the same code computed both, so that any different bit counts; otherwise
             differences within ROUNDING do not count.
 
-    Raises UserError (DATA) if they have no module in common, or with `exact` if they have
-    different sizes.
+    Raises UserError (DATA) if the models have no module in common, or with `exact` if their sizes
+    differ.
     """
     apart = {dtype: _apart(a[dtype], b[dtype], exact) for dtype in sorted(a, reverse=True)}
     module = None
@@ -168,7 +168,7 @@ def bisect_models(a: Outputs, b: Outputs, exact: bool) -> Parting:
 
 
 def _apart(a: Tensors, b: Tensors, exact: bool) -> dict[str, tuple[float, float]]:
-    """Module -> the largest difference of its outputs, and its ratio to the largest output."""
+    """Module -> its largest difference: absolute, and relative to the largest output of `a`."""
     shared = [name for name in a if name in b]
     if not shared:
         why = f"modules: {', '.join(list(a)[:3])} against {', '.join(list(b)[:3])}"

@@ -1,8 +1,7 @@
 """Compare arms over the same seeds: find the missing trials and summarise the recorded ones.
 
 A trial that has been recorded is not run again. A trial that diverged counts as a uniform guess;
-one that crashed does not count. The record of a trial that breaks rules of its track lists these
-rules.
+one that crashed does not count. If a trial breaks rules of its track, its record lists them.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class Result:
         return self.test or self.dev
 
     def mean(self, name: str) -> float | None:
-        """Mean of a numeric field over the records that have it; None if none has."""
+        """The mean of a numeric field over the records that have it, or None if none has it."""
         values = [value for record in self.records if (value := getattr(record, name)) is not None]
         return sum(values) / len(values) if values else None
 
@@ -89,7 +88,7 @@ class Comparison:
     """Arms x seeds on one corpus and track, and the records of their trials.
 
     Args:
-        arms: the runs to compare; the others are compared with the first.
+        arms: the runs to compare, each of them with the first.
         seeds: the seeds that every arm is trained with.
         corpus: the text to train on and to score.
         track: the rules that trials are checked against.
@@ -132,7 +131,7 @@ class Comparison:
             if track.scoring == "counting" and len(corpus.dev) < needed:
                 raise DataError(
                     f"the dev text has {len(corpus.dev)} tokens",
-                    why=f"{track.name} fits weights on one half and scores the other, which takes "
+                    why=f"{track.name} fits weights on one half and scores the other, so it needs "
                     f"{needed}",
                     fix=SetTo("track", "closed"),
                 )
@@ -228,8 +227,8 @@ class Comparison:
     def run_of(self, trial: Trial) -> Run:
         """The run of a trial.
 
-        It has the trial's seed and the corpus's name without its path. Unless the run sets the
-        number of threads, it has as many as the track allows and the machine has cores.
+        It has the trial's seed, and the corpus's name without its path. If the arm's run does not
+        set the number of threads, the trial gets one per physical core, up to the track's limit.
         """
         run = trial.arm.run
         cores = self.track.cores
@@ -237,8 +236,9 @@ class Comparison:
         return replace(run, seed=trial.seed, threads=threads, corpus=short_name(self.corpus.name))
 
     def _ngram_fields(self, run: Run) -> dict[str, Any]:
-        """N-gram baselines on the tokens that the run reads, computed once for runs that read the
-        same tokens.
+        """N-gram baselines on the tokens that the run reads.
+
+        They are computed only once for all runs that read the same tokens.
         """
         reads = (run.data, run.seed, run.steps)
         if reads not in self._ngrams:
@@ -264,7 +264,10 @@ class Comparison:
         }
 
     def pair(self, arm: Arm) -> Paired | None:
-        """Compare an arm with the first on the seeds recorded so far; None if they share none."""
+        """Compare an arm with the first on the seeds recorded so far.
+
+        Returns None if the two arms share no seed.
+        """
         new, old = (self.losses(one, self.split) for one in (arm, self.arms[0]))
         return compare_sequentially(new, old) if self.sequential else compare_pairs(new, old)
 
@@ -303,7 +306,7 @@ class Comparison:
         self.ended = f"not decided after all of {count}" if arms else f"decided after {count}"
 
     def undecided(self) -> list[Arm]:
-        """The first arm and those that are not decided against it; [] if all are decided."""
+        """The first arm and those not yet decided against it, or [] if all are decided."""
         first, *others = self.arms
         left = [
             arm for arm in others if (pair := self.pair(arm)) is None or pair.verdict == "unproven"
@@ -344,7 +347,7 @@ def result_table(results: Sequence[Result], split: str) -> tuple[list[str], list
 
 
 def short_name(corpus: str) -> str:
-    """A corpus's name without its path: the folder's name for token files, the file's for text."""
+    """A corpus's name without its path: the folder's for token files, otherwise the file's."""
     if corpus.startswith("hf:"):
         return corpus
     path = Path(corpus)

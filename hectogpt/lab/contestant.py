@@ -1,9 +1,9 @@
-"""The process in which a judged idea runs, and the judge's side of it, which trusts no answer.
+"""The process in which a judged idea runs, and the judge's side of it, where no answer is trusted.
 
 The process either trains on text that is dealt to it batch by batch, or receives weights and
 predicts rows that are dealt to it token by token. Each task runs in a separate process, sealed
-where the machine allows it (hectogpt/sandbox.py). It has no folder of its own: sources, text and
-weights arrive through a pipe, and weights and distributions leave through it.
+where the machine allows it (hectogpt/sandbox.py). A process has no folder of its own: sources,
+text and weights arrive through a pipe, and weights and distributions leave the same way.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from hectogpt.training.optim.groups import needs_closure
 from hectogpt.training.precision import give_back_memory
 from hectogpt.training.run import Data, Run
 
-HANGS = 300.0  # seconds without a message
+HANGS = 300.0  # seconds; a process that sends no message for this long is ended
 CACHE_TRIAL = 24  # tokens on which logits with and without a cache are compared
 CACHE_DIFFERENCE = 1e-2
 
@@ -143,7 +143,7 @@ def do(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     Raises UserError.
     """
     torch.set_num_threads(request["threads"])
-    # Otherwise the backward pass of indexing sums in any order, and an honest idea would give
+    # Otherwise the backward pass of indexing would sum in any order, and an honest idea would give
     # different bits each time.
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -181,15 +181,16 @@ def plan(run: Run, request: dict[str, Any]) -> None:
 
 
 def planned(tokens: np.ndarray, data: Data, seed: int, steps: int) -> np.ndarray:
-    """Indices of the sequences that a run's steps show, int64 [steps * batch_size]."""
+    """Indices of the sequences that a run reads, step by step, int64 [steps * batch_size]."""
     batches = Batches(tokens, data.seq_len, data.batch_size, seed, data.order)
     return np.array([number for step in range(steps) for number in batches.numbers(step)])
 
 
 @dataclass(frozen=True)
 class Dealt(DataOrder):
-    """A data order for dealt rows, which come in order. The idea's own order cuts them, but only
-    once training has started.
+    """A data order for dealt rows, which arrive in their final order.
+
+    The idea's own order cuts the rows, but only once training has started.
     """
 
     inner: DataOrder
@@ -203,15 +204,15 @@ class Dealt(DataOrder):
 
 
 def train(run: Run, request: dict[str, Any]) -> None:
-    """Receive the ids that the run will read, then the rows of a batch before each step.
+    """Receive the token ids that occur in the run's text, then before each step its batch of rows.
 
     Sends an answer after each step, and the weights after the last one.
     """
     frames = process.frames()
     data = run.data
     if run.first_weights is not None:
-        raise UserError("its weights start from another model", why="it gets only this text")
-    # At first this holds every id that the run reads; the dealt rows replace them below.
+        raise UserError("its weights start from another model", why="it may use only this text")
+    # At first the text holds only the ids that occur; the dealt rows replace them below.
     used = np.frombuffer(frames.receive_frame()[1], np.uint16)
     text = np.resize(used, run.steps * data.batch_size * data.seq_len)
     tokens = dict.fromkeys(("train", "dev", "test"), text)
@@ -238,16 +239,16 @@ def train(run: Run, request: dict[str, Any]) -> None:
 def score(run: Run, request: dict[str, Any]) -> None:
     """Receive the weights and predict the rows that are dealt.
 
-    The rows come in `deals` groups. For each group, receives one token of every row, `tokens`
-    times, and answers each time with the distributions of the next tokens, float32 [rows, vocab],
-    as logits or log-probabilities.
+    The rows come in `deals` groups. For each group, the exchange is repeated `tokens` times: one
+    token of every row arrives, and the answer holds the distributions of the next tokens, float32
+    [rows, vocab], as logits or log-probabilities.
     """
     frames = process.frames()
     state = safetensors.torch.load(frames.receive_frame()[1])
     model = model_of(run.model, state, Path("weights"))
     head = model.lm_head
     if type(head) is LMHead and head.embedding_map is not None:
-        # One product for each token: two took three times as long.
+        # One matrix product for each token; two took three times as long.
         head.weight = nn.Parameter(head.matrix(model.token_vectors()))
         head.embedding_map = None
     has_cache = is_same_with_cache(model)
@@ -269,7 +270,7 @@ def score(run: Run, request: dict[str, Any]) -> None:
 def is_same_with_cache(model: Transformer) -> bool:
     """True if the model computes the same with a cache as without.
 
-    An idea's own parts may not support caches.
+    It may not, because an idea's own parts need not support caches.
     """
     length = min(CACHE_TRIAL, model.config.context_length)
     ids = torch.randint(0, model.config.vocab_size, (2, length), generator=torch.Generator())

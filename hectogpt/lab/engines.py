@@ -1,6 +1,6 @@
 """Run the trials of a comparison: in processes on this machine, or on a Ray cluster.
 
-Only `perform` touches the comparison and its records; an engine just runs one trial in a process.
+Only `perform` touches the comparison and its records; an engine only runs one trial in a process.
 The result of a trial depends on its run, seed and threads, so it is the same bit for bit wherever
 it runs and whatever else is running.
 """
@@ -45,13 +45,13 @@ class Engine:
 def expected_seconds(comparison: Comparison) -> dict[str, float]:
     """Arm label -> estimated seconds of one of its trials.
 
-    That is the mean of the arm's recorded trials. Without any, it is 10 s plus twice the time that
-    its large matrix products would take, estimated from one product that is timed here.
+    That is the mean of the arm's recorded trials. If there are none, it is 10 s plus twice the
+    time for a trial's large matrix products, estimated from one product that is timed here.
     """
     matrix = torch.ones(1024, 1024, dtype=fast_matmul_dtype())
     found = dict[str, float]()
     products_took = list[float]()
-    for _ in range(5):  # the quickest counts: the first one includes torch's warm-up
+    for _ in range(5):  # keep the shortest time: the first includes torch's warm-up
         begun = time.perf_counter()
         matrix @ matrix
         products_took.append(time.perf_counter() - begun)
@@ -75,7 +75,7 @@ def expected_seconds(comparison: Comparison) -> dict[str, float]:
 
 
 def minutes(seconds: float) -> str:
-    """A time as text, such as "about 4.5 minutes"."""
+    """Format a time, such as "about 4.5 minutes"."""
     return f"about {seconds / 60:.1f} minutes"
 
 
@@ -88,7 +88,7 @@ def perform(
     a terminal, a percentage in a notebook, elsewhere a line a minute. An exception kills the
     trials that are running. Raises UserError (STORAGE).
     """
-    # (step, loss), the time at which the trial began, or its result.
+    # A message: (step, loss), the time at which the trial began, or the trial's result.
     Post = tuple[int, float] | float | Future[dict[str, Any]]
     posts = SimpleQueue[tuple[Trial, Post]]()
     cancelled = threading.Event()
@@ -178,7 +178,7 @@ def local_engine(comparison: Comparison, workers: int = 1) -> Engine:
 
 
 def threads_of(comparison: Comparison) -> int:
-    """The threads of one trial; the largest number if the arms differ."""
+    """The number of threads of one trial, the largest if the arms differ."""
     runs = [comparison.run_of(Trial(arm, 0)) for arm in comparison.arms]
     return max(run.threads or hardware.physical_cores() for run in runs)
 

@@ -1,7 +1,7 @@
 """A training run with a folder: its plan, its start or resumption, its end and its scores.
 
 Commands read a Plan from their options; Python builds one from keywords. `run_and_score` then does
-all the rest: `open_run` opens the folder and the session, `train_in_folder` trains, and
+the rest: `open_run` opens the folder and the session, `train_in_folder` trains, and
 `write_results` compares the result with others. Progress goes to stderr. A run that ends early
 saves what it can, then raises UserError.
 """
@@ -71,7 +71,7 @@ FEW_TOKENS = 2000  # held-out tokens below which a score is rough
 # nats; standard deviation of the losses of single tokens, which is 2.6 to 3.2 for n-gram models
 # and small networks
 TOKEN_SD = 3.0
-LONG = 90.0  # seconds of training from which a quicker recipe is suggested
+LONG = 90.0  # seconds; a quicker recipe is suggested for a run that takes longer
 SOTU_PROMPT = "The state of our"
 PROMPT_TOKENS = 6  # the prompt for other corpora: this many tokens of the held-out text
 
@@ -87,7 +87,7 @@ class Plan:
         recipe: the run as it was before any field was overridden; None if it is not a recipe.
         resume: the folder of a run to resume instead of starting a new one.
         step: the checkpoint to resume from; None resumes from the newest valid one.
-        branch: where a new run begins, if it is a branch.
+        branch: where the new run branches off an earlier run; None if it does not.
     """
 
     run: Run
@@ -138,7 +138,7 @@ class FullRun:
 
 
 def find_corpus(run: Run, progress: Progress, check: bool = True) -> Corpus:
-    """Open the run's corpus, and check that run, corpus and memory fit each other.
+    """Open the run's corpus, and check that the run fits the corpus and the memory.
 
     Args:
         run: the run.
@@ -256,7 +256,7 @@ class OpenRun:
         habits: how to train it.
         folder: the locked run folder.
         session: the session, at the next step.
-        stream: the events from there on.
+        stream: the events from that step on.
     """
 
     habits: Habits
@@ -409,7 +409,7 @@ def train_in_folder(opened: OpenRun, progress: Progress, *more: Listener) -> Non
 
 
 def follow(run: Run, corpus: Corpus, world: World, eval_every: int) -> None:
-    """Take part in a run that rank 0 leads, up to its end. Write no files.
+    """Take part in a run that rank 0 leads, until the run ends. Write no files.
 
     Args:
         run: the run.
@@ -427,14 +427,14 @@ def follow(run: Run, corpus: Corpus, world: World, eval_every: int) -> None:
 
 
 def explain(ended: Ended, opened: OpenRun, trained: bool, progress: Progress) -> BaseException:
-    """Return the error to raise for a run that ended early: what is kept, and what to do.
+    """Return the error to raise for a run that ended early, with what is kept and what to do.
 
     Args:
         ended: how the run ended.
         opened: the run.
         trained: True if the trained weights are in the folder, so that only the scores are
             missing.
-        progress: shows what is kept if the error cannot say it.
+        progress: shows what is kept if the error cannot say so.
     """
     error = ended.error
     assert error is not None
@@ -556,10 +556,11 @@ def samples(model: Transformer, tokenizer: Tokenizer, prompt: str, seed: int) ->
 
 
 def is_it_usual(recipe: str, corpus: str, steps: int | None, loss: float) -> str:
-    """Say how a run's held-out loss compares with recorded ones; "" if there are fewer than two.
+    """Say how a run's held-out loss compares with recorded ones.
 
-    A loss within four SD, or within 0.01, of their mean is usual. tools/report writes bands.json
-    from results/ladder.jsonl: mean and SD of n losses, in nats per token.
+    Returns "" if there are fewer than two. A loss within four SD, or within 0.01, of their mean is
+    usual. bands.json holds the mean and the SD of n recorded losses, in nats per token;
+    tools/report makes the file from results/ladder.jsonl.
     """
     bands = json.loads(
         (Path(__file__).parent / "baselines" / "bands.json").read_text(encoding="utf-8")
@@ -577,8 +578,8 @@ def is_it_usual(recipe: str, corpus: str, steps: int | None, loss: float) -> str
 def find_baseline(corpus: Corpus, steps: int) -> dict[str, Any] | None:
     """A finished baseline run on this training text with this number of steps, or None.
 
-    It has `losses` and `grad_norms` of every step, and `dev_loss`. The package contains one, of
-    100 steps on the embedded corpus.
+    It has `losses` and `grad_norms` of every step, and `dev_loss`. The package contains one such
+    run, of 100 steps on the embedded corpus.
     """
     path = Path(__file__).parent / "baselines" / f"{corpus.sha256['train'][:16]}-{steps}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -175,7 +175,7 @@ def _check_shapes(title: str, model: ModelConfig) -> None:
 
 
 def check_causal(run: Run) -> None:
-    """Raise UserError if the run's model has custom parts and one position sees a later token.
+    """Raise UserError if the run's model has custom parts and a position in it sees a later token.
 
     The test changes the last token and compares the outputs at all earlier positions, in training
     and in evaluation mode. A model that cannot be tried passes.
@@ -210,7 +210,7 @@ def check_causal(run: Run) -> None:
             before = earlier(ids)
             after = earlier(other)
             if (before - after).abs().max() > 1e-4 * before.abs().max():
-                # If the same input gives a different output too, the cause is not the last token.
+                # If the same input gives different outputs too, the last token is not the cause.
                 sees |= torch.equal(earlier(ids), before)
     if sees:
         names = ", ".join(dict.fromkeys(type(part).__name__ for part in own))

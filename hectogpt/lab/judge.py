@@ -45,7 +45,7 @@ ROWS = 32  # rows of the test text that are dealt at the same time
 MOST_ROWS = 64  # per seed
 NOISE = LEAST_DIFFERENCE / 4  # nats; the standard error of a seed's gain must be smaller
 AGAIN = 2  # rows that are dealt again, one at a time
-ALONE = 5e-3  # nats, mean difference; batches of a different size round differently
+ALONE = 5e-3  # nats; mean difference that rounding in batches of different sizes may cause
 MOST_SEEDS = 12
 # A training run may use this many times the CPU time of the base's run, plus SLACK seconds.
 # Otherwise, text that is read once could be trained on many times.
@@ -95,8 +95,9 @@ def judge(
         tell: called with one line per event; the first contains the hash that the record commits
             to.
 
-    Raises UserError if the base cannot be trained or the record exists already, and STORAGE if the
-    record cannot be written. Ctrl-C stops it and writes the verdict of the seeds so far.
+    Raises UserError if the base cannot be trained or the record exists already, and UserError
+    (STORAGE) if the record cannot be written. Ctrl-C stops the judgement; the verdict on the seeds
+    so far is then written.
     """
     at = datetime.now(UTC)
     secret = secrets.token_hex(32)
@@ -166,7 +167,7 @@ class Judging:
         self.record.write("verdict", verdict | {"secret": self.secret})
 
     def run_seeds(self, seconds: float, most_seeds: int) -> str:
-        """Train and score, seed by seed, and return why it stopped. Raises EndedError."""
+        """Train and score seed by seed, and return the reason for stopping. Raises EndedError."""
         begun = time.monotonic()
         slowest = 0.0
         self.check("carries no weights", *weights_in(self.record.entrant.source))
@@ -185,8 +186,8 @@ class Judging:
     def trials(self, corpus: str, number: int) -> list[dict[str, Any]]:
         """Train both arms with a seed, and score both on the same rows.
 
-        The rows are drawn after training, and more are drawn until their noise is small. Returns
-        the fields of both trials.
+        The rows are drawn after training, and scored group by group until the noise of the gain is
+        small. Returns the fields of both trials.
         """
         text = self.corpora[corpus]
         seed = draw_seed(self.secret, number)
@@ -217,8 +218,8 @@ class Judging:
     def process(self, arm: str, task: str, seed: int, **more: Any) -> Iterator[Talk]:
         """Context manager: start a task in a new process and check the run that it describes.
 
-        After the block, the process must end properly. Otherwise, or if an answer is invalid,
-        raises EndedError for the idea's process and UserError for the base's.
+        After the block, the process must end properly. If it does not, or if an answer is invalid,
+        this raises EndedError for the idea's process and UserError for the base's.
         """
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         environment |= {"HOME": "/tmp", "HECTOGPT_CACHE": str(files.cache_dir())}
@@ -243,7 +244,7 @@ class Judging:
             yield
         except (EndedError, UserError):
             raise
-        except Exception as error:  # any error that its answers cause here
+        except Exception as error:  # any error that the arm's answers cause here
             why = talk.fault(error)
             if arm == "base":
                 base = self.record.entrant.base
@@ -383,7 +384,7 @@ class Judging:
             raise EndedError(f"{name}: {fault}")
 
     def check_run(self, arm: str, run: dict[str, Any]) -> None:
-        """Check that the run is the same in every process, and keeps the rules of its base.
+        """Check that the run is the same in every process and, for an idea, keeps the rules.
 
         Raises ValueError for an invalid description.
         """
@@ -399,7 +400,7 @@ class Judging:
         self.check_rules(arm)
 
     def check_rules(self, arm: str, **costs: Any) -> None:
-        """Check that an idea keeps the base's steps and tokens, and RULES. Raises EndedError."""
+        """Check that an idea keeps RULES with its base's steps and tokens. Raises EndedError."""
         if arm == "idea":
             base = self.runs["base"]
             run = self.runs["idea"]
@@ -435,7 +436,7 @@ class Replay:
     """The results of repeating a judgement.
 
     Attributes:
-        faults: the differences that are too large, as sentences.
+        faults: sentences on the differences that are too large.
         largest: the largest difference of a loss, in nats.
         again: the record of the second judgement.
     """
@@ -448,8 +449,8 @@ class Replay:
 def replay(judgement: Judgement, corpora: Sequence[Corpus], tell: Note, folder: Path) -> Replay:
     """Repeat a judgement in `folder`, with the source and the secret of its record.
 
-    Raises UserError for a record without a verdict or of a different protocol, and if the texts
-    are not those that were judged.
+    Raises UserError if the record has no verdict or a different protocol, or if the texts are not
+    those that were judged.
     """
     begin = judgement.begin
     secret = judgement.secret or ""

@@ -31,14 +31,14 @@ from hectogpt.lab.sequential import pair_of
 from hectogpt.lab.statistics import Paired
 
 ARMS = ("base", "idea")
-# The most bytes of an idea's source, with its comments: as it is, and compressed. This leaves no
-# room for a table of weights or a text.
+# Limits on the bytes of an idea's source, with its comments: as it is, and compressed. They leave
+# no room for a table of weights or a text.
 MOST_BYTES = (100_000, 12_000)
 # The names in a record: FILE.py:FUNCTION without a folder, on a recipe or another such function,
 # which may have a recipe as its own base.
 FUNCTION = r"\w[\w .-]*\.py:\w+"
 NAMES = re.compile(rf"{FUNCTION} on (\w+|{FUNCTION}(@\w+)?)")
-LARGEST = 1 << 26  # bytes of a record; most have about 50,000
+LARGEST = 1 << 26  # bytes; most records have about 50,000
 FIRST = "0" * 64  # the hash before the first line
 
 
@@ -65,7 +65,7 @@ class Entrant:
     def __post_init__(self) -> None:
         """Check the names and the hash.
 
-        Raises ValueError for names with a folder, and if sha256 is not that of the source.
+        Raises ValueError for names with a folder, and if sha256 is not the source's.
         """
         names = f"{self.idea} on {self.base}"
         expect(NAMES.fullmatch(names), f"{names!r:.200} is not FILE.py:FUNCTION on a base")
@@ -142,19 +142,19 @@ def draw(secret: str, what: str) -> np.random.Generator:
 
 @dataclass
 class Judgement:
-    """A record and its contents so far. It is read, or written line by line.
+    """A record and its contents so far, either read from a file or being written line by line.
 
     Attributes:
         begin: the first line.
         entrant: the idea and its base, from this line.
-        trials: (corpus, seed, arm) -> the trial, in order: loss (nats per token of the rows),
-            rows (how many were scored), seconds, peak_mb, params (number of all weights). The arm
-            is "base" or "idea".
+        trials: (corpus, seed, arm) -> the trial, in order. The arm is "base" or "idea". A trial
+            has loss (nats per token of the rows), rows (how many were scored), seconds, peak_mb
+            and params (number of all weights).
         checks: name -> the check, with `passed` and `seen`.
         word: "better", "worse", "tie", "unproven", "refused" (it breaks a rule), "dishonest" (a
             check failed), or "unfinished" (it is running, or was killed).
         reasons: why it is refused or dishonest.
-        secret: None while it is unfinished.
+        secret: the secret, once the last line has revealed it; None until then.
         last: the hash of the last line.
     """
 
@@ -170,7 +170,7 @@ class Judgement:
     entrant: Entrant = field(init=False)
 
     def write(self, event: str, facts: Mapping[str, Any]) -> None:
-        """Append a line, which is then on disk. Raises UserError (STORAGE)."""
+        """Append a line and flush it to disk. Raises UserError (STORAGE)."""
         row = {"event": event, "previous": self.last, **facts}
         line = json.dumps(row, allow_nan=False)
         with errors.writing(self.path):
@@ -178,7 +178,7 @@ class Judgement:
         self.take(row, line)
 
     def take(self, row: dict[str, Any], line: str) -> None:
-        """Take in a line. Raises ValueError if it does not follow from the lines before."""
+        """Add a line's contents. Raises ValueError if it does not follow from the lines before."""
         expect(row.get("previous") == self.last, "a line before it was changed, added or left out")
         expect((row["event"] == "begin") != bool(self.begin), "a judgement begins once, in line 1")
         match row["event"]:
@@ -190,7 +190,7 @@ class Judgement:
                 known = key[0] in self.begin["corpora"] and key[2] in ARMS
                 expect(
                     known and key not in self.trials and math.isfinite(row["loss"]),
-                    "not one of its trials",
+                    "not a trial of this record",
                 )
                 self.trials[key] = row
             case "check":
@@ -226,7 +226,7 @@ class Judgement:
     def gains(self, corpus: str | None = None) -> np.ndarray:
         """float64 [seeds]: loss of the base minus loss of the idea, for each seed that both have.
 
-        For one corpus, or the mean over all corpora.
+        Each is the gain on one corpus, or the mean over all corpora.
         """
         gains = []
         for seed in self.seeds():
@@ -239,15 +239,16 @@ class Judgement:
         return np.array(gains)
 
     def pair(self, corpus: str | None = None) -> Paired | None:
-        """The sequential test of these gains (lab/sequential.py); None before the first gain."""
+        """The result of the sequential test of `gains`, or None if there are no gains yet."""
         gains = self.gains(corpus).tolist()
         return pair_of(gains) if gains else None
 
     def decided(self, reasons: Sequence[str] = ()) -> str:
-        """The word of the verdict with these reasons.
+        """The word of the verdict, given these reasons to refuse the idea.
 
-        Without any it is "better", "worse" or "tie" once the gains decide, else "unproven". An
-        idea that is better on the whole but worse on one corpus is unproven.
+        It is "dishonest" if a check failed, and "refused" if there are reasons. Otherwise it is
+        "better", "worse" or "tie" once the gains decide, and "unproven" before. An idea that is
+        better on the whole but worse on one corpus is unproven.
         """
         if not all(check["passed"] for check in self.checks.values()):
             return "dishonest"
@@ -259,7 +260,7 @@ class Judgement:
         return words[0] or "unproven"
 
     def cost(self, name: str, arm: str) -> float | None:
-        """Mean of "seconds", "peak_mb" or "params" over the arm's trials; None without any."""
+        """The mean "seconds", "peak_mb" or "params" of the arm's trials, or None if unknown."""
         trials = [trial for trial in self.trials.values() if trial["arm"] == arm]
         values = [trial[name] for trial in trials if name in trial]
         return float(np.mean(values)) if values else None
@@ -268,7 +269,7 @@ class Judgement:
 def read_judgement(path: Path) -> Judgement:
     """Read a record, and check its chain and its secret.
 
-    Raises UserError (DATA) that names the first line that is invalid or was changed.
+    Raises UserError (DATA), which names the first line that is invalid or was changed.
     """
     try:
         lines = read_bytes(path, LARGEST).decode().splitlines()
@@ -279,6 +280,6 @@ def read_judgement(path: Path) -> Judgement:
         try:
             found.take(parse_json_object(line.encode()), line)
         except (ValueError, KeyError, TypeError) as error:
-            fix = "a record as it was written"
+            fix = "use an unchanged record"
             raise DataError(f"{path}, line {number}", why=str(error), fix=fix) from None
     return found

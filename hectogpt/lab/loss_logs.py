@@ -17,9 +17,9 @@ from hectogpt.lab.losses import LARGEST, csv_rows, file_and_column, json_rows
 Curve = list[tuple[int, float]]  # (step, loss); infinity stands for a loss that is not finite
 # Names of the step's column, in order of preference.
 STEPS = ("step", "iter", "iteration", "global_step", "_step")
-LOSS = re.compile("loss|bpb", re.IGNORECASE)  # in the names of columns that hold losses
-# Lines of nanoGPT, nanochat, llm.c, modded-nanogpt, and litgpt, which prints two losses after one
-# word.
+LOSS = re.compile("loss|bpb", re.IGNORECASE)  # occurs in the names of columns that hold losses
+# These match the lines that nanoGPT, nanochat, llm.c, modded-nanogpt and litgpt print. litgpt
+# prints two losses after one word.
 STEP_SHOWN = re.compile(r"\b(?:step|iter(?:ation)?)[ :=]*(\d+)", re.IGNORECASE)
 LOSS_SHOWN = re.compile(
     r"\b((?:train|val|validation|test|dev)?[ _/]?(?:loss|bpb))[ :=]+(\d[\d.e+-]*|nan|inf)\b",
@@ -32,12 +32,12 @@ def read_curves(name: str) -> dict[str, Curve]:
     """The loss curves in a log, by name.
 
     Args:
-        name: FILE or FILE:COLUMN; the latter takes only that curve.
+        name: FILE, or FILE:COLUMN to read only that curve.
 
-    A folder, or a file with `tfevents` in its name, is TensorBoard's. A .csv, .tsv or .jsonl file
-    has a column of steps and at least one with `loss` or `bpb` in its name. In any other file,
-    every line with a step and a loss is a point. Raises UserError (DATA) if the log cannot be read
-    or has no such curve.
+    A folder, or a file with `tfevents` in its name, is read as TensorBoard's. A .csv, .tsv or
+    .jsonl file has a column of steps and at least one with `loss` or `bpb` in its name. In any
+    other file, every line with a step and a loss is a point. Raises UserError (DATA) if the log
+    cannot be read or has no such curve.
     """
     path, column = file_and_column(name, "")
     try:

@@ -23,7 +23,7 @@ from hectogpt.files import parse_json_object, read_bytes
 from hectogpt.lab.sequential import half_width, look, p_value, pair_of
 from hectogpt.lab.statistics import LEAST_DIFFERENCE, OPENINGS, p_text
 
-LARGEST = 64 << 20  # bytes of a file of losses
+LARGEST = 64 << 20  # bytes; the largest file of losses that is read
 MOST_SEEDS = 10_000  # larger forecasts are not reported
 
 Losses = Mapping[str, float]  # seed -> loss, in the order of the file
@@ -31,7 +31,7 @@ Losses = Mapping[str, float]  # seed -> loss, in the order of the file
 
 @dataclass(frozen=True)
 class LossVerdict:
-    """The test of losses b against losses a.
+    """The result of testing losses b against losses a.
 
     Attributes:
         verdict: "better" if b is lower than a by at least `margin` and the interval lies above 0;
@@ -42,11 +42,13 @@ class LossVerdict:
         interval: 95 % interval of the gain, valid at every look; None for a single pair.
         p: two-sided p value, valid at every look.
         pairs: number of pairs.
-        more_seeds: about how many more pairs would decide it if gain and spread stayed as they
-            are. 0 if it is decided, None if one pair gives no spread or the number exceeds 10,000.
+        more_seeds: about how many more pairs would decide the test if gain and spread stayed as
+            they are. 0 if it is decided. None if there is only one pair, which has no spread, or
+            if the number exceeds 10,000.
         margin: smaller differences count as a tie.
-        paired: True if the pairs share a seed, False if they are paired by place in the files.
-        unused: seeds (or, unpaired, a number of rows) without a partner.
+        paired: True if losses are paired by seed, False if by position in the files.
+        unused: the seeds without a partner; for losses paired by position, a phrase that says how
+            many are left over.
     """
 
     verdict: str
@@ -100,8 +102,8 @@ def verdict(
     Args:
         a: losses of the base, a mapping from seed to loss or a sequence.
         b: losses of the change, in the same form. Two mappings are paired by seed. Two sequences
-            are paired by place, which is valid for independent runs but needs more of them than
-            pairs that share a seed.
+            are paired by position. This is valid for independent runs, but takes more runs than
+            pairing by seed.
         margin: least difference that counts, in the unit of the losses.
 
     Raises UserError if no pair can be made, a loss is not finite, or the margin is negative.
@@ -122,14 +124,14 @@ def verdict(
         before = list(_values(a))
         after = list(_values(b))
         extra = abs(len(before) - len(after))
-        unused = (f"the last {extra} of the longer",) if extra else ()
+        unused = (f"the last {extra} of the longer list",) if extra else ()
         before, after = before[: len(after)], after[: len(before)]
     if not before:
-        why = f"no seed in common: {', '.join(unused[:6])}" if paired else "one is empty"
+        why = f"no shared seed; seeds: {', '.join(unused[:6])}" if paired else "one set is empty"
         raise DataError(
-            "the two cannot be compared",
+            "these losses cannot be compared",
             why=why,
-            fix="run both with the same seeds; without seeds, losses are paired by place",
+            fix="run both with the same seeds; without seeds, losses are paired by position",
         )
     gains = np.subtract(before, after, dtype=np.float64)
     if not np.isfinite(gains).all():
@@ -158,9 +160,9 @@ def _values(losses: Losses | Sequence[float]) -> Iterable[float]:
 
 
 def seeds_to_decide(gains: np.ndarray, margin: float) -> int | None:
-    """How many more gains with this mean and spread would decide the test.
+    """Return how many more gains with this mean and spread would decide the test.
 
-    None for a single gain, and for more than MOST_SEEDS.
+    Returns None for a single gain, or if more than MOST_SEEDS would be needed.
     """
     if len(gains) < 2:
         return None
@@ -181,8 +183,8 @@ def read_losses(name: str) -> tuple[Losses, bool]:
 
     Args:
         name: FILE or FILE:COLUMN. The file is CSV with a header (separated by commas, semicolons
-            or tabs) or JSON lines (.jsonl). COLUMN holds the losses, by default `loss`; the column
-            `seed` holds the seeds.
+            or tabs) or JSON lines (.jsonl). COLUMN, `loss` by default, holds the losses; the
+            column `seed` holds the seeds.
 
     Raises UserError (DATA) for a file that cannot be read, lacks the column, or repeats a seed.
     """
@@ -192,7 +194,7 @@ def read_losses(name: str) -> tuple[Losses, bool]:
         rows = json_rows(text) if path.suffix in (".jsonl", ".json") else csv_rows(text)
     except (OSError, ValueError) as error:
         raise errors.unreadable(
-            path, error, fix="a CSV or .jsonl file with seed and loss"
+            path, error, fix="a CSV or .jsonl file with columns seed and loss"
         ) from None
     columns = list(rows[0]) if rows else []
     shown = one_line(", ".join(columns)) or "none"
@@ -226,7 +228,7 @@ def read_losses(name: str) -> tuple[Losses, bool]:
             raise DataError(
                 f"{path}, row {number}: seed {seed} appears twice",
                 why="each seed may occur once",
-                fix="keep one row for each seed, in a file for each arm",
+                fix="use one file per arm, with one row per seed",
             )
         losses[seed] = loss
     return losses, seeded
@@ -241,7 +243,10 @@ def file_and_column(name: str, default: str) -> tuple[Path, str]:
 
 
 def csv_rows(text: str) -> list[dict[str, Any]]:
-    """The rows of a CSV by the names in its first line. Raises ValueError."""
+    """Return the rows of a CSV as dicts; the keys are the names in its first line.
+
+    Raises ValueError for an invalid CSV.
+    """
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
     reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
@@ -252,7 +257,7 @@ def csv_rows(text: str) -> list[dict[str, Any]]:
 
 
 def json_rows(text: str) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file. Raises ValueError."""
+    """The objects of a .jsonl file. Raises ValueError if a line is not an object."""
     return [parse_json_object(line.encode()) for line in text.splitlines() if line.strip()]
 
 

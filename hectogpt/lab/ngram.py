@@ -1,6 +1,6 @@
 """N-gram models of exactly the tokens that a run reads: unigrams, Kneser-Ney of orders 2, 3 and 5.
 
-A network whose loss is above an n-gram model's has learned less than these counts. No n-gram
+A network whose loss is above an n-gram model's has learned less than simple counting. No n-gram
 crosses the edge of a training row.
 """
 
@@ -17,21 +17,22 @@ from hectogpt.data.tokenizer import check_ids
 from hectogpt.errors import DataError
 from hectogpt.training.evaluate import SEQ_LEN, EvalResult, cut
 
-# A context: offsets of its tokens from the one before the target. (0,) is that token, (0, 1) the
-# last two tokens, (1,) only the second to last. A pattern without its last offset is the next
-# shorter context.
+# A context, as the offsets of its tokens, counted back from the token before the target: (0,) is
+# that token, (0, 1) the last two tokens, (1,) only the second to last. A pattern without its last
+# offset is the next shorter context.
 Pattern = tuple[int, ...]
 
-# added to the counts of single tokens, and of the tokens before them: no id has probability 0
+# added to the count of each token, and to the number of different tokens before it, so that no id
+# has probability 0
 ADDED = 0.1
-DISCOUNT = 0.75  # of the bigram and the trigram, subtracted from every count
+DISCOUNT = 0.75  # subtracted from every count in the bigram and trigram models
 ORDER = 5  # tokens of the longest n-gram
 LEAST = 0.01  # smallest discount; with 0, some tokens would have no probability
 BLOCK = 1 << 20  # targets whose contexts are looked up at a time
 HASH_BITS = 22
 MOST = np.array([1.0, 2.0, 3.0])  # a discount is not larger than the count it is taken from
 HALVINGS = 30  # bisections of the interval that contains a weight, 0 to 1 at first
-FIRST = 0.2  # every weight before fitting; one whose k never occurs keeps it
+FIRST = 0.2  # initial value of every weight w_k (see below); final if k never occurs
 
 
 def neighbours(order: int) -> tuple[Pattern, ...]:
@@ -59,15 +60,15 @@ class NgramModels:
         self.trigram = self.order_5.shorter(3, DISCOUNT)
 
     def nats(self, held_out: np.ndarray, seq_len: int = SEQ_LEN) -> dict[str, np.ndarray]:
-        """Nats of every token after the first by each model, float64 [n - 1].
+        """The loss in nats of every token after the first, under each model, float64 [n - 1].
 
         Args:
             held_out: ids [n], n at least 2.
             seq_len: order 5 sees what a network sees, the tokens before the target in sequences of
-                this length. Bigram and trigram take their contexts from the whole stream.
+                this length. The bigram and the trigram take theirs from the whole stream.
 
         "kn2" and "kn3" are Kneser-Ney with one fixed discount; "kn5" is modified Kneser-Ney of
-        order 5, with discounts by formula. Raises UserError (DATA) for tokens that cannot be
+        order 5, with discounts from a formula. Raises UserError (DATA) for tokens that cannot be
         scored.
         """
         stream = checked(held_out, self.vocab)
@@ -77,7 +78,8 @@ class NgramModels:
             "kn3": self.trigram.score([stream[None]])[0],
             "kn5": self.order_5.score(cut(stream, seq_len))[0],
         }
-        probabilities["kn3"][0] = probabilities["kn2"][0]  # the second token has one before it
+        # The second token has only one token before it, so the bigram scores it.
+        probabilities["kn3"][0] = probabilities["kn2"][0]
         return {name: -np.log(p) for name, p in probabilities.items()}
 
     def losses(self, held_out: np.ndarray, seq_len: int = SEQ_LEN) -> dict[str, float]:
@@ -87,7 +89,7 @@ class NgramModels:
 
 
 def unigram_of(rows: np.ndarray, vocab: int) -> np.ndarray:
-    """The probability of each id by its frequency in the rows, float64 [vocab]."""
+    """The probability of each id, from its frequency in the rows, float64 [vocab]."""
     return (np.bincount(rows.ravel(), minlength=vocab) + ADDED) / (rows.size + ADDED * vocab)
 
 
@@ -98,7 +100,7 @@ def checked(ids: np.ndarray, vocab: int, least: int = 2) -> np.ndarray:
     """
     ids = np.asarray(ids).astype(np.int64)
     if ids.size < least:
-        raise DataError(f"{ids.size} tokens", why=f"this takes at least {least}")
+        raise DataError(f"{ids.size} tokens", why=f"the minimum is {least}")
     check_ids(ids.ravel(), vocab, "the tokens")
     return ids
 
@@ -109,7 +111,7 @@ def checked(ids: np.ndarray, vocab: int, least: int = 2) -> np.ndarray:
 def find(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Look up `wanted` in sorted `keys`.
 
-    Returns indices (arbitrary where a key is absent), and True where it is present.
+    Returns the index of each wanted key (arbitrary if it is absent), and True where it is present.
     """
     if len(keys) and keys[0] >= 0 and keys[-1] < wanted.size:  # a table is faster than a search
         table = np.full(keys[-1] + 2, -1)
@@ -123,8 +125,8 @@ def find(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def find_few(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Look up many integers in few sorted keys.
 
-    Returns the places in `wanted` (int64) that are among the keys, and the index of each key. A
-    hash rules out most of them before the search.
+    Returns the positions (int64) at which `wanted` holds a key, and the index of that key. A hash
+    rules out most positions before the search.
     """
     if len(keys) and keys[-1] < wanted.size:
         index, found = find(keys, wanted)
@@ -165,7 +167,8 @@ class Level:
     Attributes:
         count: how often the target followed its context.
         total: how many tokens followed that context; 0 where it never occurred.
-        kinds: [3, rows, targets], how many different tokens followed it once, twice, more often.
+        kinds: how many different tokens followed it once, twice, or more often, in that order;
+            [3, rows, targets].
     """
 
     count: np.ndarray
@@ -179,7 +182,7 @@ class Level:
 
         Args:
             discounts: [3], D for a count of 1, of 2, and of 3 or more.
-            shorter: the probabilities by the next shorter context.
+            shorter: the probabilities given the next shorter context.
         """
         total = np.maximum(self.total, 1)
         kept = (self.count - np.concatenate(([0.0], discounts))[np.minimum(self.count, 3)]) / total
@@ -195,10 +198,10 @@ class NgramTable:
     """Counts of the tokens after each context of one pattern.
 
     Args:
-        keys: context times `vocab` plus the token after it, sorted, each once.
-        counts: how often each occurs.
+        keys: context times `vocab` plus the token after it; sorted, without duplicates.
+        counts: how often each key occurs.
         vocab: the size of the vocabulary.
-        asked: the only keys that will be looked up, sorted; None for all.
+        asked: the only keys that will be looked up, sorted. None allows any key.
     """
 
     def __init__(
@@ -223,7 +226,7 @@ class NgramTable:
         if not len(self.totals):
             zeros = np.zeros(contexts.shape, np.int64)
             return Level(zeros, zeros, np.zeros((3, *contexts.shape)))
-        # The last contexts may have no token after them, and then are not in `totals`.
+        # The last contexts may have no token after them; then they are not in `totals`.
         known = (contexts >= 0) & (contexts < len(self.totals))
         at, found = find(self.keys, np.where(known, contexts * self.vocab + targets, -1))
         context = np.where(known, contexts, 0)
@@ -237,8 +240,8 @@ class NgramTable:
 def formula_discounts(counts: np.ndarray) -> np.ndarray:
     """Chen and Goodman's discounts for counts of 1, of 2, and of 3 or more.
 
-    From the numbers n_i of entries with a count of i: Y = n1 / (n1 + 2 n2), D_i = i - (i + 1)
-    Y n_(i+1) / n_i.
+    If n_i is the number of entries with a count of i, then Y = n1 / (n1 + 2 n2) and
+    D_i = i - (i + 1) Y n_(i+1) / n_i.
     """
     n = [max(int((counts == i).sum()), 1) for i in (1, 2, 3, 4)]
     y = n[0] / (n[0] + 2 * n[1])
@@ -254,10 +257,10 @@ class KneserNey:
         vocab: the size of the vocabulary.
         patterns: the contexts; each comes after the next shorter one.
         discount: one discount for all counts. None means modified Kneser-Ney: three discounts for
-            each pattern, by formula.
-        asked: the only rows [rows, n] that can be scored. Only counts that they need are kept, so
-            that tens of millions of tokens fit in 2 GB. Discounts by formula would then be based
-            on their contexts only, so give one discount, or fit them (best_counting.py).
+            each pattern, from a formula.
+        asked: the only rows [rows, n] that can be scored. Only the counts that these rows need are
+            kept, so that tens of millions of tokens fit in 2 GB. The formula would then see only
+            the contexts in these rows, so give one discount, or fit discounts (best_counting.py).
 
     Without context, p_y = (m_y + a) / sum(m + a), where m_y is the number of different ids before
     y and a = ADDED. Each pattern interpolates with the next shorter one (`Level.interpolate`).
@@ -279,7 +282,7 @@ class KneserNey:
         self.neighbours = [p for p in patterns if p == tuple(range(len(p)))]
         self._extensions: dict[Pattern, np.ndarray] = {}
         self.tables: dict[Pattern, NgramTable] = {}
-        self._occurrences: dict[Pattern, NgramTable] = {}  # of neighbours, for `shorter`
+        self._occurrences: dict[Pattern, NgramTable] = {}  # occurrence counts, used by `shorter`
         if asked is None:
             for pattern, at, context in self._learn(rows):
                 self._add(pattern, self._keys(pattern, rows, at, context), None)
@@ -304,7 +307,7 @@ class KneserNey:
         }
 
     def shorter(self, order: int, discount: float) -> KneserNey:
-        """The model of fewer neighbouring tokens, with one discount, from the same counts."""
+        """A model of fewer neighbouring tokens, with one discount, made from the same counts."""
         model = copy(self)
         model.patterns = neighbours(order)
         model.neighbours = list(model.patterns)
@@ -369,7 +372,7 @@ class KneserNey:
         return keys * (self.vocab + 1) + before
 
     def _add(self, pattern: Pattern, keys: np.ndarray, asked: np.ndarray | None) -> None:
-        """Make a pattern's table from the keys of all its targets, which are sorted in place."""
+        """Make a pattern's table from the keys of all its targets. Sorts the keys in place."""
         keys, counts = count_runs(keys)
         if pattern in self.neighbours[:-1]:
             has_before = keys % (self.vocab + 1) < self.vocab
@@ -410,7 +413,7 @@ class KneserNey:
     def probabilities(
         self, rows: np.ndarray, levels: dict[Pattern, Level]
     ) -> dict[Pattern, np.ndarray]:
-        """p of every token after the first by each pattern, arrays [rows, n - 1].
+        """p of every token after the first, under each pattern, as arrays [rows, n - 1].
 
         The key () stands for no context.
         """
@@ -423,7 +426,7 @@ class KneserNey:
         """p of every token after the first of each row, and the number of known tokens before it.
 
         Args:
-            parts: arrays of rows, as `cut` gives them.
+            parts: arrays of rows, as `cut` returns them.
 
         Both results are [targets], in the order of the text. The known tokens are those of the
         longest context that has counts.
@@ -450,11 +453,11 @@ class KneserNey:
 
 @dataclass(frozen=True)
 class Scored:
-    """Both probabilities of the targets of a held-out text, arrays [targets] in the text's order.
+    """Two probabilities for each target of a held-out text, as arrays in the order of the text.
 
     Attributes:
-        network: probability by the network.
-        other: probability by the other distribution.
+        network: probability under the network.
+        other: probability under the other distribution.
         weight: k, the index of the weight, 0 to 4.
         sequence: the index of the sequence that the target belongs to.
     """
@@ -520,9 +523,9 @@ def mix(scored: Scored, fit_on: Scored | None = None) -> tuple[float, tuple[floa
 def score_both(
     model: KneserNey, held_out: np.ndarray, found: EvalResult, seq_len: int = SEQ_LEN
 ) -> Scored:
-    """The probabilities of the tokens that `evaluate` scored, by the network and by n-grams.
+    """Both probabilities of each token that `evaluate` scored: the network's and the n-grams'.
 
-    Both use sequences of the same length.
+    Both models use sequences of the same length.
     """
     counted, known = model.score(cut(held_out, seq_len))
     return Scored(

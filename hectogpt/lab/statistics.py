@@ -15,7 +15,7 @@ import numpy as np
 
 LEAST_DIFFERENCE = 0.02  # nats per token; less is a tie whatever the test says
 SIGNIFICANCE = 0.01  # one-sided
-POWER = 0.8  # probability with which `seeds_needed` seeds show a gain
+POWER = 0.8  # probability that `seeds_needed` seeds detect a true gain
 
 VerdictWord = Literal["better", "unproven", "tie", "worse"]
 OPENINGS = {
@@ -51,8 +51,8 @@ class Paired:
         gain: mean of old minus new; positive means that the new arm is better.
         sd: standard deviation of the differences.
         low, high: 95 % confidence interval of the gain (Student's t).
-        p: one-sided, the probability of a gain this high if there were none. None in a sequential
-            test.
+        p: one-sided p value, the probability of a gain at least this high if the arms did not
+            differ. None in a sequential test.
         noise_floor: 2 sd / sqrt(n).
         verdict: "tie" within the noise floor or LEAST_DIFFERENCE, "better" or "worse" beyond both.
             "unproven": a gain beyond both with p >= SIGNIFICANCE, or any difference of a single
@@ -73,7 +73,7 @@ class Paired:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """`low` and `high`; None for one pair."""
+        """`low` and `high`, or None if there is no interval."""
         return None if self.low is None or self.high is None else (self.low, self.high)
 
     def __str__(self) -> str:
@@ -95,7 +95,7 @@ def summarize(values: Sequence[float]) -> Summary:
 
 
 def compare_pairs(new: Mapping[int, float], old: Mapping[int, float]) -> Paired | None:
-    """Compare losses over the seeds in both mappings; None if they share none."""
+    """Compare losses over the seeds in both mappings. Returns None if they share no seed."""
     seeds = sorted(new.keys() & old.keys())
     if not seeds:
         return None
@@ -131,10 +131,10 @@ def seeds_needed(sd: float) -> int:
     Args:
         sd: standard deviation of the paired differences.
 
-    Detected means p < SIGNIFICANCE. n = ((z(1 - p) + z(POWER)) sd / gain)^2 + z(1 - p)^2 / 2,
-    rounded up, where z are quantiles of the normal distribution and the last term corrects for
-    Student's t (Guenther 1981, "Sample size formulas for normal theory t tests", The American
-    Statistician 35 (4)).
+    A gain is detected if p < SIGNIFICANCE. With a = SIGNIFICANCE and the quantiles z(q) of the
+    normal distribution, n = ((z(1 - a) + z(POWER)) sd / gain)^2 + z(1 - a)^2 / 2, rounded up. The
+    last term corrects for Student's t (Guenther 1981, "Sample size formulas for normal theory t
+    tests", The American Statistician 35 (4)).
     """
     from scipy import stats
 

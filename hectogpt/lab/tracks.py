@@ -1,4 +1,4 @@
-"""Tracks, which are sets of rules for a comparison, and a check of which rules a trial breaks."""
+"""Tracks (sets of rules for a comparison), and a check for the rules that a trial breaks."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def find_track(name: str) -> Track:
 
 @dataclass(frozen=True)
 class Taken:
-    """The costs of a trial, as far as known. `again`: it reads some text more than once."""
+    """The costs of a trial, as far as known. `again` is True if text was read twice."""
 
     steps: int
     tokens: int
@@ -101,7 +101,7 @@ def broken_rules(
 ) -> list[str]:
     """The rules of the track that a run breaks, as sentences.
 
-    `machine` is where it ran, as in a record: `kind` ("cpu", "cuda") and `threads`.
+    `machine` says where it ran, as in a record: `kind` ("cpu", "cuda") and `threads`.
     """
     machine = machine or {}
     rows = run.steps * run.data.batch_size

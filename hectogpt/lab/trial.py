@@ -1,6 +1,6 @@
 """One trial: a run and its scores, in its own process.
 
-A crash or a leak there costs one trial and nothing else. `python -m hectogpt.lab.trial` is the
+A crash or a leak there costs one trial and nothing else. `python -m hectogpt.lab.trial` runs the
 process's side.
 """
 
@@ -136,9 +136,10 @@ def train_and_score(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def scores_of(scoring: Scoring, session: Session, splits: Sequence[str]) -> dict[str, float]:
-    """Loss and bits per byte of a trained run on these splits by the rules of a track.
+    """Score a trained run on these splits, in the way that a track prescribes.
 
-    The keys are those of a record. {} for "alone": the record already has those scores.
+    Returns loss and bits per byte, with the keys of a record. For "alone" returns {}, because the
+    record already has those scores.
     """
     if scoring == "alone":
         return {}

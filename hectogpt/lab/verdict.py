@@ -21,14 +21,14 @@ from hectogpt.lab.statistics import (
     seeds_needed,
 )
 
-FEWEST_SEEDS = 3  # recommended when there is only one
+FEWEST_SEEDS = 3  # the number of seeds recommended after a run with only one
 # Costs of a trial: name in a verdict -> field of a record, number format, unit.
 COSTS = {
     "seconds": ("seconds", "{:,.1f}", " s"),
     "memory": ("peak_mb", "{:,.0f}", " MiB of memory"),
     "parameters": ("params", "{:,.0f}", " parameters"),
 }
-Cost = Mapping[str, float | None]  # means over the trials: of the "first" arm and of the "arm"
+Cost = Mapping[str, float | None]  # "first" or "arm" -> the mean over that arm's trials
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Verdict:
         arm, first: labels of the two arms.
         pair: their paired difference, from `Comparison.pair`.
         seeds: the paired seeds, up to the decision.
-        costs: the mean "seconds", "memory" (MiB) and "parameters" of a trial of each arm; None
-            if the records do not say.
-        diverged: (label, seed) of trials of both arms that count as a uniform guess.
-        failed: (label, seed) of trials of both arms that crashed and do not count.
+        costs: "seconds", "memory" (MiB) and "parameters" -> the mean over each arm's trials; None
+            if no record of the arm has it.
+        diverged: (label, seed) of the trials of either arm that count as a uniform guess.
+        failed: (label, seed) of the trials of either arm that crashed and do not count.
     """
 
     arm: str
@@ -100,20 +100,20 @@ class Verdict:
 
     @property
     def gain(self) -> float:
-        """Loss of the first arm minus loss of this one, nats per token; positive is better.
+        """The mean, over the paired seeds, of the first arm's loss minus this arm's loss.
 
-        A mean over the paired seeds.
+        In nats per token. Positive means that this arm is better.
         """
         return self.pair.gain
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the gain; None for one seed."""
+        """The 95 % interval of the gain; None while there are too few seeds for one."""
         return self.pair.interval
 
     @property
     def text(self) -> str:
-        """A paragraph that can be quoted by itself."""
+        """The verdict as a paragraph that can be quoted on its own."""
         lost = [
             f"{arm}, seed {seed}: diverged, counted as a uniform guess."
             for arm, seed in self.diverged
@@ -139,7 +139,7 @@ class Verdict:
 
 
 def costs_text(what: str, costs: Mapping[str, Cost]) -> str:
-    """A sentence on costs: "A trial takes 21.0 s instead of 14.0 s (x 1.5), ...".
+    """A sentence on costs: "A trial takes 21.0 s instead of 14.0 (x 1.5), ...".
 
     A cost appears only if it is known for both arms.
     """
@@ -164,9 +164,9 @@ class ComparisonResult:
     """The results of a comparison, as `hectogpt compare` prints them.
 
     Attributes:
-        results: for each run that has a trial, in order: losses over the seeds, and the paired
-            difference from the first run (`to_first`).
-        records: those of all trials, including crashed ones.
+        results: one for each run that has a trial, in order, with its losses over the seeds and
+            its paired difference from the first run (`to_first`).
+        records: the records of all trials, including crashed ones.
         verdicts: one for each run that shares a seed with the first; `text` is a paragraph to
             quote.
         notes: a warning if the held-out text is small, and a line for each way in which trials
@@ -263,7 +263,7 @@ def _rules(verdict: Verdict) -> str:
 
 
 def _what_it_takes(verdict: Verdict) -> str:
-    """A sentence on how to decide a tie or an unproven difference; "" if it is decided."""
+    """A sentence on whether more seeds would help; "" if the arm is better or worse."""
     sd = verdict.pair.sd
     seeds = len(verdict.seeds)
     if verdict.word in ("better", "worse"):
@@ -271,25 +271,19 @@ def _what_it_takes(verdict: Verdict) -> str:
     if sd is None:
         return f"One seed proves nothing: run at least {FEWEST_SEEDS}."
     if verdict.sequential:
-        tie = (
-            f"The interval lies within {LEAST_DIFFERENCE} of no gain, so more seeds are not "
-            "needed."
-        )
+        tie = f"The interval lies within {LEAST_DIFFERENCE} of zero, so more seeds are not needed."
         return tie if verdict.word == "tie" else "More seeds may decide it."
     needed = seeds_needed(sd)
-    goal = (
-        f"a gain of {LEAST_DIFFERENCE} nats apart from none (p < {SIGNIFICANCE}, power "
-        f"{100 * POWER:.0f} %)"
-    )
-    basis = f"by the SD of these differences, {sd:.4f}"
+    goal = f"a gain of {LEAST_DIFFERENCE} nats (p < {SIGNIFICANCE}, power {100 * POWER:.0f} %)"
+    basis = f"given the SD of these differences, {sd:.4f}"
     if needed > seeds:
         return (
-            f"About {needed:,} paired seeds would be needed ({needed - seeds} more) to tell "
+            f"About {needed:,} paired seeds would be needed ({needed - seeds} more) to detect "
             f"{goal}, {basis}."
         )
     more = (
-        "p is still too high, so run it on fresh seeds"
+        "p is still too high, so try fresh seeds"
         if verdict.word == "unproven"
         else "more are not needed"
     )
-    return f"{needed} paired seeds can tell {goal}, {basis}; {more}."
+    return f"{needed} paired seeds can detect {goal}, {basis}; {more}."

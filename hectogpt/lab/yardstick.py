@@ -36,12 +36,12 @@ MEANINGS = {
     "kn2": "Kneser-Ney after 1 token",
     "kn3": "Kneser-Ney after 2 tokens",
     "kn5": "modified Kneser-Ney after 4 tokens",
-    "best": "these, with gaps and repetitions, mixed",
+    "best": "a mixture of these with gaps and repetitions",
 }
 HELD_OUT = 0.1  # share of the text, at its end
-SCORED = 256  # at most this many sequences
+SCORED = 256  # the most sequences that are scored
 MOST_COUNTED = 1 << 25  # tokens, which take 2 GB; a longer text is sampled evenly
-SHORTEST = 16  # tokens of a sequence
+SHORTEST = 16  # tokens of the shortest sequence
 CHUNK = 1 << 18  # bytes that are tokenised at a time
 BETWEEN_WORDS = re.compile(rb"(?<=\S)(?= \S)")  # no common tokenizer has a token that spans this
 LARGEST_TOKENIZER = 256 << 20  # bytes
@@ -66,7 +66,7 @@ class Yardstick:
         nats_per_token: line -> held-out cross entropy, from a uniform guess to the best counting.
         packed: compressor -> bits per byte of the first PACKED bytes of the held-out text,
             compressed after the text before it.
-        tokens_counted, tokens_scored: their numbers.
+        tokens_counted, tokens_scored: the numbers of tokens that were counted and scored.
         bytes_per_token, characters_per_token: of the held-out text.
     """
 
@@ -83,7 +83,7 @@ class Yardstick:
     def nats(self, loss: float, per: Per) -> float:
         """Convert a loss to nats per token.
 
-        `per` says what it is: nats per token, or bits per byte or character.
+        `per` says what the loss is: nats per token, or bits per byte or character.
         """
         return loss if per == "token" else loss * math.log(2) * self._length(per)
 
@@ -100,13 +100,13 @@ class Yardstick:
         return self.bytes_per_token if per == "byte" else self.characters_per_token
 
     def place(self, nats: float) -> tuple[list[str], list[str]]:
-        """The lines above a loss in nats per token, and the others, each nearest first."""
+        """The lines above a loss in nats per token, and the others; the nearest come first."""
         lines = sorted(self.nats_per_token, key=lambda name: abs(self.nats_per_token[name] - nats))
         above = [name for name in lines if self.nats_per_token[name] > nats]
         return above, [name for name in lines if name not in above]
 
     def since(self, curve: Curve, per: Per) -> dict[str, int | None]:
-        """Line -> the step from which a loss curve stays below it; None if it ends above."""
+        """Line -> the step from which a loss curve stays below it, or None if it does not."""
         found: dict[str, int | None] = {}
         for name, level in self.nats_per_token.items():
             late = len(curve)
@@ -131,15 +131,15 @@ class Yardstick:
         ]
         about = (
             f"{self.text} in tokens of {self.tokenizer} ({self.vocab:,} ids, "
-            f"{self.bytes_per_token:.2f} bytes each): {self.tokens_counted:,} counted, "
+            f"{self.bytes_per_token:.2f} bytes per token): {self.tokens_counted:,} counted, "
             f"{self.tokens_scored:,} of the last tenth scored"
         )
         return [about, *columns(["line", "nats/token", "bits/byte", "bits/character"], cells)]
 
     def sentence(self, nats: float, what: str) -> str:
-        """A sentence on which lines a loss in nats per token is above and below.
+        """A sentence that places a loss, in nats per token, among the lines.
 
-        `what` is its subject.
+        `what` is the subject of the sentence.
         """
         above, below = self.place(nats)
 
@@ -151,7 +151,7 @@ class Yardstick:
             return f"{what} is not below {named(below[0])}: {hint}"
         if not below:
             return f"{what} is below every line, {named(above[0])} included."
-        return f"{what} is below {named(above[0])}, and not below {named(below[0])}."
+        return f"{what} is below {named(above[0])}, but not below {named(below[0])}."
 
 
 def yardstick(text: str, encoder: Encoder, train_tokens: int | None = None) -> Yardstick:
@@ -160,8 +160,8 @@ def yardstick(text: str, encoder: Encoder, train_tokens: int | None = None) -> Y
     Args:
         text: a file, a folder, .jsonl, hf:NAME, sotu or tinystories, as in `open_corpus`.
         encoder: the tokenizer.
-        train_tokens: count this many training tokens, in sequences spread evenly; None: all, up to
-            MOST_COUNTED.
+        train_tokens: count this many training tokens, in sequences spread evenly. None counts all,
+            up to MOST_COUNTED.
 
     Raises UserError (DATA) for a text that cannot be read or is too short.
     """
@@ -237,9 +237,9 @@ def _encode(raw: bytes, encoder: Encoder) -> np.ndarray:
 
 
 def _boundary(raw: bytes, at: int) -> int:
-    """The first place from `at` on between two words.
+    """The first position, from `at` on, that is between two words.
 
-    If there is none nearby, the first one between two characters.
+    If there is none nearby, it is the first one between two characters.
     """
     if found := BETWEEN_WORDS.search(raw, at, at + CHUNK):
         return found.start()
@@ -326,7 +326,7 @@ def plot_yardstick(
     place = -math.inf
     for level, name, color in marks:
         axes.axhline(level, color=color, linewidth=0.9, linestyle=":" if color == GREY else "-")
-        place = max(level, place + gap)  # of its label, above the one below
+        place = max(level, place + gap)  # the label's place, above the one below it
         axes.annotate(
             f"{name} {level:.2f}",
             (1.01, place),

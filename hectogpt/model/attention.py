@@ -38,8 +38,8 @@ class AttentionView(NamedTuple):
 
     Attributes:
         query_positions, key_positions: positions of the tokens.
-        visible: the keys that each query sees. None is the plain causal mask, which the fused
-            kernel has built in.
+        visible: the keys that each query sees. None means the plain causal mask, which is built
+            into the fused kernel.
         prepared: for each QKPart, the result of its `prepare`.
         entered: the inputs of all layers so far. Filled only if the model has its own block or
             attention, or parts that differ between layers.
@@ -68,7 +68,7 @@ class CausalAttention(nn.Module):
     three separately. With `causal = False`, every position sees all others.
 
     Attributes:
-        kv_heads: number of heads of keys and values in a cache.
+        kv_heads: number of key and value heads in a cache.
         d_key: dimensions of a key; a value has d_head.
         kernels: use the C++ kernels in training where they fit.
     """
@@ -82,7 +82,8 @@ class CausalAttention(nn.Module):
         self.d_key = config.d_attention
         self.n_heads = config.n_heads
         self.causal = True
-        self.reads_cache_natively = False  # by a C++ kernel; set in the copies used for generation
+        # True: a C++ kernel reads the cache. Set only in the copies used for generation.
+        self.reads_cache_natively = False
         self.scale = config.attention_scale or 1 / math.sqrt(config.d_attention)
         self.W_qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.biases)
         self.W_o = nn.Linear(config.d_model, config.d_model, bias=config.biases)
@@ -107,7 +108,7 @@ class CausalAttention(nn.Module):
             if cache is None
             else torch.arange(cache.length, device=positions.device)[None]
         )
-        # The kernel takes a mask or its own causal one, not both.
+        # The kernel uses either the given mask or its own causal one, not both.
         plain = positions.shape == keys.shape and not len(self.score_biases)
         return AttentionView(
             positions, keys, None if plain else visible_keys(positions, keys)[:, None], prepared
@@ -118,7 +119,7 @@ class CausalAttention(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, [batch, head, time, d_head].
 
-        All changes are applied, except for the scale of the scores.
+        All changes are applied except the scale of the scores.
         """
         qkv = self.W_qkv(x).unflatten(-1, (3, self.n_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -144,9 +145,9 @@ class CausalAttention(nn.Module):
         cache: LayerCache | None = None,
         ve: Vectors | None = None,
     ) -> Vectors:
-        # There are three ways. While decoding, C++ reads the cache. Where attention stops at the
-        # start of a document, C++ gets the first key of each query. Otherwise `attend` uses torch
-        # with a mask or, for plain causal attention, C++.
+        # There are three ways to attend. While decoding, C++ reads the cache. If attention stops
+        # at the start of a document, C++ gets the first key of each query. Otherwise `attend` uses
+        # torch with a mask or, for plain causal attention, C++.
         q, k, v = self.qkv(x, view, ve)
         if cache is not None:
             k, v = cache.update(k, v)
@@ -171,15 +172,15 @@ class CausalAttention(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Override this to change queries, keys, values and mask just before the softmax.
 
-        Keys and values include those of the cache. Put additional slots first. A mask of None is
-        the causal one; `self.whole_mask(view)` returns it as numbers to add.
+        Keys and values include those of the cache. Put any additional slots before them. A mask
+        of None means the causal mask; `self.whole_mask(view)` returns it as numbers to add.
         """
         return q, k, v, mask
 
     def whole_mask(
         self, view: AttentionView, dtype: torch.dtype = torch.float32
     ) -> Float[Tensor, "rows head time slot"]:
-        """The numbers to add to the scores: 0 or a bias, minus infinity for invisible keys."""
+        """The numbers to add to the scores: 0 or a bias; minus infinity for an invisible key."""
         mask = self.mask(view, dtype)
         mask = view.causal if mask is None else mask
         if mask.dtype != torch.bool:
@@ -294,7 +295,7 @@ def _split_qkv(module: nn.Module, state: dict[str, Any], prefix: str, metadata: 
 
 
 def _fuse_qkv(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """The inverse of `_split_qkv`, when a state dict is loaded."""
+    """Undo `_split_qkv` when a state dict is loaded."""
     for kind in ("weight", "bias") if hasattr(module, "W_qkv") else ():
         names = [f"{prefix}{n}.{kind}" for n in _QKV]
         if all(name in state for name in names):

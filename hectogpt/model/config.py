@@ -62,7 +62,7 @@ class MLP(Value):
         """A module [batch, time, d] -> [batch, time, d] for 0-based `layer`.
 
         Linear maps named `fc1` and `fc2` are initialised as in GPT-2; others keep the weights that
-        they are built with.
+        they were built with.
         """
 
 
@@ -77,13 +77,13 @@ class ModelConfig:
         value_embeddings: modules of the same kind, applied to zeros. Every layer adds the result,
             times a learned factor, to the values of its attention.
         attention_parts: changes to queries and keys, and biases of the scores, in every layer.
-        attention_scale: factor of q.k; None is 1 / sqrt(d_model / n_heads).
-        block, attention, mlp: the parts of every layer; None takes GPT-2's.
+        attention_scale: the factor of q.k; None means 1 / sqrt(d_model / n_heads).
+        block, attention, mlp: the parts of every layer; None uses GPT-2's.
         biases: True if the linear maps of the blocks have biases.
         pointer: a second distribution that copies earlier tokens, mixed with the softmax.
-        d_input: the width of the embeddings, of `inputs` and of `value_embeddings`; None, or more
-            than d_model, is d_model. Zeros fill the rest of what the first block reads, and of
-            what is added to the values.
+        d_input: the width of the embeddings, of `inputs` and of `value_embeddings`. None or a
+            larger width means d_model. Narrower vectors are padded with zeros before the first
+            block reads them, and before they are added to the values.
         document_start: the id of the token before each document of a text. If it is given,
             attention looks back no further than the last such token.
     """
@@ -138,7 +138,7 @@ class ModelConfig:
                     Setting("model.n_heads", self.n_heads),
                 ),
                 why="every head gets d_model / n_heads dimensions, which must be a whole number",
-                fix=f"n_heads among {', '.join(map(str, divisors[:12]))}, or a different d_model",
+                fix=f"n_heads one of {', '.join(map(str, divisors[:12]))}, or a different d_model",
             )
 
     @property
@@ -148,7 +148,7 @@ class ModelConfig:
 
     @property
     def input_width(self) -> int:
-        """Dimensions of the embeddings, which are the first of the residual stream."""
+        """Width of the embeddings, which fill the first dimensions of the residual stream."""
         return min(self.d_input or self.d_model, self.d_model)
 
     def min_parameters(self) -> int:
@@ -174,9 +174,9 @@ SIZES: dict[str, ModelConfig] = {
 class Init(Value):
     """Standard deviations of the initial weights. Biases start at 0 and norm gains at 1.
 
-    `residual` is for the two projections that write into the residual stream; None is GPT-2's
-    rule, linear / sqrt(2 n_layers). The assignment's starter means to apply that rule but never
-    does, which equals `residual=0.02`. A head with a compact vocabulary starts at zero, regardless
+    `residual` is for the two projections that write into the residual stream; None means GPT-2's
+    rule, linear / sqrt(2 n_layers). The assignment's starter is meant to apply that rule but never
+    does, so it equals `residual=0.02`. A head with a compact vocabulary starts at zero, regardless
     of `head`.
     """
 

@@ -1,8 +1,8 @@
 """Cross entropy over a large vocabulary without storing the logits: exact, in chunks of rows.
 
-It has its own backward pass: the gradients of a chunk are computed while its logits are in the
-CPU's cache, and the backward pass only scales them. The full matrix of logits never exists. Second
-derivatives and targets out of range are refused.
+The gradients of a chunk are computed while the chunk's logits are in the CPU's cache, and the
+backward pass only scales the gradients. The full matrix of logits never exists. Second derivatives
+and targets out of range are refused.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from hectogpt.kernels import native
 from hectogpt.kernels.dtypes import float32_by_onednn, prefers_onednn
 
 # Bytes of one chunk of logits. Larger chunks do not fit the last-level cache; smaller ones repack
-# the weight more often. Repacking costs time proportional to d, so above d = 512 chunks grow, up
-# to fourfold. On the CPU bf16 chunks are larger, because sums over chunks are rounded to bf16.
+# the weight more often. Repacking costs time proportional to d, so chunks grow with d between 128
+# and 512, up to fourfold. On the CPU bf16 chunks are larger, because the sum over each chunk is
+# rounded to bf16.
 CHUNK_BYTES = {torch.bfloat16: 52 << 20, torch.float32: 11 << 20}
 CHUNK_BYTES_ON_GPU = 512 << 20
-# From this d on, products with a gradient [vocab, d] are faster than those with [d, vocab].
+# From this d on, it is faster to compute the weight's gradient as [vocab, d] than as [d, vocab].
 WIDE = 64
 # Below this d, C++ also computes the products, on CPUs where that is faster. At or above it, bf16
 # products are a tenth faster with the matrix in oneDNN's blocks.
 IN_BLOCKS = 128
-# Bytes that the eager form processes at a time. On a CPU with a slow last-level cache (Intel, 2 MB
-# of second-level cache per core), 16 MB cost a fifth more CPU time. Below 2 MB the thread barriers
-# of every operation cost more.
+# Bytes that torch's operations process at a time. On a CPU with a slow last-level cache (Intel,
+# 2 MB of second-level cache per core), blocks of 16 MB cost a fifth more CPU time. Below 2 MB the
+# thread barriers of every operation cost more.
 BLOCK_BYTES = 4 << 20
 # With a soft cap, the C++ kernel subtracts (maximum of the raw logits) + (maximum of the bias).
 # This exceeds the true maximum by at most the spread of the bias. If the spread were larger than
@@ -45,8 +46,8 @@ BIAS_SPREAD = 60.0
 class Mixture(NamedTuple):
     """A second distribution to mix with the softmax, reduced to what a loss needs.
 
-    For each row: the probability that it gives to the target, and its weight w in (1 - w) softmax
-    + w other. Gradients flow into both.
+    For each row: the probability that this distribution gives to the target, and its weight w in
+    (1 - w) softmax + w other. Gradients flow into both.
     """
 
     probability: Float[Tensor, "*rows"]
@@ -54,7 +55,7 @@ class Mixture(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """The tensors that may need gradients; p_other and w_other are those of a Mixture."""
+    """The tensors that may need gradients; p_other and w_other are a Mixture's tensors."""
 
     x: Float[Tensor, "rows d"]
     weight: Float[Tensor, "vocab d"]
@@ -70,10 +71,10 @@ class How:
     Attributes:
         soft_cap: c of cap(z) = c tanh(z / c).
         reduction: "mean" or "sum" of the targets' losses.
-        precision: dtype of the matrix products; None: that of the inputs.
-        chunk_rows: rows whose logits exist at the same time; None: a number that suits the device.
+        precision: dtype of the matrix products; None uses that of the inputs.
+        chunk_rows: rows whose logits exist at the same time; None chooses a number for the device.
         kernels: use the C++ kernel where it fits.
-        converted: the result of `convert` for the weight, if it is known.
+        converted: the result of `convert` for the weight, if already computed.
     """
 
     soft_cap: float | None = None
@@ -102,8 +103,8 @@ def fused_losses(
         x: hidden states.
         weight: the matrix of the head.
         targets: token ids.
-        bias: added outside the cap (which is Gemma 2's, 2408.00118), so that a log-unigram prior
-            keeps its range.
+        bias: added outside the soft cap (which comes from Gemma 2, 2408.00118), so that the cap
+            does not limit a log-unigram prior.
         mixture: makes the loss -log((1 - w) softmax + w probability).
         weights: factors of the targets' losses, without gradients. A mean still divides by the
             number of targets.
@@ -111,8 +112,8 @@ def fused_losses(
 
     The loss is summed in the widest dtype of the device and returned in float32 (float64 for
     float64 inputs). On the CPU, raises UserError (DATA) for a target outside [0, vocab) and for a
-    mean over no targets. On CUDA, where checking would stall the queue, the first triggers a
-    device assert, and the second returns NaN.
+    mean over no targets. On CUDA, where checking would stall the queue, such a target triggers a
+    device assert, and such a mean is NaN.
     """
     vocab, d = weight.shape
     target = targets.reshape(-1)
@@ -157,7 +158,7 @@ def fused_losses(
     blocks = how.converted is None and d >= IN_BLOCKS and matmul_dtype == torch.bfloat16
     blocks = blocks and x.device.type == "cpu" and torch_private.onednn_has_bf16()
     with torch.no_grad():
-        # oneDNN's product with blocks allocates its result, so this buffer has no memory then.
+        # oneDNN's product with blocks allocates its own result, so then one row is enough here.
         logits = x.new_empty(1 if blocks else chunk, vocab, dtype=matmul_dtype).expand(chunk, -1)
         softmax = ChunkSoftmax(
             logits,
@@ -252,7 +253,7 @@ def _loss_and_gradients(
             target_logit = None
             if dtype != acc_dtype:
                 # bf16 rounds a logit to 8 bits, so the target's logit is computed again in a wider
-                # dtype, which the sum uses as well.
+                # dtype. The softmax's sum uses this value as well.
                 target_logit = (
                     inputs.x[rows].to(acc_dtype) * inputs.weight[target[rows]].to(acc_dtype)
                 ).sum(1)
@@ -277,8 +278,8 @@ def _rows_at_a_time(device: torch.device, vocab: int, d: int, dtype: torch.dtype
 def convert(t: Tensor, dtype: torch.dtype) -> Tensor:
     """Convert a tensor to the dtype and width of the products.
 
-    bf16 is multiplied in pairs: at d = 33 the three products take 0.48 s per step, or 0.34 s if
-    padded to 34.
+    bf16 numbers are multiplied in pairs: at d = 33 the three products take 0.48 s per step, or
+    0.34 s if padded to 34.
     """
     t = t.to(dtype)
     return F.pad(t, (0, 1)) if dtype == torch.bfloat16 and t.shape[1] % 2 else t
@@ -288,7 +289,7 @@ def _mix(loss: Tensor, p_other: Tensor, w_other: Tensor) -> tuple[Tensor, Tensor
     """The rows' losses under the mixture and their derivatives.
 
     The derivatives are with respect to the softmax's loss, p_other and w_other. The computation is
-    in logarithms, because a softmax may give a target less than float32 can hold.
+    in logarithms, because the softmax may give a target a probability too small for float32.
     """
     own = torch.log1p(-w_other) - loss
     mixed = -torch.logaddexp(own, (w_other * p_other).log())
@@ -318,7 +319,7 @@ def _mixed(
 
 
 class _Gradients:
-    """The gradients that are needed, summed over the chunks; None for the others."""
+    """The gradients that are needed, summed over the chunks. The others stay None."""
 
     def __init__(
         self,
@@ -344,7 +345,7 @@ class _Gradients:
             torch.empty(rows, dtype=acc_dtype, device=device) if need else None
             for need in need_other
         ]
-        # The sum over one chunk, in the products' dtype, if the total has a wider one.
+        # The sum over one chunk, in the products' dtype, if the total has a wider dtype.
         self.partial = (
             inputs.x.new_empty(d + self.pad, vocab, dtype=matmul_dtype)
             if need_weight and mixed
@@ -438,8 +439,8 @@ class ChunkSoftmax:
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """Compute losses and gradients from logits z, which are replaced by dz.
 
-        Returns the losses of the rows, the factor that dz lacks (1 / sum, or None), dz, and dz
-        with respect to the bias.
+        Returns the losses of the rows, the factor that dz lacks (1 / sum, or None), dz, and the
+        gradient with respect to the bias.
         """
         dz_bias = None if self.bias_buffer is None else self.bias_buffer[: len(z)]
         scale = None
@@ -472,9 +473,9 @@ class ChunkSoftmax:
     ) -> Tensor:
         """Loss of each row, from raw logits z.
 
-        z becomes (softmax - onehot) (1 - tanh^2), the gradient with respect to it. If there is a
-        dz_bias, it becomes softmax - onehot, the gradient of the bias. `here` holds row numbers
-        and targets.
+        z becomes (softmax - onehot) (1 - tanh^2), the gradient with respect to the raw logits. If
+        given, dz_bias becomes softmax - onehot, the gradient with respect to the bias. `here`
+        holds row numbers and targets.
         """
         tanh = None
         if self.soft_cap and self.spare is not None:
@@ -485,9 +486,9 @@ class ChunkSoftmax:
         top = z.amax(1)
         target_logit = z[here]
         torch_private.softmax_(z)
-        # Log-sum-exp, because the largest p is exp(top) / sum.
+        # The first two terms are the log-sum-exp, because the largest p is exp(top) / sum.
         loss = top - z.amax(1).log() - target_logit
-        z[here] += -1  # indexing: scatter_ copies the whole matrix twice
+        z[here] += -1  # not scatter_, which copies the whole matrix twice
         if dz_bias is not None:
             dz_bias.copy_(z)
         if tanh is not None:

@@ -1,8 +1,9 @@
 """Modules applied to the token embeddings before the first block, and the cache for decoding.
 
 Each has a frozen config, whose `build` makes the module. The module is called with (x, ids, cache)
-and returns the new x. It reads earlier tokens only through `shift`, which asks the cache when
-tokens are decoded one by one. A model's `value_embeddings` are modules of the same kind.
+and returns the new x. When tokens are decoded one by one, it gets the rows of earlier tokens from
+the cache, through `shift` or `Cache.append`. A model's `value_embeddings` are modules of the same
+kind.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class InputPart(Value):
 
     @abstractmethod
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
-        """Build the module; `norm` is the model's."""
+        """Build the module; `norm` is the model's norm."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Smear(InputPart):
 
     The n-th of `shares` is the initial factor for the token n places back. With one share this is
     the smear of modded-nanogpt (record 34); with three it is the causal depthwise convolution over
-    four tokens of Canon layers (2512.17351), at the input only.
+    four tokens that Canon layers use (2512.17351), but only at the input.
     """
 
     shares: tuple[float, ...] = (0.3,)
@@ -91,10 +92,10 @@ class SmearLayer(nn.Module):
 
 @dataclass(frozen=True)
 class TokenTable(InputPart):
-    """Add a learned vector per token, zero at the start.
+    """Add a learned vector per token. All vectors start at zero.
 
-    In a model's `value_embeddings` it is a value embedding (2410.17897 mixes values across layers;
-    modded-nanogpt, record 14, looks them up).
+    In a model's `value_embeddings` it is a value embedding, looked up by token as in record 14 of
+    modded-nanogpt (2410.17897 mixes values across layers instead).
     """
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
@@ -113,14 +114,15 @@ class TokenTableLayer(nn.Module):
 
 @dataclass(frozen=True)
 class Spelling(InputPart):
-    """Add learned vectors for the spelling of each token, zero at the start.
+    """Add learned vectors for the spelling of each token. All vectors start at zero.
 
     Tokens that differ only in capitals or in the space before them share a vector; so do tokens
     with the same last three letters, with the same first five, and with the same length and kinds
-    of characters. A hash of the feature selects its row of a table, as for the subwords of
-    fastText (1607.04606). All features that fewer than two tokens have (the others: three) count
-    as one. The head's embedding map reads these vectors too. They are multiplied by `scale`: with
-    an optimizer such as Adam, whose steps do not depend on it, a smaller one means smaller steps.
+    of characters. A hash of the feature selects a row of a table, as for the subwords of
+    fastText (1607.04606). The rare features of each kind share one row; rare means one token for
+    the first kind, and one or two tokens for the others. The head's embedding map reads these
+    vectors too. The vectors are multiplied by `scale`. The steps of an optimizer such as Adam do
+    not depend on `scale`, so a smaller `scale` makes the vectors change more slowly.
     """
 
     rows: int = 8192
@@ -137,7 +139,7 @@ class Spelling(InputPart):
 
 
 class SpellingLayer(nn.Module):
-    """`rows_of_token` [vocab, 4] holds the rows of each token's features after `spell`."""
+    """After `spell`, `rows_of_token` [vocab, 4] holds the table rows of each token's features."""
 
     rows_of_token: Tensor
 
@@ -149,7 +151,7 @@ class SpellingLayer(nn.Module):
         nn.init.zeros_(self.table.weight)
 
     def spell(self, texts: Sequence[str]) -> None:
-        """Set the rows of the tokens, given the text of each."""
+        """Set the table rows of all tokens, given the text of each token."""
         words = [text.strip().lower() for text in texts]
         features: tuple[tuple[int, Sequence[object]], ...] = (
             (2, words),
@@ -183,14 +185,14 @@ def _shape(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class NgramHash(InputPart):
-    """Add a learned vector per n-gram, zero at the start.
+    """Add a learned vector per n-gram. All vectors start at zero.
 
     The vector is the row of a table that a hash of the last `order` tokens selects
     (modded-nanogpt, record 62). With `common`, only n-grams of common tokens have a vector: those
     whose ids, counted from 1, have a geometric mean of at most `common`. Byte-pair encoding
     numbers its tokens in the order of merging (GPT-2's first 256 are bytes), so a small id often
-    means a frequent token. N-grams of rare tokens then do not share rows with those of frequent
-    ones.
+    means a frequent token. With `common`, n-grams of rare tokens therefore do not share rows with
+    those of frequent ones.
     """
 
     order: int = 2
@@ -234,12 +236,13 @@ class NgramHashLayer(nn.Module):
 
 @dataclass(frozen=True)
 class Induction(InputPart):
-    """Add what followed the last earlier occurrence of the latest tokens.
+    """Add the vector of the token after the last earlier occurrence of the latest tokens.
 
-    For each n from 1 to `orders`, the vector of the token that followed the last earlier place of
-    the latest n tokens, times a learned factor per dimension that starts at `share`, and a learned
-    vector for the distance to that place. This is the pattern of an induction head (2209.11895),
-    given instead of learned; the match model of a compressor such as paq8 looks up the same place.
+    For each n from 1 to `orders`, find the last earlier occurrence of the latest n tokens. Add the
+    vector of the token after it, times a learned factor per dimension that starts at `share`, and
+    a learned vector for the distance to it. This is the pattern of an induction head (2209.11895),
+    but built in instead of learned. The match model of a compressor such as paq8 looks up the same
+    occurrence.
     """
 
     orders: int = 2
@@ -277,7 +280,7 @@ class InductionLayer(nn.Module):
             before = F.pad(numbers[:, :-1], (1, 0), value=-1)
             last = last[:, -ids.shape[1] :]
             found = last >= 0
-            # Looked up as in a table: the gradient of `gather` is slower.
+            # The vectors are looked up as in a table, because the gradient of `gather` is slower.
             followed = F.embedding(start + (last + 1) * found, vectors.flatten(0, 1))
             back = (slots[-ids.shape[1] :] - last).log2().long().clamp_max(DISTANCES - 2)
             y = y + share * followed * found[..., None]
@@ -288,8 +291,9 @@ class InductionLayer(nn.Module):
 def _last_equal(
     keys: Int[Tensor, "batch time"],
 ) -> tuple[Int[Tensor, "batch time"], Int[Tensor, "batch time"]]:
-    """For each key of a row, its number among the row's different keys, and the last earlier place
-    of the same key, -1 if there is none.
+    """Number the different keys of each row, and find the last earlier place of each key.
+
+    Returns the number of every key and that place, which is -1 if the key has not occurred before.
     """
     ordered, places = keys.sort(dim=1, stable=True)
     same = F.pad(ordered[:, 1:] == ordered[:, :-1], (1, 0))
@@ -322,10 +326,10 @@ class LayerCache(NamedTuple):
 class Cache:
     """The memory of earlier tokens while texts of equal length are decoded.
 
-    It holds the keys and values of every layer, in buffers that are allocated once, and what other
-    parts store. A slot is one place on the buffers' time axis; its index is also its tokens'
-    position. Every call of the model starts with `advance`, which sets `slots` [time], where the
-    call's keys and values go.
+    It holds the keys and values of every layer, in buffers that are allocated once, and the
+    rows that other parts store. A slot is one place on the buffers' time axis; its index is also
+    the position of its tokens. Every call of the model starts with `advance`, which sets `slots`
+    [time], the slots for the call's own keys and values.
 
     Args:
         rows: number of texts.

@@ -2,7 +2,7 @@
 
 Everything about the vocabulary is here: soft cap, bias, the embedding map, and the compact
 vocabulary, in which all tokens that a run never reads share one row. Elsewhere only
-`first_weights` and the page that trains know about that row.
+`first_weights` and the training page know about that row.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ class LMHeadConfig:
 
     Attributes:
         bias: add one learned number per token, outside the cap.
-        soft_cap: c bounds logits z by c tanh(z / c) (2408.00118).
+        soft_cap: a bound c on the logits: z becomes c tanh(z / c) (2408.00118).
         tied: share the embedding's matrix.
         compact_vocab: let all tokens that the run never reads share one row. The head starts at
             zero, so the rows of these tokens would receive equal gradients and stay equal anyway.
             The result is the same (the normaliser counts the row once per token), and the cost
             depends only on the number of tokens in use.
-        embedding_map: s other than 0 adds s E B^T to the matrix, with the token embeddings E
-            (with `Spelling`, plus its vectors) and a learned matrix B that starts at zero.
-            Tokens that are alike as inputs become alike as outputs (a linear form of 1808.10681).
-            E gets no gradient here; otherwise every token's embedding would move at every step.
+        embedding_map: a scale s; 0 disables the map. It adds s E B^T to the matrix. E holds the
+            token embeddings (plus the vectors of `Spelling`, if the model has that part), and B is
+            a learned matrix that starts at zero. Tokens that are alike as inputs become alike as
+            outputs (a linear form of 1808.10681). E gets no gradient here; otherwise every token's
+            embedding would move at every step.
     """
 
     bias: bool = False
@@ -65,7 +66,7 @@ class LMHeadConfig:
 
 
 class LMHead(nn.Module):
-    """Hidden states [..., d] to logits [..., vocab].
+    """Map hidden states [..., d] to logits [..., vocab].
 
     `weight` is [rows, d] and `bias` [rows] or None. rows is vocab_size; after `compact` it is the
     number of tokens in use plus one, and row_of_token [vocab] maps each token to its row. Methods
@@ -74,7 +75,7 @@ class LMHead(nn.Module):
     """
 
     row_of_token: Tensor | None
-    kernels = False  # use them in training
+    kernels = False  # True: use the C++ kernels in training
 
     def __init__(self, config: LMHeadConfig, d_model: int, vocab_size: int, d_input: int) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class LMHead(nn.Module):
 
     @torch.no_grad()
     def compact(self, used: Int[Tensor, " used"]) -> None:
-        """Keep a row for each of these ids (ascending) and one for all others; zero all rows."""
+        """Keep a row for each of these ids (ascending) and one for all others, all zeros."""
         check_targets(used, self.vocab_size)
         rows = torch.full((self.vocab_size,), len(used), dtype=torch.long, device=used.device)
         rows[used] = torch.arange(len(used), device=used.device)
@@ -114,7 +115,7 @@ class LMHead(nn.Module):
             raise CheckpointError(
                 "the saved map from tokens to rows of the head is damaged",
                 why=f"it should hold {self.vocab_size} whole numbers from 0 to {rows - 1}, each "
-                "but the last once",
+                "once except the last",
             )
         self._set_rows(row_of_token, rows, int((row_of_token == rows - 1).sum()))
 
@@ -141,7 +142,7 @@ class LMHead(nn.Module):
     def full_gradient_norm(self, norm: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """A model's gradient norm, with the shared row counted once for each of its tokens.
 
-        `norm` counts it once.
+        `norm` counts that row only once.
         """
         if not self.unused:
             return norm
@@ -176,14 +177,14 @@ class LMHead(nn.Module):
         return self.finish(self.products(hidden, embeddings))
 
     def products(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
-        """Multiply [..., d] by `matrix(embeddings)`: [..., rows]."""
+        """Multiply hidden states by `matrix(embeddings)`; the result is [..., rows]."""
         if self.packed is not None:
             packed: Tensor = self.packed(hidden)
             return packed
         products = F.linear(hidden, self._counted_once(self.weight))
         if self.embedding_map is not None:
-            # h (E B^T)^T as (h B) E^T, which is cheaper than the whole matrix for the few rows
-            # of decoding
+            # Compute h (E B^T)^T as (h B) E^T. For the few rows of decoding, this is cheaper than
+            # the whole matrix.
             used, rows = self._used_tokens()
             added = F.linear(hidden @ self.embedding_map.weight, embeddings.detach())[..., used]
             products = products.index_add(-1, rows, added, alpha=self.config.embedding_map)
@@ -217,7 +218,7 @@ class LMHead(nn.Module):
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "*batch"]]:
         """Cross entropy in nats over the whole vocabulary, and the loss of each target.
 
-        The latter has no gradient. For the arguments see `fused_losses`.
+        The losses of the targets have no gradient. For the arguments, see `fused_losses`.
         """
         weight = self.matrix(embeddings)
         bias = None if self.bias is None else self._counted_once(self.bias)

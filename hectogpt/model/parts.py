@@ -130,7 +130,7 @@ class Positions(Value):
 
     @abstractmethod
     def build(self, context_length: int, d_model: int) -> nn.Module | None:
-        """Build a module int [...] -> [..., d_model]; None adds nothing."""
+        """Build a module int [...] -> [..., d_model], or return None to add nothing."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class LearnedPositions(Positions):
 
 @dataclass(frozen=True)
 class SinusoidalPositions(Positions):
-    """Fixed sines on even and cosines on odd dimensions, of frequencies base^(-2i/d).
+    """Fixed sines on even and cosines on odd dimensions, with frequencies base^(-2i/d).
 
     Source: 1706.03762, section 3.5.
     """
@@ -175,7 +175,7 @@ class SinusoidalPositionsLayer(nn.Module):
         self.base = base
 
     def forward(self, positions: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d"]:
-        # At position 1023 a float32 angle is already off by 6e-5.
+        # In float64, because at position 1023 a float32 angle is already off by 6e-5.
         even = torch.arange(0, self.d_model, 2, dtype=torch.float64, device=positions.device)
         angle = positions[..., None] * self.base ** (-even / self.d_model)
         return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2).float()
@@ -202,7 +202,7 @@ class QKPart(AttentionPart):
     """A change to queries and keys before their dot product.
 
     The module is called with (q, k, positions) and returns the new q and k. q and k have the shape
-    [batch, head, time, d_head], positions have the shape [rows, time], where rows is 1 or the
+    [batch, head, time, d_head], and positions have the shape [rows, time], where rows is 1 or the
     batch size. If the module has a method `prepare(positions)`, that is called once per forward
     pass, and its result is passed instead of the positions.
     """
@@ -245,8 +245,8 @@ class RotaryLayer(nn.Module):
     def __init__(self, d_head: int, base: float, fraction: float) -> None:
         super().__init__()
         self.pairs = round(d_head // 2 * fraction)
-        # float32 like the weights: model.to(torch.float32) would round a float64 buffer, so
-        # the model would be a different function after saving and loading.
+        # float32, like the weights: model.to(torch.float32) would round a float64 buffer, so
+        # the model would compute a different function after saving and loading.
         frequency = base ** (
             -torch.arange(self.pairs, dtype=torch.float64, device="cpu") / max(self.pairs, 1)
         )
@@ -271,7 +271,7 @@ class RotaryLayer(nn.Module):
 
 @dataclass(frozen=True)
 class QKNorm(QKPart):
-    """Divide each query and key by its root mean square (2010.04245), which bounds the scores."""
+    """Bound the scores: divide each query and key by its root mean square (2010.04245)."""
 
     eps: float = 1e-6
 

@@ -32,7 +32,7 @@ class PointerHead(Value):
     Scores are divided by sqrt(d). The idea: similar hidden states tend to precede the same token.
     The gate w = sigmoid(linear(hidden)) starts at sigmoid(`gate`).
 
-    With `score_biases`, two learned numbers are added to a score, zero at the start: one for the
+    With `score_biases`, two learned numbers that start at zero are added to a score: one for the
     token, and one for its distance in tokens: 0, 1 to 2, 3 to 6, 7 to 14 and so on (buckets that
     double, as in T5, 1910.10683).
     """
@@ -74,7 +74,7 @@ class PointerHeadLayer(nn.Module):
     def attention(
         self, hidden: Vectors, ids: Ids, cache: Cache | None = None
     ) -> tuple[Float[Tensor, "batch time slot"], Int[Tensor, "batch slot"]]:
-        """Attention from every position to each token up to and including it.
+        """Compute the attention from each position to the tokens up to and including its own.
 
         Returns the weights and the tokens' ids.
         """
@@ -90,7 +90,8 @@ class PointerHeadLayer(nn.Module):
         if self.distance_bias is not None and self.token_bias is not None:
             back = (own[:, None] - slots).clamp_min(0)
             bucket = (back + 1).log2().long().clamp_max(DISTANCES - 1)
-            # Looked up in a table: the gradient of an indexed vector is summed in no fixed order.
+            # The biases are looked up in a table, because the gradient of an indexed vector is
+            # summed in no fixed order.
             scores = scores + F.embedding(bucket, self.distance_bias[:, None])[..., 0]
             scores = scores + self.token_bias(tokens)[..., 0][:, None]
         return scores.masked_fill(~visible_keys(own, slots), float("-inf")).softmax(dim=-1), tokens

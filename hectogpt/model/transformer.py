@@ -76,8 +76,8 @@ def build_for(
 ) -> Built:
     """Build the module of a layer's part, or GPT-2's if `part` is None.
 
-    Raises UserError if the module is not an instance of `kind`; when it later runs, it raises one
-    if its output does not have the shape of its input.
+    Raises UserError if the module is not an instance of `kind`. Later, each call of the module
+    raises UserError if the output does not have the shape of the input.
     """
     if part is None:
         return kind(layer, config)
@@ -90,8 +90,8 @@ def build_for(
 
     def check_shape(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if output.shape != inputs[0].shape:
-            what = f"{name}: layer {layer} makes {tuple(output.shape)} of {tuple(inputs[0].shape)}"
-            why = "the residual stream has the shape [batch, time, d_model], and so must this"
+            what = f"{name}: layer {layer} gave {tuple(output.shape)} for {tuple(inputs[0].shape)}"
+            why = "this must keep the shape [batch, time, d_model] of the residual stream"
             raise UserError(what, why=why, fix=f"a last layer with {inputs[0].shape[-1]} outputs")
 
     module.register_forward_hook(check_shape)
@@ -99,7 +99,7 @@ def build_for(
 
 
 class Transformer(nn.Module):
-    """Token ids to next-token logits."""
+    """Map token ids to next-token logits."""
 
     kernels = False
 
@@ -140,7 +140,7 @@ class Transformer(nn.Module):
 
         With a seed, they equal the textbook's after torch.manual_seed(seed): the same generator
         and the same order (tables, then per layer k, q, v, o, fc1, fc2, then the head). Parts that
-        draw their own weights (a method `init_weights(generator)`) follow, in the order of the
+        draw their own weights (in a method `init_weights(generator)`) follow, in the order of the
         modules.
         """
         if self.embeddings.weight.is_meta:
@@ -211,7 +211,7 @@ class Transformer(nn.Module):
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
         x = self.embeddings(ids)
         if self.position_embeddings is not None:
-            # Sinusoids may have a wider dtype.
+            # Sinusoidal positions may have a wider dtype.
             x = x + self.position_embeddings(positions).to(x.dtype)
         for part in self.inputs:
             x = part(x, ids, cache)
@@ -235,7 +235,7 @@ class Transformer(nn.Module):
         return self.final_layer_norm(x)
 
     def _first_of_document(self, starts: Bool[Tensor, "batch time"], cache: Cache | None) -> Ids:
-        """For each token, the position of the last document start up to it; 0 if there is none."""
+        """For each token, the position of the last document start up to it, or 0."""
         so_far = starts if cache is None else cache.append((self, "starts of documents"), starts)
         places = torch.arange(so_far.shape[1], device=starts.device)
         return (so_far * places).cummax(dim=1).values[:, -starts.shape[1] :]
@@ -256,7 +256,7 @@ class Transformer(nn.Module):
         return self._mix(logits[:, None], hidden, ids, cache)[:, 0]
 
     def token_vectors(self) -> Float[Tensor, "vocab d_input"]:
-        """Each token's embedding and spelling, for the head's embedding map."""
+        """Each token's embedding plus its spelling's vectors, for the head's embedding map."""
         vectors = self.embeddings.weight
         if self.lm_head.embedding_map is not None:
             for part in self.inputs:
@@ -277,7 +277,7 @@ class Transformer(nn.Module):
     # --- loss ---
 
     def use_kernels(self, wanted: bool) -> None:
-        """Train with our own kernels where the tensors fit, or only with torch's operations."""
+        """Train with our own kernels where they fit, or only with torch's operations."""
         self.kernels = wanted
         for module in self.modules():
             if isinstance(module, (CausalAttention, GELULayer, LMHead)):
@@ -298,16 +298,16 @@ class Transformer(nn.Module):
             ids: the tokens.
             targets: the token that follows each of them.
             reduction: "mean" or "sum".
-            precision: dtype of the matrix products inside the vocabulary head; None takes the
-                parameters' own. torch.bfloat16 is faster on CPUs that multiply it natively; sums
-                stay wider.
+            precision: dtype of the matrix products inside the vocabulary head; None uses the
+                parameters' dtype. torch.bfloat16 is faster on CPUs that multiply it natively; sums
+                keep a wider dtype.
         """
         return self.losses(ids, targets, reduction=reduction, precision=precision)[0]
 
     def losses(
         self, ids: Ids, targets: Ids, **options: Any
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch time"]]:
-        """`loss`, and the cross entropy of each target, which has no gradient.
+        """Return `loss`, and the cross entropy of each target, which has no gradient.
 
         The options are those of LMHead.losses.
         """
@@ -316,14 +316,14 @@ class Transformer(nn.Module):
     def losses_of(
         self, hidden: Vectors, ids: Ids, targets: Ids, **options: Any
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch time"]]:
-        """`losses`, from hidden states computed before."""
+        """Compute `losses` from given hidden states."""
         mixture = None if self.pointer is None else self.pointer.mixture(hidden, ids, targets)
         return self.lm_head.losses(
             hidden, targets, self.token_vectors(), mixture=mixture, **options
         )
 
     def get_loss_on_batch(self, input_ids: Ids) -> Float[Tensor, ""]:
-        """Mean cross entropy in nats of tokens 1.. given tokens 0.., differentiable.
+        """Mean cross entropy in nats of each row's tokens after the first, differentiable.
 
         [batch, time >= 2] -> scalar.
         """
@@ -344,8 +344,8 @@ class Transformer(nn.Module):
     def generate(self, x: Ids, num_new_tokens: int) -> Int[Tensor, "batch longer"]:
         """Greedy continuation: the prompt followed by `num_new_tokens` tokens.
 
-        Each token is conditioned on the last `context_length` tokens, which are all computed again
-        every time. hectogpt.generate is the fast way, and is tested against this one.
+        Each token is conditioned on the last `context_length` tokens, which are all processed
+        again every time. hectogpt.generate is the fast way, and is tested against this one.
         """
         for _ in range(num_new_tokens):
             following = self.next_logits(x[:, -self.config.context_length :]).argmax(dim=-1)
@@ -355,9 +355,9 @@ class Transformer(nn.Module):
     # --- saved weights ---
 
     def fit_to(self, state: dict[str, Tensor]) -> None:
-        """Adopt the rows of a compact head, which the config leaves open, from a saved state.
+        """Give a compact head the rows of a saved state; the config does not determine them.
 
-        Raises UserError (CHECKPOINT) if they are damaged.
+        Raises UserError (CHECKPOINT) if the rows are damaged.
         """
         rows = state.get("lm_head.row_of_token")
         if self.config.lm_head.compact_vocab and rows is not None and "lm_head.weight" in state:

@@ -39,10 +39,10 @@ MODEL_TYPE = "hectogpt"
 CONFIG_IN_HEADER = "hectogpt_config"
 FIX = "name a folder that `hectogpt train` wrote, or one in Hugging Face's GPT-2 layout"
 LARGEST_CONFIG = 1 << 20  # bytes of config.json; ours have about 700
-# In a safetensors file; GPT-2 XL has 773 here, and a model with 500 layers has 8,000.
+# Tensors in a safetensors file. In our format, GPT-2 XL has 773, and 500 layers have 8,000.
 MOST_TENSORS = 10_000
-HEADER_BYTES = 200  # allowed in the header per tensor; ours have about 110
-BLOCK = 512  # bytes that `hash_weights` adds up before it hashes
+HEADER_BYTES = 200  # bytes of the header allowed per tensor; ours need about 110
+BLOCK = 512  # bytes; `hash_weights` adds up each block of this size
 
 
 def save_model(model: Transformer, folder: Path) -> None:
@@ -78,15 +78,15 @@ def copied(tensor: torch.Tensor) -> torch.Tensor:
 def hash_weights(model: Transformer) -> str:
     """A hash of the model's parameters, as 16 hexadecimal digits.
 
-    It is the SHA-256 of their names, dtypes and shapes, and of the sum of every 512 bytes, taken
-    as 64-bit integers. Such sums are exact and fast: for 90 MB this takes 7 ms, and SHA-256 of
-    all bytes takes 55 ms. Any flipped bit changes the hash.
+    It is the SHA-256 of their names, dtypes and shapes, and of the sum of each block of 512
+    bytes, read as 64-bit integers. Such sums are exact and fast: for 90 MB this takes 7 ms, and
+    SHA-256 of all bytes takes 55 ms. Any flipped bit changes the hash.
     """
     return hash_named(model.named_parameters())
 
 
 def hash_named(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """The hash of some named parameters, computed like `hash_weights`."""
+    """The hash of some named parameters, computed as in `hash_weights`."""
     found = hashlib.sha256()
     for name, parameter in tensors:
         found.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
@@ -119,7 +119,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The contents of the folder's config.json.
 
     Without that file, returns the config in the header of model.safetensors, where the training
-    page writes it. Raises UserError (CHECKPOINT) if there is neither, or if it is not JSON.
+    page writes it. Raises UserError (CHECKPOINT) if there is neither, or if the file is invalid.
     """
     path = folder / "config.json"
     if not os.path.lexists(path):
@@ -160,7 +160,7 @@ def parse_config(fields: dict[str, Any], folder: Path) -> ModelConfig:
 def check_manifest(folder: Path) -> None:
     """Refuse a config.json or model.safetensors that differs from the folder's manifest.
 
-    File formats do not notice a flipped bit in their data. Raises UserError (CHECKPOINT).
+    The file formats themselves do not reveal a flipped bit. Raises UserError (CHECKPOINT).
     """
     if (folder / MANIFEST).exists():
         check_hashes(folder, "config.json", WEIGHTS)
@@ -169,8 +169,8 @@ def check_manifest(folder: Path) -> None:
 def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) -> Transformer:
     """The model with these weights, on the CPU and in evaluation mode.
 
-    Names, shapes and dtypes are checked on the meta device, before memory is allocated;
-    afterwards, all values must be finite. If all floats of the state are float64, as a run in
+    Names, shapes and dtypes are checked on the meta device, before memory is allocated.
+    Afterwards, all values must be finite. If all floats of the state are float64, as a run in
     float64 saves them, the model is in float64. No value is converted. Errors name `path`.
 
     Raises UserError (CHECKPOINT).
@@ -185,7 +185,7 @@ def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) ->
     )
     unsaved = [m._buffers[name] for m in model.modules() for name in m._non_persistent_buffers_set]
     if any(buffer is not None and buffer.is_meta for buffer in unsaved):
-        # A part computes it, so build the part with real tensors.
+        # Parts compute such buffers when they are built, so build the model with real tensors.
         with (
             building(path),
             torch.random.fork_rng(devices=[]),
@@ -193,8 +193,8 @@ def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) ->
             # The initial weights are replaced right away.
             model = Transformer(config)
         model.fit_to(state)
-    # A tensor in a file need not start at a multiple of 64 bytes, and products of such tensors
-    # round differently.
+    # A tensor in a file need not start at a multiple of 64 bytes, and products of
+    # misaligned tensors round differently.
     aligned = {
         name: tensor.clone() if tensor.data_ptr() % 64 else tensor
         for name, tensor in state.items()
@@ -206,7 +206,7 @@ def model_of(config: ModelConfig, state: dict[str, torch.Tensor], path: Path) ->
 
 
 class NoInit(TorchFunctionMode):
-    """Context manager: weights get no random values. For models on the meta device.
+    """Context manager for models on the meta device: weights get no random values.
 
     There, drawing from a normal distribution would import torch's compiler first, which takes
     longer than everything else in loading a model.
@@ -253,7 +253,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         if need > have:
             raise UserError(
                 f"{path} does not fit into memory",
-                why=f"it has {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are free",
+                why=f"it has {need / 2**30:,.1f} GiB; {have / 2**30:,.1f} GiB are free",
                 fix="close other programs, or use a machine with more memory",
                 code=errors.MEMORY,
             )
@@ -263,11 +263,11 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def check_header(path: Path, most_tensors: int = MOST_TENSORS) -> list[str]:
-    """The names of all tensors in a safetensors file, read before they take memory.
+    """The names of all tensors in a safetensors file, read before the tensors take memory.
 
     The file must be a regular file whose header has at most 200 * `most_tensors` bytes. The
-    library refuses tensors that overlap, leave holes or do not fill the file. Raises UserError
-    (CHECKPOINT).
+    library safetensors refuses tensors that overlap, leave holes or do not fill the file. Raises
+    UserError (CHECKPOINT).
     """
     try:
         with open_regular(path) as file:
@@ -294,7 +294,7 @@ def check_tensors(
         model: the model.
         state: the tensors by name.
         path: the file to name in the error, which lists the first differences.
-        dtype: the expected dtype of floating-point tensors; None takes the model's own.
+        dtype: the expected dtype of floating-point tensors; None uses the model's own.
 
     Raises UserError (CHECKPOINT).
     """

@@ -1,6 +1,6 @@
-"""A training run: its description, optimizers and schedules, the loop, what it leaves on disk."""
+"""A training run: its description, optimizers and schedules, the loop, and its files on disk."""
 
 import os
 
-# Before torch is loaded: threads that wait by spinning slow down a busy machine.
+# Set before torch is loaded: threads that spin while they wait slow down a busy machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")

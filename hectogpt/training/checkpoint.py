@@ -6,11 +6,11 @@ of groups.
 
 Saving writes a temporary folder next to the others, waits until it is on disk, and then renames
 it. Only then are old checkpoints removed. Loading takes the newest checkpoint whose hashes match.
-Whenever the process is killed, the power fails or the disk fills up, the previous or the new
+No matter when the process is killed, the power fails or the disk fills up, the previous or the new
 checkpoint is intact. No file is unpickled.
 
-The manifest has the hashes, and the facts of the session that saved the checkpoint: run, text and
-machine.
+The manifest holds the hashes, and the facts about the session that saved the checkpoint: its run,
+text and machine.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ class Checkpoint:
 
     Attributes:
         step: how many steps are done.
-        tensors: by name, on the CPU. "model.NAME" are the weights; "history", float64 [step,
-            columns], has one row per step; the others are the optimizer's.
+        tensors: the tensors by name, on the CPU. "model.NAME" are the weights. "history", float64
+            [step, columns], has one row per step, and "hashes" has the hash of the weights after
+            each step. "kept.NAME" are those of AfterStep parts. The others are the optimizer's.
         values: the part of the optimizer's state that JSON can hold.
         facts: the run, text and machine that produced it, as plain values.
     """
@@ -76,14 +77,14 @@ class Checkpoints(SavedCheckpoints):
         When this returns, the checkpoint is on disk. A valid checkpoint of the same step is left
         as it is.
 
-        Raises UserError (STORAGE). Earlier checkpoints then remain, and nothing of the new one.
+        Raises UserError (STORAGE). Then earlier checkpoints remain, but no part of the new one.
         """
         tensors = checkpoint.tensors
         step = checkpoint.step
         path = self.path(step)
         try:
             if path.exists() and not self.problem(step):
-                # A failed or killed attempt may not have synced it.
+                # An earlier attempt may have failed, or been killed, before it synced the folder.
                 files.sync_folder(self.folder)
             else:
                 self.remove_leftovers()
@@ -100,7 +101,7 @@ class Checkpoints(SavedCheckpoints):
             before = [other for other in self.steps() if other != step]
             with suppress(OSError):
                 why = (
-                    f"{why}: it takes {needed:,} bytes, {files.free_bytes(self.folder):,} are free"
+                    f"{why}: it takes {needed:,} bytes; {files.free_bytes(self.folder):,} are free"
                 )
             raise UserError(
                 f"the checkpoint of step {step} could not be saved in {self.folder}",
@@ -167,8 +168,8 @@ class Checkpoints(SavedCheckpoints):
             warn: called with a message if newer checkpoints are damaged.
             most: consider only checkpoints up to this step.
 
-        Raises UserError (CHECKPOINT) if there are checkpoints but all are damaged. Starting again
-        without being asked would look like resuming.
+        Raises UserError (CHECKPOINT) if there are checkpoints but all are damaged. If the run then
+        silently started over, it would look like a resumed run.
         """
         steps = [step for step in self.steps() if most is None or step <= most]
         problems = []
@@ -209,7 +210,7 @@ def code_hash() -> str:
 
 
 def weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights among a checkpoint's tensors, keyed by the names that a model saves them by."""
+    """The weights among a checkpoint's tensors, keyed by their names in a saved model."""
     return {
         name.removeprefix(MODEL): tensor
         for name, tensor in tensors.items()
@@ -220,7 +221,7 @@ def weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def take_state(
     model: Transformer, optimizer: OptimizerGroup
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Copy the state of a run between two steps: the tensors and the values of a Checkpoint.
+    """Copy the state of a run between two steps, as the tensors and the values of a Checkpoint.
 
     Raises UserError (CHECKPOINT) if the optimizer keeps anything except tensors, numbers and
     strings.
@@ -259,7 +260,7 @@ def put_state(
 def _load(model: Transformer, own: Optimizer, part: dict[str, Any]) -> None:
     """Load one optimizer's state without `load_state_dict`.
 
-    That method casts floats to the parameter's dtype, breaks strings, and imports torch's
+    That method casts floats to the parameter's dtype, corrupts strings, and imports torch's
     compiler.
     """
     if [group["params"] for group in part["param_groups"]] != [
@@ -279,7 +280,7 @@ def _load(model: Transformer, own: Optimizer, part: dict[str, Any]) -> None:
 
 
 def _named_groups(model: Transformer, own: Optimizer) -> list[dict[str, Any]]:
-    """An optimizer's groups, with the names of their parameters in place of the parameters."""
+    """An optimizer's groups, with each parameter replaced by its name."""
     names = {id(p): name for name, p in model.named_parameters()}
     return [
         group | {"params": [names[id(p)] for p in group["params"]]} for group in own.param_groups
@@ -287,7 +288,7 @@ def _named_groups(model: Transformer, own: Optimizer) -> list[dict[str, Any]]:
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """The value with all its tensors moved to the device, in the same dtypes."""
+    """The value with all its tensors moved to the device; their dtypes stay the same."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
@@ -331,7 +332,7 @@ def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The value that `_encode` converted to JSON."""
+    """Convert the JSON of `_encode` back to the original value."""
     if isinstance(value, list):
         return [_decode(item, tensors) for item in value]
     if not isinstance(value, dict):

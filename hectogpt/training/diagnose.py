@@ -23,16 +23,16 @@ class Finding:
     """The result of a step that was computed without its update.
 
     Attributes:
-        step: its number, from 1.
+        step: the number of the step, from 1.
         loss: nats per token; may be nan or infinite.
         grad_norm: the gradient norm; may be nan or infinite.
-        stage: "weights", "forward" or "backward", where the first value that is not finite
-            appears; None if all are finite.
-        module: the module whose weights, output or gradient it is.
-        rows: the rows of the batch, from 0, whose loss is not finite; if there are none, the three
-            with the largest losses.
-        sequences: the indices of these rows among the sequences of the training text; () if a data
-            order has cut the batch.
+        stage: the stage at which the first value that is not finite appears: "weights", "forward"
+            or "backward". None if all values are finite.
+        module: the module whose weights, output or gradient contain that value.
+        rows: the rows of the batch (counted from 0) whose loss is not finite. If there are none,
+            the three rows with the largest losses.
+        sequences: the indices of these rows among the sequences of the training text. Empty if a
+            data order has cut the batch.
         row_losses: the losses of these rows.
     """
 
@@ -47,7 +47,7 @@ class Finding:
 
 
 def diagnose(session: Session) -> Finding:
-    """Compute the session's next step, without its update.
+    """Compute the session's next step, without its update, and examine its values.
 
     Raises UserError if the run has no step left.
     """
@@ -58,7 +58,7 @@ def diagnose(session: Session) -> Finding:
     loss, stages["forward"], stages["backward"] = trace(session)
     norm = float(model.gradient_norm())
     model.zero_grad(set_to_none=True)
-    # Inner modules finish before outer ones, so the first is an innermost one.
+    # Inner modules finish before outer ones, so the first module found is an innermost one.
     wrong = (
         (stage, name.partition(" ")[0])
         for stage, tensors in stages.items()
@@ -89,8 +89,9 @@ def diagnose(session: Session) -> Finding:
 def trace(session: Session) -> tuple[float, Tensors, Tensors]:
     """Compute a session's next step without its update.
 
-    Returns its loss, the outputs of all modules, and the gradients of outputs and weights, both in
-    the order of computation. With several leaves there are several of each.
+    Returns the step's loss, the outputs of all modules, and the gradients of outputs and weights.
+    Outputs and gradients are in the order of computation. With several leaves, each output and its
+    gradient appear once per leaf.
     """
     forward: Tensors = {}
     gradient: Tensors = {}

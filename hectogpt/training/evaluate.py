@@ -68,22 +68,22 @@ def evaluate(
 ) -> EvalResult:
     """Score every token after the first once, in rows of `seq_len` that do not overlap.
 
-    A token is predicted from those before it in its row: at most `seq_len`, and at most the
-    context length. Products are in float32, sums in float64.
+    A token is predicted from the earlier tokens of its row: at most `seq_len`, and at most the
+    context length. Products are computed in float32 and sums in float64.
 
     Args:
         model: the model.
         tokens: ids [n].
-        token_bytes: the number of bytes of each id's text [vocab]. End-of-text tokens are targets
-            of 0 bytes.
-        seq_len: tokens in a row.
-        rows: rows in a batch.
+        token_bytes: the number of bytes of each id's text [vocab]. End-of-text tokens are scored
+            too, and have 0 bytes.
+        seq_len: tokens per row.
+        rows: rows per batch.
 
     Raises UserError (DATA) for fewer than two tokens.
     """
     seq_len = min(seq_len, model.config.context_length, len(tokens) - 1)
     if seq_len < 1:
-        raise DataError(f"{len(tokens)} held-out tokens", why="scoring takes at least 2")
+        raise DataError(f"{len(tokens)} held-out tokens", why="scoring needs at least 2")
     device = model.embeddings.weight.device
     total = 0.0
     losses = []
@@ -108,16 +108,15 @@ class RunResult:
     Attributes:
         corpus: the name of the corpus.
         corpus_sha256: split -> hash of its tokens.
-        losses: of every step, in nats per token, with the weights before the update.
-        grad_norms: of every step, before clipping.
-        train_tokens: tokens read.
-        params: parameters of the model.
-        seconds: time for building, compiling and training, without scoring.
-        peak_mb: the largest memory of the process (on a GPU, torch's) up to the end of training,
-            MiB.
-        machine: device, dtypes and threads, as text.
+        losses: the loss of every step, in nats per token, computed before the update.
+        grad_norms: the gradient norm of every step, before clipping.
+        train_tokens: how many tokens were read.
+        params: how many parameters the model has.
+        seconds: the time that building, compiling and training took, without scoring.
+        peak_mb: the process's peak memory up to the end of training, in MiB; on a GPU, torch's.
+        machine: device, dtypes and threads, as plain values.
         scores: split -> held-out score, for the splits that were scored.
-        folder: the folder that it was written to; None if it was not written.
+        folder: the folder to which the result was written. None if it was not written.
     """
 
     run: Run
@@ -137,21 +136,21 @@ class RunResult:
 
     @property
     def dev_loss(self) -> float | None:
-        """Held-out loss on the dev split, nats per token; None if it was not scored."""
+        """The held-out loss on the dev split, in nats per token, or None if it was not scored."""
         return self.scores["dev"].loss if "dev" in self.scores else None
 
     @property
     def train_loss_last(self) -> float:
-        """The assignment's number: the last batch's loss, before its update; nan without steps."""
+        """The last batch's loss, before its update, as in the assignment; nan before any step."""
         return self.losses[-1] if self.losses else float("nan")
 
     @property
     def train_loss_last10(self) -> float:
-        """Mean loss of the last ten batches, or of all if there are fewer; nan without steps."""
+        """The mean loss of the last ten batches, or of all if fewer; nan before any step."""
         return float(np.mean(self.losses[-10:])) if self.losses else float("nan")
 
     def __repr__(self) -> str:
-        """The result as text, for `print` and notebooks."""
+        """Format the result for `print` and notebooks."""
         facts = {f"{split} loss": str(score) for split, score in self.scores.items()}
         facts["last training loss"] = f"{self.train_loss_last:.4f}"
         facts["parameters"] = f"{self.params:,}"

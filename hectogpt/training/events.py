@@ -5,11 +5,11 @@
         if isinstance(event, Stepped):
             print(event.step.loss)
 
-Every trainer reads this stream: commands, Python users, trials, the judge and the processes of
-torchrun. Everything else that a run does (rows, checkpoints, progress) is done by listeners:
-functions of an event that know nothing of each other. `session_of` takes `Began` off the stream;
-`drive` then hands each event to all listeners. The processes that share a run wait for each other
-at named points of the stream.
+All code that trains a run reads this stream: commands, users' programs, trials, the judge and the
+processes of torchrun. Everything else that a run does (rows, checkpoints, progress) is done by
+listeners: functions that take an event and know nothing of each other. `session_of` takes `Began`
+off the stream; `drive` then hands every other event to all listeners. The processes that share a
+run wait for each other at named points of the stream.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class Ended:
     """The last event of a stream.
 
     Attributes:
-        how: "done", after the last score; "stopped" by a signal, after a complete step;
-            "diverged", before the update that would have spoiled the weights; "failed" for any
-            other reason.
-        error: the exception that gives the reason; None if the run is done.
+        how: how the run ended. "done": after the last score. "stopped": by a signal, after a
+            complete step. "diverged": before the update that would have spoiled the weights.
+            "failed": for any other reason.
+        error: the exception that gives the reason. None if the run is done.
     """
 
     how: Literal["done", "stopped", "diverged", "failed"]
@@ -101,7 +101,7 @@ def events(
     splits: Sequence[str] = (),
     stoppable: bool = False,
 ) -> Stream:
-    """Train a run and yield what happens. `Session.open` builds it, `Session.steps` trains it.
+    """Train a run and yield its events. `Session.open` builds it, and `Session.steps` trains it.
 
     Args:
         run: the run to train.
@@ -109,13 +109,13 @@ def events(
         at: the checkpoint to resume from; only rank 0 passes one.
         world: the processes that share the run. Only rank 0 scores.
         eval_every: steps between held-out scores on dev; 0 disables them. The weights do not
-            depend on it.
-        splits: the splits to score after the last step. If the run starts from another model's
-            weights and "dev" is among them, these weights are scored too.
-        stoppable: end the run after the current step when a signal arrives, instead of at once.
+            depend on this number.
+        splits: the splits to score after the last step. If "dev" is one of them and the run starts
+            from another model's weights, dev is scored with those weights too.
+        stoppable: when a signal arrives, end the run after the current step, not at once.
 
-    Raises UserError for a run that cannot start, and lets errors of a step through. Divergence is
-    not raised: it is an event.
+    Raises UserError if the run cannot start. Errors in a step are raised too, except divergence,
+    which is an event.
     """
     session = Session.open(run, corpus, at, world)
     yield Began(session)
@@ -123,7 +123,8 @@ def events(
     try:
         if "dev" in splits and run.first_weights and not session.step and is_first:
             yield Scored(0, "dev", session.evaluate("dev"))
-        done = world.share("the first step", lambda: session.step)  # rank 0 may have all weights
+        # Rank 0 may have loaded the weights of the run's end, and has no step left then.
+        done = world.share("the first step", lambda: session.step)
         collected: AbstractContextManager[Sequence[int]] = nullcontext(())
         if stoppable:
             collected = stop_on_signal(quiet=not is_first)
@@ -162,10 +163,10 @@ def session_of(stream: Stream) -> Session:
 
 
 def drive(stream: Stream, *listeners: Listener) -> Ended:
-    """Hand each event to all listeners, in their order, and return how the run ended.
+    """Hand each event to all listeners, in the given order, and return how the run ended.
 
-    An exception from the stream or a listener ends the run as "failed", and all listeners get that
-    event too. Further signals are ignored meanwhile.
+    An exception from the stream or a listener ends the run as "failed". All listeners get that
+    event too, and from then on further signals are ignored.
     """
     event: Event = Ended("failed")
     try:

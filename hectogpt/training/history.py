@@ -1,12 +1,12 @@
-"""Compute any step of a run again: its model, and the state from which a branch starts.
+"""Compute any step of a run again, for the model after it or for a branch that starts there.
 
     history = History(Path("runs/minute"))
     model, tokenizer = history.model_after(37)
 
 The state after a step is a pure function of the run, so no file needs to keep it. It is computed
 from the nearest earlier state: a checkpoint on disk, the trunk of a branch, or the initial
-weights. Each computed step must have the loss and the gradient norm of its row in metrics.jsonl,
-and the last one must have the recorded hash of its weights.
+weights. Each computed step must reproduce the loss and the gradient norm in its row of
+metrics.jsonl, and the last one must also reproduce the recorded hash of the weights.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def open_at(
     ideas: Sequence[Path | str] = (),
     note: Note = warnings.warn,
 ) -> tuple[Transformer, Tokenizer]:
-    """Open a model as `open_model` does or, for a run, the model after any step.
+    """Open a model as `open_model` does, or the model after any step of a run.
 
     Args:
         source: a folder, or a name on the hub.
@@ -77,7 +77,7 @@ class History:
     Attributes:
         folder: the run's folder.
         ideas: the user's own files that may be imported, as for `open_model`.
-        note: called with a message when steps are computed again, and when they were checked.
+        note: called with a message before steps are computed again, and after their check.
     """
 
     folder: Path
@@ -85,7 +85,7 @@ class History:
     note: Note = warnings.warn
     _session: Session | None = field(default=None, init=False)  # after the last step computed
     _stream: Stream | None = field(default=None, init=False)
-    _machine: Mapping[str, Any] = field(default_factory=dict, init=False)  # that trained the run
+    _machine: Mapping[str, Any] = field(default_factory=dict, init=False)  # as recorded
 
     def __post_init__(self) -> None:
         self.record = read_object(self.folder / RUN)
@@ -99,17 +99,17 @@ class History:
 
     @cached_property
     def run(self) -> Run:
-        """The run. Raises UserError (CHECKPOINT), also if it needs a file not in `ideas`."""
+        """The run. Raises UserError (CHECKPOINT), also if it needs a file that `ideas` lacks."""
         import_ideas(self.folder, [read_idea(path) for path in self.ideas])
         return read_run(self.folder)
 
     def model_after(self, step: int) -> tuple[Transformer, Tokenizer]:
         """The model after a step, on the CPU and in evaluation mode, and its tokenizer.
 
-        Reads a checkpoint or the weights at the run's end; computes any other step again.
+        Reads a checkpoint, or the weights at the run's end; any other step is computed again.
 
         Raises UserError: USAGE for a step that the run has not taken, EXACTNESS if this machine
-        does not compute the recorded numbers, DATA without the run's corpus.
+        does not reproduce the recorded numbers, DATA if the run's corpus is missing.
         """
         if self.keeps(step):
             return open_model(self.folder, step=step, idea=self.ideas, note=self.note)
@@ -119,7 +119,7 @@ class History:
         return model, session.corpus.tokenizer
 
     def keeps(self, step: int) -> bool:
-        """True if a file in the folder has the weights after this step."""
+        """True if a file in the folder holds the weights after this step."""
         if step in self.checkpoints.steps() and not self.checkpoints.problem(step):
             return True
         is_last = step == read_summary(self.folder).get("steps")
@@ -208,7 +208,7 @@ class History:
         assert self._session is not None
         found = self._session.differences({"machine": self._machine})
         why = ", ".join(text for text in found if " None -> " not in text)
-        fix = "run it again: if it differs from itself, suspect memory or CPU"
+        fix = "run it again: if the result changes, suspect memory or CPU"
         return UserError(
             f"step {step} of {self.folder} differs from its record: {what}",
             why=why or f"the machine is the same: {METRICS} may be damaged",
@@ -218,7 +218,7 @@ class History:
 
 
 def _pinned(run: Run, machine: Mapping[str, Any]) -> Run:
-    """The run with the device, dtypes and threads that it started with, if they exist here."""
+    """The run with the device, dtypes and threads of its start, as far as they exist here."""
     chosen: dict[str, Any] = precision.choose(run, machine).describe()
     names = {name: chosen[name] for name in ("dtype", "head_dtype", "threads")}
     return replace(run, device=chosen["kind"], **names)
@@ -230,12 +230,12 @@ def _pinned(run: Run, machine: Mapping[str, Any]) -> Run:
 def trunk_of(branch: Branch, ideas: Sequence[Path | str], note: Note) -> History:
     """The history of a branch's trunk.
 
-    Raises UserError (CHECKPOINT) if its folder is missing or holds a different run.
+    Raises UserError (CHECKPOINT) if the trunk's folder is missing or holds a different run.
     """
     folder = Path(branch.run)
     trunk = History(folder, ideas, note) if (folder / RUN).is_file() else None
     if trunk is None or branch.weights_hash not in ("", trunk.hashes.get(branch.step)):
-        why = "the branch starts from its state, and "
+        why = "the branch starts from it, and "
         why += "it does not exist" if trunk is None else "now the folder holds a different run"
         raise CheckpointError(f"the trunk {folder}", why=why, fix="put it back")
     return trunk
@@ -249,8 +249,8 @@ def branch_state(
 ) -> Checkpoint:
     """The state of the trunk after the branch's step, with the settings of the branch.
 
-    The optimizer keeps its state. Where settings of its groups differ between the runs, such as
-    learning rates, it takes those of `run`.
+    The optimizer keeps the trunk's state. Where settings of its groups, such as learning rates,
+    differ between the trunk and `run`, those of `run` are used.
 
     Raises UserError as `History.session_after` does, and if the optimizers do not match.
     """

@@ -1,6 +1,6 @@
-"""Everything that a run does besides training, as listeners to its events.
+"""Everything that a run does besides training, as listeners to the run's events.
 
-The listeners, by the function or class that makes them:
+Each of these functions and classes makes one listener:
 
 step_lines     progress on stderr
 rows           a line of metrics.jsonl for each step and score
@@ -33,7 +33,7 @@ from hectogpt.training.run import Run
 from hectogpt.training.run_folder import TRAINED, RunFolder, step_row
 from hectogpt.training.session import Session
 
-AT_STAKE = 10.0  # seconds of work that being killed may lose, unless SHARE forces fewer saves
+AT_STAKE = 10.0  # seconds of work that a kill may lose, unless SHARE forces fewer saves
 SHARE = 0.02  # the largest share of the time that saving may take
 
 
@@ -57,7 +57,7 @@ def step_lines(session: Session, progress: Progress) -> Listener:
 
 
 def step_line(run: Run, step: Step) -> str:
-    """A step on one line, with the time remaining if all steps take as long as this one."""
+    """Format a step as one line. Its ETA assumes that all later steps take as long as this one."""
     left = step.seconds * (run.steps - step.number)
     return (
         f"step {step.number:05d}/{run.steps:05d} | eta {left / 60:.1f}m | loss {step.loss:.3f} | "
@@ -81,7 +81,7 @@ def rows(session: Session, folder: RunFolder) -> Listener:
 
 
 def row_of(event: Event) -> dict[str, Any]:
-    """The row of metrics.jsonl for an event; {} if it has none."""
+    """Return the row of metrics.jsonl for an event, or {} if the event has no row."""
     match event:
         case Stepped(step, own):
             memory = {"mem_mb": round(hardware.peak_memory_mb(), 1)}
@@ -99,8 +99,9 @@ class Saver:
         session: the run's session.
         folder: the run's folder.
         every: steps between checkpoints. 0 saves only the checkpoint of a run that is stopped.
-            None saves by time, so that being killed loses about 10 s of work, but saving takes at
-            most 2 % of the time (a model of 60 million parameters has 700 MB of state).
+            None saves by time: so often that a kill loses about 10 s of work, but not so often
+            that saving takes more than 2 % of the time (a model of 60 million parameters has 700
+            MB of state).
         note: called with a message at the first of several failed saves in a row.
         has_weights: True once the trained model's weights are in the folder.
     """
@@ -110,7 +111,7 @@ class Saver:
     every: int | None
     note: Note
     has_weights = False
-    _noted = False  # the last attempt failed
+    _noted = False  # True if the last attempt failed
     _cost = 0.0  # seconds that the last attempt took
 
     def __post_init__(self) -> None:
@@ -143,14 +144,14 @@ class Saver:
         return self.every > 0 and step % self.every == 0
 
     def _save_if_possible(self) -> None:
-        """Save the state if memory has room for a copy. Failing to save must not end the run."""
+        """Save the state if memory has room for a copy. A failed save must not end the run."""
         start = time.monotonic()
         problem = ""
         needed = 3 * sum(p.nbytes for p in self.session.model.parameters())
         free = hardware.free_memory()
         try:
             if needed * 1.5 > free:
-                problem = f"no checkpoint for now: a copy takes {needed:,} bytes of memory, "
+                problem = f"no checkpoint for now: a copy takes {needed:,} bytes of memory; "
                 problem += f"{free:,} are free"
             else:
                 self.save()
@@ -158,7 +159,7 @@ class Saver:
             problem = str(error)
         except UserError as error:
             problem = error.line
-            if error.code == errors.CHECKPOINT:  # later ones cannot be saved either
+            if error.code == errors.CHECKPOINT:  # later checkpoints cannot be saved either
                 self.every = 0
         if problem and not self._noted:
             how = "without checkpoints" if self.every == 0 else "and tries again"
@@ -173,7 +174,7 @@ class Saver:
         self.folder.checkpoints.save(self.session.checkpoint())
 
     def end(self, needed: bool) -> None:
-        """Save a checkpoint of the last step, if this process has done a step, then the weights.
+        """Save a checkpoint of the last step if this process has done one, then save the weights.
 
         Args:
             needed: the run will be resumed from the checkpoint, so failing to save it is an error.
@@ -198,7 +199,7 @@ class Saver:
 def early_summary(session: Session, folder: RunFolder, note: Note) -> Listener:
     """Collect facts for summary.json, and write it if the run ends before it is scored.
 
-    Prints a note about trained tensors that have not changed, after ten steps and at the end.
+    After ten steps and at the end, prints a note about trained tensors that have not changed.
 
     Args:
         session: the run's session.

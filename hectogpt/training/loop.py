@@ -1,7 +1,7 @@
 """One step of training: the gradients of a batch, their norm, clipping, and the update.
 
 `Session.steps` is the loop. If the loss or the gradient norm is not finite, the run stops before
-the optimizer step, so weights never become NaN. This costs one device sync per step.
+the optimizer step, so the weights never become NaN. This check costs one device sync per step.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Step:
     """One optimizer step. Loss and gradient norm belong to the weights before the update.
 
     Attributes:
-        number: counts from 1.
+        number: the number of the step, from 1.
         tokens: tokens read so far.
         loss: nats per token.
         grad_norm: the gradient norm before clipping.
@@ -56,8 +56,8 @@ class Step:
 def seeded(seed: int, step: int, part: int, device: torch.device) -> Iterator[None]:
     """Context manager: make torch's random numbers a pure function of seed, step and part.
 
-    No random state needs to be saved then. The previous state is restored on exit. This is for
-    dropout and other randomness in a user's own parts: the package's parts have none.
+    So no random state needs to be saved. The previous state is restored on exit. Only a user's own
+    parts need this, for dropout and other randomness: the package's parts have none.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(
@@ -70,7 +70,7 @@ def seeded(seed: int, step: int, part: int, device: torch.device) -> Iterator[No
 class Gradients:
     """Compute the gradients of a run's batches.
 
-    Each process computes those of its own leaves, and they are added up over all processes.
+    Each process computes the gradients of its own leaves. They are added up over all processes.
 
     Attributes:
         run: the run.
@@ -122,7 +122,7 @@ class Gradients:
 
         model = self.model
         converted: Tensor | None = None
-        if own > 1:  # once for all leaves
+        if own > 1:  # convert once for all leaves
             with torch.no_grad(), self.machine.autocast():
                 matrix = model.lm_head.matrix(model.token_vectors())
                 converted = convert(matrix, self.machine.head_dtype)
@@ -150,17 +150,18 @@ class Gradients:
     def _leaf(
         self, rows: Tensor, step: int, leaf: int, n_targets: int, converted: Tensor | None
     ) -> list[Tensor | None]:
-        """Compute a leaf's share of the batch's loss, and its gradients.
+        """Compute a leaf's share of the batch's loss, and the leaf's gradients.
 
         Args:
             rows: the leaf's ids [rows, tokens].
             step: the 0-based step.
             leaf: the leaf's number.
             n_targets: the targets of the whole batch.
-            converted: the head's matrix, in the dtype of its products, if leaves share it.
+            converted: the head's matrix in the dtype of the head's products, if several leaves
+                share it.
 
-        Returns the leaf's share of the mean cross entropy, then a gradient of the run's loss for
-        each parameter; None for a parameter that gets none.
+        Returns the leaf's share of the mean cross entropy, followed by the gradient of the run's
+        loss for each parameter, or None for a parameter without one.
         """
         loss = torch.zeros((), dtype=torch.float64, device=rows.device)
         if len(rows):
@@ -186,7 +187,7 @@ class Gradients:
 
     @torch.no_grad()
     def _share(self, loss: Tensor, gradients: list[Tensor | None]) -> Tensor:
-        """Set the gradients, summed over all processes, and return the mean loss.
+        """Set the gradients, summed over all processes, and return the batch's mean loss.
 
         The processes also agree on whether to stop, and on which parameters have a gradient.
         """
@@ -207,7 +208,7 @@ class Gradients:
 
 
 def _sum_of(left: Tensor | None, right: Tensor | None) -> Tensor | None:
-    """The sum, computed in place of the left tensor; None stands for zero."""
+    """Add the right tensor to the left one, in place, and return the sum. None means zero."""
     return right if left is None else left if right is None else left.add_(right)
 
 
@@ -232,7 +233,7 @@ def update(gradients: Gradients, optimizer: OptimizerGroup, step: int) -> tuple[
 
     @torch.enable_grad()
     def again() -> Tensor:
-        """Compute the gradients of the same batch with the current weights, for a closure."""
+        """The closure: compute the gradients of the same batch with the current weights."""
         model.zero_grad()
         return gradients.compute(step)
 

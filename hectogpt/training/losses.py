@@ -27,7 +27,7 @@ class Predictions:
         model: the model.
         ids: the input tokens [rows, time].
         targets: the tokens to predict [rows, time].
-        precision: the dtype of the head's products; None: that of its weights.
+        precision: the dtype of the head's products. None means the dtype of the head's weights.
         progress: the share of the run's steps that are done, from 0 to 1.
         converted: the head's matrix in `precision`, if several leaves share it.
         hidden: the last layer's normalised output [rows, time, d].
@@ -60,7 +60,7 @@ class Predictions:
 
         Args:
             weights: a weight for each token; None gives all tokens the same weight.
-            ahead: predict the token this many positions further ahead than the next one.
+            ahead: predict the token that comes this many positions after the next one.
         """
         end = self.ids.shape[1] - ahead
         hidden = self.hidden[:, :end]
@@ -75,8 +75,8 @@ class Predictions:
     def sum(self, of: Callable[..., Tensor], *more: Tensor) -> Float[Tensor, ""]:
         """The sum of `of(logits [n, vocab], targets [n], ...)` over all tokens.
 
-        It is computed in chunks of tokens, so that few logits exist at once; the backward pass
-        recomputes them. They are the head's logits, even if the model mixes in a pointer.
+        It is computed in chunks of tokens, so that few logits exist at once. The backward pass
+        recomputes the logits. They are the head's own, even if the model mixes in a pointer.
 
         Args:
             of: the function to sum.

@@ -1,13 +1,13 @@
 """The processes of one run: start, exchange of data, sums of gradients, and failures.
 
-Leaves are equal parts of a batch whose gradients are added in a fixed binary tree. With eight
-leaves a gradient is ((0+1)+(2+3))+((4+5)+(6+7)), regardless of which process computes which leaf.
-A process that owns a whole subtree adds it up by itself, and the sums of all processes are added
-in the upper part of the same tree. So one, two, four and eight processes give the same bits.
-loop.py computes the leaves.
+A batch is cut into equal parts, the leaves, and their gradients are added in a fixed binary tree.
+With eight leaves a gradient is ((0+1)+(2+3))+((4+5)+(6+7)), regardless of which process computes
+which leaf. A process that owns a whole subtree adds it up by itself, and the sums of all processes
+are added in the upper part of the same tree. So one, two, four and eight processes give the same
+bits. loop.py computes the leaves.
 
-Small values are sent as strings through a store, tensors directly between the processes. No Python
-object is sent.
+Small values are sent as strings through a store. Tensors are sent directly between the processes.
+No Python object is sent.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def process_counts(leaves: int) -> list[int]:
 def choose_leaves(data: Data, processes: int) -> Data:
     """Return the data with a number of leaves that this many processes can share.
 
-    If the data already has a number, it is kept. Otherwise, for one process, it is the largest
-    power of two up to 8 that divides the batch; for several, the largest suitable number up to 8,
-    or up to the number of processes.
+    If the data already has a number, it is kept. Otherwise, one process gets the largest power of
+    two up to 8 that divides the batch. Several processes get the largest suitable number up to 8,
+    or up to the number of processes if that is larger.
 
-    Raises UserError, which lists the possible numbers of processes, if there is none.
+    Raises UserError if no number fits. The error lists the possible numbers of processes.
     """
     rows = data.batch_size
     named = data.leaves
@@ -66,7 +66,7 @@ def choose_leaves(data: Data, processes: int) -> Data:
         field = "data.batch_size" if named is None else "data.leaves"
         raise UserError(
             (f"{processes} processes cannot share ", Setting(field, named or rows)),
-            why="all take equal parts, so there may be "
+            why="all take equal parts, so their number must be "
             f"{', '.join(counts)}{' or ' * bool(counts)}{most}",
             fix=(
                 "a different number of processes, or ",
@@ -75,15 +75,15 @@ def choose_leaves(data: Data, processes: int) -> Data:
         )
     if named is not None:
         return data
-    # For one process, a power of two, so that more processes may share the run later.
+    # One process takes a power of two, so that more processes may share the run later.
     by_choice = [n for n in fitting if processes > 1 or n.bit_count() == 1]
     return replace(data, leaves=max(n for n in by_choice if n <= max(USUAL, processes)))
 
 
 def add_in_tree(parts: list[Tensor]) -> Tensor:
-    """Compute ((0 + 1) + (2 + 3)) + ... in place of the parts.
+    """Compute ((0 + 1) + (2 + 3)) + ... in place, which overwrites the parts.
 
-    A part without a neighbour is carried to the next level. The parts are overwritten.
+    A part without a neighbour is carried to the next level.
     """
     while len(parts) > 1:
         paired = len(parts) // 2 * 2
@@ -94,12 +94,12 @@ def add_in_tree(parts: list[Tensor]) -> Tensor:
 
 
 def in_rows(shape: torch.Size, rows: Tensor, values: Tensor) -> Tensor:
-    """A table's gradient with only some rows, as a coalesced sparse tensor.
+    """Return a table's gradient, which is zero except in some rows, as a coalesced sparse tensor.
 
     Args:
         shape: the shape of the table.
-        rows: the indices of the rows, ascending.
-        values: the rows.
+        rows: the indices of these rows, ascending.
+        values: the gradients of these rows.
     """
     return torch.sparse_coo_tensor(
         rows[None], values, shape, is_coalesced=True, check_invariants=False
@@ -107,14 +107,14 @@ def in_rows(shape: torch.Size, rows: Tensor, values: Tensor) -> Tensor:
 
 
 class World:
-    """The processes that share a run, seen from one of them. In this class it is the only one.
+    """The processes that share a run, seen from one of them. This base class is for one process.
 
     All processes call the same methods in the same order.
 
     Attributes:
         rank: the number of this process, from 0.
         size: how many processes there are.
-        local: rank and size on this machine; None if torchrun did not start them.
+        local: rank and size on this machine. None if torchrun did not start the process.
     """
 
     rank = 0
@@ -127,10 +127,10 @@ class World:
         return self.rank == 0
 
     def share(self, point: str, find: Callable[[], T]) -> T:
-        """Return at all ranks what `find` returns at rank 0.
+        """Call `find` at rank 0, and return its value at all ranks.
 
         Args:
-            point: the name of this place in the program. All processes must reach it next.
+            point: a name for this place in the program. All processes must call `share` here next.
             find: returns a plain value, one that JSON can hold. Only rank 0 calls it.
 
         Raises PeerError, and DisagreementError if rank 0 is at a different point.
@@ -148,13 +148,13 @@ class World:
     def agree(self, facts: dict[str, Any]) -> None:
         """Check that all processes have the same facts.
 
-        Raises DisagreementError at all of them, naming those that differ.
+        Raises DisagreementError in every process if they do not. The error says how they differ.
         """
 
     def start_step(self, step: int) -> None:
         """Record that 0-based `step` begins.
 
-        Raises PeerError if the launcher of the run has ended: otherwise its processes would keep
+        Raises PeerError if the launcher of the run has ended: otherwise the processes would keep
         training unattended.
         """
 
@@ -167,7 +167,7 @@ class World:
         """
 
     def total(self, numbers: Tensor) -> Tensor:
-        """The sum of a few numbers over all processes, float64 [n], in the same tree."""
+        """Add up a few numbers, float64 [n], over all processes, in the same tree."""
         return numbers
 
 
@@ -179,7 +179,7 @@ ALONE = World()
 
 @dataclass(frozen=True)
 class Launch:
-    """The description of a process in torchrun's environment.
+    """A process as torchrun's environment variables describe it.
 
     Attributes:
         rank: its number among all processes, from 0.
@@ -203,7 +203,7 @@ class Launch:
 
 
 def find_launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
-    """How torchrun started this process; None if it did not.
+    """Return how torchrun started this process, or None if torchrun did not start it.
 
     Raises UserError if the environment has invalid numbers.
     """
@@ -249,8 +249,8 @@ class PeerError(UserError):
         super().__init__(
             f"another of the run's {size} processes failed "
             f"{f'in step {step}' if step else 'before the first step'}",
-            why=f"{cause}; that process's output, or torchrun's report, says more",
-            fix="run the same command with resume; torchrun does that itself, max-restarts times",
+            why=f"{cause}; see that process's output, or torchrun's report",
+            fix="run the same command with resume; torchrun does so itself, max-restarts times",
             code=errors.PEER,
         )
 
@@ -264,7 +264,7 @@ def recorded(work: Callable[[], None]) -> Callable[[], None]:
 
 
 class SharedWorld(World):
-    """This process among those that torchrun has started. Use as a context manager.
+    """This process as one of several that torchrun has started. Use as a context manager.
 
     Small values go through the store, a table of strings that torchrun or rank 0 keeps.
 
@@ -309,7 +309,8 @@ class SharedWorld(World):
                 f"the {self.size} processes of the run did not find each other at {where}",
                 why=errors.first_line(error),
                 fix="check that all are started, that no other program uses the port, and that "
-                "their machines reach each other (GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME: eth0)",
+                "their machines can reach each other (set GLOO_SOCKET_IFNAME or "
+                "NCCL_SOCKET_IFNAME, e.g. to eth0)",
                 code=errors.PEER,
             ) from None
 
@@ -339,7 +340,7 @@ class SharedWorld(World):
         self._read("nothing")  # a key that is never set: only checks that the store still answers
 
     def _read(self, key: str) -> str | None:
-        """A string from the store; None if it is not set.
+        """Return a string from the store, or None if the key is not set.
 
         Raises PeerError if the store does not answer.
         """
@@ -359,7 +360,8 @@ class SharedWorld(World):
             self.store.set(key, json.dumps([point, value], allow_nan=False))
             return value
         text = self._read(key)
-        while text is None:  # without a limit while the store answers: rank 0 may build a corpus
+        # No time limit while the store answers: rank 0 may be building a corpus.
+        while text is None:
             time.sleep(0.05)
             text = self._read(key)
         place, found = json.loads(text)
@@ -387,8 +389,8 @@ class SharedWorld(World):
     def wait_for_all(self, operation: str) -> None:
         """Wait until all processes have reached this point.
 
-        If a process ended before others had read its string, it would seem to have failed. Raises
-        PeerError.
+        A process that ended before the others had read its string would seem to have failed.
+        Raises PeerError.
         """
         with self.guarded(operation):
             dist.all_reduce(torch.zeros(1))
@@ -407,8 +409,8 @@ class SharedWorld(World):
     #
     # The order of additions does not depend on the number of processes. Every process adds up one
     # shard of the values: it receives this shard from all others, adds the parts in the order of
-    # ranks in the same tree as the leaves, and sends the sum to all others. That takes the traffic
-    # of an all-reduce, whose order of additions does depend on the number of processes.
+    # ranks in the same tree as the leaves, and sends the sum to all others. The traffic is that of
+    # an all-reduce, but in an all-reduce the order does depend on the number of processes.
 
     def sum(self, gradients: list[Tensor], tables: list[Tensor]) -> None:
         with self.guarded(SUM):
@@ -453,7 +455,7 @@ class SharedWorld(World):
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """Return the result of `work`, or raise RuntimeError if it takes longer.
+    """Return the result of `work`, or raise RuntimeError if it takes more than `seconds`.
 
     If the network is down, the store never answers, so a limit is needed here.
     """
@@ -492,6 +494,6 @@ def describe_odd(texts: list[dict[str, Any]]) -> DisagreementError:
     return DisagreementError(
         f"rank {rank} differs from rank 0 in the {name}",
         why="; ".join(differing[:3] + more),
-        fix="the same installation, command, files and threads for all processes",
+        fix="use the same installation, command, files and threads for all processes",
         kept="nothing was written",
     )

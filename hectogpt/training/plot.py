@@ -144,10 +144,10 @@ def place_legend(figure: Figure, axes: Axes) -> None:
 def draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
     """Draw a dotted horizontal line per level, with its name and value.
 
-    The label is at the end of the line. Only the lowest of several levels has it at the beginning,
-    where falling curves leave room.
+    The label is at the end of the line. Only the lowest of several levels has its label at the
+    beginning, where falling curves leave room.
     """
-    # The label stays legible if it crosses a curve.
+    # The halo keeps a label legible where it crosses a curve.
     halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
     for name, level in levels.items():
         at_end = len(levels) == 1 or level > min(levels.values())
@@ -178,11 +178,11 @@ def plain_text(text: str) -> str:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG atomically, without date and version.
+    """Write a PNG atomically, without a date or a version in it.
 
     The same figure always gives the same bytes. Raises UserError (STORAGE).
     """
     with errors.writing(path), replacing(path) as temporary, warnings.catch_warnings():
-        # Characters that the font lacks are drawn as boxes.
+        # No warnings about characters that the font lacks: they are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph")
         figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})

@@ -1,6 +1,6 @@
 """Device, dtypes and threads of a run, and the memory that malloc keeps.
 
-Every "auto" is decided here, once, as a frozen Machine.
+Every "auto" is decided here, once. The result is a frozen Machine.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ class Machine:
 
     Attributes:
         device: the device.
-        dtype: that of the blocks' matrix products. Weights stay float32, or float64 if asked for.
-        head_dtype: that of the loss head's matrix products.
+        dtype: the dtype of the blocks' matrix products. Weights are float32, or float64 if `dtype`
+            is float64.
+        head_dtype: the dtype of the loss head's matrix products.
         threads: the number of threads.
     """
 
@@ -55,7 +56,7 @@ class Machine:
         }
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Context manager: bf16 products in the blocks if `dtype` is bfloat16.
+        """Context manager: compute products in bf16 in the blocks if `dtype` is bfloat16.
 
         Weights and sums stay float32.
         """
@@ -104,10 +105,10 @@ def choose(run: Run, chosen: Mapping[str, Any] = MappingProxyType({})) -> Machin
 
 
 def fast_matmul_dtype(device: torch.device | str = "cpu") -> torch.dtype:
-    """The dtype in which large products are faster, above all the vocabulary head's.
+    """The dtype, bf16 or float32, that makes large products faster, above all the head's.
 
-    It is bf16 or float32, by a rule and not by a measurement: the bits of a run must not depend on
-    what else the machine is doing.
+    A rule decides it, not a measurement: the bits of a run must not depend on what else the
+    machine is doing.
     """
     if torch.device(device).type == "cuda":
         return (
@@ -125,9 +126,9 @@ def check_memory(
 ) -> None:
     """Refuse a run that cannot fit into memory, before anything is allocated.
 
-    It counts weights, gradients and two Adam moments, the batch, and what the backward pass keeps
-    of the rows that are computed at a time. All of these are lower bounds, so no run that would
-    fit is refused.
+    The estimate counts weights, gradients, two Adam moments, the batch, and what the backward pass
+    keeps for the rows that are computed at a time. All of these are lower bounds, so no run that
+    would fit is refused.
 
     Raises UserError (MEMORY).
     """
@@ -139,7 +140,7 @@ def check_memory(
         rows = f"{data.rows_at_once:,} rows of {data.seq_len:,} tokens at a time"
         raise UserError(
             f"a model of {parameters:,} parameters and {rows} do not fit",
-            why=f"training takes at least {need / 2**30:,.1f} GiB, {have / 2**30:,.1f} GiB are "
+            why=f"training takes at least {need / 2**30:,.1f} GiB; {have / 2**30:,.1f} GiB are "
             "free",
             fix=(
                 "a smaller model.d_model, model.n_layers or model.vocab_size, ",
@@ -169,7 +170,7 @@ def keep_freed_memory() -> None:
     of a step.
     """
     trim_threshold = -1
-    mmap_threshold = -3  # both are names of mallopt's settings, from malloc.h
+    mmap_threshold = -3  # malloc.h defines both numbers
     if (libc := _glibc()) is not None:
         for setting in (trim_threshold, mmap_threshold):
             libc.mallopt(setting, (1 << 31) - 1)

@@ -25,10 +25,10 @@ from hectogpt.training.optim import AdamW, Kind, Optim
 
 MOST_THREADS = 1024
 MOST_LEAVES = 10_000
-# Fields that may change when a run is resumed. All except the last two can change bits; the run
-# then says so.
+# Fields that may change when a run is resumed. All except the last two can change bits; the
+# resumed run then says so.
 CHANGEABLE = {"device", "dtype", "head_dtype", "threads", "data.leaves", "corpus", "recipe"}
-# A run that differs only in these is still the same recipe.
+# A run that differs from its recipe only in these still counts as that recipe.
 UNMARKED = {"corpus", "seed", "device", "dtype", "head_dtype", "threads"}
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
@@ -51,7 +51,7 @@ class FirstWeights:
 
 @dataclass(frozen=True)
 class Schedule(Value):
-    """A factor on every learning rate, a pure function of the step."""
+    """A factor for every learning rate, as a pure function of the step."""
 
     @abstractmethod
     def factor(self, step: int, steps: int) -> float:
@@ -124,7 +124,7 @@ class SessionView(Protocol):
 
 @dataclass(frozen=True)
 class AfterStep(Value):
-    """An action after every step, without gradients. Its changes to the model are kept."""
+    """An action after every step, without gradients. If it changes the model, the change stays."""
 
     @abstractmethod
     def after_step(self, session: SessionView) -> Mapping[str, float] | None:
@@ -144,13 +144,13 @@ class Data:
     Each token of a row after the first is predicted from those before it.
 
     Attributes:
-        batch_size: rows in a batch.
-        seq_len: tokens in a row.
+        batch_size: rows per batch.
+        seq_len: tokens per row.
         order: the order of the rows in each epoch.
         leaves: compute the batch in this many equal parts, one after the other, which takes less
             memory. Their gradients are added in a fixed binary tree, so the bits are the same for
-            any number of processes. None computes the whole batch at once; the processes of
-            torchrun then choose a number themselves.
+            any number of processes. None computes the whole batch at once or, under torchrun,
+            lets the processes choose a number.
     """
 
     batch_size: int = 16
@@ -196,7 +196,7 @@ class Run:
         after_step: the actions after every step, in order.
         first_weights: start from another model's weights, as fine-tuning does.
         seed: decides the initial weights and the order of the data.
-        ideas: SHA-256 of the sources of the user's own files that made the run, if any.
+        ideas: the SHA-256 of each of the user's own files that made the run, if any.
         threads: 0 means all physical cores.
     """
 
@@ -249,7 +249,7 @@ class Run:
         return self.steps * self.data.batch_size * self.data.seq_len
 
     def _facts(self) -> dict[str, str]:
-        """The model's sizes, and every field that differs from a plain GPT-2's run, as text."""
+        """The model's sizes, and every field that differs from the run of a plain GPT-2."""
         m = self.model
         model = ModelConfig(m.d_model, m.n_heads, m.n_layers, m.context_length, m.vocab_size)
         plain = Run(model, data=Data(seq_len=min(Data().seq_len, m.context_length)))
@@ -268,15 +268,15 @@ class Run:
         }
 
     def __repr__(self) -> str:
-        """The run as text, for `print` and notebooks."""
+        """Format the run for `print` and notebooks."""
         return facts_text(f"Run {self.recipe}", self._facts())
 
 
 def load_run(data: Any) -> Run:
-    """The Run that `dump` wrote.
+    """Load the Run that `dump` wrote.
 
-    A user's own classes are found in the files that `data` names, if these are loaded. Raises
-    UserError naming the field that does not fit.
+    A user's own classes are found in the files that `data` names, if those files are loaded.
+    Raises UserError, which names the field that does not fit.
     """
     named = data.get("ideas") if isinstance(data, dict) else None
     with classes_of(
@@ -303,7 +303,7 @@ def files_of(run: Run) -> list[IdeaFile]:
 
 
 def changes(before: Run, after: Run) -> list[str]:
-    """The differences that forbid resuming `before` as `after`, as text."""
+    """Describe each difference that forbids resuming `before` as `after`."""
     found = {
         path: pair
         for path, pair in diff(before, after).items()
@@ -323,5 +323,5 @@ def is_modified(base: Run, run: Run) -> bool:
 
 
 def label_of(run: Run, modified: bool) -> str:
-    """The recipe's name, marked if it was changed."""
+    """The recipe's name, with a mark if the recipe was changed."""
     return run.recipe + (" (modified)" if modified else "")

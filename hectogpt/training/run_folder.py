@@ -1,6 +1,6 @@
 """The folder that a training run leaves behind, readable without this program.
 
-- run.json: what was asked for and what the machine chose.
+- run.json: the run as requested, and the device, dtypes and threads chosen for it.
 - metrics.jsonl: a line for each step, written as it happens.
 - checkpoints/: the state to resume from.
 - losses_and_grad_norms.png: the picture.
@@ -11,8 +11,8 @@
 - idea.py: a copy of the user's own file, if the run uses one. It is never imported unless the user
   asks for it.
 
-Only one process at a time holds the folder, by a lock on .lock. The kernel frees the lock when the
-process ends, even if it is killed.
+Only one process at a time holds the folder, through a lock on the file .lock. The kernel frees the
+lock when the process ends, even if it is killed.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Branch:
     Attributes:
         run: the trunk's folder.
         step: the step of the trunk after which the branch begins.
-        weights_hash: the hash of the trunk's weights there; "" if it has none on record.
+        weights_hash: the hash of the trunk's weights after that step; "" if none is recorded.
     """
 
     run: str
@@ -91,7 +91,7 @@ class RunFolder:
         processes: how many processes share the run.
         saving: the checkpoint settings of the run's first command, for run.json.
         branch: where the run begins, if it is a branch.
-        facts: further entries of summary.json, besides the result's numbers.
+        facts: entries of summary.json in addition to the result's numbers.
     """
 
     path: Path
@@ -119,8 +119,8 @@ class RunFolder:
     ) -> RunFolder:
         """Take a folder for a new run: `out`, or the first free one of runs/name, runs/name-2 ...
 
-        The folder is locked, and its run.json written if there is none. So two runs that start
-        together never share a folder, if the file system has locks.
+        The folder is locked and its run.json is written. So two runs that start together never
+        share a folder, provided that the file system has locks.
 
         Args:
             run: the run.
@@ -129,8 +129,8 @@ class RunFolder:
             out: the folder to take instead.
             branch: where the run begins, if it is a branch.
 
-        Raises UserError if the folder holds a run (LOCKED if that is running) or cannot be written
-        (STORAGE).
+        Raises UserError if the folder holds a run (LOCKED if that run is in progress) or cannot be
+        written (STORAGE).
         """
         if out is None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             raise UserError(f"{name!r} cannot be a folder's name", fix=SetTo("out", "a folder"))
@@ -165,8 +165,8 @@ class RunFolder:
     def reopen(cls, path: Path, run: Run) -> RunFolder:
         """Take the folder of an existing run, to resume it as `run`.
 
-        Raises UserError: LOCKED if it is running, STORAGE if the folder cannot be written,
-        CHECKPOINT if links stand in for its files.
+        Raises UserError: LOCKED if the run is in progress, STORAGE if the folder cannot be
+        written, CHECKPOINT if links stand in for files.
         """
         with ExitStack() as held:
             with errors.writing(path, fix=WRITABLE):
@@ -192,15 +192,15 @@ class RunFolder:
     ) -> None:
         """Write the files that a run starts with, and open metrics.jsonl.
 
-        They are run.json with the machine's choices, copies of the user's own files, and the
-        text's vocabulary if it is not GPT-2's, so that the folder's model can be used without the
-        text. A summary of an earlier end is removed.
+        They are run.json with the choices made for this machine, copies of the user's own files,
+        and the text's vocabulary (unless it is GPT-2's), so that the folder's model can be used
+        without the text. A summary from an earlier end of the run is removed.
 
         Args:
             facts: entries of run.json about the machine and the initial weights.
             ideas: the user's own files that the run uses.
-            tokenizer: that of the text.
-            rows: the first rows of metrics.jsonl, those that a branch has from its trunk.
+            tokenizer: the text's tokenizer.
+            rows: the first rows of metrics.jsonl, which a branch takes from its trunk.
 
         Raises UserError (STORAGE).
         """
@@ -239,7 +239,7 @@ class RunFolder:
         Args:
             damaged: the files and checkpoint folders to remove.
             ideas: the user's own files that the run uses.
-            tokenizer: that of the text.
+            tokenizer: the text's tokenizer.
 
         Raises UserError (STORAGE).
         """
@@ -264,8 +264,9 @@ class RunFolder:
     ) -> None:
         """Resume after the steps `done`.
 
-        Their rows in metrics.jsonl are rewritten from the checkpoint, and those of later steps are
-        removed. A summary stays only if it describes the end of these steps.
+        The rows of these steps in metrics.jsonl are rewritten from the checkpoint, and rows of
+        later steps are removed. A summary is kept only if it says that the run was done after
+        exactly these steps.
 
         Args:
             done: the steps that the checkpoint has.
@@ -311,7 +312,7 @@ class RunFolder:
         write_atomic(
             self.path / METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         )
-        # Errors of closing are ignored: a failed write has already raised.
+        # Errors on closing are ignored: a failed write has already raised.
         self.held.enter_context(suppress(OSError))
         with errors.writing(self.path, fix=WRITABLE):
             metrics = open(  # noqa: SIM115
@@ -340,7 +341,7 @@ class RunFolder:
         self.seal(OURS)
 
     def seal(self, kinds: Sequence[str]) -> None:
-        """Write the manifest: the hashes of these files, if they exist, and of the user's own.
+        """Write the manifest: hashes of the `kinds` that exist and of copies of the user's files.
 
         Checkpoints have manifests of their own.
         """
@@ -353,8 +354,9 @@ class RunFolder:
         """Remove the manifest, because a file that it names is about to be replaced.
 
         Args:
-            kept: names of files that are not replaced. They must match the manifest, because a new
-                one would hide damage; so must run.json, the vocabulary and the user's own files.
+            kept: names of files that will not be replaced. They must match the manifest, because a
+                new manifest would hide damage. So must run.json, the vocabulary and the copies of
+                the user's own files.
 
         Raises UserError (CHECKPOINT, STORAGE).
         """
@@ -380,7 +382,7 @@ def step_row(step: Step) -> dict[str, Any]:
 def read_run(folder: Path) -> Run:
     """The Run of a run folder, from its run.json.
 
-    Raises UserError (CHECKPOINT), which names what does not fit.
+    Raises UserError (CHECKPOINT), which names the field that does not fit.
     """
     fields = run_of(folder, read_json_object(folder / RUN, fix=FIX))
     try:
@@ -391,7 +393,7 @@ def read_run(folder: Path) -> Run:
 
 
 def read_branch(folder: Path) -> Branch | None:
-    """Where the run in a folder begins; None if it begins at step 0.
+    """Return where the run in a folder branches off its trunk, or None if it is not a branch.
 
     Raises UserError (CHECKPOINT).
     """
@@ -407,7 +409,7 @@ def read_branch(folder: Path) -> Branch | None:
 def read_steps(folder: Path) -> list[Step]:
     """The steps in metrics.jsonl, up to the first one that is missing or damaged.
 
-    Returns [] without the file.
+    Returns [] if there is no such file.
     """
     found: list[Step] = []
     for row in read_rows(folder / METRICS):
@@ -450,7 +452,7 @@ def _is_abandoned(path: Path) -> bool:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove the files that a killed process was writing. Call it under the folder's lock."""
+    """Remove the files that a killed process was writing. The caller holds the folder's lock."""
     ours = r"\.[A-Za-z0-9_.]+\.(json|jsonl|png|safetensors|py|txt)\.\d+"
     of_safetensors = r"\.tmp[A-Za-z0-9]{6}"
     for leftover in path.glob(".*"):

@@ -1,6 +1,6 @@
 """A run from its initial weights to its scores.
 
-`events` (events.py) opens the session and takes its steps. Everybody else reads that stream.
+`events` (events.py) opens the session and takes its steps. All other code reads that stream.
 
     session = Session.open(run, corpus)
     for step in session.steps():
@@ -44,7 +44,7 @@ from hectogpt.training.parallel import ALONE, World
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import Run, changes, load_run
 
-NO_HASH = "0" * 16  # stands for the hash of a step that has none
+NO_HASH = "0" * 16  # stands for a step's hash if it was not recorded
 KEPT = "kept."  # prefix of the names of AfterStep tensors in checkpoints
 
 
@@ -59,14 +59,14 @@ class Session:
         machine: device, dtypes and threads.
         model: the model.
         optimizer: the optimizer.
-        kernels: "native" or "eager", see setup.choose_kernels.
+        kernels: "native" or "eager" (see setup.choose_kernels).
         done: the steps done so far.
         hashes: step -> hash of the weights after it, for the steps whose hash was recorded.
         scores: split -> held-out score.
         kept: the state of the run's AfterStep parts.
-        metrics: the numbers that they returned in the last step, keyed "own/NAME".
+        metrics: the numbers that these parts returned in the last step, keyed "own/NAME".
         setup_seconds: time taken to build the session.
-        peak_mb: the largest memory so far, MiB.
+        peak_mb: the peak memory so far, in MiB.
         stopping: True once any of the run's processes has received a signal; the run then ends
             with the step just done.
     """
@@ -109,7 +109,7 @@ class Session:
                 `resume`.
 
         Raises UserError if the corpus does not fit the model, if the device or the memory is not
-        available, or if the checkpoint is that of a different run (CHECKPOINT) or text (DATA).
+        available, or if the checkpoint belongs to a different run (CHECKPOINT) or text (DATA).
         """
         corpus = open_corpus(run.corpus) if corpus is None else corpus
         setup.check_corpus(run, corpus)
@@ -222,7 +222,7 @@ class Session:
 
     def facts(self) -> dict[str, Any]:
         """The metadata of a checkpoint. `machine` has the settings that bits may depend on."""
-        # "head" says which kernels compute all parts that have them, not only the head.
+        # "head" names the kernels of every part that has kernels, not only those of the head.
         machine = self.machine.describe() | {
             "head": self.kernels,
             "processor": torch.backends.cpu.get_cpu_capability(),
@@ -335,7 +335,7 @@ def check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, A
         raise UserError(what, why=why, fix=fix, kept="the run, untouched", code=code)
 
 
-# --- choices that processes share before the first step: rank 0 decides, all check ---
+# --- choices that processes share before the first step: rank 0 decides, and all check them ---
 
 
 def _share_checkpoint(world: World, at: Checkpoint | None) -> Checkpoint | None:
@@ -350,7 +350,7 @@ def _share_checkpoint(world: World, at: Checkpoint | None) -> Checkpoint | None:
 
 
 def _choose_machine(world: World, run: Run, chosen: Mapping[str, Any]) -> Machine:
-    """Choose the same dtypes and threads for all processes, as rank 0 does; each has its own GPU.
+    """Give all processes rank 0's dtypes and number of threads, and each process its own GPU.
 
     Args:
         world: the processes that share the run.

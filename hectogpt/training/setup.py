@@ -24,8 +24,8 @@ from hectogpt.training.optim.groups import Kind
 from hectogpt.training.precision import Machine
 from hectogpt.training.run import FirstWeights, Run, Schedule
 
-# Offset of the seed of torch's random numbers while modules are built. A user's own parts may draw
-# their initial weights from them; the offset keeps these different from the other weights.
+# Added to the run's seed, to seed torch while modules are built. A user's own parts may then draw
+# their initial weights; the offset keeps them different from the other weights.
 PARTS_SEED = 1 << 40
 # The C++ kernels are compiled for runs whose steps have at least this many logits.
 NATIVE_FROM = 1 << 24
@@ -53,7 +53,7 @@ def check_corpus(run: Run, corpus: Corpus) -> None:
 
 
 def fit_vocabulary(run: Run, tokenizer: Tokenizer) -> Run:
-    """The run with the vocabulary size of its text's tokenizer, unless that is GPT-2's."""
+    """Return the run with this tokenizer's vocabulary size. GPT-2's tokenizer changes nothing."""
     if tokenizer.is_gpt2:
         return run
     start = None if run.model.document_start is None else tokenizer.end_of_text
@@ -79,14 +79,14 @@ def training_tokens(run: Run, corpus: Corpus) -> np.ndarray:
 def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
     """Build the run's model on its device, with weights drawn from the run's seed.
 
-    Weights that modules drew when they were created are drawn again, in one fixed order, after the
-    head has got its rows.
+    Weights that modules drew when they were created are drawn again, in one fixed order, once the
+    head has its rows.
 
     Args:
         run: the run.
         machine: its device and dtypes.
-        corpus: its text, which says which token ids the run will read, for
-            `lm_head.compact_vocab`.
+        corpus: its text. With `lm_head.compact_vocab`, only tokens that the run will read get
+            their own row of the head.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(PARTS_SEED + run.seed)
@@ -102,7 +102,7 @@ def build_model(run: Run, machine: Machine, corpus: Corpus) -> Transformer:
 
 
 def load_first_weights(first: FirstWeights, model: Transformer) -> None:
-    """Load another model's weights, cast to the model's dtype, into a model with the same tensors.
+    """Load another model's weights into a model with the same tensors, and cast them to its dtype.
 
     Raises UserError (CHECKPOINT) if the source is missing, if its weights have changed, or if
     its tensors do not match the model's.
@@ -130,7 +130,7 @@ def load_first_weights(first: FirstWeights, model: Transformer) -> None:
 def open_source(
     source: str, idea: Sequence[Path | str] = (), note: Note = warnings.warn
 ) -> tuple[Transformer, Tokenizer]:
-    """Open the model that a run is to start from, and its tokenizer.
+    """Open the model from which a run is to start, and its tokenizer.
 
     Args:
         source: a folder, or a name on the hub.
@@ -148,7 +148,7 @@ def open_source(
 
 
 def whole(model: Transformer) -> Transformer:
-    """Expand a compact vocabulary: the same function, with a row of the head for every token.
+    """Return a model that computes the same, with a row of the head for every token.
 
     In a compact vocabulary, tokens that the model has never read share a row, but a different text
     may contain them.
@@ -213,7 +213,7 @@ def count_parameters(run: Run, corpus: Corpus, *only: Kind) -> int:
     Args:
         run: the run.
         corpus: its text.
-        only: count only parameters of these kinds; without any, count all.
+        only: count only parameters of these kinds. If none is given, count all parameters.
     """
     with torch.device("meta"), NoInit():
         model = Transformer(run.model)
@@ -226,7 +226,7 @@ def count_parameters(run: Run, corpus: Corpus, *only: Kind) -> int:
 
 
 def step_logits(run: Run, model: Transformer) -> int:
-    """Number of logits that a step computes."""
+    """The number of logits that a step computes."""
     return run.data.batch_size * run.data.seq_len * len(model.lm_head.weight)
 
 
@@ -236,14 +236,14 @@ def choose_kernels(
     """Choose the kernels of a run's steps: "native", the package's own, or "eager", torch's.
 
     Native kernels are compiled if they do not exist yet, which takes about ten seconds, once per
-    machine. That pays off for large steps.
+    machine. That pays off only for large steps.
 
     Args:
         run: the run.
         model: its model.
         machine: its device and dtypes.
-        chosen: the choice made when the run began. It is kept, because the kernels add up in
-            different orders.
+        chosen: the choice made when the run began. It is kept, because native and eager kernels
+            add numbers in different orders.
     """
     worth_it = step_logits(run, model) >= NATIVE_FROM if chosen is None else chosen == "native"
     fits = machine.device.type == "cpu" and machine.head_dtype in native.DTYPES

@@ -21,8 +21,8 @@ _DATA = '<script type="application/json" id="data"></script>'
 def fill(name: str, data: Any) -> str:
     """Inline styles, scripts and `data` into web/pages/NAME.html.
 
-    Scripts read the data as JSON. It may come from anywhere: "<" is escaped, so it cannot end the
-    script that holds it, and pages show it as text.
+    Scripts read the data as JSON. The data may come from anywhere, so "<" is escaped: no string in
+    the data can end the script that holds it. Pages show such strings without interpreting them.
     """
     page = (FOLDER / "pages" / f"{name}.html").read_text(encoding="utf-8")
     page = _STYLE.sub(lambda m: f"<style>\n{_text('kit/' + m[1])}</style>", page)
@@ -34,8 +34,8 @@ def fill(name: str, data: Any) -> str:
 def _linked(name: str, have: set[str]) -> str:
     """Join a module and the modules that it imports into one script.
 
-    Each appears once, after those that it imports, because a page opened as a file may not import
-    modules. Two modules of a page must not share a file name.
+    A page opened as a file cannot import modules, so all are joined. Each appears once, after
+    those that it imports. Two modules of a page must not share a file name.
     """
     text = _text(name)
     others = [

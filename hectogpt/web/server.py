@@ -61,7 +61,7 @@ class PageServer(ThreadingHTTPServer):
     def entrance(self) -> Iterator[Path]:
         """Context manager: a file, readable only by its owner, that leads a browser to the page.
 
-        Other users could read the address itself in a command line.
+        If the address itself were in a command line, other users could read it.
         """
         with tempfile.TemporaryDirectory(prefix="hectogpt-") as folder:
             path = Path(folder) / "page.html"
@@ -77,7 +77,7 @@ class PageServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: PageServer
     timeout = SECONDS
-    protocol_version = "HTTP/1.0"  # a connection is one request
+    protocol_version = "HTTP/1.0"  # a connection serves one request
     server_version = "hectogpt"
     sys_version = ""
 

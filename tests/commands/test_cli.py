@@ -25,7 +25,7 @@ from hectogpt.errors import Setting, SetTo, Text, UserError
     [
         (["trian"], 2, "did you mean 'train'?"),
         (["train", "basline"], 2, "did you mean 'baseline'?"),
-        (["train", "baseline", "--model.n-heads", "4"], 2, "n_heads among 1, 3, 11, 33"),
+        (["train", "baseline", "--model.n-heads", "4"], 2, "n_heads one of 1, 3, 11, 33"),
         (["train", "baseline", "--model.d-model", "99000", "--model.n-heads", "1"], 8, "GiB"),
         (["train", "baseline", "--corpus", "a\x1b[31mb\x9b"], 3, "a\\x1b[31mb\\x9b"),
         (["train", "baseline", "--model.context-length", "64"], 2, "fix: --data.seq-len 64"),
@@ -33,7 +33,7 @@ from hectogpt.errors import Setting, SetTo, Text, UserError
         (["compare", "baseline", "--sweep", "lr"], 2, "--sweep optim.lr=0.001,0.003"),
         (["judge"], 2, "judge takes an idea"),
         (["judge", "no.py:idea"], 2, "no.py does not exist"),
-        (["data", "build", "sotu", "--out", "x"], 2, "--out is for --vocab"),
+        (["data", "build", "sotu", "--out", "x"], 2, "--out needs --vocab"),
     ],
 )
 def test_errors_say_what_why_and_what_to_do(

@@ -29,11 +29,11 @@ from tools import notebooks, site
 
 # Why a block is not run -> in how many blocks. A new one must be worth a line of the commit's message.
 NOT_RUN = {
-    "a builder of images": 2,
+    "an image builder": 2,
     "a part of a file": 1,
-    "a server of others": 6,
+    "a third-party server": 6,
     "a stage of CI": 3,
-    "an index of packages": 5,
+    "a package index": 5,
     "hours of training": 2,
     "several machines": 2,
     "the address of a clone": 1,

@@ -28,7 +28,7 @@ def test_text_goes_to_stdout_and_remarks_to_stderr(run: Path, here: Here) -> Non
     done = here.ok("generate", run, "My fellow", "--max-new-tokens", "30")
     assert done.stdout.startswith("My fellow")
     note, speed = done.stderr.splitlines()
-    assert note.startswith(f"note: past the context of {CONTEXT} tokens each token recomputes the last {CONTEXT}")
+    assert note.startswith(f"note: past the context of {CONTEXT} tokens, each token sees only the last {CONTEXT}")
     assert re.fullmatch(r"30 tokens in [\d.]+ s, [\d.]+ a second, prompt included \(float32\)", speed)
     quiet = here("generate", run, "My fellow", "--max-new-tokens", "30", "--quiet")
     assert (quiet.stdout, quiet.stderr) == (done.stdout, "")

@@ -113,7 +113,7 @@ def test_an_idea_is_compared_to_what_it_was_applied_to(here: Here, tmp_path: Pat
     assert shown["base"] == "muon"
     assert shown["differences"]["schedule"] == [{"type": "Constant"}, {"type": "MyOwn", "share": 0.5}]
     assert set(shown["differences"]) <= {"schedule", "seed"}
-    assert "compared by the text of run.json" in shown["note"]
+    assert "only run.json was compared" in shown["note"]
     change_run(folder, recipe="no_such")
     assert "unknown recipe 'no_such'\n" in here("show", "mine").stdout
 

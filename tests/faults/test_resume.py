@@ -112,7 +112,7 @@ def test_a_resumed_run_is_as_if_nothing_had_happened(whole: Path, run: Path, her
 def test_auto_takes_the_newest_run_that_fits_and_else_begins_one(whole: Path, tmp_path: Path, here: Here) -> None:
     common = ["train", "baseline", *SIX[:-1], "--corpus", str(whole / "tokens"), "--resume", "auto"]
     done = here(*common)
-    assert "nothing to resume below runs: a new run" in done.stderr
+    assert "nothing to resume below runs: starting a new run" in done.stderr
     assert here(*common).stdout == "already complete (6/6): runs/baseline\n"
     here.ok(*common, "--seed", "1")
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["baseline", "baseline-2"]

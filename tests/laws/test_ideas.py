@@ -256,7 +256,7 @@ def test_a_student_learns_from_its_teacher(corpus: Corpus, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        ("MLP", "Wrong: layer 0 makes (1, 2, 4) of (1, 2, 12)"),
+        ("MLP", "Wrong: layer 0 gave (1, 2, 4) for (1, 2, 12)"),
         ("Attention", "Wrong.build returned Linear, why: it has to be a CausalAttention"),
     ],
 )

@@ -111,7 +111,7 @@ def test_a_vocabulary_of_its_own(tmp_path: Path, kind: str) -> None:
     tokenizer = read_tokenizer(tmp_path, 262)
     assert tokenizer.encode("hello wé").tolist() == [260, 259, *tokenizer.encode("é").tolist()]
     assert tokenizer.end_of_text == 261
-    with pytest.raises(UserError, match=r"no usable tokenizer(.|\n)* has 262 ids, the model has 297"):
+    with pytest.raises(UserError, match=r"no usable tokenizer(.|\n)* has 262 ids; the model has 297"):
         read_tokenizer(tmp_path, 297)
 
 

@@ -150,7 +150,7 @@ EMPTY = 'while [ "$1" != -o ]; do shift; done; echo nothing > "$2"'  # says that
         (None, "there is no program"),
         (BROKEN, "failed: error: out of order"),
         (EMPTY, "it cannot be loaded"),
-        ("sleep 60", "has not compiled within"),
+        ("sleep 60", "did not finish within"),
     ],
 )
 def test_a_compiler_that_is_missing_wrong_or_slow_leaves_torch(
@@ -160,7 +160,7 @@ def test_a_compiler_that_is_missing_wrong_or_slow_leaves_torch(
     if compiler is not None:
         path.write_text(f"#!/bin/sh\n{compiler}\n")
         path.chmod(0o755)
-    monkeypatch.setattr(build, "SECONDS", 0.2 if reason.startswith("has not") else build.SECONDS)
+    monkeypatch.setattr(build, "SECONDS", 0.2 if reason.startswith("did not") else build.SECONDS)
     monkeypatch.setenv("CXX", str(path))
     assert build.find().library is None
     assert build.describe().startswith("none; ")

@@ -1,8 +1,8 @@
 """Idea: keep the full learning rate for half of the run, then let it fall as 1 - sqrt(x).
 
-Source: 2405.18392. Expected: about a tie with the top, which falls in a straight line from the
-same step. The square root falls faster at first and slower at the end, so more of the last steps
-are small, which averages out the noise of single batches.
+Source: 2405.18392. Expected: about a tie with the top, whose learning rate falls in a straight
+line from the same step. The square root falls faster at first and slower at the end, so more of
+the last steps are small, which averages out the noise of single batches.
 """
 
 from dataclasses import dataclass

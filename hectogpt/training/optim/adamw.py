@@ -30,15 +30,16 @@ class AdamW(Optim):
 
     Attributes:
         decay_all: False exempts embeddings, biases and gains from weight decay.
-        lrs, epsilons: `lr` and `eps` for single kinds. With an epsilon of about the size of one
-            token's gradient (1e-6 at 8,192 tokens per step), a row that one token has updated
+        lrs, epsilons: `lr` and `eps` for individual kinds. With an epsilon of about the size of
+            one token's gradient (1e-6 at 8,192 tokens per step), a row that one token has updated
             moves less than a row that many tokens have updated.
         row_lr_power: a number p gives every row of embeddings, tables and head its own rate,
             max(scheduled rate, n^-p * highest scheduled rate so far), where n counts the steps
             that updated the row. A token first seen late is thus still learned quickly.
-        row_update_threshold: a step updates a row if its gradient has an entry above this (None:
-            above 0). In a table only the step's tokens have a gradient. In the head every row has
-            one; that of a token in the batch has entries of about 1e-4 (at 8,192 tokens per step).
+        row_update_threshold: a step counts as an update of a row if the row's gradient has an
+            entry above this (None means 0). In a table only the rows of the step's tokens have a
+            gradient. In the head every row has one, but only for a token in the batch does it have
+            entries of about 1e-4 (at 8,192 tokens per step).
     """
 
     lr: float = 1e-3
@@ -68,7 +69,7 @@ class AdamW(Optim):
         return OptimizerGroup(self.optimizers(model, set(kinds(model))))
 
     def optimizers(self, model: Transformer, names: set[str]) -> list[torch.optim.Optimizer]:
-        """Build torch optimizers of the named parameters, one group per set of settings."""
+        """Build torch optimizers for the named parameters, with one group per set of settings."""
         whole: dict[tuple[Any, ...], dict[str, Any]] = {}
         by_row: dict[tuple[Any, ...], dict[str, Any]] = {}
         kind_of = kinds(model)
@@ -83,7 +84,7 @@ class AdamW(Optim):
                     groups = by_row
                     settings = settings | {"update_threshold": threshold, "highest_lr": 0.0}
                 module = model.get_submodule(name.rpartition(".")[0])
-                if isinstance(module, nn.Embedding):  # of a tied one every row has a gradient
+                if isinstance(module, nn.Embedding):  # if tied, every row has a gradient
                     quick = model.kernels and native.row_adam_fits(parameter)
                     module.sparse = rows and quick and parameter is not model.lm_head.weight
                 groups.setdefault(tuple(settings.values()), settings | {"params": []})[
@@ -123,7 +124,7 @@ class RowAdamW(QuickOptimizer):
 
     A row's rate is the larger of the group's `lr`, which follows the schedule, and n^-power times
     the highest `lr` so far. n counts the steps with a gradient above `update_threshold` somewhere
-    in the row. With `kernels`, the C++ kernel computes the step where it fits.
+    in the row. With `kernels`, the C++ kernel computes the step of every matrix that it supports.
     """
 
     def __init__(

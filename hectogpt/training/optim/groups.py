@@ -23,7 +23,10 @@ Kind = Literal["embedding", "table", "position", "matrix", "head", "head_bias", 
 
 
 def kinds(model: Transformer) -> dict[str, Kind]:
-    """Name -> kind of every parameter, decided by its module; shared parameters appear once."""
+    """Return name -> kind for every parameter. Shared parameters appear once.
+
+    The kind of a parameter depends on the module that owns it.
+    """
     modules = dict(model.named_modules())
     found: dict[str, Kind] = {}
     for name, _ in model.named_parameters():
@@ -44,7 +47,7 @@ def kinds(model: Transformer) -> dict[str, Kind]:
 
 @dataclass(frozen=True)
 class PerKind:
-    """A number for each kind; for None, the kind uses the optimizer's common number."""
+    """A number for each kind. If it is None, the kind uses the optimizer's common number."""
 
     embedding: float | None = None
     table: float | None = None
@@ -70,7 +73,7 @@ class Optim(Value):
 
 
 class QuickOptimizer(torch.optim.Optimizer):
-    """torch's Optimizer without importing torch's compiler, which takes a second or more.
+    """torch's Optimizer, without the import of torch's compiler that takes a second or more.
 
     torch wraps some methods so that its compiler leaves them alone, and the first call imports the
     compiler. This class calls the method inside the wrapper. A subclass defines its own `step`.
@@ -114,8 +117,8 @@ class OptimizerGroup:
         Args:
             step: the step.
             factor: multiplies every learning rate.
-            again: computes the gradients of the same batch again and returns its loss, for an
-                optimizer whose `step` needs a closure.
+            again: computes the gradients of the same batch again and returns the batch's loss, for
+                an optimizer whose `step` needs a closure.
             of_kind: the factor for each kind, used instead of `factor` after `split_kinds`.
         """
         for optimizer in self.optimizers:
@@ -133,7 +136,7 @@ class OptimizerGroup:
     def split_kinds(self, model: Transformer) -> None:
         """Split parameter groups by kind, and store the kind in each group as `kind`.
 
-        The learning rates of kinds may then differ from step to step.
+        After this, each kind's learning rate can follow its own schedule.
         """
         self.by_kind = True
         kind_of = kinds(model)
@@ -153,6 +156,6 @@ class OptimizerGroup:
 
 
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
-    """True if the optimizer's `step` computes gradients again: its closure has no default."""
+    """True if the optimizer's `step` needs a closure: the parameter has no default."""
     found = inspect.signature(optimizer.step).parameters.get("closure")
     return found is not None and found.default is inspect.Parameter.empty

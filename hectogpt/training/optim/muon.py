@@ -38,7 +38,7 @@ def orthogonalize(
     x = update.to(dtype)
     wide = x.shape[-2] <= x.shape[-1]
     x = x if wide else x.mT
-    # Now singular values are at most 1, where the iteration converges.
+    # This makes all singular values at most 1, so that the iteration converges.
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
@@ -55,7 +55,7 @@ class Muon(Optim):
     from `momentum_start` to `momentum` over `momentum_steps` steps.
 
     `newton_schulz_dtype` is the dtype of the products in the orthogonalisation. bfloat16, Jordan's
-    choice, is used where large products are faster in it; other CPUs use float32 instead.
+    choice, is used where it makes large products faster; other CPUs use float32 instead.
     """
 
     lr: float = 0.02
@@ -117,7 +117,7 @@ def whole_matrices(model: Transformer, names: set[str]) -> Iterable[tuple[Tensor
 
 
 class MuonOptimizer(QuickOptimizer):
-    """Muon over pairs (parameter, stacked matrices).
+    """Muon over pairs (parameter, number of matrices stacked in it).
 
     Matrices of the same shape are orthogonalised as one batch.
     """
@@ -204,7 +204,7 @@ class SOAPMuon(Muon):
         right = state["right_basis"]
         square = (left.mT @ gradient @ right).square()
         state["square"] = state["square"].lerp_(square, 1 - beta) if "square" in state else square
-        # A direction new to the basis has hardly any square yet; without a bound it would dominate
-        # the others.
+        # In a direction that is new to the basis, the mean square is still tiny. Without a bound,
+        # that direction would dominate the others.
         rotated = (left.mT @ momentum @ right / (state["square"].sqrt() + 1e-12)).clamp(-2.5, 2.5)
         return left @ rotated @ right.mT
