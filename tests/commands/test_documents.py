@@ -77,7 +77,7 @@ PRINTED = {
     "docs/serving": ["served: GPT2LMHeadModel", "HectoGPTForCausalLM", "My fellow citizens"],
     "docs/parallel": ["held-out loss after 2 steps", "equal to the last bit"],
     "docs/scale": ["verdict", "sbatch"],
-    "docs/python": ["Run induction_spelling", r"\nAnna walked to", r"my_idea\.py:half_way", "already holds a run"],
+    "docs/python": [r"Run \w+", r"\nAnna walked to", r"my_idea\.py:half_way", "already holds a run"],
     "docs/grading": ["my_folder: 0 of 30", "exit code 1"],
     "docs/grading-teacher": ["anna: 0/30", "ben: 30/30", "exit code 1"],
     "docs/drill": ["resume:  hectogpt assignment drill --seed 7", "one mistake", "where:", "exit code 1"],
