@@ -87,6 +87,8 @@ def first_weights(folder: Path, text: str, note: Note) -> dict[str, Any]:
         *config.value_embeddings,
         config.pointer,
         config.lm_head.embedding_map,
+        config.d_input,
+        config.document_start is not None,
     )
     if any(others) or not tokenizer.is_gpt2:
         raise CheckpointError(
