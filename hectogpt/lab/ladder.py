@@ -407,16 +407,21 @@ def spelling(run: Run) -> Run:
 
 
 def width_384(run: Run) -> Run:
-    """A residual stream of 384 dimensions, six heads of 64, over embeddings and tables that keep
-    256; pairs of tokens in the values too; and smaller steps for spelling.
+    """A residual stream of 384 dimensions with six heads of 64, while embeddings and tables keep
+    256 dimensions; pairs of tokens in the values too; and smaller steps for spelling.
 
-    Nine tenths of the weights are in embeddings and tables, so a wider model of the same size
-    would have too few rows. Here the tables fill the first 256 dimensions of the stream. Only the
-    layers and the head are wider: the other 128 dimensions hold what the layers find out.
+    Nine tenths of the weights are in embeddings, tables and the head, so a wider model within the
+    size limit would have too few rows for pairs. Here embeddings and tables fill the first 256
+    dimensions of the stream. Only the layers and the head use all 384 dimensions.
 
-    The table of values gives up two thirds of its rows for 33,000 pairs of common tokens. Tokens
-    whose ids differ by a multiple of 16,384 share a row of it, and usually only the one with the
+    The value embeddings give up two thirds of their rows for 33,000 pairs of common tokens. Tokens
+    whose ids differ by a multiple of 16,384 share a row, and usually only the token with the
     lowest id is frequent.
+
+    The three changes were measured together. On one seed of the rung below (dev, spelling already
+    times a quarter), the wider stream alone gained 0.028 on TinyStories, and the values alone
+    gained 0.008. On one seed of `minute`, the smaller steps for spelling gained 0.012 on
+    TinyStories and 0.001 on sotu.
     """
     return apply(run, wider_stream, pairs_in_values, smaller_spelling_steps)
 
