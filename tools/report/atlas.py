@@ -184,8 +184,8 @@ def trials_of(records: Sequence[Record]) -> Trials:
 
 def effect_of(base: Mapping[int, Record], idea: Mapping[int, Record], first: int) -> Effect:
     """The effect on one text. first: the first seed that counts."""
-    seeds = [seed for seed in range(first, first + MOST) if seed in base and seed in idea]
-    both = [(base[n], idea[n]) for n in seeds if base[n].corpus_sha256 == idea[n].corpus_sha256]
+    both = [(base[n], idea[n]) for n in range(first, first + MOST) if n in base and n in idea]
+    both = [(a, b) for a, b in both if (a.corpus_sha256, a.run["ideas"][:1]) == (b.corpus_sha256, b.run["ideas"][:1])]
     pairs = [(a.seed, round(a.test_loss or 0, 5), round(b.test_loss or 0, 5)) for a, b in both]
     found = pair_of([before - after for _, before, after in pairs]) if len(pairs) >= FEWEST else None
     parameters = (both[0][1].params or 0) - (both[0][0].params or 0) if both else None
