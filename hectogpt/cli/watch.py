@@ -43,7 +43,7 @@ class Board:
     """The runs on the page.
 
     These are the runs in `named`; if it is empty, the newest run below `root`, those running now,
-    and those that start later.
+    and those that start later. When there are too many, those that ended leave first.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Board:
         self.lock = threading.Lock()
         self.looks: dict[Path, dict[str, Any]] = {}
         self.notes: list[str] = []
+        self.problems: dict[Path, str] = {}  # why a run's weights cannot be read
         self._scanned = 0.0
 
     def data(self, query: dict[str, str]) -> dict[str, Any]:
@@ -70,15 +71,22 @@ class Board:
             others = (
                 [OTHER_TOKENS] if len({run.pop("vocabulary") for run in runs} - {None}) > 1 else []
             )
-            return {"runs": runs, "look": look, "notes": self.notes + others}
+            return {
+                "runs": runs,
+                "look": look,
+                "notes": [*self.notes, *self.problems.values(), *others],
+            }
 
     def _scan(self, root: Path) -> None:
         found, notes = find_runs(root)
         self.notes = list(map(printable, notes))
         self._scanned = time.monotonic()
-        for record in found[-1:] + [record for record in found if record.state == RUNNING]:
-            if record.folder not in self.folders and len(self.folders) < MOST_RUNS:
-                self.folders.append(record.folder)
+        running = [record.folder for record in found if record.state == RUNNING]
+        for folder in [record.folder for record in found[-1:]] + running:
+            if folder not in self.folders:
+                self.folders.append(folder)
+        while len(self.folders) > MOST_RUNS:
+            self.folders.remove(next((one for one in self.folders if one not in running), folder))
 
     def _look(self, folder: Path) -> dict[str, Any] | None:
         """A sample and attention maps from a run's newest weights; None if it has no weights."""
@@ -88,9 +96,10 @@ class Board:
         if step is not None and self.looks.get(folder, {}).get("step") != step:
             try:
                 self.looks[folder] = take_look(folder, step, self.prompt, self.ideas)
+                self.problems.pop(folder, None)
             except (UserError, OSError) as error:  # the weights may be deleted: try the next ones
                 problem = error.line if isinstance(error, UserError) else str(error)
-                self.notes = [*self.notes, printable(problem)][-3:]
+                self.problems[folder] = printable(problem)
         return self.looks.get(folder)
 
 

@@ -69,32 +69,35 @@ def own_texts() -> list[tuple[str, str]]:
 
 
 def first_weights(folder: Path, text: str, note: Note) -> dict[str, Any]:
-    """A run's weights for the tokens of a text: settings, token ids, tensors in base64."""
+    """A run's weights for the tokens of a text: settings, a recipe of the page that has the same
+    architecture, token ids, tensors in base64."""
     from hectogpt.data.tokenizer import load_tokenizer
     from hectogpt.interop import open_model
+    from hectogpt.model.config import ModelConfig
     from hectogpt.model.inputs import Smear
+    from hectogpt.model.lm_head import LMHeadConfig
     from hectogpt.model.parts import NoPositions, QKNorm, Rotary
 
     model, tokenizer = open_model(folder, note=note)
     config = model.config
     state = model.state_dict()
-    rotary = [part for part in config.attention_parts if isinstance(part, Rotary)]
-    foreign = [part for part in config.attention_parts if not isinstance(part, Rotary | QKNorm)]
-    inputs = [part for part in config.inputs if part != Smear()]
-    others = (
-        *foreign,
-        *inputs,
-        *config.value_embeddings,
-        config.pointer,
-        config.lm_head.embedding_map,
-        config.d_input,
-        config.document_start is not None,
-    )
-    if any(others) or not tokenizer.is_gpt2:
+    rotated: dict[str, Any] = {
+        "positions": NoPositions(),
+        "attention_parts": (QKNorm(), Rotary(base=1024.0, fraction=0.5)),
+        "attention_scale": 0.12,
+    }
+    recipes = {"muon": {}, "head_lr": rotated, "browser": rotated | {"inputs": (Smear(),)}}
+    sizes = (config.d_model, config.n_heads, config.n_layers, config.context_length)
+    head_config = LMHeadConfig(compact_vocab=config.lm_head.compact_vocab)
+    fitting = [
+        name
+        for name, parts in recipes.items()
+        if config == ModelConfig(*sizes, config.vocab_size, lm_head=head_config, **parts)
+    ]
+    if not (fitting and tokenizer.is_gpt2):
         raise CheckpointError(
             f"the model in {folder} has parts that the page cannot train",
-            why="it can train GPT-2's vocabulary, embeddings, positions, rotary positions, "
-            "attention and MLPs",
+            why="it can train GPT-2's vocabulary and the architectures of its own recipes",
             fix="a run of baseline, learning_rate, embedding_lr, muon, rotary, head_lr, smear or "
             "browser",
         )
@@ -111,8 +114,8 @@ def first_weights(folder: Path, text: str, note: Note) -> dict[str, Any]:
         "settings": {
             **{"dModel": config.d_model, "heads": config.n_heads, "layers": config.n_layers},
             **{"context": config.context_length, "compact": rows is not None},
-            "positions": not isinstance(config.positions, NoPositions) or bool(rotary),
         },
+        "recipe": fitting[0],
         "ids": ids.tolist(),
         "tensors": {
             name: base64.b64encode(np.ascontiguousarray(tensor.float().numpy()).tobytes()).decode()

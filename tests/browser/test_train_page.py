@@ -173,6 +173,23 @@ def test_heads_off_weights_and_a_saved_page(page: Any, text: Path, browser: Any,
     again.close()
 
 
+def test_a_run_goes_on_from_its_newest_weights_whatever_is_shown(page: Any) -> None:
+    whole = train_in(page, "rotary", 6, FIELDS | {"model.context_length": 128})
+    for name, value in {"steps": 6, "seed": 3, "dModel": 24, "heads": 3, "seqLen": 128}.items():
+        page.evaluate(f"document.getElementById('set-{name}').value = {value}")
+    page.evaluate("document.getElementById('set-recipe').value = 'rotary'")
+    page.evaluate("document.getElementById('set-batchSize').value = '4'")
+    page.click("#reset:enabled")
+    for step in (1, 2, 3):
+        page.click("#one:enabled")
+        page.get_by_text(f"Paused after step {step}.").wait_for()
+    slider = "document.getElementById('slider')"
+    page.evaluate(f"({slider}.value = 1, {slider}.dispatchEvent(new Event('change')))")
+    page.click("#start:enabled")
+    page.get_by_text("Done: 6 steps").wait_for()
+    assert f"held-out loss is {whole['heldOut']:.3f}" in page.inner_text("#loss-text")
+
+
 def test_the_tokenizer_is_gpt2s(page: Any) -> None:
     draw, tokenizer = random.Random(0), load_tokenizer()
     pieces = ["a", " the", "\n", "\t", "'ll", " 12", "é", "中", "😀", "\u00a0", "\ufeff", "\x85", "\x1c", "?!", "نص"]
@@ -191,6 +208,7 @@ def test_the_tokenizer_is_gpt2s(page: Any) -> None:
         ({"fields": {"model.n_heads": 5}}, "cannot be divided among 5 heads"),
         ({"fields": {"model.size": 5}}, "There is no field model.size"),
         ({"steps": 0}, "steps is 0"),
+        ({"fields": {"lr": 0.1}}, "would change nothing"),
         ({"steps": 30, "recipe": "learning_rate", "fields": FIELDS | {"lr": 3e38}}, "The weights after step"),
     ],
 )

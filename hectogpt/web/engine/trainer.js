@@ -51,7 +51,6 @@ export class Trainer {
     const known = RECIPES.map((recipe) => recipe.name);
     const recipe = RECIPES.find(({ name }) => name === all.recipe);
     if (!recipe) throw new Error(`There is no recipe ${all.recipe} here. Choose from ${known.join(", ")}.`);
-    checkSettings(all);
     this.settings = all;
     this.recipe = recipe;
     this.corpus = corpus;
@@ -83,6 +82,8 @@ export class Trainer {
     const adamw = all.lr === null ? recipe.adamw : { ...recipe.adamw, lr: all.lr };
     const muon = all.muon === null ? recipe.muon : all.muon ? (recipe.muon ?? JORDAN) : null;
     this.optimizer = new Optimizer(this.model, adamw, muon);
+    const unread = this.model.parameters.every((p) => this.optimizer.usesMuon(p) || p.kind in adamw.lrs);
+    if (all.lr !== null && unread) throw new Error(`In ${recipe.name} all parameters have learning rates of their own, so this one would change nothing. Choose rotary or a recipe below it.`);
     /** @type {Step[]} */
     this.steps = [];
     /** @type {Map<number, Float32Array[]>} results of `windows` for these weights, with all heads on */
@@ -148,7 +149,7 @@ export class Trainer {
       const names = parameter.name.includes("W_qkv") ? ["W_q", "W_k", "W_v"].map((part) => parameter.name.replace("W_qkv", part)) : [parameter.name];
       const found = names.map((name) => tensors[name]);
       if (found.some((tensor) => !tensor) || found.reduce((n, tensor) => n + tensor.length, 0) !== to.length) {
-        throw new Error(`The weights in this page do not fit: ${parameter.name} has a different size. Choose their width, heads and layers.`);
+        throw new Error(`The weights in this page do not fit: ${parameter.name} has a different size. Keep the recipe and the sizes of the run that the page was made with.`);
       }
       found.reduce((at, tensor) => (to.set(tensor, at), at + tensor.length), 0);
     }
@@ -294,7 +295,7 @@ export class Trainer {
 }
 
 /** @param {Settings} s */
-function checkSettings(s) {
+export function checkSettings(s) {
   const whole = (/** @type {keyof Settings} */ name, /** @type {number} */ least, /** @type {number} */ most) => {
     const value = s[name];
     if (!Number.isInteger(value) || Number(value) < least || Number(value) > most) {

@@ -8,13 +8,13 @@ import { packRun, safetensors, unpackRun } from "./files.js";
 import { Kernels } from "./kernels.js";
 import { RECIPES } from "./optim.js";
 import { Tokenizer } from "./tokenizer.js";
-import { DEFAULTS, drawToken, pairedDifference, Trainer } from "./trainer.js";
+import { checkSettings, DEFAULTS, drawToken, pairedDifference, Trainer } from "./trainer.js";
 
 /** @type {Record<string, Kernels>} by the dtype of their numbers */
 const kernels = {};
 /** @type {Tokenizer} */
 let tokenizer;
-/** @type {Map<string, {trainer: Trainer, saved: Map<number, Float32Array[]>, every: number}>} */
+/** @type {Map<string, {trainer: Trainer, saved: Map<number, Float32Array[]>, every: number, restored: boolean}>} */
 const runs = new Map();
 let stopped = false;
 
@@ -31,6 +31,7 @@ const commands = {
 
   /** Prepare a run with its initial weights. `keep`: names of runs to keep in memory. @param {{name: string, text: string, settings: object, keep: string[], first?: any}} message */
   open({ name, text, settings, keep, first }) {
+    checkSettings({ ...DEFAULTS, ...settings }); // before runs are deleted
     for (const other of [...runs.keys()]) if (!keep.includes(other)) runs.delete(other);
     if (!runs.size) for (const own of Object.values(kernels)) own.clear();
     const corpus = readCorpus(text, tokenizer);
@@ -40,7 +41,7 @@ const commands = {
     const bytes = own.size * trainer.model.parameters.reduce((n, p) => n + p.data.length, 0);
     const steps = trainer.settings.steps;
     const every = [1, 2, 5, 10, 20, 50].find((n) => (bytes * steps) / n <= MOST_SAVED) ?? steps;
-    const run = { trainer, saved: new Map(), every };
+    const run = { trainer, saved: new Map(), every, restored: false };
     runs.set(name, run);
     keepWeights(run, 0);
     const { config } = trainer.model;
@@ -55,18 +56,27 @@ const commands = {
   /** Train up to `steps` more steps; after those of `looks` it reads `reading` and continues `prompt`. @param {{name: string, steps: number, looks: number[], reading: string, prompt: string}} message */
   async train({ name, steps, looks, reading, prompt }) {
     const run = find(name);
-    const { trainer } = run;
+    const { trainer, saved } = run;
+    const last = trainer.settings.steps;
+    const begin = trainer.steps.length;
+    if (run.restored && begin < last) throw new Error("This run was saved without its optimizer's state, so it cannot go on. Press Reset and Start to repeat it.");
+    trainer.load(/** @type {Float32Array[]} */ (saved.get(begin))); // the page may show those of an earlier step
+    if (begin % run.every && begin < last) saved.delete(begin);
     stopped = false;
-    for (let i = 0; i < steps && trainer.steps.length < trainer.settings.steps && !stopped; i++) {
-      const done = trainer.step();
-      if (done.step % run.every === 0 || done.step === trainer.settings.steps) keepWeights(run, done.step);
-      /** @type {Record<string, unknown>} */
-      const message = { event: "step", name, ...done };
-      if (looks.includes(done.step)) Object.assign(message, look(trainer, reading, prompt));
-      postMessage(message);
-      await new Promise((resolve) => setTimeout(resolve)); // so that "stop" is read
+    try {
+      for (let i = 0; i < steps && trainer.steps.length < last && !stopped; i++) {
+        const done = trainer.step();
+        if (done.step % run.every === 0) keepWeights(run, done.step);
+        /** @type {Record<string, unknown>} */
+        const message = { event: "step", name, ...done };
+        if (looks.includes(done.step)) Object.assign(message, look(trainer, reading, prompt));
+        postMessage(message);
+        await new Promise((resolve) => setTimeout(resolve)); // so that "stop" is read
+      }
+    } finally {
+      keepWeights(run, trainer.steps.length);
     }
-    const ended = trainer.steps.length === trainer.settings.steps;
+    const ended = trainer.steps.length === last;
     return { step: trainer.steps.length, ended, heldOut: ended ? trainer.heldOut() : null };
   },
 
@@ -154,6 +164,7 @@ const commands = {
     const opened = commands.open({ name, text, settings, keep: [] });
     const run = find(name);
     unpackRun(run.trainer, run.saved, packed);
+    run.restored = true;
     const steps = [...run.saved.keys()];
     commands.show({ name, step: steps[steps.length - 1] });
     return opened;
@@ -197,7 +208,7 @@ function readText(trainer, text) {
   const losses = ids.length > 1 ? Array.from(trainer.model.row(trainer.inputs(ids.subarray(0, -1)), trainer.outputs(ids.subarray(1)), 0)) : [];
   trainer.model.hidden(trainer.inputs(ids));
   const left = [...new Set(tokenizer.encode(text).filter((id) => !trainer.embeddingRow.has(id)))].slice(0, 20).map(spelled);
-  return { tokens: Array.from(ids, spelled), left, losses, maps: trainer.model.maps(ids.length) };
+  return { text, tokens: Array.from(ids, spelled), left, losses, maps: trainer.model.maps(ids.length) };
 }
 
 /** @param {Trainer} trainer @param {Float32Array} logits */

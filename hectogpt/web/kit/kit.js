@@ -64,7 +64,9 @@ export function ticks(lo, hi, count) {
 
 /** Charts by their place, so that a page that changes its width draws them again. @type {Map<HTMLElement, Chart>} */
 const charts = new Map();
-addEventListener("resize", () => charts.forEach((chart, place) => showChart(place, chart)));
+addEventListener("resize", () => charts.forEach((chart, place) => place.children.length && showChart(place, chart)));
+/** Where a reader of a chart is, so that a new drawing keeps it. @type {WeakMap<HTMLElement, number>} */
+const cursors = new WeakMap();
 
 /** A chart in its place, as wide as that is. Its numbers are read by pointer, by arrow keys and in a table. @param {HTMLElement} place @param {Chart} chart */
 export function showChart(place, chart) {
@@ -72,14 +74,18 @@ export function showChart(place, chart) {
     const table = make("div", { class: "scroll", tabindex: 0 });
     const numbers = make("details", { class: "numbers", ontoggle: () => fillNumbers(place) }, make("summary", {}, "Numbers"), table);
     place.replaceChildren(make("div"), make("p", { class: "reading soft", role: "status" }), numbers);
+    cursors.delete(place);
   }
   charts.set(place, chart);
   const width = Math.round(Math.min(Math.max(place.clientWidth, 260), 1280));
   const [drawing, reading] = place.children;
-  const svg = lineChart(chart, width, (text) => (reading.textContent = text));
+  const say = (/** @type {string} */ text, /** @type {number} */ x) => {
+    cursors.set(place, x);
+    if (reading.textContent !== text) reading.textContent = text; // a screen reader says it again
+  };
+  const svg = lineChart(chart, width, say, cursors.get(place));
   const focused = drawing.contains(document.activeElement);
   drawing.replaceChildren(svg, ...legend(chart, width));
-  reading.textContent = ""; // it was of the curves before
   if (focused) svg.focus();
   fillNumbers(place);
 }
@@ -116,8 +122,8 @@ function legend(chart, width) {
   return [make("p", { class: "legend" }, ...curves.flat())];
 }
 
-/** @param {Chart} chart @param {number} width @param {(text: string) => void} say what the pointer is on */
-function lineChart(chart, width, say) {
+/** @param {Chart} chart @param {number} width @param {(text: string, x: number) => void} say what the pointer is on @param {number} [start] where it was in the drawing before */
+function lineChart(chart, width, say, start) {
   const { label, xLabel, yLabel, curves, levels = [], xMax, at = null, height = 260, zero = false } = chart;
   const names = margin(chart, width);
   const [left, right, top, bottom] = [46, names || 12, 22, 34];
@@ -176,8 +182,9 @@ function lineChart(chart, width, say) {
     cursor.setAttribute("x2", String(X(x)));
     cursor.style.visibility = "visible";
     const found = curves.map((curve) => [curve.name || yLabel, numberAt(curve, x)]).filter(([, number]) => number);
-    say(`${xLabel} ${x}: ${found.map(([name, number]) => `${name}: ${number}`).join("; ")}`);
+    say(`${xLabel} ${x}: ${found.map(([name, number]) => `${name}: ${number}`).join("; ")}`, x);
   };
+  if (start !== undefined) read(nearest(xs, start));
   svg.addEventListener("pointerleave", () => (cursor.style.visibility = "hidden")); // the text stays: what is below would jump
   svg.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => {
     const box = svg.getBoundingClientRect();

@@ -5,6 +5,9 @@ import { byId, make, pageData, say } from "../kit/kit.js";
 /** @type {{sheets: Record<string, {lines: string[], count: number}[]>}} */
 const { sheets } = pageData();
 const LETTERS = "ABCDEF";
+/** Answers by sheet: showing a sheet again keeps them. @type {Record<string, string[]>} */
+const kept = {};
+addEventListener("beforeunload", (event) => Object.values(kept).some((answers) => answers.some((letter) => letter !== ".")) && event.preventDefault());
 
 /** The same as `checksum` in hectogpt/exam/sheets.py. @param {string} text */
 function checksum(text) {
@@ -29,14 +32,14 @@ byId("choose").addEventListener("submit", (/** @type {Event} */ event) => {
     byId("questions").replaceChildren();
     return say("said", `There is no sheet ${sheet} in this exam. Check the code on your paper.`, true);
   }
-  const answers = questions.map(() => ".");
+  const answers = (kept[sheet] ??= questions.map(() => "."));
   const panels = questions.map(({ lines, count }, n) => {
     const letters = [...LETTERS.slice(0, count)].map((letter) => {
       const choose = () => {
         answers[n] = letter;
         show(sheet, answers);
       };
-      return make("label", { class: "flat" }, make("input", { type: "radio", name: `q${n}`, onchange: choose }), letter.toLowerCase());
+      return make("label", { class: "flat" }, make("input", { type: "radio", name: `q${n}`, checked: answers[n] === letter, onchange: choose }), letter.toLowerCase());
     });
     const row = make("fieldset", { class: "row" }, make("legend", {}, `Answer to question ${n + 1}`), ...letters);
     return make("section", { class: "panel" }, make("h2", {}, `Question ${n + 1}`), make("pre", { class: "scroll", style: "white-space: pre", tabindex: 0 }, lines.join("\n")), row);

@@ -69,7 +69,7 @@ export const changed = new EventTarget();
 const tell = (name, detail) => changed.dispatchEvent(new CustomEvent(name, { detail }));
 
 /** The weights that the page was made with, if any. */
-function firstWeights() {
+export function firstWeights() {
   if (!data.first) return null;
   const entries = Object.entries(data.first.tensors).map(([name, text]) => [name, new Float32Array(fromBase64(/** @type {string} */ (text)).buffer)]);
   return { ids: data.first.ids, tensors: Object.fromEntries(entries) };
@@ -190,6 +190,7 @@ export async function restoreRun() {
 
 /** The command that repeats a run in a terminal. @param {any} s @param {string} file */
 export function commandLine(s, file) {
+  if (data.first || !s.positions) return `No command repeats this run: ${data.first ? "it starts from the weights in this page" : "it has no positions"}.`;
   const words = ["hectogpt", "train", s.recipe, "--corpus", file, "--steps", s.steps, "--seed", s.seed];
   words.push("--model.d-model", s.dModel, "--model.n-heads", s.heads, "--model.n-layers", s.layers);
   words.push("--data.batch-size", s.batchSize, "--data.seq-len", s.seqLen, "--head-dtype", s.dtype, "--dtype", s.dtype);

@@ -3,7 +3,7 @@
 import { meanDifference } from "../engine/difference.js";
 import { describeRow, effectSentence, effectTable, headNames, isSeen, showHeads } from "../kit/heads.js";
 import { byId, download, make, makeTable, say, showChart, shown, signed } from "../kit/kit.js";
-import { asked, changed, commandLine, data, engine, hecto, openRun, restoreRun, run, textAt, trainRun } from "./train-run.js";
+import { asked, changed, commandLine, data, engine, firstWeights, hecto, openRun, restoreRun, run, textAt, trainRun } from "./train-run.js";
 
 /** Recipes of the ladder, each with its change to the recipe below it. */
 const RECIPES = {
@@ -135,7 +135,7 @@ function whatToTry() {
 
 // --- heads --------------------------------------------------------------------------------------------------------------
 
-/** @typedef {{tokens: string[], left: string[], losses: number[], maps: Float32Array[][]}} Reading */
+/** @typedef {{text: string, tokens: string[], left: string[], losses: number[], maps: Float32Array[][]}} Reading */
 
 /** @type {Reading | null} */
 let reading = null;
@@ -164,7 +164,7 @@ function choose(...place) {
 async function followToken() {
   if (!reading) return;
   const [layer, head, at] = chosen;
-  const found = await engine.send("follow", { name: "run", text: byId("reading").value, layer, head, at });
+  const found = await engine.send("follow", { name: "run", text: reading.text, layer, head, at });
   const vector = (/** @type {number[]} */ v) => v.map((x) => shown(x, 2)).join(" ");
   const rows = found.weights.map((/** @type {number} */ weight, /** @type {number} */ s) => [reading?.tokens[s], shown(found.scores[s], 3), shown(weight, 4), shown(1 / found.weights.length, 4), vector(found.keys[s]), vector(found.values[s])]);
   const likely = found.likely.map((/** @type {any} */ l) => `“${l.token}” ${(100 * l.probability).toFixed(1)} %`).join(", ");
@@ -283,10 +283,10 @@ async function answer() {
 
 /** Settings that the second run may change: label, and values to choose from or an input for a number. @type {Record<string, [string, string[] | Record<string, any>]>} */
 const CHANGES = {
+  positions: ["Positions", ["no", "yes"]],
   lr: ["Learning rate", { value: 0.01, min: 0, step: "any" }],
   recipe: ["Recipe", SETTINGS[0][2].options],
   muon: ["Muon for matrices (else AdamW)", ["no", "yes"]],
-  positions: ["Positions", ["no", "yes"]],
   dModel: ["Width", { value: 66, min: 4, max: 512 }],
   heads: ["Heads", { value: 1, min: 1, max: 64 }],
   layers: ["Layers", { value: 1, min: 1, max: 12 }],
@@ -307,7 +307,7 @@ async function trainSecond() {
   const [change, value, until] = [byId("change").value, byId("change-to").value, run.steps.length];
   if (!until) throw new Error("The first run has no step yet. Press Start first.");
   const settings = { ...first.opened.settings, [change]: value === "yes" ? true : value === "no" ? false : change === "recipe" || change === "dtype" ? value : Number(value) };
-  const opened = await engine.send("open", { name: "second", text: first.text, settings, keep: ["run"] });
+  const opened = await engine.send("open", { name: "second", text: first.text, settings, keep: ["run"], first: firstWeights() });
   /** @type {[number, number][]} */
   const points = [];
   /** @type {[number, number][]} */
@@ -323,7 +323,7 @@ async function trainSecond() {
   await hecto.step(until);
   const { delta, se, sizes } = await engine.send("compare", { names: ["run", "second"] });
   const [one, two] = [await engine.send("heldOut", { name: "run" }), await engine.send("heldOut", { name: "second" })];
-  const verdict = Math.abs(delta) < 2 * se ? "the two cannot be told apart" : delta < 0 ? "the second is better" : "the first is better";
+  const verdict = Math.abs(delta) <= 2 * se ? "the two cannot be told apart" : delta < 0 ? "the second is better" : "the first is better";
   say("two-text", `${CHANGES[change][0]} ${first.opened.settings[change] ?? "of the recipe"} → ${value}: held-out loss ${shown(one)} → ${shown(two)}, paired difference ${signed(delta)} ± ${shown(se, 4)} nats per token over ${sizes.length} windows of the same text: ${verdict}. ${first.opened.parameters.toLocaleString("en")} → ${opened.parameters.toLocaleString("en")} parameters. This is one seed; different seeds can differ by more.`);
 }
 
@@ -378,6 +378,11 @@ asked.prompt = () => byId("prompt").value;
 for (const [i, { name }] of data.texts.entries()) byId("texts").append(make("option", { value: i }, name));
 addControls("settings", SETTINGS, "set-");
 addControls("sizes", SIZES, "set-");
+for (const [name, value] of Object.entries(data.first?.settings ?? {})) {
+  const control = document.getElementById(`set-${name}`); // the weights in the page have these sizes
+  if (control) Object.assign(control, { value, disabled: true });
+}
+if (data.first) byId("set-recipe").value = data.first.recipe;
 byId("second").append(
   make("label", {}, "Change", make("select", { id: "change", onchange: offerChange }, ...Object.entries(CHANGES).map(([value, [label]]) => make("option", { value }, label)))),
   make("label", {}, "to", make("input", { id: "change-to" })),
@@ -424,7 +429,9 @@ byId("slider").addEventListener("change", () =>
   doing("status", async () => {
     const { steps } = await engine.send("show", { name: "run", step: 0 });
     const wanted = Number(byId("slider").value);
-    await hecto.step(steps.reduce((/** @type {number} */ a, /** @type {number} */ b) => (Math.abs(b - wanted) < Math.abs(a - wanted) ? b : a)));
+    const from = run?.shown ?? 0; // an arrow key moves by 1, to the next kept step
+    const onward = steps.filter((/** @type {number} */ step) => (wanted > from ? step > from : wanted < from ? step < from : step === from));
+    await hecto.step((onward.length ? onward : steps).reduce((/** @type {number} */ a, /** @type {number} */ b) => (Math.abs(b - wanted) < Math.abs(a - wanted) ? b : a)));
   }),
 );
 byId("write").addEventListener("click", () =>
@@ -455,7 +462,7 @@ function subsets(most) {
 changed.addEventListener("opened", () => {
   if (!run) return;
   const { opened } = run;
-  byId("slider").max = opened.settings.steps;
+  Object.assign(byId("slider"), { max: opened.settings.steps, value: run.shown });
   byId("command").textContent = commandLine(opened.settings, "text.txt");
   const reading = run.text.trim().slice(0, 150).split(/\s+/).slice(0, 20).join(" ");
   for (const [id, words] of Object.entries({ reading, prompt: opened.beginning })) {
@@ -501,7 +508,7 @@ changed.addEventListener("paused", (event) => {
   say("status", ended ? `Done: ${step} steps. Below: text from the model, where its heads look, and which of them matter.` : `Paused after step ${step}.`);
   byId("slider-text").textContent = run ? `Weights are kept every ${run.opened.every === 1 ? "step" : `${run.opened.every} steps`}.` : "";
   drawCurves();
-  doing("row-text", followToken);
+  doing("row-text", readAgain);
 });
 changed.addEventListener("shown", (event) => {
   byId("slider").value = /** @type {CustomEvent} */ (event).detail;

@@ -5,7 +5,9 @@ import { byId, fromBase64, make, makeTable, say, showChart, shown } from "../kit
 
 /** @typedef {{name: string, state: string, planned: number | null, left: number | null, rows: {step: number[], loss: (number | null)[], norm: (number | null)[], seconds: (number | null)[]}, heldOut: [number, number][], levels: Record<string, number>, devLoss: number | null, usual: string, problem: string}} Run */
 
-let [shownStep, shownRun] = [-1, ""];
+let [shownStep, shownRun, drawn] = [-1, "", ""];
+/** @type {[number, number]} layer and head */
+let head = [0, 0];
 
 /** @param {(number | null)[]} ys @param {number[]} xs @returns {[number, number][]} */
 const points = (xs, ys) => xs.flatMap((x, i) => (ys[i] === null ? [] : [/** @type {[number, number]} */ ([x, ys[i]])]));
@@ -35,7 +37,7 @@ function drawRuns(runs) {
   }
   const which = byId("which");
   const names = runs.map((run) => run.name);
-  if ([...which.options].map((option) => option.value).join("\n") !== names.join("\n")) which.replaceChildren(...names.map((name) => make("option", { value: name }, name)));
+  if ([...which.options].map((option) => option.value).join("\n") !== names.join("\n")) which.replaceChildren(...names.map((name) => make("option", { value: name, selected: name === which.value }, name)));
 }
 
 /** @param {Run} run */
@@ -57,7 +59,7 @@ function drawLook(look) {
   [shownStep, shownRun] = [look.step, which];
   say("look-text", `The weights after step ${look.step} write:`);
   byId("sample").textContent = look.text;
-  drawHeads(look, [0, 0, look.tokens.length - 1]);
+  drawHeads(look, [Math.min(head[0], look.shape[0] - 1), Math.min(head[1], look.shape[1] - 1), look.tokens.length - 1]);
 }
 
 /** @param {Look} look @param {[number, number, number]} chosen */
@@ -67,6 +69,7 @@ function drawHeads(look, chosen) {
   const map = (/** @type {number} */ l, /** @type {number} */ h) => Float32Array.from(all.subarray((l * heads + h) * T * T, (l * heads + h + 1) * T * T), (w) => w / 65535);
   const of = { layers, heads, tokens: look.tokens, losses: [], map, chosen, choose: (/** @type {[number, number, number]} */ ...other) => drawHeads(look, other) };
   if (!layers) return;
+  head = [chosen[0], chosen[1]];
   showHeads(of);
   say("row-text", describeRow(of));
 }
@@ -77,10 +80,13 @@ async function ask(look) {
     const answer = await fetch(`data?look=${encodeURIComponent(look)}`);
     const found = await answer.json();
     document.querySelector("main")?.removeAttribute("hidden");
-    drawRuns(found.runs);
+    const text = JSON.stringify(found.runs);
+    if (text !== drawn) drawRuns(found.runs);
+    drawn = text;
     if (look === NONE) say("look-text", "Reading the newest weights ...");
     else drawLook(found.look);
-    byId("status").textContent = found.runs.length ? found.notes.join(" ") : "There is no run in this folder yet; the page waits for one.";
+    const sentence = found.runs.length ? found.notes.join(" ") : "There is no run in this folder yet; the page waits for one.";
+    if (byId("status").textContent !== sentence) byId("status").textContent = sentence; // a screen reader says it again
   } catch {
     byId("status").textContent = "hectogpt watch has ended; the page keeps its last state.";
   }
