@@ -147,7 +147,7 @@ def write_program(folder: Path, seed: int, level: int | None) -> None:
 def write(options: AssignmentExamOptions) -> None:
     """Write the files of an exam into a new or empty folder."""
     plan = WORDS["exam"][: options.questions]
-    if len(plan) != options.questions:
+    if not plan or len(plan) != options.questions:
         raise UserError(Setting("questions", options.questions), why=SAY["count"])
     secret = options.seed or secrets.token_hex(8)
     names = [row["name"] for row in sheets.read_table(options.file, "name")]
@@ -183,7 +183,7 @@ def mark(folder: Path, answers: Path) -> None:
     rows = sheets.read_table(answers, "name", "answers")
     try:
         marks = sheets.mark(rows, known["sheets"])
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError) as error:
         raise errors.unreadable(path, error, fix=SAY["folder"]) from None
     write_atomic(folder / "marks.csv", csv_of(marks))
     mean = sum(int(row["points"]) for row in marks) / len(marks)

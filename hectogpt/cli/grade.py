@@ -48,7 +48,7 @@ def main(options: GradeOptions) -> None:
     if not options.paths:
         raise UserError(
             "nothing to grade",
-            fix="hectogpt grade FOLDER, with the folder that holds model_solution.py",
+            fix=submission.USAGE,
         )
     if options.timeout <= 0 or options.memory <= 0 or options.jobs < 0:
         what = f"timeout {options.timeout}, memory {options.memory}, jobs {options.jobs}"

@@ -149,9 +149,11 @@ def letters_of(row: dict[str, str], sheet: dict[str, Any]) -> str:
             raise refusal("torn", what)
         if code != sheet["code"]:
             raise refusal("other", what, code=code, own=sheet["code"])
-    if not re.fullmatch(f"[A-F.-]{{{len(sheet['key'])}}}", text or "-" * len(sheet["key"])):
-        raise refusal("letters", what, count=str(len(sheet["key"])))
-    return text.lower().replace(".", "-") or "-" * len(sheet["key"])
+    count = len(sheet["key"])
+    text = text or "-" * count
+    if not re.fullmatch(f"[A-F.-]{{{count}}}", text):
+        raise refusal("letters", what, count=str(count))
+    return text.lower().replace(".", "-")
 
 
 def mark(rows: list[dict[str, str]], sheets: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -170,16 +172,14 @@ def mark(rows: list[dict[str, str]], sheets: list[dict[str, Any]]) -> list[dict[
         for n, (letter, right) in enumerate(zip(letters, sheet["key"], strict=True)):
             asked = sheet["questions"][n]
             if letter != right:
+                names = {"-": "no answer", **dict(zip(LETTERS, asked["names"], strict=False))}
                 took, was = (
-                    "no answer"
-                    if one == "-"
-                    else asked["names"][LETTERS.index(one)] or "no mistake"
-                    for one in (letter, right)
+                    names.get(one, "no such choice") or "no mistake" for one in letter + right
                 )
                 wrong.append(f"{n + 1}: {asked['about']}: {took} for {was}")
-        points = len(letters) - len(wrong)
+        points = str(len(letters) - len(wrong))
+        confused = "; ".join(wrong)
         marks.append(
-            {"name": row["name"], "points": str(points)}
-            | {"answers": letters, "confused": "; ".join(wrong)}
+            {"name": row["name"], "points": points, "answers": letters, "confused": confused}
         )
     return marks

@@ -185,7 +185,7 @@ class Transcript:
             order.
         imports: module -> the error that its import raised.
         missing: packages that are not installed here; stand-ins replaced them.
-        ends: setting, or IMPORT -> how a child died in it.
+        ends: part -> how a child died in it.
         seconds: the time that all children took together.
         left: the (setting, variant) pairs that the child must still answer. (IMPORT, "") is the
             first of them until the files are imported.

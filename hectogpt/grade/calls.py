@@ -288,13 +288,7 @@ def broken_laws(made: list[list[Call]]) -> list[Finding]:
     values = [call.answer for calls in made for call in calls if isinstance(call.answer, Values)]
     for name, effect in side_effects(values).items():
         found.append(Finding(effect.id, effect.what, SAYS["caller"], name not in NOTED))
-    unnamed = (
-        call.answer.unnamed
-        for calls in made
-        for call in calls
-        if isinstance(call.answer, Values) and call.setting.counts
-    )
-    if names := next(filter(None, unnamed), ()):
+    if names := next(filter(None, (one.unnamed for one in values)), ()):
         named = short(" and ".join(names), 60)
         words = f"it has no argument named {named}, which the course's own tests pass by name"
         found.append(Finding("names of arguments", words, SAYS["names"]))

@@ -197,13 +197,19 @@ def one_call(
     module.zero_grad(set_to_none=True)
     module.train(setting.train_mode)
     arguments = {"num_new_tokens": setting.new_tokens[number]} if setting.new_tokens else {}
+    unnamed: tuple[str, ...] = ()
+    with suppress(TypeError, ValueError):  # a signature that cannot be inspected
+        names = KEYWORDS.get(setting.part, ())
+        known = arguments_for(call, dict.fromkeys(names))
+        unnamed = tuple(name for name in names if name not in known)
     x = leaf.clone()  # autograd forbids changing a leaf in place
     learns = [parameter.requires_grad for parameter in module.parameters()]
     random_state = torch.get_rng_state()
     try:
         with torch.set_grad_enabled(setting.gradient or setting.train_mode):
             before = torch.is_grad_enabled()
-            result = call(x, **arguments)
+            by_place = "num_new_tokens" in unnamed
+            result = call(x, *arguments.values()) if by_place else call(x, **arguments)
             after = torch.is_grad_enabled()
     except BaseException as error:
         return answer_of_error(error)
@@ -218,11 +224,6 @@ def one_call(
         "the random state": not setting.train_mode
         and not torch.equal(random_state, torch.get_rng_state()),
     }
-    unnamed: tuple[str, ...] = ()
-    with suppress(TypeError, ValueError):  # a signature that cannot be inspected
-        names = KEYWORDS.get(setting.part, ())
-        known = arguments_for(call, dict.fromkeys(names))
-        unnamed = tuple(name for name in names if name not in known)
     changed = tuple(name for name, is_so in left.items() if is_so)
     answer = replace(answer, changed=changed, unnamed=unnamed)
     return differentiated(answer, setting, module, leaf, result) if setting.gradient else answer
@@ -320,7 +321,11 @@ def build(
     if not hasattr(solution, name):
         raise MissingClassError(f"model_solution.py has no class {name}")
     module = construct(solution, name, setting.size)
-    fill(module, setting, dtype, patched)
+    module.to(dtype)
+    if patched and setting.part in WHOLE:
+        refit(module, setting, dtype)
+    else:
+        fill(module, setting, patched)
     module.train(setting.train_mode)
     method = BY_NAME[setting.part].functions[-1].rpartition(".")[2]
     call = module if method == "forward" else getattr(module, method)
@@ -346,33 +351,50 @@ def config(solution: ModuleType, size: Size) -> Any:
     return getattr(solution, "ModelConfig", Size)(**vars(size))
 
 
-WHOLE = ("generate", "loss", "train")  # parts that use the whole forward pass
+WHOLE = ("generate", "loss")  # parts that use the whole forward pass
 # Part -> prefixes of the parameters of the parts below it, which a mistake in those may rename.
 BELOW = {"block": ("mlp.", "attention."), "forward": ("backbone.",)}
 
 
-def fill(module: nn.Module, setting: Setting, dtype: torch.dtype, patched: bool = False) -> None:
-    """Convert the module to `dtype`, and copy our weights into it.
+def fill(module: nn.Module, setting: Setting, patched: bool) -> None:
+    """Copy our weights into the module.
 
-    patched: the parts below are replaced, so their parameters are not checked. If the whole
-        forward pass is replaced, no parameters are checked: mistakes in the constructor are
-        reported for the part `forward`.
+    patched: the parts below are replaced, so their parameters are not checked.
 
     Raises ParametersError for a parameter that is missing, unknown, shared, or of a different
     shape.
     """
-    module.to(dtype)
     state = state_of(setting)
-    if not (patched and setting.part in WHOLE):
-        check_parameters(module, state, BELOW.get(setting.part, ()) if patched else ())
-    found = fitting(module, state)
+    check_parameters(module, state, BELOW.get(setting.part, ()) if patched else ())
     with torch.no_grad():
-        for name in found:
-            owner, _, last = name.rpartition(".")
-            if sum(found[name] is one for one in found.values()) > 1:  # stop sharing it
-                found[name] = nn.Parameter(found[name].clone())
-                setattr(module.get_submodule(owner), last, found[name])
-            found[name].copy_(state[name])
+        for name, parameter in fitting(module, state).items():
+            parameter.copy_(state[name])
+
+
+def refit(module: nn.Module, setting: Setting, dtype: torch.dtype) -> dict[str, nn.Parameter]:
+    """Replace all parameters of a module by our weights, and return them by name.
+
+    This is for a module whose whole forward pass is replaced: mistakes in its constructor are
+    reported for the part `forward`. All else in it stays, as train() may use it.
+    """
+    for one in module.modules():
+        one._parameters.clear()
+    own = {}
+    homes = dict[nn.Module, str]()
+    for name, value in state_of(setting).items():
+        *path, last = name.split(".")
+        place = module
+        home = ""
+        for step in path:
+            home += step
+            child = getattr(place, step, None)
+            if not isinstance(child, nn.Module) or homes.setdefault(child, home) != home:
+                child = nn.Module()  # in place of nothing, or of one that is elsewhere too
+                setattr(place, step, child)
+            place = child
+        own[name] = nn.Parameter(value.to(dtype))
+        setattr(place, last, own[name])
+    return own
 
 
 def fitting(module: nn.Module, wanted: dict[str, Tensor]) -> dict[str, nn.Parameter]:
@@ -388,8 +410,9 @@ def check_parameters(module: nn.Module, wanted: dict[str, Tensor], below: tuple[
         parameters.
     """
     own = dict(module.named_parameters(remove_duplicate=False))
-    names = {id(value): name for name, value in own.items()}
-    pairs = [f"{names[id(v)]} and {name}" for name, v in own.items() if names[id(v)] != name]
+    known = {name: own[name] for name in wanted if name in own}
+    names = {id(value): name for name, value in known.items()}
+    pairs = [f"{names[id(v)]} and {name}" for name, v in known.items() if names[id(v)] != name]
     if pairs:
         raise SharedParametersError(f"parameters are shared: {', '.join(pairs)}")
     blocks = {name.split(".")[1] for name in own if name.startswith("backbone.")}
@@ -412,7 +435,7 @@ def check_parameters(module: nn.Module, wanted: dict[str, Tensor], below: tuple[
         "not in the assignment": [
             n
             for n, value in own.items()
-            if n not in wanted and value.requires_grad and not n.startswith(below)
+            if id(value) not in names and value.requires_grad and not n.startswith(below)
         ],
     }
     told = [f"{word}: {', '.join(names)}" for word, names in faults.items() if names]
@@ -465,13 +488,7 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> Answer:
     """
     solution = modules["model_solution"]
     model = construct(solution, "Transformer", TRAIN_SIZE)
-    fill(model, TRAIN_MODEL, torch.float32, patched=True)
-    replace_parts_below(model, TRAIN_MODEL)
-    own = {
-        name: value
-        for name, value in model.named_parameters(remove_duplicate=False)
-        if name in weights(TRAIN_MODEL)
-    }
+    own = refit(model, TRAIN_MODEL, torch.float32)
 
     def loss_of(ids: Tensor) -> Tensor:
         """Return the right loss of a batch.
@@ -480,7 +497,7 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> Answer:
         have cut off their last tokens.
         """
         rows = rows_of(ids, train_text())
-        whole = ids.long() if -1 in rows else train_text()[rows]
+        whole = ids.long() if min(rows) < 0 else train_text()[rows]
         return Computation(own, TRAIN_SIZE).loss(whole)
 
     wanted = {
@@ -507,31 +524,31 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> Answer:
 
 
 def watched(model: Any, watch: Watch) -> Any:
-    """Replace the loss of a model with ours, and report the batches to `watch`.
+    """Replace the forward pass and the loss of a model with ours, which report to `watch`.
 
     The model's `_init_weights` sets our weights again. Returns the model.
     """
-    forward = model.forward
-    first = {name: value.detach().clone() for name, value in watch.parameters.items()}
+    ours = Computation(watch.parameters, TRAIN_SIZE)
 
-    def noted(ids: Tensor, *_: Any, **__: Any) -> Tensor:
-        made: Tensor = forward(ids)
-        watch.backward_of(ids, made)
-        return made
+    def noted(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+        """Return the function with a report of each batch, which is its first argument."""
 
-    def loss(input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
-        made = Computation(watch.parameters, TRAIN_SIZE).loss(input_ids.long())
-        watch.backward_of(input_ids, made)
-        return made
+        def call(*given: Tensor, **named: Tensor) -> Tensor:
+            ids = [*given, *named.values()][0]
+            made = function(ids)
+            watch.backward_of(ids, made)
+            return made
+
+        return call
 
     def drawn(*_: Any, **__: Any) -> None:
         """Set our weights again: train() may initialise them after setting a seed."""
         with torch.no_grad():
-            for name, value in first.items():
+            for name, value in weights(TRAIN_MODEL).items():
                 watch.parameters[name].copy_(value)
 
-    model.get_loss_on_batch = loss
-    model.forward = noted
+    model.get_loss_on_batch = noted(lambda ids: ours.loss(ids.long()))
+    model.forward = noted(ours.forward)
     model._init_weights = drawn
     return model
 

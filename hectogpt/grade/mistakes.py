@@ -210,15 +210,11 @@ def halves(name: str, change: Half) -> list[Mistake]:
 BLOCK = [
     Mistake(
         "norms swapped",
-        first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x),
-        second_norm=lambda s, p, x: s.norm(p + "pre_layer_norm", x),
+        first_norm=Computation.second_norm,
+        second_norm=Computation.first_norm,
     ),
-    Mistake(
-        "pre_layer_norm used twice", second_norm=lambda s, p, x: s.norm(p + "pre_layer_norm", x)
-    ),
-    Mistake(
-        "post_layer_norm used twice", first_norm=lambda s, p, x: s.norm(p + "post_layer_norm", x)
-    ),
+    Mistake("pre_layer_norm used twice", second_norm=Computation.first_norm),
+    Mistake("post_layer_norm used twice", first_norm=Computation.second_norm),
     *mistakes_in(
         "block",
         {
@@ -247,9 +243,9 @@ BLOCK = [
 Factor = Callable[[Computation, Tensor], float]
 
 
-def beside(scores: Tensor, diagonal: int) -> Tensor:
-    """Return the mask [query, key], True where key >= query + diagonal."""
-    return torch.ones(scores.shape[-2:], dtype=torch.bool).triu(diagonal)
+def filled(value: float, diagonal: int = 1) -> Change:
+    """Return a mask that fills the scores with a value where key >= query + diagonal."""
+    return lambda s, t: t.masked_fill(torch.ones_like(t, dtype=torch.bool).triu(diagonal), value)
 
 
 # Sizes by which the scores may be multiplied or divided.
@@ -284,12 +280,12 @@ def projecting(matrices: str = "qkv", biasless: str = "", untransposed: str = ""
     """
 
     def project(self: Computation, p: str, x: Tensor) -> tuple[Tensor, ...]:
-        weights = (
-            self.w[f"{p}W_{n}.weight"] if n in untransposed else self.w[f"{p}W_{n}.weight"].T
-            for n in matrices
-        )
-        biases = (0 if n in biasless else self.w[f"{p}W_{n}.bias"] for n in matrices)
-        return tuple(x @ w + b for w, b in zip(weights, biases, strict=True))
+        def one(n: str) -> Tensor:
+            w = self.w[f"{p}W_{n}.weight"]
+            made = x @ (w if n in untransposed else w.T)
+            return made if n in biasless else made + self.w[f"{p}W_{n}.bias"]
+
+        return tuple(map(one, matrices))
 
     return project
 
@@ -341,16 +337,16 @@ ATTENTION = [
     *mistakes_in(
         "hide",
         {
-            "diagonal masked": lambda s, t: t.masked_fill(beside(t, 0), -math.inf),
-            "diagonal masked, finite": lambda s, t: t.masked_fill(beside(t, 0), -1e9),
-            "one future token seen": lambda s, t: t.masked_fill(beside(t, 2), -math.inf),
+            "diagonal masked": filled(-math.inf, 0),
+            "diagonal masked, finite": filled(-1e9, 0),
+            "one future token seen": filled(-math.inf, 2),
             "mask added as ones": lambda s, t: t + ~s.future(t),
             "mask multiplied": lambda s, t: t * ~s.future(t),
-            "mask filled with the smallest positive number": lambda s, t: t.masked_fill(
-                s.future(t), torch.finfo(torch.float32).tiny
+            "mask filled with the smallest positive number": filled(
+                torch.finfo(torch.float32).tiny
             ),
-            "mask of plus infinity": lambda s, t: t.masked_fill(s.future(t), math.inf),
-            "mask of 1e9": lambda s, t: t.masked_fill(s.future(t), 1e9),
+            "mask of plus infinity": filled(math.inf),
+            "mask of 1e9": filled(1e9),
             "mask not sliced": lambda s, t: t.masked_fill(
                 torch.ones(s.size.context_length, s.size.context_length, dtype=torch.bool).triu(1),
                 -math.inf,
@@ -386,7 +382,7 @@ ATTENTION = [
     ),
     Mistake(
         "NaN replaced by 0",
-        hide=lambda s, t: t.masked_fill(beside(t, 0), -math.inf),
+        hide=filled(-math.inf, 0),
         normalise=lambda s, t: t.softmax(-1).nan_to_num(0.0),
     ),
     Mistake("q and k swapped", project=projecting("kqv")),
@@ -505,7 +501,7 @@ FORWARD = [
     ),
     Mistake(
         "token embeddings times the root of d_model",
-        tokens=lambda s, ids: s.w["embeddings.weight"][ids] * s.size.d_model**0.5,
+        tokens=lambda s, ids: Computation.tokens(s, ids) * s.size.d_model**0.5,
     ),
     *mistakes_in(
         "layers",
@@ -861,7 +857,7 @@ FAMILIES = (
     ),
     Family(
         "attention",
-        lambda v: {"hide": lambda s, t: t.masked_fill(s.future(t), v[0])},
+        lambda v: {"hide": filled(v[0])},
         (Number("mask of", None, (-1.0, -8.0, -15.0)),),
     ),
     Family(
@@ -871,7 +867,7 @@ FAMILIES = (
     ),
     Family(
         "attention",
-        lambda v: {"pattern": lambda s, t: s.normalise(s.scale(t.masked_fill(s.future(t), v[0])))},
+        lambda v: {"pattern": lambda s, t: s.normalise(s.scale(filled(v[0])(s, t)))},
         (Number("before the scale, mask of", None, (-4.0, -20.0)),),
     ),
     Family(

@@ -169,9 +169,8 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> T
         rest = limits.total_seconds - (time.monotonic() - begun)
         if rest <= 0:
             words = "the time for the whole submission ran out"
-            transcript.ends |= {
-                name: ("timed out", words) for name, variant in left if variant == "patched"
-            }
+            lost = {laws.SETTINGS[name].part for name, variant in left if variant == "patched"}
+            transcript.ends |= dict.fromkeys(lost, ("timed out", words))
             break
         with private_folder(submission) as folder:
             transcript.begin(left)
@@ -192,11 +191,14 @@ def run(submission: Submission, limits: Limits, cancelled: threading.Event) -> T
         if not transcript.left or transcript.left[0][1] == "own":
             break  # every part has already run on our own lower parts
         (now, _), *left = transcript.left
-        transcript.ends[now] = describe_ending(ending, transcript, limits)
-        if now == IMPORT:
-            break  # the child died while importing the submission
-        # A part that ended the process in one setting would do so in its other settings too.
-        left = [one for one in left if laws.SETTINGS[one[0]].part != laws.SETTINGS[now].part]
+        outcome, words = describe_ending(ending, transcript, limits)
+        if now == IMPORT:  # the last module may be the cause: leave it out
+            words = f"while {modules.pop()}.py was imported: {words}"
+            lost = {part for part in laws.GRADED if BY_NAME[part].module not in modules}
+        else:  # a part that ended the process in one setting would do so in its other settings too
+            lost = {laws.SETTINGS[now].part}
+        transcript.ends |= dict.fromkeys(lost, (outcome, words))
+        left = [one for one in left if laws.SETTINGS[one[0]].part not in lost]
     transcript.seconds = time.monotonic() - begun
     return transcript
 
@@ -286,7 +288,7 @@ def check_reference(limits: Limits) -> None:
     Raises UserError (EXACTNESS) with the reason if it does not: no submission can be graded then.
     """
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
-    key = hashlib.sha256(f"{version()} {versions} {platform.platform()}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{version()} {versions} {platform.machine()}".encode()).hexdigest()[:16]
     mark = files.cache_dir() / "grader" / f"{key}.txt"
     if mark.is_file():
         return
@@ -313,9 +315,10 @@ def version() -> str:
 
 
 def recorded(path: Path) -> dict[str, Result]:
-    """Return key -> result from a file's records of this grader version, except grader faults.
+    """Return key -> result from a file's records of this grader version.
 
-    A line that is not a record, such as the last one of a killed process, is skipped.
+    Leaves out results with a grader fault, and with a part that needed too much time or memory. A
+    line that is not a record, such as the last one of a killed process, is skipped.
 
     Raises UserError (DATA) if the file cannot be read.
     """
@@ -331,7 +334,8 @@ def recorded(path: Path) -> dict[str, Result]:
         with suppress(*RUBBISH):
             if (record := json.loads(line)).pop("grader") == here:
                 found[record["key"]] = result_of(record)
-    return {key: one for key, one in found.items() if not one.grader_fault}
+    again = {"grader fault", "timed out", "out of memory"}  # may change with the limits
+    return {k: one for k, one in found.items() if not again & {p.outcome for p in one.parts}}
 
 
 def write(path: Path, one: Result) -> None:

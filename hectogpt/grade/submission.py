@@ -19,6 +19,7 @@ from hectogpt.assignment.parts import SOURCES
 from hectogpt.errors import UserError
 
 SOLUTION = "model_solution.py"
+USAGE = f"hectogpt grade FOLDER, with the folder that holds {SOLUTION}"
 LARGEST = 2_000_000  # bytes; a larger file is refused
 MOST = 60  # files read from one submission
 DEEPEST = 4  # levels of folders searched below a given path
@@ -28,7 +29,10 @@ LOOKS = re.compile(
 )
 # The path of a Python file, which may be inside packages.
 NAME = re.compile(r"([A-Za-z_]\w{0,60}/){0,4}\w[\w.-]{0,100}\.py")
-NOTHING = f"there is no {SOLUTION} in it"
+# A file of a flat export; Canvas writes NAME_USER_FILE_train-1.py.
+FLAT = re.compile(r"^(.+?)_((?<=\d_)\d+_)?(model_solution|train|utils)(-\d+)?\.py$")
+UNREAD = (".ipynb", ".gz", ".tgz", ".rar", ".7z")
+NOTHING = f"no {SOLUTION} can be read from it"
 LINK = "it is a link; links are not followed"
 SKIPPED = {"__pycache__", ".git", ".venv", "node_modules", "__MACOSX", "tests", "solution"}
 
@@ -61,17 +65,11 @@ class Submission:
 
         They mention the grader, or use ways to inspect the program that runs the submission.
         """
-        texts = {
-            name: content.decode("utf-8", errors="replace")
-            for name, content in sorted(self.files.items())
-        }
-        lines = (
-            (name, n, line)
-            for name, text in texts.items()
-            for n, line in enumerate(text.splitlines(), 1)
-        )
         found = (
-            f"{name}:{n}: {line.strip()[:160]}" for name, n, line in lines if LOOKS.search(line)
+            f"{name}:{n}: {line.strip()[:160]}"
+            for name, content in sorted(self.files.items())
+            for n, line in enumerate(content.decode("utf-8", errors="replace").splitlines(), 1)
+            if LOOKS.search(line)
         )
         return tuple(islice(found, 20))
 
@@ -90,7 +88,7 @@ def find(paths: tuple[Path, ...]) -> list[Submission]:
         if not path.exists():
             raise UserError(
                 f"{path} does not exist",
-                fix="hectogpt grade FOLDER, with the folder that holds model_solution.py",
+                fix=USAGE,
             )
         here = list(_below(path, path, 0))
         if all(one.fault in (NOTHING, LINK) for one in here):
@@ -126,6 +124,7 @@ def find_one(paths: tuple[Path, ...]) -> Submission:
         if not paths[0].exists():
             raise
         found = []
+    found = [one for one in found if not one.fault] or found
     if len(found) == 1:
         return found[0]
     fault = (
@@ -144,7 +143,8 @@ def find_one(paths: tuple[Path, ...]) -> Submission:
 def _below(path: Path, root: Path, depth: int) -> Iterator[Submission]:
     """Yield the submissions in a path.
 
-    A folder directly below `root` that holds no submission yields a submission with a fault.
+    A folder directly below `root` that holds no submission yields a submission with a fault, and
+    so does an archive or a notebook there that is not read.
     """
     name = _name(path, root)
     if (path.is_file() and path.suffix in (".py", ".zip")) or (path / SOLUTION).is_file():
@@ -160,14 +160,30 @@ def _below(path: Path, root: Path, depth: int) -> Iterator[Submission]:
         for entry in entries:
             inside = (
                 []
-                if entry.is_symlink() or entry.name in SOURCES
+                if entry.is_symlink()
+                or entry.name in SOURCES
+                or _of_student(entry)[SOLUTION] != entry
                 else list(_below(entry, root, depth + 1))
             )
-            if not inside and depth == 0 and entry.is_dir():
+            if not inside and depth == 0 and (entry.is_dir() or entry.suffix in UNREAD):
                 inside = [
                     Submission(entry.name, entry, {}, LINK if entry.is_symlink() else NOTHING)
                 ]
             yield from inside
+
+
+def _of_student(path: Path) -> dict[str, Path]:
+    """Return the files, by the assignment's names, of the student who handed in this one.
+
+    In a flat folder they are next to it. Without a model_solution.py there, it counts as that.
+    """
+    who = FLAT.sub(r"\1", path.name)
+    found = {
+        FLAT.sub(r"\3.py", one.name): one
+        for one in path.parent.iterdir()
+        if FLAT.sub(r"\1", one.name) == who and not one.is_symlink()
+    }
+    return found if SOLUTION in found else {SOLUTION: path}
 
 
 def _name(path: Path, root: Path) -> str:
@@ -188,7 +204,7 @@ def read_submission(path: Path, name: str) -> Submission:
         if path.is_dir():
             return Submission(name, path, _contents(dict(_files(path, path))))
         if path.suffix != ".zip":
-            return Submission(name, path, _contents({SOLUTION: path}))
+            return Submission(name, path, _contents(_of_student(path)))
         with zipfile.ZipFile(path) as archive:
             links = {
                 one.filename for one in archive.infolist() if stat.S_ISLNK(one.external_attr >> 16)

@@ -72,6 +72,15 @@ def test_submissions_are_found_in_files_folders_and_archives(tmp_path: Path) -> 
     assert alone.key == found["anna"].key
     write(tmp_path, "anna/helper.py")
     assert submission.find((tmp_path / "anna",))[0].key != alone.key
+    flat = write(
+        tmp_path / "flat", "smith_12_345_model_solution-1.py", "smith_12_346_train.py", "lee_9_7_model_solution.py"
+    )
+    write(flat, "max_3_4_work.ipynb")
+    assert {one.name: sorted(one.files) for one in submission.find((flat,))} == {
+        "smith_12_345_model_solution-1.py": ["model_solution.py", "train.py"],
+        "lee_9_7_model_solution.py": ["model_solution.py"],
+        "max_3_4_work.ipynb": [],
+    }
 
 
 def test_what_cannot_be_graded_is_one_students_affair(tmp_path: Path) -> None:
@@ -97,11 +106,13 @@ def test_what_cannot_be_graded_is_one_students_affair(tmp_path: Path) -> None:
     assert "no model_solution.py" in faults.pop("other")
     assert set(faults) == set(kinds)
     assert all("the archive cannot be read" in fault for fault in faults.values())
+    assert submission.find_one((tmp_path,)).name == "anna", "the only one that can be graded"
+    write(tmp_path, "eva.py")
     assert "more than one submission" in submission.find_one((tmp_path,)).fault
     (tmp_path / "empty").mkdir()
     assert faults_in(tmp_path / "anna", tmp_path / "empty") == {
         "anna": "",
-        "empty": "there is no model_solution.py in it",
+        "empty": "no model_solution.py can be read from it",
     }
 
 
