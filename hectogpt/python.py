@@ -40,6 +40,7 @@ from hectogpt.training.run_folder import read_run
 from hectogpt.training.setup import check_corpus, fit_vocabulary
 
 Source: TypeAlias = RunResult | Path | str | tuple[Transformer, Tokenizer]
+Ideas: TypeAlias = Path | str | Sequence[Path | str]
 # the default of `generate`; small models repeat themselves if they take the most likely token
 TEMPERATURE = 0.8
 
@@ -113,8 +114,9 @@ def train(
         Stopped,
     ) as error:  # Stopped is raised before the first step, when there is nothing to save
         if isinstance(error, UserError) and SetTo("resume", folder) in error.fix_parts:
-            fix = f"hectogpt.train(run, out={str(folder)!r}, resume=True), or a different out"
-            error.amended(fix=fix)
+            error.amended(
+                fix=f"hectogpt.train(run, out={str(folder)!r}, resume=True), or a different out"
+            )
         if error.code == errors.INTERRUPTED:
             raise KeyboardInterrupt(str(error)) from None
         if error.code in (errors.TERMINATED, errors.HANGUP):
@@ -133,7 +135,7 @@ def _train_without_folder(plan: Plan, corpus: Corpus, progress: Progress) -> Run
 
 
 def load(
-    source: Source, idea: Path | str | Sequence[Path | str] = (), *, step: int | None = None
+    source: Source, idea: Ideas = (), *, step: int | None = None
 ) -> tuple[Transformer, Tokenizer]:
     """Open a model, on the CPU and in evaluation mode, and its tokenizer.
 
@@ -152,10 +154,9 @@ def load(
         return source.model, source.tokenizer
     if isinstance(source, tuple):
         return source
-    ideas = [idea] if isinstance(idea, Path | str) else idea
     if step is not None:
-        return open_at(source, step, ideas)
-    return open_model(source, download=isinstance(source, str), idea=ideas)
+        return open_at(source, step, [idea] if isinstance(idea, Path | str) else idea)
+    return open_model(source, download=isinstance(source, str), idea=idea)
 
 
 def generate(
@@ -165,6 +166,7 @@ def generate(
     max_new_tokens: int = 100,
     seed: int = 0,
     greedy: bool = False,
+    idea: Ideas = (),
     **options: Any,
 ) -> str:
     """The prompt and the model's continuation, as `hectogpt generate` prints them.
@@ -176,6 +178,7 @@ def generate(
         seed: the seed of the random draws.
         greedy: always take the most likely token. Otherwise tokens are drawn at a temperature of
             0.8 from the 50 most likely ones.
+        idea: as in `load`.
         options: other fields of Sampling (temperature, top_k, stop_strings, ...).
 
     The text ends before an end-of-text token, or before `eos_token_id` (-1: never). Raises
@@ -185,7 +188,7 @@ def generate(
     known = [f.name for f in fields(Sampling) if f.name not in own]
     for name in set(options).difference(known):
         raise errors.unknown(f"generate has no option {name!r}", name, known)
-    model, tokenizer = load(source)
+    model, tokenizer = load(source, idea)
     options = {
         "max_new_tokens": max_new_tokens,
         "do_sample": not greedy,
@@ -196,7 +199,9 @@ def generate(
     )
 
 
-def attention_maps(source: Source, text: str) -> Float[np.ndarray, "layers heads time time"]:
+def attention_maps(
+    source: Source, text: str, idea: Ideas = ()
+) -> Float[np.ndarray, "layers heads time time"]:
     """The attention of every layer and head on a text.
 
     [layer, head, t, s] is the weight that token t gives to token s. Rows sum to 1; the future
@@ -205,10 +210,11 @@ def attention_maps(source: Source, text: str) -> Float[np.ndarray, "layers heads
     Args:
         source: as in `generate`.
         text: the text to read.
+        idea: as in `load`.
 
     Raises UserError for an empty text.
     """
-    model, tokenizer = load(source)
+    model, tokenizer = load(source, idea)
     ids = read_prompt(text, tokenizer, model)
     if model.embeddings.weight.device.type != "cpu":
         model = copy.deepcopy(model).to(torch.device("cpu"))
@@ -257,9 +263,10 @@ def compare(
     arms = arms_of(runs, steps, threads)
     names = list(dict.fromkeys(arm.run.corpus for arm in arms))
     if corpus is None and len(names) > 1:
-        why = "losses on different texts cannot be compared"
         raise UserError(
-            f"the runs read {', '.join(names)}", why=why, fix=SetTo("corpus", names[0])
+            f"the runs read {', '.join(names)}",
+            why="losses on different texts cannot be compared",
+            fix=SetTo("corpus", names[0]),
         )
     text = corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus or names[0]))
     with tempfile.TemporaryDirectory(prefix="hectogpt-") as folder:
@@ -271,6 +278,9 @@ def compare(
         perform(comparison, comparison.missing(), engine, Progress(quiet))
         found = ComparisonResult.of(comparison)
     if not found.results:
-        why = str(comparison.failed[0].error) if comparison.failed else ""
-        raise UserError(f"no result from {len(comparison.trials())} trials", why=why, code=1)
+        raise UserError(
+            f"no result from {len(comparison.trials())} trials",
+            why=str(comparison.failed[0].error) if comparison.failed else "",
+            code=1,
+        )
     return found

@@ -19,7 +19,7 @@ def main(options: ExportOptions) -> None:
     """Export the model, or one for each step of a series, and print it. Raises UserError."""
     note = remarks(options.quiet)
     place = find_folder(options.model, download=True)
-    history = History(place, note=note) if (place / RUN).is_file() else None
+    history = History(place, options.idea, note) if (place / RUN).is_file() else None
     steps = [options.step] if options.series is None else read_series(options)
     if history is not None and options.series is not None:
         history.check(max(step or 0 for step in steps))
@@ -53,8 +53,11 @@ def read_series(options: ExportOptions) -> list[int | None]:
     """The steps of a series, in ascending order. Raises UserError."""
     words = str(options.series).split(",")
     if options.step is not None or not all(word.isdecimal() for word in words):
-        why = "it is a list of steps with commas, and replaces --step"
-        raise UserError(Setting("series", options.series), why=why, fix="--series 0,10,20")
+        raise UserError(
+            Setting("series", options.series),
+            why="it is a list of steps with commas, and replaces --step",
+            fix="--series 0,10,20",
+        )
     return [*sorted({int(word) for word in words})]
 
 

@@ -40,10 +40,9 @@ def main(options: GenerateOptions) -> None:
     stops = sampling.eos_token_id
     prompt = tokenizer.encode(options.prompt)
     if len(prompt) + options.max_new_tokens - 1 > (context := model.config.context_length):
-        words = "and recomputes them, which is slower"
         remark(
             f"past the context of {context} tokens, each token sees only the last {context}, "
-            f"{words}"
+            "and recomputes them, which is slower"
         )
     check_memory(model, len(prompt), sampling, TOKEN_BYTES)
     model = place(model, options)
@@ -81,12 +80,11 @@ def main(options: GenerateOptions) -> None:
         print(json.dumps(answer | {"seconds": seconds, "texts": texts}, allow_nan=False))
     for number, text in enumerate(() if options.json or live else texts, start=1):
         write(f"--- {number} of {copies} ---\n{options.prompt}{text['text']}\n")
-    if not any(text["text"] for text in texts):
-        remark("the model ended the text at once: give it a prompt, or a different --seed")
-    speed = f"{tokens / seconds:.1f} a second, prompt included"
+    if tokens and not any(text["text"] for text in texts):
+        remark("the model ended the text at once: change the prompt, or --seed")
     note(
-        f"{tokens} {'token' if tokens == 1 else 'tokens'} in {seconds:.2f} s, {speed} "
-        f"({options.precision})",
+        f"{tokens} {'token' if tokens == 1 else 'tokens'} in {seconds:.2f} s, "
+        f"{tokens / seconds:.1f} a second, prompt included ({options.precision})",
         options.quiet,
     )
 

@@ -25,7 +25,7 @@ Step = Annotated[
     int | None, arg(help="For a run: the weights after this step (default: the newest weights).")
 ]
 IDEA = (
-    "Your own file that defines classes of the model; it is imported. Not needed if you ran it "
+    "Your own file with classes that the model uses; naming it runs it. Not needed if you ran it "
     "here and have not changed it."
 )
 Idea = Annotated[tuple[Path, ...], arg(help=IDEA)]
@@ -44,7 +44,8 @@ class TrainOptions(Habits):
     branch: Annotated[str | None, arg(metavar="RUN@N")] = None
     """Continue a run from its state after step N, with the options that you change."""
     resume: Annotated[str | None, arg(metavar="auto|RUN")] = None
-    """Resume the recipe's newest run (auto), or the run in a folder."""
+    """Resume the run in a folder, or (auto) the newest run below runs/; with a recipe, the newest
+    in runs/RECIPE, runs/RECIPE-2 ..."""
     dist_timeout: float = 120.0
     """Seconds that processes started by torchrun wait for each other."""
     json: Json = False
@@ -58,8 +59,8 @@ class TrainOptions(Habits):
 class TrainHelp(TrainOptions):
     """Train a recipe, score it, and keep everything in runs/RECIPE.
 
-    The recipe `minute` takes about a minute; `top` reaches the lowest loss. FILE.py:FUNCTION is a
-    recipe changed by your own function. The ladder of recipes, from the baseline up:
+    `minute` takes one to two minutes; `top` reaches the lowest loss. FILE.py:FUNCTION is a recipe
+    changed by your own function. The ladder of recipes, from the baseline up:
 
     baseline, learning_rate, embedding_lr, width_128_shared_row, muon, rotary, head_lr, smear,
     bigram_hash, value_embeddings, copying, width_256, linear_decay, smear_3, layers_4,
@@ -158,6 +159,7 @@ class ExportOptions:
     to: Literal["hf", "gguf"] = "hf"
     """hf: a folder for transformers. gguf: model.gguf for llama.cpp, only for a GPT-2."""
     step: Step = None
+    idea: Idea = ()
     series: str | None = None
     """Steps of a run, separated by commas: one export for each, in FOLDER/step-N."""
     overwrite: bool = False
@@ -239,7 +241,7 @@ class YardstickOptions:
     tokenizer: str = "gpt2"
     """gpt2, bytes, or a tokenizer.json of Hugging Face or its folder."""
     train_tokens: int | None = None
-    """Count only the first N tokens, for a run that reads no more (default: all)."""
+    """Count only N tokens, spread evenly, for a run that reads no more (default: all)."""
     loss: tuple[float, ...] = ()
     """Your model's losses, to place among those of the counting models."""
     per: Literal["token", "byte", "character"] = "token"
@@ -335,7 +337,7 @@ class JudgeOptions:
 
     Examples
       hectogpt judge my_idea.py:idea
-      hectogpt judge my_idea.py:idea@top --minutes 60 --json
+      hectogpt judge my_idea.py:idea@top --minutes 180 --json
       hectogpt judge --replay judgements/my_idea-idea-20261128-101500-7.jsonl
       hectogpt judge --queue ideas --hours 8
     """
@@ -400,11 +402,8 @@ class AssignmentOptions:
     check: bool = False
     """Report which parts of the folder pass; the exit code is 0 if all do, else 1."""
     parts: str = "all"
-    """Parts to write: all, scored (those with points), or names separated by commas.
-
-    The names are gelu, mlp, attention, block, init, forward, generate, loss, converter,
-    pretrained, chunks, train, plot.
-    """
+    """Parts to write: all, scored (those with points), or names separated by commas: gelu, mlp,
+    attention, block, init, forward, generate, loss, converter, pretrained, chunks, train, plot."""
     solution: bool = False
     """Also write the textbook's files and the answers to the folder `solution`, for teachers."""
 
@@ -532,6 +531,7 @@ class DataOptions:
     """
 
     action: Positional[Literal["build"]]
+    """build: tokenise the corpus, or check the tokens that exist"""
     source: Positional[str] = "sotu"
     """sotu, tinystories, hf:NAME, a text file, a folder, .jsonl, FILE.jsonl:COLUMN, or .bin"""
     vocab: int | None = None

@@ -74,30 +74,33 @@ class Sampling:
         )
 
     def __post_init__(self) -> None:
-        self._check("max_new_tokens", self.max_new_tokens >= 0, "at least 0")
-        self._check(
-            "temperature", 0 <= self.temperature < math.inf, "0 (greedy) or a positive number"
-        )
-        self._check("top_k", self.top_k >= 0, "0 (off) or a positive number")
-        self._check("top_p", 0 <= self.top_p <= 1, "between 0 and 1")
-        self._check("min_p", 0 <= self.min_p <= 1, "between 0 and 1")
-        self._check("num_return_sequences", self.num_return_sequences >= 1, "at least 1")
-        self._check(
-            "stop_strings",
-            all(map(_is_text, self.stop_strings)),
-            "non-empty Unicode strings",
-        )
+        for name, fits, expected in (
+            ("max_new_tokens", self.max_new_tokens >= 0, "at least 0"),
+            (
+                "temperature",
+                0 <= self.temperature < math.inf,
+                "0 (greedy) or a positive number",
+            ),
+            ("top_k", self.top_k >= 0, "0 (off) or a positive number"),
+            ("top_p", 0 <= self.top_p <= 1, "between 0 and 1"),
+            ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
+            ("num_return_sequences", self.num_return_sequences >= 1, "at least 1"),
+            (
+                "stop_strings",
+                all(map(_is_text, self.stop_strings)),
+                "non-empty Unicode strings",
+            ),
+        ):
+            if not fits:  # NaN never fits, because all its comparisons are false
+                raise UserError(
+                    Setting(name, repr(getattr(self, name))), why=f"it must be {expected}"
+                )
         if self.num_return_sequences > 1 and self.greedy:
             raise UserError(
                 (Setting("num_return_sequences", self.num_return_sequences), " without sampling"),
                 why="greedy continuations of a prompt are all equal",
                 fix="sample with a temperature above 0",
             )
-
-    def _check(self, name: str, fits: bool, expected: str) -> None:
-        if not fits:  # NaN never fits, because all its comparisons are false
-            setting = Setting(name, repr(getattr(self, name)))
-            raise UserError(setting, why=f"it must be {expected}")
 
     @property
     def greedy(self) -> bool:
@@ -126,7 +129,7 @@ def choose(
     )
     # The draw is scaled by the computed sum, so that the last token can be reached. `right`
     # skips tokens of probability 0.
-    return torch.searchsorted(total, (draw[:, None] * total[:, -1:]), right=True)[:, 0].clamp(
+    return torch.searchsorted(total, draw[:, None] * total[:, -1:], right=True)[:, 0].clamp(
         max=logits.shape[1] - 1
     )
 
@@ -180,8 +183,10 @@ class Decoder:
         # The last tokens of each row, up to L of them.
         self.newest = texts[:, -self.limit :].to(like.device)
         rows, width = self.newest.shape
-        attentions = [block.attention for block in cast(Iterable[DecoderBlock], model.backbone)]
-        heads = [(a.kv_heads, a.d_key) for a in attentions]
+        heads = [
+            (block.attention.kv_heads, block.attention.d_key)
+            for block in cast(Iterable[DecoderBlock], model.backbone)
+        ]
         self.cache = Cache(
             rows, min(width + new_tokens, self.limit), heads, model.config.d_attention, like
         )
@@ -339,8 +344,8 @@ def check_memory(
         numbers * weight.element_size()
         + 10_000
         + (0 if sampling.greedy else 3 * 8 * config.vocab_size)
+        + per_token * new
     )
-    row += per_token * new
     need = rows * row
     have = hardware.free_memory(str(weight.device))
     if new and need > have:

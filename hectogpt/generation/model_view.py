@@ -173,8 +173,14 @@ def effects(
     best = sorted(heads, key=lambda head: -alone[head].sum())
     for a, b in combinations(heads if len(heads) <= MOST_PAIRED else sorted(best[:4]), 2):
         sums = measure(model, windows, [a, b]) - whole
-        beyond = mean(sums - alone[a] - alone[b])
-        found.append({"heads": [a, b], "mode": "zero", **mean(sums), "beyond": beyond})
+        found.append(
+            {
+                "heads": [a, b],
+                "mode": "zero",
+                **mean(sums),
+                "beyond": mean(sums - alone[a] - alone[b]),
+            }
+        )
     return found
 
 

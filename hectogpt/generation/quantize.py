@@ -76,13 +76,13 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows out"]:
         rows = x.numel() // self.in_features
-        if self.packed is not None or (
-            self.own_code and rows <= native.most_rows(self.weight.dtype)
-        ):
-            return native.linear(x, self.weight if self.packed is None else self.packed, self.bias)
-        y = self._gemm(x, rows)
-        y = y if self.scale is None else y * self.scale[:, 0]
-        return y if self.bias is None else y + self.bias
+        if self.packed or (self.own_code and rows <= native.most_rows(self.weight.dtype)):
+            y = native.linear(x, self.packed or self.weight, self.bias)
+        else:
+            y = self._gemm(x, rows)
+            y = y if self.scale is None else y * self.scale[:, 0]
+            y = y if self.bias is None else y + self.bias
+        return y.to(x.dtype)
 
     def _gemm(self, x: Tensor, rows: int) -> Tensor:
         """Multiply by the matrix, with oneDNN on the CPU.

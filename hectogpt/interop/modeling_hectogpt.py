@@ -383,14 +383,11 @@ class Attention(nn.Module):
         self, x: Tensor, extra: Tensor | None, positions: Tensor, cache: TextCache
     ) -> Tensor:
         q, k, v = (
-            linear(x).unflatten(-1, (self.n_heads, -1))
+            linear(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
             for linear in (self.W_q, self.W_k, self.W_v)
         )
         if extra is not None:
-            v = v + self.ve_scale * extra.unflatten(-1, (self.n_heads, -1))
-        q = q.transpose(1, 2)
-        k = k.transpose(1, 2)
-        v = v.transpose(1, 2)
+            v = v + self.ve_scale * extra.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
         for part in self.qk_parts:
             q, k = part(q, k, positions)
         k = cache.append((self, "k"), k, dim=2)
@@ -415,10 +412,12 @@ class Block(nn.Module):
         self.pre_layer_norm = build(norm, d)
         self.attention = Attention(settings)
         self.post_layer_norm = build(norm, d)
-        fc1 = nn.Linear(d, 4 * d, bias=bias)
-        fc2 = nn.Linear(4 * d, d, bias=bias)
         self.mlp = nn.Sequential(
-            OrderedDict(fc1=fc1, activation=build(settings["activation"]), fc2=fc2)
+            OrderedDict(
+                fc1=nn.Linear(d, 4 * d, bias=bias),
+                activation=build(settings["activation"]),
+                fc2=nn.Linear(4 * d, d, bias=bias),
+            )
         )
 
     def forward(

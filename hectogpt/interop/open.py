@@ -137,12 +137,12 @@ def find_checkpoint(
     if step in steps:
         return step
     if step is not None and not (has_weights and read_summary(folder).get("steps") == step):
-        why = (
-            f"it has checkpoints of steps {', '.join(map(str, steps))}"
+        raise CheckpointError(
+            f"{folder} has no checkpoint of step {step}",
+            why=f"it has checkpoints of steps {', '.join(map(str, steps))}"
             if steps
-            else "it has none (see save_every)"
+            else "it has none (see save_every)",
         )
-        raise CheckpointError(f"{folder} has no checkpoint of step {step}", why=why)
     ended = has_weights and not _is_under_way(folder, note)
     if ended or step is not None:
         return None
@@ -157,9 +157,11 @@ def find_checkpoint(
         return newest
     if has_weights:
         return None
-    why = "it is not finished and has no checkpoint"
-    fix = "train the run to its end"
-    raise CheckpointError(f"the run in {folder} has no model yet", why=why, fix=fix)
+    raise CheckpointError(
+        f"the run in {folder} has no model yet",
+        why="it is not finished and has no checkpoint",
+        fix="train the run to its end",
+    )
 
 
 def _is_under_way(folder: Path, note: Note) -> bool:
@@ -194,16 +196,17 @@ def find_folder(name_or_folder: str | Path, download: bool) -> Path:
     A model in this machine's cache is not downloaded again. Raises UserError as `open_model` does,
     within seconds if the hub does not answer.
     """
-    folder = Path(name_or_folder)
     name = str(name_or_folder)
+    folder = Path(os.path.expanduser(name))
     if os.path.isdir(folder):  # False, without an error, also for an impossible path
         return folder
     near = nearest_run(name)
     above = name.partition("/")[0]
     is_file = os.path.isfile(folder)
     if not download or is_file or above in ("runs", ".", "..", "") or os.path.isdir(above):
-        why = "it is a file" if is_file else "there is no such folder"
-        raise no_model(name[:200], why).amended(fix=near)
+        raise no_model(
+            name[:200], "it is a file" if is_file else "there is no such folder"
+        ).amended(fix=near)
     try:
         if not HUB_NAME.match(name):
             raise ValueError("it cannot be a name on the hub")

@@ -25,7 +25,7 @@ from hectogpt import files, hardware
 from hectogpt.errors import UserError, first_line
 
 FOLDER = Path(__file__).parent
-PREBUILT = FOLDER / "prebuilt"  # only in wheels for one platform
+PREBUILT = FOLDER / "path"  # only in wheels for one platform
 # Never use -ffast-math: it makes exp wrong by 41 %.
 OPTIONS = ("-w", "-O2", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast")
 
@@ -104,16 +104,15 @@ def find() -> Found:
     """The library for this CPU, compiled if necessary (about ten seconds, once per machine)."""
     reasons: list[str] = []
     for form in forms():
-        prebuilt = PREBUILT / f"{form.name}.so"
+        path = PREBUILT / f"{form.name}.so"
         try:
-            if prebuilt.exists():
-                check_library(prebuilt)
-                library = Library(form, ctypes.CDLL(str(prebuilt)), "came with the package")
+            if path.exists():
+                check_library(path)
+                made = "came with the package"
             else:
-                library = Library(
-                    form, ctypes.CDLL(str(compiled(form))), f"compiled by {cpp_compiler()}"
-                )
-            return Found(library, tuple(reasons))
+                path = compiled(form)
+                made = f"compiled by {cpp_compiler()}"
+            return Found(Library(form, ctypes.CDLL(str(path)), made), tuple(reasons))
         except (
             FileNotFoundError,
             TimeoutError,
@@ -232,10 +231,8 @@ def check_library(library: Path) -> None:
 def openmp_of_torch() -> Path | None:
     """torch's OpenMP library, which the kernels use so that there is only one pool of threads."""
     spec = importlib.util.find_spec("torch")
-    folders = (
-        [] if spec is None else [Path(place) for place in spec.submodule_search_locations or ()]
-    )
+    folders = (spec and spec.submodule_search_locations) or ()
     return next(
-        (path for folder in folders for path in sorted((folder / "lib").glob("libgomp*.so*"))),
+        (path for folder in folders for path in sorted(Path(folder, "lib").glob("libgomp*.so*"))),
         None,
     )

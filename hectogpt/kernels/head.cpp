@@ -24,10 +24,9 @@ void softmax_row(T* z, T* side, i64 vocab, const float* bias, float bias_top, i6
                  float* loss, float* scale) {
     float rounded = widen(z[target]), exact = wide ? *wide : rounded, slope = 1;
     const i64 whole = vocab / W * W, rest = vocab - whole;
-    // The last logits, padded with logits of probability 0.
-    vf last = load_part(z + whole, rest);
+    vf last = load_part(z + whole, rest);  // to be padded with logits of probability 0
     float last_bias[W];
-    for (i64 j = 0; j < W; j++) last_bias[j] = j >= rest ? -INFINITY : bias ? bias[whole + j] : 0.0f;
+    for (i64 j = 0; j < W; j++) last_bias[j] = j >= rest ? (last[j] = -INFINITY) : bias ? bias[whole + j] : 0.0f;
     const auto biased = [&](const T* at, const float* b) { return b && !CAPPED ? load(at) + load(b) : load(at); };
     vf top_each = CAPPED ? last : last + load(last_bias), top_other = top_each;
     i64 j = 0;
@@ -38,6 +37,7 @@ void softmax_row(T* z, T* side, i64 vocab, const float* bias, float bias_top, i6
     if (j < whole) top_each = larger(top_each, biased(z + j, bias ? bias + j : nullptr));
     float top = largest(larger(top_each, top_other));
     if (CAPPED) {
+        if (std::tanh(top / cap) > -60 / cap) top = std::max(top, 0.0f);  // 0 also does, unless exp(z) vanishes
         top = cap * std::tanh(top / cap) + bias_top;  // not the maximum, but at least as large
         const float tanh = std::tanh(exact / cap);
         slope = 1 - tanh * tanh;

@@ -60,8 +60,7 @@ def head_softmax(
     Returns the losses, and the factors to multiply the rows of the gradient by.
     """
     rows, vocab = z.shape
-    losses = torch.empty(rows)
-    scale = torch.empty(rows)
+    losses, scale = z.new_empty(2, rows, dtype=torch.float32)
     top = 0.0 if bias is None else float(bias.amax())
     call(
         "head_softmax",
@@ -105,15 +104,15 @@ def cross_entropy(
     x, weight, target = (t.contiguous() for t in (x.float(), weight.float(), target))
     vocab, d = sizes = weight.shape
     columns = vocab + -vocab % PANEL
-    bias = torch.zeros(vocab) if bias is None else bias
+    bias = x.new_zeros(vocab) if bias is None else bias.float()
     bias = F.pad(bias, (0, columns - vocab), value=-torch.inf)
     chunk += -chunk % BLOCK
     # Memory for two copies of the weight: one with d rounded up to an even number, and one with d
     # rounded up to a multiple of 16 (see Head in cross_entropy.cpp).
-    packed, e = (torch.empty(columns * n, dtype=dtype) for n in (2 * d + 16, chunk))
-    losses, scale = torch.empty(2, len(x))
+    packed, e = (x.new_empty(columns * n, dtype=dtype) for n in (2 * d + 16, chunk))
+    losses, scale = x.new_empty(2, len(x))
     grad_x = torch.empty_like(x)
-    grad = torch.zeros(d, columns)
+    grad = x.new_zeros(d, columns)
     is_bf16 = _is_bf16(packed)
     call("head_pack", is_bf16, weight, *sizes, packed)
     for start in range(0, len(x), chunk):
@@ -157,7 +156,7 @@ def causal_attention(
         scale: the factor of the scores.
         first: the first key that each query sees. It must not decrease along a text. None means 0.
     """
-    attended: Tensor = _CausalAttention.apply(q, k, v, scale, first)
+    attended: Tensor = _CausalAttention.apply(q, k, v, float(scale), first)
     return attended
 
 
@@ -211,7 +210,7 @@ class _CausalAttention(torch.autograd.Function):
 
 def norm_rotate_fits(dtype: torch.dtype, d_head: int, cosines: Tensor) -> bool:
     """True if `norm_rotate` supports heads of this dtype and size, and these angles."""
-    fits = d_head in (64, 128) and dtype in DTYPES
+    fits = d_head in (64, 128) and dtype in DTYPES and cosines.device.type == "cpu"
     return fits and cosines.shape[0] == 1 and cosines.shape[-1] % 16 == 0
 
 
@@ -220,7 +219,7 @@ def norm_rotate(
 ) -> Heads:
     """x divided by its root mean square, then rotated; computed in float32."""
     turned: Tensor = _NormRotate.apply(
-        x, cosines.float().contiguous(), sines.float().contiguous(), eps
+        x, cosines.float().contiguous(), sines.float().contiguous(), float(eps)
     )
     return turned
 
@@ -361,8 +360,9 @@ def linear(
     multiples of max|row| / 127.
     """
     out = len(weight.scale if isinstance(weight, Packed) else weight)
-    x, width, y = x.float().contiguous(), x.shape[-1], torch.empty(*x.shape[:-1], out)
-    sizes = (x.numel() // width, width, out)
+    x = x.float().contiguous()
+    y = x.new_empty(*x.shape[:-1], out)
+    sizes = (x.numel() // x.shape[-1], x.shape[-1], out)
     if isinstance(weight, Packed):
         call("linear_int8", x, *sizes, *weight, bias, y)
     else:
@@ -382,9 +382,9 @@ def attend(
     q = q.contiguous()
     capacity = keys.stride(1) // d
     assert keys.stride() == values.stride() == (heads * capacity * d, capacity * d, d, 1)
-    out = torch.empty(batch, time, heads * d)
+    out = q.new_empty(batch, time, heads * d)
     sizes = (batch, heads, time, d, capacity, first)
-    call("attend", q, keys, values, starts, out, *sizes, float(scale))
+    call("attend", q, keys, values, starts.contiguous(), out, *sizes, float(scale))
     return out
 
 

@@ -149,19 +149,19 @@ class CausalAttention(nn.Module):
         # at the start of a document, C++ gets the first key of each query. Otherwise `attend` uses
         # torch with a mask or, for plain causal attention, C++.
         q, k, v = self.qkv(x, view, ve)
+        first = view.first
         if cache is not None:
             k, v = cache.update(k, v)
-            one_document = view.first is None or x.shape[1] == 1
             if (
                 self.reads_cache_natively
                 and self.is_plain
-                and one_document
+                and (first is None or x.shape[1] == 1)
                 and k.dtype == torch.float32
             ):
-                starts = cache.slots.new_zeros(len(x)) if view.first is None else view.first[:, 0]
+                starts = cache.slots.new_zeros(len(x)) if first is None else first[:, 0]
                 return self.W_o(native.attend(q, k, v, starts, int(cache.slots[0]), self.scale))
-        if view.first is not None and cache is None and self.is_plain and self._native(q):
-            attended = self._attend_by_kernel(q, k, v, view.first)
+        if first is not None and cache is None and self.is_plain and self._native(q, k, v):
+            attended = self._attend_by_kernel(q, k, v, first)
         else:
             q, k, v, mask = self.change(q, k, v, self.mask(view, q.dtype), view)
             attended = self.attend(q, k, v, mask, cache is None)
@@ -198,7 +198,7 @@ class CausalAttention(nn.Module):
             whole: True if queries and keys belong to the same tokens, from the first one on.
         """
         is_causal = mask is None and self.causal
-        if whole and is_causal and self._native(q):
+        if whole and is_causal and self._native(q, k, v):
             return self._attend_by_kernel(q, k, v)
         # The CPU kernel works in vectors of 16, so heads of 11 dimensions would take twice the
         # time of heads of 16.
@@ -214,10 +214,11 @@ class CausalAttention(nn.Module):
         """True if this is causal attention without any changes."""
         return type(self) is CausalAttention and self.causal and not len(self.score_biases)
 
-    def _native(self, q: Tensor) -> bool:
-        """True if the C++ kernel is in use and supports these queries."""
+    def _native(self, q: Tensor, k: Tensor, v: Tensor) -> bool:
+        """True if the C++ kernel is in use and supports these queries, keys and values."""
         return (
             q.device.type == "cpu"
+            and q.shape == k.shape == v.shape
             and native.wanted(self)
             and native.attention_fits(_narrow(q), q.shape[-1])
         )

@@ -120,13 +120,14 @@ class ModelConfig:
                 )
         least = self.d_model if self.lm_head.tied else 1
         if self.d_input is not None and self.d_input < least:
-            why = f"it must be at least {least:,}" + ", as the head is tied" * self.lm_head.tied
-            raise UserError(Setting("model.d_input", _shown(self.d_input)), why=why)
+            raise UserError(
+                Setting("model.d_input", _shown(self.d_input)),
+                why=f"it must be at least {least:,}" + ", as the head is tied" * self.lm_head.tied,
+            )
         if self.document_start is not None and not 0 <= self.document_start < self.vocab_size:
-            why = f"token ids run from 0 to {self.vocab_size - 1:,}"
             raise UserError(
                 Setting("model.document_start", _shown(self.document_start)),
-                why=why,
+                why=f"token ids run from 0 to {self.vocab_size - 1:,}",
                 fix="an id, or None",
             )
         if self.d_model % self.n_heads:

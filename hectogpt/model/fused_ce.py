@@ -116,7 +116,7 @@ def fused_losses(
     device assert, and such a mean is NaN.
     """
     vocab, d = weight.shape
-    target = targets.reshape(-1)
+    target = targets.reshape(-1).long()
     check_targets(target, vocab)
     acc_dtype = (
         torch.float64

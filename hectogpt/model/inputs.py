@@ -46,6 +46,17 @@ class InputPart(Value):
         """Build the module; `norm` is the model's norm."""
 
 
+def _check(part: InputPart, **limits: int) -> None:
+    """Raise UserError unless each of these fields lies between 1 and its limit."""
+    for name, most in limits.items():
+        value = getattr(part, name)
+        if not 1 <= value <= most:
+            raise UserError(
+                Setting(f"{type(part).__name__}.{name}", value),
+                why=f"it must lie between 1 and {most:,}",
+            )
+
+
 @dataclass(frozen=True)
 class EmbeddingNorm(InputPart):
     """The model's norm, applied to the embeddings."""
@@ -129,10 +140,7 @@ class Spelling(InputPart):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.rows <= 2**31:
-            raise UserError(
-                Setting("Spelling.rows", self.rows), why=f"it must lie between 1 and {2**31:,}"
-            )
+        _check(self, rows=2**31)
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
         return SpellingLayer(vocab_size, self.rows, d_model, self.scale)
@@ -200,11 +208,9 @@ class NgramHash(InputPart):
     common: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value, most in (("order", self.order, 64), ("rows", self.rows, 2**31)):
-            if not 1 <= value <= most:
-                raise UserError(
-                    Setting(f"NgramHash.{name}", value), why=f"it must lie between 1 and {most:,}"
-                )
+        _check(self, order=64, rows=2**31)
+        if self.common is not None:  # a float64 holds common^order
+            _check(self, common=10 ** min(300 // self.order, 7))
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
         return NgramHashLayer(self.order, self.rows, d_model, self.common)
@@ -249,10 +255,7 @@ class Induction(InputPart):
     share: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.orders <= 64:
-            raise UserError(
-                Setting("Induction.orders", self.orders), why="it must lie between 1 and 64"
-            )
+        _check(self, orders=64)
 
     def build(self, d_model: int, vocab_size: int, norm: Norm) -> nn.Module:
         return InductionLayer(d_model, vocab_size, self.orders, self.share)

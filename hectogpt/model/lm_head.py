@@ -54,8 +54,10 @@ class LMHeadConfig:
                 why="it must be positive and finite",
             )
         if not math.isfinite(self.embedding_map):
-            what = Setting("model.lm_head.embedding_map", self.embedding_map)
-            raise UserError(what, why="it multiplies weights, so it must be finite")
+            raise UserError(
+                Setting("model.lm_head.embedding_map", self.embedding_map),
+                why="it multiplies weights, so it must be finite",
+            )
         for name in ("embedding_map", "compact_vocab"):
             if self.tied and getattr(self, name):
                 raise UserError(

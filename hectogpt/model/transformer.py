@@ -90,9 +90,11 @@ def build_for(
 
     def check_shape(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if output.shape != inputs[0].shape:
-            what = f"{name}: layer {layer} gave {tuple(output.shape)} for {tuple(inputs[0].shape)}"
-            why = "this must keep the shape [batch, time, d_model] of the residual stream"
-            raise UserError(what, why=why, fix=f"a last layer with {inputs[0].shape[-1]} outputs")
+            raise UserError(
+                f"{name}: layer {layer} gave {tuple(output.shape)} for {tuple(inputs[0].shape)}",
+                why="this must keep the shape [batch, time, d_model] of the residual stream",
+                fix=f"a last layer with {inputs[0].shape[-1]} outputs",
+            )
 
     module.register_forward_hook(check_shape)
     return module

@@ -26,11 +26,13 @@ from hectogpt.files import (
     MANIFEST,
     check_hashes,
     open_regular,
+    parse_json_object,
     read_json_object,
     replacing,
     write_atomic,
 )
 from hectogpt.model.config import ModelConfig
+from hectogpt.model.inputs import SpellingLayer
 from hectogpt.model.transformer import Transformer
 from hectogpt.serialization import IDEA_MODULE, dump, load
 
@@ -123,11 +125,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not os.path.lexists(path):
-        with contextlib.suppress(OSError, SafetensorError, ValueError):
+        with contextlib.suppress(UserError, ValueError):
+            check_header(folder / WEIGHTS)
             with safe_open(folder / WEIGHTS, "pt") as file:
-                config = json.loads((file.metadata() or {}).get(CONFIG_IN_HEADER, "null"))
-            if isinstance(config, dict):
-                return config
+                config = (file.metadata() or {}).get(CONFIG_IN_HEADER, "")
+            return parse_json_object(config.encode())
         raise no_model(str(folder), "it has no config.json")
     return read_json_object(path, largest=LARGEST_CONFIG, fix=FIX)
 
@@ -233,10 +235,9 @@ def building(path: Path) -> Iterator[None]:
         ]
         if any(module.startswith(IDEA_MODULE) for module in modules):
             raise
-        why = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise CheckpointError(
             f"cannot build the model of {path.parent / 'config.json'}",
-            why=why[:200],
+            why=f"{type(error).__name__}: {error}".partition("\n")[0][:200],
         ) from None
 
 
@@ -304,22 +305,27 @@ def check_tensors(
         if (own := expected.get(name)) is None:
             problems.append(f"{name[:80]} is unknown")
             continue
-        wanted = dtype if dtype is not None and own.is_floating_point() else own.dtype
+        wanted = (own.is_floating_point() and dtype) or own.dtype
         if tensor.shape != own.shape:
             problems.append(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(own.shape)}")
         if tensor.dtype != wanted:
             found, expects = (str(kind).removeprefix("torch.") for kind in (tensor.dtype, wanted))
             problems.append(f"{name} has the dtype {found}, expected {expects}")
     if not problems:
-        problems += [
+        problems = [
             f"{name} is not finite"
             for name, tensor in state.items()
             if not tensor.isfinite().all()
+        ] + [
+            f"{name}.rows_of_token points outside its table"
+            for name, part in model.named_modules()
+            if isinstance(part, SpellingLayer)
+            and (state[f"{name}.rows_of_token"] // part.table.num_embeddings).any()
         ]
     if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        why = "; ".join(problems[:5]) + more
-        raise CheckpointError(f"{path} does not fit its config.json", why=why)
+        if len(problems) > 5:
+            problems[5:] = [f"and {len(problems) - 5} more"]
+        raise CheckpointError(f"{path} does not fit its config.json", why="; ".join(problems))
 
 
 def hash_state(state: Mapping[str, torch.Tensor]) -> str:

@@ -79,8 +79,10 @@ def test_without_a_folder_nothing_is_written(tokens: Path, here: Here, tmp_path:
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
-def test_generate_continues_as_the_command_does(result: RunResult, here: Here) -> None:
-    sources = [result, result.folder, str(result.folder), package.load(str(result.folder))]
+def test_generate_continues_as_the_command_does(result: RunResult, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert result.folder is not None
+    monkeypatch.setenv("HOME", str(result.folder.parent))
+    sources = [result, result.folder, "~/mine", package.load(str(result.folder))]
     texts = {package.generate(source, "The state of", max_new_tokens=5) for source in sources}  # type: ignore[arg-type]
     command = ["generate", result.folder, "The state of", "--quiet", "--max-new-tokens", 5]
     assert texts == {here(*command).stdout.removesuffix("\n")}

@@ -59,6 +59,9 @@ def test_a_gpt2_is_a_gpt2_for_transformers(tmp_path: Path, tied: bool) -> None:
     assert set(done.files) == {"README.md", "model.safetensors", *names}
     again = export(done.folder, tmp_path / "again")
     assert contents(again.folder) == contents(done.folder)
+    (done.folder / "README.md").write_text("x" * (2 << 20), encoding="utf-8")  # too long to be copied
+    again = export(done.folder, tmp_path / "a third")
+    assert (again.folder / "README.md").read_text(encoding="utf-8").startswith("---")
 
 
 def test_any_other_model_brings_its_code(tmp_path: Path) -> None:
@@ -197,6 +200,8 @@ def test_the_file_holds_the_weights_and_the_vocabulary(tmp_path: Path, tied: boo
     model = write_model(tmp_path / "run", replace(SMALL, lm_head=LMHeadConfig(tied=tied)), torch.float32)
     done = export(tmp_path / "run", tmp_path / "out", "gguf")
     assert (done.kind, done.files) == ("gguf", ("README.md", "model.gguf"))
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert ("llama-cli -m 'out'/model.gguf" in card, "transformers" in card) == (True, False)
     reader = gguf.GGUFReader(tmp_path / "out" / "model.gguf")
     expected = dict(tensors(model))
     written = {tensor.name: tensor for tensor in reader.tensors}

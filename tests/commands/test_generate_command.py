@@ -32,6 +32,7 @@ def test_text_goes_to_stdout_and_remarks_to_stderr(run: Path, here: Here) -> Non
     assert re.fullmatch(r"30 tokens in [\d.]+ s, [\d.]+ a second, prompt included \(float32\)", speed)
     quiet = here("generate", run, "My fellow", "--max-new-tokens", "30", "--quiet")
     assert (quiet.stdout, quiet.stderr) == (done.stdout, "")
+    assert "at once" not in here("generate", run, "My fellow", "--max-new-tokens", "0").stderr
     for form in ("bfloat16", "int8"):
         shown = here.ok("generate", run, "Hello", "--max-new-tokens", "3", "--precision", form, "--eos-token-id", "-1")
         assert (shown.stdout[:5], f"({form})" in shown.stderr) == ("Hello", True)

@@ -119,9 +119,12 @@ def test_nothing_of_somebody_elses_folder_is_executed(here: Here, strange: Path)
     here.ok("generate", "made", "The", "--max-new-tokens", "2", "--idea", "made/idea.py")
     assert canary.exists()
     here.ok(*export, "--idea", "made/idea.py")
-    assert_good_error(here("export", "made", "exported"), errors.USAGE, "cannot be exported", "mine.py, which other")
+    done = here("export", "made", "exported", "--idea", "made/idea.py")
+    assert_good_error(done, errors.USAGE, "cannot be exported", "mine.py, which other")
     replayed = here.ok("check", "made", "--replay", "--idea", "made/idea.py", "--json")
     assert json.loads(replayed.stdout)["equal"] is True
     model, _ = public.load("made", idea="made/idea.py")
     assert type(model.config.inputs[0]).__name__ == "Strange"
+    assert public.generate("made", "The", max_new_tokens=0, idea="made/idea.py") == "The"
+    assert public.attention_maps("made", "The", "made/idea.py").shape[0] == 1
     assert here("generate", "made", "The").returncode == errors.CHECKPOINT, "not remembered: it was named, not run"

@@ -33,6 +33,7 @@ import runs
 import torch
 from experiments import record_of
 from forks import Line
+from safetensors.torch import save
 
 from hectogpt import errors
 from hectogpt.cli.check import verify_run
@@ -45,7 +46,8 @@ from hectogpt.interop.export import export
 from hectogpt.lab.plan import plan
 from hectogpt.lab.record import read_records
 from hectogpt.model import ModelConfig, Transformer
-from hectogpt.model.weights import save_model
+from hectogpt.model.inputs import Spelling
+from hectogpt.model.weights import save_config, save_model
 from hectogpt.run_records import CHECKPOINTS, LOCK, METRICS, RUN, STATE, SavedCheckpoints, find_runs, read_record
 from hectogpt.serialization import dump
 
@@ -239,6 +241,14 @@ def header_tries(folder: Path) -> Iterator[Try]:
         for name, content in headers((folder / kind / "model.safetensors").read_bytes()).items():
             path = spoilt(folder, kind, "model.safetensors", content)
             yield f"{kind}, {name}", partial(open_model, path), len(content)
+    config = replace(SIZES, inputs=(Spelling(7),))
+    state = Transformer(config).state_dict() | {"inputs.0.rows_of_token": torch.full((257, 4), 7)}
+    path = spoilt(folder, "run", "model.safetensors", save(state))
+    save_config(config, path)
+    yield "rows beyond a table", partial(open_model, path), 0
+    path = spoilt(folder, "run", "model.safetensors", save(state, {"hectogpt_config": "[" * 100_000}))
+    (path / "config.json").unlink()
+    yield "a nested config in the header", partial(open_model, path), 0
 
 
 def byte_tries(folder: Path, count: int) -> Iterator[Try]:
@@ -280,7 +290,8 @@ def config_tries(folder: Path) -> Iterator[Try]:
         {"n_layers": 10**5}, {"n_layers": -1}, {"inputs": [{"type": "EmbeddingNorm"}] * 10**4}, {"norm": None},
         {"norm": {"type": ["LayerNorm"]}}, {"norm": {"type": "Module"}}, {"d_model": True}, {"d_model": "16"},
         {"d_model": 16.0}, {"n_heads": 3}, {"vocab_size": None}, {"more": 1}, {"attention_scale": 10**400},
-        {"inputs": [{"type": "NgramHash", "order": 10**9}]}, {"lm_head": []}, {"lm_head": {"soft_cap": -1.0}},
+        {"inputs": [{"type": "NgramHash", "order": 10**9}]}, {"inputs": [{"type": "NgramHash", "common": 10**400}]},
+        {"lm_head": []}, {"lm_head": {"soft_cap": -1.0}},
         {"attention_parts": [{"type": "Rotary", "fraction": 1e9}]}, {"pointer": {"type": "Canary"}}, {"x" * 10**5: 0},
         {"norm": {"type": "LayerNorm", "eps": -1.0}},
         {"positions": {"type": "SinusoidalPositions"}, "context_length": 10**6, "d_model": 10**5, "n_heads": 1},
@@ -308,6 +319,8 @@ def config_tries(folder: Path) -> Iterator[Try]:
     for label, spoil in ODD_FILES.items():
         for name in ("config.json", "model.safetensors", "merges.txt", "tokenizer.json"):
             yield f"{label} as {name}", partial(open_model, spoilt(folder, "run", name, spoil)), 0
+        (path := spoilt(folder, "run", "model.safetensors", spoil)).joinpath("config.json").unlink()
+        yield f"{label} as all that there is", partial(open_model, path), 0
 
 
 # --- corpora ----------------------------------------------------------------------------------------------------------

@@ -96,7 +96,8 @@ def test_lighter_weights_stay_near(
     if not bf16_products:
         monkeypatch.setattr(torch_private, "onednn_has_bf16", lambda: False)
     head = LMHeadConfig(bias=True, soft_cap=9.0, compact_vocab=compact, embedding_map=0.3 if compact else 0.0)
-    model = Transformer(replace(GPT2, vocab_size=41, d_model=64, lm_head=head))
+    config = replace(GPT2, vocab_size=41, d_model=64, lm_head=head)
+    model = Transformer(config).to(torch.float64 if compact else torch.float32)
     if compact:
         model.lm_head.compact(torch.arange(0, 41, 2))
         torch.nn.init.normal_(model.lm_head.weight, std=0.02)
@@ -148,7 +149,7 @@ def test_own_code_decodes_a_row_as_if_it_were_alone_and_uncached(kind: str) -> N
         assert torch.equal(logits, alone) or not to_the_bit
         for cached in (logits, alone):
             assert (cached - expected).abs().max() <= 0.02 * expected.std() + 1e-5
-        tokens = torch.arange(4) * step % vocab
+        tokens = (torch.arange(4) + step + 4) % vocab  # the start of a document, 7, at another step in each row
         texts = torch.cat((texts, tokens[:, None]), dim=1)
         logits = together.decode(tokens)
         alone = torch.cat([decoder.decode(token) for decoder, token in zip(apart, tokens[:, None], strict=True)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import fused_loss, small_run
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from hectogpt.data import Corpus
 from hectogpt.kernels import build, native
 from hectogpt.kernels.build import check_library, compile_library
 from hectogpt.model import Init, ModelConfig, Transformer
+from hectogpt.model.attention import CausalAttention
 from hectogpt.model.inputs import TokenTable
 from hectogpt.model.lm_head import LMHeadConfig
 from hectogpt.model.parts import QKNorm, Rotary
@@ -76,6 +79,11 @@ def test_a_row_of_the_head_may_be_absent() -> None:
     assert not weight.grad[4].any()
 
 
+def test_all_logits_may_be_far_below_zero() -> None:
+    loss = fused_loss(torch.ones(1, 4), torch.full((301, 4), -99.0), torch.tensor([3]), soft_cap=1e3, kernels=True)
+    assert loss.item() == pytest.approx(math.log(301), abs=1e-4)
+
+
 def test_results_do_not_depend_on_threads_or_on_other_rows() -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(3, 2, 70, 64, generator=generator).bfloat16() for _ in range(3))
@@ -102,7 +110,7 @@ def test_a_model_computes_the_same_with_and_without(document_start: int | None, 
     head = LMHeadConfig(bias=True, soft_cap=15.0)
     pointer = PointerHead() if dtype == torch.float32 else None  # the gradient of its gate is a sum that cancels
     model = Transformer(replace(config, lm_head=head, pointer=pointer, document_start=document_start))
-    ids = torch.randint(300, (2, 151), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(300, (2, 151), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
     ids[0, ::37] = ids[1, 140] = 7
     model.init_weights(Init(), seed=0)  # the same at every call: some gradients are sums that may cancel
     with torch.no_grad():
@@ -116,6 +124,16 @@ def test_a_model_computes_the_same_with_and_without(document_start: int | None, 
         grads.append(torch.autograd.grad(loss, list(model.parameters())))
     for ours, theirs in zip(*grads, strict=True):
         assert distance(ours, theirs) < (0.02 if dtype == torch.bfloat16 else 1e-4)
+
+
+def test_what_does_not_fit_is_left_to_torch() -> None:
+    """More keys than queries, and tensors on other devices."""
+    attention = CausalAttention(0, ModelConfig(64, 4, 1, 9, 5))
+    attention.kernels = True
+    q, k = torch.randn(1, 4, 9, 16), torch.randn(1, 4, 12, 16)
+    expected = F.scaled_dot_product_attention(q, k, k, is_causal=True)
+    torch.testing.assert_close(attention.attend(q, k, k, None, True), expected)
+    assert not native.norm_rotate_fits(torch.float32, 64, torch.ones(1, 1, 5, 32, device="meta"))
 
 
 def test_large_steps_use_them(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:

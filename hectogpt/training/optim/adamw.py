@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hectogpt import torch_private
-from hectogpt.errors import Setting, SetTo, UserError
+from hectogpt.errors import Setting, UserError
 from hectogpt.kernels import native
 from hectogpt.model import Transformer
 from hectogpt.training.optim.groups import (
@@ -53,17 +53,14 @@ class AdamW(Optim):
     row_update_threshold: PerKind = field(default_factory=PerKind)
 
     def __post_init__(self) -> None:
-        if not (self.lr >= 0 and math.isfinite(self.lr)):
-            raise UserError(
-                Setting("optim.lr", self.lr),
-                why="a learning rate must be finite and not negative",
-                fix=SetTo("optim.lr", 0.001),
-            )
-        if self.row_lr_power is not None and not self.row_lr_power >= 0:
-            raise UserError(
-                Setting("optim.row_lr_power", self.row_lr_power),
-                why="learning rates fall with the number of updates, so it cannot be negative",
-            )
+        for name in ("lr", "eps", "row_lr_power"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                what = Setting(f"optim.{name}", value)
+                raise UserError(what, why="it must be finite and not negative")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            what = Setting("optim.betas", self.betas)
+            raise UserError(what, why="each must be at least 0 and below 1")
 
     def build(self, model: Transformer) -> OptimizerGroup:
         return OptimizerGroup(self.optimizers(model, set(kinds(model))))
