@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pkgutil
 import random
 import re
 import shlex
@@ -88,11 +89,19 @@ def load_idea(idea: IdeaFile) -> ModuleType:
     name = idea_module(idea.sha256)
     if name in sys.modules:
         return sys.modules[name]
+    folder = str(idea.path.parent)
+    others = {str(one.path.parent) for one in _files.values()} - {folder}
+    for _, helper, _ in pkgutil.iter_modules([folder]):
+        file = str(getattr(sys.modules.get(helper), "__file__", ""))
+        place = os.path.dirname(file.removesuffix("/__init__.py"))
+        if place in others:
+            what = f"{place} and {folder} both have a module {helper}"
+            raise UserError(what, why="Python imports only one of them", fix="rename one")
     module = ModuleType(name)
     vars(module).update(__file__=str(idea.path), print=_print)
-    folder = str(idea.path.parent)
     if folder not in sys.path:
-        sys.path.append(folder)  # the file may import others in its folder
+        # The file may import others in its folder, which come before those of other ideas.
+        sys.path.insert(len(sys.path) - len(others), folder)
     # Dataclasses look up their module when they are created.
     sys.modules[name] = module
     _files[name] = idea
@@ -215,7 +224,7 @@ def _cure(error: BaseException) -> str:
     )
     if found is None:
         return f"correct line {place[1]} of {place[0].path.name}"
-    value, *sections, field = f"{found['path']}".split(".")
+    value, *sections, field = found["path"].split(".")
     fields = f"{field}={found['value']}"
     for depth in range(len(sections), 0, -1):
         fields = f"{sections[depth - 1]}=replace({'.'.join([value, *sections[:depth]])}, {fields})"
@@ -226,8 +235,7 @@ def _cure(error: BaseException) -> str:
 def _restored() -> Iterator[None]:
     """Context manager: restore the settings that code can change for the whole process."""
     environment = dict(os.environ)
-    kept = list[tuple[Callable[[Any], Any], Any]]()
-    kept.append((random.setstate, random.getstate()))
+    kept: list[tuple[Callable[[Any], Any], Any]] = [(random.setstate, random.getstate())]
     with contextlib.suppress(OSError):
         kept.append((os.chdir, os.getcwd()))
     if numpy := sys.modules.get("numpy"):
@@ -235,10 +243,10 @@ def _restored() -> Iterator[None]:
     if torch := sys.modules.get("torch"):
         for name in ("rng_state", "default_dtype", "num_threads", "float32_matmul_precision"):
             kept.append((getattr(torch, f"set_{name}"), getattr(torch, f"get_{name}")()))
-        kept.append((torch.set_grad_enabled, torch.is_grad_enabled()))
-        kept.append(
-            (torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
-        )
+        kept += [
+            (torch.set_grad_enabled, torch.is_grad_enabled()),
+            (torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled()),
+        ]
     try:
         yield
     finally:
@@ -266,7 +274,7 @@ def remember(idea: IdeaFile) -> None:
 
 def remembered(sha256: str) -> IdeaFile | None:
     """The file with this hash, if the user has run it here and it is still there, unchanged."""
-    if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
         return None
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):
         idea = read_idea(

@@ -156,8 +156,7 @@ class RunRecord:
     def ngrams(self) -> dict[str, float]:
         """Held-out losses of the n-gram models."""
         losses = object_of(self.summary.get("ngrams"))
-        values = {key: number_of(value) for key, value in losses.items()}
-        return {key: value for key, value in values.items() if value is not None}
+        return {key: loss for key, loss in losses.items() if number_of(loss) is not None}
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -213,13 +212,11 @@ def locate_run(name: str) -> Path:
 
     Raises UserError (CHECKPOINT) if there is none.
     """
-    places = [Path(name).expanduser(), Path("runs", name)]
-    folder = next((path for path in places if path.is_dir()), None)
-    if folder is None:
-        why = "there is no such folder"
-        fix = nearest_run(name)
-        raise CheckpointError(f"no run in {name}", why=why, fix=fix)
-    return folder
+    for folder in (Path(name).expanduser(), Path("runs", name)):
+        if folder.is_dir():
+            return folder
+    why = "there is no such folder"
+    raise CheckpointError(f"no run in {name}", why=why, fix=nearest_run(name))
 
 
 def run_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
@@ -274,8 +271,8 @@ def read_rows(path: Path, last: int = LARGEST_METRICS) -> Iterator[dict[str, Any
 
 def read_scores(path: Path) -> list[tuple[int, float]]:
     """The (step, held-out loss) of each score in a metrics.jsonl, in order."""
-    scores = [(row["step"], score_of(row)) for row in read_rows(path)]
-    return [(step, loss) for step, loss in scores if loss is not None]
+    rows = read_rows(path)
+    return [(row["step"], loss) for row in rows if (loss := score_of(row)) is not None]
 
 
 def score_of(row: dict[str, Any]) -> float | None:

@@ -11,7 +11,7 @@ from hectogpt import errors
 from hectogpt.cli.console import remarks, show
 from hectogpt.cli.options import CheckOptions
 from hectogpt.cli.train import result_lines
-from hectogpt.display import Progress, printable
+from hectogpt.display import Progress
 from hectogpt.errors import CheckpointError, UserError
 from hectogpt.files import MANIFEST, damage, odd_entries, read_manifest, write_json
 from hectogpt.lab.full_run import Plan, find_corpus, named_folder, run_and_score
@@ -116,9 +116,9 @@ def repair(options: CheckOptions, folder: Path) -> None:
     if folder / RUN in faults or not (folder / RUN).exists():
         restore_record(folder, whole)
     trained = history_of(options, folder).run
-    if not faults and read_record(folder).is_complete:
-        print(printable(f"already complete ({trained.steps}/{trained.steps}): {folder}"))
-        return
+    if not faults and (record := read_record(folder)).is_complete:
+        line = f"already complete ({trained.steps}/{trained.steps}): {folder}"
+        return show(options.json, record.summary, [line], options.quiet)
     corpus = find_corpus(trained, progress)
     at = int(whole[-1].name[5:]) if whole else 0
     if faults:
@@ -134,8 +134,8 @@ def repair(options: CheckOptions, folder: Path) -> None:
             held.restore(faults, files_of(trained), corpus.tokenizer)
             if folder / METRICS in faults and at < trained.steps and not made_from:
                 held.seal(OURS)
-                print(printable(lost_steps(folder)))
-                return
+                lines = [lost_steps(folder)]
+                return show(options.json, read_summary(folder), lines, options.quiet)
     taken = max(len(read_steps(folder)), at)
     if taken < trained.steps:
         raise UserError(
@@ -152,8 +152,7 @@ def restore_record(folder: Path, checkpoints: list[Path]) -> None:
     """Rewrite run.json from the newest checkpoint. Raises UserError (CHECKPOINT) without one."""
     if not checkpoints:
         raise lost(folder / RUN, "no intact checkpoint has its contents", "restore a copy")
-    facts = read_manifest(checkpoints[-1])["facts"]
-    record = {"run": facts["run"], "machine": facts["machine"], "modified": True}
+    record = read_manifest(checkpoints[-1])["facts"] | {"modified": True}
     with suppress(UserError):  # the summary may be damaged too
         record |= {"modified": read_summary(folder)["modified"]}
     write_json(folder / RUN, record)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -91,23 +91,21 @@ def main(options: ScoreOptions) -> None:
         if counted.size == len(corpus.train)
         else "the text that the run has read"
     )
-    answer: dict[str, Any] = {
+    answer = {
         "corpus": corpus.name,
         "corpus_sha256": corpus.sha256,
         "split": split,
-    }
-    answer |= {
         "models": [asdict(score) for score in models],
         "ngrams": [asdict(score) for score in ngrams],
+        "counted": counted.size,
     }
     lines = [f"{one_line(corpus.name)}: held-out loss ({split})", *loss_table(rows, same)]
     lines += [f"The n-gram models count {what}, {counted.size:,} tokens."]
-    lines += (
-        []
-        if same
-        else ["The models predict different tokens, so compare only bits per byte of the text."]
-    )
-    show(options.json, answer | {"counted": counted.size}, lines)
+    if not same:
+        lines += [
+            "The models predict different tokens, so compare only bits per byte of the text."
+        ]
+    show(options.json, answer, lines)
 
 
 def score_model(
@@ -179,15 +177,13 @@ def encoded_anew(tokens: np.ndarray, old: Tokenizer, new: Tokenizer) -> np.ndarr
     pieces: list[np.ndarray] = []
     for document in np.split(tokens, ends + 1):
         text = document[document != old.end_of_text]
-        try:
-            ids = new.encode(old.decode_bytes(text).decode("utf-8"))
+        ended = len(text) < len(document)
+        try:  # the tokens may stop in the middle of the last character, which is dropped
+            ids = new.encode(codecs.utf_8_decode(old.decode_bytes(text), "strict", ended)[0])
         except UnicodeDecodeError:
             raise DataError(
                 "the held-out tokens are not text",
                 why="a different tokenizer can encode only text",
             ) from None
-        pieces += [
-            ids,
-            *([np.array([new.end_of_text], dtype=ids.dtype)] if len(text) < len(document) else []),
-        ]
+        pieces += [ids, np.array([new.end_of_text] * ended, dtype=ids.dtype)]
     return np.concatenate(pieces)

@@ -33,6 +33,7 @@ from hectogpt.data import Corpus, find_tokenizer
 from hectogpt.display import NGRAMS, Progress, one_line
 from hectogpt.errors import CheckpointError, UserError
 from hectogpt.files import check_hashes
+from hectogpt.idea_file import remember
 from hectogpt.lab import ideas, recipes
 from hectogpt.lab.full_run import (
     FullRun,
@@ -126,11 +127,12 @@ def parse(argv: list[str]) -> tuple[Words, Plan]:
     if options.branch:
         branch = find_branch(options.branch, options)
         name = f"{Path(branch.run).name[:50]}-at-{branch.step}"
-        trunk = Path(branch.run)
-        run = read_run(trunk)
-        check_recipe(run, recipe if named else None, trunk, f"--branch {options.branch}")
+        run = run_in(Path(branch.run), recipe if named else None, options.idea)
         recipe = fitted(recipes.recipe_of(run) or run)
     run = override(run, options)
+    if branch and run.steps <= branch.step:
+        why = f"it counts the trunk's {branch.step} steps too"
+        raise UserError(f"--steps {run.steps}", why=why, fix=f"--steps {branch.step + run.steps}")
     return options, Plan(run, habits=options, name=name, recipe=recipe, branch=branch)
 
 
@@ -205,9 +207,10 @@ def find_plan(options: Words, plan: Plan, progress: Progress) -> Plan | None:
     record = read_record(folder)
     if record.hashes_lost:
         progress.line(f"note: {folder}: {record.hashes_lost}; the run is scored again")
-    if record.is_complete and step is None:
+    if record.is_complete and step is None and record.run.get("corpus") == run.corpus:
         check_hashes(folder)
-        print(f"already complete ({run.steps}/{run.steps}): {folder}")
+        lines = [f"already complete ({run.steps}/{run.steps}): {folder}"]
+        show(options.json, record.summary, lines, options.quiet)
         return None
     if record.state == "diverged" and step is None:
         raise UserError(
@@ -229,7 +232,12 @@ def find_resumed(options: TrainOptions, plan: Plan) -> tuple[Path | None, int | 
     UserError.
     """
     if options.resume not in (None, "auto"):
-        return named_folder(str(locate_run(str(options.resume))))
+        folder, step = named_folder(str(locate_run(str(options.resume))))
+        if options.out and options.out.resolve() != folder.resolve():
+            why = f"--resume trains in {folder}"
+            fix = f"hectogpt train --branch {folder}@{step or 'N'} --out {options.out}"
+            raise UserError(f"--out {options.out}", why=why, fix=fix)
+        return folder, step
     if options.out is not None:
         return (options.out if (options.out / RUN).exists() else None), None
     folders = runs_of(plan.name)
@@ -250,12 +258,12 @@ def runs_of(name: str | None) -> list[Path]:
 
 
 def holds_run(folder: Path, run: Run) -> bool:
-    """True if the folder holds this run: the same recipe and no changed field."""
+    """True if the folder holds this run: the same recipe and text, and no changed field."""
     try:
         before = read_run(folder)
     except UserError:  # made by a different idea, or damaged
         return False
-    return before.recipe == run.recipe and not changes(before, run)
+    return (before.recipe, before.corpus) == (run.recipe, run.corpus) and not changes(before, run)
 
 
 def continued(plan: Plan, options: Words, folder: Path) -> Run:
@@ -263,44 +271,44 @@ def continued(plan: Plan, options: Words, folder: Path) -> Run:
 
     Raises UserError if the folder holds a different run.
     """
-    before = read_run(folder)
-    recipe = None if plan.name is None else plan.recipe
-    check_recipe(before, recipe, folder, f"--resume {folder}")
+    before = run_in(folder, plan.recipe if plan.name else None, options.idea)
     given = replace(before, first_weights=plan.run.first_weights) if options.init else before
     after = override(given, options)
     check_same(folder, before, after)
     return after
 
 
-def check_recipe(before: Run, recipe: Run | None, folder: Path, option: str) -> None:
-    """Check that a run has the recipe that the command names, and that the run's files are loaded.
+def run_in(folder: Path, recipe: Run | None, idea: Path | None) -> Run:
+    """Read the run in a folder, and check that it has the recipe that the command names.
 
     Args:
-        before: the run.
-        recipe: the recipe; None if the command names none.
         folder: the folder of the run.
-        option: the option that names the run.
+        recipe: the recipe; None if the command names none. Then the user's own files that made the
+            run are imported if the user has run them here before, and they have not changed.
+        idea: such a file, which may be imported.
 
     Raises UserError.
     """
-    try:
-        files_of(before)
-    except UserError as error:
-        fix = f"hectogpt train {before.recipe} {option}, with the path of the file"
-        raise error.amended(fix=fix) from None
-    if recipe is not None and before.recipe != recipe.recipe:
+    if recipe is None:
+        run = History(folder, [idea] if idea else []).run
+        for file in files_of(run):
+            remember(file)  # a branch computes its trunk's steps again
+        return run
+    before = read_record(folder)
+    if before.recipe != recipe.recipe:
         raise UserError(
             f"{folder} holds a run of {before.recipe}, not of {recipe.recipe}",
-            fix=f"hectogpt train {option}, or --out with a different folder",
+            fix="leave out the recipe, or name another run",
             kept="the old run, untouched",
         )
-    if recipe is not None and before.ideas != recipe.ideas:
+    if before.run.get("ideas", []) != [*recipe.ideas]:
         raise CheckpointError(
             f"the file of {before.recipe} has changed since the run in {folder} began",
             why="a different idea makes it a different run",
             fix=f"the file as it was: {folder / 'idea.py'}",
             kept="the old run, untouched",
         )
+    return read_run(folder)
 
 
 # --- the run and its result ---

@@ -166,11 +166,9 @@ class Batches:
         fault = (
             f"it gives {batch.dtype} of shape {batch.shape} for {rows.dtype} of shape {rows.shape}"
         )
-        if batch.dtype.kind == "i" and batch.ndim == 2 and 0 < batch.size <= rows.size:
-            fault = "" if 2 <= batch.shape[1] <= self.seq_len else fault
-            fault = fault or (
-                "" if np.isin(batch, rows).all() else "it has tokens that the batch lacks"
-            )
+        fits = batch.dtype.kind == "i" and batch.ndim == 2 and 0 < batch.size <= rows.size
+        if fits and 2 <= batch.shape[1] <= self.seq_len:
+            fault = "" if np.isin(batch, rows).all() else "it has tokens that the batch lacks"
         if fault:
             raise DataError(
                 f"step {step + 1}: {type(self.data_order).__name__}.cut gave an invalid batch",

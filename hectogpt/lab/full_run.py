@@ -22,7 +22,7 @@ from hectogpt.data import Corpus, Tokenizer, open_corpus
 from hectogpt.data.corpus import beginning
 from hectogpt.display import Progress
 from hectogpt.errors import CheckpointError, SetTo, Text, UserError
-from hectogpt.files import free_bytes
+from hectogpt.files import free_bytes, remove_folder
 from hectogpt.generation import Sampling, complete
 from hectogpt.lab.ngram import NgramModels, mix, score_both
 from hectogpt.lab.recipes import DEFAULT
@@ -312,6 +312,9 @@ def open_run(
         if at is not None:
             differences = session.differences(at.facts)
             exact = f"no ({', '.join(differences)})" if differences else "yes"
+            for later in saved.steps():
+                if later > at.step:  # damaged, or of the steps that are now taken again
+                    remove_folder(saved.path(later))
             where = f"after step {at.step} of {run.steps} in {folder.path}"
             progress.line(f"resuming {where}; exact: {exact}")
             folder.resume(session.done, differences, session.hashes)
@@ -522,8 +525,9 @@ def write_results(
         progress.line(f"note: no picture: {type(error).__name__}: {error}")
     prompt = default_prompt(corpus) if prompt is None else prompt
     summary = session.result().summary() | folder.facts
-    summary |= {"dev_loss_with_ngrams": loss, "ngram_weights": list(weights)}
     summary |= {
+        "dev_loss_with_ngrams": loss,
+        "ngram_weights": list(weights),
         "ngrams": ngrams,
         "prompt": prompt,
         "samples": samples(session.model, corpus.tokenizer, prompt, run.seed),
@@ -542,14 +546,11 @@ def default_prompt(corpus: Corpus) -> str:
 
 def samples(model: Transformer, tokenizer: Tokenizer, prompt: str, seed: int) -> dict[str, str]:
     """A greedy and a sampled continuation of the prompt, 40 tokens each."""
-    how = {
-        "greedy": Sampling(max_new_tokens=40),
-        "sampled": Sampling(max_new_tokens=40, do_sample=True),
-    }
-    return {
-        name: prompt + complete(model, tokenizer, prompt, sampling, seed=seed)
-        for name, sampling in how.items()
-    }
+    found = {}
+    for name in ("greedy", "sampled"):
+        how = Sampling(max_new_tokens=40, do_sample=name == "sampled")
+        found[name] = prompt + complete(model, tokenizer, prompt, how, seed=seed)
+    return found
 
 
 # --- what a loss is compared with: recorded runs of the recipe, the baseline's curve on the text

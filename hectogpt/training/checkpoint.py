@@ -94,7 +94,8 @@ class Checkpoints(SavedCheckpoints):
                     files.sync_folder(self.folder.parent)
                     save_file(tensors, new / STATE)
                     write_manifest(new, [STATE], content)
-            self._prune(step)
+            for old in self.steps()[: -self.keep]:
+                files.remove_folder(self.path(old))
         except (OSError, SafetensorError, UserError) as error:
             needed = sum(t.nbytes for t in tensors.values())
             why = error.why if isinstance(error, UserError) else error
@@ -110,17 +111,6 @@ class Checkpoints(SavedCheckpoints):
                 kept=f"the checkpoint of step {before[-1]}" if before else "",
                 code=errors.STORAGE,
             ) from None
-
-    def _prune(self, step: int) -> None:
-        """Remove all checkpoints except the newest `keep` up to this step.
-
-        Those of later steps are removed too: they are damaged, or the run went back to an earlier
-        step.
-        """
-        steps = self.steps()
-        kept = [known for known in steps if known <= step][-self.keep :]
-        for other in [other for other in steps if other not in kept]:
-            files.remove_folder(self.path(other))
 
     def remove_leftovers(self) -> None:
         """Remove temporary files of processes that were killed while saving or removing."""

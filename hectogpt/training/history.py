@@ -201,8 +201,7 @@ class History:
             run = _pinned(run, self._machine)
         self._stream = events(run, open_corpus(run.corpus), at)
         self._session = session_of(self._stream)
-        if "corpus_sha256" in then:
-            check_fits(self._session.step, self.run, then, self._session.facts())
+        check_fits(self._session.step, self.run, then, self._session.facts())
 
     def _differs(self, step: int, what: str) -> UserError:
         assert self._session is not None

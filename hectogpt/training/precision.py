@@ -82,9 +82,10 @@ def choose(run: Run, chosen: Mapping[str, Any] = MappingProxyType({})) -> Machin
         return before if own in ("auto", 0) and before in usable else own
 
     # No "mps": a Mac's CPU has matrix units of its own.
-    have = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    cards = torch.cuda.device_count()
+    have = ["cpu", *(f"cuda:{n}" for n in range(cards)), *["cuda"][:cards]]
     name = wanted("device", chosen.get("kind"), have)
-    if name != "auto" and name.partition(":")[0] not in have:
+    if name not in ("auto", *have):
         why = f"this machine has {', '.join(have)}"
         raise UserError(f"device {name!r} is not available", why=why, fix=SetTo("device", "auto"))
     device = torch.device(have[-1] if name == "auto" else name)
@@ -110,15 +111,9 @@ def fast_matmul_dtype(device: torch.device | str = "cpu") -> torch.dtype:
     A rule decides it, not a measurement: the bits of a run must not depend on what else the
     machine is doing.
     """
-    if torch.device(device).type == "cuda":
-        return (
-            torch.bfloat16
-            if torch.cuda.is_bf16_supported(including_emulation=False)
-            else torch.float32
-        )
-    return (
-        torch.bfloat16 if torch.device(device).type == "cpu" and prefers_bf16() else torch.float32
-    )
+    on_cpu = torch.device(device).type == "cpu"
+    quick = prefers_bf16() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if quick else torch.float32
 
 
 def check_memory(

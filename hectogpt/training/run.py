@@ -253,17 +253,10 @@ class Run:
         m = self.model
         model = ModelConfig(m.d_model, m.n_heads, m.n_layers, m.context_length, m.vocab_size)
         plain = Run(model, data=Data(seq_len=min(Data().seq_len, m.context_length)))
-        sizes = {
-            "d_model": m.d_model,
-            "n_heads": m.n_heads,
-            "n_layers": m.n_layers,
-            "context_length": m.context_length,
-        }
-        found = {f"model.{name}": str(size) for name, size in sizes.items()}
-        changed = {path: value_text(new) for path, (_, new) in diff(plain, self).items()}
-        return found | {
-            path: text
-            for path, text in changed.items()
+        sizes = ("d_model", "n_heads", "n_layers", "context_length")
+        return {f"model.{name}": str(getattr(m, name)) for name in sizes} | {
+            path: value_text(new)
+            for path, (_, new) in diff(plain, self).items()
             if path.split(".")[0] not in ("recipe", "ideas")
         }
 

@@ -129,18 +129,20 @@ class RunFolder:
             out: the folder to take instead.
             branch: where the run begins, if it is a branch.
 
-        Raises UserError if the folder holds a run (LOCKED if that run is in progress) or cannot be
-        written (STORAGE).
+        Raises UserError if the folder holds a run (LOCKED if that run is in progress) or other
+        files with the names of a run's, or if it cannot be written (STORAGE).
         """
         if out is None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             raise UserError(f"{name!r} cannot be a folder's name", fix=SetTo("out", "a folder"))
-        names = [name, *(f"{name}-{n}" for n in range(2, 10000))]
-        for path in [out] if out is not None else [Path("runs", name) for name in names]:
+        found = [RUN]
+        free = (Path("runs", f"{name}-{n}".removesuffix("-1")) for n in range(1, 10000))
+        for path in [out] if out else free:
             with ExitStack() as held:
                 try:
                     path.mkdir(parents=True, exist_ok=out is not None or _is_abandoned(path))
                     locked = _take(path, held)
-                    if not (path / RUN).exists():
+                    found = [one for one in (*OURS, MANIFEST) if (path / one).is_file()]
+                    if not found:
                         record = {"run": dump(run), "modified": modified}
                         record |= {"branch": dump(branch)}
                         write_json(path / RUN, record)
@@ -155,10 +157,12 @@ class RunFolder:
                         raise
         path = out or Path("runs", name)
         raise UserError(
-            f"{path} already holds a run",
-            why=f"it has a {RUN}",
-            fix=(SetTo("resume", path), ", or ", SetTo("out", f"{path}-2")),
-            kept="the old run, untouched",
+            f"{path} already holds a run or a model",
+            why=f"it has {', '.join(found)}",
+            fix=(SetTo("resume", path), ", or ", SetTo("out", f"{path}-2"))[
+                2 * (RUN not in found) :
+            ],
+            kept="what is there, untouched",
         )
 
     @classmethod
@@ -415,14 +419,12 @@ def read_steps(folder: Path) -> list[Step]:
     for row in read_rows(folder / METRICS):
         if "train/loss" not in row:
             continue
-        loss, norm, lr, seconds = (
-            row.get(f"train/{name}") for name in ("loss", "grad_norm", "lr", "dt")
-        )
-        sound = all(isinstance(number, float) for number in (loss, norm, lr, seconds))
+        numbers = [row.get(f"train/{name}") for name in ("loss", "grad_norm", "lr", "dt")]
+        sound = all(isinstance(number, float) for number in numbers)
         if not sound or not isinstance(row.get("tokens"), int) or row["step"] != len(found) + 1:
             break
         own = row["tokens"] - (found[-1].tokens if found else 0)
-        found.append(Step(len(found) + 1, row["tokens"], loss, norm, lr, seconds, own))  # type: ignore[arg-type]
+        found.append(Step(len(found) + 1, row["tokens"], *numbers, own))  # type: ignore[call-arg,arg-type]
     return found
 
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from hectogpt import __version__, errors, hardware
 from hectogpt.data import Corpus, open_corpus
-from hectogpt.errors import SetTo, UserError
+from hectogpt.errors import CheckpointError, DataError, SetTo, UserError
 from hectogpt.model import Transformer
 from hectogpt.model.weights import (
     copied,
@@ -33,7 +33,7 @@ from hectogpt.model.weights import (
     load_tensors,
     saved_tensors,
 )
-from hectogpt.run_records import OWN
+from hectogpt.run_records import OWN, RUN, read_object
 from hectogpt.serialization import dump
 from hectogpt.training import loop, precision, setup
 from hectogpt.training.checkpoint import Checkpoint, code_hash, put_state, take_state, weights_in
@@ -159,12 +159,13 @@ class Session:
             for number in range(self.step, self.run.steps):
                 start = time.perf_counter()
                 loss, norm = loop.update(gradients, self.optimizer, number)
-                seconds = time.perf_counter() - start
                 own = batches.tokens(number)
                 tokens = own + (self.done[-1].tokens if self.done else 0)
+                seconds = time.perf_counter() - start
                 step = Step(number + 1, tokens, loss, norm, self.optimizer.lr, seconds, own)
                 self.done.append(step)
                 self._after_step()
+                step = self.done[-1] = replace(step, seconds=time.perf_counter() - start)
                 self.stopping = gradients.stopping
                 self.peak_mb = hardware.peak_memory_mb(str(self.machine.device))
                 yield step
@@ -213,10 +214,9 @@ class Session:
             facts: the facts of the checkpoint.
         """
         before = facts.get("machine", {})
-        here = self.facts()["machine"]
         return [
             f"{name} {before.get(name)} -> {value}"
-            for name, value in here.items()
+            for name, value in self.facts()["machine"].items()
             if value != before.get(name)
         ]
 
@@ -263,10 +263,12 @@ class Session:
             folder: the run's folder.
 
         Returns False, and loads nothing, unless these are all steps of the run and its weights
-        exist. Raises UserError (CHECKPOINT) if the weights are damaged.
+        exist. Raises UserError if the weights are damaged (CHECKPOINT), or were trained on a
+        different text (DATA).
         """
         if len(steps) != self.run.steps or not (folder / "model.safetensors").exists():
             return False
+        check_fits(len(steps), self.run, read_object(folder / RUN), self.facts())
         weights = saved_tensors(load_model(folder))
         self.model.fit_to(weights)
         load_tensors(self.model, weights)
@@ -320,19 +322,27 @@ def hash_trained(model: Transformer) -> dict[str, str]:
 
 
 def check_fits(step: int, run: Run, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse the checkpoint of a different run (CHECKPOINT) or of a different text (DATA)."""
-    what = why = fix = ""
-    code = errors.CHECKPOINT
+    """Refuse the state of a different run (CHECKPOINT) or of a different text (DATA).
+
+    Args:
+        step: the step of the state.
+        run: the run that is to take it.
+        then: the facts of the checkpoint, or the contents of run.json.
+        now: the facts of the session.
+    """
+    kept = "the run, untouched"
     if changed := changes(load_run(then.get("run")), run):
         what = f"the checkpoint of step {step} belongs to a different run"
-        why = "; ".join(changed[:3])
-    elif any(then.get(name) != now[name] for name in ("corpus_sha256", "tokenizer_sha256")):
-        what = f"the text is not the one that the run has read so far (corpus {now['corpus']})"
-        why = "its SHA-256, or that of its tokenizer, has changed"
-        fix = "use the old text, or a new run"
-        code = errors.DATA
-    if what:
-        raise UserError(what, why=why, fix=fix, kept="the run, untouched", code=code)
+        raise CheckpointError(what, why="; ".join(changed[:3]), kept=kept)
+    if any(
+        then.get(name, now[name]) != now[name] for name in ("corpus_sha256", "tokenizer_sha256")
+    ):
+        raise DataError(
+            f"the text is not the one that the run has read so far (corpus {now['corpus']})",
+            why="its SHA-256, or that of its tokenizer, has changed",
+            fix="use the old text, or a new run",
+            kept=kept,
+        )
 
 
 # --- choices that processes share before the first step: rank 0 decides, and all check them ---

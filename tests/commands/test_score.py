@@ -76,3 +76,5 @@ def test_texts_keep_their_bytes_in_other_tokens(tmp_path: Path) -> None:
         assert small.decode_bytes(encoded_anew(tokens, corpus.tokenizer, small)) == corpus.tokenizer.decode_bytes(
             tokens
         )
+    half = corpus.tokenizer.encode("hello \U0001f600")[:-1]
+    assert small.decode(encoded_anew(half, corpus.tokenizer, small)) == "hello ", "no half of a character"

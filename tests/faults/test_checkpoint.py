@@ -96,7 +96,7 @@ def test_all_damaged_is_an_error_and_not_a_fresh_start(corpus: Corpus, tmp_path:
     assert Checkpoints(tmp_path / "none").newest(pytest.fail) is None
 
 
-def test_a_damaged_step_is_saved_again_and_later_ones_go(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_damaged_step_is_saved_again(corpus: Corpus, tmp_path: Path) -> None:
     """Valid checkpoints are never removed for damaged ones; the newest three are kept."""
     checkpoints = fill(tmp_path, corpus)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:08d}" for step in (2, 3, 4)]
@@ -108,11 +108,6 @@ def test_a_damaged_step_is_saved_again_and_later_ones_go(corpus: Corpus, tmp_pat
     checkpoints.save(session.checkpoint())
     assert checkpoints.steps() == [2, 3, 4]
     assert not checkpoints.problem(4)
-    damage(tmp_path / "step-00000004" / STATE)
-    damage(tmp_path / "step-00000003" / STATE)
-    session = Session.open(small(), corpus, checkpoints.newest(lambda line: None))
-    checkpoints.save(run_until(session, 3).checkpoint())
-    assert checkpoints.steps() == [2, 3]
 
 
 def test_a_foreign_state_with_right_hashes_is_refused(corpus: Corpus, tmp_path: Path) -> None:

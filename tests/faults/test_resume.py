@@ -20,15 +20,25 @@ from runs import rows_of
 
 import hectogpt
 from hectogpt.cli import main
+from hectogpt.data import open_corpus
+from hectogpt.display import Progress
 from hectogpt.errors import UserError
 from hectogpt.files import lock
 from hectogpt.interop import open_model
 from hectogpt.lab import recipes
+from hectogpt.lab.full_run import Plan, open_run
 from hectogpt.run_records import read_record
 from hectogpt.training.checkpoint import Checkpoints, weights_in
 from hectogpt.training.run_folder import RunFolder, read_run, read_steps
 
 SIX = [*TINY[:-1], "6", "--save-every", "2", "--quiet"]
+OWN_SCHEDULE = """
+from dataclasses import dataclass, replace
+from hectogpt.training.run import Constant
+@dataclass(frozen=True)
+class Own(Constant): pass
+def idea(run): return replace(run, schedule=Own())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +106,15 @@ def test_a_resumed_run_is_as_if_nothing_had_happened(whole: Path, run: Path, her
     assert json.loads((run / "run.json").read_text())["resumed"] == [{"step": 4, "differences": []}]
     before = files(run)
     assert here.ok("train", "--resume", run).stdout == f"already complete (6/6): {run}\n"
+    for command in (("train", "--resume", run), ("check", "--repair", run)):
+        assert here.ok(*command, "--quiet").stdout == ""
+        assert json.loads(here.ok(*command, "--json").stdout)["state"] == "done"
     assert files(run) == before
     (run / "metrics.jsonl").write_text("".join([lines[0], "garbage\n", *lines[2:]]))
     moved = run.rename(run.with_name("a new name"))
+    plan = Plan(read_run(moved), resume=moved, step=4)
+    with open_run(plan, open_corpus(str(whole / "tokens")), Progress(quiet=True)) as opened:
+        assert opened.folder.checkpoints.steps() == [2, 4], "a kill here goes on from step 4"
     here.ok("train", "--resume", moved / "checkpoints" / "step-00000002")  # it keeps what the first command kept
     assert_as_whole(moved, whole)
     back_to(moved, 4)
@@ -115,7 +131,9 @@ def test_auto_takes_the_newest_run_that_fits_and_else_begins_one(whole: Path, tm
     assert "nothing to resume below runs: starting a new run" in done.stderr
     assert here(*common).stdout == "already complete (6/6): runs/baseline\n"
     here.ok(*common, "--seed", "1")
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["baseline", "baseline-2"]
+    write_tokens(tmp_path / "other", 100)
+    here.ok(*common, "--corpus", tmp_path / "other")
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["baseline", "baseline-2", "baseline-3"]
     back_to(tmp_path / "runs" / "baseline", 2)
     done = here(*common)
     assert "resuming after step 2 of 6 in runs/baseline; exact: yes" in done.stderr
@@ -128,6 +146,7 @@ def test_what_is_not_gone_on_with(whole: Path, run: Path, tmp_path: Path, here: 
     for arguments, code, named in (
         (["baseline", "--optim.lr", "0.5", "--resume", run], 2, "optim.lr was 1e-05, now 0.5"),
         (["muon", "--resume", run], 2, "holds a run of baseline, not of muon"),
+        (["--resume", run / "checkpoints" / "step-00000002", "--out", "no"], 2, f"--branch {run}@2 --out no"),
         (["--resume", tmp_path / "none"], 4, "no run in"),
         (["baseline", "--save-every", "-1", *TINY, *corpus], 2, "--save-every -1"),
     ):
@@ -140,6 +159,19 @@ def test_what_is_not_gone_on_with(whole: Path, run: Path, tmp_path: Path, here: 
         assert_good_error(here("train", "baseline", *TINY, *corpus, "--out", run), 9, "is in use")
         assert json.loads(here("show", run, "--json").stdout)["state"] == "running"
     assert files(run) == before
+
+
+def test_weights_of_another_text_are_not_scored(run: Path, tmp_path: Path, here: Here) -> None:
+    """With checkpoints, and without."""
+    write_tokens(tmp_path / "other", 100)
+    for _ in range(2):
+        before = files(run)
+        done = here("train", "--resume", run, "--corpus", tmp_path / "other", "--quiet")
+        assert_good_error(done, 3, "the text is not the one")
+        with pytest.raises(UserError, match="the text is not the one"):
+            hectogpt.train(read_run(run), out=run, corpus=tmp_path / "other", resume=True, quiet=True)
+        assert files(run) == before
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
 
 
 def test_a_run_that_goes_on_is_no_longer_what_it_was(run: Path, here: Here) -> None:
@@ -171,13 +203,19 @@ def test_a_run_that_cannot_go_on_exactly_says_so(run: Path, here: Here) -> None:
 
 @pytest.mark.thorough
 def test_a_file_that_has_changed_is_another_idea(whole: Path, tmp_path: Path, here: Here) -> None:
-    (tmp_path / "mine.py").write_text("from dataclasses import replace\ndef idea(run): return replace(run, seed=7)\n")
+    """One that has not changed need not be named."""
+    (tmp_path / "mine.py").write_text(OWN_SCHEDULE)
     common = ["train", "mine.py:idea@baseline", *SIX, "--corpus", str(whole / "tokens")]
     here.ok(*common, "--out", "one")
     back_to(tmp_path / "one", 2)
+    shutil.copytree("one", "two")
+    here.ok("train", "--resume", "two", "--quiet")
+    here.ok("train", "--branch", "two@4", "--quiet", "--out", "branch")
     with (tmp_path / "mine.py").open("a") as file:
         file.write("# changed\n")
     assert_good_error(here(*common, "--resume", "one"), 4, "has changed since", "fix: the file as it was: one/idea.py")
+    assert_good_error(here("train", "--resume", "one"), 4, "uses classes from mine.py", "--idea one/idea.py")
+    here.ok("train", "--resume", "one", "--idea", "one/idea.py", "--quiet")
 
 
 # --- check: hashes, repair, replay, diagnose --------------------------------------------------------------------------

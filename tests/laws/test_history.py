@@ -229,6 +229,7 @@ def test_what_no_branch_can_begin_with(bare: Path, here: Here) -> None:
         (f"{bare}@4", ["--resume", "auto"], 2),
         (f"{bare}@4", ["--model.n-layers", "2"], 4),
         (f"{bare}@4", ["--corpus", "sotu"], 3),
+        (f"{bare}@4", ["--steps", "4"], 2),
     ]
     for place, more, code in refused:
         assert_good_error(here("train", "--branch", place, *more, "--quiet", "--out", "no"), code)
