@@ -83,19 +83,19 @@ def kinds_of(run: Run) -> Callable[[int], str]:
 
 def take_step(session: Session, number: int) -> float:
     """Take one step as if `number` steps were done. Returns its seconds."""
-    batches = setup.make_batches(session.run, session.corpus)
-    gradients = loop.Gradients(session.run, session.model, batches, session.machine)
-    session.model.train()
+    run, batches = session.run, setup.make_batches(session.run, session.corpus)
+    gradients = loop.Gradients(run, session.model.train(), batches, session.machine)
+    session.done = [loop.Step(0, 0, 0.0, 0.0, 0.0, 0.0, 0)] * (number + 1)
     begun = time.perf_counter()
     loop.update(gradients, session.optimizer, number)
+    session._after_step()
     return time.perf_counter() - begun
 
 
 def time_recipe(run: Run, corpus: Corpus) -> Row:
     """Seconds of building, of the first step, of the others by kind, and of all steps."""
-    kind_of = kinds_of(run)
+    kind_of, session = kinds_of(run), Session.open(run, corpus)
     count = Counter(kind_of(step) for step in range(1, run.steps))
-    session = Session.open(run, corpus)
     first = take_step(session, 0)
     median = {}
     for kind in sorted(count):

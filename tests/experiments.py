@@ -82,6 +82,12 @@ def record_of(corpus: Corpus, arm: Arm, seed: int, loss: float, **more: Any) -> 
     """A trial's record. An arm's trials take 10 s and 400 MiB, and 10 % more for each letter of its label."""
     size = 1 + len(arm.label) / 10
     fields: dict[str, Any] = {"dev_loss": loss, "seconds": 10 * size, "peak_mb": 400 * size, "params": 1_000_000}
-    fields |= {"wall_seconds": 11 * size, "ngram_unigram": 6.4, "ngram_kn3": 4.9, "arm": arm.label}
+    fields |= {
+        "wall_seconds": 11 * size,
+        "ngram_split": "dev",
+        "ngram_unigram": 6.4,
+        "ngram_kn3": 4.9,
+        "arm": arm.label,
+    }
     run = dump(replace(arm.run, seed=seed, threads=arm.run.threads or min(2, physical_cores())))
     return Record("tiny", "closed", arm.run.recipe, seed, run, corpus.sha256, **(fields | more))

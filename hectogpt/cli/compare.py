@@ -93,18 +93,15 @@ def read(options: CompareOptions) -> Comparison:
 
 def run_and_report(options: CompareOptions, comparison: Comparison) -> None:
     """Run the trials and print the results."""
-    workers = options.workers
-    local = (
-        None
+    workers = None if options.engine == "slurm" else options.workers
+    opened = (
+        open_ray(comparison, workers)
         if options.engine == "ray"
-        else local_engine(comparison, 1 if workers is None else workers)
+        else nullcontext(local_engine(comparison, 1 if workers is None else workers))
     )
     check_writable(options.out)
     # Standard output is for the results, so Ray prints to stderr.
-    with (
-        redirect_stdout(sys.stderr),
-        nullcontext(local) if local else open_ray(comparison, workers) as engine,
-    ):
+    with redirect_stdout(sys.stderr), opened as engine:
         run_trials(options, comparison, engine, comparison.rounds(engine.workers))
     found = ComparisonResult.of(comparison)
     show(
@@ -133,13 +130,10 @@ def run_trials(
     try:
         for trials in batches:
             perform(comparison, trials, engine, progress)
-            for verdict in (
-                ComparisonResult.of(comparison).verdicts
-                if comparison.sequential and trials
-                else ()
-            ):
-                word = "not decided" if verdict.word == "unproven" else verdict.word
-                note(f"  {verdict.arm}: gain {verdict.pair}, {word}", options.quiet)
+            if comparison.sequential and trials:
+                for verdict in ComparisonResult.of(comparison).verdicts:
+                    word = "not decided" if verdict.word == "unproven" else verdict.word
+                    note(f"  {verdict.arm}: gain {verdict.pair}, {word}", options.quiet)
     except KeyboardInterrupt as stop:
         ignore_more()
         left = len(comparison.missing())
@@ -181,7 +175,7 @@ def results_json(comparison: Comparison, found: ComparisonResult) -> dict[str, A
         "arms": [result.as_json() for result in found.results],
         "verdicts": [verdict.as_json() for verdict in found.verdicts],
         "ended": comparison.ended or None,
-        "ngrams": ngram_means(found.results),
+        "ngrams": ngram_means(found.results, found.split),
         "notes": found.notes,
     }
 
@@ -192,11 +186,10 @@ def result_lines(
     """The final table, the n-gram baselines, remarks on single trials, and the verdicts."""
     if not found.results:
         return []
-    levels = ", ".join(
-        f"{NGRAMS[name]} {level:.3f}" for name, level in ngram_means(found.results).items()
-    )
+    means = ngram_means(found.results, found.split)
+    levels = ", ".join(f"{NGRAMS[name]} {level:.3f}" for name, level in means.items())
     words = SEQUENTIAL_WORDS if comparison.sequential else VERDICT_WORDS
-    lines = ["", f"N-gram baselines of the same tokens ({comparison.split}): {levels}"]
+    lines = ["", f"N-gram baselines of the same tokens ({found.split}): {levels or 'unknown'}"]
     lines.append(
         f"Gains: {comparison.split} nats/token over paired seeds; positive is better. {words}"
     )
@@ -217,7 +210,7 @@ def plan_lines(comparison: Comparison) -> list[str]:
     """The plan: the arms and their sizes, the number of trials, and an estimate of the time."""
     missing = comparison.missing()
     rows = []
-    broken = []
+    broken = comparison.unchanged()
     seconds = expected_seconds(comparison)
     for arm in comparison.arms:
         count = count_parameters(arm.run, comparison.corpus)
@@ -270,8 +263,7 @@ def write_array(options: CompareOptions, comparison: Comparison) -> None:
     if options.dry_run:
         print(script, end="")
         return
-    with errors.writing(path, fix=SetTo("out", "a file you may write to")):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(options.out)
     write_atomic(path, script)
     said = f"{state_line(comparison)}\nwritten: {path}\nsubmit it with  sbatch {path}"
     note(f"{said}\nrun this command again for the results when the array has ended", options.quiet)

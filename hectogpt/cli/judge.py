@@ -33,9 +33,7 @@ CODES = {"better": 0, "refused": 2, "dishonest": 3}
 
 def main(options: JudgeOptions) -> None:
     """Judge, and exit with the code of the verdict."""
-    if [bool(options.idea), options.replay is not None, options.queue is not None].count(
-        True
-    ) != 1:
+    if bool(options.idea) + (options.replay is not None) + (options.queue is not None) != 1:
         raise UserError(
             "judge takes an idea, or replay, or queue", fix="hectogpt judge my_idea.py:idea"
         )
@@ -145,17 +143,17 @@ def work_off(options: JudgeOptions, folder: Path) -> None:
         )
     end = time.monotonic() + options.hours * 3600
     past = [
-        one
+        one.entrant
         for one in records_in(options.out)
         if one.secret is not None and one.ended not in WORDS.values()
     ]
-    done = {(one.begin["sha256"], one.begin["base"]) for one in past}
+    done = {(one.sha256, one.base, one.base_source) for one in past}
     for idea in [f"{path}:idea" for path in sorted(folder.glob("*.py"))]:
         if (left := (end - time.monotonic()) / 60) <= 0:
             return note(f"the {options.hours:g} hours are over", options.quiet)
         try:
             entrant = find_entrant(idea, options.on)
-            if (entrant.sha256, entrant.base) in done:
+            if (entrant.sha256, entrant.base, entrant.base_source) in done:
                 note(f"{idea} has a verdict", options.quiet)
                 continue
             found = judge_idea(replace(options, idea=idea, minutes=min(options.minutes, left)))

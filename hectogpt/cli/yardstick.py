@@ -29,12 +29,10 @@ def main(options: YardstickOptions) -> None:
     losses = [found.nats(loss, options.per) for loss in options.loss]
     unit = "nats per token" if options.per == "token" else f"bits per {options.per}"
     lines = found.table()
+    placed = []
     for loss, nats in zip(options.loss, losses, strict=True):
         lines.append(found.sentence(nats, f"A loss of {loss:g} {unit}"))
-    placed = [
-        place(found, nats) | {"loss": loss}
-        for loss, nats in zip(options.loss, losses, strict=True)
-    ]
+        placed.append(place(found, nats) | {"loss": loss})
     log = {}
     for name, curve in curves.items():
         per = per_of(name, options.per)

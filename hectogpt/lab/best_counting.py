@@ -296,10 +296,14 @@ def cross_fitted(
 
 def _spread(parts: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
     """Evenly spaced sequences of `parts`, with at most FITTED tokens in all."""
-    most = max(FITTED // parts[0].shape[1], 1)
-    if len(parts[0]) <= most:
-        return parts
-    return [parts[0][np.arange(most) * len(parts[0]) // most]]
+    rows = parts[0]
+    most = max(FITTED // rows.shape[1], 1)
+    return parts if len(rows) <= most else [spread(rows, most)]
+
+
+def spread(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` rows, spread evenly over all."""
+    return rows if len(rows) <= most else rows[np.arange(most) * len(rows) // most]
 
 
 def cross_entropies(mixture: Mixture, parts: Sequence[np.ndarray]) -> tuple[float, float]:

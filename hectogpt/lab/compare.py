@@ -197,8 +197,7 @@ class Comparison:
         run = self.run_of(trial)
         for idea in files_of(run):
             idea.keep(self.out.parent / "ideas" / f"{idea.sha256}.py")
-        fields = result | (self._ngram_fields(run) if result["status"] != "failed" else {})
-        fields |= {
+        fields = result | {
             "corpus": run.corpus,
             "corpus_sha256": self.corpus.sha256,
             "track": self.track.name,
@@ -217,11 +216,15 @@ class Comparison:
             self.track, run, self.corpus, record.params, record.seconds, record.machine
         )
         record = replace(record, rules_broken=broken)
-        append_record(self.out, record)
-        if record.counts:
-            self.records[trial.name] = record
-        else:
-            self.failed.append(record)
+        try:
+            if record.counts:
+                record = replace(record, **self._ngram_fields(run))
+        finally:  # Ctrl-C during the seconds of counting does not lose the trial
+            append_record(self.out, record)
+            if record.counts:
+                self.records[trial.name] = record
+            else:
+                self.failed.append(record)
         return record
 
     def run_of(self, trial: Trial) -> Run:
@@ -250,17 +253,22 @@ class Comparison:
             f"ngram_{name}": loss for name, loss in self._ngrams[reads].items()
         }
 
+    def unchanged(self) -> list[str]:
+        """A line for each arm whose run differs from the first arm's only in name and files."""
+        first, *others = [self.run_of(Trial(arm, 0)) for arm in self.arms]
+        return [
+            f"{run.recipe} changes no field of {first.recipe}, and trials do not call its function"
+            for run in others
+            if replace(run, recipe=first.recipe, ideas=first.ideas) == first
+        ]
+
     def losses(self, arm: Arm, split: str) -> dict[int, float]:
         """Seed -> held-out loss, for the trials recorded so far."""
-        found = {
-            seed: self.records[arm.label, seed]
-            for seed in self.seeds
-            if (arm.label, seed) in self.records
-        }
         return {
             seed: loss
-            for seed, record in found.items()
-            if (loss := record.loss(split)) is not None
+            for seed in self.seeds
+            if (record := self.records.get((arm.label, seed)))
+            and (loss := record.loss(split)) is not None
         }
 
     def pair(self, arm: Arm) -> Paired | None:
@@ -329,10 +337,15 @@ class Comparison:
         return found
 
 
-def ngram_means(results: Sequence[Result]) -> dict[str, float]:
-    """The first arm's n-gram baselines, each a mean over seeds."""
-    levels = {name: results[0].mean(f"ngram_{name}") for name in NGRAMS} if results else {}
-    return {name: level for name, level in levels.items() if level is not None}
+def ngram_means(results: Sequence[Result], split: str) -> dict[str, float]:
+    """The first arm's n-gram baselines of a split, each a mean over the seeds that have it."""
+    means: dict[str, float] = {}
+    for result in results[:1]:
+        records = [record for record in result.records if record.ngram_split == split]
+        for name in NGRAMS:
+            if (mean := replace(result, records=records).mean(f"ngram_{name}")) is not None:
+                means[name] = mean
+    return means
 
 
 def result_table(results: Sequence[Result], split: str) -> tuple[list[str], list[list[str]]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import timeit
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -49,28 +50,22 @@ def expected_seconds(comparison: Comparison) -> dict[str, float]:
     time for a trial's large matrix products, estimated from one product that is timed here.
     """
     matrix = torch.ones(1024, 1024, dtype=fast_matmul_dtype())
+    # the shortest time: the first includes torch's warm-up
+    product = min(timeit.repeat(lambda: matrix @ matrix, number=1))
     found = dict[str, float]()
-    products_took = list[float]()
-    for _ in range(5):  # keep the shortest time: the first includes torch's warm-up
-        begun = time.perf_counter()
-        matrix @ matrix
-        products_took.append(time.perf_counter() - begun)
     for arm in comparison.arms:
-        records = [
+        known = [
             record.wall_seconds
             for (label, _), record in comparison.records.items()
-            if label == arm.label
+            if label == arm.label and record.wall_seconds
         ]
-        known = [seconds for seconds in records if seconds]
         products = (
             3
             * arm.run.tokens
             * count_parameters(arm.run, comparison.corpus, "matrix", "head")
             / 1024**3
         )
-        found[arm.label] = (
-            sum(known) / len(known) if known else 10 + 2 * products * min(products_took)
-        )
+        found[arm.label] = sum(known) / len(known) if known else 10 + 2 * products * product
     return found
 
 

@@ -37,7 +37,7 @@ MOST_BYTES = (100_000, 12_000)
 # The names in a record: FILE.py:FUNCTION without a folder, on a recipe or another such function,
 # which may have a recipe as its own base.
 FUNCTION = r"\w[\w .-]*\.py:\w+"
-NAMES = re.compile(rf"{FUNCTION} on (\w+|{FUNCTION}(@\w+)?)")
+NAMES = re.compile(rf"{FUNCTION} on ([\w-]+|{FUNCTION}(@[\w-]+)?)")
 LARGEST = 1 << 26  # bytes; most records have about 50,000
 FIRST = "0" * 64  # the hash before the first line
 

@@ -8,9 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from hectogpt.model import SIZES
-from hectogpt.model.inputs import Induction, NgramHash, Smear, Spelling, TokenTable
+from hectogpt.model.inputs import (
+    Induction,
+    InputPart,
+    NgramHash,
+    Smear,
+    Spelling,
+    TokenTable,
+)
 from hectogpt.model.parts import NoPositions, QKNorm, Rotary
 from hectogpt.model.pointer import PointerHead
 from hectogpt.training.optim import AdamW, Muon, PerKind, SOAPMuon
@@ -76,9 +84,7 @@ def width_128_shared_row(run: Run) -> Run:
     was added for all tokens after training, the loss changed by less than 0.00001 (one seed).
     """
     lm_head = replace(run.model.lm_head, compact_vocab=True)
-    return replace(
-        run, model=replace(run.model, d_model=128, n_heads=2, n_layers=2, lm_head=lm_head)
-    )
+    return change_model(run, d_model=128, n_heads=2, n_layers=2, lm_head=lm_head)
 
 
 def muon(run: Run) -> Run:
@@ -113,10 +119,7 @@ def rotary(run: Run) -> Run:
     positions on 512 (results/LOG.md).
     """
     parts = (QKNorm(), Rotary(base=1024.0, fraction=0.5))
-    model = replace(
-        run.model, positions=NoPositions(), attention_parts=parts, attention_scale=0.12
-    )
-    return replace(run, model=model)
+    return change_model(run, positions=NoPositions(), attention_parts=parts, attention_scale=0.12)
 
 
 def head_lr(run: Run) -> Run:
@@ -137,7 +140,7 @@ def smear(run: Run) -> Run:
     the input (as in modded-nanogpt, record 34), the network sees two tokens at every position from
     the first step on.
     """
-    return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Smear((0.3,)))))
+    return change_model(run, inputs=(*run.model.inputs, Smear((0.3,))))
 
 
 def bigram_hash(run: Run) -> Run:
@@ -148,7 +151,7 @@ def bigram_hash(run: Run) -> Run:
     TinyStories a run reads about 98,000 different pairs, so pairs share rows. But a frequent pair
     gets nearly all updates of its row (as in modded-nanogpt, record 62).
     """
-    return replace(run, model=replace(run.model, inputs=(NgramHash(2, 65536), *run.model.inputs)))
+    return change_model(run, inputs=(NgramHash(2, 65536), *run.model.inputs))
 
 
 def value_embeddings(run: Run) -> Run:
@@ -158,7 +161,7 @@ def value_embeddings(run: Run) -> Run:
     a separate table (as in modded-nanogpt, record 14), the values learn from the first step on, at
     a table's learning rate. Without it, they would come from matrices that are still changing.
     """
-    return replace(run, model=replace(run.model, value_embeddings=(TokenTable(),)))
+    return change_model(run, value_embeddings=(TokenTable(),))
 
 
 def copying(run: Run) -> Run:
@@ -171,7 +174,7 @@ def copying(run: Run) -> Run:
     same token is likely to follow. This works from the first step on, even for tokens whose
     weights have not been trained yet.
     """
-    return replace(run, model=replace(run.model, pointer=PointerHead()))
+    return change_model(run, pointer=PointerHead())
 
 
 def width_256(run: Run) -> Run:
@@ -182,7 +185,7 @@ def width_256(run: Run) -> Run:
     size, but here most weights are in tables with a row for each token or pair. A step takes two
     to two and a half times as long.
     """
-    return replace(run, model=replace(run.model, d_model=256, n_heads=4))
+    return change_model(run, d_model=256, n_heads=4)
 
 
 def linear_decay(run: Run) -> Run:
@@ -204,10 +207,7 @@ def smear_3(run: Run) -> Run:
     to look back. This is the causal depthwise convolution of Canon layers (2512.17351), over four
     tokens and at the input only.
     """
-    inputs = tuple(
-        Smear((0.3, 0.15, 0.1)) if isinstance(part, Smear) else part for part in run.model.inputs
-    )
-    return replace(run, model=replace(run.model, inputs=inputs))
+    return change_input(run, Smear, shares=(0.3, 0.15, 0.1))
 
 
 def layers_4(run: Run) -> Run:
@@ -217,7 +217,7 @@ def layers_4(run: Run) -> Run:
     table of pairs were worse than four. On sotu the gain over four seeds was a tie (0.0197), so a
     fifth seed was added.
     """
-    return replace(run, model=replace(run.model, n_layers=4))
+    return change_model(run, n_layers=4)
 
 
 def lower_lr_long_hold(run: Run) -> Run:
@@ -309,11 +309,7 @@ def common_bigrams(run: Run) -> Run:
 
     A small id often belongs to a frequent token.
     """
-    inputs = (
-        replace(p, rows=95_000, common=2000) if isinstance(p, NgramHash) else p
-        for p in run.model.inputs
-    )
-    return replace(run, model=replace(run.model, inputs=tuple(inputs)))
+    return change_input(run, NgramHash, rows=95_000, common=2000)
 
 
 def row_lrs(run: Run) -> Run:
@@ -335,9 +331,7 @@ def embedding_map(run: Run) -> Run:
     The row that stands for all tokens that the run never reads gets no map, so it is no longer
     exact for them.
     """
-    return replace(
-        run, model=replace(run.model, lm_head=replace(run.model.lm_head, embedding_map=0.02))
-    )
+    return change_model(run, lm_head=replace(run.model.lm_head, embedding_map=0.02))
 
 
 def where_to_copy(run: Run) -> Run:
@@ -356,7 +350,7 @@ def where_to_copy(run: Run) -> Run:
     told apart. At three hundred steps the gain is gone (sotu, one seed).
     """
     pointer = run.model.pointer and replace(run.model.pointer, score_biases=True)
-    return replace(run, model=replace(run.model, pointer=pointer))
+    return change_model(run, pointer=pointer)
 
 
 def own_document(run: Run) -> Run:
@@ -368,7 +362,7 @@ def own_document(run: Run) -> Run:
     the number of threads changes a seed's loss as much), perhaps because names recur from story to
     story.
     """
-    return replace(run, model=replace(run.model, document_start=50256))
+    return change_model(run, document_start=50256)
 
 
 def induction_spelling(run: Run) -> Run:
@@ -394,16 +388,13 @@ def induction_spelling(run: Run) -> Run:
 
 def induction(run: Run) -> Run:
     """Add what followed the last earlier place of each token, and of each pair of tokens."""
-    return replace(run, model=replace(run.model, inputs=(*run.model.inputs, Induction())))
+    return change_model(run, inputs=(*run.model.inputs, Induction()))
 
 
 def spelling(run: Run) -> Run:
     """Add vectors for the spelling of each token, with 90,000 rows for pairs instead of 95,000."""
-    inputs = (
-        replace(part, rows=90_000) if isinstance(part, NgramHash) else part
-        for part in run.model.inputs
-    )
-    return replace(run, model=replace(run.model, inputs=(Spelling(), *inputs)))
+    run = change_input(run, NgramHash, rows=90_000)
+    return change_model(run, inputs=(Spelling(), *run.model.inputs))
 
 
 def width_384(run: Run) -> Run:
@@ -430,28 +421,33 @@ def wider_stream(run: Run) -> Run:
     """384 dimensions over tables of 256, 64,000 rows for pairs, and two thirds of the head's
     learning rate, as a step of the same size moves a logit by half as much again.
     """
-    inputs = (
-        replace(part, rows=64_000) if isinstance(part, NgramHash) else part
-        for part in run.model.inputs
-    )
-    model = replace(run.model, d_model=384, n_heads=6, d_input=256, inputs=tuple(inputs))
-    run = replace(run, model=model)
+    run = change_input(run, NgramHash, rows=64_000)
+    run = change_model(run, d_model=384, n_heads=6, d_input=256)
     return change_adamw(run, lambda adamw: replace(adamw, lrs=replace(adamw.lrs, head=0.0133)))
 
 
 def pairs_in_values(run: Run) -> Run:
     """Value embeddings from 16,384 rows for tokens and 33,000 for pairs with small ids."""
     values = (NgramHash(1, 16_384), NgramHash(2, 33_000, common=2000))
-    return replace(run, model=replace(run.model, value_embeddings=values))
+    return change_model(run, value_embeddings=values)
 
 
 def smaller_spelling_steps(run: Run) -> Run:
     """Spelling times a quarter: for the same learning rate, its steps are a quarter as large."""
-    inputs = (
-        replace(part, scale=0.25) if isinstance(part, Spelling) else part
-        for part in run.model.inputs
+    return change_input(run, Spelling, scale=0.25)
+
+
+def change_input(run: Run, kind: type[InputPart], **changes: Any) -> Run:
+    """Change fields of the run's input parts of one class."""
+    inputs = tuple(
+        replace(part, **changes) if isinstance(part, kind) else part for part in run.model.inputs
     )
-    return replace(run, model=replace(run.model, inputs=tuple(inputs)))
+    return change_model(run, inputs=inputs)
+
+
+def change_model(run: Run, **changes: Any) -> Run:
+    """Change fields of the run's model."""
+    return replace(run, model=replace(run.model, **changes))
 
 
 def change_adamw(run: Run, change: Callable[[AdamW], AdamW]) -> Run:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,25 +115,23 @@ def verdict(
             fix=SetTo("margin", LEAST_DIFFERENCE),
         )
     paired = isinstance(a, Mapping) and isinstance(b, Mapping)
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        shared = [seed for seed in a if seed in b]
-        before = [a[seed] for seed in shared]
-        after = [b[seed] for seed in shared]
-        unused = tuple(str(seed) for seed in [*a, *b] if seed not in shared)
-    else:
-        before = list(_values(a))
-        after = list(_values(b))
-        extra = abs(len(before) - len(after))
-        unused = (f"the last {extra} of the longer list",) if extra else ()
-        before, after = before[: len(after)], after[: len(before)]
-    if not before:
+    both: list[Mapping[Any, float]] = [
+        one if paired else dict(enumerate(one.values() if isinstance(one, Mapping) else one))  # type: ignore[misc]
+        for one in (a, b)
+    ]
+    before, after = both
+    shared = [seed for seed in before if seed in after]
+    unused = tuple(str(seed) for seed in [*before, *after] if seed not in shared)
+    if unused and not paired:
+        unused = (f"the last {len(unused)} of the longer list",)
+    if not shared:
         why = f"no shared seed; seeds: {', '.join(unused[:6])}" if paired else "one set is empty"
         raise DataError(
             "these losses cannot be compared",
             why=why,
             fix="run both with the same seeds; without seeds, losses are paired by position",
         )
-    gains = np.subtract(before, after, dtype=np.float64)
+    gains = np.array([before[seed] - after[seed] for seed in shared], np.float64)
     if not np.isfinite(gains).all():
         raise DataError(
             "a loss is not finite",
@@ -153,10 +151,6 @@ def verdict(
         paired=paired,
         unused=unused,
     )
-
-
-def _values(losses: Losses | Sequence[float]) -> Iterable[float]:
-    return losses.values() if isinstance(losses, Mapping) else losses
 
 
 def seeds_to_decide(gains: np.ndarray, margin: float) -> int | None:

@@ -186,7 +186,7 @@ class Level:
         """
         total = np.maximum(self.total, 1)
         kept = (self.count - np.concatenate(([0.0], discounts))[np.minimum(self.count, 3)]) / total
-        return np.where(self.total > 0, kept + self.back_off(discounts) * shorter, shorter)
+        return kept + self.back_off(discounts) * shorter
 
     def back_off(self, discounts: np.ndarray) -> np.ndarray:
         """The weight of the shorter context's distribution."""
@@ -525,7 +525,8 @@ def score_both(
 ) -> Scored:
     """Both probabilities of each token that `evaluate` scored: the network's and the n-grams'.
 
-    Both models use sequences of the same length.
+    The n-grams use sequences of `seq_len` tokens. So does the network, unless its context is
+    shorter.
     """
     counted, known = model.score(cut(held_out, seq_len))
     return Scored(

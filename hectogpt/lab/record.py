@@ -148,16 +148,16 @@ def changed(before: Run, after: Run) -> dict[str, Any]:
 def failures(records: Iterable[Record]) -> list[str]:
     """One line, with the seeds, for each way in which trials failed or broke rules."""
     seeds: dict[str, list[int]] = {}
+    counted = {"diverged": "counted as a uniform guess", "failed": "not counted"}
     for record in records:
-        arm = record.arm or record.recipe
-        if record.status == "diverged":
-            seeds.setdefault(
-                f"{arm}: diverged, counted as a uniform guess: {record.error}", []
-            ).append(record.seed)
-        if record.status == "failed":
-            seeds.setdefault(f"{arm}: failed, not counted: {record.error}", []).append(record.seed)
+        lines = []
+        if how := counted.get(record.status):
+            lines.append(f"{record.status}, {how}: {record.error}")
         if record.rules_broken:
-            line = f"{arm}: breaks the rules of {record.track}: {'; '.join(record.rules_broken)}"
+            broken = "; ".join(record.rules_broken)
+            lines.append(f"breaks the rules of {record.track}: {broken}")
+        for line in lines:
+            line = f"{record.arm or record.recipe}: {line}"
             seeds.setdefault(line, []).append(record.seed)
     return [f"{line} (seed {', '.join(map(str, sorted(which)))})" for line, which in seeds.items()]
 

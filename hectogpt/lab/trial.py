@@ -42,12 +42,15 @@ def request_of(
         splits: the splits to score.
         scoring: how to score them.
     """
+    name = corpus.name
+    if name not in ("sotu", "tinystories") and os.path.exists(name):
+        name = os.path.abspath(name)
     return {
         "ideas": [{"path": str(idea.path), "source": idea.source} for idea in files_of(run)],
         "run": dump(run),
         "splits": list(splits),
         "scoring": scoring,
-        "corpus": os.path.abspath(corpus.name) if os.path.exists(corpus.name) else corpus.name,
+        "corpus": name,
         "corpus_sha256": corpus.sha256,
     }
 
@@ -81,7 +84,9 @@ def ask(
     outcome = process.Child("hectogpt.lab.trial").listen(request, receive, cancelled=stop)
     if outcome.how == "cancelled":
         raise process.CancelledError
-    origin = {"version": __version__, **asdict(process.revision(PACKAGE))}
+    origin: dict[str, Any] = {"version": __version__}
+    if (PACKAGE.parent / ".git").exists():  # not the user's repository around an environment
+        origin |= asdict(process.revision(PACKAGE))
     if outcome.error is None and result:
         return origin | result
     ended = f"the trial's process ended with {outcome.error or 'no result'}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -186,7 +186,8 @@ class ComparisonResult:
     def of(comparison: Comparison) -> ComparisonResult:
         """Summarise the trials recorded so far."""
         results = comparison.results()
-        records = [record for result in results for record in result.records] + comparison.failed
+        used = [record for result in results for record in result.records]
+        records = used + comparison.failed
         tokens = len(comparison.corpus.tokens[comparison.split])
         split = comparison.split
         small = (
@@ -199,7 +200,12 @@ class ComparisonResult:
             verdicts=tuple(
                 Verdict.of(comparison, results[0], r, r.to_first) for r in results if r.to_first
             ),
-            notes=(*([small] if tokens < FEW_TOKENS else []), *failures(records)),
+            notes=(
+                *([small] if tokens < FEW_TOKENS else []),
+                *comparison.unchanged(),
+                *_origins(used),
+                *failures(records),
+            ),
             corpus=comparison.corpus.name,
             split=split,
             seeds=tuple(comparison.seeds),
@@ -220,6 +226,19 @@ class ComparisonResult:
 
 
 # --- text
+
+
+def _origins(records: Sequence[Record]) -> list[str]:
+    """A note if records were made by different or changed code, or in different dtypes."""
+    told = []
+    for name in ("version", "commit", "dirty", "dtype", "head_dtype"):
+        values = {str(((one.machine or {}) | vars(one)).get(name))[:12] for one in records}
+        if len(values) > 1 or "True" in values:
+            told.append(f"{name} {' and '.join(sorted(values))}")
+    if not told:
+        return []
+    why = f"or their code was not committed ({'; '.join(told)})"
+    return [f"the trials differ in code or dtypes, {why}; a new file of records repeats them"]
 
 
 def _outcome(verdict: Verdict) -> str:

@@ -24,7 +24,7 @@ from hectogpt.data.tokenizer import MERGES, read_merges
 from hectogpt.display import columns
 from hectogpt.errors import DataError, SetTo, first_line
 from hectogpt.files import read_bytes
-from hectogpt.lab.best_counting import Mixture, cross_fitted
+from hectogpt.lab.best_counting import Mixture, cross_fitted, spread
 from hectogpt.lab.loss_logs import Curve
 from hectogpt.lab.ngram import DISCOUNT, unigram_of
 from hectogpt.training.evaluate import SEQ_LEN, cut
@@ -216,11 +216,6 @@ def count_lines(rows: np.ndarray, held_out: np.ndarray, vocab: int) -> dict[str,
         lines[f"kn{order}"] = float(-np.log(p).mean())
     lines["kn5"], lines["best"] = cross_fitted(mixture, [held_out[::2]], [held_out[1::2]])
     return lines
-
-
-def spread(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most `most` rows, spread evenly over all."""
-    return rows if len(rows) <= most else rows[np.arange(most) * len(rows) // most]
 
 
 def _encode(raw: bytes, encoder: Encoder) -> np.ndarray:

@@ -63,7 +63,7 @@ LEGEND = f"""\
   width_128_shared_row, linear_decay, smear_3, width_256 and layers_4 got more seeds because three pairs had not
   given p < {SIGNIFICANCE}, which makes their p too small. A run that diverged counts as a uniform guess. A trial that
   crashed is left out and listed under Notes.
-* **{ONE_MACHINE}** is the time of 100 steps of today's recipe, if it was timed (see "Loss against seconds" below).
+* **{ONE_MACHINE}** is the time of 100 steps of the recipe as it was at the commit named under "Loss against seconds".
 * **s** and **MiB** are the seconds and memory of the trials' training, without scoring. The trials ran on different
   machines, so these seconds cannot be compared with each other.
 * **parameters** is the mean over the trials. In older trials the head has a row for each token of the whole training
