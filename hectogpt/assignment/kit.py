@@ -1,8 +1,9 @@
 """Write kits: folders that a student can work in.
 
-A kit has the textbook, the tests, the questions and a text to train on; the written answers come
-with the solution. Building a wheel copies reference/, assignment/ and answers/ into it (setup.py).
-In a checkout, the folders themselves are read, so that no copy can differ.
+A kit has the textbook's files with the exercises left out, the tests, the questions and a text to
+train on; with `solution`, it also has the whole files and the written answers. Building a wheel
+copies reference/, assignment/ and answers/ into it (setup.py). In a checkout, the folders
+themselves are read, so that no copy can differ.
 
 An exercise is the code after a comment line `# exercise: PART` in a function of the textbook, up
 to the end of the function. assignment/stubs.md has the text that a student reads instead.

@@ -62,7 +62,7 @@ def compare_runs(options: BisectOptions) -> tuple[Parting, list[str]]:
     lines = [f"{done} for {found.step} steps"]
     if parted is not None:
         lines.append(
-            f"but their records differ from step {parted}: `hectogpt check RUN --replay` says "
+            f"but their records differ from step {parted} on: `hectogpt check RUN --replay` says "
             "whether this machine reproduces a run's bits"
         )
         return Parting(False, parted), lines
@@ -70,7 +70,7 @@ def compare_runs(options: BisectOptions) -> tuple[Parting, list[str]]:
 
 
 def before(history: History, step: int) -> History:
-    """Return the run that took this step: this run, or a trunk if it branched off afterwards."""
+    """Return the run that took this step: this one or, if it branched off later, its trunk."""
     while (branch := history.branch) and step <= branch.step:
         history = trunk_of(branch, history.ideas, history.note)
     return history
@@ -111,7 +111,7 @@ def runs_text(found: Parting, parted: int | None) -> list[str]:
         lines.append(f"  row {found.batch_row} of the step's batch has different tokens")
     lines += [f"  first {stage} that differs: {module}" for stage, module in found.first.items()]
     if parted is not None and parted != found.step:
-        lines.append(f"  the recorded losses differ from step {parted}")
+        lines.append(f"  the recorded losses differ from step {parted} on")
     return lines
 
 
@@ -167,7 +167,7 @@ def weights_for(models: list[Transformer | None], names: tuple[str, str]) -> tup
         raise UserError(
             f"{names[models.index(model)]} is not a GPT-2, but the assignment's model is",
             why=f"it differs in {', '.join(odd)}",
-            fix="a run of the recipe baseline",
+            fix="compare it with a run of the recipe baseline",
         )
     size = Size(
         config.d_model, config.n_heads, config.n_layers, config.context_length, config.vocab_size

@@ -98,7 +98,7 @@ def graded(options: GradeOptions, submissions: list[Submission]) -> list[Result]
         print(f"\n{overview(found)}")
     if out is not None:
         earlier = (
-            f", {kept} of {len(found)} kept from an earlier grading: nothing in them has changed"
+            f" ({kept} of {len(found)} kept from an earlier grading: their files have not changed)"
         )
         note(f"records: {out}{earlier if kept else ''}", options.quiet)
     return found

@@ -1,8 +1,8 @@
 """Continue a text with a model, token by token; several continuations are drawn at once.
 
 `generate` takes ids and yields tokens as they are chosen; `complete` takes a text and returns its
-continuation. Both refuse ids outside the vocabulary before running the model, and logits that are
-not finite.
+continuation. Before running the model, both refuse ids outside the vocabulary; after it, logits
+that are not finite.
 
 One pass reads the prompt (prefill); then each pass computes one token per row (decode). A cache
 holds the keys and values of earlier tokens, and the rows that other parts of the model store.
@@ -46,7 +46,7 @@ class Sampling:
     top_k: int = 50
     """Keep the k most likely tokens, and ties with the last of them; 0 keeps all."""
     top_p: float = 1.0
-    """Keep the most likely tokens until their probabilities sum to p, and ties with the last."""
+    """Keep the fewest most likely tokens whose sum is at least p, and ties with the last."""
     min_p: float = 0.0
     """Drop tokens less likely than min_p times the most likely one."""
     num_return_sequences: int = 1
@@ -54,7 +54,7 @@ class Sampling:
     stop_strings: tuple[str, ...] = ()
     """End a text with the token that completes one of these strings."""
     eos_token_id: tuple[int, ...] = ()
-    """End a text with one of these tokens."""
+    """End a text after any of these tokens."""
 
     @classmethod
     def of(cls, end_of_text: int, **options: Any) -> Sampling:

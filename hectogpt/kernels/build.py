@@ -25,7 +25,7 @@ from hectogpt import files, hardware
 from hectogpt.errors import UserError, first_line
 
 FOLDER = Path(__file__).parent
-PREBUILT = FOLDER / "path"  # only in wheels for one platform
+PREBUILT = FOLDER / "prebuilt"  # only in wheels for a single platform
 # Never use -ffast-math: it makes exp wrong by 41 %.
 OPTIONS = ("-w", "-O2", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast")
 

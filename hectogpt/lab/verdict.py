@@ -1,4 +1,4 @@
-"""The verdict of a comparison on one arm, as a paragraph to quote and as data."""
+"""A comparison's verdict on one arm, as a paragraph to quote and as data."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Verdict:
 
 
 def costs_text(what: str, costs: Mapping[str, Cost]) -> str:
-    """A sentence on costs: "A trial takes 21.0 s instead of 14.0 (x 1.5), ...".
+    """A sentence on costs: "Costs of a trial: 21.0 s instead of 14.0 (x 1.5), ...".
 
     A cost appears only if it is known for both arms.
     """
@@ -156,7 +156,7 @@ def costs_text(what: str, costs: Mapping[str, Cost]) -> str:
                 if after == before
                 else f"{after}{unit} instead of {before}{ratio}"
             )
-    return f"A {what} takes {', '.join(texts)}." if texts else ""
+    return f"Costs of a {what}: {', '.join(texts)}." if texts else ""
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def _origins(records: Sequence[Record]) -> list[str]:
     if not told:
         return []
     why = f"or their code was not committed ({'; '.join(told)})"
-    return [f"the trials differ in code or dtypes, {why}; a new file of records repeats them"]
+    return [f"the trials differ in code or dtypes, {why}; to repeat them, write to a new file"]
 
 
 def _outcome(verdict: Verdict) -> str:
@@ -274,9 +274,9 @@ def _rules(verdict: Verdict) -> str:
     first = verdict.first_rules_broken
     track = verdict.track
     text = (
-        f"It breaks the rules of track {track}: {'; '.join(own)}"
+        f"{verdict.arm} breaks the rules of track {track}: {'; '.join(own)}"
         if own
-        else f"It keeps the rules of track {track}"
+        else f"{verdict.arm} keeps the rules of track {track}"
     )
     return f"{text}. {verdict.first} breaks them: {'; '.join(first)}." if first else f"{text}."
 

@@ -139,7 +139,7 @@ class ModelConfig:
                     Setting("model.n_heads", self.n_heads),
                 ),
                 why="every head gets d_model / n_heads dimensions, which must be a whole number",
-                fix=f"n_heads one of {', '.join(map(str, divisors[:12]))}, or a different d_model",
+                fix=f"n_heads: one of {', '.join(map(str, divisors[:12]))}; or another d_model",
             )
 
     @property
@@ -177,8 +177,8 @@ class Init(Value):
 
     `residual` is for the two projections that write into the residual stream; None means GPT-2's
     rule, linear / sqrt(2 n_layers). The assignment's starter is meant to apply that rule but never
-    does, so it equals `residual=0.02`. A head with a compact vocabulary starts at zero, regardless
-    of `head`.
+    does; `residual=0.02` does as it does. A head with a compact vocabulary starts at zero,
+    regardless of `head`.
     """
 
     embedding: float = 0.02

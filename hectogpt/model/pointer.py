@@ -1,8 +1,9 @@
 """A second way to predict: copy an earlier token of the text, chosen by attention.
 
-Each token's probability is the sum of the attention weights of its places in the text. This copy
-is mixed with the softmax: p = (1 - w) softmax + w copy. The copy needs no trained weights for a
-token, so from the first step it can predict tokens whose rows have never been trained.
+The copy is a distribution over tokens: a token gets the sum of the attention weights at its places
+in the text. It is mixed with the softmax: p = (1 - w) softmax + w copy. The copy needs no trained
+weights for a token, so from the first step it can predict tokens whose rows have never been
+trained.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ DISTANCES = 10  # buckets of distance; the last one starts 511 tokens back
 
 @dataclass(frozen=True)
 class PointerHead(Value):
-    """A neural cache (1612.04426) trained with the model and mixed in by a gate (1609.07843).
+    """A neural cache (arXiv:1612.04426), trained with the model and mixed in by a gate
+    (arXiv:1609.07843).
 
     It attends to earlier tokens. The query is the final hidden state times a learned vector, which
     starts at `query_scale`. The key of the token at position s is the hidden state at s - 1.

@@ -250,7 +250,11 @@ class PeerError(UserError):
             f"another of the run's {size} processes failed "
             f"{f'in step {step}' if step else 'before the first step'}",
             why=f"{cause}; see that process's output, or torchrun's report",
-            fix="run the same command with resume; torchrun does so itself, max-restarts times",
+            fix=(
+                "run the same command with ",
+                SetTo("resume", "auto"),
+                "; torchrun does so itself if max-restarts is above 0",
+            ),
             code=errors.PEER,
         )
 

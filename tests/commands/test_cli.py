@@ -25,7 +25,7 @@ from hectogpt.errors import Setting, SetTo, Text, UserError
     [
         (["trian"], 2, "did you mean 'train'?"),
         (["train", "basline"], 2, "did you mean 'baseline'?"),
-        (["train", "baseline", "--model.n-heads", "4"], 2, "n_heads one of 1, 3, 11, 33"),
+        (["train", "baseline", "--model.n-heads", "4"], 2, "n_heads: one of 1, 3, 11, 33"),
         (["train", "baseline", "--model.d-model", "99000", "--model.n-heads", "1"], 8, "GiB"),
         (["train", "baseline", "--corpus", "a\x1b[31mb\x9b"], 3, "a\\x1b[31mb\\x9b"),
         (["train", "baseline", "--model.context-length", "64"], 2, "fix: --data.seq-len 64"),

@@ -98,7 +98,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: choose_leaves(Data(batch_size=16, seq_len=8, leaves=8), 3), "their number must be 1, 2, 4 or 8"),
     (lambda: Batches(np.arange(7), seq_len=65), "set data.seq_len to 7"),
     # models and generation
-    (lambda: replace(SIZES["tiny"], n_heads=4), "n_heads one of 1, 3, 11, 33"),
+    (lambda: replace(SIZES["tiny"], n_heads=4), "n_heads: one of 1, 3, 11, 33"),
     (lambda: replace(TINY, d_model=0), "d_model"),
     (lambda: replace(TINY, n_layers=-1), "n_layers"),
     (lambda: Transformer(replace(SIZES["tiny"], positions=SinusoidalPositions())), "even"),

@@ -194,8 +194,8 @@ def test_a_gain_with_everything_it_costs(corpus: Corpus, tmp_path: Path) -> None
     for part in (
         f"lr 2 is better than lr 1: its dev loss on {corpus.folder.name} is 0.1000 nats per token lower (gain +0.1000",
         f"; 95 % interval {low:+.4f} to {high:+.4f}; one-sided p = 0.002; 3 paired seeds, 0 to 2; 3 st",
-        "A trial takes 21.0 s instead of 14.0 (x 1.5), 700 MiB of memory instead of 560 (x 1.25), 1,000,100 parameters",
-        "It keeps the rules of track closed.",
+        "Costs of a trial: 21.0 s instead of 14.0 (x 1.5), 700 MiB of memory instead of 560 (x 1.25), 1,000,100 param",
+        "lr 2 keeps the rules of track closed.",
     ):
         assert part in verdict.text
     answer = json.loads(json.dumps(verdict.as_json(), allow_nan=False))
@@ -236,9 +236,11 @@ def test_lost_trials_and_broken_rules_are_said(corpus: Corpus, tmp_path: Path) -
     assert (verdict.diverged, verdict.failed) == ([("lr 2", 0), ("lr 2", 1)], [("lr 1", 7)])
     assert "lr 2, seed 1: diverged, counted as a uniform guess." in verdict.text
     assert "lr 1, seed 7: crashed, not counted." in verdict.text
-    assert "It breaks the rules of track closed: 3 steps, not 100. lr 1 breaks them: 3 steps, not 100." in verdict.text
+    assert (
+        "lr 2 breaks the rules of track closed: 3 steps, not 100. lr 1 breaks them: 3 steps, not 100." in verdict.text
+    )
     own = replace(verdict, rules_broken=(), first_rules_broken=("trained on a GPU",))
-    assert "It keeps the rules of track closed. lr 1 breaks them: trained on a GPU." in own.text
+    assert "lr 2 keeps the rules of track closed. lr 1 breaks them: trained on a GPU." in own.text
 
 
 def test_only_shared_seeds_count(corpus: Corpus, tmp_path: Path) -> None:

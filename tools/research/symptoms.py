@@ -174,7 +174,7 @@ def of_values(part: str, kind: Kind) -> str:
     size = f"{off:.0f} times" if off >= 10 else f"{off:.0%} of" if off >= 0.01 else f"{off:.1g} of"
     many = percent(miss.abs() > first.tolerance * spread)
     words = pattern(made) or f"{'all' if many == '100%' else f'{many} of the'} numbers are wrong"
-    return f"{words[0].upper()}{words[1:]}, by {size} their spread."
+    return f"{words[0].upper()}{words[1:]}; the difference is {size} the right numbers' spread."
 
 
 def of_dependence(part: str, kind: Kind) -> Iterator[str]:
