@@ -253,7 +253,7 @@ class PeerError(UserError):
             fix=(
                 "run the same command with ",
                 SetTo("resume", "auto"),
-                "; torchrun does so itself if max-restarts is above 0",
+                "; torchrun does so if max-restarts is above 0",
             ),
             code=errors.PEER,
         )
