@@ -26,8 +26,8 @@ from hectogpt.serialization import diff
 # Descriptions of the tracks in which a trained model is not scored by itself. The package no longer has the last two
 # tracks; commit 37ff3df8 still had them.
 SCORED = {
-    "closed+counting": "Runs mixed with counts of the text that they read. induction_spelling is mixed with the best "
-    "counting; the others, which are older, with n-grams of order 5 by five weights (0.011 to 0.012 worse on dev).",
+    "closed+counting": "Runs mixed with counts of the text that they read. From induction_spelling on, with the best "
+    "counting; older ones with n-grams of order 5 by five weights (0.011 to 0.012 worse on dev).",
     "retrieval": "Runs that look up what followed similar places in their text. Not ranked with *closed*.",
     "adaptive": "Runs that keep learning: each token is scored before it is learned. Not ranked with *closed*.",
 }
