@@ -100,8 +100,12 @@ def load_idea(idea: IdeaFile) -> ModuleType:
     module = ModuleType(name)
     vars(module).update(__file__=str(idea.path), print=_print)
     if folder not in sys.path:
-        # The file may import others in its folder, which come before those of other ideas.
-        sys.path.insert(len(sys.path) - len(others), folder)
+        # The file may import others in its folder. They come before those of other ideas, whose
+        # folders are at the end, but after every library.
+        at = len(sys.path)
+        while sys.path[at - 1] in others:
+            at -= 1
+        sys.path.insert(at, folder)
     # Dataclasses look up their module when they are created.
     sys.modules[name] = module
     _files[name] = idea

@@ -372,7 +372,7 @@ def fill(module: nn.Module, setting: Setting, patched: bool) -> None:
 
 
 def refit(module: nn.Module, setting: Setting, dtype: torch.dtype) -> dict[str, nn.Parameter]:
-    """Replace all parameters of a module by our weights, and return them by name.
+    """Replace all parameters of a module with our weights, and return them by name.
 
     This is for a module whose whole forward pass is replaced: mistakes in its constructor are
     reported for the part `forward`. All else in it stays, as train() may use it.
@@ -386,7 +386,7 @@ def refit(module: nn.Module, setting: Setting, dtype: torch.dtype) -> dict[str, 
         place = module
         home = ""
         for step in path:
-            home += step
+            home = f"{home}.{step}"
             child = getattr(place, step, None)
             if not isinstance(child, nn.Module) or homes.setdefault(child, home) != home:
                 child = nn.Module()  # in place of nothing, or of one that is elsewhere too
@@ -497,7 +497,7 @@ def training(setting: Setting, modules: dict[str, ModuleType]) -> Answer:
         have cut off their last tokens.
         """
         rows = rows_of(ids, train_text())
-        whole = ids.long() if min(rows) < 0 else train_text()[rows]
+        whole = ids.long() if any(row < 0 for row in rows) else train_text()[rows]
         return Computation(own, TRAIN_SIZE).loss(whole)
 
     wanted = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import glob
 import hashlib
 import os
 import re
@@ -180,7 +181,7 @@ def _of_student(path: Path) -> dict[str, Path]:
     who = FLAT.sub(r"\1", path.name)
     found = {
         FLAT.sub(r"\3.py", one.name): one
-        for one in path.parent.iterdir()
+        for one in path.parent.glob(f"{glob.escape(who)}_*.py")
         if FLAT.sub(r"\1", one.name) == who and not one.is_symlink()
     }
     return found if SOLUTION in found else {SOLUTION: path}

@@ -115,11 +115,8 @@ def verdict(
             fix=SetTo("margin", LEAST_DIFFERENCE),
         )
     paired = isinstance(a, Mapping) and isinstance(b, Mapping)
-    both: list[Mapping[Any, float]] = [
-        one if paired else dict(enumerate(one.values() if isinstance(one, Mapping) else one))  # type: ignore[misc]
-        for one in (a, b)
-    ]
-    before, after = both
+    before = _numbered(a, paired)
+    after = _numbered(b, paired)
     shared = [seed for seed in before if seed in after]
     unused = tuple(str(seed) for seed in [*before, *after] if seed not in shared)
     if unused and not paired:
@@ -151,6 +148,15 @@ def verdict(
         paired=paired,
         unused=unused,
     )
+
+
+def _numbered(losses: Losses | Sequence[float], by_seed: bool) -> Mapping[Any, float]:
+    """Losses by seed, or else by position."""
+    if isinstance(losses, Mapping):
+        if by_seed:
+            return losses
+        losses = [*losses.values()]
+    return dict(enumerate(losses))
 
 
 def seeds_to_decide(gains: np.ndarray, margin: float) -> int | None:
