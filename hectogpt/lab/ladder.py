@@ -64,9 +64,8 @@ def embedding_lr(run: Run) -> Run:
     20 steps, which suits a run of a hundred steps. With the small epsilon, the rows of rare tokens
     move as far as those of frequent ones.
     """
-    assert isinstance(run.optim, AdamW)
     lrs = PerKind(embedding=0.4, table=0.2, scalar=0.03)
-    return replace(run, optim=replace(run.optim, betas=(0.8, 0.95), eps=1e-10, lrs=lrs))
+    return change_adamw(run, betas=(0.8, 0.95), eps=1e-10, lrs=lrs)
 
 
 def width_128_shared_row(run: Run) -> Run:
@@ -129,7 +128,7 @@ def head_lr(run: Run) -> Run:
     One step with learning rate lr therefore moves a logit by up to lr * d_model: here by 4, and by
     0.6 in the rungs below, where lr is 0.005.
     """
-    return change_adamw(run, lambda adamw: replace(adamw, lrs=replace(adamw.lrs, head=0.03)))
+    return change_lrs(run, head=0.03)
 
 
 def smear(run: Run) -> Run:
@@ -244,10 +243,7 @@ def lower_table_lrs(run: Run) -> Run:
     """Three quarters of the learning rates in embeddings (0.3) and tables (0.15), two thirds in
     the head (0.02).
     """
-    return change_adamw(
-        run,
-        lambda adamw: replace(adamw, lrs=replace(adamw.lrs, embedding=0.3, table=0.15, head=0.02)),
-    )
+    return change_lrs(run, embedding=0.3, table=0.15, head=0.02)
 
 
 def larger_epsilon(run: Run) -> Run:
@@ -256,7 +252,7 @@ def larger_epsilon(run: Run) -> Run:
     1e-6 in embeddings and tables, 1e-5 in the head.
     """
     epsilons = PerKind(embedding=1e-6, table=1e-6, head=1e-5)
-    return change_adamw(run, lambda adamw: replace(adamw, epsilons=epsilons))
+    return change_adamw(run, epsilons=epsilons)
 
 
 def hold_lr(run: Run) -> Run:
@@ -320,9 +316,7 @@ def row_lrs(run: Run) -> Run:
     when the row's token occurs in the batch.
     """
     threshold = PerKind(head=1e-4)
-    return change_adamw(
-        run, lambda adamw: replace(adamw, row_lr_power=0.5, row_update_threshold=threshold)
-    )
+    return change_adamw(run, row_lr_power=0.5, row_update_threshold=threshold)
 
 
 def embedding_map(run: Run) -> Run:
@@ -423,7 +417,7 @@ def wider_stream(run: Run) -> Run:
     """
     run = change_input(run, NgramHash, rows=64_000)
     run = change_model(run, d_model=384, n_heads=6, d_input=256)
-    return change_adamw(run, lambda adamw: replace(adamw, lrs=replace(adamw.lrs, head=0.0133)))
+    return change_lrs(run, head=0.0133)
 
 
 def pairs_in_values(run: Run) -> Run:
@@ -450,12 +444,18 @@ def change_model(run: Run, **changes: Any) -> Run:
     return replace(run, model=replace(run.model, **changes))
 
 
-def change_adamw(run: Run, change: Callable[[AdamW], AdamW]) -> Run:
-    """Change the run's AdamW: its optimizer or, under Muon, the one for the other parameters."""
+def change_adamw(run: Run, **changes: Any) -> Run:
+    """Change fields of the AdamW: the optimizer or, under Muon, the one for other parameters."""
     if isinstance(run.optim, Muon):
-        return replace(run, optim=replace(run.optim, rest=change(run.optim.rest)))
-    assert isinstance(run.optim, AdamW)
-    return replace(run, optim=change(run.optim))
+        changes = {"rest": replace(run.optim.rest, **changes)}
+    return replace(run, optim=replace(run.optim, **changes))
+
+
+def change_lrs(run: Run, **lrs: float) -> Run:
+    """Change the same AdamW's learning rates, by kind of parameter."""
+    adamw = run.optim.rest if isinstance(run.optim, Muon) else run.optim
+    assert isinstance(adamw, AdamW)
+    return change_adamw(run, lrs=replace(adamw.lrs, **lrs))
 
 
 LADDER: tuple[Recipe, ...] = (

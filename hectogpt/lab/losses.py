@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,8 +115,8 @@ def verdict(
             fix=SetTo("margin", LEAST_DIFFERENCE),
         )
     paired = isinstance(a, Mapping) and isinstance(b, Mapping)
-    before = _numbered(a, paired)
-    after = _numbered(b, paired)
+    before = dict(_numbered(a, paired))
+    after = dict(_numbered(b, paired))
     shared = [seed for seed in before if seed in after]
     unused = tuple(str(seed) for seed in [*before, *after] if seed not in shared)
     if unused and not paired:
@@ -150,13 +150,11 @@ def verdict(
     )
 
 
-def _numbered(losses: Losses | Sequence[float], by_seed: bool) -> Mapping[Any, float]:
-    """Losses by seed, or else by position."""
+def _numbered(losses: Losses | Sequence[float], paired: bool) -> Iterable[tuple[Any, float]]:
+    """Yield each loss with its seed or, if the losses are not paired, with its position."""
     if isinstance(losses, Mapping):
-        if by_seed:
-            return losses
-        losses = [*losses.values()]
-    return dict(enumerate(losses))
+        return losses.items() if paired else enumerate(losses.values())
+    return enumerate(losses)
 
 
 def seeds_to_decide(gains: np.ndarray, margin: float) -> int | None:

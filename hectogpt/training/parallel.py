@@ -250,11 +250,7 @@ class PeerError(UserError):
             f"another of the run's {size} processes failed "
             f"{f'in step {step}' if step else 'before the first step'}",
             why=f"{cause}; see that process's output, or torchrun's report",
-            fix=(
-                "run the same command with ",
-                SetTo("resume", "auto"),
-                "; torchrun does so if max-restarts is above 0",
-            ),
+            fix=("run the same command with ", SetTo("resume", "auto")),
             code=errors.PEER,
         )
 
