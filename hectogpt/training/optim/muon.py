@@ -179,10 +179,14 @@ class SOAPMuon(Muon):
     The momentum is rotated into the eigenbases of the running means of G G^T and G^T G (both with
     `beta`), divided there by Adam's root mean square, and rotated back. The bases are updated by
     one power iteration with QR, at each of the first 20 steps and then at every `every`-th step.
+
+    Without `long_sides`, a matrix that is not square is rotated on its shorter side only, as the
+    paper suggests for long sides. In an MLP of 4 d, the longer side takes most of the time.
     """
 
     beta: float = 0.9
     every: int = 5
+    long_sides: bool = True
 
     def products(self, dtype: torch.dtype) -> AbstractContextManager[object]:
         return float32_by_onednn(dtype)
@@ -192,7 +196,12 @@ class SOAPMuon(Muon):
     ) -> Stack:
         beta = self.beta
         every = self.every
-        for side, product in (("left", gradient @ gradient.mT), ("right", gradient.mT @ gradient)):
+        rows, columns = gradient.shape[-2:]
+        both = self.long_sides or rows == columns
+        if rows > columns and not both:
+            return self.precondition(gradient.mT, momentum.mT, state, step).mT
+        for side, g in (("left", gradient), ("right", gradient.mT))[: 1 + both]:
+            product = g @ g.mT
             if side not in state:
                 state[side] = product
                 state[side + "_basis"] = torch.linalg.eigh(product).eigenvectors
@@ -201,10 +210,14 @@ class SOAPMuon(Muon):
             if step < 20 or step % every == 0:
                 state[side + "_basis"] = torch.linalg.qr(state[side] @ state[side + "_basis"]).Q
         left = state["left_basis"]
-        right = state["right_basis"]
-        square = (left.mT @ gradient @ right).square()
+        right = state.get("right_basis")
+
+        def rotated(x: Tensor) -> Tensor:
+            return left.mT @ x if right is None else left.mT @ x @ right
+
+        square = rotated(gradient).square()
         state["square"] = state["square"].lerp_(square, 1 - beta) if "square" in state else square
         # In a direction that is new to the basis, the mean square is still tiny. Without a bound,
         # that direction would dominate the others.
-        rotated = (left.mT @ momentum @ right / (state["square"].sqrt() + 1e-12)).clamp(-2.5, 2.5)
-        return left @ rotated @ right.mT
+        update = (rotated(momentum) / (state["square"].sqrt() + 1e-12)).clamp(-2.5, 2.5)
+        return left @ update if right is None else left @ update @ right.mT
