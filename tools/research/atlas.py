@@ -111,9 +111,7 @@ def figure_arms(action: str, rows: Sequence[Row]) -> list[list[str]]:
     for idea in {idea.kind: next(one for one in better if one.kind == idea.kind) for idea in better}.values():
         chosen += [idea.path] if len(chosen) < LARGEST and fit([*chosen, idea.path]) else []
     if len(chosen) < 3:
-        raise UserError(
-            f"{len(chosen)} ideas are better and fit together", why="interactions need three", fix="more rows"
-        )
+        raise UserError(f"{len(chosen)} ideas are better and fit together", why="three are needed", fix="more rows")
     return [[BASE, chain(chosen), *(chain([other for other in chosen if other != one]) for one in chosen)]]
 
 
@@ -142,8 +140,7 @@ def main() -> None:
                 time_steps(idea, corpus)
             elif idea.sweep:
                 sweep(idea, corpus, given.workers)
-    for path in atlas.write_pages():
-        print(path.relative_to(ROOT))
+    print(*atlas.write_pages(), sep="\n")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -179,14 +179,11 @@ class SOAPMuon(Muon):
     The momentum is rotated into the eigenbases of the running means of G G^T and G^T G (both with
     `beta`), divided there by Adam's root mean square, and rotated back. The bases are updated by
     one power iteration with QR, at each of the first 20 steps and then at every `every`-th step.
-
-    Without `long_sides`, a matrix that is not square is rotated on its shorter side only, as the
-    paper suggests for long sides. In an MLP of 4 d, the longer side takes most of the time.
     """
 
     beta: float = 0.9
     every: int = 5
-    long_sides: bool = True
+    long_sides: ClassVar[bool] = True
 
     def products(self, dtype: torch.dtype) -> AbstractContextManager[object]:
         return float32_by_onednn(dtype)
@@ -221,3 +218,14 @@ class SOAPMuon(Muon):
         # that direction would dominate the others.
         update = (rotated(momentum) / (state["square"].sqrt() + 1e-12)).clamp(-2.5, 2.5)
         return left @ update if right is None else left @ update @ right.mT
+
+
+@dataclass(frozen=True)
+class OneSidedSOAPMuon(SOAPMuon):
+    """SOAPMuon, but a matrix that is not square is rotated on its shorter side only.
+
+    This is the paper's one-sided SOAP. Most of SOAP's time goes into the longer sides of an MLP's
+    matrices.
+    """
+
+    long_sides: ClassVar[bool] = False
