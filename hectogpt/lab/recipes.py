@@ -62,7 +62,7 @@ def half_minute(run: Run) -> Run:
 
 
 def _small(run: Run, soap: type[SOAPMuon]) -> Run:
-    """What the two recipes share, with this kind of SOAP."""
+    """Apply what the two recipes share, with this kind of SOAP."""
     run = smaller_spelling_steps(_up_to(induction_spelling, run))
     values = (*run.model.value_embeddings, NgramHash(2, rows=131_072))
     optim = soap(**vars(run.optim) | {"newton_schulz_dtype": "bfloat16"})
