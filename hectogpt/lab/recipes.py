@@ -44,7 +44,7 @@ def minute(run: Run) -> Run:
     pairs then reaches the values of all layers from the first step on. Muon's products are
     computed in bf16, and SOAP leaves out the longer sides of the MLP's matrices, to save seconds.
     The third layer takes a tenth of the time. With both changes, the test loss is 0.020 lower on
-    TinyStories (eight seeds each, unpaired). On sotu three seeds do not show a gain.
+    TinyStories (eight seeds each, unpaired). On sotu eight seeds do not show a gain.
     """
     return change_model(_small(run, OneSidedSOAPMuon), d_model=128, n_heads=2, n_layers=3)
 
