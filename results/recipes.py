@@ -14,7 +14,6 @@ from hectogpt import (
     Init,
     LinearDecay,
     Muon,
-    NgramHash,
     NoPositions,
     Optim,
     PerKind,
@@ -28,12 +27,11 @@ from hectogpt import (
 from hectogpt.lab.ladder import (
     LADDER,
     apply,
-    induction_spelling,
     layers_4,
     linear_decay,
     lower_lr_long_hold,
+    own_document,
     rotary,
-    smaller_spelling_steps,
     soap_before_muon,
     width_128_shared_row,
     width_256,
@@ -128,14 +126,11 @@ def one_pass(run: Run) -> Run:
 
 
 def large_batch(run: Run) -> Run:
-    """The ladder up to `induction_spelling` with smaller steps for spelling, 33,000 pairs of common
-    tokens in the values of attention too, six layers and 32 rows a step, which read a million
+    """The ladder up to `own_document` with six layers and 32 rows a step, which read a million
     tokens 1.6 times (track open-cpu).
     """
-    run = apply(run, *LADDER[: LADDER.index(induction_spelling) + 1], smaller_spelling_steps)
-    values = (*run.model.value_embeddings, NgramHash(2, 33_000, common=2000))
-    model = replace(run.model, n_layers=6, value_embeddings=values)
-    return replace(run, model=model, data=Data(batch_size=32, seq_len=512))
+    run = apply(run, *LADDER[: LADDER.index(own_document) + 1])
+    return replace(run, model=replace(run.model, n_layers=6), data=Data(batch_size=32, seq_len=512))
 
 
 def _speedrun(run: Run, optim: Optim) -> Run:
