@@ -15,7 +15,7 @@ QUESTIONS = {
     "peers": "one training step: ours, PyTorch compiled, Hugging Face, litgpt, JAX, MLX, Keras, tinygrad, two dtypes",
     "head": "the vocabulary head: ours, F.cross_entropy, F.linear_cross_entropy",
     "decode": "tokens per second: ours, Hugging Face's generate, CTranslate2, llama.cpp, the textbook's way",
-    "recipes": "seconds of a hundred steps of every recipe, for `python -m tools.report`, eight minutes; by name only",
+    "recipes": "seconds of a hundred steps of every recipe, for `python -m tools.report`, 15 minutes; by name only",
 }
 BY_NAME_ONLY = ("peers", "recipes")  # one needs packages of its own, the other trains for minutes
 COMPUTES = ("hectogpt/model", "hectogpt/kernels", "hectogpt/training")

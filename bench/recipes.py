@@ -4,8 +4,8 @@ A recipe is built and takes its first step; then a few steps are timed, and the 
 of SOAP that updates its eigenbases takes longer than the others, so the two kinds are timed and counted separately. The
 report draws loss against these seconds.
 
-Recipes follow each other, each in a process of its own, and do not take turns: with their optimizers' state, thirty
-models do not fit into memory.
+With their optimizers' state, thirty models do not fit into memory, so the recipes follow each other, each in its own
+process. Each takes turns with a small one, PACE, and its seconds are scaled to the median pace of the pass.
 """
 
 from __future__ import annotations
@@ -42,15 +42,13 @@ SETTINGS = ("tinystories", "sotu", "tiny")  # corpora
 STAND_IN_IDS = 5_900
 KINDS = ("slow", "usual")  # of steps
 TIMED = 3  # steps of each kind
+PACE = "muon"
 
 
 def names(corpus: str) -> list[str]:
     """The recipes to time on a corpus: the ladder, the default, and those that have records there."""
-    recorded = {
-        record.recipe
-        for record in read_records(ROOT / "results" / "ladder.jsonl")
-        if record.corpus == corpus and not record.overrides
-    }
+    records = read_records(ROOT / "results" / "ladder.jsonl")
+    recorded = {record.recipe for record in records if record.corpus == corpus and not record.overrides}
     wanted = {"baseline", recipes.DEFAULT, *(rung.__name__ for rung in LADDER), *recorded}
     return [name for name in recipes.RECIPES if name in wanted]
 
@@ -93,26 +91,26 @@ def take_step(session: Session, number: int) -> float:
 
 
 def time_recipe(run: Run, corpus: Corpus) -> Row:
-    """Seconds of building, of the first step, of the others by kind, and of all steps."""
+    """Seconds of all steps with building, of a step of PACE beside them, of the first, and of the others by kind."""
     kind_of, session = kinds_of(run), Session.open(run, corpus)
+    pace = Session.open(replace(recipes.recipe(PACE), threads=run.threads), corpus)
     count = Counter(kind_of(step) for step in range(1, run.steps))
-    first = take_step(session, 0)
-    median = {}
+    first, _ = take_step(session, 0), take_step(pace, 0)
+    median, paces = {}, []
     for kind in sorted(count):
         steps = itertools.islice((step for step in range(1, run.steps) if kind_of(step) == kind), TIMED)
-        median[kind] = statistics.median([take_step(session, step) for step in steps])
+        laps = [(take_step(pace, step), take_step(session, step)) for step in steps]
+        median[kind] = statistics.median(lap for _, lap in laps)
+        paces += [lap for lap, _ in laps]
     seconds = session.setup_seconds + first + sum(count[kind] * median[kind] for kind in count)
-    row: Row = {
+    return {
         "steps": run.steps,
         "rounds": TIMED,
-        "seconds": round(seconds, 1),
-        "build_seconds": round(session.setup_seconds, 2),
+        "seconds": seconds,
+        "pace_seconds": round(statistics.median(paces), 3),
         "first_step_seconds": round(first, 3),
-        "step_seconds": round(median["usual"], 3),
+        **{f"{kind}_step_seconds": round(median[kind], 3) for kind in median},
     }
-    if "slow" in count:
-        row |= {"slow_steps": count["slow"] + 1, "slow_step_seconds": round(median["slow"], 3)}
-    return row
 
 
 def prepare(setting: str, contender: str, folder: str) -> dict[str, Lap]:
@@ -131,5 +129,8 @@ def measure(setting: str, race: Race) -> Iterator[tuple[str, list[Row]]]:
         (laps,) = replace(race, rounds=0).run(__name__, setting, [name], ["run"])  # the warm-up is all of it
         if name not in laps.lost:
             rows.append({"contender": name, "setting": setting, **laps.facts[name]})
-            print(f"{name}: {rows[-1]['seconds']} s", flush=True)
+            print(f"{name}: {float(rows[-1]['seconds']):.1f} s", flush=True)
+    usual = statistics.median(float(row["pace_seconds"]) for row in rows)
+    for row in rows:
+        row["seconds"] = round(float(row["seconds"]) * usual / float(row["pace_seconds"]), 1)
     yield QUESTION, rows
