@@ -29,7 +29,7 @@ from hectogpt.data.sources import find_source
 from hectogpt.lab import recipes
 from hectogpt.lab.ladder import LADDER
 from hectogpt.lab.record import read_records
-from hectogpt.training import loop, setup
+from hectogpt.training import loop, precision, setup
 from hectogpt.training.optim import SOAPMuon
 from hectogpt.training.run import Run
 from hectogpt.training.session import Session
@@ -37,8 +37,7 @@ from tools.report.seconds import QUESTION
 
 PACKAGES = ()
 SETTINGS = ("tinystories", "sotu", "tiny")  # corpora
-# If tinystories is not in the cache, a text of the same shapes replaces it, with as many token ids as a hundred batches
-# have (7,302 occur in all of it, judging by recorded models' sizes; of sotu's ids, four fifths are read).
+# Without tinystories in the cache, a text of its shapes replaces it, with as many token ids as a hundred batches have.
 STAND_IN_IDS = 5_900
 KINDS = ("slow", "usual")  # of steps
 TIMED = 3  # steps of each kind
@@ -84,6 +83,7 @@ def take_step(session: Session, number: int) -> float:
     run, batches = session.run, setup.make_batches(session.run, session.corpus)
     gradients = loop.Gradients(run, session.model.train(), batches, session.machine)
     session.done = [loop.Step(0, 0, 0.0, 0.0, 0.0, 0.0, 0)] * (number + 1)
+    precision.keep_freed_memory()  # as a session does
     begun = time.perf_counter()
     loop.update(gradients, session.optimizer, number)
     session._after_step()
