@@ -33,6 +33,7 @@ from hectogpt.training import loop, precision, setup
 from hectogpt.training.optim import SOAPMuon
 from hectogpt.training.run import Run
 from hectogpt.training.session import Session
+from results import recipes as of_records
 from tools.report.seconds import QUESTION
 
 PACKAGES = ()
@@ -42,6 +43,8 @@ STAND_IN_IDS = 5_900
 KINDS = ("slow", "usual")  # of steps
 TIMED = 3  # steps of each kind
 PACE = "muon"
+RUNS = {name: recipes.recipe(name) for name in recipes.RECIPES}
+RUNS |= {f.__name__: recipes.compound([f], f.__name__) for f in of_records.RECIPES}
 
 
 def names(corpus: str) -> list[str]:
@@ -49,7 +52,7 @@ def names(corpus: str) -> list[str]:
     records = read_records(ROOT / "results" / "ladder.jsonl")
     recorded = {record.recipe for record in records if record.corpus == corpus and not record.overrides}
     wanted = {"baseline", recipes.DEFAULT, *(rung.__name__ for rung in LADDER), *recorded}
-    return [name for name in recipes.RECIPES if name in wanted]
+    return [name for name in RUNS if name in wanted]
 
 
 def read_text(name: str) -> tuple[Corpus, str]:
@@ -66,16 +69,14 @@ def make_stand_in(name: str) -> Corpus:
     weights = 1 / (np.arange(STAND_IN_IDS) + 3.0)
     train = ids[draw.choice(STAND_IN_IDS, 900_000, p=weights / weights.sum())]
     train[:STAND_IN_IDS] = ids
-    splits = {"train": train, "dev": train[:2000], "test": train[:2000]}
+    splits = dict.fromkeys(("train", "dev", "test"), train)
     return Corpus(name, splits, dict.fromkeys(splits, ""), dict.fromkeys(splits, 1), tokenizer, Path())
 
 
 def kinds_of(run: Run) -> Callable[[int], str]:
     """0-based step -> its kind, "slow" or "usual"."""
-    optim = run.optim
-    if isinstance(optim, SOAPMuon):
-        return lambda step: "slow" if step < 20 or step % optim.every == 0 else "usual"
-    return lambda step: "usual"
+    every = run.optim.every if isinstance(run.optim, SOAPMuon) else 0
+    return lambda step: "slow" if every and (step < 20 or step % every == 0) else "usual"
 
 
 def take_step(session: Session, number: int) -> float:
@@ -93,7 +94,7 @@ def take_step(session: Session, number: int) -> float:
 def time_recipe(run: Run, corpus: Corpus) -> Row:
     """Seconds of all steps with building, of a step of PACE beside them, of the first, and of the others by kind."""
     kind_of, session = kinds_of(run), Session.open(run, corpus)
-    pace = Session.open(replace(recipes.recipe(PACE), threads=run.threads), corpus)
+    pace = Session.open(replace(RUNS[PACE], threads=run.threads), corpus)
     count = Counter(kind_of(step) for step in range(1, run.steps))
     first, _ = take_step(session, 0), take_step(pace, 0)
     median, paces = {}, []
@@ -104,7 +105,6 @@ def time_recipe(run: Run, corpus: Corpus) -> Row:
         paces += [lap for lap, _ in laps]
     seconds = session.setup_seconds + first + sum(count[kind] * median[kind] for kind in count)
     return {
-        "steps": run.steps,
         "rounds": TIMED,
         "seconds": seconds,
         "pace_seconds": round(statistics.median(paces), 3),
@@ -115,7 +115,7 @@ def time_recipe(run: Run, corpus: Corpus) -> Row:
 
 def prepare(setting: str, contender: str, folder: str) -> dict[str, Lap]:
     """One recipe; "tiny" is one on short rows of the stand-in."""
-    run = replace(recipes.recipe(contender), threads=torch.get_num_threads())
+    run = replace(RUNS[contender], threads=torch.get_num_threads())
     if setting == "tiny":
         run = replace(run, steps=25, data=replace(run.data, batch_size=1, seq_len=16))
     corpus, text = (make_stand_in("tiny"), "stand-in") if setting == "tiny" else read_text(setting)
