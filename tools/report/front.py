@@ -196,8 +196,8 @@ def introduction(seconds: Seconds) -> str:
     text = (
         "**Seconds** are those of 100 steps, measured on one machine in one pass "
         f"({seconds.where}): building, the first step, and 99 times the median of {seconds.rounds} further steps. SOAP "
-        "has two kinds of steps, which are timed and counted separately. The recipes are those of that commit; "
-        "the losses come from trials on several machines.\n"
+        "has two kinds of steps, which are timed and counted separately. All are scaled to the median step of `muon` "
+        "in the pass. The recipes are those of that commit; the losses come from trials on several machines.\n"
     )
     texts = [[s for (_, n), s in seconds.of.items() if n == name] for name in SAME_WORK]
     spread = max(max(s) / min(s) if s else 1.0 for s in texts)
