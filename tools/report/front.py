@@ -204,6 +204,5 @@ def introduction(seconds: Seconds) -> str:
     text += f"{', '.join(SAME_WORK)} do the same work on every text, yet their seconds differ by up to "
     text += f"{100 * spread - 100:.0f} %, so smaller differences mean nothing.\n"
     if seconds.stand_in:
-        names = " and ".join(seconds.stand_in)
-        text += f"\nThe seconds of {names} were measured on a different text with the same number of token ids.\n"
+        text += f"\nThe seconds of {' and '.join(seconds.stand_in)} come from another text with as many token ids.\n"
     return f"{text}\n{LEGEND}"

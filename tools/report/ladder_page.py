@@ -191,6 +191,10 @@ def _notes(board: Leaderboard, shown: Sequence[Entry]) -> list[str]:
     notes = failures([*board.crashed, *(record for entry in entries for record in entry.records)])
     notes += [f"{e.label}: {note}" for e in entries for note in _mixed(e)]
     notes += [f"{e.label}: records of earlier settings, left out: {e.superseded}" for e in entries if e.superseded]
+    named = [(e, e.records[-1]) for e in entries if e.name in recipes.RECIPES and not e.overrides]
+    keys = {e.name: experiment_key(dump(recipes.recipe(e.name)), r.corpus_sha256) for e, r in named}
+    old = [e for e, record in named if record.experiment() != keys[e.name]]
+    notes += [f"{e.label}: an earlier recipe of this name, not the one described" for e in old]
     notes += [f"{e.label}: not an ablation of any rung of today's ladder" for e in board.ablations if e not in shown]
     notes += [f"{e.label}: seeds scored only on dev, left out: {e.dev_only}" for e in entries if e.dev_only]
     return notes
@@ -199,11 +203,8 @@ def _notes(board: Leaderboard, shown: Sequence[Entry]) -> list[str]:
 def _mixed(entry: Entry) -> list[str]:
     """Notes on seeds of an entry that ran with different numbers of threads, or dtypes of blocks or head."""
     notes = []
-    for name, label in (
-        ("threads", "numbers of threads"),
-        ("dtype", "dtypes of the blocks"),
-        ("head_dtype", "dtypes of the head"),
-    ):
+    kinds = {"threads": "numbers of threads", "dtype": "dtypes of the blocks", "head_dtype": "dtypes of the head"}
+    for name, label in kinds.items():
         seeds: dict[str, list[int]] = {}
         for record in entry.records:
             seeds.setdefault(str((record.machine or {}).get(name)), []).append(record.seed)
