@@ -130,7 +130,7 @@ def measure(setting: str, race: Race) -> Iterator[tuple[str, list[Row]]]:
         if name not in laps.lost:
             rows.append({"contender": name, "setting": setting, **laps.facts[name]})
             print(f"{name}: {float(rows[-1]['seconds']):.1f} s", flush=True)
-    usual = statistics.median(float(row["pace_seconds"]) for row in rows)
+    usual = statistics.median([float(row["pace_seconds"]) for row in rows] or [1.0])
     for row in rows:
         row["seconds"] = round(float(row["seconds"]) * usual / float(row["pace_seconds"]), 1)
     yield QUESTION, rows
