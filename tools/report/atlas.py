@@ -277,7 +277,7 @@ def agreement(rows: Sequence[Row]) -> Figure:
     told = json.loads((RESULTS / "published.json").read_text(encoding="utf-8"))
     known = [(ours[one["idea"]], one) for one in told["effects"] if one["idea"] in ours]
     table = [["idea", "here", "published", "where"]]
-    table += [[one["idea"], f"{gain:+.3f}", f"{one['gain']:+.3f}", one["source"]] for gain, one in known]
+    table += [[one["idea"], f"{gain:+z.3f}", f"{one['gain']:+.3f}", one["source"]] for gain, one in known]
     words = f"This table compares the gains of {len(known)} ideas here with those in {told['about']}"
     if len(known) > 4:
         rank = float(spearmanr([gain for gain, _ in known], [one["gain"] for _, one in known]).statistic)

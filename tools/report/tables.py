@@ -54,7 +54,7 @@ def format_gain(pair: Paired | None) -> str:
     """A gain with its 95 % interval, "+0.306 [+0.291, +0.320]"."""
     if pair is None:
         return EMPTY
-    return f"{pair.gain:+.3f}" + ("" if pair.low is None else f" [{pair.low:+.3f}, {pair.high:+.3f}]")
+    return f"{pair.gain:+z.3f}" + ("" if pair.low is None else f" [{pair.low:+z.3f}, {pair.high:+z.3f}]")
 
 
 def format_p(pair: Paired | None) -> str:
