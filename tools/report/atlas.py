@@ -156,9 +156,9 @@ class Row:
 
     @property
     def gain(self) -> float | None:
-        """The mean gain over the texts that have a verdict."""
+        """The mean gain over the texts, once each has a verdict: one text does not stand for both."""
         gains = [effect.found.gain for effect in self.effects.values() if effect.found]
-        return statistics.mean(gains) if gains else None
+        return statistics.mean(gains) if len(gains) == len(self.effects) else None
 
     @property
     def costs(self) -> list[str]:
@@ -195,7 +195,7 @@ def effect_of(base: Mapping[int, Record], idea: Mapping[int, Record], first: int
 
 
 def rows_of(trials: Trials, timings: Sequence[Mapping[str, Any]] = (), records: Sequence[Record] = ()) -> list[Row]:
-    """A row for each idea, the largest gain first, those without a verdict last. timings: lines of SECONDS. records:
+    """A row for each idea, the largest gain first, those without one last. timings: lines of SECONDS. records:
     all trials, for the errors of those that crashed."""
     rows = []
     newest = {(frozenset(line["files"]), line["corpus"]): float(line["ratio"]) for line in timings}
