@@ -140,7 +140,7 @@ def main() -> None:
                 time_steps(idea, corpus)
             elif idea.sweep:
                 sweep(idea, corpus, given.workers)
-    print(*atlas.write_pages(), sep="\n")
+    subprocess.run([sys.executable, "-m", "tools.report.atlas"], cwd=ROOT, check=True)  # loads all ideas first
 
 
 if __name__ == "__main__":
