@@ -197,7 +197,8 @@ def test_a_page_that_is_not_whole_says_so(browser: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [400, 1366])
 def test_rows_of_the_atlas_are_filtered_and_open(width: int, browser: Any, tmp_path: Path) -> None:
     swiglu, tied = atlas.ideas(["swiglu", "tied"])[::-1]
-    arms = [arm(None, 0.0, 12), arm(swiglu, 0.1), arm(tied, -3.0), arm(swiglu, 0.05, 3, "sotu")]
+    arms = [arm(None, 0.0, 12), arm(swiglu, 0.1), arm(tied, -3.0)]
+    arms += [arm(None, 0.0, text="sotu"), arm(swiglu, 0.05, text="sotu")]
     _, out = atlas.write_pages(write(tmp_path, arms), tmp_path)
     page = opened(browser, out.as_uri(), width, dark=width == 400)
     rows = page.locator("#rows > details")

@@ -30,30 +30,29 @@ def test_the_page_is_what_its_maker_makes_and_has_a_row_for_every_idea(tmp_path:
 
 def test_a_row_says_what_the_records_say(tmp_path: Path) -> None:
     """A positive gain is a lower loss. Few seeds are no verdict; other files, threads and fields are other trials. An
-    idea that crashes has the error in its row."""
+    idea that crashes has the error in its row. A gain on one text is not a mean gain, and goes to the end."""
     old = [trial | {"run": trial["run"] | {"ideas": ["an older file"]}} for trial in arm(RELU2, 0.5)]
     others = [*arm(RELU2, 0.5, run={"threads": 2}), *arm(RELU2, 0.5, overrides={"optim.lr": 1}), *old]
     crashed = arm(RELU2, 0.1, 1, "sotu", status="failed", error="no memory\nwas left")
     arms = [arm(None, 0.0, 12), arm(SWIGLU, 0.1), arm(TIED, -0.1, 7), arm(RELU2, 0.1, 3), others, crashed]
+    arms += [arm(None, 0.0, text="sotu"), arm(TIED, -0.1, text="sotu")]
     records = read_records(write(tmp_path, arms) / "atlas.jsonl")
-    trials = atlas.trials_of(records)
-    rows = {row.idea.name: row.effects["tinystories"] for row in atlas.rows_of(trials)}
+    ordered = atlas.rows_of(atlas.trials_of(records), (), records)
+    rows = {row.idea.name: row.effects["tinystories"] for row in ordered}
     found = {name: effect.found for name, effect in rows.items() if effect.found}
-    assert {name: (one.verdict, one.n) for name, one in found.items()} == {
-        "swiglu": ("better", 5),
-        "tied": ("worse", 7),
-    }
+    told = {name: (one.verdict, one.n) for name, one in found.items()}
+    assert told == {"swiglu": ("better", 5), "tied": ("worse", 7)}
     assert found["swiglu"].gain == pytest.approx(0.0992)
     assert (rows["relu2"].word, len(rows["relu2"].pairs)) == ("not measured", 3)
-    ordered = atlas.rows_of(trials, (), records)
-    assert [row.idea.name for row in ordered][:2] == ["swiglu", "tied"], "those without a verdict are last"
+    assert ordered[0].idea == TIED
     assert [str(row.effects["sotu"]) for row in ordered if row.idea == RELU2] == ["not measured: no memory"]
 
 
 def test_the_gain_of_shorter_runs_is_a_figure(tmp_path: Path) -> None:
     """Also what is published of an idea that is measured here."""
     short = [arm(idea, gain, run={"steps": 25}, overrides={"steps": 25}) for idea, gain in ((None, 0.0), (SWIGLU, 0.3))]
-    write(tmp_path, [arm(None, 0.0), arm(SWIGLU, 0.1), *short])
+    both = [arm(idea, gain, text=text) for text in atlas.TEXTS for idea, gain in ((None, 0.0), (SWIGLU, 0.1))]
+    write(tmp_path, [*both, *short])
     page = atlas.write_pages(tmp_path, tmp_path)[0].read_text(encoding="utf-8")
     assert re.search(r"\| swiglu \| TinyStories \| \+0.299 .*\|  \| \+0.099 .*\|  \|", page)
     assert re.search(r"\| swiglu \| \+0.099 \| \+0.039 \|", page)
