@@ -288,7 +288,7 @@ def agreement(rows: Sequence[Row]) -> Figure:
 
 
 def interactions(trials: Trials) -> Figure:
-    """The gain of the best ideas in one run, and the gain that each adds to the others."""
+    """The gain of ideas of different kinds in one run, and the gain that each adds to the others."""
     end = f"@{BASE_RECIPE}"
     chains = {tuple(key[0].removesuffix(end).split("@")): (key[0], key[3]) for key in trials if end in key[0]}
     whole = max(chains, key=len, default=())
@@ -298,7 +298,7 @@ def interactions(trials: Trials) -> Figure:
     for name, rest in lines.items() if len(whole) > 2 else ():
         gains = [between(trials, rest, chains[whole], text, first + FRESH) for text, first in FIRST_SEEDS.items()]
         table.append([name, *map(format_gain, gains)])
-    words = "The best idea of each kind, all in one run, on fresh seeds; and what each adds to all the others."
+    words = "The largest gain of each kind, whatever its verdict: all in one run, on fresh seeds, and each left out."
     return {"heading": "Interactions", "text": words, "table": table}
 
 

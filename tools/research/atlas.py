@@ -4,8 +4,8 @@ One rule for all ideas: the base is docs/literature/base.py; on each text an ide
 to twelve, while its verdict is open and its effect is above 0.02. The trials of the base are shared. The test text is
 scored once for each trial. An idea whose docstring has a line "Sweep:" gets its learning rate from one seed on dev
 first: `python -m tools.research.atlas sweep NAME ...` prints the losses, and the best value goes into the idea's file.
-`half-life` runs the ten largest effects and the ladder for 25 to 200 steps, `interactions` the best of each kind
-together. `seconds NAME ...` times steps of ideas in turns with steps of the base; the machine must be quiet.
+`half-life` runs the ten largest effects and the ladder for 25 to 200 steps, `interactions` the largest gain of each
+kind together. `seconds NAME ...` times steps of ideas in turns with steps of the base; the machine must be quiet.
 
 Trials are those of `hectogpt compare`, so an interrupted run resumes. `--workers 2` runs two at a time, each with one
 thread. At the end docs/atlas.md, which has the rules, and docs/atlas.html are written; `page` only writes these.
@@ -47,8 +47,7 @@ ACTIONS = ("page", "sweep", "seconds", "half-life", "interactions")
 def compare(arms: Sequence[str], corpus: str, seeds: int, workers: int, fresh: int = 0, **how: Any) -> ComparisonResult:
     """Run the missing trials of these arms, and compare them on the test text."""
     how |= {"threads": 1, "workers": workers, "test": True, "out": ROOT / atlas.RECORDS, "quiet": True}
-    first = FIRST_SEEDS[Path(corpus).name] + fresh
-    return hectogpt.compare(arms, corpus=corpus, first_seed=first, seeds=seeds, **how)
+    return hectogpt.compare(arms, corpus=corpus, first_seed=FIRST_SEEDS[Path(corpus).name] + fresh, seeds=seeds, **how)
 
 
 def run(idea: Idea, corpus: str, workers: int) -> None:
@@ -102,17 +101,16 @@ def fit(paths: Sequence[str]) -> bool:
 
 
 def figure_arms(action: str, rows: Sequence[Row]) -> list[list[str]]:
-    """The arms of a figure's comparisons: ideas with the largest effects, and the ladder; or the best of each kind."""
+    """The arms of a figure's comparisons: the largest effects, and the ladder; or the largest gain of each kind."""
+    rows = [row for row in rows if row.gain is not None]
     if action == "half-life":
-        largest = sorted((row for row in rows if row.gain is not None), key=lambda row: -abs(row.gain or 0))[:LARGEST]
+        largest = sorted(rows, key=lambda row: -abs(row.gain or 0))[:LARGEST]
         return [[BASE, *(row.idea.path for row in largest)], ladder_names()]
-    chosen: list[str] = []
-    better = [row.idea for row in rows if any(effect.word == "better" for effect in row.effects.values())]
-    for idea in {idea.kind: next(one for one in better if one.kind == idea.kind) for idea in better}.values():
-        chosen += [idea.path] if len(chosen) < LARGEST and fit([*chosen, idea.path]) else []
-    if len(chosen) < 3:
-        raise UserError(f"{len(chosen)} ideas are better and fit together", why="three are needed", fix="more rows")
-    return [[BASE, chain(chosen), *(chain([other for other in chosen if other != one]) for one in chosen)]]
+    chosen: dict[str, str] = {}
+    for idea in (row.idea for row in rows if row.gain and row.gain > 0 and len(chosen) < LARGEST):
+        chosen |= {idea.kind: idea.path} if idea.kind not in chosen and fit([*chosen.values(), idea.path]) else {}
+    paths = list(chosen.values())
+    return [[BASE, chain(paths), *(chain([other for other in paths if other != one]) for one in paths)]]
 
 
 def main() -> None:
@@ -127,6 +125,8 @@ def main() -> None:
     if unknown := set(names) - {idea.name for idea in ideas()}:
         parser.error(f"no file of docs/literature/*/ with a claim has the name {', '.join(sorted(unknown))}")
     if action in ("half-life", "interactions"):
+        for idea in ideas():  # as in `write_pages`
+            find_run(chain([idea.path]))
         rows = atlas.rows_of(atlas.trials_of(read_records(ROOT / atlas.RECORDS)))
         for arms in figure_arms(action, rows):
             for corpus in given.corpora:
