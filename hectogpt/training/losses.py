@@ -63,11 +63,14 @@ class Predictions:
             ahead: predict the token that comes this many positions after the next one.
         """
         end = self.ids.shape[1] - ahead
-        hidden = self.hidden[:, :end]
-        ids = self.ids[:, :end]
-        targets = self.targets[:, ahead:]
         how = {"precision": self.precision, "converted": self.converted, "reduction": "sum"}
-        loss, each = self.model.losses_of(hidden, ids, targets, weights=weights, **how)
+        loss, each = self.model.losses_of(
+            self.hidden[:, :end],
+            self.ids[:, :end],
+            self.targets[:, ahead:],
+            weights=weights,
+            **how,
+        )
         if not ahead:
             self._plain = loss.detach() if weights is None else each.sum()
         return loss
@@ -86,12 +89,12 @@ class Predictions:
         from torch.utils.checkpoint import checkpoint
 
         head = self.model.lm_head
-        table = self.model.token_vectors()
+        matrix = head.matrix(self.model.token_vectors())
 
         def part(hidden: Tensor, *rows: Tensor) -> Tensor:
-            return of(head(hidden, table).float(), *rows).sum()
+            return of(head.finish(hidden @ matrix.mT).float(), *rows).sum()
 
-        rows = max(1, CHUNK // self.model.config.vocab_size)
+        rows = max(1, CHUNK // head.vocab_size)
         chunks = zip(
             *(t.flatten(0, 1).split(rows) for t in (self.hidden, self.targets, *more)), strict=True
         )
