@@ -137,7 +137,7 @@ RUNS: dict[str, tuple[Run, int, str | None, int | None, str | None, str]] = {
     "scale": (model(attention_scale=0.9), 1, None, None, FORWARD, "backbone.0.attention.W_o"),
     "soft cap": (model(lm_head=LMHeadConfig(soft_cap=0.5)), 1, None, None, FORWARD, "lm_head"),
     "order": (replace(RUN, data=replace(RUN.data, order=Swapped((17, 90)))), 3, None, None, FORWARD, "embeddings"),
-    "loss": (replace(RUN, loss=HalfLoss()), 1, None, None, FORWARD, "lm_head"),
+    "loss": (replace(RUN, loss=HalfLoss()), 1, None, None, GRADIENT, "final_layer_norm"),  # the plain loss is equal
     "gradient": (model(activation=Bent()), 1, None, None, GRADIENT, "backbone.1.mlp.fc1"),
     **{
         f"{tensor} after {step}": (
