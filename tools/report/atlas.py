@@ -334,8 +334,7 @@ def sweeps_of(records: Sequence[Record]) -> dict[str, list[list[Any]]]:
     for record in records:
         if record.counts and record.dev_loss is not None and record.recipe in fields:
             field = fields[record.recipe]
-            value = reduce(getitem, field.split("."), record.run)
-            setting = f"{field} {value}"
+            setting = f"{field} {reduce(getitem, field.split('.'), record.run)}"
             found[record.recipe].append([TEXTS.get(record.corpus, record.corpus), setting, round(record.dev_loss, 4)])
     return found
 

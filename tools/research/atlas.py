@@ -102,13 +102,14 @@ def fit(paths: Sequence[str]) -> bool:
 
 def figure_arms(action: str, rows: Sequence[Row]) -> list[list[str]]:
     """The arms of a figure's comparisons: the largest effects, and the ladder; or the largest gain of each kind."""
-    rows = [row for row in rows if row.gain is not None]
     if action == "half-life":
-        largest = sorted(rows, key=lambda row: -abs(row.gain or 0))[:LARGEST]
+        largest = sorted((row for row in rows if row.gain), key=lambda row: -abs(row.gain or 0))[:LARGEST]
         return [[BASE, *(row.idea.path for row in largest)], ladder_names()]
     chosen: dict[str, str] = {}
     for idea in (row.idea for row in rows if row.gain and row.gain > 0 and len(chosen) < LARGEST):
         chosen |= {idea.kind: idea.path} if idea.kind not in chosen and fit([*chosen.values(), idea.path]) else {}
+    if len(chosen) < 3:
+        raise UserError(f"{len(chosen)} ideas with a gain fit together", why="three are needed", fix="more rows")
     paths = list(chosen.values())
     return [[BASE, chain(paths), *(chain([other for other in paths if other != one]) for one in paths)]]
 
@@ -125,7 +126,7 @@ def main() -> None:
     if unknown := set(names) - {idea.name for idea in ideas()}:
         parser.error(f"no file of docs/literature/*/ with a claim has the name {', '.join(sorted(unknown))}")
     if action in ("half-life", "interactions"):
-        for idea in ideas():  # as in `write_pages`
+        for idea in ideas():  # so that records older than a field count
             find_run(chain([idea.path]))
         rows = atlas.rows_of(atlas.trials_of(read_records(ROOT / atlas.RECORDS)))
         for arms in figure_arms(action, rows):
