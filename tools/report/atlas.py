@@ -88,7 +88,7 @@ def ideas(names: Sequence[str] = ()) -> list[Idea]:
     for path in sorted(LITERATURE.glob("*/*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         (function,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == path.stem)
-        what, *rest = (ast.get_docstring(function) or "").split("\n\n")
+        what, *rest = (ast.get_docstring(function) or "").replace("->", "→").split("\n\n")
         parts = dict(re.findall(r"^(Source|Claim|Expected|Sweep): (.*(?:\n(?!\w+: ).*)*)", "\n".join(rest), re.M))
         if "Claim" in parts and (not names or path.stem in names):
             lines = (" ".join(parts.get(name, "").split()) for name in ("Source", "Claim", "Expected", "Sweep"))
@@ -226,7 +226,7 @@ def summary_of(rows: Sequence[Row]) -> str:
     text = f"{len(rows)} ideas are tried on two texts: {whole} are measured on both, {len(rows) - whole} not yet."
     if effects:
         text += f" Effects measured so far: {', '.join(f'{words[word]} {word}' for word in WORDS[:4])}."
-        text += f" {sum(effect.is_open for _, effect in effects) or 'None'} of these {len(effects)} need more seeds."
+        text += f" {sum(effect.is_open for _, effect in effects) or 'None'} of these {len(effects)} may get more seeds."
         text += f" Our expectation was right for {right} of {len(effects) - words['unproven']} clear verdicts."
     return text
 
