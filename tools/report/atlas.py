@@ -33,7 +33,7 @@ from tools.report import ladder_names
 from tools.report.tables import format_gain
 
 LITERATURE = ROOT / "docs" / "literature"
-TEMPLATE = LITERATURE / "atlas.template.md"  # of docs/atlas.md; the page shows its list of rules too
+TEMPLATE = LITERATURE / "atlas.template.md"  # of docs/atlas.md; the page shows its lists too
 RESULTS = ROOT / "results"
 BASE = "docs/literature/base.py:base@half_minute"
 BASE_RECIPE = BASE.rpartition("/")[2]  # as records name it
@@ -241,8 +241,7 @@ def tally_of(rows: Sequence[Row]) -> list[list[str]]:
 
 def figures_of(trials: Trials, rows: Sequence[Row]) -> list[Figure]:
     """The figures that have trials."""
-    figures = [half_life(trials, rows), agreement(rows), interactions(trials)]
-    return [figure for figure in figures if len(figure["table"]) > 1]
+    return [one for one in (half_life(trials, rows), agreement(rows), interactions(trials)) if len(one["table"]) > 1]
 
 
 def half_life(trials: Trials, rows: Sequence[Row]) -> Figure:
@@ -354,9 +353,10 @@ def page_row(row: Row, sweep: Sequence[Any]) -> dict[str, Any]:
 
 def atlas_page(rows: Sequence[Row], figures: Sequence[Figure], sweeps: Mapping[str, list[list[Any]]]) -> str:
     """docs/atlas.html."""
-    rules = re.findall(r"^\* (.*(?:\n  .*)*)", TEMPLATE.read_text(encoding="utf-8"), re.MULTILINE)
+    text, marks = TEMPLATE.read_text(encoding="utf-8"), {"rules": r"\*", "surprises": r"\d+\."}
     base = {"code": base_code(), "sha256": sha_of(base_code())}
-    data: dict[str, Any] = {"summary": summary_of(rows), "tally": tally_of(rows), "rules": rules}
+    lists = {name: re.findall(rf"^{mark} (.*(?:\n  .*)*)", text, re.MULTILINE) for name, mark in marks.items()}
+    data: dict[str, Any] = {"summary": summary_of(rows), "tally": tally_of(rows), "lists": lists}
     data |= {"texts": TEXTS, "firstSeeds": FIRST_SEEDS, "margin": WORTH_MORE, "words": WORDS, "base": base}
     data |= {"rows": [page_row(row, sweeps.get(row.idea.recipe, [])) for row in rows], "figures": figures}
     return fill("atlas", json.loads(json.dumps(data), parse_float=lambda number: round(float(number), 5)))

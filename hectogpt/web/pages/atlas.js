@@ -89,7 +89,7 @@ function draw() {
 }
 
 byId("summary").textContent = data.summary;
-byId("rules").append(...data.rules.map((/** @type {string} */ rule) => make("li", {}, ...words(rule))));
+for (const [id, lines] of Object.entries(data.lists)) byId(id).append(...lines.map((/** @type {string} */ line) => make("li", {}, ...words(line))));
 byId("tally").append(makeTable("Effects on both texts", data.tally[0], data.tally.slice(1)));
 byId("base").textContent = data.base.code;
 byId("kind").append(...[...new Set(rows.map(({ kind }) => kind))].sort().map((kind) => make("option", {}, kind)));
