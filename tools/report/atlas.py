@@ -353,7 +353,8 @@ def page_row(row: Row, sweep: Sequence[Any]) -> dict[str, Any]:
 
 def atlas_page(rows: Sequence[Row], figures: Sequence[Figure], sweeps: Mapping[str, list[list[Any]]]) -> str:
     """docs/atlas.html."""
-    text, marks = TEMPLATE.read_text(encoding="utf-8"), {"rules": r"\*", "surprises": r"\d+\."}
+    text = TEMPLATE.read_text(encoding="utf-8")
+    marks = {"rules": r"\*", "surprises": r"\d+\."}
     base = {"code": base_code(), "sha256": sha_of(base_code())}
     lists = {name: re.findall(rf"^{mark} (.*(?:\n  .*)*)", text, re.MULTILINE) for name, mark in marks.items()}
     data: dict[str, Any] = {"summary": summary_of(rows), "tally": tally_of(rows), "lists": lists}

@@ -78,7 +78,7 @@ def time_steps(idea: Idea, corpus: str) -> None:
     text, threads = open_corpus(corpus), torch.get_num_threads()
     old, new = (Session.open(replace(find_run(path), threads=threads), text) for path in (BASE, chain([idea.path])))
     laps = [[take_step(session, number) for session in (old, new)] for number in TIMED][1:]
-    ratio = float(trim_mean([after / before for before, after in laps], 0.1))  # a burst of other work is no cost
+    ratio = float(trim_mean([after / before for before, after in laps], 0.1))  # bursts of other work do not count
     found = {"idea": idea.name, "files": sorted(atlas.files_of(idea)), "corpus": text.name, "ratio": round(ratio, 3)}
     found |= {"machine": machine(), "threads": threads, "commit": process.revision(ROOT / "hectogpt").commit}
     append_line(ROOT / atlas.SECONDS, json.dumps(found))
@@ -108,7 +108,7 @@ def figure_arms(action: str, rows: Sequence[Row]) -> list[list[str]]:
     for idea in (row.idea for row in rows if row.gain and row.gain > 0 and len(chosen) < LARGEST):
         chosen |= {idea.kind: idea.path} if idea.kind not in chosen and fit([*chosen.values(), idea.path]) else {}
     if len(chosen) < 3:
-        raise UserError(f"{len(chosen)} ideas with a gain fit together", why="three are needed", fix="more rows")
+        sys.exit("Fewer than three ideas with a gain fit together. Measure more: python -m tools.research.atlas NAME")
     paths = list(chosen.values())
     return [[BASE, chain(paths), *(chain([other for other in paths if other != one]) for one in paths)]]
 
