@@ -15,7 +15,7 @@ class Smoothed(Loss):
         return (1 - self.share) * predictions.cross_entropy() + self.share * predictions.sum(self.to_all)
 
     def to_all(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return logits.logsumexp(-1) - logits.mean(-1)
+        return -logits.log_softmax(-1).mean(-1)
 
 
 def label_smoothing(run: Run) -> Run:
