@@ -226,7 +226,7 @@ def summary_of(rows: Sequence[Row]) -> str:
     text = f"{len(rows)} ideas are tried on two texts: {whole} are measured on both, {len(rows) - whole} not yet."
     if effects:
         text += f" Effects measured so far: {', '.join(f'{words[word]} {word}' for word in WORDS[:4])}."
-        text += f" {sum(effect.is_open for _, effect in effects) or 'None'} of these {len(effects)} may get more seeds."
+        text += f" {sum(effect.is_open for _, effect in effects) or 'None'} of these {len(effects)} need more seeds."
         text += f" Our expectation was right for {right} of {len(effects) - words['unproven']} clear verdicts."
     return text
 
