@@ -9,7 +9,6 @@ import pytest
 from atlas_records import arm, write
 from helpers import ROOT
 
-from hectogpt.lab.record import read_records
 from tools.report import atlas
 
 SWIGLU, RELU2, TIED = (
@@ -36,8 +35,7 @@ def test_a_row_says_what_the_records_say(tmp_path: Path) -> None:
     crashed = arm(RELU2, 0.1, 1, "sotu", status="failed", error="no memory\nwas left")
     arms = [arm(None, 0.0, 12), arm(SWIGLU, 0.1), arm(TIED, -0.1, 7), arm(RELU2, 0.1, 3), others, crashed]
     arms += [arm(None, 0.0, text="sotu"), arm(TIED, -0.1, text="sotu")]
-    records = read_records(write(tmp_path, arms) / "atlas.jsonl")
-    ordered = atlas.rows_of(atlas.trials_of(records), (), records)
+    ordered = atlas.read_rows(write(tmp_path, arms))[1]
     rows = {row.idea.name: row.effects["tinystories"] for row in ordered}
     found = {name: effect.found for name, effect in rows.items() if effect.found}
     told = {name: (one.verdict, one.n) for name, one in found.items()}

@@ -194,9 +194,14 @@ def effect_of(base: Mapping[int, Record], idea: Mapping[int, Record], first: int
     return Effect(pairs, found, parameters, commits, sum(b.status == "diverged" for _, b in both))
 
 
-def rows_of(trials: Trials, timings: Sequence[Mapping[str, Any]] = (), records: Sequence[Record] = ()) -> list[Row]:
-    """A row for each idea, the largest gain first, those without one last. timings: lines of SECONDS. records:
-    all trials, for the errors of those that crashed."""
+def read_rows(records: Path = RESULTS) -> tuple[Trials, list[Row]]:
+    """All trials in a folder's files of records, and a row for each idea, the largest gain first."""
+    for idea in ideas():  # a record is read with defaults for newer fields only if its idea is loaded
+        find_run(f"{idea.path}@{BASE}")
+    found = read_records(records / Path(RECORDS).name)
+    trials = trials_of(found)
+    seconds = records / Path(SECONDS).name
+    timings = map(json.loads, seconds.read_text(encoding="utf-8").splitlines() if seconds.exists() else [])
     rows = []
     newest = {(frozenset(line["files"]), line["corpus"]): float(line["ratio"]) for line in timings}
     for idea in ideas():
@@ -204,12 +209,13 @@ def rows_of(trials: Trials, timings: Sequence[Mapping[str, Any]] = (), records: 
         for text, first in FIRST_SEEDS.items():
             old = trials.get((BASE_RECIPE, text, STEPS, files_of()), {})
             effect = effect_of(old, trials.get((idea.recipe, text, STEPS, files_of(idea)), {}), first)
-            errors = [r.error or "" for r in records if (r.recipe, r.corpus, r.status) == (idea.recipe, text, "failed")]
+            errors = [r.error or "" for r in found if (r.recipe, r.corpus, r.status) == (idea.recipe, text, "failed")]
             crash = errors[-1].partition("\n")[0] if errors and not effect.pairs else ""
             effects[text] = replace(effect, crash=crash)
         ratios = [newest[files_of(idea), text] for text in TEXTS if (files_of(idea), text) in newest]
         rows.append(Row(idea, effects, statistics.mean(ratios) if ratios else None))
-    return sorted(rows, key=lambda row: (-row.gain if row.gain is not None else 99.0, row.idea.kind, row.idea.name))
+    rows.sort(key=lambda row: (-row.gain if row.gain is not None else 99.0, row.idea.kind, row.idea.name))
+    return trials, rows
 
 
 def word_of(sentence: str) -> str:
@@ -297,7 +303,8 @@ def interactions(trials: Trials) -> Figure:
     for name, rest in lines.items() if len(whole) > 2 else ():
         gains = [between(trials, rest, chains[whole], text, first + FRESH) for text, first in FIRST_SEEDS.items()]
         table.append([name, *map(format_gain, gains)])
-    words = "The largest gain of each kind, whatever its verdict: all in one run, on fresh seeds, and each left out."
+    words = "The largest gain of each kind, whatever its verdict, but no idea that doubles the time of a run: all in"
+    words += " one run, on fresh seeds, and each left out. They were chosen when 42 ideas had been measured."
     return {"heading": "Interactions", "text": words, "table": table}
 
 
@@ -311,9 +318,8 @@ def atlas_markdown(rows: Sequence[Row], figures: Sequence[Figure]) -> str:
     """docs/atlas.md."""
     lines = [["idea", "kind", *TEXTS.values(), "time", "parameters", "the source claims", "we expected"]]
     for row in rows:
-        idea = row.idea
+        idea, effects = row.idea, (str(row.effects[text]) for text in TEXTS)
         name = f"[{idea.name}](literature/{idea.kind}/{idea.name}.py)"
-        effects = [str(row.effects[text]) for text in TEXTS]
         lines.append([name, idea.kind, *effects, *row.costs, idea.claim, idea.expected])
     shown = [
         f"## {one['heading']}\n\n{textwrap.fill(one['text'], 120)}\n\n{markdown(one['table'])}\n" for one in figures
@@ -365,13 +371,7 @@ def atlas_page(rows: Sequence[Row], figures: Sequence[Figure], sweeps: Mapping[s
 
 def write_pages(records: Path = RESULTS, out: Path = ROOT / "docs") -> list[Path]:
     """Write both pages, from the files of records in a folder. Returns their paths."""
-    for idea in ideas():  # a record is read with defaults for newer fields only if its idea is loaded
-        find_run(f"{idea.path}@{BASE}")
-    found = read_records(records / Path(RECORDS).name)
-    trials = trials_of(found)
-    seconds = records / Path(SECONDS).name
-    lines = seconds.read_text(encoding="utf-8").splitlines() if seconds.exists() else []
-    rows = rows_of(trials, [json.loads(line) for line in lines], found)
+    trials, rows = read_rows(records)
     figures = figures_of(trials, rows)
     sweeps = sweeps_of(read_records(records / Path(SWEEPS).name))
     pages = {"atlas.md": atlas_markdown(rows, figures), "atlas.html": atlas_page(rows, figures, sweeps)}

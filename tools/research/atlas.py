@@ -5,7 +5,8 @@ to twelve, while its verdict is open and its effect is above 0.02. The trials of
 scored once for each trial. An idea whose docstring has a line "Sweep:" gets its learning rate from one seed on dev
 first: `python -m tools.research.atlas sweep NAME ...` prints the losses, and the best value goes into the idea's file.
 `half-life` runs the ten largest effects and the ladder for 25 to 200 steps, `interactions` the largest gain of each
-kind together. `seconds NAME ...` times steps of ideas in turns with steps of the base; the machine must be quiet.
+kind together, without ideas that double a run's time. `seconds NAME ...` times steps of ideas in turns with steps of
+the base; the machine must be quiet.
 
 Trials are those of `hectogpt compare`, so an interrupted run resumes. `--workers 2` runs two at a time, each with one
 thread. At the end docs/atlas.md, which has the rules, and docs/atlas.html are written; `page` only writes these.
@@ -33,7 +34,7 @@ from hectogpt.data import open_corpus
 from hectogpt.errors import UserError
 from hectogpt.files import append_line
 from hectogpt.lab.ideas import find_run
-from hectogpt.lab.record import changed, read_records
+from hectogpt.lab.record import changed
 from hectogpt.lab.verdict import ComparisonResult
 from hectogpt.training.session import Session
 from tools import ROOT
@@ -41,6 +42,7 @@ from tools.report import atlas, ladder_names
 from tools.report.atlas import BASE, FEWEST, FIRST_SEEDS, FRESH, HORIZONS, STEPS, Idea, Row, ideas
 
 LARGEST = 10  # effects in the figures
+SLOW = 2.0  # times the base's time: such an idea would slow down every run of the interactions
 TIMED = range(0, 100, 3)  # the first is a warm-up; a third of the others update the eigenbases of SOAP, as in a run
 ACTIONS = ("page", "sweep", "seconds", "half-life", "interactions")
 
@@ -105,7 +107,8 @@ def figure_arms(action: str, rows: Sequence[Row]) -> list[list[str]]:
         largest = sorted((row for row in rows if row.gain), key=lambda row: -abs(row.gain or 0))[:LARGEST]
         return [[BASE, *(row.idea.path for row in largest)], ladder_names()]
     chosen: dict[str, str] = {}
-    for idea in (row.idea for row in rows if row.gain and row.gain > 0 and len(chosen) < LARGEST):
+    gains = (row for row in rows if row.gain and row.gain > 0 and (row.quiet or 0) < SLOW)
+    for idea in (row.idea for row in gains if len(chosen) < LARGEST):
         chosen |= {idea.kind: idea.path} if idea.kind not in chosen and fit([*chosen.values(), idea.path]) else {}
     if len(chosen) < 3:
         sys.exit("Fewer than three ideas with a gain fit together. Measure more: python -m tools.research.atlas NAME")
@@ -125,10 +128,7 @@ def main() -> None:
     if unknown := set(names) - {idea.name for idea in ideas()}:
         parser.error(f"no file of docs/literature/*/ with a claim has the name {', '.join(sorted(unknown))}")
     if action in ("half-life", "interactions"):
-        for idea in ideas():  # so that records older than a field count
-            find_run(chain([idea.path]))
-        rows = atlas.rows_of(atlas.trials_of(read_records(ROOT / atlas.RECORDS)))
-        for arms in figure_arms(action, rows):
+        for arms in figure_arms(action, atlas.read_rows()[1]):
             for corpus in given.corpora:
                 for steps in HORIZONS if action == "half-life" else [STEPS]:
                     print(compare(arms, corpus, FEWEST, given.workers, FRESH * (action == "interactions"), steps=steps))
