@@ -265,7 +265,7 @@ def half_life(trials: Trials, rows: Sequence[Row]) -> Figure:
                 errors = [pair.high - pair.gain if pair.high is not None else 0.0 for _, pair in known]
                 points = [[steps, pair.gain] for steps, pair in known]
                 curves.append({"name": f"{name}, {text}", "points": points, "errors": errors})
-    words = "The gain of whole runs of so many steps, with intervals. The chart has the first six lines of the table."
+    words = "Gains of whole runs, each with its own schedule, and their intervals. The chart has the first six lines."
     chart = {"label": words, "xLabel": "steps", "yLabel": "gain", "curves": curves[:6], "zero": True}
     return {"heading": "Half-life", "text": words, "table": table, "chart": chart}
 
