@@ -303,8 +303,8 @@ def interactions(trials: Trials) -> Figure:
     for name, rest in lines.items() if len(whole) > 2 else ():
         gains = [between(trials, rest, chains[whole], text, first + FRESH) for text, first in FIRST_SEEDS.items()]
         table.append([name, *map(format_gain, gains)])
-    words = "The largest gain of each kind, whatever its verdict, but no idea that doubles the time of a run: all in"
-    words += " one run, on fresh seeds, and each left out. They were chosen when 42 ideas had been measured."
+    words = "The largest gain of each kind when these runs began, whatever its verdict, without ideas that double the"
+    words += " time of a run: all in one run, on fresh seeds, and each left out."
     return {"heading": "Interactions", "text": words, "table": table}
 
 
