@@ -247,15 +247,16 @@ def tally_of(rows: Sequence[Row]) -> list[list[str]]:
 
 def figures_of(trials: Trials, rows: Sequence[Row]) -> list[Figure]:
     """The figures that have trials."""
-    return [one for one in (half_life(trials, rows), agreement(rows), interactions(trials)) if len(one["table"]) > 1]
-
-
-def half_life(trials: Trials, rows: Sequence[Row]) -> Figure:
-    """Gains of runs of different lengths: of ideas over the base, of rungs of the ladder over the rung below."""
-    table, curves = [["idea or rung", "text", *(f"{steps} steps" for steps in HORIZONS)]], []
     base = (BASE_RECIPE, files_of())
-    pairs = {row.idea.name: (base, (row.idea.recipe, files_of(row.idea))) for row in rows}
-    pairs |= {new: ((old, frozenset()), (new, frozenset())) for old, new in pairwise(ladder_names())}
+    effects = {row.idea.name: (base, (row.idea.recipe, files_of(row.idea))) for row in rows}
+    rungs = {new: ((old, frozenset[str]()), (new, frozenset[str]())) for old, new in pairwise(ladder_names())}
+    lives = half_life(trials, "the ideas", effects), half_life(trials, "the ladder's rungs", rungs)
+    return [one for one in (*lives, agreement(rows), interactions(trials)) if len(one["table"]) > 1]
+
+
+def half_life(trials: Trials, what: str, pairs: dict[str, tuple[Experiment, Experiment]]) -> Figure:
+    """Gains of runs of different lengths: of each pair's second experiment over its first."""
+    table, curves = [["name", "text", *(f"{steps} steps" for steps in HORIZONS)]], {text: list[Any]() for text in TEXTS}
     for name, two in pairs.items():
         for text, first in FIRST_SEEDS.items():
             effects = [between(trials, *two, text, first, steps) for steps in HORIZONS]
@@ -263,11 +264,10 @@ def half_life(trials: Trials, rows: Sequence[Row]) -> Figure:
             if len(known) > 1:
                 table.append([name, TEXTS[text], *map(format_gain, effects)])
                 errors = [pair.high - pair.gain if pair.high is not None else 0.0 for _, pair in known]
-                points = [[steps, pair.gain] for steps, pair in known]
-                curves.append({"name": f"{name}, {text}", "points": points, "errors": errors})
-    words = "Gains of whole runs, each with its own schedule, and their intervals. The chart has the first six lines."
-    chart = {"label": words, "xLabel": "steps", "yLabel": "gain", "curves": curves[:6], "zero": True}
-    return {"heading": "Half-life", "text": words, "table": table, "chart": chart}
+                curves[text].append({"name": name, "points": [[n, pair.gain] for n, pair in known], "errors": errors})
+    words = f"Gains of whole runs, each with its own schedule. The chart has six of {what} on TinyStories."
+    chart = {"label": words, "xLabel": "steps", "yLabel": "gain", "curves": curves["tinystories"][:6], "zero": True}
+    return {"heading": f"Half-life of {what}", "text": words, "table": table, "chart": chart}
 
 
 def between(trials: Trials, old: Experiment, new: Experiment, text: str, first: int, steps: int = STEPS) -> Any:
