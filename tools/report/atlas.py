@@ -248,13 +248,13 @@ def tally_of(rows: Sequence[Row]) -> list[list[str]]:
 def figures_of(trials: Trials, rows: Sequence[Row]) -> list[Figure]:
     """The figures that have trials."""
     base = (BASE_RECIPE, files_of())
-    effects = {row.idea.name: (base, (row.idea.recipe, files_of(row.idea))) for row in rows}
+    effects = {row.idea.name: (base, (row.idea.recipe, files_of(row.idea))) for row in reversed(rows)}
     rungs = {new: ((old, frozenset[str]()), (new, frozenset[str]())) for old, new in pairwise(ladder_names())}
-    lives = half_life(trials, "the ideas", effects), half_life(trials, "the ladder's rungs", rungs)
+    lives = half_life(trials, "ideas", "base", effects), half_life(trials, "ladder's rungs", "rung below", rungs)
     return [one for one in (*lives, agreement(rows), interactions(trials)) if len(one["table"]) > 1]
 
 
-def half_life(trials: Trials, what: str, pairs: dict[str, tuple[Experiment, Experiment]]) -> Figure:
+def half_life(trials: Trials, what: str, over: str, pairs: dict[str, tuple[Experiment, Experiment]]) -> Figure:
     """Gains of runs of different lengths: of each pair's second experiment over its first."""
     table, curves = [["name", "text", *(f"{steps} steps" for steps in HORIZONS)]], {text: list[Any]() for text in TEXTS}
     for name, two in pairs.items():
@@ -265,9 +265,9 @@ def half_life(trials: Trials, what: str, pairs: dict[str, tuple[Experiment, Expe
                 table.append([name, TEXTS[text], *map(format_gain, effects)])
                 errors = [pair.high - pair.gain if pair.high is not None else 0.0 for _, pair in known]
                 curves[text].append({"name": name, "points": [[n, pair.gain] for n, pair in known], "errors": errors})
-    words = f"Gains of whole runs, each with its own schedule. The chart has six of {what} on TinyStories."
-    chart = {"label": words, "xLabel": "steps", "yLabel": "gain", "curves": curves["tinystories"][:6], "zero": True}
-    return {"heading": f"Half-life of {what}", "text": words, "table": table, "chart": chart}
+    words = f"Gains over the {over}; each length is a run of its own. The chart shows the last six on TinyStories."
+    chart = {"label": words, "xLabel": "steps", "yLabel": "gain", "curves": curves["tinystories"][-6:], "zero": True}
+    return {"heading": f"Half-life of the {what}", "text": words, "table": table, "chart": chart}
 
 
 def between(trials: Trials, old: Experiment, new: Experiment, text: str, first: int, steps: int = STEPS) -> Any:
